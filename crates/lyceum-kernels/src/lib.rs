@@ -1,0 +1,20 @@
+//! SIMD and threads: the arithmetic under every model.
+//!
+//! Plain slices in, plain slices out. This crate knows shapes and strides; it does not know tensors, tapes,
+//! models or files, and it is the only crate that may contain `unsafe`. Shapes are asserted: a caller that
+//! passes a wrong one has a bug (`lyceum-nn` turns users' shapes into errors before it comes here).
+//!
+//! Reading order: [`cpu`] chooses the path, [`pool`] runs it on threads, [`simd`] is one set of lane
+//! operations with an implementation per path, and every kernel is written once over it.
+//!
+//! Three rules hold everywhere:
+//! * **Row order.** The bits of a row never depend on the rows computed beside it, nor on the thread count.
+//! * **Twins.** The portable path is the slow clear twin; tests compare the others with it.
+//! * **No allocation after warm-up.** Scratch memory is per thread and kept ([`scratch`]).
+
+#![allow(unsafe_code, reason = "the one crate for it; every block says why it is sound")]
+
+pub mod cpu;
+pub mod pool;
+pub mod scratch;
+mod simd;

@@ -1,0 +1,250 @@
+//! One pool of threads for all kernels.
+//!
+//! [`parallel_for`] hands out task numbers to the caller and the workers, each claiming the next one when it
+//! is free, and returns when all are done. Workers spin for a moment before they sleep, so that a run of
+//! small kernels wakes nobody. A call from inside a task, or while another thread holds the pool, runs on
+//! the calling thread alone: never nested, never blocked, same result (a task's result may not depend on
+//! who runs it).
+
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Condvar, Mutex, OnceLock};
+
+/// How often a worker looks for work before it sleeps (some tens of microseconds).
+const SPINS_BEFORE_SLEEP: u32 = 20_000;
+/// More threads than this are never started.
+pub const THREADS_MAX: usize = 256;
+
+struct Shared {
+    /// Raised once for each job; workers wait for it to change.
+    generation: AtomicUsize,
+    /// The next task to claim, the number of tasks, and the workers that are not done.
+    next: AtomicUsize,
+    n_tasks: AtomicUsize,
+    working: AtomicUsize,
+    /// The job: a `&(dyn Fn(usize) + Sync)` in two words, valid while `working > 0`.
+    job: [AtomicUsize; 2],
+    panicked: AtomicBool,
+    sleepers: AtomicUsize,
+    sleep: Mutex<()>,
+    wake: Condvar,
+}
+
+struct Pool {
+    shared: &'static Shared,
+    /// Held by the thread whose job is running.
+    owner: Mutex<()>,
+    n_threads: usize,
+}
+
+static POOL: OnceLock<Pool> = OnceLock::new();
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sets the number of threads; only the first call (or first kernel) counts.
+///
+/// Returns whether the pool now has that number.
+pub fn set_threads(n: usize) -> bool {
+    let n = n.clamp(1, THREADS_MAX);
+    POOL.get_or_init(|| start(n)).n_threads == n
+}
+
+/// Threads that work on a kernel, the caller included.
+pub fn threads() -> usize {
+    pool().n_threads
+}
+
+fn pool() -> &'static Pool {
+    POOL.get_or_init(|| start(std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX)))
+}
+
+/// Runs `f(0), …, f(n_tasks - 1)` in no particular order on all threads and returns when all have ended.
+///
+/// # Panics
+/// When a task panics, after the others have ended.
+pub fn parallel_for(n_tasks: usize, f: impl Fn(usize) + Sync) {
+    let pool = pool();
+    let alone = n_tasks < 2 || pool.n_threads == 1 || INSIDE.get();
+    let owner = if alone { None } else { pool.owner.try_lock().ok() };
+    let Some(_owner) = owner else {
+        (0..n_tasks).for_each(f);
+        return;
+    };
+    let job: &(dyn Fn(usize) + Sync) = &f;
+    // SAFETY: a fat reference is two words; it is only turned back while `working > 0`, and this function
+    // does not return before `working` is 0, so the closure outlives every use.
+    let words: [usize; 2] = unsafe { std::mem::transmute(job) };
+    let shared = pool.shared;
+    shared.job[0].store(words[0], Relaxed);
+    shared.job[1].store(words[1], Relaxed);
+    shared.n_tasks.store(n_tasks, Relaxed);
+    shared.next.store(0, Relaxed);
+    shared.working.store(pool.n_threads - 1, Relaxed);
+    shared.generation.fetch_add(1, SeqCst);
+    if shared.sleepers.load(SeqCst) > 0 {
+        let _guard = shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
+        shared.wake.notify_all();
+    }
+    INSIDE.set(true);
+    let mine = catch_unwind(AssertUnwindSafe(|| claim(shared, job)));
+    INSIDE.set(false);
+    let mut spins = 0u32;
+    while shared.working.load(Acquire) > 0 {
+        spins += 1;
+        if spins > SPINS_BEFORE_SLEEP { std::thread::yield_now() } else { std::hint::spin_loop() }
+    }
+    let others_panicked = shared.panicked.swap(false, AcqRel);
+    if let Err(panic) = mine {
+        resume_unwind(panic);
+    }
+    assert!(!others_panicked, "a task of a parallel kernel panicked: bug");
+}
+
+/// Cuts `out` into pieces of `chunk_len` (the last may be shorter) and runs `f(piece index, piece)` on all
+/// threads.
+pub fn for_each_chunk<T: Send>(out: &mut [T], chunk_len: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if out.is_empty() {
+        return;
+    }
+    let len = out.len();
+    let base = SendPtr(out.as_mut_ptr());
+    parallel_for(len.div_ceil(chunk_len), |i| {
+        let start = i * chunk_len;
+        let n = chunk_len.min(len - start);
+        // SAFETY: pieces of different `i` do not overlap, each `i` runs once, and `out` is borrowed mutably
+        // until `parallel_for` has returned.
+        let piece = unsafe { std::slice::from_raw_parts_mut(base.get().add(start), n) };
+        f(i, piece);
+    });
+}
+
+/// A pointer that tasks of one kernel may share, each writing its own part.
+#[derive(Clone, Copy)]
+pub(crate) struct SendPtr<T>(pub(crate) *mut T);
+// SAFETY: whoever uses the pointer inside a task writes a part that no other task touches.
+unsafe impl<T> Send for SendPtr<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for SendPtr<T> {}
+impl<T> SendPtr<T> {
+    pub(crate) fn get(&self) -> *mut T {
+        self.0
+    }
+}
+
+fn start(n_threads: usize) -> Pool {
+    let shared: &'static Shared = Box::leak(Box::new(Shared {
+        generation: AtomicUsize::new(0),
+        next: AtomicUsize::new(0),
+        n_tasks: AtomicUsize::new(0),
+        working: AtomicUsize::new(0),
+        job: [AtomicUsize::new(0), AtomicUsize::new(0)],
+        panicked: AtomicBool::new(false),
+        sleepers: AtomicUsize::new(0),
+        sleep: Mutex::new(()),
+        wake: Condvar::new(),
+    }));
+    for i in 1..n_threads {
+        std::thread::Builder::new()
+            .name(format!("kernel-{i}"))
+            .spawn(move || work(shared))
+            .expect("the system gives threads for the kernel pool");
+    }
+    Pool { shared, owner: Mutex::new(()), n_threads }
+}
+
+fn work(shared: &'static Shared) {
+    INSIDE.set(true);
+    let mut seen = 0;
+    loop {
+        seen = wait_for_job(shared, seen);
+        let words = [shared.job[0].load(Relaxed), shared.job[1].load(Relaxed)];
+        // SAFETY: the words were made from such a reference by `parallel_for`, which waits for this worker.
+        let job: &(dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(words) };
+        if catch_unwind(AssertUnwindSafe(|| claim(shared, job))).is_err() {
+            shared.panicked.store(true, Release);
+        }
+        shared.working.fetch_sub(1, AcqRel);
+    }
+}
+
+fn wait_for_job(shared: &Shared, seen: usize) -> usize {
+    for _ in 0..SPINS_BEFORE_SLEEP {
+        let now = shared.generation.load(Acquire);
+        if now != seen {
+            return now;
+        }
+        std::hint::spin_loop();
+    }
+    shared.sleepers.fetch_add(1, SeqCst);
+    let mut guard = shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
+    while shared.generation.load(SeqCst) == seen {
+        guard = shared.wake.wait(guard).unwrap_or_else(|e| e.into_inner());
+    }
+    drop(guard);
+    shared.sleepers.fetch_sub(1, SeqCst);
+    shared.generation.load(Acquire)
+}
+
+fn claim(shared: &Shared, job: &(dyn Fn(usize) + Sync)) {
+    let n_tasks = shared.n_tasks.load(Relaxed);
+    loop {
+        let i = shared.next.fetch_add(1, Relaxed);
+        if i >= n_tasks {
+            return;
+        }
+        job(i);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once() {
+        for n in [0, 1, 2, 7, 1000] {
+            let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+            parallel_for(n, |i| {
+                counts[i].fetch_add(1, Relaxed);
+            });
+            assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn nested_and_concurrent_calls_end() {
+        let total = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        parallel_for(3, |_| {
+                            parallel_for(5, |_| {
+                                total.fetch_add(1, Relaxed);
+                            })
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.load(Relaxed), 4 * 200 * 15);
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_lives_on() {
+        let result = catch_unwind(|| parallel_for(16, |i| assert!(i != 9)));
+        assert!(result.is_err());
+        every_task_runs_once();
+    }
+
+    #[test]
+    fn chunks_cover_the_slice() {
+        let mut v = vec![0usize; 103];
+        for_each_chunk(&mut v, 10, |i, piece| piece.iter_mut().for_each(|x| *x = i + 1));
+        assert_eq!(v.iter().filter(|&&x| x == 11).count(), 3);
+        assert!(v.iter().all(|&x| x > 0));
+    }
+}
