@@ -1,0 +1,83 @@
+//! What is stored beside a version's weights: enough to serve it, to recompute its numbers, and for later
+//! work (calibration, drift, explanation) that must not need the training data again.
+
+use crate::spec::Spec;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The manifest's own version; a reader refuses a newer one.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// `manifest.json` of a version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format_version: u32,
+    pub name: String,
+    pub version: u32,
+    /// Seconds since 1970.
+    pub created: u64,
+    pub job: Option<String>,
+    pub spec: Spec,
+    /// How inputs become numbers and outputs become words: fixed when training began.
+    pub preparation: serde_json::Value,
+    /// Sizes that the data decided (features, classes, vocabulary), from which the model is built again.
+    pub shape: serde_json::Value,
+    pub n_parameters: u64,
+    /// sha256 of `model.safetensors`.
+    pub weights_sha256: String,
+    pub data: Vec<DataFile>,
+    /// `valid_loss`, `test_accuracy`, … with 95 % intervals.
+    pub metrics: BTreeMap<String, Metric>,
+    pub baseline: Option<BaselineReport>,
+    pub strong_baseline: Option<BaselineReport>,
+    /// The paired test against the best simple baseline, in words.
+    pub verdict: Option<String>,
+    pub steps: u64,
+    pub seconds: f64,
+    /// Row numbers (from 0, in file order) of each part.
+    pub split: BTreeMap<String, Vec<u64>>,
+    /// What drift tests compare with: per-feature sketches, from training rows only.
+    pub features: Vec<FeatureSketch>,
+    /// Probes recorded at the end of training: served outputs must equal them.
+    pub probes: serde_json::Value,
+    /// Files of the version folder that hold larger records (`valid_logits.safetensors`, …), with sha256.
+    pub files: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataFile {
+    pub role: String,
+    pub path: String,
+    pub sha256: String,
+    pub rows: u64,
+}
+
+/// A measured number with its 95 % interval and the number of rows behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metric {
+    pub value: f64,
+    pub ci95: [f64; 2],
+    pub n: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaselineReport {
+    /// `majority`, `mean`, `last_value`, `bigram`, `logistic`, `linear`, `tfidf_logistic`, `seasonal_naive`.
+    pub name: String,
+    pub metrics: BTreeMap<String, Metric>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureSketch {
+    pub name: String,
+    pub n: u64,
+    pub n_missing: u64,
+    pub mean: Option<f64>,
+    pub std: Option<f64>,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    /// Values at 0 %, 1 %, 5 %, 10 %, 20 %, …, 90 %, 95 %, 99 %, 100 % for numbers.
+    pub quantiles: Vec<f64>,
+    /// Counts of the most frequent values for categories.
+    pub counts: BTreeMap<String, u64>,
+}

@@ -1,0 +1,323 @@
+//! The job spec: what a user writes to have a model trained. `TRAINING.md` of the documents describes it.
+//!
+//! These types are the parsed form, in which every optional key that has a default has its value. [`parse`]
+//! turns TOML or JSON into them, with every unknown key, wrong type and contradiction reported at its place.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A whole job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The model's name; versions under it are numbered.
+    pub name: String,
+    pub task: Task,
+    pub seed: u64,
+    pub data: DataSpec,
+    pub model: ModelSpec,
+    pub train: TrainSpec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    Classification,
+    Regression,
+    LanguageModeling,
+    SequenceToSequence,
+    Forecasting,
+}
+
+/// Where rows come from and how they become numbers. Paths are as written; they are relative to the folder
+/// of the file that names them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DataSpec {
+    pub train: String,
+    pub valid: Option<String>,
+    /// Part of `train` held out when there is no `valid`: stratified for classes, the last part for text and
+    /// series.
+    pub valid_fraction: Option<f64>,
+    pub test: Option<String>,
+    /// Target columns; empty where the format carries its target (folders, idx, text).
+    pub target: Vec<String>,
+    /// Feature columns; `["*"]` is every column that is neither target, group, time nor dropped.
+    pub features: Vec<String>,
+    /// None: inferred from the format and the columns.
+    pub input: Option<InputSpec>,
+    pub tokenizer: Option<TokenizerSpec>,
+    pub columns: BTreeMap<String, ColumnKind>,
+    pub missing: Missing,
+    pub unseen: Unseen,
+    /// None: true for tables and series, false for images, sound and text.
+    pub standardize: Option<bool>,
+    /// Stratified (or grouped) cross-validation with this many folds, reported beside the final model.
+    pub folds: Option<usize>,
+    pub group: Option<String>,
+    /// Forecasting: steps seen, steps predicted, and the time column.
+    pub window: Option<usize>,
+    pub horizon: Option<usize>,
+    pub time: Option<String>,
+    /// Forecasting: the season's length for the seasonal-naive baseline (None: 1, the last value).
+    pub season: Option<usize>,
+    /// Classification of tables and text: shuffles the training labels (a check that the score falls to the
+    /// trivial baseline).
+    pub shuffle_labels: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InputSpec {
+    Tabular,
+    /// `shape` is `[channels, height, width]`; `scale` divides (None: 255 for image files and idx, 1 else).
+    Image { shape: Option<[usize; 3]>, scale: Option<f64> },
+    Text { max_tokens: Option<usize> },
+    /// Log-mel features of wav files at `sample_rate`; a file of another rate is an error unless
+    /// `resample`; clips are padded or cut to `seconds` (a longer clip is an error unless `truncate`).
+    Audio { sample_rate: u32, n_mels: usize, window_ms: f64, hop_ms: f64, seconds: f64, truncate: bool },
+    /// `channels` numbers a step.
+    Series { channels: usize },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerSpec {
+    Char,
+    Byte,
+    /// Byte-level BPE trained on the training part, with this many entries.
+    Bpe(usize),
+    /// A `tokenizer.json`.
+    File(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnKind {
+    Number,
+    Category,
+    Text,
+    Time,
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    Error,
+    Mean,
+    Median,
+    Indicator,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unseen {
+    Error,
+    Other,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "family", rename_all = "snake_case")]
+pub enum ModelSpec {
+    Mlp(MlpSpec),
+    Cnn(CnnSpec),
+    Rnn(RecurrentSpec),
+    Lstm(RecurrentSpec),
+    Gru(RecurrentSpec),
+    Transformer(TransformerSpec),
+}
+
+impl ModelSpec {
+    /// The family's name as the spec writes it.
+    pub fn family(&self) -> &'static str {
+        match self {
+            ModelSpec::Mlp(_) => "mlp",
+            ModelSpec::Cnn(_) => "cnn",
+            ModelSpec::Rnn(_) => "rnn",
+            ModelSpec::Lstm(_) => "lstm",
+            ModelSpec::Gru(_) => "gru",
+            ModelSpec::Transformer(_) => "transformer",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActivationSpec {
+    Relu,
+    Gelu,
+    GeluTanh,
+    Silu,
+    Tanh,
+    Sigmoid,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MlpSpec {
+    pub hidden: Vec<usize>,
+    pub activation: ActivationSpec,
+    pub dropout: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CnnSpec {
+    pub conv: Vec<ConvSpec>,
+    pub global_pool: Option<PoolKind>,
+    pub hidden: Vec<usize>,
+    pub activation: ActivationSpec,
+    pub dropout: f64,
+}
+
+/// One convolution: conv → norm → activation → pool. With `residual`, the input of the layer that opened
+/// the block is added (through a 1×1 convolution where channels differ) before the activation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConvSpec {
+    pub channels: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    /// None: `(kernel - 1) * dilation / 2` on both sides ("same" for odd kernels).
+    pub padding: Option<usize>,
+    pub dilation: usize,
+    pub groups: usize,
+    pub norm: Option<ConvNorm>,
+    /// Max pooling of this size and stride after the activation.
+    pub pool: Option<usize>,
+    /// This layer closes a residual block that spans this many layers, itself included.
+    pub residual: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvNorm {
+    Batch,
+    Group,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolKind {
+    Avg,
+    Max,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecurrentSpec {
+    pub hidden_size: usize,
+    pub num_layers: usize,
+    pub bidirectional: bool,
+    pub dropout: f64,
+    pub head: RecurrentHead,
+    /// Truncated back-propagation through time: the length of a piece (None: the whole sequence).
+    pub bptt: Option<usize>,
+    /// Size of the token embedding (None: `hidden_size`); for token inputs only.
+    pub embedding_dim: Option<usize>,
+    /// Tokens enter as one-hot vectors instead of a learned embedding.
+    pub one_hot: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecurrentHead {
+    /// One answer from the last valid step.
+    Last,
+    /// One answer a step.
+    Step,
+    /// The next token at every step.
+    Next,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransformerSpec {
+    pub variant: TransformerVariant,
+    pub d_model: usize,
+    pub nhead: usize,
+    pub num_encoder_layers: usize,
+    pub num_decoder_layers: usize,
+    pub dim_feedforward: usize,
+    pub context: usize,
+    pub positional: Positional,
+    pub norm: NormKind,
+    pub norm_first: bool,
+    pub activation: ActivationSpec,
+    pub bias: bool,
+    pub tie_embeddings: bool,
+    pub dropout: f64,
+    pub layer_norm_eps: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransformerVariant {
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positional {
+    Learned,
+    Sinusoidal,
+    Rope,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    Layer,
+    Rms,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainSpec {
+    /// Exactly one of `epochs` and `steps` is set.
+    pub epochs: Option<usize>,
+    pub steps: Option<usize>,
+    /// Examples a micro-step.
+    pub batch_size: usize,
+    /// Micro-steps an optimiser step.
+    pub accumulate: usize,
+    pub optimizer: OptimizerSpec,
+    pub schedule: ScheduleSpec,
+    pub grad_clip: Option<f64>,
+    pub precision: PrecisionSpec,
+    pub early_stopping: Option<EarlyStopping>,
+    /// In optimiser steps; None: at the end of each epoch (or every 200 steps).
+    pub checkpoint_every: Option<usize>,
+    pub eval_every: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum OptimizerSpec {
+    /// Plain or with momentum (`name = "momentum"` is `sgd` with momentum 0.9).
+    Sgd { lr: f64, momentum: f64, dampening: f64, nesterov: bool, weight_decay: f64 },
+    Adam { lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64 },
+    Adamw { lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64 },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum ScheduleSpec {
+    Constant { warmup_steps: usize },
+    Linear { warmup_steps: usize, min_lr: f64 },
+    Cosine { warmup_steps: usize, min_lr: f64 },
+    /// The rate is multiplied by `gamma` every `step_size` optimiser steps.
+    Step { warmup_steps: usize, step_size: usize, gamma: f64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrecisionSpec {
+    /// bf16 products where the processor has them, else f32.
+    Auto,
+    F32,
+    Bf16,
+}
+
+/// Stops when `metric` has not improved in `patience` evaluations; the best step's weights are registered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlyStopping {
+    pub metric: String,
+    pub patience: usize,
+    pub min_delta: f64,
+}
