@@ -1,1 +1,9 @@
+//! Architectures, and the preparation of text, images, sound and tables: the same code for training and
+//! serving.
+//!
+//! A model is plain code that calls the operations of `lyceum-nn`. This crate knows shapes and the names
+//! that checkpoints carry; it does not know optimisers, files of data, HTTP or tenants.
+
 #![forbid(unsafe_code)]
+
+pub mod batch;

@@ -1,0 +1,65 @@
+//! What goes into a model and what is asked of it, already as numbers.
+//!
+//! Batches are filled in place and reused, so that a training step allocates nothing.
+
+/// The inputs of `n` examples.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// `n` rows of `shape` numbers each: `[features]`, `[channels, height, width]`, or `[steps, channels]`.
+    Dense { shape: Vec<usize>, data: Vec<f32> },
+    Tokens(Tokens),
+    /// Source and target of an encoder–decoder; the target holds what the decoder reads (shifted right).
+    Pair { source: Tokens, target: Tokens },
+}
+
+/// Token ids `[n, time]`, row-major, padded on the right with 0; row `i` has `lengths[i]` real ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tokens {
+    pub n: usize,
+    pub time: usize,
+    pub ids: Vec<u32>,
+    pub lengths: Vec<u32>,
+}
+
+/// What the model should have said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// Nothing is asked (serving).
+    None,
+    /// A class an example.
+    Classes(Vec<i32>),
+    /// `width` numbers an example, row-major (already scaled as the preparation says).
+    Values { width: usize, data: Vec<f32> },
+    /// A class a step, `[n, time]`; [`IGNORE`] where no loss is taken (padding, prompts).
+    Steps(Vec<i32>),
+}
+
+/// The class at which no loss is taken (PyTorch's `ignore_index`).
+pub const IGNORE: i32 = -100;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    pub n: usize,
+    pub input: Input,
+    pub target: Target,
+}
+
+impl Tokens {
+    /// One row of ids.
+    pub fn single(ids: &[u32]) -> Self {
+        Tokens { n: 1, time: ids.len(), ids: ids.to_vec(), lengths: vec![ids.len() as u32] }
+    }
+}
+
+impl Target {
+    /// How many terms the loss has: classes or steps that are not ignored, or numbers.
+    pub fn n_terms(&self) -> usize {
+        match self {
+            Target::None => 0,
+            Target::Classes(classes) | Target::Steps(classes) => {
+                classes.iter().filter(|&&c| c != IGNORE).count()
+            }
+            Target::Values { data, .. } => data.len(),
+        }
+    }
+}
