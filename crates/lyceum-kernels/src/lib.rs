@@ -18,3 +18,8 @@ pub mod cpu;
 pub mod pool;
 pub mod scratch;
 mod simd;
+
+pub mod activation;
+pub mod elementwise;
+pub mod matmul;
+pub mod optim;

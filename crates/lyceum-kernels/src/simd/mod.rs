@@ -3,6 +3,7 @@
 //! A kernel is written once as an `#[inline(always)] unsafe fn body<S: Simd>(…)` and entered through
 //! [`on_path!`], which compiles it once per path inside a function with that path's target features.
 
+pub(crate) mod lanewise;
 pub(crate) mod math;
 mod portable;
 #[cfg(target_arch = "x86_64")]

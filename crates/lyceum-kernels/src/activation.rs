@@ -1,0 +1,214 @@
+//! Activations, forward and backward, element by element.
+
+use crate::elementwise::Write;
+use crate::simd::lanewise::{Lanewise, apply};
+use crate::simd::{Simd, math};
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// The identity.
+    #[default]
+    None,
+    Relu,
+    /// `x Φ(x)` with the error function.
+    Gelu,
+    /// `x Φ(x)` by GPT-2's hyperbolic tangent.
+    GeluTanh,
+    /// `x σ(x)`.
+    Silu,
+    Tanh,
+    Sigmoid,
+}
+
+/// `out = act(x)`.
+pub fn activate(act: Activation, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len(), "activate: lengths do not agree");
+    let (src, dst, n) = ([x.as_ptr()], [out.as_mut_ptr()], x.len());
+    // SAFETY: equal lengths; the borrow checker keeps `out` apart.
+    unsafe { activate_raw(act, src, dst, n) }
+}
+
+/// `x = act(x)`.
+pub fn activate_in_place(act: Activation, x: &mut [f32]) {
+    let p = x.as_mut_ptr();
+    // SAFETY: the destination is its own source.
+    unsafe { activate_raw(act, [p.cast_const()], [p], x.len()) }
+}
+
+/// # Safety
+/// As [`apply`].
+unsafe fn activate_raw(act: Activation, src: [*const f32; 1], dst: [*mut f32; 1], n: usize) {
+    // SAFETY: the caller upholds the contract.
+    unsafe {
+        match act {
+            Activation::None => apply(&Forward::<Identity>::NEW, src, dst, n),
+            Activation::Relu => apply(&Forward::<Relu>::NEW, src, dst, n),
+            Activation::Gelu => apply(&Forward::<Gelu>::NEW, src, dst, n),
+            Activation::GeluTanh => apply(&Forward::<GeluTanh>::NEW, src, dst, n),
+            Activation::Silu => apply(&Forward::<Silu>::NEW, src, dst, n),
+            Activation::Tanh => apply(&Forward::<Tanh>::NEW, src, dst, n),
+            Activation::Sigmoid => apply(&Forward::<Sigmoid>::NEW, src, dst, n),
+        }
+    }
+}
+
+/// `dx (=|+=) dy * act'(pre)`, where `pre` is what the activation was given.
+pub fn activate_backward(act: Activation, pre: &[f32], dy: &[f32], dx: &mut [f32], write: Write) {
+    assert!(pre.len() == dx.len() && dy.len() == dx.len(), "activate_backward: lengths do not agree");
+    match act {
+        Activation::None => backward::<Identity>(pre, dy, dx, write),
+        Activation::Relu => backward::<Relu>(pre, dy, dx, write),
+        Activation::Gelu => backward::<Gelu>(pre, dy, dx, write),
+        Activation::GeluTanh => backward::<GeluTanh>(pre, dy, dx, write),
+        Activation::Silu => backward::<Silu>(pre, dy, dx, write),
+        Activation::Tanh => backward::<Tanh>(pre, dy, dx, write),
+        Activation::Sigmoid => backward::<Sigmoid>(pre, dy, dx, write),
+    }
+}
+
+fn backward<F: Function>(pre: &[f32], dy: &[f32], dx: &mut [f32], write: Write) {
+    let (x, dy, dx, n) = (pre.as_ptr(), dy.as_ptr(), dx.as_mut_ptr(), dx.len());
+    // SAFETY: `activate_backward` asserted equal lengths; the borrow checker keeps `dx` apart.
+    unsafe {
+        match write {
+            Write::Overwrite => apply(&Backward::<F>::NEW, [x, dy], [dx], n),
+            Write::Add => apply(&BackwardAdd::<F>::NEW, [x, dy, dx.cast_const()], [dx], n),
+        }
+    }
+}
+
+/// A function and its derivative over lanes.
+pub(crate) trait Function: Sync {
+    /// # Safety
+    /// The processor has the path `S`.
+    unsafe fn value<S: Simd>(x: S::V) -> S::V;
+    /// # Safety
+    /// As above.
+    unsafe fn slope<S: Simd>(x: S::V) -> S::V;
+}
+
+/// The three kernels of a function.
+pub(crate) struct Forward<F>(std::marker::PhantomData<F>);
+struct Backward<F>(std::marker::PhantomData<F>);
+struct BackwardAdd<F>(std::marker::PhantomData<F>);
+
+impl<F> Forward<F> {
+    pub(crate) const NEW: Self = Forward(std::marker::PhantomData);
+}
+impl<F> Backward<F> {
+    const NEW: Self = Backward(std::marker::PhantomData);
+}
+impl<F> BackwardAdd<F> {
+    const NEW: Self = BackwardAdd(std::marker::PhantomData);
+}
+
+impl<F: Function> Lanewise<1, 1> for Forward<F> {
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, [x]: [S::V; 1]) -> [S::V; 1] {
+        // SAFETY: the caller has the path.
+        unsafe { [F::value::<S>(x)] }
+    }
+}
+impl<F: Function> Lanewise<2, 1> for Backward<F> {
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, [x, dy]: [S::V; 2]) -> [S::V; 1] {
+        // SAFETY: the caller has the path.
+        unsafe { [S::mul(dy, F::slope::<S>(x))] }
+    }
+}
+impl<F: Function> Lanewise<3, 1> for BackwardAdd<F> {
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(&self, [x, dy, dx]: [S::V; 3]) -> [S::V; 1] {
+        // SAFETY: the caller has the path.
+        unsafe { [S::fma(dy, F::slope::<S>(x), dx)] }
+    }
+}
+
+macro_rules! function {
+    ($name:ident, $S:ident, |$x:ident| value $value:block slope $slope:block) => {
+        pub(crate) struct $name;
+        impl Function for $name {
+            #[inline(always)]
+            unsafe fn value<$S: Simd>($x: $S::V) -> $S::V {
+                // SAFETY: the caller has the path.
+                unsafe { $value }
+            }
+            #[inline(always)]
+            unsafe fn slope<$S: Simd>($x: $S::V) -> $S::V {
+                // SAFETY: the caller has the path.
+                unsafe { $slope }
+            }
+        }
+    };
+}
+
+pub(crate) struct Identity;
+impl Function for Identity {
+    #[inline(always)]
+    unsafe fn value<S: Simd>(x: S::V) -> S::V {
+        x
+    }
+    #[inline(always)]
+    unsafe fn slope<S: Simd>(_: S::V) -> S::V {
+        // SAFETY: the caller has the path.
+        unsafe { S::splat(1.0) }
+    }
+}
+
+// max(0, x), NaN stays NaN; the slope at 0 is 0, as PyTorch's.
+function!(Relu, S, |x| value { S::max(S::zero(), x) } slope {
+    S::select_gt(x, S::zero(), S::splat(1.0), S::zero())
+});
+
+// x Φ(x), Φ(x) = (1 + erf(x/√2)) / 2; slope Φ(x) + x φ(x), φ(x) = e^(-x²/2) / √(2π).
+function!(Gelu, S, |x| value { S::mul(x, normal_cdf::<S>(x)) } slope {
+    let half_square = S::mul(S::mul(x, x), S::splat(-0.5));
+    let density = S::mul(math::exp::<S>(half_square), S::splat(0.398_942_3));
+    S::fma(x, density, normal_cdf::<S>(x))
+});
+
+// x σ(2u), u = √(2/π) (x + 0.044715 x³), which is x (1 + tanh u) / 2;
+// slope s + x s (1 - s) 2u', 2u' = 2√(2/π) (1 + 3·0.044715 x²).
+function!(GeluTanh, S, |x| value { S::mul(x, gelu_gate::<S>(x)) } slope {
+    let s = gelu_gate::<S>(x);
+    let du = S::fma(S::mul(x, x), S::splat(1.595_769_1 * 0.134_145), S::splat(1.595_769_1));
+    let ds = S::mul(S::mul(s, S::sub(S::splat(1.0), s)), du);
+    S::fma(x, ds, s)
+});
+
+// x σ(x); slope σ (1 + x (1 - σ)).
+function!(Silu, S, |x| value { S::mul(x, math::sigmoid::<S>(x)) } slope {
+    let s = math::sigmoid::<S>(x);
+    S::mul(s, S::fma(x, S::sub(S::splat(1.0), s), S::splat(1.0)))
+});
+
+function!(Tanh, S, |x| value { math::tanh::<S>(x) } slope {
+    let y = math::tanh::<S>(x);
+    S::sub(S::splat(1.0), S::mul(y, y))
+});
+
+function!(Sigmoid, S, |x| value { math::sigmoid::<S>(x) } slope {
+    let s = math::sigmoid::<S>(x);
+    S::mul(s, S::sub(S::splat(1.0), s))
+});
+
+/// Φ(x) of the standard normal distribution.
+#[inline(always)]
+unsafe fn normal_cdf<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller has the path.
+    unsafe {
+        let e = math::erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2)));
+        S::fma(e, S::splat(0.5), S::splat(0.5))
+    }
+}
+
+/// σ(2u) of GPT-2's gelu.
+#[inline(always)]
+unsafe fn gelu_gate<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the caller has the path.
+    unsafe {
+        let cubic = S::fma(S::mul(x, x), S::splat(1.595_769_1 * 0.044_715), S::splat(1.595_769_1));
+        math::sigmoid::<S>(S::mul(x, cubic))
+    }
+}
