@@ -17,9 +17,17 @@
 pub mod cpu;
 pub mod pool;
 pub mod scratch;
+mod row;
 mod simd;
+#[cfg(test)]
+mod testing;
 
 pub mod activation;
 pub mod elementwise;
 pub mod matmul;
 pub mod optim;
+pub mod dropout;
+pub mod embedding;
+pub mod norm;
+pub mod rope;
+pub mod softmax;
