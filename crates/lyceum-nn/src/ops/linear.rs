@@ -1,0 +1,169 @@
+//! `y = f(x·Wᵀ + b) + r`: the layer of the multi-layer perceptron and of nearly everything else.
+//!
+//! x `[…, K]`, W `[N, K]`, b `[N]`, r and y `[…, N]`. Backward, with `g = dy ⊙ f′(x·Wᵀ + b)`:
+//! `dx = g·W`, `dW = gᵀ·x`, `db = Σ_rows g`, `dr = dy`.
+
+use super::{Op, Operation};
+use crate::params::ParamId;
+use crate::tape::{Backward, Saved, Tape, Var, WeightBackward};
+use crate::{Activation, NnError};
+use lyceum_kernels::activation::activate_backward;
+use lyceum_kernels::elementwise::{add_into, col_sum};
+use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
+    x: Var,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    residual: Option<Var>,
+    activation: Activation,
+    /// The value before the activation; where there is none, nothing is saved.
+    pre: Option<Saved>,
+}
+
+impl Tape<'_> {
+    /// `f(x·Wᵀ + b)`; see the module for shapes.
+    pub fn linear(
+        &mut self,
+        x: Var,
+        weight: ParamId,
+        bias: Option<ParamId>,
+        activation: Activation,
+    ) -> Result<Var, NnError> {
+        self.linear_residual(x, weight, bias, activation, None)
+    }
+
+    /// `f(x·Wᵀ + b) + r`; see the module for shapes.
+    pub fn linear_residual(
+        &mut self,
+        x: Var,
+        weight: ParamId,
+        bias: Option<ParamId>,
+        activation: Activation,
+        residual: Option<Var>,
+    ) -> Result<Var, NnError> {
+        let (xs, ws) = (self.shape(x), self.params().shape(weight));
+        if ws.rank() != 2 || xs.rank() == 0 || xs.last() != ws[1] {
+            return Err(NnError::shape(
+                "linear",
+                "input's innermost size",
+                xs,
+                format!("[…, K] for weight {ws}"),
+            ));
+        }
+        let (m, k, n) = (xs.rows(), ws[1], ws[0]);
+        let shape = xs.with_last(n);
+        if let Some(r) = residual.filter(|&r| self.shape(r) != shape) {
+            return Err(NnError::shape("linear", "residual", self.shape(r), shape));
+        }
+        if let Some(b) = bias.filter(|&b| self.params().shape(b).dims() != [n]) {
+            return Err(NnError::shape("linear", "bias", self.params().shape(b), format!("[{n}]")));
+        }
+        let records = match bias {
+            Some(b) => self.needs_grad(&[x], &[weight, b]),
+            None => self.needs_grad(&[x], &[weight]),
+        } || residual.is_some_and(|r| self.needs_grad(&[r], &[]));
+        let mut pre = (records && activation != Activation::None).then(|| self.take(m * n));
+        let mut out = self.take(m * n);
+        let params = self.params();
+        let epilogue = Epilogue {
+            bias: bias.map(|b| params.value(b)),
+            activation,
+            pre: pre.as_deref_mut(),
+            residual: residual.map(|r| self.value(r)),
+        };
+        match params.packed(weight) {
+            Some(packed) if self.precision() == Precision::F32 => {
+                matmul_packed(self.value(x), m, packed, &mut out, epilogue)
+            }
+            _ => {
+                let (a, b) = (Mat::new(self.value(x), m, k), Mat::new(params.value(weight), n, k).t());
+                matmul(a, b, &mut out, Write::Overwrite, epilogue, self.precision());
+            }
+        }
+        let pre = pre.map(|pre| self.save(pre));
+        let op = Op::Linear(Linear { x, weight, bias, residual, activation, pre });
+        Ok(self.push(op, shape, out, records))
+    }
+}
+
+impl Operation for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn begin(&self, back: &mut Backward<'_>) {
+        if let Some(residual) = self.residual {
+            back.grad(residual, |_, dy, dr, write| match write {
+                Write::Overwrite => dr.copy_from_slice(dy),
+                Write::Add => add_into(dr, dy),
+            });
+        }
+        if let Some(pre) = self.pre {
+            back.change_dy(|view, dy| activate_backward_in_place(self.activation, view.saved(pre), dy));
+        }
+    }
+
+    fn backward_inputs(&self, back: &mut Backward<'_>) {
+        let precision = back.precision;
+        back.grad(self.x, |view, dy, dx, write| {
+            let k = view.shape(self.x).last();
+            let n = dy.len() / view.shape(self.x).rows().max(1);
+            let (g, w) = (Mat::new(dy, dy.len() / n, n), Mat::new(view.param(self.weight), n, k));
+            matmul(g, w, dx, write, Epilogue::default(), precision);
+        });
+    }
+
+    fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+        let precision = back.precision;
+        back.weighted(back.dy, |back, dy| {
+            back.grad(self.weight, |view, dw, write| {
+                let shape = view.shape(self.x);
+                let (m, k) = (shape.rows(), shape.last());
+                let n = dy.len() / m.max(1);
+                let (g, x) = (Mat::new(dy, m, n).t(), Mat::new(view.value(self.x), m, k));
+                matmul(g, x, dw, write, Epilogue::default(), precision);
+            });
+            if let Some(bias) = self.bias {
+                back.grad(bias, |_, db, write| col_sum(dy, db.len(), db, write));
+            }
+        });
+    }
+}
+
+/// `dy ← dy ⊙ f′(pre)`.
+pub(super) fn activate_backward_in_place(activation: Activation, pre: &[f32], dy: &mut [f32]) {
+    // The kernel reads dy and writes dx; blocks keep the copy in cache.
+    const BLOCK: usize = 4096;
+    lyceum_kernels::pool::for_each_chunk(dy, BLOCK, |i, dy| {
+        let mut copy = [0.0; BLOCK];
+        let copy = &mut copy[..dy.len()];
+        copy.copy_from_slice(dy);
+        activate_backward(activation, &pre[i * BLOCK..][..dy.len()], copy, dy, Write::Overwrite);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Check;
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        for activation in [Activation::None, Activation::Gelu, Activation::Tanh, Activation::Silu] {
+            Check::new(3).input(&[3, 2, 5]).input(&[3, 2, 4]).param("w", &[4, 5]).param("b", &[4]).run(
+                |tape, inputs, params| {
+                    tape.linear_residual(inputs[0], params[0], Some(params[1]), activation, Some(inputs[1]))
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_sizes_are_named() {
+        Check::new(2).input(&[2, 3]).param("w", &[4, 5]).fails("linear", |tape, inputs, params| {
+            tape.linear(inputs[0], params[0], None, Activation::None)
+        });
+    }
+}

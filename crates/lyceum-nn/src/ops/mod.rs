@@ -1,0 +1,63 @@
+//! The operations, one file each. A file has the function on [`Tape`](crate::Tape) that computes the value,
+//! and the operation's way back.
+//!
+//! To add one: write the file with a `Copy` struct that names its inputs, parameters and saved numbers,
+//! implement [`Operation`] for it, add its `mod` and its line in [`operations!`]. Nothing else changes.
+
+use crate::tape::{Backward, WeightBackward};
+
+/// The way back of an operation. Inputs' and weights' gradients are separate calls, each made only when
+/// somebody asks; `begin` is made once before them.
+pub(crate) trait Operation {
+    fn name(&self) -> &'static str;
+
+    /// Work that both calls share: may turn the output's gradient in place into what they start from (the
+    /// gradient before the activation), and may hand gradients to inputs that take the output's unchanged.
+    fn begin(&self, _back: &mut Backward<'_>) {}
+
+    /// Adds to the gradients of the inputs that want one.
+    fn backward_inputs(&self, back: &mut Backward<'_>);
+
+    /// Adds to the gradients of the parameters, each example's part times its weight. Operations without
+    /// parameters leave it.
+    fn backward_weights(&self, _back: &mut WeightBackward<'_>) {}
+}
+
+macro_rules! operations {
+    ($($variant:ident($ty:ty)),* $(,)?) => {
+        /// What made a node.
+        #[derive(Clone, Copy)]
+        pub(crate) enum Op {
+            /// Given from outside, or not recorded.
+            Leaf,
+            $($variant($ty)),*
+        }
+
+        impl Operation for Op {
+            fn name(&self) -> &'static str {
+                match self { Op::Leaf => "leaf", $(Op::$variant(op) => op.name()),* }
+            }
+            fn begin(&self, back: &mut Backward<'_>) {
+                match self { Op::Leaf => {} $(Op::$variant(op) => op.begin(back)),* }
+            }
+            fn backward_inputs(&self, back: &mut Backward<'_>) {
+                match self { Op::Leaf => {} $(Op::$variant(op) => op.backward_inputs(back)),* }
+            }
+            fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+                match self { Op::Leaf => {} $(Op::$variant(op) => op.backward_weights(back)),* }
+            }
+        }
+    };
+}
+
+pub mod activation;
+pub mod add;
+pub mod linear;
+pub mod reshape;
+
+operations! {
+    Activate(activation::Activate),
+    Add(add::Add),
+    Linear(linear::Linear),
+    Reshape(reshape::Reshape),
+}

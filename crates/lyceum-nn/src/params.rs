@@ -1,0 +1,234 @@
+//! The parameters of a model under the names that its checkpoint carries, and their gradients.
+
+use crate::{NnError, Shape};
+use lyceum_kernels::matmul::{Packed, Write};
+use rand::Rng;
+use rand::RngExt;
+use std::collections::HashMap;
+
+/// A parameter of one [`Params`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct ParamId(u32);
+
+/// What a parameter is to training.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ParamKind {
+    /// Learnt by gradient.
+    Weight,
+    /// Part of the checkpoint, not learnt by gradient (running statistics).
+    Buffer,
+    /// A count, stored as one i64 (PyTorch's `num_batches_tracked`); exact up to 2^24.
+    Counter,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// U(−bound, bound).
+    Uniform(f64),
+    /// N(0, std²).
+    Normal(f64),
+    /// Glorot & Bengio 2010, uniform: bound √(6 / (fan_in + fan_out)) over a matrix `[out, in]`.
+    XavierUniform,
+}
+
+#[derive(Clone, Debug)]
+struct Param {
+    name: String,
+    shape: Shape,
+    kind: ParamKind,
+    value: Vec<f32>,
+    packed: Option<Packed>,
+}
+
+/// All parameters of a model, in the order in which its builder added them.
+#[derive(Clone, Debug, Default)]
+pub struct Params {
+    list: Vec<Param>,
+    by_name: HashMap<String, ParamId>,
+}
+
+impl Params {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a parameter; draws from `rng` only for random starts.
+    ///
+    /// # Panics
+    /// When the name is taken: two layers with one name is a bug of the builder.
+    pub fn add(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        kind: ParamKind,
+        init: Init,
+        rng: &mut impl Rng,
+    ) -> ParamId {
+        let shape = Shape::new(dims);
+        let n = shape.len();
+        let uniform = |bound: f64, rng: &mut dyn FnMut() -> f64| {
+            (0..n).map(|_| ((rng() * 2.0 - 1.0) * bound) as f32).collect::<Vec<f32>>()
+        };
+        let mut unit = || rng.random::<f64>();
+        let value = match init {
+            Init::Zeros => vec![0.0; n],
+            Init::Ones => vec![1.0; n],
+            Init::Uniform(bound) => uniform(bound, &mut unit),
+            Init::XavierUniform => {
+                let fan_sum = (shape.first() + n / shape.first().max(1)) as f64;
+                uniform((6.0 / fan_sum).sqrt(), &mut unit)
+            }
+            Init::Normal(std) => (0..n).map(|_| (normal(&mut unit) * std) as f32).collect(),
+        };
+        let id = ParamId(self.list.len() as u32);
+        let before = self.by_name.insert(name.to_owned(), id);
+        assert!(before.is_none(), "parameter \"{name}\" was added twice");
+        self.list.push(Param { name: name.to_owned(), shape, kind, value, packed: None });
+        id
+    }
+
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = ParamId> + use<> {
+        (0..self.list.len() as u32).map(ParamId)
+    }
+
+    pub fn find(&self, name: &str) -> Option<ParamId> {
+        self.by_name.get(name).copied()
+    }
+
+    pub fn name(&self, id: ParamId) -> &str {
+        &self.list[id.0 as usize].name
+    }
+
+    pub fn shape(&self, id: ParamId) -> Shape {
+        self.list[id.0 as usize].shape
+    }
+
+    pub fn kind(&self, id: ParamId) -> ParamKind {
+        self.list[id.0 as usize].kind
+    }
+
+    pub fn value(&self, id: ParamId) -> &[f32] {
+        &self.list[id.0 as usize].value
+    }
+
+    /// The value for change; a packed copy made by [`freeze`](Self::freeze) is dropped.
+    pub fn value_mut(&mut self, id: ParamId) -> &mut [f32] {
+        let param = &mut self.list[id.0 as usize];
+        param.packed = None;
+        &mut param.value
+    }
+
+    /// Numbers that are learnt.
+    pub fn n_trainable(&self) -> usize {
+        self.list.iter().filter(|p| p.kind == ParamKind::Weight).map(|p| p.value.len()).sum()
+    }
+
+    /// Packs the matrix `id` (`[out, in]`) once for products of few rows; the model will not be trained.
+    pub fn freeze(&mut self, id: ParamId) {
+        let param = &mut self.list[id.0 as usize];
+        if param.packed.is_none() && param.shape.rank() == 2 {
+            param.packed = Some(Packed::pack(&param.value, param.shape[0], param.shape[1]));
+        }
+    }
+
+    pub(crate) fn packed(&self, id: ParamId) -> Option<&Packed> {
+        self.list[id.0 as usize].packed.as_ref()
+    }
+
+    /// Replaces a value after checking its shape.
+    pub fn set(&mut self, id: ParamId, dims: &[usize], value: Vec<f32>) -> Result<(), NnError> {
+        let param = &mut self.list[id.0 as usize];
+        if param.shape.dims() != dims || value.len() != param.shape.len() {
+            let problem = format!("has shape {dims:?}, the model needs {}", param.shape);
+            return Err(NnError::Tensor { name: param.name.clone(), problem });
+        }
+        param.value = value;
+        param.packed = None;
+        Ok(())
+    }
+}
+
+/// Box–Muller from two uniform numbers.
+fn normal(unit: &mut impl FnMut() -> f64) -> f64 {
+    let u = 1.0 - unit();
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * unit()).cos()
+}
+
+/// One gradient buffer a learnt parameter.
+///
+/// A buffer that nobody has written since [`clear`](Self::clear) is overwritten by the first contribution
+/// and added to by the next ones, so that clearing costs no pass over memory.
+#[derive(Clone, Debug, Default)]
+pub struct Grads {
+    buffers: Vec<Vec<f32>>,
+    written: Vec<bool>,
+}
+
+impl Grads {
+    /// Buffers for every learnt parameter.
+    pub fn new(params: &Params) -> Self {
+        let buffers = params.list.iter().map(|p| match p.kind {
+            ParamKind::Weight => vec![0.0; p.value.len()],
+            _ => Vec::new(),
+        });
+        Grads { buffers: buffers.collect(), written: vec![false; params.list.len()] }
+    }
+
+    /// Forgets all gradients.
+    pub fn clear(&mut self) {
+        self.written.fill(false);
+    }
+
+    /// Makes parameters that no operation used have a zero gradient; call it before reading.
+    pub fn finish(&mut self) {
+        for (buffer, written) in self.buffers.iter_mut().zip(&mut self.written) {
+            if !std::mem::replace(written, true) {
+                buffer.fill(0.0);
+            }
+        }
+    }
+
+    /// The gradient (empty for buffers that are not learnt).
+    pub fn value(&self, id: ParamId) -> &[f32] {
+        &self.buffers[id.0 as usize]
+    }
+
+    pub fn value_mut(&mut self, id: ParamId) -> &mut [f32] {
+        &mut self.buffers[id.0 as usize]
+    }
+
+    /// The buffer and whether to overwrite or add to it.
+    pub(crate) fn slot(&mut self, id: ParamId) -> (&mut [f32], Write) {
+        let i = id.0 as usize;
+        let write = if std::mem::replace(&mut self.written[i], true) { Write::Add } else { Write::Overwrite };
+        (&mut self.buffers[i], write)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    #[test]
+    fn starts_have_their_spread_and_a_seed_repeats_them() {
+        let build = || {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+            let mut p = Params::new();
+            p.add("a", &[100, 100], ParamKind::Weight, Init::Normal(0.5), &mut rng);
+            p.add("b", &[100, 300], ParamKind::Weight, Init::XavierUniform, &mut rng);
+            p
+        };
+        let (p, q) = (build(), build());
+        let std = |v: &[f32]| (v.iter().map(|x| (x * x) as f64).sum::<f64>() / v.len() as f64).sqrt();
+        for id in p.ids() {
+            assert_eq!(p.value(id), q.value(id));
+        }
+        assert!((std(p.value(ParamId(0))) - 0.5).abs() < 0.02);
+        let bound = (6.0f64 / 400.0).sqrt();
+        assert!((std(p.value(ParamId(1))) - bound / 3f64.sqrt()).abs() < 0.002);
+    }
+}

@@ -1,0 +1,67 @@
+//! Memory of a tape, kept between steps so that steady work allocates nothing.
+
+use crate::params::ParamId;
+use crate::tape::Node;
+use std::collections::HashMap;
+
+/// The nodes of a tape and buffers by length. One per thread that runs models; reused for every step.
+#[derive(Default)]
+pub struct Workspace {
+    pub(crate) nodes: Vec<Node>,
+    /// Gradients of nodes, in step with `nodes`.
+    pub(crate) grads: Vec<Option<Vec<f32>>>,
+    pub(crate) saved: Vec<Vec<f32>>,
+    pub(crate) saved_ids: Vec<Vec<u32>>,
+    pub(crate) buffer_updates: Vec<(ParamId, Vec<f32>)>,
+    free: HashMap<usize, Vec<Vec<f32>>>,
+    free_ids: Vec<Vec<u32>>,
+}
+
+impl Workspace {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A buffer of `len` numbers whose contents are unspecified.
+    pub(crate) fn take(&mut self, len: usize) -> Vec<f32> {
+        self.free.get_mut(&len).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; len])
+    }
+
+    /// Keeps a buffer for a later [`take`](Self::take) of the same length.
+    pub(crate) fn give(&mut self, buffer: Vec<f32>) {
+        if !buffer.is_empty() {
+            self.free.entry(buffer.len()).or_default().push(buffer);
+        }
+    }
+
+    pub(crate) fn take_ids(&mut self) -> Vec<u32> {
+        self.free_ids.pop().unwrap_or_default()
+    }
+
+    /// Forgets the last tape and keeps its memory.
+    pub(crate) fn reset(&mut self) {
+        while let Some(node) = self.nodes.pop() {
+            self.give(node.value);
+        }
+        while let Some(grad) = self.grads.pop() {
+            self.give(grad.unwrap_or_default());
+        }
+        while let Some(saved) = self.saved.pop() {
+            self.give(saved);
+        }
+        while let Some((_, update)) = self.buffer_updates.pop() {
+            self.give(update);
+        }
+        while let Some(mut ids) = self.saved_ids.pop() {
+            ids.clear();
+            self.free_ids.push(ids);
+        }
+    }
+
+    /// Frees all memory that is not in use.
+    pub fn shrink(&mut self) {
+        self.reset();
+        self.free.clear();
+        self.free_ids.clear();
+    }
+}
