@@ -23,6 +23,7 @@ mod simd;
 mod testing;
 
 pub mod activation;
+pub mod conv;
 pub mod elementwise;
 pub mod matmul;
 pub mod optim;
