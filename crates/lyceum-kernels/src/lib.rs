@@ -30,5 +30,6 @@ pub mod optim;
 pub mod dropout;
 pub mod embedding;
 pub mod norm;
+pub mod recurrent;
 pub mod rope;
 pub mod softmax;

@@ -1,0 +1,78 @@
+//! The gradients of the weights: one product over all rows of all steps.
+//!
+//! `d_gates` `[B, T, K·H]` is what [`super::backward()`] wrote. GRU's lie as `n r z hn`: the weights of the
+//! input want `r z n`, those of the state `r z hn`.
+
+use super::{Cell, Sequence};
+use crate::elementwise::{Write, add_into, col_sum};
+use crate::matmul::{Epilogue, Mat, Precision, matmul};
+
+/// Which of a layer's two sets of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// `w_ih`, `b_ih`
+    Input,
+    /// `w_hh`, `b_hh`
+    State,
+}
+
+/// `d_w_ih` `[G·H, F]` from `right = x` `[B, T, F]`, or `d_w_hh` `[G·H, H]` from `right = h_prev`
+/// `[B, T, H]`, which [`super::forward()`] kept.
+///
+/// # Panics
+/// When a shape is not as written.
+pub fn weight_gradient(
+    seq: &Sequence<'_>,
+    side: Side,
+    d_gates: &[f32],
+    right: &[f32],
+    out: &mut [f32],
+    write: Write,
+    precision: Precision,
+) {
+    let (rows, h, width) = (seq.batch * seq.steps, seq.hidden, seq.cell.kept() * seq.hidden);
+    let columns = match side {
+        Side::Input => seq.input,
+        Side::State => h,
+    };
+    assert_eq!(d_gates.len(), rows * width, "recurrent weight gradient: d_gates is [B, T, K·H]");
+    assert_eq!(right.len(), rows * columns, "recurrent weight gradient: x or h_prev is [B, T, …]");
+    assert_eq!(out.len(), seq.cell.gates() * h * columns, "recurrent weight gradient: [G·H, …]");
+    let product = |first: usize, n: usize, out: &mut [f32]| {
+        let left = if rows == 0 { &[][..] } else { &d_gates[first..] };
+        let left = Mat::with_stride(left, rows, n, width).t();
+        matmul(left, Mat::new(right, rows, columns), out, write, Epilogue::default(), precision);
+    };
+    match (seq.cell, side) {
+        (Cell::Gru, Side::Input) => {
+            let (reset_update, new) = out.split_at_mut(2 * h * columns);
+            product(h, 2 * h, reset_update);
+            product(0, h, new);
+        }
+        (Cell::Gru, Side::State) => product(h, 3 * h, out),
+        _ => product(0, width, out),
+    }
+}
+
+/// The sums over all rows, `[K·H]`, from which [`bias_gradient`] takes both biases' gradients.
+pub fn bias_sums(seq: &Sequence<'_>, d_gates: &[f32], sums: &mut [f32]) {
+    assert_eq!(sums.len(), seq.cell.kept() * seq.hidden, "recurrent bias gradient: sums are [K·H]");
+    col_sum(d_gates, sums.len(), sums, Write::Overwrite);
+}
+
+/// `d_b_ih` or `d_b_hh` `[G·H]`.
+pub fn bias_gradient(seq: &Sequence<'_>, side: Side, sums: &[f32], out: &mut [f32], write: Write) {
+    let h = seq.hidden;
+    let mut put = |out: &mut [f32], from: &[f32]| match write {
+        Write::Overwrite => out.copy_from_slice(from),
+        Write::Add => add_into(out, from),
+    };
+    match (seq.cell, side) {
+        (Cell::Gru, Side::Input) => {
+            put(&mut out[..2 * h], &sums[h..3 * h]);
+            put(&mut out[2 * h..], &sums[..h]);
+        }
+        (Cell::Gru, Side::State) => put(out, &sums[h..]),
+        _ => put(out, sums),
+    }
+}
