@@ -1,1 +1,24 @@
+//! What must survive: keys, models, jobs and idempotency keys in SQL, and the folders they point at.
+//!
+//! Several processes (the server, `lyceum train`, `lyceum ls`) use one data folder at the same time. The
+//! database is the truth; a folder without its row is rubbish, and a row without its folder cannot come to
+//! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
+//!
+//! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`].
+
 #![forbid(unsafe_code)]
+
+mod db;
+mod error;
+pub mod files;
+pub mod idempotency;
+pub mod jobs;
+pub mod keys;
+pub mod layout;
+pub mod models;
+mod schema;
+
+pub use db::Store;
+pub use error::StoreError;
+pub use layout::Layout;

@@ -5,7 +5,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod control;
+pub mod ids;
 pub mod limits;
 pub mod manifest;
 pub mod spec;
+pub mod suggest;

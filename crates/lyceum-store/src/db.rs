@@ -1,0 +1,195 @@
+//! Opening the database: one writing connection and a few reading ones.
+
+use crate::{Layout, StoreError, files, schema};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::limits;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+
+/// The oldest SQLite without the WAL-reset fault.
+const SQLITE_OLDEST: (u32, u32, u32) = (3, 51, 3);
+
+/// The open store of one data folder; clones share its connections.
+///
+/// Writers queue here for the one writing connection; between processes `BEGIN IMMEDIATE` and the busy
+/// timeout order them. A reader never waits for a writer (WAL). A commit is on the disk when it returns
+/// (`synchronous=FULL`).
+#[derive(Clone, Debug)]
+pub struct Store {
+    layout: Layout,
+    writer: SqlitePool,
+    pub(crate) reader: SqlitePool,
+}
+
+impl Store {
+    /// Opens or creates the data folder, migrates the database, and finishes what a dead process left
+    /// half-done.
+    pub async fn open(layout: Layout, now: Timestamp) -> Result<Self, StoreError> {
+        files::create_private_dir(layout.root())?;
+        for dir in [layout.models(), layout.jobs(), layout.staging()] {
+            files::create_private_dir(&dir)?;
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(layout.database())
+            .create_if_missing(false)
+            .busy_timeout(limits::DATABASE_BUSY_TIMEOUT)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true);
+        // Turning on WAL and migrating are one process's work at a time; the lock goes with the handle.
+        let opening = files::open_private(&layout.opening_lock())?;
+        let opening = tokio::task::spawn_blocking(move || opening.lock().map(|()| opening))
+            .await
+            .map_err(|e| StoreError::file("lock", &layout.opening_lock(), std::io::Error::other(e)))?
+            .map_err(|e| StoreError::file("lock", &layout.opening_lock(), e))?;
+        // SQLite gives -wal and -shm the mode of the database file.
+        drop(files::open_private(&layout.database())?);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        check_sqlite_version(&mut connection).await?;
+        schema::migrate(&mut connection, &layout.database(), schema::MIGRATIONS, now).await?;
+        connection.close().await?;
+        drop(opening);
+
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(limits::DATABASE_BUSY_TIMEOUT)
+            .connect_with(options.clone())
+            .await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(limits::DATABASE_READERS)
+            .acquire_timeout(limits::DATABASE_BUSY_TIMEOUT)
+            .connect_with(options.pragma("query_only", "ON"))
+            .await?;
+        let store = Self { layout, writer, reader };
+        store.finish_deletions().await?;
+        let n_removed = files::sweep_staging(&store.layout)?;
+        if n_removed > 0 {
+            tracing::info!(n_removed, "removed unfinished folders of processes that died");
+        }
+        Ok(store)
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// A transaction that holds the write lock from its first moment, so it cannot fail at its last.
+    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Reads and writes one row: proof that the store works, for readiness.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1 FROM projects").fetch_one(&self.reader).await?;
+        self.write().await?.rollback().await?;
+        Ok(())
+    }
+
+    /// Closes every connection; the last one folds the log into the database.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+async fn check_sqlite_version(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let (found,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(connection).await?;
+    let mut parts = found.split('.').map(|part| part.parse().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < SQLITE_OLDEST {
+        return Err(StoreError::OldSqlite { found, needed: "3.51.3" });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn many_openers_of_a_new_folder_all_succeed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tasks = Vec::new();
+        for _ in 0..8 {
+            let layout = Layout::new(dir.path().join("data"));
+            tasks.push(tokio::spawn(async move { Store::open(layout, NOW).await.map(drop) }));
+        }
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn only_the_owner_can_read_the_folder_and_the_database() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("data"));
+        let store = Store::open(layout.clone(), NOW).await.unwrap();
+        store.check().await.unwrap();
+        let mode = |path: std::path::PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(layout.root().into()), 0o700);
+        assert_eq!(mode(layout.database()), 0o600);
+        assert_eq!(mode(layout.root().join("lyceum.db-wal")), 0o600);
+    }
+
+    #[tokio::test]
+    async fn the_rules_of_the_database_are_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+        for (pragma, expected) in [
+            ("SELECT CAST(journal_mode AS TEXT) FROM pragma_journal_mode", "wal"),
+            ("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous", "2"),
+            ("SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys", "1"),
+        ] {
+            let (value,): (String,) = sqlx::query_as(pragma).fetch_one(&store.writer).await.unwrap();
+            assert_eq!(value, expected, "{pragma}");
+        }
+        let written = sqlx::query("DELETE FROM projects").execute(&store.reader).await;
+        assert!(written.is_err(), "a reader must not write");
+        let (loose,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT LIKE 'sqlite_%' AND strict = 0")
+                .fetch_one(&store.reader)
+                .await
+                .unwrap();
+        assert_eq!(loose, 0, "every table is STRICT");
+    }
+
+    #[tokio::test]
+    async fn every_table_has_tenant_and_project() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+        let without: Vec<(String,)> = sqlx::query_as(
+            "SELECT name FROM pragma_table_list t WHERE schema = 'main' AND type = 'table' \
+             AND name NOT LIKE 'sqlite_%' AND name <> 'schema_versions' \
+             AND (SELECT COUNT(*) FROM pragma_table_info(t.name) WHERE name IN ('tenant', 'project')) < 2",
+        )
+        .fetch_all(&store.reader)
+        .await
+        .unwrap();
+        assert_eq!(without, Vec::new());
+    }
+
+    #[tokio::test]
+    async fn a_full_database_is_a_full_disk_and_keeps_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+        // SQLite's own page limit gives the same error as a disk without space.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&store.writer).await.unwrap();
+        let mut transaction = store.write().await.unwrap();
+        let written = sqlx::query("INSERT INTO projects (tenant, project, created_at) VALUES ('t', $1, 0)")
+            .bind("x".repeat(1 << 20))
+            .execute(&mut *transaction)
+            .await;
+        let error = StoreError::from(written.unwrap_err());
+        assert!(matches!(error, StoreError::DiskFull { .. }), "{error}");
+        drop(transaction);
+        let (n,): (i64,) =
+            sqlx::query_as("SELECT COUNT(*) FROM projects").fetch_one(&store.reader).await.unwrap();
+        assert_eq!(n, 1);
+    }
+}

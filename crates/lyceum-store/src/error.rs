@@ -1,0 +1,75 @@
+//! Everything that can go wrong here, and whose fault it is.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Caller: there is no such thing for this project.
+    #[error("{what} {id:?} not found")]
+    NotFound { what: &'static str, id: String },
+    /// Caller: a name or id that cannot be one.
+    #[error(transparent)]
+    BadId(#[from] lyceum_types::ids::BadId),
+    /// Caller: the job's state does not allow it.
+    #[error("job {id}: {operation} is not possible while it is {state}")]
+    JobState { id: String, operation: &'static str, state: String },
+    /// Caller: another living process works on this job.
+    #[error("job {id}: a running process owns it")]
+    JobOwned { id: String },
+    /// Nobody: this attempt was overtaken; its writes no longer count.
+    #[error("job {id}: attempt {attempt} was overtaken or ended")]
+    Fenced { id: String, attempt: u32 },
+    /// Operator: no space is left.
+    #[error("{operation}: the disk is full ({path}): free some space and try again")]
+    DiskFull { operation: &'static str, path: PathBuf },
+    /// Operator: the file system refuses.
+    #[error("{operation}: {path}")]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    /// Operator: a newer release has written this data folder.
+    #[error(
+        "{path}: schema version {found} is newer than {known}, the newest that this release knows: use a newer release"
+    )]
+    NewerSchema { path: PathBuf, found: i64, known: i64 },
+    /// Operator: the SQLite that was linked has a known fault.
+    #[error("SQLite {found} is too old: at least {needed} is needed")]
+    OldSqlite { found: String, needed: &'static str },
+    /// Operator or bug: the database refuses.
+    #[error("database")]
+    Database(#[source] sqlx::Error),
+    /// Bug or damage: a row holds what this code never writes.
+    #[error("database: {table} holds {value:?}, which nothing writes")]
+    Damaged { table: &'static str, value: String },
+    /// Operator: the operating system gives no random numbers.
+    #[error("the operating system gives no random numbers: {0}")]
+    Random(String),
+}
+
+impl StoreError {
+    pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        if full {
+            return StoreError::DiskFull { operation, path: path.to_owned() };
+        }
+        StoreError::File { operation, path: path.to_owned(), source }
+    }
+}
+
+/// SQLite's primary code for a full disk (or a database at its page limit).
+const SQLITE_FULL: i32 = 13;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(ref database) = error {
+            // Extended codes keep the primary one in their low byte.
+            let code = database.code().and_then(|code| code.parse::<i32>().ok());
+            if code.is_some_and(|code| code & 0xff == SQLITE_FULL) {
+                return StoreError::DiskFull {
+                    operation: "write to the database",
+                    path: crate::layout::DATABASE.into(),
+                };
+            }
+        }
+        StoreError::Database(error)
+    }
+}

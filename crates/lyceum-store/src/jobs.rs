@@ -1,0 +1,433 @@
+//! Jobs: `queued → running(attempt, lease, worker) → done | failed | cancelled`.
+//!
+//! Two things say who works on a job. On this machine the operating system's lock ([`JobLock`]) tells a
+//! living owner from a dead one at once. Across machines the lease does, which its worker renews. Each claim
+//! begins a new attempt, and every later write names its attempt: a worker that was overtaken cannot write
+//! any more ([`StoreError::Fenced`]), so a job runs at least once and has its effects exactly once.
+
+use crate::files::{JobLock, Staging};
+use crate::models::{self, NewVersion, Version};
+use crate::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, Project};
+use lyceum_types::limits;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    Queued,
+    Running,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    const ALL: [State; 5] = [State::Queued, State::Running, State::Done, State::Failed, State::Cancelled];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Queued => "queued",
+            State::Running => "running",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A job as its row tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    pub project: Project,
+    pub state: State,
+    /// How many times it was begun.
+    pub attempt: u32,
+    pub worker: Option<String>,
+    pub lease_expires_at: Option<Timestamp>,
+    pub cancel_requested: bool,
+    /// The specification as JSON.
+    pub spec: String,
+    /// The name of the model that it makes.
+    pub model: String,
+    pub step: u64,
+    /// 0 while it is not known.
+    pub steps: u64,
+    pub message: String,
+    /// What a finished job answers when it is asked again: JSON.
+    pub outcome: Option<String>,
+    pub created_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// The specification as JSON.
+    pub spec: String,
+    /// The name of the model that it makes.
+    pub model: String,
+    pub steps: u64,
+}
+
+/// The right to work on a job, until another one claims it. Holds the lock on it.
+#[derive(Debug)]
+pub struct Claim {
+    pub attempt: u32,
+    project: Project,
+    lock: JobLock,
+}
+
+impl Claim {
+    pub fn id(&self) -> &JobId {
+        self.lock.id()
+    }
+}
+
+/// What the owner of a job must know after each report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Continue,
+    /// Somebody asked for the job to end.
+    Cancel,
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub step: u64,
+    pub steps: u64,
+    pub message: String,
+}
+
+/// Puts a job into the queue.
+pub async fn create(
+    store: &Store,
+    project: &Project,
+    new: NewJob,
+    now: Timestamp,
+) -> Result<JobId, StoreError> {
+    let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
+    let mut transaction = store.write().await?;
+    sqlx::query(
+        "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \
+         message, created_at) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7)",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .bind(new.spec)
+    .bind(new.model)
+    .bind(saturate(new.steps))
+    .bind(now.millis())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(id)
+}
+
+/// Takes one job: a queued one, one that ended without success, or one whose owner is dead. The lock proves
+/// that no living process of this machine works on it.
+pub async fn claim(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    now: Timestamp,
+) -> Result<Claim, StoreError> {
+    // Before the lock: a job that is not there must leave no folder.
+    find(store, project, id).await?;
+    let Some(lock) = JobLock::try_acquire(store.layout(), id)? else {
+        return Err(StoreError::JobOwned { id: id.to_string() });
+    };
+    let mut transaction = store.write().await?;
+    let row: Option<(i64,)> = sqlx::query_as(
+        "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $4, lease_expires_at = $5, \
+         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $6) \
+         WHERE tenant = $1 AND project = $2 AND id = $3 AND state <> 'done' RETURNING attempt",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .bind(worker)
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .bind(now.millis())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let Some((attempt,)) = row else {
+        return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state: "done".into() });
+    };
+    transaction.commit().await?;
+    Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
+}
+
+/// Takes the oldest job that waits, of any project: a queued one, or a running one whose lease is over and
+/// whose owner is dead. `None` when there is no work.
+pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+    let candidates: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT tenant, project, id FROM jobs \
+         WHERE state = 'queued' OR (state = 'running' AND lease_expires_at <= $1) \
+         ORDER BY created_at, id LIMIT 16",
+    )
+    .bind(now.millis())
+    .fetch_all(&store.reader)
+    .await?;
+    for (tenant, project, id) in candidates {
+        let project = Project { tenant, id: project };
+        let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
+        let Some(lock) = JobLock::try_acquire(store.layout(), &id)? else { continue };
+        let mut transaction = store.write().await?;
+        let row: Option<(i64,)> = sqlx::query_as(
+            "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
+             started_at = COALESCE(started_at, $4) \
+             WHERE id = $1 AND (state = 'queued' OR (state = 'running' AND lease_expires_at <= $4)) \
+             RETURNING attempt",
+        )
+        .bind(id.as_str())
+        .bind(worker)
+        .bind(now.plus(limits::JOB_LEASE).millis())
+        .bind(now.millis())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        if let Some((attempt,)) = row {
+            return Ok(Some(Claim { attempt: number(attempt)?, project, lock }));
+        }
+    }
+    Ok(None)
+}
+
+/// Writes how far the job is and renews its lease.
+pub async fn report(
+    store: &Store,
+    claim: &Claim,
+    progress: &Progress,
+    now: Timestamp,
+) -> Result<Signal, StoreError> {
+    let mut transaction = store.write().await?;
+    let row: Option<(i64,)> = sqlx::query_as(
+        "UPDATE jobs SET step = $3, steps = $4, message = $5, lease_expires_at = $6 \
+         WHERE id = $1 AND attempt = $2 AND state = 'running' RETURNING cancel_requested",
+    )
+    .bind(claim.id().as_str())
+    .bind(i64::from(claim.attempt))
+    .bind(saturate(progress.step))
+    .bind(saturate(progress.steps))
+    .bind(&progress.message)
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let (cancel_requested,) = row.ok_or_else(|| fenced(claim))?;
+    transaction.commit().await?;
+    Ok(if cancel_requested == 0 { Signal::Continue } else { Signal::Cancel })
+}
+
+/// Ends the job with success: its version is published and its row is written in one transaction.
+///
+/// `manifest` and `outcome` are made from the number that the version gets.
+pub async fn finish_done(
+    store: &Store,
+    claim: &Claim,
+    new: NewVersion,
+    staging: Staging,
+    manifest: impl FnOnce(u32) -> Vec<u8>,
+    outcome: impl FnOnce(&Version) -> String,
+    now: Timestamp,
+) -> Result<Version, StoreError> {
+    models::flush(&staging).await?;
+    let mut transaction = store.write().await?;
+    // The fence first: an overtaken attempt must not publish.
+    end(&mut transaction, claim, State::Done, "", now).await?;
+    let layout = store.layout();
+    let version =
+        models::publish_in(&mut transaction, layout, &claim.project, new, &staging, manifest, now).await?;
+    let written = sqlx::query(
+        "UPDATE jobs SET outcome = $2, step = CASE WHEN steps > step THEN steps ELSE step END WHERE id = $1",
+    )
+    .bind(claim.id().as_str())
+    .bind(outcome(&version))
+    .execute(&mut *transaction)
+    .await;
+    if let Err(error) = written {
+        // As when the commit fails: the folder goes back to staging and with it.
+        let _ = crate::files::rename_durably(&version.dir, staging.path());
+        return Err(error.into());
+    }
+    models::commit_or_take_back(transaction, &version, &staging).await?;
+    Ok(version)
+}
+
+/// Ends the job without a result, so that it can be resumed later.
+pub async fn finish_failed(
+    store: &Store,
+    claim: &Claim,
+    message: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    finish_without_result(store, claim, State::Failed, message, now).await
+}
+
+/// Ends the job because somebody asked for it, so that it can be resumed later.
+pub async fn finish_cancelled(
+    store: &Store,
+    claim: &Claim,
+    message: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    finish_without_result(store, claim, State::Cancelled, message, now).await
+}
+
+async fn finish_without_result(
+    store: &Store,
+    claim: &Claim,
+    state: State,
+    message: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    end(&mut transaction, claim, state, message, now).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn end(
+    transaction: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    claim: &Claim,
+    state: State,
+    message: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let done = sqlx::query(
+        "UPDATE jobs SET state = $3, message = $4, finished_at = $5, worker = NULL, lease_expires_at = NULL \
+         WHERE id = $1 AND attempt = $2 AND state = 'running'",
+    )
+    .bind(claim.id().as_str())
+    .bind(i64::from(claim.attempt))
+    .bind(state.as_str())
+    .bind(message)
+    .bind(now.millis())
+    .execute(&mut **transaction)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(fenced(claim));
+    }
+    Ok(())
+}
+
+/// Asks a job to end: a queued one ends at once, a running one at its owner's next report.
+pub async fn cancel(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    now: Timestamp,
+) -> Result<State, StoreError> {
+    let mut transaction = store.write().await?;
+    let row: Option<(String,)> = sqlx::query_as(
+        "UPDATE jobs SET cancel_requested = 1, \
+         finished_at = CASE WHEN state = 'queued' THEN $4 ELSE finished_at END, \
+         state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END \
+         WHERE tenant = $1 AND project = $2 AND id = $3 AND state IN ('queued', 'running') RETURNING state",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .bind(now.millis())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let Some((state,)) = row else {
+        let state = find(store, project, id).await?.state;
+        return Err(StoreError::JobState {
+            id: id.to_string(),
+            operation: "cancel",
+            state: state.as_str().into(),
+        });
+    };
+    parse_state(&state)
+}
+
+pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, StoreError> {
+    let row: Option<JobRow> = sqlx::query_as(
+        "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
+         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .fetch_optional(&store.reader)
+    .await?;
+    parse(row.ok_or_else(|| StoreError::NotFound { what: "job", id: id.to_string() })?, project)
+}
+
+/// Every job of the project, oldest first.
+pub async fn list(store: &Store, project: &Project) -> Result<Vec<Job>, StoreError> {
+    let rows: Vec<JobRow> = sqlx::query_as(
+        "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
+         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 \
+         ORDER BY created_at, id",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.into_iter().map(|row| parse(row, project)).collect()
+}
+
+fn fenced(claim: &Claim) -> StoreError {
+    StoreError::Fenced { id: claim.id().to_string(), attempt: claim.attempt }
+}
+
+fn saturate(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn number<T: TryFrom<i64>>(value: i64) -> Result<T, StoreError> {
+    T::try_from(value).map_err(|_| StoreError::Damaged { table: "jobs", value: value.to_string() })
+}
+
+fn parse_state(text: &str) -> Result<State, StoreError> {
+    let found = State::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| StoreError::Damaged { table: "jobs", value: text.into() })
+}
+
+type JobRow = (
+    String,
+    String,
+    i64,
+    Option<String>,
+    Option<i64>,
+    i64,
+    String,
+    String,
+    i64,
+    i64,
+    String,
+    Option<String>,
+    i64,
+    Option<i64>,
+    Option<i64>,
+);
+
+fn parse(row: JobRow, project: &Project) -> Result<Job, StoreError> {
+    Ok(Job {
+        id: row.0.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: row.0.clone() })?,
+        project: project.clone(),
+        state: parse_state(&row.1)?,
+        attempt: number(row.2)?,
+        worker: row.3,
+        lease_expires_at: row.4.map(Timestamp::from_millis),
+        cancel_requested: row.5 != 0,
+        spec: row.6,
+        model: row.7,
+        step: number(row.8)?,
+        steps: number(row.9)?,
+        message: row.10,
+        outcome: row.11,
+        created_at: Timestamp::from_millis(row.12),
+        started_at: row.13.map(Timestamp::from_millis),
+        finished_at: row.14.map(Timestamp::from_millis),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! Where everything lies in a data folder:
+//!
+//! ```text
+//! DATA_DIR/lyceum.db                                  rows (and -wal, -shm beside it)
+//! DATA_DIR/lyceum.db.opening                          held while one process opens or migrates it
+//! DATA_DIR/models/NAME/VERSION/model.safetensors      weights
+//! DATA_DIR/models/NAME/VERSION/manifest.json          everything else about them, written last
+//! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
+//! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
+//! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
+//! ```
+//! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
+//! a project other than the default one lie below `DATA_DIR/projects/TENANT/PROJECT/`.
+
+use lyceum_types::ids::{JobId, ModelName, Project};
+use std::path::{Path, PathBuf};
+
+pub const DATABASE: &str = "lyceum.db";
+pub const WEIGHTS: &str = "model.safetensors";
+pub const MANIFEST: &str = "manifest.json";
+
+/// The paths of one data folder; knows names only and touches nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.root.join(DATABASE)
+    }
+
+    pub fn opening_lock(&self) -> PathBuf {
+        self.root.join("lyceum.db.opening")
+    }
+
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    /// A version's folder relative to the root, as rows hold it. The default project needs no folder of its own.
+    pub fn version_path(project: &Project, name: &ModelName, version: u32) -> String {
+        let within = format!("models/{}/{version}", name.as_str().replace('/', "%2F"));
+        if *project == Project::default_project() {
+            return within;
+        }
+        format!("projects/{}/{}/{within}", folder_name(&project.tenant), folder_name(&project.id))
+    }
+
+    pub fn version_dir(&self, project: &Project, name: &ModelName, version: u32) -> PathBuf {
+        self.root.join(Self::version_path(project, name, version))
+    }
+
+    pub fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
+    pub fn job_dir(&self, id: &JobId) -> PathBuf {
+        self.jobs().join(id.as_str())
+    }
+
+    pub fn checkpoints_dir(&self, id: &JobId) -> PathBuf {
+        self.job_dir(id).join("checkpoints")
+    }
+
+    pub fn job_lock(&self, id: &JobId) -> PathBuf {
+        self.job_dir(id).join("owner.lock")
+    }
+
+    pub fn staging(&self) -> PathBuf {
+        self.root.join("staging")
+    }
+}
+
+/// One path part that no text can break out of, different for different texts.
+fn folder_name(text: &str) -> String {
+    let mut name = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {
+            name.push(byte.into());
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn projects_never_share_a_folder_and_never_leave_the_root() {
+        let name = "a".parse().unwrap();
+        let path = |tenant: &str, id: &str| {
+            Layout::version_path(&Project { tenant: tenant.into(), id: id.into() }, &name, 1)
+        };
+        assert_eq!(path("default", "default"), "models/a/1");
+        assert_eq!(path("t", "p"), "projects/t/p/models/a/1");
+        assert_eq!(path("..", "a/b"), "projects/%2E%2E/a%2Fb/models/a/1");
+    }
+
+    #[test]
+    fn an_organisation_never_collides_with_a_version() {
+        let layout = Layout::new("/data");
+        let project = Project::default_project();
+        let plain = layout.version_dir(&project, &"a".parse().unwrap(), 1);
+        let org = layout.version_dir(&project, &"a/1".parse().unwrap(), 1);
+        assert_eq!(plain, PathBuf::from("/data/models/a/1"));
+        assert_eq!(org, PathBuf::from("/data/models/a%2F1/1"));
+    }
+}

@@ -1,0 +1,292 @@
+//! Names and ids that cannot be wrong once they are built: every one is parsed at the edge, and none can
+//! be a path part that leads elsewhere.
+
+use crate::limits;
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a text is not the name or id it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {text:?}: {why}")]
+pub struct BadId {
+    pub what: &'static str,
+    pub text: String,
+    pub why: &'static str,
+}
+
+fn bad(what: &'static str, text: &str, why: &'static str) -> BadId {
+    BadId { what, text: text.chars().take(limits::MODEL_NAME_CHARS_MAX).collect(), why }
+}
+
+/// The owner of a row: a tenant and one of its projects. Every store call takes one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Project {
+    pub tenant: String,
+    pub id: String,
+}
+
+impl Project {
+    /// The one project of an installation that has not been divided.
+    pub fn default_project() -> Self {
+        Self { tenant: "default".into(), id: "default".into() }
+    }
+}
+
+/// A model's name: `digits` or `org/digits`; letters, digits, `.`, `_` and `-`, each part beginning with a
+/// letter or digit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelName(String);
+
+impl ModelName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let what = "model name";
+        if text.is_empty() || text.len() > limits::MODEL_NAME_CHARS_MAX {
+            return Err(bad(what, text, "must have 1 to 128 characters"));
+        }
+        let parts: Vec<&str> = text.split('/').collect();
+        if parts.len() > 2 {
+            return Err(bad(what, text, "may have one '/' only, between organisation and name"));
+        }
+        for part in parts {
+            if !part.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+                return Err(bad(what, text, "each part must begin with a letter or digit"));
+            }
+            if !part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) {
+                return Err(bad(what, text, "only letters, digits, '.', '_' and '-' are allowed"));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A name that points at one version of a model, such as `latest` or `stable`. Never a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Alias(String);
+
+impl Alias {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Alias {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let what = "alias";
+        if text.is_empty() || text.len() > 64 {
+            return Err(bad(what, text, "must have 1 to 64 characters"));
+        }
+        if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return Err(bad(what, text, "must begin with a letter (a number is a version)"));
+        }
+        if !text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')) {
+            return Err(bad(what, text, "only letters, digits, '.', '_' and '-' are allowed"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which version a reference means.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum VersionRef {
+    /// `name` and `name@latest`: the newest version.
+    Latest,
+    /// `name@3`
+    Number(u32),
+    /// `name@stable`
+    Alias(Alias),
+}
+
+/// How people and requests name a model: `name`, `name@3` or `name@alias`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ModelRef {
+    pub name: ModelName,
+    pub version: VersionRef,
+}
+
+impl FromStr for ModelRef {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        let Some((name, version)) = text.split_once('@') else {
+            return Ok(Self { name: text.parse()?, version: VersionRef::Latest });
+        };
+        let name = name.parse()?;
+        let version = if version == "latest" {
+            VersionRef::Latest
+        } else if version.starts_with(|c: char| c.is_ascii_digit()) {
+            match version.parse::<u32>() {
+                Ok(number) if number > 0 && !version.starts_with('0') => VersionRef::Number(number),
+                _ => return Err(bad("model version", text, "must be a whole number from 1")),
+            }
+        } else {
+            VersionRef::Alias(version.parse()?)
+        };
+        Ok(Self { name, version })
+    }
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.version {
+            VersionRef::Latest => write!(f, "{}", self.name),
+            VersionRef::Number(number) => write!(f, "{}@{number}", self.name),
+            VersionRef::Alias(alias) => write!(f, "{}@{alias}", self.name),
+        }
+    }
+}
+
+/// `job_` and 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(String);
+
+/// `key_` and 32 hexadecimal digits: the public id of an API key, never its secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(String);
+
+macro_rules! prefixed_id {
+    ($name:ident, $prefix:literal, $what:literal) => {
+        impl $name {
+            /// The id of `bits`; the caller draws them (a UUID, so that ids sort by creation).
+            pub fn from_bits(bits: u128) -> Self {
+                Self(format!(concat!($prefix, "{:032x}"), bits))
+            }
+
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = BadId;
+
+            fn from_str(text: &str) -> Result<Self, BadId> {
+                let digits = text.strip_prefix($prefix).unwrap_or("");
+                let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+                if digits.len() != 32 || !digits.chars().all(is_hex) {
+                    return Err(bad($what, text, concat!("must be ", $prefix, " and 32 hexadecimal digits")));
+                }
+                Ok(Self(text.to_owned()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+prefixed_id!(JobId, "job_", "job id");
+prefixed_id!(KeyId, "key_", "key id");
+
+/// What a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KeyScope {
+    /// Ask models and list them.
+    Inference,
+    /// Read readiness, metrics and the API document.
+    Metrics,
+    /// Everything.
+    Admin,
+}
+
+impl KeyScope {
+    pub const ALL: [KeyScope; 3] = [KeyScope::Inference, KeyScope::Metrics, KeyScope::Admin];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            KeyScope::Inference => "inference",
+            KeyScope::Metrics => "metrics",
+            KeyScope::Admin => "admin",
+        }
+    }
+
+    /// Whether a key with this scope passes where `needed` is asked.
+    pub fn covers(self, needed: KeyScope) -> bool {
+        self == KeyScope::Admin || self == needed
+    }
+}
+
+impl FromStr for KeyScope {
+    type Err = BadId;
+
+    fn from_str(text: &str) -> Result<Self, BadId> {
+        Self::ALL
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+            .ok_or_else(|| bad("key scope", text, "must be inference, metrics or admin"))
+    }
+}
+
+impl fmt::Display for KeyScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_refused() {
+        for text in ["", "..", "../x", "a/../b", "/a", "a//b", "a/b/c", "a b", "a@1", "a:b", "-a", ".a", "é"]
+        {
+            assert!(text.parse::<ModelName>().is_err(), "{text:?}");
+        }
+        assert!("x".repeat(129).parse::<ModelName>().is_err());
+        for text in ["digits", "org/name-1.5_b", "7b", "a..b"] {
+            assert_eq!(text.parse::<ModelName>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_reference_is_a_name_with_a_number_an_alias_or_nothing() {
+        let version = |text: &str| text.parse::<ModelRef>().map(|r| r.version);
+        assert_eq!(version("a"), Ok(VersionRef::Latest));
+        assert_eq!(version("a@latest"), Ok(VersionRef::Latest));
+        assert_eq!(version("org/a@12"), Ok(VersionRef::Number(12)));
+        assert_eq!(version("a@stable"), Ok(VersionRef::Alias("stable".parse().unwrap())));
+        for text in ["a@", "a@0", "a@01", "a@-1", "a@99999999999", "@1", "a@1@2", "a@../x"] {
+            assert!(version(text).is_err(), "{text:?}");
+        }
+        assert_eq!("org/a@12".parse::<ModelRef>().unwrap().to_string(), "org/a@12");
+    }
+
+    #[test]
+    fn ids_round_trip_and_refuse_other_texts() {
+        let id = JobId::from_bits(0xabc);
+        assert_eq!(id.as_str().parse::<JobId>().unwrap(), id);
+        for text in [
+            "",
+            "job_",
+            "job_ABC",
+            "key_00000000000000000000000000000abc",
+            "job_../../../../etc/passwd......",
+        ] {
+            assert!(text.parse::<JobId>().is_err(), "{text:?}");
+        }
+    }
+}
