@@ -1,9 +1,30 @@
 //! Matrix products: `out (=|+=) op(a) · op(b)`, then bias, activation and residual while the tile is warm.
 //!
 //! Legend: `m` rows of the result, `n` columns, `k` the length that is summed over.
+//!
+//! Reading order: this door, [`blocks`] (what is packed, who computes what), [`tile`] (the innermost loops),
+//! [`pack`], [`epilogue`]. Every number of the result is one chain of multiply-adds over `k` in rising order,
+//! so a row has the same bits in a product of one row, of seven, or of a thousand, packed or not, on any
+//! number of threads.
+
+#[cfg(target_arch = "x86_64")]
+mod bf16;
+mod blocks;
+mod epilogue;
+mod pack;
+mod packed;
+#[cfg(test)]
+mod tests;
+mod tile;
 
 use crate::activation::Activation;
+use crate::cpu::{self, CpuPath};
 pub use crate::elementwise::Write;
+use blocks::{Operand, Product, Right, run};
+use epilogue::Finish;
+use pack::{Lines, Words};
+pub use packed::{Packed, matmul_packed};
+use tile::Tiles;
 
 /// Whether an operand is used as it is stored or transposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,64 +107,94 @@ pub fn matmul(
     epilogue: Epilogue<'_>,
     precision: Precision,
 ) {
-    let (m, k) = a.shape();
-    let (k2, n) = b.shape();
-    assert_eq!(k, k2);
-    assert_eq!(out.len(), m * n);
-    let round = |x: f32| match precision {
-        Precision::F32 => x,
-        Precision::Bf16 => half::bf16::from_f32(x).to_f32(),
-    };
-    let at = |m: &Mat<'_>, i: usize, j: usize| match m.trans {
-        Trans::No => round(m.data[i * m.stride + j]),
-        Trans::Yes => round(m.data[j * m.stride + i]),
-    };
-    crate::pool::for_each_chunk(out, n.max(1), |i, row| {
-        for (j, x) in row.iter_mut().enumerate() {
-            let start = if write == Write::Add { *x } else { 0.0 };
-            *x = (0..k).fold(start, |sum, p| at(&a, i, p) * at(&b, p, j) + sum);
-            if let Some(bias) = epilogue.bias {
-                *x += bias[j];
-            }
+    let n = b.shape().1;
+    matmul_strided(a, b, out, n, write, epilogue, precision);
+}
+
+/// [`matmul`] into rows that start `out_stride` numbers apart; what lies between them is left alone.
+/// `pre` and `residual` of the epilogue stay dense.
+pub fn matmul_strided(
+    a: Mat<'_>,
+    b: Mat<'_>,
+    out: &mut [f32],
+    out_stride: usize,
+    write: Write,
+    epilogue: Epilogue<'_>,
+    precision: Precision,
+) {
+    let ((m, k), (k_of_b, n)) = (a.shape(), b.shape());
+    assert_eq!(k, k_of_b, "matmul: shapes [{m}, {k}] and [{k_of_b}, {n}] do not agree");
+    assert!(a.fits() && b.fits(), "matmul: an operand leaves its slice");
+    check_out(out, out_stride, m, n);
+    let path = cpu::path();
+    let (tiles, words) = arithmetic(path, precision);
+    let b = Operand { src: b.data.as_ptr(), lines: b.lines_of_columns(), stride: b.stride };
+    let a = Operand { src: a.data.as_ptr(), lines: a.lines_of_rows(), stride: a.stride };
+    let (out, finish) = (out.as_mut_ptr(), epilogue.checked(m, n));
+    let b = Right::Stored(b);
+    // SAFETY: the shapes were asserted, the borrow checker keeps `out` and `pre` apart from the operands,
+    // and `arithmetic` chose what this processor has.
+    unsafe { run(&Product { path, tiles, words, m, n, k, a, b, out, out_stride, write, finish }) }
+}
+
+/// The tiles and words of a precision on a path.
+fn arithmetic(path: CpuPath, precision: Precision) -> (&'static Tiles, Words) {
+    match precision {
+        Precision::F32 => (Tiles::f32(path), Words::F32),
+        #[cfg(target_arch = "x86_64")]
+        Precision::Bf16 if path == CpuPath::Avx512 && cpu::has_bf16() => (Tiles::bf16_pairs(), Words::Pairs),
+        Precision::Bf16 => (Tiles::f32(path), Words::Rounded),
+    }
+}
+
+fn check_out(out: &[f32], stride: usize, m: usize, n: usize) {
+    assert!(stride >= n, "matmul: rows of {n} numbers overlap at stride {stride}");
+    let len = if m == 0 { 0 } else { (m - 1) * stride + n };
+    assert!(
+        out.len() == m * stride || out.len() == len,
+        "matmul: a [{m}, {n}] result at stride {stride} in {} numbers",
+        out.len()
+    );
+}
+
+impl Mat<'_> {
+    fn fits(&self) -> bool {
+        self.rows == 0
+            || self.stride >= self.cols && self.data.len() >= (self.rows - 1) * self.stride + self.cols
+    }
+
+    /// How the lines of memory run when this is the left operand, whose panels hold rows.
+    fn lines_of_rows(&self) -> Lines {
+        match self.trans {
+            Trans::No => Lines::AlongK,
+            Trans::Yes => Lines::AcrossK,
         }
-    });
-    if let Some(pre) = epilogue.pre {
-        pre.copy_from_slice(out);
     }
-    let before = out.to_vec();
-    crate::activation::activate(epilogue.activation, &before, out);
-    if let Some(r) = epilogue.residual {
-        crate::elementwise::add_into(out, r);
+
+    /// The same for the right operand, whose panels hold columns.
+    fn lines_of_columns(&self) -> Lines {
+        match self.trans {
+            Trans::No => Lines::AcrossK,
+            Trans::Yes => Lines::AlongK,
+        }
     }
 }
 
-/// A weight `[n, k]` (PyTorch's `[out, in]`), laid out once for [`matmul_packed`].
-#[derive(Debug, Clone)]
-pub struct Packed {
-    words: Vec<f32>,
-    n: usize,
-    k: usize,
-}
-
-impl Packed {
-    pub fn pack(w: &[f32], n: usize, k: usize) -> Packed {
-        assert_eq!(w.len(), n * k);
-        Packed { words: w.to_vec(), n, k }
+impl Epilogue<'_> {
+    /// The epilogue as pointers, its shapes asserted; `None` when there is nothing to do.
+    fn checked(self, m: usize, n: usize) -> Option<Finish> {
+        assert!(self.bias.is_none_or(|b| b.len() == n), "matmul: the bias is not [{n}]");
+        assert!(self.pre.as_ref().is_none_or(|p| p.len() == m * n), "matmul: `pre` is not [{m}, {n}]");
+        assert!(self.residual.is_none_or(|r| r.len() == m * n), "matmul: the residual is not [{m}, {n}]");
+        let nothing = self.bias.is_none()
+            && self.pre.is_none()
+            && self.residual.is_none()
+            && self.activation == Activation::None;
+        (!nothing).then(|| Finish {
+            bias: self.bias.map(<[f32]>::as_ptr),
+            activation: self.activation,
+            pre: self.pre.map(<[f32]>::as_mut_ptr),
+            residual: self.residual.map(<[f32]>::as_ptr),
+        })
     }
-    /// Memory held, in bytes.
-    pub fn bytes(&self) -> usize {
-        self.words.len() * 4
-    }
-    pub fn n(&self) -> usize {
-        self.n
-    }
-    pub fn k(&self) -> usize {
-        self.k
-    }
-}
-
-/// `out[m, n] = x[m, k] · wᵀ`, then the epilogue: the bits of [`matmul`] with `w.t()` in f32.
-pub fn matmul_packed(x: &[f32], m: usize, w: &Packed, out: &mut [f32], epilogue: Epilogue<'_>) {
-    let b = Mat::new(&w.words, w.n, w.k).t();
-    matmul(Mat::new(x, m, w.k), b, out, Write::Overwrite, epilogue, Precision::F32);
 }

@@ -11,7 +11,7 @@ mod x86;
 
 pub(crate) use portable::Portable;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::{Avx2, Avx512};
+pub(crate) use x86::{Avx2, Avx512, store_transposed8};
 
 /// A vector of `LANES` floats and what kernels do with it.
 ///
@@ -48,7 +48,22 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn select_gt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     unsafe fn reduce_add(a: Self::V) -> f32;
     unsafe fn reduce_max(a: Self::V) -> f32;
+    /// Transposes an 8 × 8 block: `dst[j * dst_step + i] = src[i][j]`, storing rows `j` in rising order.
+    unsafe fn transpose8(src: [*const f32; 8], dst: *mut f32, dst_step: usize);
 
+    /// The first `n` floats, zeros after them; a whole vector where `n >= LANES`.
+    #[inline(always)]
+    unsafe fn load_up_to(p: *const f32, n: usize) -> Self::V {
+        // SAFETY: the caller has the path and gives `n` readable floats.
+        unsafe { if n >= Self::LANES { Self::load(p) } else { Self::load_part(p, n) } }
+    }
+    /// Stores the first `n` lanes; all of them where `n >= LANES`.
+    #[inline(always)]
+    unsafe fn store_up_to(p: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: the caller has the path and gives `n` writable floats.
+        unsafe { if n >= Self::LANES { Self::store(p, v) } else { Self::store_part(p, v, n) } }
+    }
+    #[inline(always)]
     unsafe fn zero() -> Self::V {
         // SAFETY: the caller has the path.
         unsafe { Self::splat(0.0) }

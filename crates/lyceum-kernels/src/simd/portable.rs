@@ -101,4 +101,13 @@ impl Simd for Portable {
     unsafe fn reduce_max(a: Self::V) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if m > x { m } else { x })
     }
+    #[inline(always)]
+    unsafe fn transpose8(src: [*const f32; 8], dst: *mut f32, dst_step: usize) {
+        for j in 0..8 {
+            for (i, row) in src.iter().enumerate() {
+                // SAFETY: the caller gives rows of eight floats, and room for eight at each step.
+                unsafe { dst.add(j * dst_step + i).write(row.add(j).read()) }
+            }
+        }
+    }
 }
