@@ -20,23 +20,21 @@ pub struct OutputGradients<'a> {
     pub c_n: Option<&'a [f32]>,
 }
 
-/// Gradients that go out, overwritten.
-#[derive(Debug)]
-pub struct InputGradients<'a> {
-    /// `[B, T, K·H]`: gradients before the activations, zeros past the lengths. LSTM `i f g o`, RNN one,
-    /// GRU `n r z hn`, where `hn` is the hidden part of `n`. [`super::weight_gradient`] reads them.
-    pub gates: &'a mut [f32],
-    /// `[B, T, F]`, zeros past the lengths; its product is skipped where it is not wanted.
-    pub x: Option<&'a mut [f32]>,
+/// Gradients of the first state, overwritten, each where it is wanted.
+#[derive(Debug, Default)]
+pub struct StateGradients<'a> {
     /// `[B, H]`
     pub h0: Option<&'a mut [f32]>,
     /// `[B, H]`, LSTM only
     pub c0: Option<&'a mut [f32]>,
 }
 
-/// The gradients of [`super::forward`] with respect to its inputs, and those of its gates.
+/// The gradients of the gates, from which [`super::input_gradient`] and [`super::weight_gradient`] follow,
+/// and those of the first state.
 ///
-/// `state` is what the forward pass started from (only `c` is read).
+/// `d_gates` `[B, T, K·H]` are gradients before the activations, zeros past the lengths: LSTM `i f g o`, RNN
+/// one, GRU `n r z hn`, where `hn` is the hidden part of `n`. `state` is what the forward pass started from
+/// (only `c` is read).
 ///
 /// # Panics
 /// When a shape is not as written.
@@ -46,7 +44,8 @@ pub fn backward(
     kept: Kept<'_>,
     state: State<'_>,
     from: OutputGradients<'_>,
-    to: InputGradients<'_>,
+    d_gates: &mut [f32],
+    to: StateGradients<'_>,
 ) {
     seq.check();
     seq.check_weights(weights);
@@ -56,24 +55,18 @@ pub fn backward(
     let lens = |s: Option<&[f32]>, len: usize| s.is_none_or(|s| s.len() == len);
     assert!(lens(from.out, rows * seq.hidden), "recurrent backward: d_out is [B, T, H]");
     assert!(lens(from.h_n, states) && lens(from.c_n, states), "recurrent backward: d_h_n, d_c_n are [B, H]");
-    assert_eq!(
-        to.gates.len(),
-        rows * seq.cell.kept() * seq.hidden,
-        "recurrent backward: d_gates [B, T, K·H]"
-    );
-    assert!(lens(to.x.as_deref(), rows * seq.input), "recurrent backward: d_x is [B, T, F]");
+    assert_eq!(d_gates.len(), rows * seq.cell.kept() * seq.hidden, "recurrent backward: d_gates [B, T, K·H]");
     assert!(lens(to.h0.as_deref(), states), "recurrent backward: d_h0 is [B, H]");
     assert!(lens(to.c0.as_deref(), states), "recurrent backward: d_c0 is [B, H]");
     let memory_free = from.c_n.is_none() && to.c0.is_none();
     assert!(memory_free || seq.cell.has_memory(), "recurrent backward: only the LSTM has a memory");
 
     let path = cpu::path();
-    let panels = BackwardPanels::new(seq.cell, seq.input, seq.hidden, path, to.x.is_some());
+    let panels = BackwardPanels::new(seq.cell, seq.hidden, path);
     let some = |s: Option<&mut [f32]>| s.map(|s| SendPtr(s.as_mut_ptr()));
-    let sink =
-        Sink { gates: SendPtr(to.gates.as_mut_ptr()), x: some(to.x), h0: some(to.h0), c0: some(to.c0) };
+    let sink = Sink { gates: SendPtr(d_gates.as_mut_ptr()), h0: some(to.h0), c0: some(to.c0) };
     scratch::with_f32(panels.len(), |packed| {
-        panels.pack(weights, packed);
+        panels.pack(weights.w_hh, packed);
         let packed = &*packed;
         let cut = seq.cut();
         pool::parallel_for(seq.batch.div_ceil(cut.rows), |task| {
@@ -88,7 +81,6 @@ pub fn backward(
 /// The outputs, written row by row from several threads: each example belongs to one block.
 struct Sink {
     gates: SendPtr<f32>,
-    x: Option<SendPtr<f32>>,
     h0: Option<SendPtr<f32>>,
     c0: Option<SendPtr<f32>>,
 }
@@ -118,7 +110,6 @@ struct Running {
 impl Block<'_> {
     fn run(&self, cut: Cut, path: CpuPath) {
         let (seq, h, hp) = (self.seq, self.seq.hidden, self.panels.hidden_padded);
-        // A panel of state columns may end one vector past the padded width.
         let (ldh, ldg) = (row_stride(hp), row_stride(seq.cell.kept() * hp));
         scratch::with_f32(self.rows * (2 * ldh + ldg), |memory| {
             memory.fill(0.0);
@@ -139,7 +130,7 @@ impl Block<'_> {
             let longest = (0..self.rows).map(|r| seq.length(self.first + r)).max().unwrap_or(0);
             for s in (0..longest).rev() {
                 on_path!(path, gate_gradients(block: &Block<'_>, run: &Running, s: usize));
-                cut.each(self.panels.n_input + self.panels.n_hidden, |begin, end| {
+                cut.each(self.panels.n, |begin, end| {
                     on_path!(path, products(block: &Block<'_>, run: &Running, s: usize, begin: usize, end: usize));
                 });
             }
@@ -162,9 +153,6 @@ impl Block<'_> {
                 let (begin, past) = (b * seq.steps + seq.length(b), seq.steps - seq.length(b));
                 let width = seq.cell.kept() * h;
                 std::ptr::write_bytes(self.sink.gates.get().add(begin * width), 0, past * width);
-                if let Some(x) = self.sink.x {
-                    std::ptr::write_bytes(x.get().add(begin * seq.input), 0, past * seq.input);
-                }
             }
         }
     }
@@ -310,7 +298,7 @@ unsafe fn rnn<S: Simd, const TANH: bool>(block: &Block<'_>, run: &Running, at: &
     }
 }
 
-/// `d_x = d_gates · W_ih` and `d_h += d_gates · W_hh` for the panels `begin..end`.
+/// `d_h += d_gates · W_hh` for the panels `begin..end`.
 #[inline(always)]
 unsafe fn products<S: Simd>(block: &Block<'_>, run: &Running, s: usize, begin: usize, end: usize) {
     let step = Products { block, run, s };
@@ -329,32 +317,22 @@ struct Products<'a> {
 #[inline(always)]
 unsafe fn product<S: Simd, const MR: usize>(step: &Products<'_>, p: usize, row: usize) {
     let Products { block, run, s } = *step;
-    let (seq, panels) = (block.seq, &block.panels);
-    // SAFETY: rows `row..row + MR` and panel `p` exist; the writes stay inside the columns that are left.
+    let panels = &block.panels;
+    // SAFETY: rows `row..row + MR` and panel `p` exist; the writes stay inside the padded columns.
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; MR];
-        let a = run.gates.get().add(row * run.ldg + panels.window(p));
+        let a = run.gates.get().add(row * run.ldg + panels.window);
         let w = block.packed.as_ptr().add(p * panels.panel_len);
         accumulate::<S, MR, 2>(&mut acc, a, run.ldg, panels.k, w);
         for r in 0..MR {
-            let b = block.first + row + r;
-            if s >= seq.length(b) {
+            if s >= block.seq.length(block.first + row + r) {
                 continue;
             }
             for v in 0..2 {
-                if p < panels.n_input {
-                    let column = (2 * p + v) * S::LANES;
-                    if column < seq.input {
-                        let x = block.sink.x.expect("input panels without d_x: bug");
-                        let to = x.get().add(seq.row(b, s) * seq.input + column);
-                        store::<S>(to, acc[r][v], S::LANES.min(seq.input - column));
-                    }
-                } else {
-                    let column = (2 * (p - panels.n_input) + v) * S::LANES;
-                    if column < panels.hidden_padded {
-                        let to = run.h.get().add((row + r) * run.ldh + column);
-                        S::store(to, S::add(S::load(to), acc[r][v]));
-                    }
+                let column = (2 * p + v) * S::LANES;
+                if column < panels.hidden_padded {
+                    let to = run.h.get().add((row + r) * run.ldh + column);
+                    S::store(to, S::add(S::load(to), acc[r][v]));
                 }
             }
         }

@@ -280,7 +280,7 @@ struct Step<'a> {
     ldc: usize,
     gates: SendPtr<f32>,
     ldg: usize,
-    lengths: Option<&'a [usize]>,
+    lengths: Option<&'a [u32]>,
     s: usize,
 }
 
@@ -291,7 +291,7 @@ impl Step<'_> {
     #[inline(always)]
     fn active(&self, row: usize) -> bool {
         match self.lengths {
-            Some(lengths) => self.s < lengths[row],
+            Some(lengths) => self.s < lengths[row] as usize,
             None => true,
         }
     }

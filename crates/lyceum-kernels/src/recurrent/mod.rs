@@ -10,21 +10,21 @@
 //! An example's length cuts it as PyTorch's packed sequences do: later steps give zeros, leave the state
 //! alone and get zero gradients; the reverse direction starts at the example's own end.
 //!
-//! Reading order: [`forward()`], [`backward()`], [`weight_gradient`]; `pack` and `tile` below them. The module
+//! Reading order: [`forward()`], [`backward()`], [`input_gradient`] and [`weight_gradient`]; `pack` and `tile` below them. The module
 //! does not know stacks of layers, directions put together, or dropout: its callers do.
 
 mod backward;
 mod forward;
+mod gradients;
 mod pack;
 #[cfg(test)]
 mod tests;
 mod tile;
-mod weights;
 
-pub use backward::{InputGradients, OutputGradients, backward};
+pub use backward::{OutputGradients, StateGradients, backward};
 pub use forward::{Outputs, Params, forward};
+pub use gradients::{Side, bias_gradient, bias_sums, input_gradient, weight_gradient};
 pub use pack::PackedCell;
-pub use weights::{Side, bias_gradient, bias_sums, weight_gradient};
 
 use crate::{cpu::CpuPath, pool};
 
@@ -88,7 +88,7 @@ pub struct Sequence<'a> {
     /// `H`
     pub hidden: usize,
     /// `[B]`, each at most `T`; without it all are `T` long.
-    pub lengths: Option<&'a [usize]>,
+    pub lengths: Option<&'a [u32]>,
 }
 
 /// The weights of one layer in one direction, PyTorch's layout.
@@ -134,7 +134,7 @@ pub struct Kept<'a> {
 
 impl Sequence<'_> {
     fn length(&self, example: usize) -> usize {
-        self.lengths.map_or(self.steps, |l| l[example])
+        self.lengths.map_or(self.steps, |l| l[example] as usize)
     }
 
     /// The row of `[B·T, …]` that `example` is at in its step `s` (`s < length`).
@@ -149,7 +149,7 @@ impl Sequence<'_> {
     fn check(&self) {
         let Some(lengths) = self.lengths else { return };
         assert_eq!(lengths.len(), self.batch, "recurrent: one length for each example");
-        assert!(lengths.iter().all(|&l| l <= self.steps), "recurrent: a length is beyond the steps");
+        assert!(lengths.iter().all(|&l| l as usize <= self.steps), "recurrent: a length is beyond the steps");
     }
 
     fn check_weights(&self, weights: &CellWeights<'_>) {

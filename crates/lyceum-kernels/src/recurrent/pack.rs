@@ -1,9 +1,9 @@
 //! Weights in the order in which the tiles read them.
 //!
 //! ```text
-//! forward: one panel per group of hidden units          backward: one panel per 2 vectors of columns
-//!   4 vectors of biases                                    K rows (gate, unit) of 2 vectors, where the
-//!   F + H rows (inputs, then states) of NV vectors         columns are inputs, then states
+//! forward: one panel per group of hidden units          backward: one panel per 2 vectors of units
+//!   4 vectors of biases                                    G·H rows (gate, unit) of 2 vectors
+//!   F + H rows (inputs, then states) of NV vectors
 //! ```
 //! LSTM and GRU: a panel is one vector of units, its vectors are the gates. RNN: a panel is four vectors of
 //! units. Units past `H` are zeros.
@@ -112,67 +112,46 @@ impl ForwardPanels {
     }
 }
 
-/// The geometry of the backward panels: `[d_x | d_h] = d_gates · [W_ih | W_hh]`.
+/// The geometry of the backward panels: `d_h = d_gates · W_hh`.
 #[derive(Clone, Copy)]
 pub(super) struct BackwardPanels {
-    cell: Cell,
-    input: usize,
     hidden: usize,
+    /// `H` rounded up to whole vectors.
     pub(super) hidden_padded: usize,
     width: usize,
-    /// Panels of input columns (none when input gradients are not wanted), then of state columns.
-    pub(super) n_input: usize,
-    pub(super) n_hidden: usize,
+    pub(super) n: usize,
     pub(super) k: usize,
     pub(super) panel_len: usize,
+    /// Where the gates of `W_hh` begin among the `K` gradients of a row.
+    pub(super) window: usize,
 }
 
 impl BackwardPanels {
-    pub(super) fn new(cell: Cell, input: usize, hidden: usize, path: CpuPath, with_input: bool) -> Self {
+    pub(super) fn new(cell: Cell, hidden: usize, path: CpuPath) -> Self {
         let lanes = lanes(path);
         let width = 2 * lanes;
         let hidden_padded = hidden.next_multiple_of(lanes);
         let k = cell.gates() * hidden_padded;
-        let n_input = if with_input { input.div_ceil(width) } else { 0 };
-        let n_hidden = hidden.div_ceil(width);
-        BackwardPanels {
-            cell,
-            input,
-            hidden,
-            hidden_padded,
-            width,
-            n_input,
-            n_hidden,
-            k,
-            panel_len: k * width,
-        }
+        // GRU's gradients lie as `n r z hn`.
+        let window = if cell == Cell::Gru { hidden_padded } else { 0 };
+        let n = hidden.div_ceil(width);
+        BackwardPanels { hidden, hidden_padded, width, n, k, panel_len: k * width, window }
     }
 
     pub(super) fn len(&self) -> usize {
-        (self.n_input + self.n_hidden) * self.panel_len
+        self.n * self.panel_len
     }
 
-    /// Where the gates that make `d_x` and `d_h` begin among the `K` gradients of a row.
-    pub(super) fn window(&self, panel: usize) -> usize {
-        // GRU's gradients lie as `n r z hn`, so that both products read three neighbouring gates.
-        if self.cell == Cell::Gru && panel >= self.n_input { self.hidden_padded } else { 0 }
-    }
-
-    pub(super) fn pack(&self, weights: &CellWeights<'_>, data: &mut [f32]) {
+    pub(super) fn pack(&self, w_hh: &[f32], data: &mut [f32]) {
         for_each_chunk(&mut data[..self.len()], self.panel_len, |p, panel| {
-            let (matrix, columns, first, order) = if p < self.n_input {
-                let order = if self.cell == Cell::Gru { [2, 0, 1, 3] } else { [0, 1, 2, 3] };
-                (weights.w_ih, self.input, p * self.width, order)
-            } else {
-                (weights.w_hh, self.hidden, (p - self.n_input) * self.width, [0, 1, 2, 3])
-            };
-            let n = self.width.min(columns - first);
+            let first = p * self.width;
+            let n = self.width.min(self.hidden - first);
             for (k, row) in panel.chunks_exact_mut(self.width).enumerate() {
-                let (gate, unit) = (order[k / self.hidden_padded], k % self.hidden_padded);
+                let (gate, unit) = (k / self.hidden_padded, k % self.hidden_padded);
                 row.fill(0.0);
                 if unit < self.hidden {
-                    let from = (gate * self.hidden + unit) * columns + first;
-                    row[..n].copy_from_slice(&matrix[from..from + n]);
+                    let from = (gate * self.hidden + unit) * self.hidden + first;
+                    row[..n].copy_from_slice(&w_hh[from..from + n]);
                 }
             }
         });

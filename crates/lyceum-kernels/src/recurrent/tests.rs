@@ -14,7 +14,7 @@ struct Case {
     cell: Cell,
     direction: Direction,
     dims: [usize; 4],
-    lengths: Option<Vec<usize>>,
+    lengths: Option<Vec<u32>>,
     w_ih: Vec<f32>,
     w_hh: Vec<f32>,
     b_ih: Vec<f32>,
@@ -25,7 +25,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(cell: Cell, direction: Direction, dims: [usize; 4], lengths: Option<Vec<usize>>) -> Case {
+    fn new(cell: Cell, direction: Direction, dims: [usize; 4], lengths: Option<Vec<u32>>) -> Case {
         let [b, t, f, h] = dims;
         let g = cell.gates() * h;
         let some = |n, seed| numbers(n, seed).into_iter().map(|x| x * 0.6).collect::<Vec<_>>();
@@ -97,7 +97,7 @@ fn twin(case: &Case, p: &Numbers) -> [Vec<f64>; 3] {
     let mut out = vec![0.0; b * t * h];
     let (mut hs, mut cs) = (p[5].clone(), p[6].clone());
     for e in 0..b {
-        let length = case.lengths.as_ref().map_or(t, |l| l[e]);
+        let length = case.lengths.as_ref().map_or(t, |l| l[e] as usize);
         for s in 0..length {
             let pos = if case.direction == Direction::Forward { s } else { length - 1 - s };
             let x = &p[4][(e * t + pos) * f..][..f];
@@ -203,13 +203,9 @@ fn gradients_agree_with_finite_differences_on_every_path() {
             let kept = Kept { gates: &run.gates, c: &run.c, h_prev: &run.h_prev };
             let from =
                 OutputGradients { out: Some(&d[0]), h_n: Some(&d[1]), c_n: memory.then_some(&d[2][..]) };
-            let to = InputGradients {
-                gates: &mut gates,
-                x: Some(&mut x),
-                h0: Some(&mut h0),
-                c0: memory.then_some(&mut c0[..]),
-            };
-            backward(&seq, &case.weights(), kept, case.state(), from, to);
+            let to = StateGradients { h0: Some(&mut h0), c0: memory.then_some(&mut c0[..]) };
+            backward(&seq, &case.weights(), kept, case.state(), from, &mut gates, to);
+            input_gradient(&seq, &case.w_ih, &gates, &mut x, Write::Overwrite, Precision::F32);
             let mut w = [&case.w_ih, &case.w_hh, &case.b_ih, &case.b_hh].map(|v| vec![0.5; v.len()]);
             let [w_ih, w_hh, b_ih, b_hh] = &mut w;
             let right = [(Side::Input, &case.x, w_ih), (Side::State, &run.h_prev, w_hh)];
@@ -265,7 +261,7 @@ fn an_example_has_the_same_bits_alone_and_in_any_batch() {
         each_path(|| {
             let whole = case.run();
             for e in [0, 1, 50, 99, 100] {
-                let mut alone = Case::new(cell, case.direction, [1, t, f, h], Some(vec![e % 6]));
+                let mut alone = Case::new(cell, case.direction, [1, t, f, h], Some(vec![e as u32 % 6]));
                 alone.x = case.x[e * t * f..][..t * f].to_vec();
                 alone.h0 = case.h0[e * h..][..h].to_vec();
                 if cell.has_memory() {

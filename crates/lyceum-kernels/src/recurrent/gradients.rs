@@ -1,4 +1,4 @@
-//! The gradients of the weights: one product over all rows of all steps.
+//! The gradients of inputs and weights from those of the gates: one product over all rows of all steps.
 //!
 //! `d_gates` `[B, T, K·H]` is what [`super::backward()`] wrote. GRU's lie as `n r z hn`: the weights of the
 //! input want `r z n`, those of the state `r z hn`.
@@ -14,6 +14,39 @@ pub enum Side {
     Input,
     /// `w_hh`, `b_hh`
     State,
+}
+
+/// `d_x` `[B, T, F]`, from `w_ih` `[G·H, F]`.
+///
+/// # Panics
+/// When a shape is not as written.
+pub fn input_gradient(
+    seq: &Sequence<'_>,
+    w_ih: &[f32],
+    d_gates: &[f32],
+    out: &mut [f32],
+    write: Write,
+    precision: Precision,
+) {
+    let (rows, f, h) = (seq.batch * seq.steps, seq.input, seq.hidden);
+    let width = seq.cell.kept() * h;
+    assert_eq!(d_gates.len(), rows * width, "recurrent input gradient: d_gates is [B, T, K·H]");
+    assert_eq!(w_ih.len(), seq.cell.gates() * h * f, "recurrent input gradient: w_ih is [G·H, F]");
+    assert_eq!(out.len(), rows * f, "recurrent input gradient: d_x is [B, T, F]");
+    if rows == 0 {
+        return;
+    }
+    let mut product = |first: usize, n: usize, w: &[f32], write: Write| {
+        let left = Mat::with_stride(&d_gates[first..], rows, n, width);
+        matmul(left, Mat::new(w, n, f), out, write, Epilogue::default(), precision);
+    };
+    if seq.cell == Cell::Gru {
+        let (reset_update, new) = w_ih.split_at(2 * h * f);
+        product(h, 2 * h, reset_update, write);
+        product(0, h, new, Write::Add);
+    } else {
+        product(0, width, w_ih, write);
+    }
 }
 
 /// `d_w_ih` `[G·H, F]` from `right = x` `[B, T, F]`, or `d_w_hh` `[G·H, H]` from `right = h_prev`
@@ -63,7 +96,7 @@ pub fn bias_sums(seq: &Sequence<'_>, d_gates: &[f32], sums: &mut [f32]) {
 /// `d_b_ih` or `d_b_hh` `[G·H]`.
 pub fn bias_gradient(seq: &Sequence<'_>, side: Side, sums: &[f32], out: &mut [f32], write: Write) {
     let h = seq.hidden;
-    let mut put = |out: &mut [f32], from: &[f32]| match write {
+    let put = |out: &mut [f32], from: &[f32]| match write {
         Write::Overwrite => out.copy_from_slice(from),
         Write::Add => add_into(out, from),
     };
