@@ -38,10 +38,19 @@ pub(super) struct Target {
     pub dest_plane: usize,
 }
 
-/// Rows of a tile: as many as registers allow, fewer for a product of few rows.
+/// Rows of a tile for a product of `m` rows: what registers allow, where that pads least.
 pub(super) fn rows_per_tile(path: CpuPath, m: usize) -> usize {
-    let most = if path == CpuPath::Avx512 { 8 } else { 4 };
-    m.next_power_of_two().min(most)
+    if path == CpuPath::Avx512 {
+        return m.next_power_of_two().min(8);
+    }
+    if m <= 6 {
+        return m;
+    }
+    // Cost of a tile in tenths of a row: few sums wait a little for their own additions.
+    [(6, 60), (5, 51), (4, 43)]
+        .into_iter()
+        .min_by_key(|(mr, cost)| m.div_ceil(*mr) * cost)
+        .map_or(6, |(mr, _)| mr)
 }
 
 /// Packs `value(m, k)` into tiles; rows past `m` are zeros.
@@ -98,13 +107,27 @@ unsafe fn run_on<S: Simd>(
     rows: Range<usize>,
     out: *mut f32,
 ) {
+    // Rows and vectors of a tile: sums, one operand and a broadcast fill the 16 or 32 registers.
     // SAFETY: passed on.
     unsafe {
-        match product.mr {
-            1 => run_rows::<S, 1>(product, target, epilogue, rows, out),
-            2 => run_rows::<S, 2>(product, target, epilogue, rows, out),
-            4 => run_rows::<S, 4>(product, target, epilogue, rows, out),
-            _ => run_rows::<S, 8>(product, target, epilogue, rows, out),
+        if S::LANES == 16 {
+            match product.mr {
+                1 => run_rows::<S, 1, 4>(product, target, epilogue, rows, out),
+                2 => run_rows::<S, 2, 4>(product, target, epilogue, rows, out),
+                4 => run_rows::<S, 4, 4>(product, target, epilogue, rows, out),
+                8 => run_rows::<S, 8, 3>(product, target, epilogue, rows, out),
+                mr => unreachable!("no tile of {mr} rows: bug"),
+            }
+        } else {
+            match product.mr {
+                1 => run_rows::<S, 1, 4>(product, target, epilogue, rows, out),
+                2 => run_rows::<S, 2, 4>(product, target, epilogue, rows, out),
+                3 => run_rows::<S, 3, 3>(product, target, epilogue, rows, out),
+                4 => run_rows::<S, 4, 2>(product, target, epilogue, rows, out),
+                5 => run_rows::<S, 5, 2>(product, target, epilogue, rows, out),
+                6 => run_rows::<S, 6, 2>(product, target, epilogue, rows, out),
+                mr => unreachable!("no tile of {mr} rows: bug"),
+            }
         }
     }
 }
@@ -112,7 +135,7 @@ unsafe fn run_on<S: Simd>(
 /// # Safety
 /// As [`run`].
 #[inline(always)]
-unsafe fn run_rows<S: Simd, const MR: usize>(
+unsafe fn run_rows<S: Simd, const MR: usize, const NV: usize>(
     product: &Product<'_>,
     target: &Target,
     epilogue: Epilogue,
@@ -122,17 +145,17 @@ unsafe fn run_rows<S: Simd, const MR: usize>(
     let cuts = Cuts::new(target, S::LANES);
     let mut v = 0;
     while v < cuts.n {
-        // Four left are two and two: one vector alone has too few independent sums.
-        let nv = match cuts.n - v {
-            4 => 2,
-            left => left.min(3),
-        };
+        let nv = NV.min(cuts.n - v);
         // SAFETY: passed on.
         unsafe {
-            match nv {
-                1 => panel::<S, MR, 1>(product, target, &cuts, v, epilogue, rows.clone(), out),
-                2 => panel::<S, MR, 2>(product, target, &cuts, v, epilogue, rows.clone(), out),
-                _ => panel::<S, MR, 3>(product, target, &cuts, v, epilogue, rows.clone(), out),
+            if nv == NV {
+                panel::<S, MR, NV>(product, target, &cuts, v, epilogue, rows.clone(), out);
+            } else if nv == 3 {
+                panel::<S, MR, 3>(product, target, &cuts, v, epilogue, rows.clone(), out);
+            } else if nv == 2 {
+                panel::<S, MR, 2>(product, target, &cuts, v, epilogue, rows.clone(), out);
+            } else {
+                panel::<S, MR, 1>(product, target, &cuts, v, epilogue, rows.clone(), out);
             }
         }
         v += nv;
