@@ -3,6 +3,8 @@
 //! These types are the parsed form, in which every optional key that has a default has its value. [`parse`]
 //! turns TOML or JSON into them, with every unknown key, wrong type and contradiction reported at its place.
 
+pub mod parse;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -71,8 +73,7 @@ pub enum InputSpec {
     /// `shape` is `[channels, height, width]`; `scale` divides (None: 255 for image files and idx, 1 else).
     Image { shape: Option<[usize; 3]>, scale: Option<f64> },
     Text { max_tokens: Option<usize> },
-    /// Log-mel features of wav files at `sample_rate`; a file of another rate is an error unless
-    /// `resample`; clips are padded or cut to `seconds` (a longer clip is an error unless `truncate`).
+    /// Log-mel features of wav files at `sample_rate`; a file of another rate is an error; clips are padded or cut to `seconds` (a longer clip is an error unless `truncate`).
     Audio { sample_rate: u32, n_mels: usize, window_ms: f64, hop_ms: f64, seconds: f64, truncate: bool },
     /// `channels` numbers a step.
     Series { channels: usize },
@@ -174,7 +175,8 @@ pub struct ConvSpec {
     pub channels: usize,
     pub kernel: usize,
     pub stride: usize,
-    /// None: `(kernel - 1) * dilation / 2` on both sides ("same" for odd kernels).
+    /// `Some(0)` when the key is unset, as in PyTorch; none is `padding = "same"`:
+    /// `(kernel - 1) * dilation / 2` on both sides of an odd kernel.
     pub padding: Option<usize>,
     pub dilation: usize,
     pub groups: usize,
