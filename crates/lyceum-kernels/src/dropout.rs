@@ -6,6 +6,7 @@
 //! y_i = x_i / (1 - p)  if hash(seed, stream, i) ≥ p · 2³²,   else 0
 //! ```
 
+use crate::elementwise::Write;
 use crate::simd::{Simd, on_path};
 use crate::{cpu, pool};
 
@@ -57,8 +58,11 @@ pub fn dropout(x: &[f32], mask: Dropout, out: &mut [f32]) {
     });
 }
 
-/// `dx_i += dy_i · factor_i`.
-pub fn dropout_backward(dy: &[f32], mask: Dropout, dx: &mut [f32]) {
+/// `dx_i = dy_i · factor_i`, or added to what is there.
+pub fn dropout_backward(dy: &[f32], mask: Dropout, dx: &mut [f32], write: Write) {
+    if write == Write::Overwrite {
+        return dropout(dy, mask, dx);
+    }
     assert_eq!(dy.len(), dx.len(), "dropout backward: lengths");
     mask.threshold();
     let path = cpu::path();
@@ -150,7 +154,7 @@ mod tests {
             assert_eq!(mask(0.3, 11, 5, n), want);
             let dy = numbers(n, 1);
             let mut dx = vec![0.0; n];
-            dropout_backward(&dy, Dropout { p: 0.3, seed: 11, stream: 5 }, &mut dx);
+            dropout_backward(&dy, Dropout { p: 0.3, seed: 11, stream: 5 }, &mut dx, Write::Add);
             assert!((0..n).all(|i| dx[i] == dy[i] * want[i]));
         });
     }

@@ -1,5 +1,6 @@
 //! Rows of a table by number, and the way back.
 
+use crate::elementwise::Write;
 use crate::pool::parallel_for;
 use crate::row::{Parts, parallel_rows};
 
@@ -20,13 +21,24 @@ pub fn gather(table: &[f32], cols: usize, ids: &[u32], out: &mut [f32]) {
 }
 
 /// `dtable[ids[r]] += row_weights[r] · dout[r]`, each table row summing its rows in their order whatever the
-/// number of threads: a task owns columns, not rows. Without weights every row weighs 1.
+/// number of threads: a task owns columns, not rows. Without weights every row weighs 1; `Overwrite` clears the
+/// table first.
 ///
 /// # Panics
 /// When an id is not in `0..n`.
-pub fn scatter_add(dout: &[f32], cols: usize, ids: &[u32], row_weights: Option<&[f32]>, dtable: &mut [f32]) {
+pub fn scatter_add(
+    dout: &[f32],
+    cols: usize,
+    ids: &[u32],
+    row_weights: Option<&[f32]>,
+    dtable: &mut [f32],
+    write: Write,
+) {
     check(dtable.len(), cols, ids, dout.len());
     assert!(row_weights.is_none_or(|w| w.len() == ids.len()), "embedding: row weights");
+    if write == Write::Overwrite {
+        dtable.fill(0.0);
+    }
     let dtable = Parts::new(dtable);
     // Whole cache lines per task, so that two tasks rarely share one.
     const COLS: usize = 32;
@@ -70,8 +82,8 @@ mod tests {
                 }
                 let (dout, weights) = (numbers(rows * cols, 2), numbers(rows, 3));
                 let (mut plain, mut weighted) = (vec![1.0; n * cols], vec![1.0; n * cols]);
-                scatter_add(&dout, cols, &ids, None, &mut plain);
-                scatter_add(&dout, cols, &ids, Some(&weights), &mut weighted);
+                scatter_add(&dout, cols, &ids, None, &mut plain, Write::Add);
+                scatter_add(&dout, cols, &ids, Some(&weights), &mut weighted, Write::Add);
                 let (mut want, mut want_weighted) = (vec![1.0; n * cols], vec![1.0f64; n * cols]);
                 for (r, &id) in ids.iter().enumerate() {
                     for c in 0..cols {
@@ -80,7 +92,10 @@ mod tests {
                         want_weighted[id as usize * cols + c] += d * weights[r] as f64;
                     }
                 }
+                let mut replaced = vec![f32::NAN; n * cols];
+                scatter_add(&dout, cols, &ids, None, &mut replaced, Write::Overwrite);
                 for i in 0..n * cols {
+                    close(replaced[i], want[i] - 1.0, 2e-5);
                     close(plain[i], want[i], 2e-5);
                     close(weighted[i], want_weighted[i], 2e-5);
                 }

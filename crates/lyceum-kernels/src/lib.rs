@@ -27,6 +27,7 @@ pub mod conv;
 pub mod elementwise;
 pub mod matmul;
 pub mod optim;
+pub mod attention;
 pub mod dropout;
 pub mod embedding;
 pub mod norm;

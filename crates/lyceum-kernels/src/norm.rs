@@ -4,11 +4,13 @@
 //! x̂ = (x - mean) · rstd,   rstd = 1 / √(var + ε)         layer norm: y = x̂ ∘ w + b
 //! x̂ = x · rstd,            rstd = 1 / √(mean(x²) + ε)    RMS norm:   y = x̂ ∘ w
 //! ```
-//! Matrices are row-major `[rows, cols]`; gradients are **added** to what is there. Weight gradients are
-//! summed over rows in their order, each task owning columns, so that threads never change a bit.
+//! Matrices are row-major `[rows, cols]`; gradients overwrite or are added to what is there, as
+//! [`Write`] says. Weight gradients are summed over rows in their order, each task owning columns, so that
+//! threads never change a bit.
 
+use crate::elementwise::Write;
 use crate::pool::parallel_for;
-use crate::row::{Parts, load, load_or, parallel_rows, store, sum};
+use crate::row::{Parts, before, load, load_or, parallel_rows, store, sum};
 use crate::simd::{Simd, on_path};
 use crate::{cpu, pool};
 
@@ -63,8 +65,8 @@ pub struct Normed<'a> {
     pub rstd: &'a [f32],
 }
 
-/// `dx += rstd · (g - mean(g) - x̂ · mean(g ∘ x̂))` with `g = dy ∘ weight`; RMS norm has no `mean(g)` term.
-pub fn norm_backward(normed: Normed<'_>, weight: &[f32], dy: &[f32], dx: &mut [f32]) {
+/// `dx = rstd · (g - mean(g) - x̂ · mean(g ∘ x̂))` with `g = dy ∘ weight`; RMS norm has no `mean(g)` term.
+pub fn norm_backward(normed: Normed<'_>, weight: &[f32], dy: &[f32], dx: &mut [f32], write: Write) {
     let Normed { x, cols, mean, rstd } = normed;
     let rows = check(x.len(), cols, weight, None);
     assert_eq!((dy.len(), dx.len(), rstd.len()), (x.len(), x.len(), rows), "norm backward: lengths");
@@ -75,12 +77,12 @@ pub fn norm_backward(normed: Normed<'_>, weight: &[f32], dy: &[f32], dx: &mut [f
         for (r, dx) in (i * chunk / cols..).zip(dx.chunks_exact_mut(cols)) {
             let (x, dy) = (&x[r * cols..(r + 1) * cols], &dy[r * cols..(r + 1) * cols]);
             let (mean, rstd) = (mean.map(|m| m[r]), rstd[r]);
-            on_path!(path, row_backward(x: &[f32], mean: Option<f32>, rstd: f32, weight: &[f32], dy: &[f32], dx: &mut [f32]));
+            on_path!(path, row_backward(x: &[f32], mean: Option<f32>, rstd: f32, weight: &[f32], dy: &[f32], dx: &mut [f32], write: Write));
         }
     });
 }
 
-/// `dweight += Σ_r row_weights[r] · dy[r] ∘ x̂[r]` and `dbias += Σ_r row_weights[r] · dy[r]`. Without row
+/// `dweight = Σ_r row_weights[r] · dy[r] ∘ x̂[r]` and `dbias = Σ_r row_weights[r] · dy[r]`. Without row
 /// weights every row weighs 1.
 pub fn norm_backward_weights(
     normed: Normed<'_>,
@@ -88,6 +90,7 @@ pub fn norm_backward_weights(
     row_weights: Option<&[f32]>,
     dweight: &mut [f32],
     dbias: Option<&mut [f32]>,
+    write: Write,
 ) {
     let Normed { x, cols, mean, rstd } = normed;
     let rows = check(x.len(), cols, dweight, dbias.as_deref());
@@ -102,7 +105,7 @@ pub fn norm_backward_weights(
         let (c, n) = (task * COLS, COLS.min(cols - task * COLS));
         // SAFETY: these columns belong to this task.
         let (dw, db) = unsafe { (dweight.part(c, n), dbias.as_ref().map(|b| b.part(c, n))) };
-        on_path!(path, columns_backward(normed: Normed<'_>, dy: &[f32], row_weights: Option<&[f32]>, c: usize, dw: &mut [f32], db: Option<&mut [f32]>));
+        on_path!(path, columns_backward(normed: Normed<'_>, dy: &[f32], row_weights: Option<&[f32]>, c: usize, dw: &mut [f32], db: Option<&mut [f32]>, write: Write));
     });
 }
 
@@ -193,6 +196,7 @@ unsafe fn row_backward<S: Simd>(
     weight: &[f32],
     dy: &[f32],
     dx: &mut [f32],
+    write: Write,
 ) {
     // SAFETY: `on_path!` has the path; all rows have the length of `x`.
     unsafe {
@@ -216,7 +220,7 @@ unsafe fn row_backward<S: Simd>(
             let g = S::mul(load::<S>(dy.as_ptr().add(i), n), load::<S>(weight.as_ptr().add(i), n));
             let hat = S::mul(S::sub(load::<S>(x.as_ptr().add(i), n), m), s);
             let d = S::sub(S::sub(g, g_mean), S::mul(hat, gx_mean));
-            store::<S>(p, S::fma(d, s, load::<S>(p, n)), n);
+            store::<S>(p, S::fma(d, s, before::<S>(p, n, write)), n);
             i += S::LANES;
         }
     }
@@ -231,6 +235,7 @@ unsafe fn columns_backward<S: Simd>(
     c: usize,
     dw: &mut [f32],
     mut db: Option<&mut [f32]>,
+    write: Write,
 ) {
     let Normed { x, cols, mean, rstd } = normed;
     // SAFETY: `on_path!` has the path; columns `c + i..` of every row are inside `x` and `dy`.
@@ -251,10 +256,10 @@ unsafe fn columns_backward<S: Simd>(
                 b_sum = S::add(b_sum, d);
             }
             let p = dw.as_mut_ptr().add(i);
-            store::<S>(p, S::add(load::<S>(p, n), w_sum), n);
+            store::<S>(p, S::add(before::<S>(p, n, write), w_sum), n);
             if let Some(db) = db.as_deref_mut() {
                 let p = db.as_mut_ptr().add(i);
-                store::<S>(p, S::add(load::<S>(p, n), b_sum), n);
+                store::<S>(p, S::add(before::<S>(p, n, write), b_sum), n);
             }
             i += S::LANES;
         }
@@ -314,8 +319,13 @@ mod tests {
                     let normed =
                         Normed { x: &x, cols, mean: if center { Some(&mean) } else { None }, rstd: &rstd };
                     let (mut dx, mut dw, mut db) = (vec![1.0; x.len()], vec![1.0; cols], vec![1.0; cols]);
-                    norm_backward(normed, &w, &dy, &mut dx);
-                    norm_backward_weights(normed, &dy, Some(&rw), &mut dw, Some(&mut db));
+                    norm_backward(normed, &w, &dy, &mut dx, Write::Add);
+                    norm_backward_weights(normed, &dy, Some(&rw), &mut dw, Some(&mut db), Write::Add);
+                    let (mut rx, mut rw2) = (vec![f32::NAN; x.len()], vec![f32::NAN; cols]);
+                    norm_backward(normed, &w, &dy, &mut rx, Write::Overwrite);
+                    norm_backward_weights(normed, &dy, Some(&rw), &mut rw2, None, Write::Overwrite);
+                    (0..x.len()).for_each(|i| close(rx[i] + 1.0, dx[i] as f64, 1e-5));
+                    (0..cols).for_each(|c| close(rw2[c] + 1.0, dw[c] as f64, 1e-5));
                     let want = twin(&x, cols, &w, &b, &dy, &rw, center);
                     // A single centred column has variance 0: its rstd of 316 magnifies rounding.
                     let tolerance = if cols == 1 { 1e-3 } else { 2e-5 };
@@ -342,7 +352,7 @@ mod tests {
             let weights = |row_weights: Option<&[f32]>| {
                 let normed = Normed { x: &x, cols: 20, mean: Some(&mean), rstd: &rstd };
                 let mut dw = vec![0.0; 20];
-                norm_backward_weights(normed, &dy, row_weights, &mut dw, None);
+                norm_backward_weights(normed, &dy, row_weights, &mut dw, None, Write::Add);
                 dw
             };
             assert_eq!(weights(None), weights(Some(&[1.0; 7])));

@@ -3,6 +3,7 @@
 //! A head's vector of `D` floats is `D / 2` pairs `(x_i, x_{i + D/2})`, and position `t` turns pair `i` by the
 //! angle `t · θ^(-2i / D)`. The gradient turns back.
 
+use crate::elementwise::Write;
 use crate::row::{Parts, parallel_rows};
 
 /// Where the heads to turn lie: row `r` begins at `r * stride` and its heads follow one another.
@@ -29,10 +30,11 @@ pub fn rope_table(theta: f64, head_size: usize, cos: &mut [f32], sin: &mut [f32]
 
 /// `out[r] = rotation(positions[r]) · x[r]`; only the floats of the heads are written.
 pub fn rope(x: &[f32], shape: RopeShape, positions: &[u32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-    turn::<false>(x, shape, positions, cos, sin, out);
+    turn::<false>(x, shape, positions, cos, sin, out, Write::Overwrite);
 }
 
-/// `dx[r] += rotation(-positions[r]) · dy[r]`; only the floats of the heads are touched.
+/// `dx[r] = rotation(-positions[r]) · dy[r]`, or added to what is there; only the floats of the heads are
+/// touched.
 pub fn rope_backward(
     dy: &[f32],
     shape: RopeShape,
@@ -40,8 +42,9 @@ pub fn rope_backward(
     cos: &[f32],
     sin: &[f32],
     dx: &mut [f32],
+    write: Write,
 ) {
-    turn::<true>(dy, shape, positions, cos, sin, dx);
+    turn::<true>(dy, shape, positions, cos, sin, dx, write);
 }
 
 fn turn<const BACK: bool>(
@@ -51,6 +54,7 @@ fn turn<const BACK: bool>(
     cos: &[f32],
     sin: &[f32],
     to: &mut [f32],
+    write: Write,
 ) {
     let RopeShape { heads, head_size, stride } = shape;
     let (half, width, rows) = (head_size / 2, heads * head_size, positions.len());
@@ -76,7 +80,7 @@ fn turn<const BACK: bool>(
                 for i in 0..half {
                     let (c, s) = (cos[i], if BACK { -sin[i] } else { sin[i] });
                     let (a, b) = (x1[i] * c - x2[i] * s, x2[i] * c + x1[i] * s);
-                    if BACK {
+                    if write == Write::Add {
                         y1[i] += a;
                         y2[i] += b;
                     } else {
@@ -105,7 +109,7 @@ mod tests {
             let mut y = vec![9.0; x.len()];
             rope(&x, shape, &positions, &cos, &sin, &mut y);
             let mut back = vec![1.0; x.len()];
-            rope_backward(&y, shape, &positions, &cos, &sin, &mut back);
+            rope_backward(&y, shape, &positions, &cos, &sin, &mut back, Write::Add);
             for r in 0..rows {
                 for h in 0..heads {
                     for i in 0..half {

@@ -1,5 +1,6 @@
 //! What row-wise kernels share: cutting rows into tasks, loading tails, and sums in one fixed order.
 
+use crate::elementwise::Write;
 use crate::pool::{SendPtr, parallel_for};
 use crate::simd::Simd;
 use std::marker::PhantomData;
@@ -37,10 +38,20 @@ impl<'a, T: Send> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.base.get().add(start), len) }
     }
 
-    /// A pointer to element `start`; what is written through it may not overlap other parts.
+    /// The length of the whole slice.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// A pointer to element `start`, valid inside the slice; what is written through it may not overlap
+    /// other parts.
     pub(crate) fn pointer(&self, start: usize) -> *mut T {
-        assert!(start <= self.len, "pointer to {start} of {}: bug", self.len);
         self.base.get().wrapping_add(start)
+    }
+
+    /// The same slice, for tasks that take their parts by another rule; the parts stay disjoint over both.
+    pub(crate) fn again(&self) -> Parts<'a, T> {
+        Parts { base: SendPtr(self.base.get()), len: self.len, slice: PhantomData }
     }
 }
 
@@ -82,6 +93,21 @@ pub(crate) unsafe fn load_or<S: Simd>(p: *const f32, n: usize, fill: f32) -> S::
 pub(crate) unsafe fn store<S: Simd>(p: *mut f32, v: S::V, n: usize) {
     // SAFETY: the caller's.
     unsafe { if n >= S::LANES { S::store(p, v) } else { S::store_part(p, v, n) } }
+}
+
+/// What a kernel adds its gradient to: what is there, or zero.
+///
+/// # Safety
+/// The processor has the path `S`; `min(n, LANES)` floats are readable.
+#[inline(always)]
+pub(crate) unsafe fn before<S: Simd>(p: *const f32, n: usize, write: Write) -> S::V {
+    // SAFETY: the caller's.
+    unsafe {
+        match write {
+            Write::Add => load::<S>(p, n),
+            Write::Overwrite => S::zero(),
+        }
+    }
 }
 
 /// The largest of a row, −∞ when it is empty.

@@ -5,9 +5,11 @@
 //! log_softmax(x)_j = x_j - lse,                     lse = m + ln Σ_k exp(x_k - m)
 //! cross_entropy(x, t) = lse - x_t
 //! ```
-//! All matrices are row-major `[rows, cols]` without gaps. Gradients are **added** to what is there.
+//! All matrices are row-major `[rows, cols]` without gaps. Gradients overwrite or
+//! are added to what is there, as [`Write`] says.
 
-use crate::row::{Parts, load, load_or, max, parallel_rows, store};
+use crate::elementwise::Write;
+use crate::row::{Parts, before, load, load_or, max, parallel_rows, store};
 use crate::simd::{Simd, math, on_path};
 use crate::{cpu, pool};
 
@@ -25,14 +27,14 @@ pub fn softmax(x: &[f32], cols: usize, out: &mut [f32]) {
 }
 
 /// `dx += y ∘ (dy - Σ_k dy_k y_k)`, where `y` is softmax's output.
-pub fn softmax_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32]) {
+pub fn softmax_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32], write: Write) {
     let path = cpu::path();
     backward(
         y,
         dy,
         cols,
         dx,
-        |y, dy, dx| on_path!(path, softmax_rows_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32])),
+        |y, dy, dx| on_path!(path, softmax_rows_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32], write: Write)),
     );
 }
 
@@ -47,14 +49,14 @@ pub fn log_softmax(x: &[f32], cols: usize, out: &mut [f32]) {
 }
 
 /// `dx += dy - exp(y) Σ_k dy_k`, where `y` is log-softmax's output.
-pub fn log_softmax_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32]) {
+pub fn log_softmax_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32], write: Write) {
     let path = cpu::path();
     backward(
         y,
         dy,
         cols,
         dx,
-        |y, dy, dx| on_path!(path, log_softmax_rows_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32])),
+        |y, dy, dx| on_path!(path, log_softmax_rows_backward(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32], write: Write)),
     );
 }
 
@@ -90,6 +92,7 @@ pub fn cross_entropy_backward(
     scale: f32,
     row_weights: Option<&[f32]>,
     dlogits: &mut [f32],
+    write: Write,
 ) {
     let rows = check_targets(logits, cols, targets);
     assert_eq!((lse.len(), dlogits.len()), (rows, logits.len()), "cross_entropy_backward: lse and dlogits");
@@ -98,15 +101,18 @@ pub fn cross_entropy_backward(
     let dlogits = Parts::new(dlogits);
     parallel_rows(rows, cols, |range| {
         for r in range {
+            // SAFETY: every row belongs to one task.
+            let dx = unsafe { dlogits.part(r * cols, cols) };
             let t = targets[r];
             if t == IGNORED {
+                if write == Write::Overwrite {
+                    dx.fill(0.0);
+                }
                 continue;
             }
             let weight = scale * row_weights.map_or(1.0, |w| w[r]);
             let (x, lse) = (&logits[r * cols..(r + 1) * cols], lse[r]);
-            // SAFETY: every row belongs to one task.
-            let dx = unsafe { dlogits.part(r * cols, cols) };
-            on_path!(path, cross_entropy_row_backward(x: &[f32], t: i32, lse: f32, weight: f32, dx: &mut [f32]));
+            on_path!(path, cross_entropy_row_backward(x: &[f32], t: i32, lse: f32, weight: f32, dx: &mut [f32], write: Write));
         }
     });
 }
@@ -186,7 +192,7 @@ unsafe fn softmax_rows<S: Simd>(x: &[f32], cols: usize, out: &mut [f32]) {
 }
 
 #[inline(always)]
-unsafe fn softmax_rows_backward<S: Simd>(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32]) {
+unsafe fn softmax_rows_backward<S: Simd>(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32], write: Write) {
     for ((y, dy), dx) in y.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)) {
         // SAFETY: `on_path!` has the path; the three rows have `cols` floats.
         unsafe {
@@ -202,7 +208,7 @@ unsafe fn softmax_rows_backward<S: Simd>(y: &[f32], dy: &[f32], cols: usize, dx:
             while i < cols {
                 let (n, p) = (cols - i, dx.as_mut_ptr().add(i));
                 let d = S::sub(load::<S>(dy.as_ptr().add(i), n), s);
-                store::<S>(p, S::fma(load::<S>(y.as_ptr().add(i), n), d, load::<S>(p, n)), n);
+                store::<S>(p, S::fma(load::<S>(y.as_ptr().add(i), n), d, before::<S>(p, n, write)), n);
                 i += S::LANES;
             }
         }
@@ -237,7 +243,13 @@ unsafe fn log_softmax_rows<S: Simd>(x: &[f32], cols: usize, out: &mut [f32]) {
 }
 
 #[inline(always)]
-unsafe fn log_softmax_rows_backward<S: Simd>(y: &[f32], dy: &[f32], cols: usize, dx: &mut [f32]) {
+unsafe fn log_softmax_rows_backward<S: Simd>(
+    y: &[f32],
+    dy: &[f32],
+    cols: usize,
+    dx: &mut [f32],
+    write: Write,
+) {
     for ((y, dy), dx) in y.chunks_exact(cols).zip(dy.chunks_exact(cols)).zip(dx.chunks_exact_mut(cols)) {
         // SAFETY: `on_path!` has the path; the three rows have `cols` floats.
         unsafe {
@@ -247,7 +259,7 @@ unsafe fn log_softmax_rows_backward<S: Simd>(y: &[f32], dy: &[f32], cols: usize,
                 let (n, p) = (cols - i, dx.as_mut_ptr().add(i));
                 let probability = math::exp::<S>(load::<S>(y.as_ptr().add(i), n));
                 let d = S::fma(probability, s, load::<S>(dy.as_ptr().add(i), n));
-                store::<S>(p, S::add(load::<S>(p, n), d), n);
+                store::<S>(p, S::add(before::<S>(p, n, write), d), n);
                 i += S::LANES;
             }
         }
@@ -274,7 +286,14 @@ unsafe fn cross_entropy_rows<S: Simd>(
 }
 
 #[inline(always)]
-unsafe fn cross_entropy_row_backward<S: Simd>(x: &[f32], t: i32, lse: f32, weight: f32, dx: &mut [f32]) {
+unsafe fn cross_entropy_row_backward<S: Simd>(
+    x: &[f32],
+    t: i32,
+    lse: f32,
+    weight: f32,
+    dx: &mut [f32],
+    write: Write,
+) {
     // SAFETY: `on_path!` has the path; both rows have the same length.
     unsafe {
         let (lse, w) = (S::splat(lse), S::splat(weight));
@@ -282,7 +301,7 @@ unsafe fn cross_entropy_row_backward<S: Simd>(x: &[f32], t: i32, lse: f32, weigh
         while i < x.len() {
             let (n, p) = (x.len() - i, dx.as_mut_ptr().add(i));
             let probability = math::exp::<S>(S::sub(load::<S>(x.as_ptr().add(i), n), lse));
-            store::<S>(p, S::fma(probability, w, load::<S>(p, n)), n);
+            store::<S>(p, S::fma(probability, w, before::<S>(p, n, write)), n);
             i += S::LANES;
         }
     }
@@ -309,9 +328,14 @@ mod tests {
                 let (mut y, mut ly) = (vec![0.0; x.len()], vec![0.0; x.len()]);
                 let (mut dx, mut ldx) = (vec![1.0; x.len()], vec![1.0; x.len()]);
                 softmax(&x, cols, &mut y);
-                softmax_backward(&y, &dy, cols, &mut dx);
+                softmax_backward(&y, &dy, cols, &mut dx, Write::Add);
                 log_softmax(&x, cols, &mut ly);
-                log_softmax_backward(&ly, &dy, cols, &mut ldx);
+                log_softmax_backward(&ly, &dy, cols, &mut ldx, Write::Add);
+                let mut replaced = vec![f32::NAN; x.len()];
+                log_softmax_backward(&ly, &dy, cols, &mut replaced, Write::Overwrite);
+                (0..x.len()).for_each(|i| close(replaced[i] + 1.0, ldx[i] as f64, 1e-5));
+                softmax_backward(&y, &dy, cols, &mut replaced, Write::Overwrite);
+                (0..x.len()).for_each(|i| close(replaced[i] + 1.0, dx[i] as f64, 1e-5));
                 for r in 0..rows {
                     let (p, lse) = twin(&x[r * cols..][..cols]);
                     let dy: Vec<f64> = dy[r * cols..][..cols].iter().map(|&v| v as f64).collect();
@@ -340,7 +364,19 @@ mod tests {
                 let (mut losses, mut lse) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
                 let mut dx = vec![0.5; x.len()];
                 cross_entropy(&x, cols, &targets, &mut losses, &mut lse);
-                cross_entropy_backward(&x, cols, &targets, &lse, 0.25, Some(&weights), &mut dx);
+                cross_entropy_backward(&x, cols, &targets, &lse, 0.25, Some(&weights), &mut dx, Write::Add);
+                let mut replaced = vec![f32::NAN; x.len()];
+                cross_entropy_backward(
+                    &x,
+                    cols,
+                    &targets,
+                    &lse,
+                    0.25,
+                    Some(&weights),
+                    &mut replaced,
+                    Write::Overwrite,
+                );
+                (0..x.len()).for_each(|i| close(replaced[i] + 0.5, dx[i] as f64, 1e-5));
                 for r in 0..rows {
                     let (p, want) = twin(&x[r * cols..][..cols]);
                     let ignored = targets[r] == IGNORED;

@@ -1,0 +1,258 @@
+//! Scaled dot-product attention of several heads, forward and backward.
+//!
+//! ```text
+//! S = scale · Q Kᵀ,  P = softmax(S) over the keys a query may see,  O = dropout(P) V
+//! dV = dropout(P)ᵀ dO,  dP = dropout(dO Vᵀ),  dS = scale · P ∘ (dP - rowsum(dO ∘ O)),  dQ = dS K,  dK = dSᵀ Q
+//! ```
+//! Vaswani et al. 2017; the way back recomputes P from the saved log-sum-exp as in Dao et al. 2022
+//! (FlashAttention), so that nothing quadratic is stored.
+//!
+//! B examples, H heads of D floats, T queries, S keys. Rows lie apart by strides, so that the parts of a fused
+//! `[B, T, 3·H·D]` buffer, separate buffers and a slice of a key-value cache are all taken as they are. What
+//! a query may not see is never computed. A query's bits depend on itself and the keys it sees alone: on
+//! neither the queries beside it nor the length of the buffer, so that decoding one row at a time against a
+//! cache repeats the bits of the whole sequence.
+//!
+//! Tasks are (example, head) pairs; all sums have one order.
+
+mod backward;
+mod tile;
+
+pub use backward::{Gradients, attention_backward};
+
+use crate::cpu::{self, CpuPath};
+use crate::dropout::Dropout;
+use crate::elementwise::Write;
+use crate::pool::parallel_for;
+use crate::row::{Parts, max};
+use crate::scratch;
+use crate::simd::{Simd, on_path};
+use crate::softmax::exp_row;
+use tile::{Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
+
+/// Which keys a query may see (beyond the example's key length).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    Full,
+    /// Query `t` stands at position `first_position + t` and sees the keys up to it.
+    Causal {
+        first_position: usize,
+    },
+}
+
+/// How rows lie in a buffer: row `t` of example `b` begins at `b * batch + t * row`; its heads follow one
+/// another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub row: usize,
+    pub batch: usize,
+}
+
+impl Rows {
+    /// `n` rows per example, `row` floats apart, examples without gaps.
+    pub fn dense(n: usize, row: usize) -> Rows {
+        Rows { row, batch: n * row }
+    }
+}
+
+/// What is attended to, by what, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    pub batch: usize,
+    pub heads: usize,
+    pub head_size: usize,
+    pub n_queries: usize,
+    pub n_keys: usize,
+    /// Usually `1 / √head_size`.
+    pub scale: f32,
+    pub mask: Mask,
+    /// Keys of each example that exist, at most `n_keys`; the rest is padding.
+    pub key_lens: Option<&'a [u32]>,
+    /// Drops probabilities; element `(b, h, t, s)` of `[B, H, T, S]` has that number.
+    pub dropout: Option<Dropout>,
+    pub q: Rows,
+    /// Of both keys and values.
+    pub kv: Rows,
+    pub out: Rows,
+}
+
+impl Attention<'_> {
+    /// How many keys query `t` of example `b` sees.
+    #[inline(always)]
+    fn visible(&self, b: usize, t: usize) -> usize {
+        let n = self.key_lens.map_or(self.n_keys, |lens| lens[b] as usize);
+        match self.mask {
+            Mask::Full => n,
+            Mask::Causal { first_position } => n.min(first_position + t + 1),
+        }
+    }
+
+    /// The terms of the tile of queries `t..t + m`.
+    #[inline(always)]
+    fn ends(&self, b: usize, t: usize, m: usize) -> [usize; ROWS] {
+        let mut ends = [0; ROWS];
+        for r in 0..ROWS {
+            ends[r] = self.visible(b, t + r.min(m - 1));
+        }
+        ends
+    }
+
+    fn width(&self) -> usize {
+        self.heads * self.head_size
+    }
+
+    /// The floats that `n` rows an example need.
+    fn extent(&self, rows: Rows, n: usize) -> usize {
+        if self.batch == 0 || n == 0 {
+            0
+        } else {
+            (self.batch - 1) * rows.batch + (n - 1) * rows.row + self.width()
+        }
+    }
+
+    fn check(&self, q: &[f32], k: &[f32], v: &[f32], out: &[f32]) {
+        assert!(self.heads > 0 && self.head_size > 0, "attention: no heads, or heads of no floats");
+        let (q_len, kv_len) = (self.extent(self.q, self.n_queries), self.extent(self.kv, self.n_keys));
+        let out_len = self.extent(self.out, self.n_queries);
+        assert!(q.len() >= q_len, "attention: {} floats of queries, {q_len} needed", q.len());
+        assert!(
+            k.len().min(v.len()) >= kv_len,
+            "attention: {} and {} floats of keys and values, {kv_len} needed",
+            k.len(),
+            v.len()
+        );
+        assert!(out.len() >= out_len, "attention: {} floats of output, {out_len} needed", out.len());
+        self.check_apart(self.out, self.n_queries, "output");
+        if let Some(lens) = self.key_lens {
+            assert_eq!(lens.len(), self.batch, "attention: key lengths");
+            assert!(
+                lens.iter().all(|&n| n as usize <= self.n_keys),
+                "attention: a key length exceeds {}",
+                self.n_keys
+            );
+        }
+    }
+
+    /// Rows that are written may not overlap.
+    fn check_apart(&self, rows: Rows, n: usize, what: &str) {
+        let examples_apart = self.batch < 2 || rows.batch >= (n.max(1) - 1) * rows.row + self.width();
+        assert!(rows.row >= self.width() && examples_apart, "attention: rows of the {what} overlap");
+    }
+}
+
+/// Writes the output rows and, for [`attention_backward`], each query's log-sum-exp to `lse` (`[B, H, T]`).
+///
+/// Queries that see no key have output 0. `q`, `k` and `v` may be parts of one buffer; output floats between
+/// the rows are left alone.
+pub fn attention(
+    shape: &Attention<'_>,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    lse: Option<&mut [f32]>,
+) {
+    shape.check(q, k, v, out);
+    let (heads, n_queries, d) = (shape.heads, shape.n_queries, shape.head_size);
+    if n_queries == 0 {
+        return;
+    }
+    if let Some(lse) = &lse {
+        assert_eq!(lse.len(), shape.batch * heads * n_queries, "attention: log-sum-exps");
+    }
+    let path = cpu::path();
+    let (out, lse) = (Parts::new(out), lse.map(Parts::new));
+    parallel_for(shape.batch * heads, |task| {
+        let (b, h) = (task / heads, task % heads);
+        // SAFETY: the log-sum-exps of a head belong to one task.
+        let lse = lse.as_ref().map(|lse| unsafe { lse.part(task * n_queries, n_queries) });
+        // Without keys there may be no such element: the pointers are then not read.
+        let kv_at = b * shape.kv.batch + h * d;
+        let q = q[b * shape.q.batch + h * d..].as_ptr();
+        let (k, v) = (k.as_ptr().wrapping_add(kv_at), v.as_ptr().wrapping_add(kv_at));
+        let out = out.pointer(b * shape.out.batch + h * d);
+        on_path!(path, head_forward(path: CpuPath, shape: &Attention<'_>, task: usize, q: *const f32, k: *const f32, v: *const f32, out: *mut f32, lse: Option<&mut [f32]>));
+    });
+}
+
+/// One head of one example; the pointers are at its first row.
+#[inline(always)]
+unsafe fn head_forward<S: Simd>(
+    path: CpuPath,
+    shape: &Attention<'_>,
+    task: usize,
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    out: *mut f32,
+    mut lse: Option<&mut [f32]>,
+) {
+    let (b, d, width) = (task / shape.heads, shape.head_size, panel_width::<S>());
+    let n_panels = shape.visible(b, shape.n_queries - 1).div_ceil(width);
+    let cols = n_panels * width;
+    scratch::with_f32(n_panels * d * width + (ROWS + 1) * cols, |memory| {
+        let (panels, rest) = memory.split_at_mut(n_panels * d * width);
+        let (scores, factors) = rest.split_at_mut(ROWS * cols);
+        let mut n_packed = 0;
+        for t in (0..shape.n_queries).step_by(ROWS) {
+            let m = ROWS.min(shape.n_queries - t);
+            let ends = shape.ends(b, t, m);
+            let mut inverses = [0.0; ROWS];
+            // SAFETY: `on_path!` has the path; `check` saw that all rows lie inside their buffers, and the
+            // rows of this head are written by this task alone.
+            unsafe {
+                for p in 0..ends[m - 1].div_ceil(width) {
+                    let panel = panels[p * d * width..(p + 1) * d * width].as_mut_ptr();
+                    if p == n_packed {
+                        let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
+                        let from = k.add(p * width * shape.kv.row);
+                        pack_panel::<S>(from, shape.kv.row, n_keys - p * width, d, panel);
+                        n_packed += 1;
+                    }
+                    let scores = Scores {
+                        a: q.add(t * shape.q.row),
+                        a_row: shape.q.row,
+                        d,
+                        panel,
+                        scale: shape.scale,
+                        out: scores.as_mut_ptr().add(p * width),
+                        out_row: cols,
+                    };
+                    score_panel(path, &scores, m);
+                }
+                for r in 0..m {
+                    let row = &mut scores[r * cols..][..ends[r]];
+                    let top = max::<S>(row);
+                    let sum = exp_row::<S>(row.as_ptr(), row.len(), top, row.as_mut_ptr());
+                    inverses[r] = if row.is_empty() { 0.0 } else { 1.0 / sum };
+                    if let Some(lse) = lse.as_deref_mut() {
+                        lse[t + r] = top + sum.ln();
+                    }
+                    if let Some(dropout) = &shape.dropout {
+                        let factors = &mut factors[..row.len()];
+                        dropout
+                            .factors((task * shape.n_queries + t + r) as u64 * shape.n_keys as u64, factors);
+                        row.iter_mut().zip(factors).for_each(|(x, f)| *x *= *f);
+                    }
+                }
+                let weighted = Product {
+                    a: scores.as_ptr(),
+                    a_row: cols,
+                    a_k: 1,
+                    b: v,
+                    b_row: shape.kv.row,
+                    cols: d,
+                    out: out.add(t * shape.out.row),
+                    out_row: shape.out.row,
+                    write: Write::Overwrite,
+                    ends,
+                    factors: inverses,
+                };
+                product(path, &weighted, m);
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;
