@@ -6,10 +6,16 @@
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// `n` rows of `shape` numbers each: `[features]`, `[channels, height, width]`, or `[steps, channels]`.
-    Dense { shape: Vec<usize>, data: Vec<f32> },
+    Dense {
+        shape: Vec<usize>,
+        data: Vec<f32>,
+    },
     Tokens(Tokens),
     /// Source and target of an encoder–decoder; the target holds what the decoder reads (shifted right).
-    Pair { source: Tokens, target: Tokens },
+    Pair {
+        source: Tokens,
+        target: Tokens,
+    },
 }
 
 /// Token ids `[n, time]`, row-major, padded on the right with 0; row `i` has `lengths[i]` real ones.

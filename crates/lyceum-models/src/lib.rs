@@ -7,3 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod layers;
+pub mod mlp;
+pub mod model;
+
+pub use model::{Forward, InputShape, Model, ModelError, ModelShape, OutputShape};
+pub mod prepare;

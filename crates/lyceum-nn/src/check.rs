@@ -208,7 +208,7 @@ fn tape<'a>(
     n_examples: usize,
     training: bool,
 ) -> (Tape<'a>, Vec<Var>) {
-    let mut tape = Tape::new(ws, params, Recording::Weights, Examples::Even(n_examples));
+    let mut tape = Tape::new(ws, params, Recording::InputsAndWeights, Examples::Even(n_examples));
     if training {
         tape = tape.training(Dropout { seed: 3, step: 5 });
     }

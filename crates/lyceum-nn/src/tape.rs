@@ -30,10 +30,12 @@ pub struct SavedIds(u32);
 pub enum Recording {
     /// Nothing: serving and evaluation.
     Off,
-    /// Inputs made by [`Tape::watched`] only: explanation and attacks.
+    /// Inputs of the model ([`Tape::entry`]) only: explanation and attacks.
     Inputs,
-    /// Parameters, and watched inputs.
+    /// Parameters only: training.
     Weights,
+    /// Both.
+    InputsAndWeights,
 }
 
 /// Whether operations that differ between the two behave as in training (dropout, batch statistics).
@@ -98,6 +100,8 @@ pub(crate) struct Node {
     pub(crate) needs_grad: bool,
     /// The value stays readable after the walk back.
     pub(crate) keep: bool,
+    /// The gradient stays readable after the walk back.
+    pub(crate) watched: bool,
 }
 
 /// One forward pass and its way back. Made anew for each step over a [`Workspace`] that keeps the memory.
@@ -160,16 +164,45 @@ impl<'a> Tape<'a> {
 
     /// A value that is given, copied in. No gradient flows to it.
     pub fn input(&mut self, dims: &[usize], data: &[f32]) -> Result<Var, NnError> {
-        self.leaf(dims, data, false)
+        self.leaf(dims, data)
     }
 
     /// A value that is given and whose gradient is wanted ([`Tape::grad`]).
     pub fn watched(&mut self, dims: &[usize], data: &[f32]) -> Result<Var, NnError> {
-        let records = self.recording != Recording::Off;
-        self.leaf(dims, data, records)
+        let var = self.leaf(dims, data)?;
+        Ok(self.watch(var))
     }
 
-    fn leaf(&mut self, dims: &[usize], data: &[f32], needs_grad: bool) -> Result<Var, NnError> {
+    /// The input of a model, given as numbers: watched when the recording asks for inputs.
+    pub fn entry(&mut self, dims: &[usize], data: &[f32]) -> Result<Var, NnError> {
+        let var = self.leaf(dims, data)?;
+        Ok(self.watch_entry(var))
+    }
+
+    /// The input of a model that an operation has made (an embedding): watched when the recording asks for
+    /// inputs.
+    pub fn watch_entry(&mut self, var: Var) -> Var {
+        match self.recording {
+            Recording::Inputs | Recording::InputsAndWeights => self.watch(var),
+            Recording::Off | Recording::Weights => var,
+        }
+    }
+
+    /// Wants the gradient of `var`, unless nothing is recorded.
+    fn watch(&mut self, var: Var) -> Var {
+        if self.recording != Recording::Off {
+            let node = &mut self.ws.nodes[var.0 as usize];
+            node.needs_grad = true;
+            node.watched = true;
+        }
+        var
+    }
+
+    fn records_weights(&self) -> bool {
+        matches!(self.recording, Recording::Weights | Recording::InputsAndWeights)
+    }
+
+    fn leaf(&mut self, dims: &[usize], data: &[f32]) -> Result<Var, NnError> {
         let shape = Shape::new(dims);
         if shape.len() != data.len() {
             let want = format!("{} elements", data.len());
@@ -177,7 +210,7 @@ impl<'a> Tape<'a> {
         }
         let mut value = self.take(data.len());
         value.copy_from_slice(data);
-        let var = self.push(Op::Leaf, shape, value, needs_grad);
+        let var = self.push(Op::Leaf, shape, value, false);
         self.ws.nodes[var.0 as usize].keep = true;
         Ok(var)
     }
@@ -208,11 +241,6 @@ impl<'a> Tape<'a> {
     /// nothing flowed.
     pub fn grad(&self, var: Var) -> Option<&[f32]> {
         self.ws.grads.get(var.0 as usize)?.as_deref()
-    }
-
-    /// New values of buffers (running statistics) that this pass computed.
-    pub fn buffer_updates(&mut self) -> Vec<(ParamId, Vec<f32>)> {
-        std::mem::take(&mut self.ws.buffer_updates)
     }
 }
 
@@ -245,8 +273,8 @@ impl<'a> Tape<'a> {
     /// Whether a gradient will be wanted of an operation with these inputs and parameters; only then it
     /// saves anything.
     pub(crate) fn needs_grad(&self, inputs: &[Var], params: &[ParamId]) -> bool {
-        let weights = self.recording == Recording::Weights
-            && params.iter().any(|&p| self.params.kind(p) == ParamKind::Weight);
+        let weights =
+            self.records_weights() && params.iter().any(|&p| self.params.kind(p) == ParamKind::Weight);
         weights || inputs.iter().any(|v| self.ws.nodes[v.0 as usize].needs_grad)
     }
 
@@ -254,7 +282,7 @@ impl<'a> Tape<'a> {
     pub(crate) fn push(&mut self, op: Op, shape: Shape, value: Vec<f32>, needs_grad: bool) -> Var {
         assert_eq!(shape.len(), value.len(), "{}: value and shape {shape} disagree: bug", op.name());
         let op = if needs_grad { op } else { Op::Leaf };
-        self.ws.nodes.push(Node { op, shape, value, needs_grad, keep: false });
+        self.ws.nodes.push(Node { op, shape, value, needs_grad, keep: false, watched: false });
         Var(self.ws.nodes.len() as u32 - 1)
     }
 
@@ -316,7 +344,7 @@ impl Tape<'_> {
         self.ws.grads[from.0 as usize] = Some(first);
         for i in (0..=from.0 as usize).rev() {
             let node = &self.ws.nodes[i];
-            let (op, keep) = (node.op, node.keep);
+            let (op, keep, watched) = (node.op, node.keep, node.watched);
             if node.needs_grad
                 && !matches!(op, Op::Leaf)
                 && let Some(dy) = self.ws.grads[i].take()
@@ -328,7 +356,11 @@ impl Tape<'_> {
                 let dy = back.dy;
                 if let Some(grads) = grads.as_deref_mut() {
                     self.weights_of(i, &dy, grads, None);
-                    self.ws.give(dy);
+                    if watched {
+                        self.ws.grads[i] = Some(dy);
+                    } else {
+                        self.ws.give(dy);
+                    }
                 } else {
                     self.ws.grads[i] = Some(dy);
                 }
@@ -341,7 +373,7 @@ impl Tape<'_> {
     }
 
     fn weights_of(&mut self, i: usize, dy: &[f32], grads: &mut Grads, example_weights: Option<&[f32]>) {
-        if self.recording == Recording::Weights {
+        if self.records_weights() {
             let view = View { ws: self.ws, params: self.params, at: i };
             let examples = &self.examples;
             let op = self.ws.nodes[i].op;

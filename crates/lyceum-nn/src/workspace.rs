@@ -1,6 +1,6 @@
 //! Memory of a tape, kept between steps so that steady work allocates nothing.
 
-use crate::params::ParamId;
+use crate::params::{ParamId, Params};
 use crate::tape::Node;
 use std::collections::HashMap;
 
@@ -56,6 +56,16 @@ impl Workspace {
             ids.clear();
             self.free_ids.push(ids);
         }
+    }
+
+    /// Gives the running statistics that the last pass computed to the parameters they belong to.
+    pub fn apply_buffer_updates(&mut self, params: &mut Params) {
+        for i in 0..self.buffer_updates.len() {
+            let (id, value) = (self.buffer_updates[i].0, std::mem::take(&mut self.buffer_updates[i].1));
+            params.value_mut(id).copy_from_slice(&value);
+            self.give(value);
+        }
+        self.buffer_updates.clear();
     }
 
     /// Frees all memory that is not in use.

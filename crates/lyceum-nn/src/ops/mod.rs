@@ -52,12 +52,26 @@ macro_rules! operations {
 
 pub mod activation;
 pub mod add;
+pub mod concat;
+pub mod dropout;
 pub mod linear;
+pub mod recurrent;
+pub mod repeat_steps;
 pub mod reshape;
+pub mod select_step;
+pub mod softmax_cross_entropy;
+pub mod squared_error;
 
 operations! {
     Activate(activation::Activate),
     Add(add::Add),
+    Dropout(dropout::DropoutOp),
+    ConcatLast(concat::ConcatLast),
+    Recurrent(recurrent::Recurrent),
+    RepeatSteps(repeat_steps::RepeatSteps),
+    SelectStep(select_step::SelectStep),
     Linear(linear::Linear),
     Reshape(reshape::Reshape),
+    SoftmaxCrossEntropy(softmax_cross_entropy::SoftmaxCrossEntropy),
+    SquaredError(squared_error::SquaredError),
 }

@@ -1,0 +1,41 @@
+//! The multi-layer perceptron: `a⁰ = x; aˡ = f(Wˡ·aˡ⁻¹ + bˡ)`, and a linear layer on top.
+//!
+//! Parameters: `hidden.{i}.weight`, `hidden.{i}.bias`, `output.weight`, `output.bias`.
+//! Input `[n, …]` of any shape, flattened; output `[n, outputs]`.
+
+use crate::layers::{self, Builder, Linear};
+use lyceum_nn::{Activation, NnError, Tape, Var};
+use lyceum_types::spec::MlpSpec;
+
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    hidden: Vec<Linear>,
+    output: Linear,
+    activation: Activation,
+    dropout: f64,
+}
+
+impl Mlp {
+    pub fn new(b: &mut Builder<'_>, spec: &MlpSpec, inputs: usize, outputs: usize) -> Self {
+        let mut width = inputs;
+        let mut hidden = Vec::new();
+        for (i, &size) in spec.hidden.iter().enumerate() {
+            hidden.push(Linear::new(b, &format!("hidden.{i}"), width, size));
+            width = size;
+        }
+        let output = Linear::new(b, "output", width, outputs);
+        Mlp { hidden, output, activation: layers::activation(spec.activation), dropout: spec.dropout }
+    }
+
+    /// `x [n, …]` to `[n, outputs]`.
+    pub fn forward(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var, NnError> {
+        let shape = tape.shape(x);
+        let n = shape.first();
+        let mut a = tape.reshape(x, &[n, shape.len() / n.max(1)])?;
+        for layer in &self.hidden {
+            a = layer.forward(tape, a, self.activation)?;
+            a = tape.dropout(a, self.dropout)?;
+        }
+        self.output.forward(tape, a, Activation::None)
+    }
+}

@@ -1,0 +1,170 @@
+//! A model of any family: parameters, and one forward that trains, serves, is explained and is attacked.
+
+use crate::batch::{Batch, IGNORE, Input, Target};
+use crate::layers::Builder;
+use crate::mlp::Mlp;
+use lyceum_nn::{NnError, ParamId, Params, Tape, Var, weights};
+use lyceum_types::spec::ModelSpec;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+/// What enters: decided by the data, stored in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InputShape {
+    /// Rows of numbers, of this many.
+    Features { n: usize },
+    /// `[channels, height, width]`; log-mel features are one channel, time by mels.
+    Image { shape: [usize; 3] },
+    /// `[steps, channels]`.
+    Series { steps: usize, channels: usize },
+    /// Token ids below `vocabulary`, at most `time` of them.
+    Tokens { vocabulary: usize, time: usize },
+    /// Source and target ids in one vocabulary, at most this many of each.
+    Pair { vocabulary: usize, source_time: usize, target_time: usize },
+}
+
+/// What comes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum OutputShape {
+    /// One of `n` classes for each example.
+    Classes { n: usize },
+    /// `n` numbers for each example.
+    Values { n: usize },
+    /// One of `vocabulary` tokens at each step.
+    Tokens { vocabulary: usize },
+    /// One of `n` classes at each step.
+    StepClasses { n: usize },
+}
+
+impl OutputShape {
+    /// Numbers a row of logits has.
+    pub fn width(&self) -> usize {
+        match *self {
+            OutputShape::Classes { n } | OutputShape::Values { n } | OutputShape::StepClasses { n } => n,
+            OutputShape::Tokens { vocabulary } => vocabulary,
+        }
+    }
+}
+
+/// Sizes that the data decided and from which, with the spec, the model is built again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelShape {
+    pub input: InputShape,
+    pub output: OutputShape,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The spec's fault: this family cannot take this data.
+    #[error("model: {family} cannot take {what}; {fix}")]
+    Unsuited { family: &'static str, what: String, fix: String },
+    #[error(transparent)]
+    Nn(#[from] NnError),
+}
+
+/// A forward pass that has been made.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// `[n, outputs]`, or `[n · time, outputs]` for outputs at each step.
+    pub logits: Var,
+    /// Where gradients with respect to the input arrive: the numbers themselves, or the embedded tokens.
+    pub entry: Var,
+}
+
+#[derive(Clone, Debug)]
+pub struct Model {
+    pub params: Params,
+    pub shape: ModelShape,
+    pub(crate) arch: Arch,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Arch {
+    Mlp(Mlp),
+}
+
+impl Model {
+    /// A fresh model; equal seeds give equal parameters.
+    pub fn new(spec: &ModelSpec, shape: &ModelShape, seed: u64) -> Result<Self, ModelError> {
+        let mut params = Params::new();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let b = &mut Builder { params: &mut params, rng: &mut rng };
+        let outputs = shape.output.width();
+        let arch = match spec {
+            ModelSpec::Mlp(spec) => Arch::Mlp(Mlp::new(b, spec, dense_width("mlp", shape)?, outputs)),
+            _ => return Err(unsuited("this family", "any data", "not yet")),
+        };
+        Ok(Model { params, shape: shape.clone(), arch })
+    }
+
+    /// A stored model.
+    pub fn load(spec: &ModelSpec, shape: &ModelShape, safetensors: &[u8]) -> Result<Self, ModelError> {
+        let mut model = Self::new(spec, shape, 0)?;
+        weights::load_safetensors(&mut model.params, safetensors)?;
+        Ok(model)
+    }
+
+    /// Packs all matrices for serving.
+    pub fn freeze(&mut self) {
+        for id in self.params.ids() {
+            self.params.freeze(id);
+        }
+    }
+
+    /// From inputs to logits.
+    pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
+        match (&self.arch, input) {
+            (Arch::Mlp(mlp), Input::Dense { .. }) => {
+                let entry = dense_entry(tape, input)?;
+                Ok(Forward { logits: mlp.forward(tape, entry)?, entry })
+            }
+            (Arch::Mlp(_), _) => Err(wrong_input("mlp", "rows of numbers")),
+        }
+    }
+
+    /// `scale · Σ` of the loss over the terms of the target: cross-entropy for classes and tokens, squared
+    /// error for numbers. With `scale = 1 / terms of the optimiser step`, sums over micro-steps are the mean.
+    pub fn loss(&self, tape: &mut Tape<'_>, batch: &Batch, scale: f32) -> Result<(Var, Forward), NnError> {
+        let forward = self.forward(tape, &batch.input)?;
+        let loss = match &batch.target {
+            Target::Classes(classes) | Target::Steps(classes) => {
+                tape.softmax_cross_entropy(forward.logits, classes, scale)?
+            }
+            Target::Values { data, .. } => tape.squared_error(forward.logits, data, scale)?,
+            Target::None => return Err(wrong_input("loss", "a batch with targets")),
+        };
+        Ok((loss, forward))
+    }
+}
+
+/// The input as a value on the tape, under the shape `[n, …]`.
+pub(crate) fn dense_entry(tape: &mut Tape<'_>, input: &Input) -> Result<Var, NnError> {
+    let Input::Dense { shape, data } = input else { return Err(wrong_input("model", "rows of numbers")) };
+    let mut dims = [1; 4];
+    let width: usize = shape.iter().product();
+    dims[0] = data.len() / width.max(1);
+    dims[1..=shape.len()].copy_from_slice(shape);
+    tape.entry(&dims[..=shape.len()], data)
+}
+
+pub(crate) fn wrong_input(op: &'static str, want: &str) -> NnError {
+    NnError::Shape { op, what: "input", got: "another kind of input".into(), want: want.into() }
+}
+
+fn dense_width(family: &'static str, shape: &ModelShape) -> Result<usize, ModelError> {
+    match shape.input {
+        InputShape::Features { n } => Ok(n),
+        InputShape::Image { shape: [c, h, w] } => Ok(c * h * w),
+        InputShape::Series { steps, channels } => Ok(steps * channels),
+        InputShape::Tokens { .. } | InputShape::Pair { .. } => {
+            Err(unsuited(family, "text", "use family = \"transformer\" or \"lstm\""))
+        }
+    }
+}
+
+pub(crate) fn unsuited(family: &'static str, what: &str, fix: &str) -> ModelError {
+    ModelError::Unsuited { family, what: what.into(), fix: fix.into() }
+}

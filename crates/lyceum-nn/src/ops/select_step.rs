@@ -1,0 +1,106 @@
+//! One step of each example: `[B, T, C]` to `[B, C]`.
+
+use super::{Op, Operation};
+use crate::tape::{Backward, SavedIds, Tape, Var};
+use crate::{NnError, Shape};
+use lyceum_kernels::matmul::Write;
+
+/// Which step.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'a> {
+    First,
+    /// The last of all, or the last valid one of each example.
+    Last(Option<&'a [u32]>),
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct SelectStep {
+    x: Var,
+    rows: SavedIds,
+}
+
+impl Tape<'_> {
+    /// `y[b] = x[b, step of b]`.
+    ///
+    /// # Errors
+    /// When an example has no step, or a length is beyond the steps.
+    pub fn select_step(&mut self, x: Var, step: Step<'_>) -> Result<Var, NnError> {
+        let (op, shape) = ("select_step", self.shape(x));
+        if shape.rank() != 3 || shape[1] == 0 {
+            return Err(NnError::shape(op, "input", shape, "[B, T, C] with at least one step"));
+        }
+        let (batch, steps, width) = (shape[0], shape[1], shape[2]);
+        if let Step::Last(Some(lengths)) = step {
+            if lengths.len() != batch {
+                let got = Shape::new(&[lengths.len()]);
+                return Err(NnError::shape(
+                    op,
+                    "number of lengths",
+                    got,
+                    format!("{batch}, one for each example"),
+                ));
+            }
+            if let Some(position) = lengths.iter().position(|&l| l == 0 || l as usize > steps) {
+                let index = i64::from(lengths[position]) - 1;
+                return Err(NnError::Index { op, index, position, size: steps });
+            }
+        }
+        let row = |b: usize| match step {
+            Step::First => b * steps,
+            Step::Last(None) => (b + 1) * steps - 1,
+            Step::Last(Some(lengths)) => b * steps + lengths[b] as usize - 1,
+        };
+        let mut out = self.take(batch * width);
+        for (b, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
+            out.copy_from_slice(&self.value(x)[row(b) * width..][..width]);
+        }
+        let records = self.needs_grad(&[x], &[]);
+        let out_shape = Shape::new(&[batch, width]);
+        if !records {
+            return Ok(self.push(Op::Leaf, out_shape, out, false));
+        }
+        let rows: Vec<u32> = (0..batch).map(|b| row(b) as u32).collect();
+        let rows = self.save_ids(&rows);
+        Ok(self.push(Op::SelectStep(SelectStep { x, rows }), out_shape, out, true))
+    }
+}
+
+impl Operation for SelectStep {
+    fn name(&self) -> &'static str {
+        "select_step"
+    }
+
+    fn backward_inputs(&self, back: &mut Backward<'_>) {
+        back.grad(self.x, |view, dy, dx, write| {
+            let width = view.output_shape().last();
+            if write == Write::Overwrite {
+                dx.fill(0.0);
+            }
+            for (&row, dy) in view.ids(self.rows).iter().zip(dy.chunks_exact(width.max(1))) {
+                let dx = &mut dx[row as usize * width..][..width];
+                dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Check;
+
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        for step in [Step::First, Step::Last(None), Step::Last(Some(&[2, 1, 4]))] {
+            Check::new(3).input(&[3, 4, 2]).run(move |tape, x, _| tape.select_step(x[0], step));
+        }
+    }
+
+    #[test]
+    fn an_example_without_a_step_is_refused() {
+        for lengths in [&[1, 0, 4][..], &[1, 2, 5], &[1, 2]] {
+            let step = Step::Last(Some(lengths));
+            Check::new(3).input(&[3, 4, 2]).fails("select_step", |tape, x, _| tape.select_step(x[0], step));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A run at rest: everything that the next step depends on, in a folder that is complete or absent.
+//!
+//! `step-N/` holds `model.safetensors`, `optimizer.safetensors`, `best.safetensors` where early stopping
+//! has a best step, and `state.json`, written last, with the sha256 of the others. The folder is written
+//! under another name, synced, and renamed.
+
+use crate::error::TrainError;
+use crate::optim::Optimizer;
+use lyceum_nn::{Params, weights};
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Checkpoints that are kept; older ones are removed after a newer one is complete.
+const KEPT: usize = 2;
+
+/// What training must remember beside weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimiser steps taken.
+    pub step: u64,
+    /// The loss of the last step, to compare when the run is resumed.
+    pub last_loss: Option<f64>,
+    pub early: EarlyState,
+    /// Sum and number of losses since the last report.
+    pub loss_sum: f64,
+    pub loss_count: u64,
+    /// Seconds that training took so far.
+    pub seconds: f64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EarlyState {
+    pub best: Option<f64>,
+    pub best_step: u64,
+    /// Evaluations since the best one.
+    pub since_best: u64,
+    pub stopped: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StateFile {
+    format_version: u32,
+    /// Of the spec and the data; a checkpoint continues only the run that made it.
+    run: String,
+    progress: Progress,
+    optimizer_steps: u64,
+    sha256: BTreeMap<String, String>,
+}
+
+const FORMAT_VERSION: u32 = 1;
+
+/// The state of a run, borrowed for writing.
+pub struct Snapshot<'a> {
+    pub params: &'a Params,
+    pub optimizer: &'a Optimizer,
+    pub best: Option<&'a Params>,
+    pub progress: &'a Progress,
+}
+
+/// Writes `dir/step-N` and removes older ones beyond two.
+pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, TrainError> {
+    let name = format!("step-{:09}", snapshot.progress.step);
+    let (temporary, target) = (dir.join(format!(".{name}.part")), dir.join(&name));
+    let io = |action: &'static str, path: &Path| {
+        let path = path.display().to_string();
+        move |source| TrainError::Io { action, path, source }
+    };
+    let result = (|| {
+        let _ = fs::remove_dir_all(&temporary);
+        fs::create_dir_all(&temporary).map_err(io("cannot create", &temporary))?;
+        let mut files = vec![
+            ("model.safetensors", weights::to_safetensors(snapshot.params)?),
+            ("optimizer.safetensors", moments(snapshot.params, snapshot.optimizer)?),
+        ];
+        if let Some(best) = snapshot.best {
+            files.push(("best.safetensors", weights::to_safetensors(best)?));
+        }
+        let sha256 = files.iter().map(|(name, bytes)| ((*name).to_owned(), digest(bytes))).collect();
+        let state = StateFile {
+            format_version: FORMAT_VERSION,
+            run: run.to_owned(),
+            progress: snapshot.progress.clone(),
+            optimizer_steps: snapshot.optimizer.steps,
+            sha256,
+        };
+        files.push(("state.json", serde_json::to_vec_pretty(&state).expect("a state is plain data: bug")));
+        for (name, bytes) in &files {
+            let path = temporary.join(name);
+            let mut file = File::create(&path).map_err(io("cannot create", &path))?;
+            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("cannot write", &path))?;
+        }
+        if target.exists() {
+            fs::remove_dir_all(&target).map_err(io("cannot replace", &target))?;
+        }
+        fs::rename(&temporary, &target).map_err(io("cannot rename to", &target))?;
+        File::open(dir).and_then(|d| d.sync_all()).map_err(io("cannot sync", dir))
+    })();
+    if let Err(error) = result {
+        let _ = fs::remove_dir_all(&temporary);
+        return Err(error);
+    }
+    let mut all = list(dir)?;
+    all.truncate(all.len().saturating_sub(KEPT));
+    for old in all {
+        fs::remove_dir_all(&old).map_err(io("cannot remove", &old))?;
+    }
+    Ok(target)
+}
+
+/// Complete checkpoints of a folder, oldest first; none when the folder does not exist.
+pub fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(TrainError::Io { action: "cannot list", path: dir.display().to_string(), source });
+        }
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|e| e.ok().map(|e| e.path()))
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-")))
+        .filter(|p| p.join("state.json").is_file())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// A checkpoint that was read.
+pub struct Restored {
+    pub progress: Progress,
+    pub best: Option<Params>,
+}
+
+/// Fills `params` and `optimizer` from a checkpoint of the same run.
+///
+/// # Errors
+/// Where a file's hash is not the recorded one, or the checkpoint belongs to another spec or other data.
+pub fn read(
+    path: &Path,
+    run: &str,
+    params: &mut Params,
+    optimizer: &mut Optimizer,
+) -> Result<Restored, TrainError> {
+    let fail = |problem: String| TrainError::Checkpoint { path: path.display().to_string(), problem };
+    let load =
+        |name: &str| fs::read(path.join(name)).map_err(|e| fail(format!("{name} cannot be read: {e}")));
+    let state: StateFile = serde_json::from_slice(&load("state.json")?)
+        .map_err(|e| fail(format!("state.json is damaged: {e}")))?;
+    if state.format_version > FORMAT_VERSION {
+        return Err(fail(format!("format {} is newer than this program knows", state.format_version)));
+    }
+    if state.run != run {
+        return Err(fail("was made by another spec or from other data".into()));
+    }
+    let verified = |name: &str| {
+        let bytes = load(name)?;
+        match state.sha256.get(name) {
+            Some(sha) if *sha == digest(&bytes) => Ok(bytes),
+            _ => Err(fail(format!("{name} is damaged: its sha256 is not the recorded one"))),
+        }
+    };
+    weights::load_safetensors(params, &verified("model.safetensors")?)?;
+    restore_moments(params, optimizer, &verified("optimizer.safetensors")?)?;
+    optimizer.steps = state.optimizer_steps;
+    let best = if state.sha256.contains_key("best.safetensors") {
+        let mut best = params.clone();
+        weights::load_safetensors(&mut best, &verified("best.safetensors")?)?;
+        Some(best)
+    } else {
+        None
+    };
+    Ok(Restored { progress: state.progress, best })
+}
+
+/// sha256 in hexadecimal.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn moments(params: &Params, optimizer: &Optimizer) -> Result<Vec<u8>, TrainError> {
+    let mut tensors: Vec<(String, Vec<u8>)> = Vec::new();
+    for (i, id) in params.ids().enumerate() {
+        for (kind, state) in [("first", &optimizer.first[i]), ("second", &optimizer.second[i])] {
+            if !state.is_empty() {
+                let bytes = state.iter().flat_map(|x| x.to_le_bytes()).collect();
+                tensors.push((format!("{kind}.{}", params.name(id)), bytes));
+            }
+        }
+    }
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, bytes)| Ok((name.as_str(), TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?)))
+        .collect::<Result<_, safetensors::SafeTensorError>>()
+        .map_err(lyceum_nn::NnError::Safetensors)?;
+    Ok(safetensors::serialize(views, None).map_err(lyceum_nn::NnError::Safetensors)?)
+}
+
+fn restore_moments(params: &Params, optimizer: &mut Optimizer, bytes: &[u8]) -> Result<(), TrainError> {
+    let mut tensors = weights::read_safetensors(bytes)?;
+    for (i, id) in params.ids().enumerate() {
+        for (kind, state) in [("first", &mut optimizer.first[i]), ("second", &mut optimizer.second[i])] {
+            let name = format!("{kind}.{}", params.name(id));
+            if !state.is_empty() {
+                let found = tensors.remove(&name).filter(|t| t.data.len() == state.len());
+                let problem = "is missing or has another size".to_owned();
+                *state = found.ok_or(lyceum_nn::NnError::Tensor { name, problem })?.data;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_nn::{Init, ParamKind};
+    use lyceum_types::spec::OptimizerSpec;
+    use rand::SeedableRng;
+
+    fn sample() -> (Params, Optimizer) {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let mut params = Params::new();
+        params.add("w", &[3, 2], ParamKind::Weight, Init::Normal(1.0), &mut rng);
+        let spec = OptimizerSpec::Adam { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 };
+        let mut optimizer = Optimizer::new(&spec, &params);
+        optimizer.first[0][1] = 0.5;
+        optimizer.steps = 7;
+        (params, optimizer)
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_two_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (params, optimizer) = sample();
+        for step in [1, 2, 3] {
+            let progress = Progress { step, ..Progress::default() };
+            let snapshot =
+                Snapshot { params: &params, optimizer: &optimizer, best: Some(&params), progress: &progress };
+            write(dir.path(), "r", &snapshot).unwrap();
+        }
+        let found = list(dir.path()).unwrap();
+        assert_eq!(found.len(), 2);
+        let (mut p, _) = sample();
+        p.value_mut(p.find("w").unwrap()).fill(0.0);
+        let mut o = Optimizer::new(
+            &OptimizerSpec::Adam { lr: 0.1, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 },
+            &p,
+        );
+        let restored = read(&found[1], "r", &mut p, &mut o).unwrap();
+        assert_eq!((restored.progress.step, o), (3, optimizer));
+        assert_eq!(p.value(p.find("w").unwrap()), params.value(params.find("w").unwrap()));
+    }
+
+    #[test]
+    fn a_flipped_byte_and_another_run_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut params, mut optimizer) = sample();
+        let progress = Progress::default();
+        let snapshot = Snapshot { params: &params, optimizer: &optimizer, best: None, progress: &progress };
+        let path = write(dir.path(), "r", &snapshot).unwrap();
+        let message = |r: Result<Restored, TrainError>| r.err().expect("it is refused").to_string();
+        assert!(message(read(&path, "other", &mut params, &mut optimizer)).contains("another spec"));
+        let file = path.join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let error = message(read(&path, "r", &mut params, &mut optimizer));
+        assert!(error.contains("model.safetensors is damaged"), "{error}");
+    }
+}

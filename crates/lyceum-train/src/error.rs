@@ -1,0 +1,52 @@
+//! What can go wrong in training, and whose fault it is.
+
+use crate::data::DataError;
+use lyceum_models::ModelError;
+use lyceum_nn::NnError;
+use lyceum_types::control::Stop;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The caller's data.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The caller's spec.
+    #[error("spec: {0}")]
+    Spec(String),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
+    #[error("training stopped at step {step}: {stop}")]
+    Stopped { step: u64, stop: Stop },
+    /// The loss is not a number: the run cannot go on.
+    #[error("training diverged at step {step}: the loss is {loss}")]
+    Diverged { step: u64, loss: f64 },
+    /// A checkpoint that cannot be used.
+    #[error("checkpoint {path}: {problem}")]
+    Checkpoint { path: String, problem: String },
+    /// The operator's disk.
+    #[error("{action} {path}")]
+    Io { action: &'static str, path: String, source: std::io::Error },
+}
+
+impl From<NnError> for TrainError {
+    fn from(error: NnError) -> Self {
+        TrainError::Model(ModelError::Nn(error))
+    }
+}
+
+impl TrainError {
+    /// What the caller can do about it.
+    pub fn fix(&self) -> &'static str {
+        match self {
+            TrainError::Data(_) => "mend the data and run again",
+            TrainError::Spec(_) | TrainError::Model(_) => "change the spec",
+            TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
+            TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",
+            TrainError::Checkpoint { .. } => {
+                "remove that checkpoint's folder; the job resumes from the one before"
+            }
+            TrainError::Io { .. } => "free disk space or check permissions, then run again",
+        }
+    }
+}

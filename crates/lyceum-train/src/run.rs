@@ -1,0 +1,141 @@
+//! The state of a training run and its one step: forward, backward, clip, update.
+//!
+//! A step depends only on the spec, the data, the seed and this state, never on time or on what ran before
+//! in the process; after its first epoch it allocates nothing.
+
+use crate::data::Dataset;
+use crate::error::TrainError;
+use crate::optim::{Optimizer, clip_scale, global_norm};
+use crate::order::{Draw, Order};
+use crate::schedule::lr_at;
+use lyceum_kernels::cpu;
+use lyceum_models::Model;
+use lyceum_models::batch::Batch;
+use lyceum_nn::{Dropout, Examples, Grads, Precision, Recording, Tape, Workspace};
+use lyceum_types::spec::{PrecisionSpec, TrainSpec};
+
+/// What one optimiser step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// The mean loss over the step's terms, before the update.
+    pub loss: f64,
+    /// The norm of all gradients before clipping.
+    pub grad_norm: f64,
+    pub lr: f64,
+    pub n_examples: usize,
+}
+
+/// A run between two steps.
+pub struct Run {
+    pub model: Model,
+    pub optimizer: Optimizer,
+    spec: TrainSpec,
+    seed: u64,
+    order: Order,
+    total_steps: u64,
+    precision: Precision,
+    grads: Grads,
+    workspace: Workspace,
+    batches: Vec<Batch>,
+    rows: Vec<usize>,
+}
+
+impl Run {
+    pub fn new(spec: &TrainSpec, seed: u64, model: Model, data: &Dataset) -> Self {
+        let draw = match data.context() {
+            Some(context) => Draw::Windows {
+                n_offsets: data.len().saturating_sub(context).max(1),
+                per_epoch: data.n_windows(),
+            },
+            None => Draw::Shuffled { n: data.len() },
+        };
+        let order = Order::new(draw, seed, spec.batch_size, spec.accumulate);
+        let per_epoch = order.steps_per_epoch() as u64;
+        let total_steps = match (spec.steps, spec.epochs) {
+            (Some(steps), _) => steps as u64,
+            (None, epochs) => epochs.unwrap_or(1) as u64 * per_epoch,
+        };
+        Run {
+            optimizer: Optimizer::new(&spec.optimizer, &model.params),
+            grads: Grads::new(&model.params),
+            spec: spec.clone(),
+            seed,
+            order,
+            total_steps,
+            precision: precision(spec.precision),
+            workspace: Workspace::new(),
+            batches: (0..spec.accumulate).map(|_| data.new_batch()).collect(),
+            rows: Vec::new(),
+            model,
+        }
+    }
+
+    pub fn total_steps(&self) -> u64 {
+        self.total_steps
+    }
+
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.order.steps_per_epoch() as u64
+    }
+
+    /// Optimiser step `step` (from 0). Weights, moments and running statistics move; nothing else does.
+    pub fn step(&mut self, data: &Dataset, step: u64) -> Result<StepReport, TrainError> {
+        let n_micro = self.order.n_micro_steps(step);
+        let (mut n_terms, mut n_examples) = (0, 0);
+        for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
+            self.order.rows(step, micro, &mut self.rows);
+            match data.context() {
+                Some(_) => data.fill_windows(&self.rows, batch),
+                None => data.fill(&self.rows, batch),
+            }
+            n_terms += batch.target.n_terms();
+            n_examples += batch.n;
+        }
+        let scale = 1.0 / n_terms.max(1) as f32;
+        self.grads.clear();
+        let mut loss_sum = 0.0;
+        for (micro, batch) in self.batches[..n_micro].iter().enumerate() {
+            let key = Dropout { seed: self.seed, step: step * self.spec.accumulate as u64 + micro as u64 };
+            let mut tape = Tape::new(
+                &mut self.workspace,
+                &self.model.params,
+                Recording::Weights,
+                Examples::Even(batch.n),
+            )
+            .training(key)
+            .with_precision(self.precision);
+            let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
+            loss_sum += f64::from(tape.value(loss)[0]);
+            tape.backward(loss, &mut self.grads);
+            self.workspace.apply_buffer_updates(&mut self.model.params);
+        }
+        self.grads.finish();
+        let grad_norm = global_norm(&self.model.params, &self.grads);
+        if !loss_sum.is_finite() || !grad_norm.is_finite() {
+            return Err(TrainError::Diverged { step, loss: loss_sum });
+        }
+        let lr = lr_at(&self.spec.schedule, Optimizer::base_lr(&self.spec.optimizer), step, self.total_steps);
+        self.optimizer.step(
+            &mut self.model.params,
+            &self.grads,
+            lr,
+            clip_scale(grad_norm, self.spec.grad_clip),
+        );
+        Ok(StepReport { loss: loss_sum, grad_norm, lr, n_examples })
+    }
+
+    /// The gradients of the last step, for tests.
+    pub fn grads(&self) -> &Grads {
+        &self.grads
+    }
+}
+
+/// The precision of products on this machine.
+pub fn precision(spec: PrecisionSpec) -> Precision {
+    match spec {
+        PrecisionSpec::F32 => Precision::F32,
+        PrecisionSpec::Bf16 => Precision::Bf16,
+        PrecisionSpec::Auto if cpu::has_bf16() && cpu::path() == cpu::CpuPath::Avx512 => Precision::Bf16,
+        PrecisionSpec::Auto => Precision::F32,
+    }
+}
