@@ -52,8 +52,8 @@ macro_rules! operations {
 
 pub mod activation;
 pub mod add;
-pub mod concat;
 pub mod dropout;
+pub mod concat;
 pub mod linear;
 pub mod recurrent;
 pub mod repeat_steps;

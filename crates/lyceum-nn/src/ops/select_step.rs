@@ -16,7 +16,17 @@ pub enum Step<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct SelectStep {
     x: Var,
-    rows: SavedIds,
+    first: bool,
+    lengths: Option<SavedIds>,
+}
+
+/// The step of example `b` among `steps`.
+fn step_of(b: usize, steps: usize, first: bool, lengths: Option<&[u32]>) -> usize {
+    match lengths {
+        _ if first => 0,
+        Some(lengths) => lengths[b] as usize - 1,
+        None => steps - 1,
+    }
 }
 
 impl Tape<'_> {
@@ -45,23 +55,22 @@ impl Tape<'_> {
                 return Err(NnError::Index { op, index, position, size: steps });
             }
         }
-        let row = |b: usize| match step {
-            Step::First => b * steps,
-            Step::Last(None) => (b + 1) * steps - 1,
-            Step::Last(Some(lengths)) => b * steps + lengths[b] as usize - 1,
+        let (first, lengths) = match step {
+            Step::First => (true, None),
+            Step::Last(lengths) => (false, lengths),
         };
         let mut out = self.take(batch * width);
         for (b, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
-            out.copy_from_slice(&self.value(x)[row(b) * width..][..width]);
+            let row = b * steps + step_of(b, steps, first, lengths);
+            out.copy_from_slice(&self.value(x)[row * width..][..width]);
         }
         let records = self.needs_grad(&[x], &[]);
         let out_shape = Shape::new(&[batch, width]);
         if !records {
             return Ok(self.push(Op::Leaf, out_shape, out, false));
         }
-        let rows: Vec<u32> = (0..batch).map(|b| row(b) as u32).collect();
-        let rows = self.save_ids(&rows);
-        Ok(self.push(Op::SelectStep(SelectStep { x, rows }), out_shape, out, true))
+        let lengths = lengths.map(|l| self.save_ids(l));
+        Ok(self.push(Op::SelectStep(SelectStep { x, first, lengths }), out_shape, out, true))
     }
 }
 
@@ -72,12 +81,14 @@ impl Operation for SelectStep {
 
     fn backward_inputs(&self, back: &mut Backward<'_>) {
         back.grad(self.x, |view, dy, dx, write| {
-            let width = view.output_shape().last();
+            let (width, steps) = (view.output_shape().last(), view.shape(self.x)[1]);
+            let lengths = self.lengths.map(|l| view.ids(l));
             if write == Write::Overwrite {
                 dx.fill(0.0);
             }
-            for (&row, dy) in view.ids(self.rows).iter().zip(dy.chunks_exact(width.max(1))) {
-                let dx = &mut dx[row as usize * width..][..width];
+            for (b, dy) in dy.chunks_exact(width.max(1)).enumerate() {
+                let row = b * steps + step_of(b, steps, self.first, lengths);
+                let dx = &mut dx[row * width..][..width];
                 dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y);
             }
         });
