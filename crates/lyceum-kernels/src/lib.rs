@@ -23,10 +23,13 @@ mod simd;
 mod testing;
 
 pub mod activation;
+pub mod batch_norm;
 pub mod conv;
 pub mod elementwise;
+pub mod group_norm;
 pub mod matmul;
 pub mod optim;
+pub mod pooling;
 pub mod attention;
 pub mod dropout;
 pub mod embedding;
