@@ -256,6 +256,16 @@ impl<'a> Tape<'a> {
         self.ws.give(buffer);
     }
 
+    /// An empty list of ids with memory of an earlier one.
+    pub(crate) fn take_ids(&mut self) -> Vec<u32> {
+        self.ws.take_ids()
+    }
+
+    /// Gives back a list of [`take_ids`](Self::take_ids).
+    pub(crate) fn give_ids(&mut self, ids: Vec<u32>) {
+        self.ws.give_ids(ids);
+    }
+
     /// Keeps numbers for the way back.
     pub(crate) fn save(&mut self, numbers: Vec<f32>) -> Saved {
         self.ws.saved.push(numbers);

@@ -38,6 +38,11 @@ impl Workspace {
         self.free_ids.pop().unwrap_or_default()
     }
 
+    pub(crate) fn give_ids(&mut self, mut ids: Vec<u32>) {
+        ids.clear();
+        self.free_ids.push(ids);
+    }
+
     /// Forgets the last tape and keeps its memory.
     pub(crate) fn reset(&mut self) {
         while let Some(node) = self.nodes.pop() {
@@ -52,9 +57,8 @@ impl Workspace {
         while let Some((_, update)) = self.buffer_updates.pop() {
             self.give(update);
         }
-        while let Some(mut ids) = self.saved_ids.pop() {
-            ids.clear();
-            self.free_ids.push(ids);
+        while let Some(ids) = self.saved_ids.pop() {
+            self.give_ids(ids);
         }
     }
 

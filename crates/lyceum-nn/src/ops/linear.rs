@@ -10,6 +10,7 @@ use crate::{Activation, NnError};
 use lyceum_kernels::activation::activate_backward;
 use lyceum_kernels::elementwise::{add_into, col_sum};
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
+use std::ops::Range;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Linear {
@@ -18,6 +19,8 @@ pub(crate) struct Linear {
     bias: Option<ParamId>,
     residual: Option<Var>,
     activation: Activation,
+    /// The first output row of the weight that is used (a projection may own a part of a larger matrix).
+    first: usize,
     /// The value before the activation; where there is none, nothing is saved.
     pre: Option<Saved>,
 }
@@ -43,6 +46,21 @@ impl Tape<'_> {
         activation: Activation,
         residual: Option<Var>,
     ) -> Result<Var, NnError> {
+        let rows = 0..self.params().shape(weight).first();
+        self.linear_rows(x, weight, bias, rows, activation, residual)
+    }
+
+    /// As [`linear_residual`](Self::linear_residual) with the output rows `rows` of W and b only: the query,
+    /// or the key and value, of a packed `in_proj_weight`.
+    pub fn linear_rows(
+        &mut self,
+        x: Var,
+        weight: ParamId,
+        bias: Option<ParamId>,
+        rows: Range<usize>,
+        activation: Activation,
+        residual: Option<Var>,
+    ) -> Result<Var, NnError> {
         let (xs, ws) = (self.shape(x), self.params().shape(weight));
         if ws.rank() != 2 || xs.rank() == 0 || xs.last() != ws[1] {
             return Err(NnError::shape(
@@ -52,13 +70,16 @@ impl Tape<'_> {
                 format!("[…, K] for weight {ws}"),
             ));
         }
-        let (m, k, n) = (xs.rows(), ws[1], ws[0]);
+        if rows.start > rows.end || rows.end > ws[0] {
+            return Err(NnError::shape("linear", "weight rows", ws, format!("at least {} rows", rows.end)));
+        }
+        let (m, k, n) = (xs.rows(), ws[1], rows.len());
         let shape = xs.with_last(n);
         if let Some(r) = residual.filter(|&r| self.shape(r) != shape) {
             return Err(NnError::shape("linear", "residual", self.shape(r), shape));
         }
-        if let Some(b) = bias.filter(|&b| self.params().shape(b).dims() != [n]) {
-            return Err(NnError::shape("linear", "bias", self.params().shape(b), format!("[{n}]")));
+        if let Some(b) = bias.filter(|&b| self.params().shape(b).dims() != [ws[0]]) {
+            return Err(NnError::shape("linear", "bias", self.params().shape(b), format!("[{}]", ws[0])));
         }
         let records = match bias {
             Some(b) => self.needs_grad(&[x], &[weight, b]),
@@ -68,22 +89,23 @@ impl Tape<'_> {
         let mut out = self.take(m * n);
         let params = self.params();
         let epilogue = Epilogue {
-            bias: bias.map(|b| params.value(b)),
+            bias: bias.map(|b| &params.value(b)[rows.clone()]),
             activation,
             pre: pre.as_deref_mut(),
             residual: residual.map(|r| self.value(r)),
         };
         match params.packed(weight) {
-            Some(packed) if self.precision() == Precision::F32 => {
+            Some(packed) if self.precision() == Precision::F32 && n == ws[0] => {
                 matmul_packed(self.value(x), m, packed, &mut out, epilogue)
             }
             _ => {
-                let (a, b) = (Mat::new(self.value(x), m, k), Mat::new(params.value(weight), n, k).t());
+                let part = &params.value(weight)[rows.start * k..rows.end * k];
+                let (a, b) = (Mat::new(self.value(x), m, k), Mat::new(part, n, k).t());
                 matmul(a, b, &mut out, Write::Overwrite, epilogue, self.precision());
             }
         }
         let pre = pre.map(|pre| self.save(pre));
-        let op = Op::Linear(Linear { x, weight, bias, residual, activation, pre });
+        let op = Op::Linear(Linear { x, weight, bias, residual, activation, first: rows.start, pre });
         Ok(self.push(op, shape, out, records))
     }
 }
@@ -110,7 +132,7 @@ impl Operation for Linear {
         back.grad(self.x, |view, dy, dx, write| {
             let k = view.shape(self.x).last();
             let n = dy.len() / view.shape(self.x).rows().max(1);
-            let (g, w) = (Mat::new(dy, dy.len() / n, n), Mat::new(view.param(self.weight), n, k));
+            let (g, w) = (Mat::new(dy, dy.len() / n, n), Mat::new(&view.param(self.weight)[self.first * k..][..n * k], n, k));
             matmul(g, w, dx, write, Epilogue::default(), precision);
         });
     }
@@ -123,13 +145,29 @@ impl Operation for Linear {
                 let (m, k) = (shape.rows(), shape.last());
                 let n = dy.len() / m.max(1);
                 let (g, x) = (Mat::new(dy, m, n).t(), Mat::new(view.value(self.x), m, k));
+                let (dw, write) = part(dw, self.first * k..(self.first + n) * k, write);
                 matmul(g, x, dw, write, Epilogue::default(), precision);
             });
             if let Some(bias) = self.bias {
-                back.grad(bias, |_, db, write| col_sum(dy, db.len(), db, write));
+                back.grad(bias, |view, db, write| {
+                    let n = view.output_shape().last();
+                    let (db, write) = part(db, self.first..self.first + n, write);
+                    col_sum(dy, n, db, write);
+                });
             }
         });
     }
+}
+
+/// The part of a gradient that is written; where the whole was to be overwritten, the rest becomes zero.
+fn part(whole: &mut [f32], range: Range<usize>, write: Write) -> (&mut [f32], Write) {
+    if range.len() == whole.len() {
+        return (whole, write);
+    }
+    if write == Write::Overwrite {
+        whole.fill(0.0);
+    }
+    (&mut whole[range], Write::Add)
 }
 
 /// `dy ← dy ⊙ f′(pre)`.
@@ -158,6 +196,16 @@ mod tests {
                 },
             );
         }
+    }
+
+    #[test]
+    fn parts_of_a_weight_have_their_own_gradients() {
+        Check::new(3).input(&[3, 5]).param("w", &[6, 5]).param("b", &[6]).run(|tape, inputs, params| {
+            let (w, b) = (params[0], Some(params[1]));
+            let one = tape.linear_rows(inputs[0], w, b, 0..2, Activation::None, None)?;
+            let two = tape.linear_rows(inputs[0], w, b, 2..4, Activation::Tanh, None)?;
+            tape.add(one, two)
+        });
     }
 
     #[test]

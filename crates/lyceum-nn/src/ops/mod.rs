@@ -52,9 +52,20 @@ macro_rules! operations {
 
 pub mod activation;
 pub mod add;
+pub mod softmax;
+pub mod rope;
+pub mod rms_norm;
+pub mod position;
+pub mod layer_norm;
+pub mod embedding;
+pub mod cached_attention;
+pub mod binary_cross_entropy;
+pub mod attention;
 pub mod dropout;
 pub mod concat;
 pub mod linear;
+pub mod mean_steps;
+pub mod one_hot;
 pub mod recurrent;
 pub mod repeat_steps;
 pub mod reshape;
@@ -65,12 +76,21 @@ pub mod squared_error;
 operations! {
     Activate(activation::Activate),
     Add(add::Add),
+    Softmax(softmax::Softmax),
+    Rope(rope::Rope),
+    RmsNorm(rms_norm::RmsNorm),
+    Position(position::Position),
+    LayerNorm(layer_norm::LayerNorm),
+    Embedding(embedding::Embedding),
+    BinaryCrossEntropy(binary_cross_entropy::BinaryCrossEntropy),
+    Attention(attention::Attention),
     Dropout(dropout::DropoutOp),
     ConcatLast(concat::ConcatLast),
     Recurrent(recurrent::Recurrent),
     RepeatSteps(repeat_steps::RepeatSteps),
     SelectStep(select_step::SelectStep),
     Linear(linear::Linear),
+    MeanSteps(mean_steps::MeanSteps),
     Reshape(reshape::Reshape),
     SoftmaxCrossEntropy(softmax_cross_entropy::SoftmaxCrossEntropy),
     SquaredError(squared_error::SquaredError),
