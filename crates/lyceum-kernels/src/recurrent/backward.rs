@@ -130,12 +130,26 @@ impl Block<'_> {
             let longest = (0..self.rows).map(|r| seq.length(self.first + r)).max().unwrap_or(0);
             for s in (0..longest).rev() {
                 on_path!(path, gate_gradients(block: &Block<'_>, run: &Running, s: usize));
+                if seq.truncates(s) {
+                    self.forget(&running, s);
+                    continue;
+                }
                 cut.each(self.panels.n, |begin, end| {
                     on_path!(path, products(block: &Block<'_>, run: &Running, s: usize, begin: usize, end: usize));
                 });
             }
             self.end(&dh[..], &dc[..], ldh);
         });
+    }
+
+    /// Drops the gradients of the state that entered step `s`.
+    fn forget(&self, running: &Running, s: usize) {
+        for r in (0..self.rows).filter(|r| s < self.seq.length(self.first + r)) {
+            for d in [running.h, running.c] {
+                // SAFETY: both have a row of `ldh` numbers for each example of the block, which runs alone.
+                unsafe { std::ptr::write_bytes(d.get().add(r * running.ldh), 0, running.ldh) }
+            }
+        }
     }
 
     /// The gradients of the first state, and zeros past the ends.

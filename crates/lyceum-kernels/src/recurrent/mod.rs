@@ -89,6 +89,9 @@ pub struct Sequence<'a> {
     pub hidden: usize,
     /// `[B]`, each at most `T`; without it all are `T` long.
     pub lengths: Option<&'a [u32]>,
+    /// Truncated back-propagation through time: gradients of the state end at every step whose number is a
+    /// multiple of this, as if the sequence had been cut there and its state carried on. None: they do not.
+    pub bptt: Option<usize>,
 }
 
 /// The weights of one layer in one direction, PyTorch's layout.
@@ -146,7 +149,13 @@ impl Sequence<'_> {
         example * self.steps + t
     }
 
+    /// Whether the gradient of the state that entered step `s` is dropped.
+    fn truncates(&self, s: usize) -> bool {
+        s > 0 && self.bptt.is_some_and(|n| s.is_multiple_of(n))
+    }
+
     fn check(&self) {
+        assert!(self.bptt != Some(0), "recurrent: gradients go back at least one step");
         let Some(lengths) = self.lengths else { return };
         assert_eq!(lengths.len(), self.batch, "recurrent: one length for each example");
         assert!(lengths.iter().all(|&l| l as usize <= self.steps), "recurrent: a length is beyond the steps");

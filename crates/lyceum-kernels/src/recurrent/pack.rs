@@ -33,6 +33,7 @@ impl PackedCell {
             input,
             hidden,
             lengths: None,
+            bptt: None,
         };
         seq.check_weights(weights);
         let path = cpu::path();

@@ -47,7 +47,7 @@ impl Case {
     fn seq(&self) -> Sequence<'_> {
         let [batch, steps, input, hidden] = self.dims;
         let (cell, direction, lengths) = (self.cell, self.direction, self.lengths.as_deref());
-        Sequence { cell, direction, batch, steps, input, hidden, lengths }
+        Sequence { cell, direction, batch, steps, input, hidden, lengths, bptt: None }
     }
 
     fn weights(&self) -> CellWeights<'_> {

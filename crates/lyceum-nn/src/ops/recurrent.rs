@@ -40,6 +40,9 @@ pub struct RecurrentRun<'a> {
     pub direction: Direction,
     /// Valid steps of each example; later ones give zeros and leave the state alone. None: all.
     pub lengths: Option<&'a [u32]>,
+    /// Truncated back-propagation through time: gradients of the state end at steps whose number is a
+    /// multiple of this. None: the whole sequence.
+    pub bptt: Option<usize>,
     /// The first state `[B, H]`; None: zeros.
     pub h0: Option<Var>,
     /// The LSTM's first memory `[B, H]`; None: zeros.
@@ -65,6 +68,7 @@ pub(crate) struct Recurrent {
     cell: Cell,
     direction: Direction,
     lengths: Option<SavedIds>,
+    bptt: Option<usize>,
     h0: Option<Var>,
     c0: Option<Var>,
     kept: KeptIds,
@@ -90,9 +94,12 @@ impl Tape<'_> {
         weights: RecurrentWeights,
         run: RecurrentRun<'_>,
     ) -> Result<RecurrentOutput, NnError> {
-        let RecurrentRun { cell, direction, lengths, h0, c0 } = run;
+        let RecurrentRun { cell, direction, lengths, bptt, h0, c0 } = run;
+        if bptt == Some(0) {
+            return Err(NnError::shape("recurrent", "bptt", Shape::new(&[0]), "at least one step"));
+        }
         let [batch, steps, input, hidden] = self.recurrent_sizes(x, &weights, &run)?;
-        let seq = Sequence { cell, direction, batch, steps, input, hidden, lengths };
+        let seq = Sequence { cell, direction, batch, steps, input, hidden, lengths, bptt };
         let (units, states) = (batch * steps * hidden, batch * hidden);
         let ids = [Some(weights.w_ih), Some(weights.w_hh), weights.b_ih, weights.b_hh];
         let records = self.needs_grad(&[x], &[])
@@ -125,7 +132,7 @@ impl Tape<'_> {
                 let gradients = self.take(units * cell.kept() + first_states * states);
                 let gradients = self.save(gradients);
                 let lengths = lengths.map(|l| self.save_ids(l));
-                let op = Recurrent { x, weights, cell, direction, lengths, h0, c0, kept, gradients };
+                let op = Recurrent { x, weights, cell, direction, lengths, bptt, h0, c0, kept, gradients };
                 self.push(Op::Recurrent(op), out_shape, out, true)
             }
         };
@@ -210,6 +217,7 @@ impl Recurrent {
             input: x[2],
             hidden: out[2],
             lengths: self.lengths.map(|l| view.ids(l)),
+            bptt: self.bptt,
         }
     }
 
@@ -322,7 +330,8 @@ mod tests {
                         let weights =
                             RecurrentWeights { w_ih: p[0], w_hh: p[1], b_ih: Some(p[2]), b_hh: Some(p[3]) };
                         let c0 = inputs.get(2).copied();
-                        let run = RecurrentRun { cell, direction, lengths, h0: Some(inputs[1]), c0 };
+                        let run =
+                            RecurrentRun { cell, direction, lengths, bptt: None, h0: Some(inputs[1]), c0 };
                         Ok(tape.recurrent(inputs[0], weights, run)?.out)
                     });
             }
@@ -334,7 +343,8 @@ mod tests {
         let check = || Check::new(2).input(&[2, 3, 4]).param("w_ih", &[8, 4]).param("w_hh", &[8, 2]);
         let run = |tape: &mut Tape<'_>, x: &[Var], p: &[ParamId], cell, lengths| {
             let weights = RecurrentWeights { w_ih: p[0], w_hh: p[1], b_ih: None, b_hh: None };
-            let run = RecurrentRun { cell, direction: Direction::Forward, lengths, h0: None, c0: None };
+            let run =
+                RecurrentRun { cell, direction: Direction::Forward, lengths, bptt: None, h0: None, c0: None };
             Ok(tape.recurrent(x[0], weights, run)?.out)
         };
         check().fails("recurrent", |t, x, p| run(t, x, p, Cell::Gru, None));
@@ -371,6 +381,7 @@ mod tests {
                     cell,
                     direction,
                     lengths,
+                    bptt: None,
                     h0: Some(states[0][at]),
                     c0: states.get(1).map(|c| c[at]),
                 };
@@ -459,40 +470,98 @@ mod tests {
         n
     }
 
-    #[test]
-    fn a_cut_sequence_with_carried_state_gives_the_bits_of_the_whole() {
+    /// A layer with some weights, and `[b, t, f]` numbers for it.
+    fn layer(cell: Cell, [b, t, f, h]: [usize; 4]) -> (Params, RecurrentWeights, Vec<f32>) {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
-        let (b, t, f, h) = (3, 7, 5, 9);
         let mut params = Params::new();
         let mut add = |n, d: &[usize]| params.add(n, d, ParamKind::Weight, Init::Uniform(0.5), &mut rng);
+        let g = cell.gates();
         let weights = RecurrentWeights {
-            w_ih: add("i", &[4 * h, f]),
-            w_hh: add("h", &[4 * h, h]),
-            b_ih: None,
-            b_hh: None,
+            w_ih: add("w_ih", &[g * h, f]),
+            w_hh: add("w_hh", &[g * h, h]),
+            b_ih: Some(add("b_ih", &[g * h])),
+            b_hh: Some(add("b_hh", &[g * h])),
         };
-        let x: Vec<f32> = (0..b * t * f).map(|i| (i as f32 * 0.7).sin()).collect();
-        let (cell, direction) = (Cell::Lstm, Direction::Forward);
-        let mut ws = Workspace::new();
-        let mut run = |x: &[f32], t: usize, state: Option<[Vec<f32>; 2]>| -> [Vec<f32>; 3] {
-            let mut tape = Tape::new(&mut ws, &params, Recording::Off, Examples::Even(b));
-            let x = tape.input(&[b, t, f], x).unwrap();
-            let state = state.map(|s| s.map(|s| tape.input(&[b, h], &s).unwrap()));
-            let (h0, c0) = (state.map(|s| s[0]), state.map(|s| s[1]));
-            let o =
-                tape.recurrent(x, weights, RecurrentRun { cell, direction, lengths: None, h0, c0 }).unwrap();
-            [o.out, o.h_n, o.c_n.unwrap()].map(|v| tape.value(v).to_vec())
-        };
-        let whole = run(&x, t, None);
-        let mut state = None;
-        for s in 0..t {
-            let step: Vec<f32> = (0..b).flat_map(|e| &x[(e * t + s) * f..][..f]).copied().collect();
-            let [out, h_n, c_n] = run(&step, 1, state);
-            for e in 0..b {
-                assert_eq!(out[e * h..][..h], whole[0][(e * t + s) * h..][..h]);
+        (params, weights, (0..b * t * f).map(|i| (i as f32 * 0.7).sin()).collect())
+    }
+
+    /// Steps `from..to` of each example of `[b, t, width]`.
+    fn cut(x: &[f32], [b, t, width]: [usize; 3], from: usize, to: usize) -> Vec<f32> {
+        (0..b).flat_map(|e| &x[(e * t + from) * width..(e * t + to) * width]).copied().collect()
+    }
+
+    #[test]
+    fn a_cut_sequence_with_carried_state_gives_the_bits_of_the_whole() {
+        for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
+            let [b, t, f, h] = [3, 7, 5, 9];
+            let (params, weights, x) = layer(cell, [b, t, f, h]);
+            let mut ws = Workspace::new();
+            let mut run = |x: &[f32], t: usize, state: &[Vec<f32>]| -> Vec<Vec<f32>> {
+                let mut tape = Tape::new(&mut ws, &params, Recording::Off, Examples::Even(b));
+                let x = tape.input(&[b, t, f], x).unwrap();
+                let state: Vec<Var> = state.iter().map(|s| tape.input(&[b, h], s).unwrap()).collect();
+                let (h0, c0) = (state.first().copied(), state.get(1).copied());
+                let direction = Direction::Forward;
+                let run = RecurrentRun { cell, direction, lengths: None, bptt: None, h0, c0 };
+                let o = tape.recurrent(x, weights, run).unwrap();
+                [Some(o.out), Some(o.h_n), o.c_n]
+                    .into_iter()
+                    .flatten()
+                    .map(|v| tape.value(v).to_vec())
+                    .collect()
+            };
+            let whole = run(&x, t, &[]);
+            let mut state = Vec::new();
+            for s in 0..t {
+                let got = run(&cut(&x, [b, t, f], s, s + 1), 1, &state);
+                assert_eq!(got[0], cut(&whole[0], [b, t, h], s, s + 1), "{cell:?} step {s}");
+                state = got[1..].to_vec();
             }
-            state = Some([h_n, c_n]);
+            assert_eq!(state, whole[1..]);
         }
-        assert_eq!(state.unwrap(), [whole[1].clone(), whole[2].clone()]);
+    }
+
+    #[test]
+    fn truncated_gradients_are_those_of_pieces_with_carried_state() {
+        for cell in [Cell::RnnTanh, Cell::Lstm, Cell::Gru] {
+            let [b, t, f, h] = [2, 7, 3, 5];
+            let (params, weights, x) = layer(cell, [b, t, f, h]);
+            let d_out: Vec<f32> = (0..b * t * h).map(|i| (i as f32 * 1.3).cos()).collect();
+            let mut ws = Workspace::new();
+            let mut gradients = |pieces: &[(usize, usize)], bptt| {
+                let mut grads = Grads::new(&params);
+                let mut state: Vec<Vec<f32>> = Vec::new();
+                let mut d_x = Vec::new();
+                for &(from, to) in pieces {
+                    let recording = Recording::InputsAndWeights;
+                    let mut tape = Tape::new(&mut ws, &params, recording, Examples::Even(b));
+                    let x = tape.entry(&[b, to - from, f], &cut(&x, [b, t, f], from, to)).unwrap();
+                    let first: Vec<Var> = state.iter().map(|s| tape.input(&[b, h], s).unwrap()).collect();
+                    let (h0, c0) = (first.first().copied(), first.get(1).copied());
+                    let direction = Direction::Forward;
+                    let run = RecurrentRun { cell, direction, lengths: None, bptt, h0, c0 };
+                    let o = tape.recurrent(x, weights, run).unwrap();
+                    tape.backward_from(o.out, &cut(&d_out, [b, t, h], from, to), &mut grads);
+                    state =
+                        [Some(o.h_n), o.c_n].into_iter().flatten().map(|v| tape.value(v).to_vec()).collect();
+                    d_x.push((to - from, tape.grad(x).unwrap().to_vec()));
+                }
+                let d_x = (0..b).flat_map(|e| {
+                    d_x.iter().flat_map(move |(steps, d)| d[e * steps * f..(e + 1) * steps * f].to_vec())
+                });
+                (
+                    d_x.collect::<Vec<f32>>(),
+                    params.ids().map(|id| grads.value(id).to_vec()).collect::<Vec<_>>(),
+                )
+            };
+            let pieces = gradients(&[(0, 3), (3, 6), (6, 7)], None);
+            let truncated = gradients(&[(0, 7)], Some(3));
+            let whole = gradients(&[(0, 7)], None);
+            assert_eq!(truncated.0, pieces.0, "{cell:?}: d_x");
+            assert_ne!(truncated.0, whole.0, "{cell:?}: something was cut");
+            for (got, want) in truncated.1.iter().flatten().zip(pieces.1.iter().flatten()) {
+                assert!((got - want).abs() < 1e-5, "{cell:?}: {got} {want}");
+            }
+        }
     }
 }
