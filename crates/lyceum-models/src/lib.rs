@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod decode;
 pub mod layers;
 pub mod mlp;
 pub mod model;
+pub mod recurrent;
+pub mod transformer;
 
 pub use model::{Forward, InputShape, Model, ModelError, ModelShape, OutputShape};
 pub mod prepare;

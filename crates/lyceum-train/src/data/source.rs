@@ -1,0 +1,152 @@
+//! A data file as it was read, before anything is known about what it means: a table, arrays, a folder of
+//! files, or one text.
+
+use super::answers::Answers;
+use super::csv;
+use super::report::{DataError, Issue, Place, Report, one};
+use super::table::Table;
+use lyceum_models::prepare::series::Fields;
+use lyceum_types::control::Control;
+use lyceum_types::spec::Spec;
+use std::path::{Path, PathBuf};
+
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    Table(Table),
+    Arrays(Arrays),
+    Files(Files),
+    Text { file: String, text: String },
+}
+
+/// Rows of numbers of one shape.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrays {
+    pub file: String,
+    /// Of one row.
+    pub shape: Vec<usize>,
+    pub numbers: Numbers,
+    pub answers: Option<Answers>,
+    /// What a request calls the channels of a series.
+    pub fields: Option<Fields>,
+    /// The first row of the file behind each example, where these are windows of a table.
+    pub row_ids: Option<Vec<u64>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Numbers {
+    U8(Vec<u8>),
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+}
+
+impl Numbers {
+    pub fn len(&self) -> usize {
+        match self {
+            Numbers::U8(x) => x.len(),
+            Numbers::F32(x) => x.len(),
+            Numbers::F64(x) => x.len(),
+        }
+    }
+
+    pub fn at(&self, i: usize) -> f64 {
+        match self {
+            Numbers::U8(x) => f64::from(x[i]),
+            Numbers::F32(x) => f64::from(x[i]),
+            Numbers::F64(x) => x[i],
+        }
+    }
+}
+
+/// Pictures or sounds, one file each.
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// The folder or manifest, for messages.
+    pub file: String,
+    pub media: Media,
+    pub entries: Vec<Entry>,
+    /// None: a folder without classes (prediction).
+    pub labelled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Media {
+    Pictures,
+    Sounds,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub path: PathBuf,
+    pub shown: String,
+    pub label: String,
+}
+
+impl Source {
+    pub fn rows(&self) -> usize {
+        match self {
+            Source::Table(table) => table.rows(),
+            Source::Arrays(arrays) => arrays.numbers.len() / arrays.shape.iter().product::<usize>().max(1),
+            Source::Files(files) => files.entries.len(),
+            Source::Text { .. } => 1,
+        }
+    }
+
+    pub fn file(&self) -> &str {
+        match self {
+            Source::Table(table) => &table.file,
+            Source::Arrays(arrays) => &arrays.file,
+            Source::Files(files) => &files.file,
+            Source::Text { file, .. } => file,
+        }
+    }
+
+    pub fn place(&self, row: usize) -> Place {
+        match self {
+            Source::Table(table) => table.place(row),
+            Source::Arrays(arrays) => {
+                Place::Row(arrays.row_ids.as_ref().map_or(row as u64, |row_ids| row_ids[row]))
+            }
+            Source::Files(_) | Source::Text { .. } => Place::File,
+        }
+    }
+
+    pub fn row_id(&self, row: usize) -> u64 {
+        match self {
+            Source::Arrays(Arrays { row_ids: Some(row_ids), .. }) => row_ids[row],
+            _ => row as u64,
+        }
+    }
+}
+
+/// Reads a file or folder of any format. Errors within it go to `report`; one that leaves nothing to look at
+/// is returned.
+pub(crate) fn read(
+    spec: &Spec,
+    path: &Path,
+    shown: &str,
+    control: &Control,
+    report: &mut Report,
+) -> Result<Source, DataError> {
+    if !path.exists() {
+        return Err(one(Issue::new(
+            shown,
+            "file_not_found",
+            "there is no such file or folder",
+            "check the path: it is relative to the folder of the file that names it",
+        )));
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    let _ = spec;
+    if ends(&[".csv", ".tsv"]) {
+        let delimiter = if ends(&[".tsv"]) { b'\t' } else { b',' };
+        return csv::read(path, shown, delimiter, control, report).map(Source::Table);
+    }
+    Err(one(Issue::new(
+        shown,
+        "unknown_format",
+        "this kind of file is not read",
+        "give a .csv, .tsv, .parquet, .jsonl, .npy, .npz, .idx, .idx.gz or .txt file, or a folder of images \
+         or of .wav files per class",
+    )))
+}
