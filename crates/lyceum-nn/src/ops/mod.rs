@@ -62,10 +62,15 @@ pub mod cached_attention;
 pub mod binary_cross_entropy;
 pub mod attention;
 pub mod dropout;
+pub mod batch_norm;
+pub mod channels_first;
 pub mod concat;
+pub mod conv;
 pub mod linear;
 pub mod mean_steps;
+pub mod group_norm;
 pub mod one_hot;
+pub mod pooling;
 pub mod recurrent;
 pub mod repeat_steps;
 pub mod reshape;
@@ -91,6 +96,11 @@ operations! {
     SelectStep(select_step::SelectStep),
     Linear(linear::Linear),
     MeanSteps(mean_steps::MeanSteps),
+    BatchNorm(batch_norm::BatchNorm),
+    ChannelsFirst(channels_first::ChannelsFirst),
+    Conv(conv::Conv),
+    GroupNorm(group_norm::GroupNorm),
+    Pool(pooling::Pool),
     Reshape(reshape::Reshape),
     SoftmaxCrossEntropy(softmax_cross_entropy::SoftmaxCrossEntropy),
     SquaredError(squared_error::SquaredError),

@@ -1,0 +1,325 @@
+//! `O = dropout(softmax(Q·Kᵀ / √D + mask))·V`, H heads of D numbers, C = H·D (Vaswani et al. 2017,
+//! arXiv:1706.03762).
+//!
+//! Three ways to give the same inputs, for the same bits: one `[q | k | v]` tensor `[B, T, 3·C]` (from one
+//! product), queries `[B, T, C]` with `[k | v]` `[B, S, 2·C]` (cross attention), or three tensors. Output
+//! `[B, T, C]`. Backward, with P the probabilities recomputed from saved log-sum-exps:
+//! `dV = Pᵀ·dO`, `dS = P ⊙ (dO·Vᵀ − rowsum(dO ⊙ O)) / √D`, `dQ = dS·K`, `dK = dSᵀ·Q`.
+
+use super::{Op, Operation};
+use crate::tape::{Backward, Phase, Saved, SavedIds, Slot, Tape, Var, View};
+use crate::{NnError, Shape};
+use lyceum_kernels::attention::{self as kernel, Gradients, Rows};
+use lyceum_kernels::dropout;
+use lyceum_kernels::matmul::Write;
+
+pub use lyceum_kernels::attention::Mask;
+
+/// What attention is beside its inputs.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionOptions<'a> {
+    pub heads: usize,
+    pub mask: Mask,
+    /// How many keys of each example are real; the others are padding. A query that sees no key gives 0.
+    pub key_lens: Option<&'a [u32]>,
+    /// Probability with which a weight is dropped in training.
+    pub dropout: f64,
+}
+
+impl AttentionOptions<'_> {
+    /// Every query sees every key; nothing is dropped.
+    pub fn full(heads: usize) -> Self {
+        AttentionOptions { heads, mask: Mask::Full, key_lens: None, dropout: 0.0 }
+    }
+
+    /// Query `t` sees keys `0..=t`; nothing is dropped.
+    pub fn causal(heads: usize) -> Self {
+        AttentionOptions { mask: Mask::Causal { first_position: 0 }, ..Self::full(heads) }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Attention {
+    inputs: Inputs,
+    heads: usize,
+    mask: Mask,
+    key_lens: Option<SavedIds>,
+    dropout: Option<dropout::Dropout>,
+    lse: Saved,
+}
+
+#[derive(Clone, Copy)]
+enum Inputs {
+    Fused(Var),
+    Paired { q: Var, kv: Var },
+    Separate { q: Var, k: Var, v: Var },
+}
+
+/// Sizes, and where queries, keys and values lie.
+struct Layout {
+    batch: usize,
+    n_queries: usize,
+    n_keys: usize,
+    width: usize,
+    q_row: usize,
+    kv_row: usize,
+}
+
+impl Tape<'_> {
+    /// A sequence attends to itself: `qkv` is `[B, T, 3·C]`.
+    pub fn self_attention(&mut self, qkv: Var, options: AttentionOptions<'_>) -> Result<Var, NnError> {
+        self.attend(Inputs::Fused(qkv), options)
+    }
+
+    /// Queries `[B, T, C]` attend to another sequence, `kv` `[B, S, 2·C]`.
+    pub fn cross_attention(
+        &mut self,
+        q: Var,
+        kv: Var,
+        options: AttentionOptions<'_>,
+    ) -> Result<Var, NnError> {
+        self.attend(Inputs::Paired { q, kv }, options)
+    }
+
+    /// Queries `[B, T, C]`, keys and values `[B, S, C]`.
+    pub fn attention(
+        &mut self,
+        q: Var,
+        k: Var,
+        v: Var,
+        options: AttentionOptions<'_>,
+    ) -> Result<Var, NnError> {
+        self.attend(Inputs::Separate { q, k, v }, options)
+    }
+
+    fn attend(&mut self, inputs: Inputs, options: AttentionOptions<'_>) -> Result<Var, NnError> {
+        let layout = self.attention_layout(inputs, options)?;
+        let Layout { batch, n_queries, width, .. } = layout;
+        let records = match inputs {
+            Inputs::Fused(qkv) => self.needs_grad(&[qkv], &[]),
+            Inputs::Paired { q, kv } => self.needs_grad(&[q, kv], &[]),
+            Inputs::Separate { q, k, v } => self.needs_grad(&[q, k, v], &[]),
+        };
+        let drops = self.phase() == Phase::Train && options.dropout > 0.0;
+        let dropout = drops.then(|| self.dropout_mask(options.dropout));
+        let mut lse = records.then(|| self.take(batch * options.heads * n_queries));
+        let mut out = self.take(batch * n_queries * width);
+        let shape = layout.shape(options.heads, options.mask, options.key_lens, dropout);
+        let [q, k, v] = inputs.slices(width, |var| self.value(var));
+        kernel::attention(&shape, q, k, v, &mut out, lse.as_deref_mut());
+        let out_shape = Shape::new(&[batch, n_queries, width]);
+        let Some(lse) = lse else { return Ok(self.push(Op::Leaf, out_shape, out, false)) };
+        let lse = self.save(lse);
+        let key_lens = options.key_lens.map(|lens| self.save_ids(lens));
+        let op = Attention { inputs, heads: options.heads, mask: options.mask, key_lens, dropout, lse };
+        Ok(self.push(Op::Attention(op), out_shape, out, true))
+    }
+
+    fn attention_layout(&self, inputs: Inputs, options: AttentionOptions<'_>) -> Result<Layout, NnError> {
+        let layout = Layout::of(inputs, |var| self.shape(var))?;
+        let refuse = |what: &'static str, got: &[usize], want: String| {
+            Err(NnError::shape("attention", what, Shape::new(got), want))
+        };
+        if options.heads == 0 || layout.width == 0 || !layout.width.is_multiple_of(options.heads) {
+            let want = format!("a divisor of the width {}", layout.width);
+            return refuse("number of heads", &[options.heads], want);
+        }
+        if let Some(lens) = options.key_lens {
+            if lens.len() != layout.batch {
+                return refuse("key lengths", &[lens.len()], format!("[{}]", layout.batch));
+            }
+            if let Some((position, &n)) = lens.iter().enumerate().find(|&(_, &n)| n as usize > layout.n_keys)
+            {
+                let size = layout.n_keys + 1;
+                return Err(NnError::Index { op: "attention", index: n.into(), position, size });
+            }
+        }
+        Ok(layout)
+    }
+}
+
+impl Layout {
+    fn of(inputs: Inputs, shape: impl Fn(Var) -> Shape) -> Result<Layout, NnError> {
+        let refuse =
+            |what: &'static str, got: Shape, want: String| Err(NnError::shape("attention", what, got, want));
+        let (q, q_parts) = match inputs {
+            Inputs::Fused(qkv) => (shape(qkv), 3),
+            Inputs::Paired { q, .. } | Inputs::Separate { q, .. } => (shape(q), 1),
+        };
+        if q.rank() != 3 || !q[2].is_multiple_of(q_parts) {
+            return refuse("queries", q, format!("[B, T, {q_parts}·C]"));
+        }
+        let (batch, n_queries, width) = (q[0], q[1], q[2] / q_parts);
+        let (n_keys, kv_row) = match inputs {
+            Inputs::Fused(_) => (n_queries, q[2]),
+            Inputs::Paired { kv, .. } => {
+                let kv = shape(kv);
+                if kv.rank() != 3 || kv[0] != batch || kv[2] != 2 * width {
+                    return refuse("keys and values", kv, format!("[{batch}, S, {}]", 2 * width));
+                }
+                (kv[1], kv[2])
+            }
+            Inputs::Separate { k, v, .. } => {
+                let (k, v) = (shape(k), shape(v));
+                if k.rank() != 3 || k[0] != batch || k[2] != width {
+                    return refuse("keys", k, format!("[{batch}, S, {width}]"));
+                }
+                if v != k {
+                    return refuse("values", v, format!("{k}, as the keys"));
+                }
+                (k[1], width)
+            }
+        };
+        Ok(Layout { batch, n_queries, n_keys, width, q_row: q[2], kv_row })
+    }
+
+    fn shape<'a>(
+        &self,
+        heads: usize,
+        mask: Mask,
+        key_lens: Option<&'a [u32]>,
+        dropout: Option<dropout::Dropout>,
+    ) -> kernel::Attention<'a> {
+        let head_size = self.width / heads;
+        kernel::Attention {
+            batch: self.batch,
+            heads,
+            head_size,
+            n_queries: self.n_queries,
+            n_keys: self.n_keys,
+            scale: 1.0 / (head_size as f32).sqrt(),
+            mask,
+            key_lens,
+            dropout,
+            q: Rows::dense(self.n_queries, self.q_row),
+            kv: Rows::dense(self.n_keys, self.kv_row),
+            out: Rows::dense(self.n_queries, self.width),
+        }
+    }
+}
+
+impl Inputs {
+    /// Where queries, keys and values begin.
+    fn slices<'v>(&self, width: usize, value: impl Fn(Var) -> &'v [f32]) -> [&'v [f32]; 3] {
+        let from = |x: &'v [f32], at: usize| x.get(at..).unwrap_or_default();
+        match *self {
+            Inputs::Fused(qkv) => {
+                let x = value(qkv);
+                [x, from(x, width), from(x, 2 * width)]
+            }
+            Inputs::Paired { q, kv } => {
+                let x = value(kv);
+                [value(q), x, from(x, width)]
+            }
+            Inputs::Separate { q, k, v } => [value(q), value(k), value(v)],
+        }
+    }
+}
+
+impl Attention {
+    fn run(&self, view: View<'_>, dout: &[f32], gradients: Gradients<'_>) {
+        let layout =
+            Layout::of(self.inputs, |var| view.shape(var)).expect("the forward call accepted it: bug");
+        let key_lens = self.key_lens.map(|lens| view.ids(lens));
+        let shape = layout.shape(self.heads, self.mask, key_lens, self.dropout);
+        let [q, k, v] = self.inputs.slices(layout.width, |var| view.value(var));
+        kernel::attention_backward(&shape, q, k, v, view.output(), view.saved(self.lse), dout, gradients);
+    }
+}
+
+fn target(slot: &mut Option<Slot>) -> Option<(&mut [f32], Write)> {
+    slot.as_mut().map(|slot| (&mut slot.data[..], slot.write))
+}
+
+impl Operation for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn backward_inputs(&self, back: &mut Backward<'_>) {
+        match self.inputs {
+            Inputs::Fused(qkv) => {
+                back.grad(qkv, |view, dy, dx, write| self.run(view, dy, Gradients::Fused(dx, write)));
+            }
+            Inputs::Paired { q, kv } if q != kv => back.grads([q, kv], |view, dy, [q, kv]| {
+                self.run(view, dy, Gradients::Paired { q: target(q), kv: target(kv) });
+            }),
+            Inputs::Separate { q, k, v } if q != k && k != v && v != q => {
+                back.grads([q, k, v], |view, dy, [q, k, v]| {
+                    self.run(view, dy, Gradients::Separate { q: target(q), k: target(k), v: target(v) });
+                });
+            }
+            // One tensor in two roles: a call for each, so that the second adds to the first.
+            Inputs::Separate { q, k, v } => {
+                let none = || Gradients::Separate { q: None, k: None, v: None };
+                for (role, input) in [q, k, v].into_iter().enumerate() {
+                    back.grad(input, |view, dy, dx, write| {
+                        let mut gradients = none();
+                        if let Gradients::Separate { q, k, v } = &mut gradients {
+                            *[q, k, v][role] = Some((dx, write));
+                        }
+                        self.run(view, dy, gradients);
+                    });
+                }
+            }
+            Inputs::Paired { .. } => unreachable!("[B, T, C] is never [B, S, 2·C]: bug"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Check;
+
+    #[test]
+    fn gradients_of_self_attention_agree_with_finite_differences() {
+        let check = || Check::new(2).input(&[2, 7, 12]);
+        check().run(|tape, x, _| tape.self_attention(x[0], AttentionOptions::causal(2)));
+        check().run(|tape, x, _| {
+            let options = AttentionOptions { key_lens: Some(&[7, 3]), ..AttentionOptions::full(1) };
+            tape.self_attention(x[0], options)
+        });
+        check().training().run(|tape, x, _| {
+            tape.self_attention(x[0], AttentionOptions { dropout: 0.3, ..AttentionOptions::causal(2) })
+        });
+    }
+
+    #[test]
+    fn gradients_of_cross_attention_agree_with_finite_differences() {
+        let check = || Check::new(2).input(&[2, 3, 4]);
+        check().input(&[2, 5, 8]).run(|tape, x, _| {
+            let options = AttentionOptions { key_lens: Some(&[5, 2]), ..AttentionOptions::full(2) };
+            tape.cross_attention(x[0], x[1], options)
+        });
+        check()
+            .input(&[2, 5, 4])
+            .input(&[2, 5, 4])
+            .run(|tape, x, _| tape.attention(x[0], x[1], x[2], AttentionOptions::full(2)));
+    }
+
+    #[test]
+    fn a_tensor_in_two_roles_gets_both_gradients() {
+        Check::new(2)
+            .input(&[2, 3, 4])
+            .input(&[2, 5, 4])
+            .run(|tape, x, _| tape.attention(x[0], x[1], x[1], AttentionOptions::full(1)));
+        Check::new(2)
+            .input(&[2, 3, 4])
+            .run(|tape, x, _| tape.attention(x[0], x[0], x[0], AttentionOptions::causal(2)));
+    }
+
+    #[test]
+    fn wrong_sizes_are_named() {
+        let check = || Check::new(2).input(&[2, 3, 12]).input(&[2, 5, 7]);
+        check().fails("number of heads", |tape, x, _| tape.self_attention(x[0], AttentionOptions::full(3)));
+        check().fails("queries", |tape, x, _| tape.self_attention(x[1], AttentionOptions::full(1)));
+        check().fails("keys and values", |tape, x, _| {
+            tape.cross_attention(x[0], x[1], AttentionOptions::full(1))
+        });
+        check().fails("index 4 at position 1", |tape, x, _| {
+            let options = AttentionOptions { key_lens: Some(&[3, 4]), ..AttentionOptions::full(1) };
+            tape.self_attention(x[0], options)
+        });
+    }
+}

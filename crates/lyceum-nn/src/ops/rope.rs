@@ -1,0 +1,147 @@
+//! Rotary positions (Su et al. 2021, arXiv:2104.09864), half-split pairs as in GPT-NeoX and Llama.
+//!
+//! x and y `[B, T, C]`: the first `heads · D` columns are heads whose pairs `(i, i + D/2)` turn by
+//! `position · θ^(−2i/D)`, the other columns pass. A fused `[q | k | v]` row with H heads is turned by
+//! `heads = 2·H`. Backward: the gradient turns back.
+
+use super::{Op, Operation};
+use crate::NnError;
+use crate::tape::{Backward, Saved, SavedIds, Tape, Var};
+use lyceum_kernels::elementwise::Write;
+use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_table};
+
+/// Cosines and sines of all angles, made once a model.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    head_size: usize,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl RopeTable {
+    /// For positions `0..n_positions`; θ is 10000 in the paper.
+    pub fn new(theta: f64, head_size: usize, n_positions: usize) -> Result<RopeTable, NnError> {
+        if head_size == 0 || !head_size.is_multiple_of(2) {
+            let got = crate::Shape::new(&[head_size]);
+            return Err(NnError::shape("rope", "head size", got, "an even number"));
+        }
+        let (mut cos, mut sin) =
+            (vec![0.0; n_positions * head_size / 2], vec![0.0; n_positions * head_size / 2]);
+        rope_table(theta, head_size, &mut cos, &mut sin);
+        Ok(RopeTable { head_size, cos, sin })
+    }
+
+    pub fn n_positions(&self) -> usize {
+        self.cos.len() / (self.head_size / 2)
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Rope {
+    x: Var,
+    shape: RopeShape,
+    positions: SavedIds,
+    cos: Saved,
+    sin: Saved,
+}
+
+impl Tape<'_> {
+    /// Turns the first `heads` heads; `positions` holds T numbers that all examples share, or B·T.
+    pub fn rope(
+        &mut self,
+        x: Var,
+        table: &RopeTable,
+        heads: usize,
+        positions: &[u32],
+    ) -> Result<Var, NnError> {
+        let shape = self.shape(x);
+        let width = heads * table.head_size;
+        if shape.rank() != 3 || shape[2] < width {
+            let want = format!("[B, T, C] with C ≥ {width}");
+            return Err(NnError::shape("rope", "input", shape, want));
+        }
+        let (rows, n) = (shape.rows(), table.n_positions());
+        if positions.len() != shape[1] && positions.len() != rows {
+            let want = format!("[B, T, C] for {} positions (T, or B·T)", positions.len());
+            return Err(NnError::shape("rope", "input", shape, want));
+        }
+        if let Some((position, &p)) = positions.iter().enumerate().find(|&(_, &p)| p as usize >= n) {
+            return Err(NnError::Index { op: "rope", index: p.into(), position, size: n });
+        }
+        let layout = RopeShape { heads, head_size: table.head_size, stride: shape[2] };
+        let mut out = self.take(shape.len());
+        let from = self.value(x);
+        out.copy_from_slice(from);
+        each_block(positions, rows, layout.stride, |range| {
+            let (cos, sin) = (&table.cos, &table.sin);
+            rope(&from[range.clone()], layout, positions, cos, sin, &mut out[range]);
+        });
+        if !self.needs_grad(&[x], &[]) {
+            return Ok(self.push(Op::Leaf, shape, out, false));
+        }
+        // The part of the table that was used.
+        let half = table.head_size / 2;
+        let used = (positions.iter().max().map_or(0, |&p| p as usize + 1)) * half;
+        let (mut cos, mut sin) = (self.take(used), self.take(used));
+        cos.copy_from_slice(&table.cos[..used]);
+        sin.copy_from_slice(&table.sin[..used]);
+        let (cos, sin, positions) = (self.save(cos), self.save(sin), self.save_ids(positions));
+        Ok(self.push(Op::Rope(Rope { x, shape: layout, positions, cos, sin }), shape, out, true))
+    }
+}
+
+/// The blocks of rows over which `positions` runs once: all rows, or the rows of one example.
+fn each_block(positions: &[u32], rows: usize, stride: usize, mut f: impl FnMut(std::ops::Range<usize>)) {
+    for first in (0..rows).step_by(positions.len().max(1)) {
+        f(first * stride..(first + positions.len()) * stride);
+    }
+}
+
+impl Operation for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn backward_inputs(&self, back: &mut Backward<'_>) {
+        back.grad(self.x, |view, dy, dx, write| {
+            let (cos, sin) = (view.saved(self.cos), view.saved(self.sin));
+            let (positions, RopeShape { heads, head_size, stride }) = (view.ids(self.positions), self.shape);
+            for (dx, dy) in dx.chunks_exact_mut(stride).zip(dy.chunks_exact(stride)) {
+                let turned = heads * head_size;
+                match write {
+                    Write::Overwrite => dx[turned..].copy_from_slice(&dy[turned..]),
+                    Write::Add => dx[turned..].iter_mut().zip(&dy[turned..]).for_each(|(x, y)| *x += y),
+                }
+            }
+            each_block(positions, dy.len() / stride, stride, |range| {
+                rope_backward(&dy[range.clone()], self.shape, positions, cos, sin, &mut dx[range], write);
+            });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Check;
+
+    #[test]
+    fn gradients_agree_with_finite_differences_for_shared_and_own_positions() {
+        let table = RopeTable::new(100.0, 4, 9).unwrap();
+        let check = || Check::new(2).input(&[2, 3, 10]);
+        check().run(|tape, x, _| tape.rope(x[0], &table, 2, &[1, 2, 8]));
+        check().run(|tape, x, _| {
+            let y = tape.rope(x[0], &table, 2, &[1, 2, 8, 0, 0, 5])?;
+            tape.add(y, x[0])
+        });
+    }
+
+    #[test]
+    fn what_cannot_be_turned_is_refused() {
+        assert!(RopeTable::new(100.0, 5, 9).is_err());
+        let table = RopeTable::new(100.0, 4, 9).unwrap();
+        let check = || Check::new(1).input(&[1, 2, 10]);
+        check().fails("index 9 at position 1", |tape, x, _| tape.rope(x[0], &table, 2, &[1, 9]));
+        check().fails("rope", |tape, x, _| tape.rope(x[0], &table, 3, &[1, 2]));
+    }
+}
