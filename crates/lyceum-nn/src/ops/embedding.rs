@@ -1,12 +1,11 @@
 //! `y[r] = W[ids[r]]`: rows of a table by number.
 //!
-//! W `[V, C]`, y `[…, C]` with one row an id. Backward: `dW[ids[r]] += dy[r]`. The ids have no gradient; the
-//! gradient of `y` itself is readable after [`Tape::backward_inputs`], also when only inputs are recorded: it
-//! is what explanations of texts are made of.
+//! W `[V, C]`, y `[…, C]` with one row an id. Backward: `dW[ids[r]] += dy[r]`. The ids have no gradient;
+//! that of `y`, which explanations of texts are made of, is watched with [`Tape::watch_entry`].
 
 use super::{Op, Operation};
 use crate::params::ParamId;
-use crate::tape::{Backward, Recording, SavedIds, Tape, Var, WeightBackward};
+use crate::tape::{Backward, SavedIds, Tape, Var, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::embedding::{gather, scatter_add};
 
@@ -45,7 +44,7 @@ impl Tape<'_> {
         let shape = Shape::new(&all_dims[..dims.len() + 1]);
         let mut out = self.take(shape.len());
         gather(self.params().value(table), cols, ids, &mut out);
-        let records = self.recording() == Recording::Inputs || self.needs_grad(&[], &[table]);
+        let records = self.needs_grad(&[], &[table]);
         if !records {
             return Ok(self.push(Op::Leaf, shape, out, false));
         }
@@ -90,6 +89,7 @@ mod tests {
         let mut ws = Workspace::new();
         let mut tape = Tape::new(&mut ws, &params, Recording::Inputs, Examples::Even(1));
         let y = tape.embedding(w, &[3, 1], &[1, 2]).unwrap();
+        let y = tape.watch_entry(y);
         let z = tape.add(y, y).unwrap();
         tape.backward_inputs(z, &[1.0, 2.0, 3.0, 4.0]);
         assert_eq!(tape.grad(y).unwrap(), [2.0, 4.0, 6.0, 8.0]);

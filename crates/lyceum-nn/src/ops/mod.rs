@@ -77,6 +77,8 @@ pub mod reshape;
 pub mod select_step;
 pub mod softmax_cross_entropy;
 pub mod squared_error;
+#[cfg(test)]
+mod against_pytorch;
 
 operations! {
     Activate(activation::Activate),
