@@ -1,43 +1,42 @@
-//! The loops around the tiles: what is packed where, and which task computes which block of the result.
+//! The loops around the tiles: which task computes which block of the result.
 //!
 //! ```text
-//! for a stretch of k that fits the budget:            (one, unless the operands are huge)
-//!   pack a, and b where several row blocks share it   (a task per group of panels)
-//!   for each block of rows × columns:                 (a task each, claimed as threads come free)
-//!     for KC words of k:  for panels of b:  for panels of a:  one tile
+//! for a stretch of k:                            (one, unless what is packed for all grows too large)
+//!   pack the operands that tasks share           (a task per group of panels)
+//!   for each block of rows × columns:            (a task each, claimed as threads come free)
+//!     for KC words of k:
+//!       pack the block's rows of a, if they are its own
+//!       for panels of b:                         (packed here, if they are its own)
+//!         for panels of a:  one tile
 //!     the epilogue, when k is complete
 //! ```
 //! A panel of `b` stays in L1 while the panels of `a` pass by, and the block of `a` stays in L2.
 
 use super::epilogue::Finish;
-use super::pack::{Lines, Panel, SPILL, Words, pack};
+use super::pack::{Lines, SPILL, Words};
+use super::panels::{Group, Operand, Source, Stretch, pack_group};
 use super::tile::{PANEL, Start, Tile, Tiles};
 use crate::cpu::CpuPath;
 use crate::elementwise::Write;
 use crate::pool::{self, SendPtr};
 use crate::scratch;
+use crate::simd::prefetch;
 use std::ops::Range;
 
-/// Words of `k` that a panel of `b` holds while it stays in L1.
-const KC: usize = 256;
+/// Words of `k` between two visits to a tile of the result; a panel of `b` that long stays in L1.
+const KC: usize = 384;
 /// Rows of a block: `KC` words of each fill a part of L2.
 const BLOCK_ROWS: usize = 144;
-/// Panels of `b` in a block; a multiple of what every tile spans where there are that many.
+/// Panels of `b` in a block of a few rows.
 const BLOCK_PANELS: usize = 16;
-/// Words packed at a time: 32 MiB.
-const PACK_WORDS_MAX: usize = 8 << 20;
+/// Words packed for all tasks at a time: 4 MiB.
+const SHARED_WORDS_MAX: usize = 1 << 20;
 /// Multiply-adds below which waking other threads costs more than it brings.
 const ALONE_MAX: usize = 512 * 1024;
 /// Words that a packing task takes.
 const PACK_TASK: usize = 16 * 1024;
-
-/// An operand as its panels see it: `panel` numbers to the next row of `a` (column of `b`), lines as stored.
-#[derive(Clone, Copy)]
-pub(super) struct Operand {
-    pub src: *const f32,
-    pub lines: Lines,
-    pub stride: usize,
-}
+/// Tasks that each thread should find.
+const TASKS_PER_THREAD: usize = 4;
 
 /// Where the tiles read `b`.
 #[derive(Clone, Copy)]
@@ -67,31 +66,39 @@ pub(super) struct Product {
 // the epilogue's `pre`, and disjoint panels of the scratch.
 unsafe impl Sync for Product {}
 
-/// An operand's panels for one stretch of `k`.
-#[derive(Clone, Copy)]
-enum Source {
-    /// Words side by side in the operand itself, `step` apart along `k`.
-    Direct { base: *const f32, step: usize },
-    /// Packed, `panel` words to the next.
-    Packed { base: *const f32, panel: usize },
-    /// Each task packs the panel it is about to use.
-    Here,
+impl Product {
+    fn row_panels(&self) -> usize {
+        self.m.div_ceil(self.tiles.mr)
+    }
+
+    fn column_panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
 }
 
-/// A stretch of `k`: its first number and its length in numbers.
-#[derive(Clone, Copy)]
-struct Stretch {
-    at: usize,
-    len: usize,
+/// Who packs an operand.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packer {
+    /// Nobody: the tiles read it as it is stored.
+    Nobody,
+    /// All threads together, before the tiles.
+    All,
+    /// Each task, for itself.
+    Task,
 }
 
-/// How the result is cut into blocks, in panels.
-struct Grid {
+/// How a product is cut. Rows and columns are counted in panels.
+struct Plan {
     block_rows: usize,
     block_panels: usize,
     n_row_blocks: usize,
     n_tasks: usize,
+    /// Whether the calling thread does everything.
     alone: bool,
+    a: Packer,
+    b: Packer,
+    /// Numbers of `k` for which shared panels are packed at a time.
+    stretch: usize,
 }
 
 /// Computes the product.
@@ -104,51 +111,37 @@ pub(super) unsafe fn run(p: &Product) {
         return;
     }
     if p.k == 0 {
-        // SAFETY: as below.
+        // SAFETY: as the caller's.
         return unsafe { empty_sum(p) };
     }
-    let grid = grid(p);
-    let depth = p.words.depth();
-    let row_panels = p.m.div_ceil(p.tiles.mr);
-    let column_panels = p.n.div_ceil(PANEL);
-    let a_direct = direct_a(p);
-    let fits = (PACK_WORDS_MAX / (p.m + column_panels * PANEL) / KC).max(1) * KC * depth;
-    for at in (0..p.k).step_by(fits) {
-        let stretch = Stretch { at, len: fits.min(p.k - at) };
-        let k_words = stretch.len.div_ceil(depth);
-        let a_panel = (k_words * p.tiles.mr + SPILL).next_multiple_of(PANEL);
-        let a_words = if a_direct { 0 } else { row_panels * a_panel };
-        let b = right_source(p, &grid, stretch);
-        let b_words = if b.is_none() { column_panels * k_words * PANEL } else { 0 };
+    let plan = plan(p);
+    for at in (0..p.k).step_by(plan.stretch) {
+        let stretch = Stretch { at, len: plan.stretch.min(p.k - at) };
+        let k_words = stretch.len.div_ceil(p.words.depth());
+        let a_panel = a_panel_words(p, k_words);
+        let a_words = if plan.a == Packer::All { p.row_panels() * a_panel } else { 0 };
+        let b_words = if plan.b == Packer::All { p.column_panels() * k_words * PANEL } else { 0 };
         scratch::with_f32(a_words + b_words, |buffer| {
             let (a_buffer, b_buffer) = buffer.split_at_mut(a_words);
             let (a_to, b_to) = (SendPtr(a_buffer.as_mut_ptr()), SendPtr(b_buffer.as_mut_ptr()));
-            // SAFETY: the buffers have room for all panels; the caller vouches for the operands.
+            // SAFETY: the buffers have room for all panels; the caller vouches for the operands. Blocks are
+            // disjoint, and the sources cover the stretch.
             unsafe {
-                pack_both(p, stretch, (a_words > 0).then_some(a_to), (b_words > 0).then_some(b_to), &grid)
-            };
-            let a = if a_direct {
-                let Operand { src, lines, stride } = p.a;
-                let step = if lines == Lines::AcrossK { stride } else { 1 };
-                Source::Direct { base: src.wrapping_add(stretch.at * step), step }
-            } else {
-                Source::Packed { base: a_to.get(), panel: a_panel }
-            };
-            let b = b.unwrap_or(Source::Packed { base: b_to.get(), panel: k_words * PANEL });
-            let sources = SharedSources(a, b);
-            for_tasks(grid.alone, grid.n_tasks, |task| {
-                let SharedSources(a, b) = *sources.whole();
-                let (i, j) = (task % grid.n_row_blocks, task / grid.n_row_blocks);
-                let rows = i * grid.block_rows..((i + 1) * grid.block_rows).min(row_panels);
-                let columns = j * grid.block_panels..((j + 1) * grid.block_panels).min(column_panels);
-                // SAFETY: blocks are disjoint; the sources cover the stretch.
-                unsafe { block(p, stretch, a, b, rows, columns) }
-            });
+                pack_shared(p, &plan, stretch, a_to, b_to);
+                let sources = Sources {
+                    a: left(p, &plan, stretch, a_to.get()),
+                    b: right(p, &plan, stretch, b_to.get()),
+                };
+                for_tasks(plan.alone, plan.n_tasks, |task| block(p, &plan, stretch, &sources, task));
+            }
         });
     }
 }
 
 /// A sum over nothing: zeros, or what was there, and the epilogue.
+///
+/// # Safety
+/// As [`run`].
 unsafe fn empty_sum(p: &Product) {
     // SAFETY: the caller's pointers are good for the whole result.
     unsafe {
@@ -163,43 +156,52 @@ unsafe fn empty_sum(p: &Product) {
     }
 }
 
-struct SharedSources(Source, Source);
-// SAFETY: the tasks only read through the sources.
-unsafe impl Sync for SharedSources {}
-impl SharedSources {
-    /// Captured as one, so that the closure is `Sync` with it.
-    fn whole(&self) -> &SharedSources {
-        self
-    }
-}
-
-fn for_tasks(alone: bool, n_tasks: usize, f: impl Fn(usize) + Sync) {
-    if alone { (0..n_tasks).for_each(f) } else { pool::parallel_for(n_tasks, f) }
-}
-
 /// Blocks small enough that every thread finds several, large enough to reuse what they read.
-fn grid(p: &Product) -> Grid {
-    let row_panels = p.m.div_ceil(p.tiles.mr);
-    let column_panels = p.n.div_ceil(PANEL);
+fn plan(p: &Product) -> Plan {
+    let (row_panels, column_panels) = (p.row_panels(), p.column_panels());
     let alone = p.m * p.n * p.k <= ALONE_MAX || pool::threads() == 1;
-    let wanted = if alone { 1 } else { 4 * pool::threads() };
+    let wanted = if alone { 1 } else { TASKS_PER_THREAD * pool::threads() };
     let mut row_blocks = row_panels.div_ceil(BLOCK_ROWS / p.tiles.mr);
-    let span = p.tiles.panels(p.m.min(p.tiles.mr));
-    let mut block_panels = BLOCK_PANELS.min(column_panels.next_multiple_of(span));
-    while row_blocks * column_panels.div_ceil(block_panels) < wanted && block_panels >= 2 * span.max(2) {
-        block_panels = (block_panels / 2).next_multiple_of(span);
-    }
-    while row_blocks * column_panels.div_ceil(block_panels) < wanted && row_panels.div_ceil(row_blocks) > 2 {
-        row_blocks *= 2;
+    let mut block_panels = column_panels;
+    let tall = row_blocks > 1 && row_panels >= 4 * wanted;
+    if tall {
+        row_blocks = row_blocks.max(wanted);
+    } else {
+        let span = p.tiles.panels(p.m.min(p.tiles.mr));
+        block_panels = BLOCK_PANELS.min(column_panels.next_multiple_of(span));
+        while row_blocks * column_panels.div_ceil(block_panels) < wanted && block_panels >= 2 * span.max(2) {
+            block_panels = (block_panels / 2).next_multiple_of(span);
+        }
+        while row_blocks * column_panels.div_ceil(block_panels) < wanted
+            && row_panels.div_ceil(row_blocks) > 2
+        {
+            row_blocks *= 2;
+        }
     }
     let block_rows = row_panels.div_ceil(row_blocks);
     let n_row_blocks = row_panels.div_ceil(block_rows);
-    Grid {
+    let n_column_blocks = column_panels.div_ceil(block_panels);
+    let packer = |stored, n_sharing| match (stored, n_sharing) {
+        (true, _) => Packer::Nobody,
+        (false, 1) => Packer::Task,
+        (false, _) => Packer::All,
+    };
+    let (a, b) = (packer(direct_a(p), n_column_blocks), packer(direct_b(p), n_row_blocks));
+    let shared_rows = if a == Packer::All { row_panels * p.tiles.mr } else { 0 };
+    let shared = shared_rows + if b == Packer::All { column_panels * PANEL } else { 0 };
+    let stretch = match SHARED_WORDS_MAX.checked_div(shared) {
+        Some(words) => (words / KC).max(1) * KC * p.words.depth(),
+        None => p.k,
+    };
+    Plan {
         block_rows,
         block_panels,
         n_row_blocks,
-        n_tasks: n_row_blocks * column_panels.div_ceil(block_panels),
+        n_tasks: n_row_blocks * n_column_blocks,
         alone,
+        a,
+        b,
+        stretch,
     }
 }
 
@@ -209,100 +211,133 @@ fn direct_a(p: &Product) -> bool {
     p.words == Words::F32 && (p.m == 1 || p.a.lines == Lines::AcrossK && few)
 }
 
-/// Where `b` is read without packing it all first; `None` when that pays.
-fn right_source(p: &Product, grid: &Grid, stretch: Stretch) -> Option<Source> {
-    let depth = p.words.depth();
+/// Panels packed before, or columns that lie side by side and are read by one or two panels of rows.
+fn direct_b(p: &Product) -> bool {
     match p.b {
-        Right::Panels(base) => {
-            let base = base.wrapping_add(stretch.at / depth * PANEL);
-            Some(Source::Packed { base, panel: p.k.div_ceil(depth) * PANEL })
-        }
-        Right::Stored(b) if direct_b(p, b) => {
-            Some(Source::Direct { base: b.src.wrapping_add(stretch.at * b.stride), step: b.stride })
-        }
-        Right::Stored(_) => (grid.n_row_blocks == 1).then_some(Source::Here),
+        Right::Panels(_) => true,
+        Right::Stored(b) => p.words == Words::F32 && b.lines == Lines::AcrossK && p.m <= 2 * p.tiles.mr,
     }
 }
 
-/// Columns that lie side by side, read by one or two panels of rows.
-fn direct_b(p: &Product, b: Operand) -> bool {
-    p.words == Words::F32 && b.lines == Lines::AcrossK && p.m <= 2 * p.tiles.mr
+fn a_panel_words(p: &Product, k_words: usize) -> usize {
+    (k_words * p.tiles.mr + SPILL).next_multiple_of(PANEL)
 }
 
-/// # Safety
-/// As [`run`]; the buffers have room for every panel of the stretch.
-unsafe fn pack_both(
-    p: &Product,
-    stretch: Stretch,
-    a_to: Option<SendPtr<f32>>,
-    b_to: Option<SendPtr<f32>>,
-    grid: &Grid,
-) {
+/// Where the tiles of a stretch find their words.
+struct Sources {
+    a: Source,
+    b: Source,
+}
+// SAFETY: the tasks only read through the sources.
+unsafe impl Sync for Sources {}
+
+fn left(p: &Product, plan: &Plan, stretch: Stretch, packed: *const f32) -> Source {
+    let Operand { src, lines, stride } = p.a;
     let k_words = stretch.len.div_ceil(p.words.depth());
-    let a_panel = (k_words * p.tiles.mr + SPILL).next_multiple_of(PANEL);
-    let a_group = (PACK_TASK / a_panel).max(1);
-    let b_group = (PACK_TASK / (k_words * PANEL)).max(1);
-    let row_panels = p.m.div_ceil(p.tiles.mr);
-    let column_panels = p.n.div_ceil(PANEL);
-    let a_tasks = if a_to.is_some() { row_panels.div_ceil(a_group) } else { 0 };
-    let b_tasks = if b_to.is_some() { column_panels.div_ceil(b_group) } else { 0 };
-    let little = p.m * stretch.len <= PACK_TASK && b_to.is_none();
-    for_tasks(grid.alone || little, a_tasks + b_tasks, |task| {
-        if let (Some(to), true) = (a_to, task < a_tasks) {
-            for i in task * a_group..row_panels.min((task + 1) * a_group) {
-                let rows = p.tiles.mr.min(p.m - i * p.tiles.mr);
-                let panel = panel_of(p.a, i * p.tiles.mr, rows, rows, stretch.at, stretch.len);
-                // SAFETY: panel `i` has its own room, the spill included.
-                unsafe { pack(p.path, p.words, panel, to.get().add(i * a_panel)) }
-            }
-        } else if let (Some(to), Right::Stored(b)) = (b_to, p.b) {
-            let task = task - a_tasks;
-            for j in task * b_group..column_panels.min((task + 1) * b_group) {
-                let columns = PANEL.min(p.n - j * PANEL);
-                let panel = panel_of(b, j * PANEL, columns, PANEL, stretch.at, stretch.len);
-                // SAFETY: panel `j` has its own room.
-                unsafe { pack(p.path, p.words, panel, to.get().add(j * k_words * PANEL)) }
+    match plan.a {
+        Packer::All => Source::Packed { base: packed, panel: a_panel_words(p, k_words) },
+        Packer::Task => Source::Own,
+        Packer::Nobody => {
+            let step = if lines == Lines::AcrossK { stride } else { 1 };
+            Source::Direct { base: src.wrapping_add(stretch.at * step), step }
+        }
+    }
+}
+
+fn right(p: &Product, plan: &Plan, stretch: Stretch, packed: *const f32) -> Source {
+    let depth = p.words.depth();
+    match (plan.b, p.b) {
+        (_, Right::Panels(base)) => {
+            let base = base.wrapping_add(stretch.at / depth * PANEL);
+            Source::Packed { base, panel: p.k.div_ceil(depth) * PANEL }
+        }
+        (Packer::All, _) => Source::Packed { base: packed, panel: stretch.len.div_ceil(depth) * PANEL },
+        (Packer::Task, _) => Source::Own,
+        (Packer::Nobody, Right::Stored(b)) => {
+            Source::Direct { base: b.src.wrapping_add(stretch.at * b.stride), step: b.stride }
+        }
+    }
+}
+
+fn for_tasks(alone: bool, n_tasks: usize, f: impl Fn(usize) + Sync) {
+    if alone { (0..n_tasks).for_each(f) } else { pool::parallel_for(n_tasks, f) }
+}
+
+/// Packs what all tasks share.
+///
+/// # Safety
+/// As [`run`]; the buffers have room for every panel of the operands that are shared.
+unsafe fn pack_shared(p: &Product, plan: &Plan, stretch: Stretch, a_to: SendPtr<f32>, b_to: SendPtr<f32>) {
+    let k_words = stretch.len.div_ceil(p.words.depth());
+    let (a_words, b_words) = (a_panel_words(p, k_words), k_words * PANEL);
+    let (a_step, b_step) = ((PACK_TASK / a_words).max(1), (PACK_TASK / b_words).max(1));
+    let a_tasks = if plan.a == Packer::All { p.row_panels().div_ceil(a_step) } else { 0 };
+    let b_tasks = if plan.b == Packer::All { p.column_panels().div_ceil(b_step) } else { 0 };
+    for_tasks(plan.alone || a_tasks + b_tasks == 1, a_tasks + b_tasks, |task| {
+        // SAFETY: each panel has its own room, the spill of narrow ones included.
+        unsafe {
+            if task < a_tasks {
+                let panels = task * a_step..p.row_panels().min((task + 1) * a_step);
+                pack_group(p.path, p.words, rows_of(p, a_words), panels, stretch, a_to.get());
+            } else {
+                let task = task - a_tasks;
+                let panels = task * b_step..p.column_panels().min((task + 1) * b_step);
+                pack_group(p.path, p.words, columns_of(p, b_words), panels, stretch, b_to.get());
             }
         }
     });
 }
 
-/// Rows `first ..` of `a`, or columns of `b`, over `len` numbers of `k` from `at`.
-fn panel_of(x: Operand, first: usize, rows: usize, width: usize, at: usize, len: usize) -> Panel {
-    let offset = match x.lines {
-        Lines::AlongK => first * x.stride + at,
-        Lines::AcrossK => at * x.stride + first,
-    };
-    Panel { src: x.src.wrapping_add(offset), lines: x.lines, stride: x.stride, rows, width, k: len }
+/// The panels of `a`, packed `panel_words` apart; the last is as wide as its rows.
+fn rows_of(p: &Product, panel_words: usize) -> Group {
+    Group { x: p.a, height: p.tiles.mr, len: p.m, fill: false, panel_words }
 }
 
-/// One block of the result over one stretch of `k`. Rows and columns are counted in panels.
+/// The panels of a `b` that is not packed yet; the last is as wide as the others.
+fn columns_of(p: &Product, panel_words: usize) -> Group {
+    let Right::Stored(x) = p.b else { unreachable!("`b` is packed already: bug") };
+    Group { x, height: PANEL, len: p.n, fill: true, panel_words }
+}
+
+/// One block of the result over one stretch of `k`.
 ///
 /// # Safety
 /// As [`run`]; the sources cover the stretch, and no other task has this block.
-unsafe fn block(
-    p: &Product,
-    stretch: Stretch,
-    a: Source,
-    b: Source,
-    rows: Range<usize>,
-    columns: Range<usize>,
-) {
-    let here = matches!(b, Source::Here) || matches!(b, Source::Direct { .. }) && !p.n.is_multiple_of(PANEL);
-    let span = p.tiles.panels(p.m.min(p.tiles.mr)).max(p.tiles.panels((p.m - 1) % p.tiles.mr + 1));
-    let local_words = if here { KC * PANEL * span } else { 0 };
-    scratch::with_f32(local_words, |local| {
-        let depth = p.words.depth();
-        let n_steps = stretch.len.div_ceil(KC * depth);
-        let step = stretch.len.div_ceil(n_steps).next_multiple_of(4 * depth);
-        for k0 in (0..stretch.len).step_by(step) {
-            let part = Stretch { at: stretch.at + k0, len: step.min(stretch.len - k0) };
-            // SAFETY: the part lies in the stretch; `local` holds the panels of the widest tile.
-            unsafe { part_of_block(p, part, stretch.at, (a, b), (rows.clone(), columns.clone()), local) }
+unsafe fn block(p: &Product, plan: &Plan, stretch: Stretch, sources: &Sources, task: usize) {
+    let (i, j) = (task % plan.n_row_blocks, task / plan.n_row_blocks);
+    let rows = i * plan.block_rows..((i + 1) * plan.block_rows).min(p.row_panels());
+    let columns = j * plan.block_panels..((j + 1) * plan.block_panels).min(p.column_panels());
+    let depth = p.words.depth();
+    let n_parts = stretch.len.div_ceil(KC * depth);
+    let part_len = stretch.len.div_ceil(n_parts).next_multiple_of(4 * depth);
+    let part_words = part_len.div_ceil(depth);
+    let a_panel = a_panel_words(p, part_words);
+    let a_words = if matches!(sources.a, Source::Own) { rows.len() * a_panel } else { 0 };
+    // The last panel of a direct `b` may be too narrow to be read in place.
+    let b_words =
+        if matches!(sources.b, Source::Packed { .. }) { 0 } else { part_words * PANEL * span_max(p) };
+    scratch::with_f32(a_words + b_words, |local| {
+        let (a_local, b_local) = local.split_at_mut(a_words);
+        for k0 in (0..stretch.len).step_by(part_len) {
+            let part = Stretch { at: stretch.at + k0, len: part_len.min(stretch.len - k0) };
+            let words_in = k0 / depth;
+            // SAFETY: the part lies in the stretch; the buffers hold the block's rows, and the panels that a
+            // tile spans.
+            unsafe {
+                let a = match sources.a {
+                    Source::Own => {
+                        let to = a_local.as_mut_ptr().wrapping_sub(rows.start * a_panel);
+                        pack_group(p.path, p.words, rows_of(p, a_panel), rows.clone(), part, to);
+                        Left { source: Source::Packed { base: to, panel: a_panel }, words_in: 0 }
+                    }
+                    source => Left { source, words_in },
+                };
+                let blocks = Part { k: part, words_in, rows: rows.clone(), columns: columns.clone() };
+                part_of_block(p, &blocks, &a, sources.b, b_local);
+            }
         }
     });
-    let complete = stretch.at + stretch.len == p.k;
-    if let (Some(finish), true) = (&p.finish, complete) {
+    if let (Some(finish), true) = (&p.finish, stretch.at + stretch.len == p.k) {
         let rows = rows.start * p.tiles.mr..p.m.min(rows.end * p.tiles.mr);
         let columns = columns.start * PANEL..p.n.min(columns.end * PANEL);
         // SAFETY: the block is complete and this task's alone.
@@ -310,44 +345,69 @@ unsafe fn block(
     }
 }
 
+/// Panels of `b` that the widest tile of this product spans.
+fn span_max(p: &Product) -> usize {
+    let rest = (p.m - 1) % p.tiles.mr + 1;
+    p.tiles.panels(p.m.min(p.tiles.mr)).max(p.tiles.panels(rest))
+}
+
+/// A block over the words of `k` between two visits to its tiles.
+struct Part {
+    k: Stretch,
+    /// Words before it in the sources.
+    words_in: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+/// The left operand of a part, `words_in` words into its panels.
+struct Left {
+    source: Source,
+    words_in: usize,
+}
+
 /// # Safety
-/// As [`block`]; `local` has room for `KC` words of the panels that a tile spans.
-unsafe fn part_of_block(
-    p: &Product,
-    part: Stretch,
-    stretch_at: usize,
-    (a, b): (Source, Source),
-    (rows, columns): (Range<usize>, Range<usize>),
-    local: &mut [f32],
-) {
+/// As [`block`]; `b_local` has room for the part's words of the panels that a tile spans.
+unsafe fn part_of_block(p: &Product, part: &Part, a: &Left, b: Source, b_local: &mut [f32]) {
     let mr = p.tiles.mr;
     // Full panels of rows, then the rest, which may span more panels of `b` at a time.
-    let full = rows.start..rows.end.min(p.m / mr);
-    for (group, height) in [(full.clone(), mr), (full.end.max(rows.start)..rows.end, p.m % mr)] {
+    let (start, end) = (part.rows.start, part.rows.end);
+    let full_end = end.min(p.m / mr);
+    for (group, height) in [(start..full_end, mr), (full_end.max(start)..end, p.m % mr)] {
         if group.is_empty() {
             continue;
         }
         let span = p.tiles.panels(height);
-        let mut j = columns.start;
-        while j < columns.end {
-            let n_panels = if columns.end - j >= span { span } else { 1 };
+        let mut j = part.columns.start;
+        while j < part.columns.end {
+            let n_panels = if part.columns.end - j >= span { span } else { 1 };
             // SAFETY: the caller's contract; panels `j .. j + n_panels` are inside the block.
             unsafe {
-                let (b, b_step, b_panel) = right_panels(p, part, stretch_at, b, j, n_panels, local);
+                let (b, b_step, b_panel) = right_panels(p, part, b, j, n_panels, b_local);
                 let tile = p.tiles.tile(height, n_panels);
                 for i in group.clone() {
-                    let (a, a_step) = left_panel(p, part, stretch_at, a, i, height);
+                    let (a, a_step) = left_panel(p, a, i, height);
+                    let c = p.out.wrapping_add(i * mr * p.out_stride + j * PANEL);
+                    if i + 1 < group.end {
+                        for row in 0..height {
+                            prefetch(c.wrapping_add((mr + row) * p.out_stride));
+                        }
+                    }
                     tile(&Tile {
-                        k: part.len.div_ceil(p.words.depth()),
+                        k: part.k.len.div_ceil(p.words.depth()),
                         a,
                         a_step,
                         b,
                         b_step,
                         b_panel,
-                        c: p.out.add(i * mr * p.out_stride + j * PANEL),
+                        c,
                         c_row: p.out_stride,
                         cols: (n_panels * PANEL).min(p.n - j * PANEL),
-                        start: if part.at > 0 || p.write == Write::Add { Start::Output } else { Start::Zero },
+                        start: if part.k.at > 0 || p.write == Write::Add {
+                            Start::Output
+                        } else {
+                            Start::Zero
+                        },
                     });
                 }
             }
@@ -356,54 +416,40 @@ unsafe fn part_of_block(
     }
 }
 
-/// Panel `i` of `a` at a part of `k`: its first word and the step between words.
-fn left_panel(
-    p: &Product,
-    part: Stretch,
-    stretch_at: usize,
-    a: Source,
-    i: usize,
-    height: usize,
-) -> (*const f32, usize) {
-    let words = (part.at - stretch_at) / p.words.depth();
-    match a {
-        Source::Direct { base, step } => (base.wrapping_add(words * step + i * p.tiles.mr), step),
-        Source::Packed { base, panel } => (base.wrapping_add(i * panel + words * height), height),
-        Source::Here => unreachable!("`a` is packed before the tiles run: bug"),
+/// Panel `i` of `a`: its first word and the step between words.
+fn left_panel(p: &Product, a: &Left, i: usize, height: usize) -> (*const f32, usize) {
+    match a.source {
+        Source::Direct { base, step } => (base.wrapping_add(a.words_in * step + i * p.tiles.mr), step),
+        Source::Packed { base, panel } => (base.wrapping_add(i * panel + a.words_in * height), height),
+        Source::Own => unreachable!("a task packs its rows before its tiles: bug"),
     }
 }
 
-/// Panels `j .. j + n_panels` of `b` at a part of `k`, packed into `local` if they are nowhere yet: the first
-/// word, the step between words and that between panels.
+/// Panels `j .. j + n_panels` of `b`, packed into `local` if they are nowhere yet: the first word, the step
+/// between words and that between panels.
 ///
 /// # Safety
 /// As [`part_of_block`].
 unsafe fn right_panels(
     p: &Product,
-    part: Stretch,
-    stretch_at: usize,
+    part: &Part,
     b: Source,
     j: usize,
     n_panels: usize,
     local: &mut [f32],
 ) -> (*const f32, usize, usize) {
-    let words = (part.at - stretch_at) / p.words.depth();
     match b {
-        Source::Packed { base, panel } => (base.wrapping_add(j * panel + words * PANEL), PANEL, panel),
+        Source::Packed { base, panel } => {
+            return (base.wrapping_add(j * panel + part.words_in * PANEL), PANEL, panel);
+        }
         Source::Direct { base, step } if (j + n_panels) * PANEL <= p.n => {
-            (base.wrapping_add(words * step + j * PANEL), step, PANEL)
+            return (base.wrapping_add(part.words_in * step + j * PANEL), step, PANEL);
         }
-        Source::Direct { .. } | Source::Here => {
-            let Right::Stored(operand) = p.b else { unreachable!("a packed `b` has panels: bug") };
-            let panel_words = part.len.div_ceil(p.words.depth()) * PANEL;
-            for q in 0..n_panels {
-                let columns = PANEL.min(p.n - (j + q) * PANEL);
-                let panel = panel_of(operand, (j + q) * PANEL, columns, PANEL, part.at, part.len);
-                let to = &mut local[q * panel_words..(q + 1) * panel_words];
-                // SAFETY: the operand covers the panel; the slice has its words.
-                unsafe { pack(p.path, p.words, panel, to.as_mut_ptr()) }
-            }
-            (local.as_ptr(), PANEL, panel_words)
-        }
+        Source::Direct { .. } | Source::Own => {}
     }
+    let panel_words = part.k.len.div_ceil(p.words.depth()) * PANEL;
+    let to = local[..n_panels * panel_words].as_mut_ptr().wrapping_sub(j * panel_words);
+    // SAFETY: the operand covers the panels; the local buffer has their words.
+    unsafe { pack_group(p.path, p.words, columns_of(p, panel_words), j..j + n_panels, part.k, to) };
+    (local.as_ptr(), PANEL, panel_words)
 }

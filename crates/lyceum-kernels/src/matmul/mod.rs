@@ -13,6 +13,8 @@ mod blocks;
 mod epilogue;
 mod pack;
 mod packed;
+mod panels;
+pub mod peak;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -20,10 +22,11 @@ mod tile;
 use crate::activation::Activation;
 use crate::cpu::{self, CpuPath};
 pub use crate::elementwise::Write;
-use blocks::{Operand, Product, Right, run};
+use blocks::{Product, Right, run};
 use epilogue::Finish;
 use pack::{Lines, Words};
 pub use packed::{Packed, matmul_packed};
+use panels::Operand;
 use tile::Tiles;
 
 /// Whether an operand is used as it is stored or transposed.

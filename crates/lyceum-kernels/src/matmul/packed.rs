@@ -1,7 +1,8 @@
 //! Weights laid out once, for serving.
 
-use super::blocks::{Operand, Product, Right, run};
+use super::blocks::{Product, Right, run};
 use super::pack::{Lines, Panel, Words, pack};
+use super::panels::Operand;
 use super::tile::PANEL;
 use super::{Epilogue, Precision, Tiles, Write, arithmetic, check_out};
 use crate::cpu;

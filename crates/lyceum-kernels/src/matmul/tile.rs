@@ -11,6 +11,7 @@
 //! of fused multiply-adds over `k` in rising order, started at zero or at what `c` holds, in every tile
 //! shape: that is why a row's bits do not depend on the rows beside it.
 
+use super::Precision;
 use crate::cpu::CpuPath;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -248,3 +249,64 @@ static F32_AVX512: Tiles = tiles!(avx512, per_panel 1,
 #[cfg(target_arch = "x86_64")]
 static BF16_AVX512: Tiles = tiles!(avx512_bf16, per_panel 1,
     [1 x 8, 2 x 4, 3 x 4, 4 x 4, 5 x 4, 6 x 4, 7 x 3, 8 x 3, 9 x 2, 10 x 2, 11 x 2, 12 x 2]);
+
+/// Steps and a number in, a number out that depends on every step.
+pub(super) type PeakFn = unsafe fn(usize, f32) -> f32;
+
+/// The numbers a step multiplies per vector, and the loop of [`super::peak`].
+pub(super) fn peak_of(path: CpuPath, precision: Precision) -> (usize, PeakFn) {
+    match (path, precision) {
+        #[cfg(target_arch = "x86_64")]
+        (CpuPath::Avx512, Precision::Bf16) if crate::cpu::has_bf16() => (32, peak_avx512_bf16),
+        #[cfg(target_arch = "x86_64")]
+        (CpuPath::Avx512, _) => (16, peak_avx512),
+        #[cfg(target_arch = "x86_64")]
+        (CpuPath::Avx2, _) => (8, peak_avx2),
+        _ => (8, peak_portable),
+    }
+}
+
+#[inline(always)]
+unsafe fn chains<S: Simd, T: Step<S>>(steps: usize, x: f32) -> f32 {
+    // SAFETY: the caller has the step.
+    unsafe {
+        let mut acc = [S::splat(x); 12];
+        let (a, b) = (S::splat(x), S::splat(-x));
+        for _ in 0..steps {
+            for acc in &mut acc {
+                *acc = T::step(a, b, *acc);
+            }
+        }
+        let mut sum = S::zero();
+        for acc in acc {
+            sum = S::add(sum, acc);
+        }
+        S::reduce_add(sum)
+    }
+}
+
+unsafe fn peak_portable(steps: usize, x: f32) -> f32 {
+    // SAFETY: this path needs no features.
+    unsafe { chains::<Portable, Fma>(steps, x) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn peak_avx2(steps: usize, x: f32) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { chains::<Avx2, Fma>(steps, x) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn peak_avx512(steps: usize, x: f32) -> f32 {
+    // SAFETY: as above.
+    unsafe { chains::<Avx512, Fma>(steps, x) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn peak_avx512_bf16(steps: usize, x: f32) -> f32 {
+    // SAFETY: as above.
+    unsafe { chains::<Avx512, Pairs>(steps, x) }
+}
