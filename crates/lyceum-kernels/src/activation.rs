@@ -212,3 +212,116 @@ unsafe fn gelu_gate<S: Simd>(x: S::V) -> S::V {
         math::sigmoid::<S>(S::mul(x, cubic))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu;
+
+    const ALL: [Activation; 7] = [
+        Activation::None,
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::Tanh,
+        Activation::Sigmoid,
+    ];
+
+    /// erf by its Maclaurin series, good below 6.
+    fn erf(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..300 {
+            term *= -x * x / n as f64;
+            sum += term / (2 * n + 1) as f64;
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+
+    fn twin(act: Activation, x: f64) -> f64 {
+        match act {
+            Activation::None => x,
+            Activation::Relu => x.max(0.0),
+            Activation::Gelu => 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)),
+            Activation::GeluTanh => {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+            }
+            Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::Tanh => x.tanh(),
+            Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        }
+    }
+
+    /// Odd on purpose: not a multiple of any vector. No point is exactly 0, where relu has no slope.
+    fn points() -> Vec<f32> {
+        (-601..602).filter(|&i| i != 0).map(|i| i as f32 * 0.01).collect()
+    }
+
+    #[test]
+    fn values_agree_with_f64_on_every_path() {
+        let x = points();
+        for &path in cpu::available() {
+            for act in ALL {
+                let mut out = vec![f32::NAN; x.len()];
+                cpu::with_path(path, || activate(act, &x, &mut out));
+                for (&x, &got) in x.iter().zip(&out) {
+                    let want = twin(act, f64::from(x));
+                    assert!(
+                        (f64::from(got) - want).abs() < 2e-6,
+                        "{path:?} {act:?}({x}) = {got}, not {want}"
+                    );
+                }
+                let mut in_place = x.clone();
+                cpu::with_path(path, || activate_in_place(act, &mut in_place));
+                assert_eq!(in_place, out, "{path:?} {act:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn slopes_agree_with_central_differences_in_f64() {
+        let pre = points();
+        let dy: Vec<f32> = (0..pre.len()).map(|i| (i as f32 * 0.7).sin()).collect();
+        for &path in cpu::available() {
+            for act in ALL {
+                let (mut dx, mut sum) = (vec![f32::NAN; pre.len()], vec![2.0; pre.len()]);
+                cpu::with_path(path, || {
+                    activate_backward(act, &pre, &dy, &mut dx, Write::Overwrite);
+                    activate_backward(act, &pre, &dy, &mut sum, Write::Add);
+                });
+                for i in 0..pre.len() {
+                    let (x, h) = (f64::from(pre[i]), 1e-4);
+                    let want = (twin(act, x + h) - twin(act, x - h)) / (2.0 * h) * f64::from(dy[i]);
+                    assert!(
+                        (f64::from(dx[i]) - want).abs() < 4e-6,
+                        "{path:?} {act:?}'({x}): {} {want}",
+                        dx[i]
+                    );
+                    assert!((sum[i] - (2.0 + dx[i])).abs() < 5e-7, "{path:?} {act:?} adds");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn edges_are_exact() {
+        let x = [f32::NEG_INFINITY, -100.0, f32::INFINITY, f32::NAN, 0.0];
+        for &path in cpu::available() {
+            for (act, want) in [
+                (Activation::Relu, [0.0, 0.0, f32::INFINITY]),
+                (Activation::Tanh, [-1.0, -1.0, 1.0]),
+                (Activation::Sigmoid, [0.0, 0.0, 1.0]),
+            ] {
+                let mut out = [7.0; 5];
+                cpu::with_path(path, || activate(act, &x, &mut out));
+                assert_eq!(out[..3], want, "{path:?} {act:?}");
+                assert!(out[3].is_nan(), "{path:?} {act:?}");
+            }
+            let mut dx = [7.0; 5];
+            cpu::with_path(path, || {
+                activate_backward(Activation::Relu, &x, &[1.0; 5], &mut dx, Write::Overwrite);
+            });
+            assert_eq!(dx[4], 0.0, "the slope of relu at 0 is 0");
+        }
+    }
+}

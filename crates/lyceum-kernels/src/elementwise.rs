@@ -283,3 +283,113 @@ unsafe fn col_sum_body<S: Simd>(x: &[f32], cols: usize, start: usize, out: &mut 
         j += n;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu;
+
+    fn wave(n: usize, step: f32) -> Vec<f32> {
+        (0..n).map(|i| (i as f32 * step).sin() + 0.1).collect()
+    }
+
+    /// Lengths around vectors, chunks and the first parallel one.
+    const LENGTHS: [usize; 9] = [0, 1, 7, 16, 31, 1000, 8192, 40_001, 70_003];
+
+    fn close(got: &[f32], want: impl Iterator<Item = f64>) -> bool {
+        got.iter().zip(want).all(|(&x, y)| (f64::from(x) - y).abs() <= 3e-7 * (1.0 + y.abs()))
+    }
+
+    #[test]
+    fn arithmetic_agrees_with_f64_on_every_path() {
+        for n in LENGTHS {
+            let (a, b, d) = (wave(n, 0.3), wave(n, 0.7), wave(n, 1.1));
+            let pairs = || a.iter().zip(&b).map(|(&x, &y)| (f64::from(x), f64::from(y)));
+            let mut out = vec![f32::NAN; n];
+            for &path in cpu::available() {
+                cpu::with_path(path, || {
+                    add(&a, &b, &mut out);
+                    assert!(close(&out, pairs().map(|(x, y)| x + y)), "add {path:?} {n}");
+                    sub(&a, &b, &mut out);
+                    assert!(close(&out, pairs().map(|(x, y)| x - y)), "sub {path:?} {n}");
+                    mul(&a, &b, &mut out);
+                    assert!(close(&out, pairs().map(|(x, y)| x * y)), "mul {path:?} {n}");
+                    out.copy_from_slice(&d);
+                    add_into(&mut out, &a);
+                    assert!(close(&out, a.iter().zip(&d).map(|(&x, &d)| f64::from(x) + f64::from(d))), "{n}");
+                    out.copy_from_slice(&d);
+                    mul_add_into(&mut out, &a, &b);
+                    let want = pairs().zip(&d).map(|((x, y), &d)| x * y + f64::from(d));
+                    assert!(close(&out, want), "mul_add_into {path:?} {n}");
+                    out.copy_from_slice(&a);
+                    scale(&mut out, 1.7);
+                    assert!(close(&out, a.iter().map(|&x| f64::from(x) * f64::from(1.7f32))), "scale {n}");
+                    out.copy_from_slice(&b);
+                    axpy(&mut out, -0.3, &a);
+                    let want = pairs().map(|(x, y)| y - f64::from(0.3f32) * x);
+                    assert!(close(&out, want), "axpy {path:?} {n}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn sums_agree_with_f64_on_every_path() {
+        for n in LENGTHS {
+            let (a, b) = (wave(n, 0.3), wave(n, 0.7));
+            let exact = |f: fn(f64, f64) -> f64| -> f64 {
+                a.iter().zip(&b).map(|(&x, &y)| f(f64::from(x), f64::from(y))).sum()
+            };
+            let bound = 1e-6 * (1.0 + n as f64);
+            for &path in cpu::available() {
+                cpu::with_path(path, || {
+                    assert!((f64::from(sum(&a)) - exact(|x, _| x)).abs() <= bound, "sum {path:?} {n}");
+                    assert!(
+                        (f64::from(dot(&a, &b)) - exact(|x, y| x * y)).abs() <= bound,
+                        "dot {path:?} {n}"
+                    );
+                    let squares = exact(|x, _| x * x);
+                    assert!((sum_of_squares(&a) - squares).abs() <= 1e-12 * (1.0 + squares), "{path:?} {n}");
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn sums_have_the_same_bits_on_one_thread_and_on_all() {
+        let (a, b) = (wave(300_001, 0.3), wave(300_001, 0.7));
+        let mut alone = [0.0; 2];
+        let mut squares = 0.0;
+        // Inside a task nothing is handed to other threads.
+        pool::for_each_chunk(&mut alone, 2, |_, out| out.copy_from_slice(&[sum(&a), dot(&a, &b)]));
+        pool::for_each_chunk(std::slice::from_mut(&mut squares), 1, |_, out| out[0] = sum_of_squares(&a));
+        assert_eq!(alone, [sum(&a), dot(&a, &b)]);
+        assert_eq!(squares, sum_of_squares(&a));
+    }
+
+    #[test]
+    fn column_sums_and_row_scales_agree_with_f64_on_every_path() {
+        for (rows, cols) in [(1, 1), (3, 5), (129, 64), (300, 10), (257, 131), (1000, 129)] {
+            let x = wave(rows * cols, 0.37);
+            for &path in cpu::available() {
+                let (mut new, mut added) = (vec![f32::NAN; cols], vec![3.0; cols]);
+                cpu::with_path(path, || {
+                    col_sum(&x, cols, &mut new, Write::Overwrite);
+                    col_sum(&x, cols, &mut added, Write::Add);
+                });
+                for j in 0..cols {
+                    let want: f64 = (0..rows).map(|i| f64::from(x[i * cols + j])).sum();
+                    let bound = 1e-6 * (1.0 + rows as f64);
+                    assert!((f64::from(new[j]) - want).abs() < bound, "{path:?} [{rows}, {cols}] {j}");
+                    assert!(
+                        (f64::from(added[j]) - want - 3.0).abs() < bound,
+                        "{path:?} [{rows}, {cols}] {j}"
+                    );
+                }
+                let (s, mut scaled) = (wave(rows, 0.9), x.clone());
+                cpu::with_path(path, || scale_rows(&mut scaled, cols, &s));
+                assert!(scaled.iter().enumerate().all(|(i, &y)| y == x[i] * s[i / cols]), "{path:?}");
+            }
+        }
+    }
+}

@@ -186,3 +186,117 @@ impl Lanewise<4, 3> for AdamStep {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu;
+
+    const LEN: usize = 37;
+    const STEPS: u64 = 6;
+    const CLIP: f32 = 0.7;
+
+    fn gradient(step: u64) -> Vec<f32> {
+        (0..LEN).map(|i| ((i as f32 + 1.0) * 0.37 * step as f32).sin()).collect()
+    }
+
+    fn start() -> Vec<f32> {
+        (0..LEN).map(|i| (i as f32 * 0.23).cos()).collect()
+    }
+
+    fn close(got: &[f32], want: &[f64]) -> bool {
+        got.iter().zip(want).all(|(&x, &y)| (f64::from(x) - y).abs() < 2e-6)
+    }
+
+    /// PyTorch's documentation of SGD, line by line, in f64.
+    fn sgd_twin(cfg: &Sgd) -> Vec<f64> {
+        let mut p: Vec<f64> = start().into_iter().map(f64::from).collect();
+        let mut buffer: Option<Vec<f64>> = None;
+        let (lr, momentum) = (f64::from(cfg.lr), f64::from(cfg.momentum));
+        for step in 1..=STEPS {
+            let clipped = gradient(step).into_iter().map(|g| f64::from(g) * f64::from(CLIP));
+            let mut g: Vec<f64> = clipped.zip(&p).map(|(g, p)| g + f64::from(cfg.weight_decay) * p).collect();
+            if momentum != 0.0 {
+                let b = match buffer.take() {
+                    None => g.clone(),
+                    Some(b) => {
+                        let take = 1.0 - f64::from(cfg.dampening);
+                        b.iter().zip(&g).map(|(b, g)| momentum * b + take * g).collect()
+                    }
+                };
+                g = if cfg.nesterov {
+                    g.iter().zip(&b).map(|(g, b)| g + momentum * b).collect()
+                } else {
+                    b.clone()
+                };
+                buffer = Some(b);
+            }
+            p.iter_mut().zip(&g).for_each(|(p, g)| *p -= lr * g);
+        }
+        p
+    }
+
+    /// PyTorch's documentation of Adam and AdamW, line by line, in f64.
+    fn adam_twin(cfg: &Adam, decoupled: bool) -> Vec<f64> {
+        let mut p: Vec<f64> = start().into_iter().map(f64::from).collect();
+        let (mut m, mut v) = (vec![0.0; LEN], vec![0.0; LEN]);
+        let (lr, b1, b2) = (f64::from(cfg.lr), f64::from(cfg.beta1), f64::from(cfg.beta2));
+        let (eps, decay) = (f64::from(cfg.eps), f64::from(cfg.weight_decay));
+        for step in 1..=STEPS {
+            for (i, g) in gradient(step).into_iter().enumerate() {
+                let mut g = f64::from(g) * f64::from(CLIP);
+                if decoupled {
+                    p[i] -= lr * decay * p[i]
+                } else {
+                    g += decay * p[i]
+                }
+                m[i] = b1 * m[i] + (1.0 - b1) * g;
+                v[i] = b2 * v[i] + (1.0 - b2) * g * g;
+                let m_hat = m[i] / (1.0 - b1.powi(step as i32));
+                let v_hat: f64 = v[i] / (1.0 - b2.powi(step as i32));
+                p[i] -= lr * m_hat / (v_hat.sqrt() + eps);
+            }
+        }
+        p
+    }
+
+    #[test]
+    fn sgd_follows_pytorch_on_every_path() {
+        for (momentum, dampening, nesterov, weight_decay) in [
+            (0.0, 0.0, false, 0.0),
+            (0.0, 0.0, false, 0.1),
+            (0.9, 0.0, false, 0.0),
+            (0.9, 0.3, false, 0.1),
+            (0.9, 0.0, true, 0.1),
+        ] {
+            let cfg = Sgd { lr: 0.1, momentum, dampening, nesterov, weight_decay };
+            for &path in cpu::available() {
+                // The first step may not read the velocity.
+                let (mut p, mut velocity) = (start(), vec![f32::NAN; LEN]);
+                for step in 1..=STEPS {
+                    let state = (momentum != 0.0).then_some(velocity.as_mut_slice());
+                    cpu::with_path(path, || sgd(&cfg, step, CLIP, &mut p, &gradient(step), state));
+                }
+                assert!(close(&p, &sgd_twin(&cfg)), "{path:?} {cfg:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn adam_and_adamw_follow_pytorch_on_every_path() {
+        for weight_decay in [0.0, 0.1] {
+            let cfg = Adam { lr: 0.02, beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay };
+            for &path in cpu::available() {
+                for decoupled in [false, true] {
+                    let (mut p, mut m, mut v) = (start(), vec![0.0; LEN], vec![0.0; LEN]);
+                    let update = if decoupled { adamw } else { adam };
+                    for step in 1..=STEPS {
+                        let g = gradient(step);
+                        cpu::with_path(path, || update(&cfg, step, CLIP, &mut p, &g, &mut m, &mut v));
+                    }
+                    assert!(close(&p, &adam_twin(&cfg, decoupled)), "{path:?} {cfg:?} {decoupled}");
+                }
+            }
+        }
+    }
+}

@@ -122,6 +122,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
     let stride = n + pads[2];
     let before = numbers(case.seed ^ 2, m * stride);
     let (bias, residual) = (numbers(case.seed ^ 3, n), numbers(case.seed ^ 4, m * n));
+    let sums: Vec<(f64, f64)> = (0..m * n).map(|ij| twin(&a, &b, ij / n, ij % n, case.precision)).collect();
     for &path in cpu::available() {
         let (mut out, mut pre) = (before.clone(), vec![f32::NAN; m * n]);
         let epilogue = Epilogue {
@@ -133,7 +134,7 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         cpu::with_path(path, || matmul_strided(a, b, &mut out, stride, case.write, epilogue, case.precision));
         for i in 0..m {
             for j in 0..n {
-                let (mut sum, mut size) = twin(&a, &b, i, j, case.precision);
+                let (mut sum, mut size) = sums[i * n + j];
                 if case.write == Write::Add {
                     sum += f64::from(before[i * stride + j]);
                 }
@@ -171,9 +172,9 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 24, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(Config { cases: 16, failure_persistence: None, ..Config::default() })]
     #[test]
-    fn products_that_cross_blocks_agree_with_f64(case in cases(200, 300, 700)) { check(&case)?; }
+    fn products_that_cross_blocks_agree_with_f64(case in cases(180, 200, 700)) { check(&case)?; }
 
     #[test]
     fn a_row_has_the_same_bits_alone_and_among_others(
