@@ -6,7 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod answer;
 pub mod batch;
+pub mod bundle;
+pub mod cnn;
 pub mod decode;
 pub mod layers;
 pub mod mlp;

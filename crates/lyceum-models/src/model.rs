@@ -1,9 +1,13 @@
 //! A model of any family: parameters, and one forward that trains, serves, is explained and is attacked.
 
-use crate::batch::{Batch, IGNORE, Input, Target};
+use crate::batch::{Batch, Input, Target};
+use crate::cnn::Cnn;
 use crate::layers::Builder;
 use crate::mlp::Mlp;
-use lyceum_nn::{NnError, ParamId, Params, Tape, Var, weights};
+use crate::recurrent::Recurrent;
+use crate::transformer::Transformer;
+use lyceum_nn::ops::recurrent::Cell;
+use lyceum_nn::{NnError, Params, Tape, Var, weights};
 use lyceum_types::spec::ModelSpec;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -84,6 +88,9 @@ pub struct Model {
 #[derive(Clone, Debug)]
 pub(crate) enum Arch {
     Mlp(Mlp),
+    Cnn(Cnn),
+    Recurrent(Recurrent),
+    Transformer(Box<Transformer>),
 }
 
 impl Model {
@@ -95,7 +102,11 @@ impl Model {
         let outputs = shape.output.width();
         let arch = match spec {
             ModelSpec::Mlp(spec) => Arch::Mlp(Mlp::new(b, spec, dense_width("mlp", shape)?, outputs)),
-            _ => return Err(unsuited("this family", "any data", "not yet")),
+            ModelSpec::Cnn(spec) => Arch::Cnn(Cnn::new(b, spec, &shape.input, outputs)?),
+            ModelSpec::Rnn(spec) => Arch::Recurrent(Recurrent::new(b, Cell::RnnTanh, spec, shape)?),
+            ModelSpec::Lstm(spec) => Arch::Recurrent(Recurrent::new(b, Cell::Lstm, spec, shape)?),
+            ModelSpec::Gru(spec) => Arch::Recurrent(Recurrent::new(b, Cell::Gru, spec, shape)?),
+            ModelSpec::Transformer(spec) => Arch::Transformer(Box::new(Transformer::new(b, spec, shape)?)),
         };
         Ok(Model { params, shape: shape.clone(), arch })
     }
@@ -121,7 +132,14 @@ impl Model {
                 let entry = dense_entry(tape, input)?;
                 Ok(Forward { logits: mlp.forward(tape, entry)?, entry })
             }
+            (Arch::Recurrent(recurrent), input) => recurrent.forward(tape, input),
+            (Arch::Transformer(transformer), input) => transformer.forward(tape, input),
+            (Arch::Cnn(cnn), Input::Dense { .. }) => {
+                let entry = dense_entry(tape, input)?;
+                Ok(Forward { logits: cnn.forward(tape, entry)?, entry })
+            }
             (Arch::Mlp(_), _) => Err(wrong_input("mlp", "rows of numbers")),
+            (Arch::Cnn(_), _) => Err(wrong_input("cnn", "images or series")),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What can go wrong in training, and whose fault it is.
 
+use crate::baseline::BaselineError;
 use crate::data::DataError;
+use crate::eval::EvalError;
 use lyceum_models::ModelError;
 use lyceum_nn::NnError;
 use lyceum_types::control::Stop;
@@ -15,6 +17,11 @@ pub enum TrainError {
     Spec(String),
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A number that cannot be computed from these rows.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Baseline(#[from] BaselineError),
     /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
     #[error("training stopped at step {step}: {stop}")]
     Stopped { step: u64, stop: Stop },
@@ -40,6 +47,7 @@ impl TrainError {
     pub fn fix(&self) -> &'static str {
         match self {
             TrainError::Data(_) => "mend the data and run again",
+            TrainError::Eval(_) | TrainError::Baseline(_) => "give the part more rows",
             TrainError::Spec(_) | TrainError::Model(_) => "change the spec",
             TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
             TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",

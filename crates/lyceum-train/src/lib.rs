@@ -1,6 +1,26 @@
+//! Training: from a job spec and data files to a measured model.
+//!
+//! The path: [`data`] judges and prepares, [`run`] takes one step, [`fit`] is the loop, [`measure`] says how
+//! good the model is and what simple methods reach, [`version`] lays out the files of the result. Everything
+//! that a run depends on is in the spec, the data and the seed; progress goes to an [`observer`]. This crate
+//! does not know SQL, HTTP or tenants.
+
 #![forbid(unsafe_code)]
 
-pub mod data;
-pub mod eval;
-pub mod schedule;
 pub mod baseline;
+pub mod checkpoint;
+pub mod data;
+mod error;
+pub mod eval;
+pub mod fit;
+pub mod measure;
+pub mod observer;
+pub mod optim;
+pub mod order;
+pub mod run;
+pub mod schedule;
+pub mod version;
+
+pub use error::TrainError;
+pub use fit::{Fitted, fit, train};
+pub use observer::{Event, Observer, Silent, StepEvent};

@@ -44,7 +44,7 @@ impl Run {
     pub fn new(spec: &TrainSpec, seed: u64, model: Model, data: &Dataset) -> Self {
         let draw = match data.context() {
             Some(context) => Draw::Windows {
-                n_offsets: data.len().saturating_sub(context).max(1),
+                n_offsets: data.tokens().map_or(0, <[u32]>::len).saturating_sub(context).max(1),
                 per_epoch: data.n_windows(),
             },
             None => Draw::Shuffled { n: data.len() },

@@ -1,0 +1,57 @@
+//! The device thread: take what has arrived, make one batch of predictions, make one step of generation.
+
+use crate::generate::Generator;
+use crate::predict::Predictor;
+use crate::{EngineLimits, Gauges, Work};
+use lyceum_nn::Workspace;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) {
+    // A panic below is a bug: it ends this thread, and the engine then says that it is not healthy.
+    struct Alive<'a>(&'a Gauges);
+    impl Drop for Alive<'_> {
+        fn drop(&mut self) {
+            self.0.dead.store(true, Ordering::Relaxed);
+        }
+    }
+    let _alive = Alive(gauges);
+    let mut workspace = Workspace::new();
+    let mut predictor = Predictor::default();
+    let mut generator = Generator::default();
+    loop {
+        if predictor.is_idle() && generator.is_idle() {
+            match inbox.recv() {
+                Ok(work) => take(work, &mut predictor, &mut generator),
+                Err(_) => return,
+            }
+        }
+        loop {
+            match inbox.try_recv() {
+                Ok(work) => take(work, &mut predictor, &mut generator),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) if predictor.is_idle() && generator.is_idle() => return,
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        predictor.step(&mut workspace, gauges, &limits);
+        generator.step(&mut workspace, gauges, &limits);
+    }
+}
+
+fn take(work: Work, predictor: &mut Predictor, generator: &mut Generator) {
+    match work {
+        Work::Predict(request) => predictor.push(request),
+        Work::Generate(request) => generator.push(*request),
+        Work::Task(task) => task(),
+    }
+}
+
+impl Gauges {
+    pub(crate) fn predictions_done(&self, n: usize) {
+        self.predictions.fetch_sub(n, Ordering::Relaxed);
+    }
+    pub(crate) fn sequence_done(&self) {
+        self.sequences.fetch_sub(1, Ordering::Relaxed);
+    }
+}

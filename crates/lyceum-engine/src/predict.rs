@@ -1,0 +1,131 @@
+//! Predictions: requests of the same model and shape, from any clients, run as one batch.
+
+use crate::{EngineError, EngineLimits, Gauges};
+use lyceum_models::Model;
+use lyceum_models::batch::{Input, Tokens};
+use lyceum_nn::{Examples, Recording, Tape, Workspace};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Called once with the answer.
+pub type Reply = Box<dyn FnOnce(Result<Prediction, EngineError>) + Send>;
+
+/// Examples for one model.
+pub struct PredictRequest {
+    pub model: Arc<Model>,
+    pub input: Input,
+    pub reply: Reply,
+}
+
+/// Raw outputs (logits, or scaled numbers), row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    pub outputs: Vec<f32>,
+    /// Numbers a row.
+    pub width: usize,
+    /// Rows of the batch in which this request ran.
+    pub batch_rows: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Predictor {
+    queue: VecDeque<PredictRequest>,
+}
+
+impl Predictor {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, request: PredictRequest) {
+        self.queue.push_back(request);
+    }
+
+    /// Runs the oldest request and all that can share its batch.
+    pub(crate) fn step(&mut self, ws: &mut Workspace, gauges: &Gauges, limits: &EngineLimits) {
+        let Some(first) = self.queue.pop_front() else { return };
+        let mut rows = n_rows(&first.input);
+        let mut batch = vec![first];
+        let mut i = 0;
+        while i < self.queue.len() && rows < limits.batch_rows_max {
+            let candidate = &self.queue[i];
+            let more = n_rows(&candidate.input);
+            let fits = Arc::ptr_eq(&candidate.model, &batch[0].model)
+                && joins(&batch[0].input, &candidate.input)
+                && rows + more <= limits.batch_rows_max;
+            if fits {
+                rows += more;
+                batch.extend(self.queue.remove(i));
+            } else {
+                i += 1;
+            }
+        }
+        gauges.predictions_done(batch.len());
+        answer(ws, batch, rows);
+    }
+}
+
+fn answer(ws: &mut Workspace, batch: Vec<PredictRequest>, rows: usize) {
+    let model = batch[0].model.clone();
+    let joined = join(&batch);
+    let mut tape = Tape::new(ws, &model.params, Recording::Off, Examples::Even(rows));
+    let outputs = match model.forward(&mut tape, &joined) {
+        Ok(forward) => tape.value(forward.logits).to_vec(),
+        Err(error) => {
+            let error = EngineError::Input(error.to_string());
+            return batch.into_iter().for_each(|request| (request.reply)(Err(error.clone())));
+        }
+    };
+    let width = model.shape.output.width();
+    let per_example = outputs.len() / rows.max(1);
+    let mut start = 0;
+    for request in batch {
+        let end = start + n_rows(&request.input) * per_example;
+        let outputs = outputs[start..end].to_vec();
+        start = end;
+        (request.reply)(Ok(Prediction { outputs, width, batch_rows: rows }));
+    }
+}
+
+fn n_rows(input: &Input) -> usize {
+    match input {
+        Input::Dense { shape, data } => data.len() / shape.iter().product::<usize>().max(1),
+        Input::Tokens(tokens) => tokens.n,
+        Input::Pair { source, .. } => source.n,
+    }
+}
+
+/// Whether two inputs have rows of one shape. Token rows join when they are equally long: padding would be
+/// right too, but costs work.
+fn joins(a: &Input, b: &Input) -> bool {
+    match (a, b) {
+        (Input::Dense { shape: a, .. }, Input::Dense { shape: b, .. }) => a == b,
+        (Input::Tokens(a), Input::Tokens(b)) => a.time == b.time,
+        (Input::Pair { source: a, target: c }, Input::Pair { source: b, target: d }) => {
+            a.time == b.time && c.time == d.time
+        }
+        _ => false,
+    }
+}
+
+fn join(batch: &[PredictRequest]) -> Input {
+    let mut joined = batch[0].input.clone();
+    for request in &batch[1..] {
+        match (&mut joined, &request.input) {
+            (Input::Dense { data, .. }, Input::Dense { data: more, .. }) => data.extend_from_slice(more),
+            (Input::Tokens(tokens), Input::Tokens(more)) => append(tokens, more),
+            (Input::Pair { source, target }, Input::Pair { source: more, target: too }) => {
+                append(source, more);
+                append(target, too);
+            }
+            _ => unreachable!("only inputs of one kind join: bug"),
+        }
+    }
+    joined
+}
+
+fn append(tokens: &mut Tokens, more: &Tokens) {
+    tokens.n += more.n;
+    tokens.ids.extend_from_slice(&more.ids);
+    tokens.lengths.extend_from_slice(&more.lengths);
+}

@@ -1,0 +1,108 @@
+//! Whole answers without a serving loop: what a model makes of sources or prompts when it takes the most
+//! likely token each time. Used to measure exact matches; the serving engine has its own loop.
+
+use crate::batch::{Input, Tokens};
+use crate::decode::{DecodeRow, DecodeState, Rows};
+use crate::model::{InputShape, Model};
+use lyceum_nn::{Examples, NnError, Recording, Tape, Workspace};
+
+/// What to continue.
+pub enum Question<'a> {
+    /// A source; the answer begins after `begin`.
+    Source {
+        source: &'a [u32],
+        begin: u32,
+    },
+    Prompt(&'a [u32]),
+}
+
+impl Model {
+    /// The greedy answer to each question: at most `n_max` tokens, up to but without `end`.
+    pub fn answers(
+        &self,
+        ws: &mut Workspace,
+        questions: &[Question<'_>],
+        end: Option<u32>,
+        n_max: usize,
+    ) -> Result<Vec<Vec<u32>>, NnError> {
+        if self.answers_at_once() {
+            return questions.iter().map(|q| self.answer_at_once(ws, q, end, n_max)).collect();
+        }
+        let mut states: Vec<(DecodeState, Vec<u32>)> = Vec::new();
+        for question in questions {
+            states.push(match question {
+                Question::Source { source, begin } => (self.start(ws, Some(source))?, vec![*begin]),
+                Question::Prompt(prompt) => (self.start(ws, None)?, prompt.to_vec()),
+            });
+        }
+        let mut answers = vec![Vec::new(); questions.len()];
+        let mut open: Vec<usize> = (0..questions.len()).collect();
+        let width = self.shape.output.width();
+        let room = |i: usize, answer: &Vec<u32>| {
+            let prompt = match &questions[i] {
+                Question::Source { .. } => 1,
+                Question::Prompt(prompt) => prompt.len(),
+            };
+            answer.len() < n_max && self.context().is_none_or(|c| prompt + answer.len() <= c)
+        };
+        open.retain(|&i| room(i, &answers[i]));
+        while !open.is_empty() {
+            let mut rows: Vec<DecodeRow<'_>> = states
+                .iter_mut()
+                .enumerate()
+                .filter(|(i, _)| open.binary_search(i).is_ok())
+                .map(|(_, (state, tokens))| DecodeRow { state, tokens, rows: Rows::Last })
+                .collect();
+            let logits = self.decode(ws, &mut rows)?;
+            drop(rows);
+            let mut still = Vec::new();
+            for (&i, row) in open.iter().zip(logits.chunks_exact(width)) {
+                let id = likeliest(row);
+                if Some(id) == end {
+                    continue;
+                }
+                answers[i].push(id);
+                states[i].1 = vec![id];
+                if room(i, &answers[i]) {
+                    still.push(i);
+                }
+            }
+            open = still;
+        }
+        Ok(answers)
+    }
+
+    /// One pass that says every step of the target.
+    fn answer_at_once(
+        &self,
+        ws: &mut Workspace,
+        question: &Question<'_>,
+        end: Option<u32>,
+        n_max: usize,
+    ) -> Result<Vec<u32>, NnError> {
+        let Question::Source { source, .. } = question else {
+            return Err(crate::model::wrong_input("answer", "a source"));
+        };
+        let n = match self.shape.input {
+            InputShape::Pair { target_time, .. } => target_time.min(n_max),
+            _ => n_max,
+        };
+        let target = Tokens::single(&vec![0; n]);
+        let input = Input::Pair { source: Tokens::single(source), target };
+        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let forward = self.forward(&mut tape, &input)?;
+        let ids = tape.value(forward.logits).chunks_exact(self.shape.output.width()).map(likeliest);
+        Ok(ids.take_while(|&id| Some(id) != end).collect())
+    }
+}
+
+/// The position of the largest number, the first of equals.
+pub fn likeliest(row: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, &x) in row.iter().enumerate() {
+        if x > row[best] {
+            best = i;
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,243 @@
+//! Generation token by token: each sequence has a state that remembers what it has seen, and one pass gives
+//! the next tokens of many sequences to the model.
+//!
+//! A row's logits have the bits that a pass over the whole sequence would give it, whatever else is in the
+//! pass.
+
+use crate::batch::Tokens;
+use crate::model::{Arch, InputShape, Model, wrong_input};
+use crate::recurrent::RecurrentState;
+use crate::transformer::{Part, Transformer};
+use lyceum_nn::ops::attention::Mask;
+use lyceum_nn::ops::cached_attention::KvCache;
+use lyceum_nn::{Examples, NnError, Recording, Tape, Var, Workspace};
+use lyceum_types::spec::TransformerVariant;
+
+/// What a sequence remembers.
+#[derive(Debug)]
+pub struct DecodeState {
+    memory: Memory,
+    n_seen: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Transformer {
+        cache: KvCache,
+        /// Per layer, keys and values of the source `[S, 2·C]`.
+        source: Vec<Vec<f32>>,
+    },
+    Recurrent(RecurrentState),
+}
+
+/// Which rows' logits are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rows {
+    Last,
+    All,
+}
+
+/// The next tokens of one sequence.
+pub struct DecodeRow<'a> {
+    pub state: &'a mut DecodeState,
+    /// At least one.
+    pub tokens: &'a [u32],
+    pub rows: Rows,
+}
+
+impl DecodeRow<'_> {
+    /// Rows of logits that this sequence gets.
+    pub fn n_logits(&self) -> usize {
+        match self.rows {
+            Rows::Last => 1,
+            Rows::All => self.tokens.len(),
+        }
+    }
+}
+
+impl Model {
+    /// The most tokens that a sequence can have; None where there is no limit.
+    pub fn context(&self) -> Option<usize> {
+        match &self.arch {
+            Arch::Transformer(t) => Some(t.spec.context),
+            _ => None,
+        }
+    }
+
+    /// Whether one pass says every step of a target (an encoder–decoder that never reads its own answer).
+    pub fn answers_at_once(&self) -> bool {
+        matches!((&self.arch, &self.shape.input), (Arch::Recurrent(_), InputShape::Pair { .. }))
+    }
+
+    /// The state of a sequence that has seen nothing (but its source).
+    pub fn start(&self, ws: &mut Workspace, source: Option<&[u32]>) -> Result<DecodeState, NnError> {
+        let memory = match (&self.arch, source) {
+            (Arch::Transformer(t), None) if t.spec.variant == TransformerVariant::Decoder => {
+                Memory::Transformer { cache: cache(t), source: Vec::new() }
+            }
+            (Arch::Transformer(t), Some(source)) if t.spec.variant == TransformerVariant::EncoderDecoder => {
+                Memory::Transformer { cache: cache(t), source: self.read_source(ws, t, source)? }
+            }
+            (Arch::Transformer(t), None) if t.spec.variant == TransformerVariant::EncoderDecoder => {
+                return Err(wrong_input("generate", "a source to translate"));
+            }
+            _ => match (self.recurrent_state(), source) {
+                (Some(state), None) => Memory::Recurrent(state),
+                _ => return Err(wrong_input("generate", "a model of language")),
+            },
+        };
+        Ok(DecodeState { memory, n_seen: 0 })
+    }
+
+    /// One pass over the next tokens of every sequence; the wanted rows of logits `[Σ rows, V]`, in order.
+    pub fn decode(&self, ws: &mut Workspace, rows: &mut [DecodeRow<'_>]) -> Result<Vec<f32>, NnError> {
+        match &self.arch {
+            Arch::Transformer(t) => self.decode_transformer(ws, t, rows),
+            Arch::Recurrent(_) => self.decode_recurrent(ws, rows),
+            _ => Err(wrong_input("generate", "a model of language")),
+        }
+    }
+
+    /// Sequences with as many new tokens run as one batch; a step of generation is one such.
+    fn decode_recurrent(&self, ws: &mut Workspace, rows: &mut [DecodeRow<'_>]) -> Result<Vec<f32>, NnError> {
+        let width = self.shape.output.width();
+        let mut answers: Vec<Vec<f32>> = vec![Vec::new(); rows.len()];
+        let mut lengths: Vec<usize> = rows.iter().map(|r| r.tokens.len()).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        for time in lengths {
+            let group: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].tokens.len() == time).collect();
+            let mut states = Vec::with_capacity(group.len());
+            let mut tokens = Tokens { n: group.len(), time, ..Tokens::default() };
+            for &i in &group {
+                let Memory::Recurrent(state) = &rows[i].state.memory else { return Err(foreign()) };
+                states.push(state.clone());
+                tokens.ids.extend_from_slice(rows[i].tokens);
+                tokens.lengths.push(time as u32);
+            }
+            let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(group.len()));
+            let logits = self.extend(&mut tape, &tokens, &mut states)?;
+            let logits = tape.value(logits);
+            for ((&i, state), logits) in group.iter().zip(states).zip(logits.chunks_exact(time * width)) {
+                let n = rows[i].n_logits();
+                answers[i] = logits[(time - n) * width..].to_vec();
+                rows[i].state.memory = Memory::Recurrent(state);
+                rows[i].state.n_seen += time;
+            }
+        }
+        Ok(answers.concat())
+    }
+
+    fn read_source(
+        &self,
+        ws: &mut Workspace,
+        t: &Transformer,
+        source: &[u32],
+    ) -> Result<Vec<Vec<f32>>, NnError> {
+        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let (memory, _) = t.encode(&mut tape, &Tokens::single(source))?;
+        let crossings = t.decoder().layers.iter().filter_map(|layer| layer.cross_attn.as_ref());
+        crossings
+            .map(|(attn, _)| t.keys_values(&mut tape, attn, memory).map(|kv| tape.value(kv).to_vec()))
+            .collect()
+    }
+
+    fn decode_transformer(
+        &self,
+        ws: &mut Workspace,
+        t: &Transformer,
+        rows: &mut [DecodeRow<'_>],
+    ) -> Result<Vec<f32>, NnError> {
+        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let (mut ids, mut positions) = (Vec::new(), Vec::new());
+        for row in rows.iter() {
+            let n_seen = row.state.n_seen;
+            if n_seen + row.tokens.len() > t.spec.context {
+                let got = format!("{} positions", n_seen + row.tokens.len());
+                let want = format!("at most the context of {}", t.spec.context);
+                return Err(NnError::Shape { op: "generate", what: "sequence", got, want });
+            }
+            ids.extend_from_slice(row.tokens);
+            positions.extend(n_seen as u32..(n_seen + row.tokens.len()) as u32);
+        }
+        let x = t.look_up(&mut tape, &ids, &[1, ids.len()])?;
+        let mut x = t.place_at(&mut tape, x, &positions)?;
+        let stack = t.decoder();
+        for (i, layer) in stack.layers.iter().enumerate() {
+            x = t.layer(&mut tape, layer, x, |tape, part, y| match part {
+                Part::Own => {
+                    let qkv = t.queries_keys_values(tape, &layer.self_attn, y, &positions)?;
+                    each(tape, rows, qkv, |tape, row, part| {
+                        let Memory::Transformer { cache, .. } = &mut row.state.memory else {
+                            return Err(foreign());
+                        };
+                        tape.cached_attention(part, t.spec.nhead, cache, i, &[0])
+                    })
+                }
+                Part::Memory(attn) => {
+                    let q = t.query(tape, attn, y)?;
+                    each(tape, rows, q, |tape, row, q| {
+                        let Memory::Transformer { source, .. } = &row.state.memory else {
+                            return Err(foreign());
+                        };
+                        let width = 2 * t.spec.d_model;
+                        let kv = tape.input(&[1, source[i].len() / width, width], &source[i])?;
+                        tape.cross_attention(q, kv, t.options(Mask::Full, None))
+                    })
+                }
+            })?;
+        }
+        let x = t.last_norm(&mut tape, stack, x)?;
+        let wanted = wanted_rows(&mut tape, rows, x)?;
+        let logits = t.head(&mut tape, wanted)?;
+        let logits = tape.value(logits).to_vec();
+        for row in rows {
+            let Memory::Transformer { cache, .. } = &mut row.state.memory else { return Err(foreign()) };
+            cache.advance(0, row.tokens.len());
+            row.state.n_seen += row.tokens.len();
+        }
+        Ok(logits)
+    }
+}
+
+/// A state goes back to the model that made it.
+fn foreign() -> NnError {
+    wrong_input("generate", "a state that this model made")
+}
+
+fn cache(t: &Transformer) -> KvCache {
+    KvCache::new(t.decoder().layers.len(), 1, t.spec.context, t.spec.d_model)
+}
+
+/// Runs `f` on the rows of each sequence of `x` `[1, R, W]` and puts the answers side by side again.
+fn each(
+    tape: &mut Tape<'_>,
+    rows: &mut [DecodeRow<'_>],
+    x: Var,
+    mut f: impl FnMut(&mut Tape<'_>, &mut DecodeRow<'_>, Var) -> Result<Var, NnError>,
+) -> Result<Var, NnError> {
+    let width = tape.shape(x).last();
+    let (mut all, mut start) = (Vec::new(), 0);
+    for row in rows.iter_mut() {
+        let n = row.tokens.len();
+        let part = tape.value(x)[start * width..(start + n) * width].to_vec();
+        start += n;
+        let part = tape.input(&[1, n, width], &part)?;
+        let answer = f(tape, row, part)?;
+        all.extend_from_slice(tape.value(answer));
+    }
+    tape.input(&[1, start, all.len() / start.max(1)], &all)
+}
+
+/// The rows of `x` `[1, R, C]` whose logits are wanted.
+fn wanted_rows(tape: &mut Tape<'_>, rows: &[DecodeRow<'_>], x: Var) -> Result<Var, NnError> {
+    let width = tape.shape(x).last();
+    let (mut all, mut start) = (Vec::new(), 0);
+    for row in rows {
+        let end = start + row.tokens.len();
+        let first = end - row.n_logits();
+        all.extend_from_slice(&tape.value(x)[first * width..end * width]);
+        start = end;
+    }
+    tape.input(&[1, all.len() / width, width], &all)
+}

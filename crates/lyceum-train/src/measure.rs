@@ -1,0 +1,458 @@
+//! How good a model is on a part of the data, and how good the simple methods are on the same rows.
+//!
+//! Names are without a part (`accuracy`, `rmse`, …); the caller adds `valid_` or `test_`.
+
+use crate::baseline::{
+    Bigram, Linear, Logistic, Majority, Mean, TfidfLogistic, Trigram, last_value, seasonal_naive,
+};
+use crate::data::Dataset;
+use crate::error::TrainError;
+use crate::eval::{self, Verdict, compare_classifiers, compare_losses};
+use lyceum_kernels::softmax::cross_entropy;
+use lyceum_models::Model;
+use lyceum_models::answer::Question;
+use lyceum_models::batch::{Batch, IGNORE, Target};
+use lyceum_models::prepare::series::{Fields, Series};
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
+use lyceum_nn::{Examples, Recording, Tape, Workspace};
+use lyceum_types::control::Control;
+use lyceum_types::manifest::Metric;
+use lyceum_types::spec::{Spec, Task};
+use std::collections::BTreeMap;
+
+/// Rows of a batch of measurement.
+const BATCH: usize = 64;
+/// Whole answers are generated for at most this many rows; the metric's `n` says so.
+const ANSWERS_MAX: usize = 5_000;
+/// Sequences that are generated together.
+const ANSWERS_BATCH: usize = 64;
+
+/// What was measured of one model or method.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    pub name: String,
+    pub metrics: BTreeMap<String, Metric>,
+    /// What paired tests compare, row by row.
+    pub rows: RowScores,
+    /// Raw outputs of a model with one answer an example, `[n, width]`; empty otherwise.
+    pub logits: Vec<f32>,
+}
+
+/// A number for each row, smaller is better, or whether it was right.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RowScores {
+    Correct(Vec<bool>),
+    /// Mean losses or squared errors of the rows.
+    Losses(Vec<f64>),
+}
+
+/// A model's outputs over a part, and its losses.
+struct Outputs {
+    logits: Vec<f32>,
+    /// For each example: the sum of its terms' losses in nats (or of squared errors), and their number.
+    losses: Vec<(f64, u64)>,
+}
+
+/// The mean loss over all terms of a part (what training minimises).
+pub fn mean_loss(
+    model: &Model,
+    data: &Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<f64, TrainError> {
+    let outputs = run(model, data, ws, control, false)?;
+    let (sum, n) = outputs.losses.iter().fold((0.0, 0), |(s, n), (l, k)| (s + l, n + k));
+    Ok(sum / n.max(1) as f64)
+}
+
+/// All metrics of a model on a part.
+pub fn measure_model(
+    model: &Model,
+    preparation: &Preparation,
+    data: &Dataset,
+    spec: &Spec,
+    control: &Control,
+) -> Result<Measured, TrainError> {
+    let mut ws = Workspace::new();
+    let keep = matches!(spec.task, Task::Classification | Task::Regression | Task::Forecasting);
+    let outputs = run(model, data, &mut ws, control, keep)?;
+    let name = spec.model.family().to_owned();
+    match (spec.task, &preparation.output) {
+        (Task::Classification, OutputPreparation::Labels { names }) => {
+            let labels = data.labels().ok_or_else(|| no_targets("classification"))?;
+            let log_probs = eval::log_softmax(&outputs.logits, names.len());
+            classifier(name, &log_probs, labels, names.len(), spec.seed, outputs.logits)
+        }
+        (Task::Regression | Task::Forecasting, OutputPreparation::Values { .. }) => {
+            let (targets, width) = data.values().ok_or_else(|| no_targets("regression"))?;
+            let predictions = preparation.output.restore(&outputs.logits);
+            let targets = preparation.output.restore(targets);
+            let mut measured = regressor(name, &predictions, &targets, width, spec.seed)?;
+            let per_row: Vec<f64> = outputs.losses.iter().map(|(sum, n)| sum / (*n).max(1) as f64).collect();
+            measured.metrics.insert("loss".into(), eval::mean("loss", &per_row)?);
+            measured.logits = outputs.logits;
+            Ok(measured)
+        }
+        _ => {
+            let mut measured = language(name, &outputs.losses, data, preparation)?;
+            if data.tokens().is_none() {
+                let answers = answers(model, preparation, data, spec, &mut ws, control)?;
+                exact(&mut measured.metrics, &answers, data, preparation)?;
+            }
+            Ok(measured)
+        }
+    }
+}
+
+/// The trivial baseline and the best simple one, fitted on `train` and measured on `part`.
+pub fn measure_baselines(
+    preparation: &Preparation,
+    train: &Dataset,
+    part: &Dataset,
+    spec: &Spec,
+    control: &Control,
+) -> Result<(Measured, Measured), TrainError> {
+    match (spec.task, &preparation.output) {
+        (Task::Classification, OutputPreparation::Labels { names }) => {
+            let none = || no_targets("classification");
+            let (fit, labels) = (train.labels().ok_or_else(none)?, part.labels().ok_or_else(none)?);
+            let k = names.len();
+            let majority = Majority::fit(fit, k)?.log_probs(labels.len());
+            let trivial = classifier("majority".into(), &majority, labels, k, spec.seed, Vec::new())?;
+            let (name, strong) = match (train.texts(), part.texts(), train.dense(), part.dense()) {
+                (Some(texts), Some(others), ..) => {
+                    ("tfidf_logistic", TfidfLogistic::fit(texts, fit, k, control)?.log_probs(others))
+                }
+                (.., Some((x, width)), Some((others, _))) => {
+                    ("logistic", Logistic::fit(x, width, fit, k, control)?.log_probs(others))
+                }
+                _ => return Err(no_targets("a baseline of token inputs without texts")),
+            };
+            Ok((trivial, classifier(name.into(), &strong, labels, k, spec.seed, Vec::new())?))
+        }
+        (Task::Regression, _) => {
+            let none = || no_targets("regression");
+            let ((fit, width), (targets, _)) =
+                (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
+            let ((x, columns), (others, _)) =
+                (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
+            let n = targets.len() / width;
+            let targets = preparation.output.restore(targets);
+            let value = |scaled: Vec<f64>| restore(preparation, &scaled);
+            let mean = value(Mean::fit(fit, width)?.predict(n));
+            let linear = value(Linear::fit(x, columns, fit, width, control)?.predict(others));
+            Ok((
+                regressor("mean".into(), &mean, &targets, width, spec.seed)?,
+                regressor("linear".into(), &linear, &targets, width, spec.seed)?,
+            ))
+        }
+        (Task::Forecasting, _) => forecasters(preparation, train, part, spec, control),
+        (Task::LanguageModeling | Task::SequenceToSequence, _) | (Task::Classification, _) => {
+            let vocabulary = preparation.tokenizer().map_or(0, |t| t.vocab_size());
+            let texts = training_texts(train);
+            let (bigram, trigram) = (
+                Bigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
+                Trigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
+            );
+            let end = preparation.tokenizer().and_then(|t| t.eos()).unwrap_or(u32::MAX);
+            let of = |name: &str,
+                      loss: &dyn Fn(&[u32], u32) -> f64,
+                      greedy: &dyn Fn(&[u32], usize) -> Vec<u32>| {
+                let losses = token_losses(part, loss);
+                let mut measured = language(name.into(), &losses, part, preparation)?;
+                if part.tokens().is_none() {
+                    let n = part.len().min(ANSWERS_MAX);
+                    let answers: Vec<Vec<u32>> =
+                        (0..n).map(|i| greedy(&question_tokens(part, i), 64)).collect();
+                    exact(&mut measured.metrics, &answers, part, preparation)?;
+                }
+                Ok::<_, TrainError>(measured)
+            };
+            Ok((
+                of("bigram", &|c, t| bigram.loss(c, t), &|c, n| bigram.greedy(c, end, n))?,
+                of("trigram", &|c, t| trigram.loss(c, t), &|c, n| trigram.greedy(c, end, n))?,
+            ))
+        }
+    }
+}
+
+/// The paired test of a model against a baseline on the same rows.
+pub fn compare(model: &Measured, baseline: &Measured, spec: &Spec) -> Result<Verdict, TrainError> {
+    let lags = match spec.task {
+        Task::Forecasting => spec.data.horizon.unwrap_or(1).saturating_sub(1),
+        _ => 0,
+    };
+    match (&model.rows, &baseline.rows) {
+        (RowScores::Correct(ours), RowScores::Correct(theirs)) => {
+            Ok(compare_classifiers(&baseline.name, ours, theirs)?)
+        }
+        (RowScores::Losses(ours), RowScores::Losses(theirs)) => {
+            let metric = match spec.task {
+                Task::Regression | Task::Forecasting => "squared error",
+                _ => "loss",
+            };
+            Ok(compare_losses(&baseline.name, metric, ours, theirs, lags)?)
+        }
+        _ => Err(no_targets("a comparison of unlike scores")),
+    }
+}
+
+fn run(
+    model: &Model,
+    data: &Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+    keep: bool,
+) -> Result<Outputs, TrainError> {
+    let mut out = Outputs { logits: Vec::new(), losses: Vec::with_capacity(data.len()) };
+    let mut batch = data.new_batch();
+    let mut rows = Vec::new();
+    for start in (0..data.len()).step_by(BATCH) {
+        control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        rows.clear();
+        rows.extend(start..(start + BATCH).min(data.len()));
+        data.fill(&rows, &mut batch);
+        let mut tape = Tape::new(ws, &model.params, Recording::Off, Examples::Even(batch.n));
+        let forward = model.forward(&mut tape, &batch.input)?;
+        let logits = tape.value(forward.logits);
+        losses(logits, model.shape.output.width(), &batch, &mut out.losses);
+        if keep {
+            out.logits.extend_from_slice(logits);
+        }
+    }
+    Ok(out)
+}
+
+/// Each example's sum of losses and number of terms.
+fn losses(logits: &[f32], width: usize, batch: &Batch, out: &mut Vec<(f64, u64)>) {
+    match &batch.target {
+        Target::Classes(targets) | Target::Steps(targets) => {
+            let (mut losses, mut lse) = (vec![0.0; targets.len()], vec![0.0; targets.len()]);
+            cross_entropy(logits, width, targets, &mut losses, &mut lse);
+            let per = targets.len() / batch.n.max(1);
+            for (losses, targets) in losses.chunks(per.max(1)).zip(targets.chunks(per.max(1))) {
+                let n = targets.iter().filter(|&&t| t != IGNORE).count() as u64;
+                out.push((losses.iter().map(|&l| f64::from(l)).sum(), n));
+            }
+        }
+        Target::Values { width, data } => {
+            for (y, t) in logits.chunks(*width).zip(data.chunks(*width)) {
+                let sum = y.iter().zip(t).map(|(y, t)| f64::from(y - t) * f64::from(y - t)).sum();
+                out.push((sum, *width as u64));
+            }
+        }
+        Target::None => {}
+    }
+}
+
+fn classifier(
+    name: String,
+    log_probs: &[f64],
+    labels: &[u32],
+    n_classes: usize,
+    seed: u64,
+    logits: Vec<f32>,
+) -> Result<Measured, TrainError> {
+    let found = eval::classification(log_probs, labels, n_classes, seed)?;
+    Ok(Measured { name, metrics: found.metrics, rows: RowScores::Correct(found.correct), logits })
+}
+
+fn regressor(
+    name: String,
+    predictions: &[f64],
+    targets: &[f64],
+    width: usize,
+    seed: u64,
+) -> Result<Measured, TrainError> {
+    let found = eval::regression(predictions, targets, width, seed)?;
+    let rows = RowScores::Losses(found.squared_errors);
+    Ok(Measured { name, metrics: found.metrics, rows, logits: Vec::new() })
+}
+
+/// Loss, perplexity and bits per byte from each example's nats and tokens.
+fn language(
+    name: String,
+    losses: &[(f64, u64)],
+    data: &Dataset,
+    preparation: &Preparation,
+) -> Result<Measured, TrainError> {
+    let nats: Vec<f64> = losses.iter().map(|l| l.0).collect();
+    let tokens: Vec<u64> = losses.iter().map(|l| l.1).collect();
+    let counts: Vec<f64> = tokens.iter().map(|&n| n as f64).collect();
+    let mut metrics = BTreeMap::new();
+    metrics.insert("loss".to_owned(), eval::ratio("loss", &nats, &counts)?);
+    metrics.insert("perplexity".to_owned(), eval::perplexity(&nats, &tokens)?);
+    if let Some(bytes) = target_bytes(data, preparation) {
+        metrics.insert("bits_per_byte".to_owned(), eval::bits_per_byte(&nats, &bytes)?);
+    }
+    let rows = RowScores::Losses(nats.iter().zip(&counts).map(|(l, n)| l / n.max(1.0)).collect());
+    Ok(Measured { name, metrics, rows, logits: Vec::new() })
+}
+
+/// Bytes of the text that each window of a stream predicts; None where tokens are not bytes of a text.
+fn target_bytes(data: &Dataset, preparation: &Preparation) -> Option<Vec<u64>> {
+    let (tokens, context, tokenizer) = (data.tokens()?, data.context()?, preparation.tokenizer()?);
+    let bytes = |id: &u32| tokenizer.token_bytes(*id).map(|b| b.len() as u64);
+    tokens[1..].chunks(context).map(|window| window.iter().map(bytes).sum()).collect()
+}
+
+/// The model's own answers to the first rows.
+fn answers(
+    model: &Model,
+    preparation: &Preparation,
+    data: &Dataset,
+    spec: &Spec,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Vec<Vec<u32>>, TrainError> {
+    let tokenizer = preparation.tokenizer();
+    let (begin, end) = (tokenizer.and_then(|t| t.bos()), tokenizer.and_then(|t| t.eos()));
+    let n_max = match &preparation.input {
+        InputPreparation::Pair { max_target, .. } => *max_target,
+        _ => (0..data.len()).filter_map(|i| data.answer_tokens(i).map(<[u32]>::len)).max().unwrap_or(0) + 1,
+    };
+    let rows: Vec<usize> = (0..data.len().min(ANSWERS_MAX)).collect();
+    let mut all = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(ANSWERS_BATCH) {
+        control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        let prompts: Vec<Vec<u32>> = rows.iter().map(|&i| question_tokens(data, i)).collect();
+        let questions: Vec<Question<'_>> = prompts
+            .iter()
+            .map(|tokens| match spec.task {
+                Task::SequenceToSequence => Question::Source { source: tokens, begin: begin.unwrap_or(0) },
+                _ => Question::Prompt(tokens),
+            })
+            .collect();
+        all.extend(model.answers(ws, &questions, end, n_max)?);
+    }
+    Ok(all)
+}
+
+/// What is asked in row `i`: the source, or the prompt of a completion.
+fn question_tokens(data: &Dataset, i: usize) -> Vec<u32> {
+    let all = data.example_tokens(i).unwrap_or_default();
+    let answer = data.answer_tokens(i).unwrap_or_default();
+    if data.is_pairs() { all.to_vec() } else { all[..all.len() - answer.len()].to_vec() }
+}
+
+fn exact(
+    metrics: &mut BTreeMap<String, Metric>,
+    answers: &[Vec<u32>],
+    data: &Dataset,
+    preparation: &Preparation,
+) -> Result<(), TrainError> {
+    let Some(tokenizer) = preparation.tokenizer() else { return Ok(()) };
+    let texts: Vec<String> = answers.iter().map(|ids| tokenizer.decode(ids)).collect();
+    let wanted: Vec<String> =
+        (0..answers.len()).map(|i| tokenizer.decode(data.answer_tokens(i).unwrap_or_default())).collect();
+    metrics.insert("exact_match".into(), eval::exact_match(&texts, &wanted)?);
+    metrics.insert("char_accuracy".into(), eval::char_accuracy(&texts, &wanted)?);
+    Ok(())
+}
+
+/// The token sequences that n-gram baselines learn from.
+fn training_texts(data: &Dataset) -> Vec<Vec<u32>> {
+    match data.tokens() {
+        Some(stream) => vec![stream.to_vec()],
+        None => (0..data.len()).map(|i| whole_tokens(data, i)).collect(),
+    }
+}
+
+fn whole_tokens(data: &Dataset, i: usize) -> Vec<u32> {
+    let mut all = data.example_tokens(i).unwrap_or_default().to_vec();
+    if data.is_pairs() {
+        all.extend_from_slice(data.answer_tokens(i).unwrap_or_default());
+    }
+    all
+}
+
+/// Each example's (or window's) losses under a method that sees the tokens before.
+fn token_losses(data: &Dataset, loss: &dyn Fn(&[u32], u32) -> f64) -> Vec<(f64, u64)> {
+    /// An n-gram sees no further back.
+    const REACH: usize = 4;
+    let sum = |tokens: &[u32], from: usize| {
+        let total = (from..tokens.len()).map(|i| loss(&tokens[i.saturating_sub(REACH)..i], tokens[i])).sum();
+        (total, (tokens.len() - from) as u64)
+    };
+    match (data.tokens(), data.context()) {
+        (Some(stream), Some(context)) => (1..stream.len())
+            .step_by(context)
+            .map(|start| {
+                let end = (start + context).min(stream.len());
+                // The model sees only its window, the method sees as far as it can: a fair advantage to it.
+                let seen = start.saturating_sub(REACH);
+                sum(&stream[seen..end], start - seen)
+            })
+            .collect(),
+        _ => (0..data.len())
+            .map(|i| {
+                let tokens = whole_tokens(data, i);
+                let n = data.answer_tokens(i).map_or(0, <[u32]>::len);
+                sum(&tokens, tokens.len() - n)
+            })
+            .collect(),
+    }
+}
+
+fn forecasters(
+    preparation: &Preparation,
+    train: &Dataset,
+    part: &Dataset,
+    spec: &Spec,
+    control: &Control,
+) -> Result<(Measured, Measured), TrainError> {
+    let InputPreparation::Series(series) = &preparation.input else {
+        return Err(no_targets("a forecast of something that is no series"));
+    };
+    let none = || no_targets("forecasting");
+    let ((fit, width), (targets, _)) = (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
+    let ((x, columns), (others, _)) = (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
+    let (window, channels) = (series.steps, series.channels());
+    let horizon = spec.data.horizon.unwrap_or(1);
+    let original: Vec<f32> = others
+        .iter()
+        .enumerate()
+        .map(|(i, &v)| (f64::from(v) * series.std[i % channels] + series.mean[i % channels]) as f32)
+        .collect();
+    let forecast = target_channels(series, &preparation.output);
+    let targets = preparation.output.restore(targets);
+    let last = last_value(&original, window, channels, &forecast, horizon);
+    let trivial = regressor("last_value".into(), &last, &targets, width, spec.seed)?;
+    let linear = restore(preparation, &Linear::fit(x, columns, fit, width, control)?.predict(others));
+    let linear = regressor("linear".into(), &linear, &targets, width, spec.seed)?;
+    let Some(season) = spec.data.season else { return Ok((trivial, linear)) };
+    let seasonal = seasonal_naive(&original, window, channels, &forecast, horizon, season)?;
+    let seasonal = regressor("seasonal_naive".into(), &seasonal, &targets, width, spec.seed)?;
+    // The better of the two simple methods stands beside the model.
+    let error = |m: &Measured| m.metrics.get("rmse").map_or(f64::INFINITY, |m| m.value);
+    let strong = if error(&seasonal) < error(&linear) { seasonal } else { linear };
+    Ok((trivial, strong))
+}
+
+/// Which channels of the window are forecast: by name, or the only one.
+fn target_channels(series: &Series, output: &OutputPreparation) -> Vec<usize> {
+    let (Fields::Channels(channels), OutputPreparation::Values { names, .. }) = (&series.fields, output)
+    else {
+        return (0..series.channels()).collect();
+    };
+    let named = |channel: &String| {
+        names.iter().any(|n| {
+            n == channel || n.starts_with(&format!("{channel}[")) || n.starts_with(&format!("{channel}+"))
+        })
+    };
+    let found: Vec<usize> = (0..channels.len()).filter(|&c| named(&channels[c])).collect();
+    if found.is_empty() { (0..channels.len()).collect() } else { found }
+}
+
+fn restore(preparation: &Preparation, scaled: &[f64]) -> Vec<f64> {
+    match &preparation.output {
+        OutputPreparation::Values { mean, std, .. } => {
+            scaled.iter().enumerate().map(|(i, y)| y * std[i % std.len()] + mean[i % mean.len()]).collect()
+        }
+        _ => scaled.to_vec(),
+    }
+}
+
+fn no_targets(what: &str) -> TrainError {
+    TrainError::Spec(format!("{what} cannot be measured: the data has no such targets"))
+}

@@ -1,0 +1,88 @@
+//! What a run tells while it runs. Training writes nothing itself but checkpoints into the folder that it is
+//! given; whoever observes it prints, stores and serves.
+
+use crate::data::Warning;
+use crate::error::TrainError;
+use lyceum_types::manifest::Metric;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// The data was judged and is fit for training.
+    Data {
+        n_train: usize,
+        n_valid: usize,
+        n_test: usize,
+        warnings: &'a [Warning],
+    },
+    /// What the run will cost, measured on a few steps that are then thrown away.
+    Quote {
+        steps: u64,
+        seconds: f64,
+        memory_bytes: u64,
+        n_parameters: usize,
+    },
+    /// The run goes on after this many steps.
+    Resumed {
+        step: u64,
+        path: &'a Path,
+    },
+    /// One optimiser step (counted from 1).
+    Step(StepEvent),
+    /// Metrics of the validation part.
+    Eval {
+        step: u64,
+        metrics: &'a BTreeMap<String, Metric>,
+    },
+    Checkpoint {
+        step: u64,
+        path: &'a Path,
+    },
+    /// Early stopping ended the run; the weights of `best_step` are kept.
+    StoppedEarly {
+        step: u64,
+        best_step: u64,
+    },
+    /// One fold of cross-validation has ended.
+    Fold {
+        fold: usize,
+        n_folds: usize,
+        metrics: &'a BTreeMap<String, Metric>,
+    },
+    /// The model is trained and is being measured.
+    Measuring,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepEvent {
+    pub step: u64,
+    pub total_steps: u64,
+    pub epoch: u64,
+    pub loss: f64,
+    pub grad_norm: f64,
+    pub lr: f64,
+    pub samples_per_s: f64,
+    pub eta_s: f64,
+}
+
+/// Sees a run. The event's return value can end it.
+pub trait Observer {
+    fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError>;
+
+    /// Where checkpoints are kept; None keeps none.
+    fn checkpoint_dir(&self) -> Option<PathBuf>;
+}
+
+/// Sees nothing and keeps nothing.
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&mut self, _: &Event<'_>) -> Result<(), TrainError> {
+        Ok(())
+    }
+    fn checkpoint_dir(&self) -> Option<PathBuf> {
+        None
+    }
+}

@@ -1,0 +1,96 @@
+//! A trained model as the files of its version folder.
+//!
+//! Weight files hold no time, path or id, so equal runs give equal files; what differs is in the manifest.
+
+use crate::checkpoint::digest;
+use crate::error::TrainError;
+use crate::fit::Fitted;
+use crate::measure::Measured;
+use lyceum_models::bundle;
+use lyceum_nn::{NnError, weights};
+use lyceum_types::manifest::{BaselineReport, FORMAT_VERSION, Manifest};
+use lyceum_types::spec::Spec;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::BTreeMap;
+
+/// Rows of the validation (or training) part whose outputs are recorded.
+const PROBES: usize = 8;
+
+/// What the version is called.
+#[derive(Clone, Debug)]
+pub struct VersionName {
+    pub name: String,
+    pub version: u32,
+    /// Seconds since 1970.
+    pub created: u64,
+    pub job: Option<String>,
+}
+
+/// The manifest and the other files of a version, by name.
+pub struct VersionFiles {
+    pub manifest: Manifest,
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// Everything that a version's folder holds.
+pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result<VersionFiles, TrainError> {
+    let weights = weights::to_safetensors(&fitted.model.params)?;
+    let weights_sha256 = digest(&weights);
+    let mut files = vec![("model.safetensors".to_owned(), weights)];
+    if !fitted.valid_logits.is_empty() {
+        let bytes = tensor("logits", &fitted.valid_logits, fitted.shape.output.width())?;
+        files.push(("valid_logits.safetensors".to_owned(), bytes));
+    }
+    if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
+        files.push(("tokenizer.json".to_owned(), json.into_bytes()));
+    }
+    let sha256: BTreeMap<String, String> =
+        files.iter().map(|(name, bytes)| (name.clone(), digest(bytes))).collect();
+    let report = |m: &Measured| BaselineReport { name: m.name.clone(), metrics: m.metrics.clone() };
+    let plain = |value: Result<serde_json::Value, serde_json::Error>| value.expect("plain data: bug");
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        name: name.name.clone(),
+        version: name.version,
+        created: name.created,
+        job: name.job.clone(),
+        spec: spec.clone(),
+        preparation: plain(serde_json::to_value(&fitted.loaded.preparation)),
+        shape: plain(serde_json::to_value(&fitted.shape)),
+        n_parameters: fitted.model.params.n_trainable() as u64,
+        weights_sha256,
+        data: fitted.loaded.files.clone(),
+        metrics: fitted.metrics.clone(),
+        baseline: fitted.baseline.as_ref().map(report),
+        strong_baseline: fitted.strong_baseline.as_ref().map(report),
+        verdict: verdict(fitted),
+        steps: fitted.steps,
+        seconds: fitted.seconds,
+        split: fitted.loaded.split.clone(),
+        features: fitted.loaded.features.clone(),
+        probes: plain(serde_json::to_value(probes(fitted)?)),
+        files: sha256,
+    };
+    Ok(VersionFiles { manifest, files })
+}
+
+/// Both paired tests in words.
+pub fn verdict(fitted: &Fitted) -> Option<String> {
+    let ((trivial, strong), part) = (fitted.verdict.as_ref()?, fitted.judged_on?);
+    Some(format!("on the {part} part it {}; it {}", trivial.sentence, strong.sentence))
+}
+
+fn probes(fitted: &Fitted) -> Result<bundle::Probes, TrainError> {
+    let part = fitted.loaded.valid.as_ref().filter(|d| !d.is_empty()).unwrap_or(&fitted.loaded.train);
+    let rows: Vec<usize> = (0..part.len().min(PROBES)).collect();
+    let mut batch = part.new_batch();
+    part.fill(&rows, &mut batch);
+    Ok(bundle::Probes::record(&fitted.model, batch.input)?)
+}
+
+fn tensor(name: &str, data: &[f32], width: usize) -> Result<Vec<u8>, TrainError> {
+    let bytes: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let dims = vec![data.len() / width.max(1), width];
+    let view = TensorView::new(Dtype::F32, dims, &bytes).map_err(NnError::Safetensors)?;
+    Ok(safetensors::serialize([(name, view)], None).map_err(NnError::Safetensors)?)
+}
