@@ -1,1 +1,80 @@
+//! HTTP: the URL table, keys, errors to statuses, and the contracts of other people's clients.
+//!
+//! A handler parses a wire type into a request that cannot be wrong, calls the use case of the same name in
+//! `lyceum-service`, and writes the answer in the contract's words. This crate knows no SQL and no tensors.
+//!
+//! Reading order: [`routes`] (every URL on one page), [`auth`], [`error`] (the only place where an error
+//! becomes a status), [`body`], [`idempotent`], [`sse`], then `handlers/` and `wire/` by the same names.
+
 #![forbid(unsafe_code)]
+
+mod auth;
+mod body;
+mod error;
+mod handlers;
+mod idempotent;
+mod observe;
+mod places;
+mod routes;
+mod sse;
+mod wire;
+
+use axum::serve::ListenerExt;
+use lyceum_service::Service;
+use lyceum_types::limits;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// What handlers share; clones are the same.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) service: Arc<Service>,
+    pub(crate) counters: Arc<observe::Counters>,
+    /// A permit for each request that may be under way.
+    pub(crate) places: Arc<Semaphore>,
+}
+
+/// Answers on `listener` until `shutdown` is done; then takes no new requests and waits for those under way,
+/// within a bound.
+pub async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let api =
+        Api { service, counters: Arc::default(), places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)) };
+    // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY could not be set");
+        }
+    });
+    let (stopping, mut stopped) = tokio::sync::watch::channel(false);
+    let graceful = async move {
+        shutdown.await;
+        let _ = stopping.send(true);
+    };
+    let server = axum::serve(listener, routes::router(api)).with_graceful_shutdown(graceful);
+    let last_moment = async move {
+        // An error means that the server ended first.
+        if stopped.wait_for(|stopping| *stopping).await.is_ok() {
+            tokio::time::sleep(limits::SHUTDOWN_TIMEOUT).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        result = server.into_future() => result,
+        () = last_moment => {
+            tracing::warn!("answers under way were cut off at the end of the shutdown's time");
+            Ok(())
+        }
+    }
+}
+
+/// The OpenAPI document as JSON.
+pub fn openapi() -> String {
+    handlers::openapi::document()
+}

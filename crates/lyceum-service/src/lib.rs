@@ -1,1 +1,163 @@
+//! Use cases: one file each, in words of the product. No HTTP, no SQL, no mathematics.
+//!
+//! A use case takes a project and a request that cannot be malformed, finds the model ([`resident`] keeps the
+//! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
+//! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
+//!
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], then [`models`], [`keys`],
+//! [`idempotency`], [`health`].
+
 #![forbid(unsafe_code)]
+
+pub mod completions;
+pub mod decisions;
+mod error;
+pub mod health;
+pub mod idempotency;
+pub mod infer;
+pub mod keys;
+pub mod models;
+pub mod predict;
+mod resident;
+mod stops;
+
+pub use error::ServiceError;
+pub use resident::Resident;
+
+use lyceum_engine::{Engine, EngineError};
+use lyceum_models::prepare::{Prepared, PreparedValue};
+use lyceum_store::Store;
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+use resident::Residents;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// What a request gives a model to read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    Text(String),
+    /// A picture or wav file, as the model wants.
+    File(Vec<u8>),
+    /// Features by name.
+    Row(Map<String, Value>),
+    /// Values in the model's order.
+    Values(Vec<Value>),
+    /// Numbers in the model's order.
+    Numbers(Vec<f32>),
+}
+
+/// Everything that use cases share.
+pub struct Service {
+    store: Store,
+    engine: Engine,
+    residents: Residents,
+}
+
+impl Service {
+    pub fn new(store: Store, engine: Engine) -> Self {
+        Self { store, engine, residents: Residents::default() }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The loaded model that a reference means; loads it when it is asked for the first time.
+    pub async fn resident(
+        &self,
+        project: &Project,
+        reference: &ModelRef,
+    ) -> Result<Arc<Resident>, ServiceError> {
+        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        self.residents.load(project, version).await
+    }
+
+    /// The models that are loaded now.
+    pub fn residents(&self) -> Vec<Arc<Resident>> {
+        self.residents.loaded()
+    }
+
+    /// Outputs of the model, a row an example, in their order.
+    ///
+    /// Examples go to the engine in groups of one length, so no row is padded and each answer is, bit for
+    /// bit, the one that it would be alone.
+    async fn predict(
+        &self,
+        resident: &Resident,
+        examples: Vec<Prepared>,
+    ) -> Result<Vec<Vec<f32>>, ServiceError> {
+        let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for (i, example) in examples.iter().enumerate() {
+            groups.entry(lengths(&example.value)).or_default().push(i);
+        }
+        let mut waiting = Vec::new();
+        for places in groups.into_values() {
+            for places in places.chunks(limits::PREDICT_ROWS_A_BATCH) {
+                let group: Vec<Prepared> = places.iter().map(|&i| examples[i].clone()).collect();
+                waiting.push((places.to_vec(), self.submit(resident, &group)?));
+            }
+        }
+        let mut rows = vec![Vec::new(); examples.len()];
+        for (places, receiver) in waiting {
+            let prediction = self.await_reply(receiver).await?;
+            let per_row = prediction.outputs.len() / places.len();
+            for (place, row) in places.into_iter().zip(prediction.outputs.chunks_exact(per_row.max(1))) {
+                rows[place] = row.to_vec();
+            }
+        }
+        Ok(rows)
+    }
+
+    fn submit(
+        &self,
+        resident: &Resident,
+        group: &[Prepared],
+    ) -> Result<oneshot::Receiver<Result<lyceum_engine::Prediction, EngineError>>, ServiceError> {
+        let (sender, receiver) = oneshot::channel();
+        let reply = Box::new(move |result| {
+            // A client that left has dropped its end; its answer is dropped too.
+            let _ = sender.send(result);
+        });
+        let input = resident.preparation.collate(group);
+        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, reply };
+        self.engine.predict(request).map_err(refused)?;
+        Ok(receiver)
+    }
+
+    async fn await_reply(
+        &self,
+        receiver: oneshot::Receiver<Result<lyceum_engine::Prediction, EngineError>>,
+    ) -> Result<lyceum_engine::Prediction, ServiceError> {
+        match tokio::time::timeout(limits::REQUEST_TIMEOUT, receiver).await {
+            Err(_) => Err(ServiceError::DeadlinePassed),
+            Ok(Err(_)) => Err(refused(EngineError::Stopped)),
+            Ok(Ok(result)) => result.map_err(refused),
+        }
+    }
+}
+
+fn lengths(value: &PreparedValue) -> (usize, usize) {
+    match value {
+        PreparedValue::Dense(_) => (0, 0),
+        PreparedValue::Tokens(ids) => (ids.len(), 0),
+        PreparedValue::Pair { source, target } => (source.len(), target.len()),
+    }
+}
+
+/// What the engine says instead of an answer.
+fn refused(error: EngineError) -> ServiceError {
+    match error {
+        EngineError::Overloaded { .. } => ServiceError::Overloaded { retry_after: Duration::from_secs(1) },
+        EngineError::Stopped => ServiceError::NotReady { message: "the engine has stopped".into() },
+        // Inputs are checked by the preparation, so what the model refuses is a fault of ours.
+        EngineError::Input(message) => ServiceError::internal("the model refused a prepared input", message),
+    }
+}

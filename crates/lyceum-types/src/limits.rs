@@ -33,3 +33,65 @@ pub const IDEMPOTENCY_HELD: Duration = Duration::from_secs(15 * 60);
 pub const IDEMPOTENCY_BODY_BYTES_MAX: usize = 4 << 20;
 /// How long a worker may be silent before another one takes its job; renewed every third of it.
 pub const JOB_LEASE: Duration = Duration::from_secs(60);
+
+// The wire.
+
+/// The largest request body.
+pub const BODY_BYTES_MAX: usize = 16 << 20;
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The deepest nesting of a JSON body.
+pub const JSON_DEPTH_MAX: usize = 32;
+/// Requests that may be under way at once; the next one is told to come again.
+pub const REQUESTS_MAX: usize = 1024;
+/// How long one request may take, from its last byte to its answer (a stream: to its end).
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a stream may be silent before a comment keeps its connection alive.
+pub const STREAM_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a server that is asked to stop waits for the answers under way.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest reference to a model in a request.
+pub const MODEL_REF_CHARS_MAX: usize = 256;
+
+// Completions.
+
+/// Prompts of one request.
+pub const PROMPTS_MAX: usize = 128;
+/// Prompts times `n` of one request.
+pub const CHOICES_MAX: usize = 128;
+/// The largest `max_tokens`.
+pub const MAX_TOKENS_MAX: usize = 65_536;
+/// `max_tokens` when the request does not say (OpenAI's default).
+pub const MAX_TOKENS_DEFAULT: usize = 16;
+/// The largest `logprobs`.
+pub const LOGPROBS_MAX: usize = 5;
+/// Stop sequences of one request, and the longest of them.
+pub const STOPS_MAX: usize = 4;
+pub const STOP_CHARS_MAX: usize = 256;
+/// The largest `top_k`.
+pub const TOP_K_MAX: usize = 1 << 20;
+/// The longest advisory text (`user`, `safety_identifier`, `prompt_cache_key`).
+pub const ADVISORY_CHARS_MAX: usize = 512;
+
+// Decisions and predictions.
+
+/// Questions of one request.
+pub const QUESTIONS_MAX: usize = 400;
+/// Choices of one question, and levels of one.
+pub const CHOICES_OF_QUESTION_MAX: usize = 255;
+/// Instances of one prediction.
+pub const INSTANCES_MAX: usize = 4096;
+/// Numbers of all inputs of one tensor request.
+pub const TENSOR_ELEMENTS_MAX: usize = 4 << 20;
+/// Tensors of one request, and dimensions of one tensor.
+pub const TENSORS_MAX: usize = 16;
+pub const TENSOR_DIMS_MAX: usize = 8;
+
+// The service.
+
+/// Versions that are loaded at once.
+pub const RESIDENT_MODELS_MAX: usize = 64;
+/// Rows of one prediction in the engine; longer requests are several.
+pub const PREDICT_ROWS_A_BATCH: usize = 256;
+/// How long readiness may take to prove itself.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,173 @@
+//! The one place where errors become HTTP statuses and OpenAI's error JSON.
+//!
+//! A client reads what it can act on: a message, the field, a stable code. Anything that is not its fault is
+//! logged here with its cause and the request id, and answered without either.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use lyceum_service::ServiceError;
+use serde::Serialize;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// An error as the client sees it.
+#[derive(Debug)]
+pub struct ApiError {
+    pub status: StatusCode,
+    pub detail: ErrorDetail,
+    pub retry_after: Option<Duration>,
+}
+
+/// `{"error": {…}}`
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    pub message: String,
+    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The field that is at fault, such as `questions[0].choices`.
+    pub param: Option<String>,
+    pub code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
+        let detail = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        Self { status, detail, retry_after: None }
+    }
+
+    /// 400: this field is wrong.
+    pub fn field(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message).at(Some(param.into()))
+    }
+
+    /// 400: the request as a whole cannot be read.
+    pub fn unreadable(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+    }
+
+    pub fn too_large(bytes_max: usize) -> Self {
+        let message = format!("the request body is larger than {bytes_max} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large", message)
+    }
+
+    pub fn too_slow() -> Self {
+        let message = "the request body did not arrive in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "request_timeout", message)
+    }
+
+    pub fn unknown_route(method: &str, path: &str) -> Self {
+        let message =
+            format!("unknown request URL: {method} {path}; see /openapi.json for those that there are");
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "unknown_url", message)
+    }
+
+    pub fn wrong_method(method: &str, path: &str) -> Self {
+        let message = format!("{path} does not take {method}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed", message)
+    }
+
+    pub fn wrong_media_type() -> Self {
+        let message = "the body must be JSON, with content-type: application/json";
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "unsupported_media_type",
+            message,
+        )
+    }
+
+    pub fn panicked() -> Self {
+        Self::internal()
+    }
+
+    fn internal() -> Self {
+        let message = "the server failed to answer; its log has the cause under this x-request-id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
+    }
+
+    fn at(mut self, param: Option<String>) -> Self {
+        self.detail.param = param;
+        self
+    }
+
+    fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Invalid { param, code, .. } => Self::field(param, code, message),
+            ServiceError::ModelNotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
+                    .at(Some("model".into()))
+            }
+            ServiceError::KeyMissing => {
+                Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "missing_api_key", message)
+            }
+            ServiceError::KeyRefused { code } => {
+                Self::new(StatusCode::UNAUTHORIZED, "authentication_error", code, message)
+            }
+            ServiceError::ScopeMissing { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "permission_error", "insufficient_permissions", message)
+            }
+            ServiceError::IdempotencyConflict => {
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", "idempotency_key_reused", message)
+            }
+            ServiceError::IdempotencyUnderWay => {
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", "idempotency_key_in_use", message)
+                    .retry_after(Duration::from_secs(1))
+            }
+            ServiceError::Overloaded { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message)
+                    .retry_after(retry_after)
+            }
+            ServiceError::NotReady { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)
+                    .retry_after(Duration::from_secs(1))
+            }
+            ServiceError::DeadlinePassed => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
+            }
+            ServiceError::Internal { .. } => {
+                log(&error);
+                Self::internal()
+            }
+        }
+    }
+}
+
+/// The whole chain of causes, once. Texts of errors carry names and sizes, never prompts, inputs or keys.
+fn log(error: &ServiceError) {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    tracing::error!(error = text, "request failed");
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(ErrorBody { error: self.detail })).into_response();
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

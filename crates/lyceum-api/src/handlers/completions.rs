@@ -1,0 +1,141 @@
+//! `POST /v1/completions`, whole or as a stream.
+
+use super::{created, new_id};
+use crate::Api;
+use crate::auth::Caller;
+use crate::body::Json;
+use crate::error::{ApiError, ErrorBody};
+use crate::sse;
+use crate::wire::completions::{Body, Choice, Completion, Delivery, Logprobs, Usage, UsageField};
+use axum::Extension;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use futures_util::Stream;
+use lyceum_service::completions::{self, Piece, Running, Token};
+
+/// Continues a text, or answers one with a sequence-to-sequence model.
+#[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = Body, responses(
+    (status = 200, body = Completion, description = "With stream: true, events whose data is one such object each"),
+    (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
+    (status = 415, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub async fn create(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Json(body): Json<Body>,
+) -> Result<Response, ApiError> {
+    let (request, delivery) = body.parse()?;
+    let wants_logprobs = request.logprobs.is_some();
+    let n_choices = request.n * request.prompts.len();
+    let running = completions::create(&api.service, &caller.project, request).await?;
+    let head = Head {
+        id: new_id("cmpl-"),
+        created: created(),
+        model: running.model(),
+        fingerprint: running.fingerprint(),
+        wants_logprobs,
+    };
+    match delivery {
+        Delivery::Whole => Ok(axum::Json(whole(head, running, n_choices).await?).into_response()),
+        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage))),
+    }
+}
+
+/// What every event of one completion shares.
+struct Head {
+    id: String,
+    created: i64,
+    model: String,
+    fingerprint: String,
+    wants_logprobs: bool,
+}
+
+impl Head {
+    fn completion(&self, choices: Vec<Choice>, usage: UsageField) -> Completion {
+        Completion {
+            id: self.id.clone(),
+            object: "text_completion",
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: self.fingerprint.clone(),
+            choices,
+            usage,
+        }
+    }
+}
+
+async fn whole(head: Head, mut running: Running, n_choices: usize) -> Result<Completion, ApiError> {
+    let mut choices: Vec<Choice> = (0..n_choices)
+        .map(|index| Choice {
+            text: String::new(),
+            index,
+            logprobs: head.wants_logprobs.then(Logprobs::default),
+            finish_reason: None,
+        })
+        .collect();
+    while let Some(piece) = running.next().await? {
+        let choice = &mut choices[piece.choice];
+        choice.text.push_str(&piece.text);
+        if let Some(logprobs) = &mut choice.logprobs {
+            piece.tokens.into_iter().for_each(|token| logprobs.push(token));
+        }
+        choice.finish_reason = piece.finish.map(|finish| finish.as_str()).or(choice.finish_reason);
+    }
+    Ok(head.completion(choices, UsageField::Usage(usage(&running))))
+}
+
+/// One event a piece; with `include_usage`, `usage` is null in all of them and an event without choices has it.
+fn events(
+    head: Head,
+    running: Running,
+    include_usage: bool,
+) -> impl Stream<Item = Result<Completion, ApiError>> + Send {
+    let no_usage = move || if include_usage { UsageField::Null(()) } else { UsageField::Absent };
+    futures_util::stream::unfold(Some((head, running)), move |state| async move {
+        let (head, mut running) = state?;
+        match running.next().await {
+            Ok(Some(piece)) => {
+                let event = head.completion(vec![choice(piece, head.wants_logprobs)], no_usage());
+                Some((Ok(event), Some((head, running))))
+            }
+            Ok(None) if include_usage => {
+                Some((Ok(head.completion(vec![], UsageField::Usage(usage(&running)))), None))
+            }
+            Ok(None) => None,
+            Err(error) => Some((Err(error.into()), None)),
+        }
+    })
+}
+
+fn choice(piece: Piece, wants_logprobs: bool) -> Choice {
+    let logprobs = wants_logprobs.then(|| {
+        let mut logprobs = Logprobs::default();
+        piece.tokens.into_iter().for_each(|token| logprobs.push(token));
+        logprobs
+    });
+    Choice {
+        text: piece.text,
+        index: piece.choice,
+        logprobs,
+        finish_reason: piece.finish.map(|finish| finish.as_str()),
+    }
+}
+
+fn usage(running: &Running) -> Usage {
+    let usage = running.usage();
+    Usage {
+        prompt_tokens: usage.prompt_tokens,
+        completion_tokens: usage.completion_tokens,
+        total_tokens: usage.prompt_tokens + usage.completion_tokens,
+    }
+}
+
+impl Logprobs {
+    fn push(&mut self, token: Token) {
+        self.tokens.push(token.text);
+        self.token_logprobs.push(token.logprob);
+        self.text_offset.push(token.offset);
+        let top = token.logprob.map(|_| token.top.into_iter().collect());
+        self.top_logprobs.push(top);
+    }
+}

@@ -1,0 +1,139 @@
+//! Open Inference Protocol v2.
+
+use crate::Api;
+use crate::auth::Caller;
+use crate::body::Json;
+use crate::error::{ApiError, ErrorBody};
+use crate::wire::infer::{Body, ModelMetadata, Response, ServerMetadata};
+use crate::wire::path_model_ref;
+use axum::Extension;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use lyceum_service::infer;
+use lyceum_types::ids::{ModelRef, Project};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelReady {
+    pub name: String,
+    pub ready: bool,
+}
+
+#[utoipa::path(get, path = "/v2", tag = "open inference protocol", responses(
+    (status = 200, body = ServerMetadata), (status = 401, body = ErrorBody)))]
+pub async fn server() -> axum::Json<ServerMetadata> {
+    axum::Json(ServerMetadata { name: "lyceum", version: env!("CARGO_PKG_VERSION"), extensions: vec![] })
+}
+
+/// Names, types and sizes of a model's tensors.
+#[utoipa::path(get, path = "/v2/models/{id}", tag = "open inference protocol", params(("id" = String, Path)),
+    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn metadata(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<ModelMetadata>, ApiError> {
+    describe(&api, &caller.project, &path_model_ref(&id)?).await
+}
+
+#[utoipa::path(get, path = "/v2/models/{id}/versions/{version}", tag = "open inference protocol",
+    params(("id" = String, Path), ("version" = String, Path)),
+    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn version_metadata(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((id, version)): Path<(String, String)>,
+) -> Result<axum::Json<ModelMetadata>, ApiError> {
+    describe(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?).await
+}
+
+async fn describe(
+    api: &Api,
+    project: &Project,
+    model: &ModelRef,
+) -> Result<axum::Json<ModelMetadata>, ApiError> {
+    Ok(axum::Json(infer::metadata(&api.service, project, model).await?.into()))
+}
+
+/// Loads the model when it is not loaded yet.
+#[utoipa::path(get, path = "/v2/models/{id}/ready", tag = "open inference protocol", params(("id" = String, Path)),
+    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn ready(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<ModelReady>, ApiError> {
+    load(&api, &caller.project, &path_model_ref(&id)?).await
+}
+
+#[utoipa::path(get, path = "/v2/models/{id}/versions/{version}/ready", tag = "open inference protocol",
+    params(("id" = String, Path), ("version" = String, Path)),
+    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn version_ready(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((id, version)): Path<(String, String)>,
+) -> Result<axum::Json<ModelReady>, ApiError> {
+    load(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?).await
+}
+
+async fn load(api: &Api, project: &Project, model: &ModelRef) -> Result<axum::Json<ModelReady>, ApiError> {
+    let resident = api.service.resident(project, model).await?;
+    Ok(axum::Json(ModelReady { name: resident.version.name.to_string(), ready: true }))
+}
+
+/// Tensors in, tensors out.
+#[utoipa::path(post, path = "/v2/models/{id}/infer", tag = "open inference protocol", params(("id" = String, Path)),
+    request_body = Body, responses(
+    (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
+    (status = 503, body = ErrorBody)))]
+pub async fn create(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Json(body): Json<Body>,
+) -> Result<axum::Json<Response>, ApiError> {
+    run(&api, &caller.project, &path_model_ref(&id)?, &headers, body).await
+}
+
+#[utoipa::path(post, path = "/v2/models/{id}/versions/{version}/infer", tag = "open inference protocol",
+    params(("id" = String, Path), ("version" = String, Path)), request_body = Body, responses(
+    (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
+    (status = 503, body = ErrorBody)))]
+pub async fn version_create(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path((id, version)): Path<(String, String)>,
+    headers: HeaderMap,
+    Json(body): Json<Body>,
+) -> Result<axum::Json<Response>, ApiError> {
+    run(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?, &headers, body).await
+}
+
+async fn run(
+    api: &Api,
+    project: &Project,
+    model: &ModelRef,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<axum::Json<Response>, ApiError> {
+    if headers.contains_key("inference-header-content-length") {
+        let param = "Inference-Header-Content-Length";
+        let message = format!("{param}: the binary tensor extension is not supported; send data as JSON");
+        return Err(ApiError::field(param, "unsupported_parameter", message));
+    }
+    let (request, id) = body.parse()?;
+    let answer = infer::create(&api.service, project, model, request).await?;
+    Ok(axum::Json(Response {
+        model_name: answer.name,
+        model_version: answer.version.to_string(),
+        id,
+        outputs: answer.outputs.into_iter().map(Into::into).collect(),
+    }))
+}

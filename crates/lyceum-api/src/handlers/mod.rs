@@ -1,0 +1,22 @@
+//! One file a resource: parse, call the use case, write the answer.
+
+pub mod completions;
+pub mod decisions;
+pub mod health;
+pub mod infer;
+pub mod metrics;
+pub mod models;
+pub mod openapi;
+pub mod predict;
+
+use lyceum_types::clock::Timestamp;
+
+/// `prefix` and a UUID, which sorts by time.
+fn new_id(prefix: &str) -> String {
+    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
+}
+
+/// Seconds since 1970.
+fn created() -> i64 {
+    Timestamp::now().seconds()
+}

@@ -1,0 +1,43 @@
+//! `GET /openapi.json`, made from the handlers and the wire types themselves.
+
+use super::{completions, decisions, health, infer, metrics, models, predict};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Lyceum", description = "Models that were trained here, over other people's contracts."),
+    paths(
+        health::health, health::live, health::ready, metrics::metrics, openapi,
+        models::list, models::find, completions::create, decisions::create, predict::verb,
+        health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
+        infer::version_metadata, infer::version_ready, infer::version_create,
+    ),
+    modifiers(&Key),
+    security(("key" = []))
+)]
+struct Document;
+
+struct Key;
+
+impl Modify for Key {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("sk-…").build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("key", SecurityScheme::Http(scheme));
+    }
+}
+
+pub fn document() -> String {
+    Document::openapi().to_json().expect("the document is made of plain values: bug")
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "operations", responses(
+    (status = 200, body = Object, content_type = "application/json"),
+    (status = 401, body = crate::error::ErrorBody)))]
+pub async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], document()).into_response()
+}

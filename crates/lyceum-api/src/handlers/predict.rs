@@ -1,0 +1,33 @@
+//! `POST /v1/models/{model}:predict` (KServe v1). The verb is what follows the last `:`.
+
+use crate::Api;
+use crate::auth::Caller;
+use crate::body::Json;
+use crate::error::{ApiError, ErrorBody};
+use crate::wire::path_model_ref;
+use crate::wire::predict::{Body, Response};
+use axum::Extension;
+use axum::extract::{FromRequest, Path, Request, State};
+use lyceum_service::predict;
+
+/// Predicts labels with probabilities, or numbers, for rows, series, pictures, sounds or texts.
+#[utoipa::path(post, path = "/v1/models/{model}:predict", tag = "kserve", params(("model" = String, Path)),
+    request_body = Body, responses(
+    (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
+    (status = 503, body = ErrorBody)))]
+pub async fn verb(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<axum::Json<Response>, ApiError> {
+    let Some((model, "predict")) = id.rsplit_once(':') else {
+        return Err(ApiError::unknown_route("POST", request.uri().path()));
+    };
+    let model = path_model_ref(model)?;
+    let Json(body) = Json::<Body>::from_request(request, &api).await?;
+    let (_, predictions) = predict::create(&api.service, &caller.project, &model, &body.parse()?).await?;
+    Ok(axum::Json(predictions.into()))
+}

@@ -1,0 +1,62 @@
+//! Around every request: an id, a line in the log without any content, a count for `/metrics`.
+
+use crate::Api;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tracing::Instrument;
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub in_flight: AtomicU64,
+    /// By method, route and status. Routes are those of the table, so the map is bounded.
+    finished: Mutex<BTreeMap<(String, String, u16), Finished>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Finished {
+    pub requests: u64,
+    /// Until the answer's head was ready; a stream goes on after it.
+    pub seconds: f64,
+}
+
+impl Counters {
+    fn count(&self, method: &str, route: &str, status: u16, seconds: f64) {
+        let mut finished = self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let entry = finished.entry((method.to_owned(), route.to_owned(), status)).or_default();
+        entry.requests += 1;
+        entry.seconds += seconds;
+    }
+
+    pub fn finished(&self) -> BTreeMap<(String, String, u16), Finished> {
+        self.finished.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+}
+
+pub async fn observe(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let id = format!("req_{}", uuid::Uuid::now_v7().simple());
+    let method = request.method().as_str().to_owned();
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let span = tracing::info_span!("request", id = %id, method = %method, route = %route);
+    let began = Instant::now();
+    api.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    api.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+    let seconds = began.elapsed().as_secs_f64();
+    let status = response.status().as_u16();
+    api.counters.count(&method, &route, status, seconds);
+    span.in_scope(|| tracing::info!(status, ms = seconds * 1e3, "answered"));
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}

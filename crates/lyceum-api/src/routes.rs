@@ -1,0 +1,89 @@
+//! Every URL on one page, each with what it asks of a key.
+
+use crate::error::ApiError;
+use crate::handlers::{completions, decisions, health, infer, metrics, models, openapi, predict};
+use crate::{Api, auth, idempotent, observe, places};
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::Method;
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use lyceum_types::ids::KeyScope::{self, Inference, Metrics};
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub(crate) fn router(api: Api) -> Router {
+    let table = Table { api: api.clone(), router: Router::new() };
+    table
+        // Operations.
+        .open("/health", get(health::health))
+        .open("/health/live", get(health::live))
+        .key(Metrics, "/ready", get(health::ready))
+        .key(Metrics, "/metrics", get(metrics::metrics))
+        .key(Metrics, "/openapi.json", get(openapi::openapi))
+        // OpenAI.
+        .key(Inference, "/v1/models", get(models::list))
+        .work("/v1/completions", post(completions::create))
+        .work("/v1/decisions", post(decisions::create))
+        // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict.
+        .key(Inference, "/v1/models/{id}", get(models::find))
+        .work("/v1/models/{id}", post(predict::verb))
+        // Open Inference Protocol v2.
+        .key(Metrics, "/v2/health/live", get(health::v2_live))
+        .key(Metrics, "/v2/health/ready", get(health::v2_ready))
+        .key(Inference, "/v2", get(infer::server))
+        .key(Inference, "/v2/models/{id}", get(infer::metadata))
+        .key(Inference, "/v2/models/{id}/ready", get(infer::ready))
+        .work("/v2/models/{id}/infer", post(infer::create))
+        .key(Inference, "/v2/models/{id}/versions/{version}", get(infer::version_metadata))
+        .key(Inference, "/v2/models/{id}/versions/{version}/ready", get(infer::version_ready))
+        .work("/v2/models/{id}/versions/{version}/infer", post(infer::version_create))
+        .router
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| {
+            ApiError::panicked().into_response()
+        }))
+        .layer(from_fn_with_state(api.clone(), observe::observe))
+        .with_state(api)
+}
+
+/// Builds the table; the three kinds of route are its three words.
+struct Table {
+    api: Api,
+    router: Router<Api>,
+}
+
+impl Table {
+    /// Anybody may ask.
+    fn open(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+        self.router = self.router.route(path, methods);
+        self
+    }
+
+    /// A key with this scope may ask.
+    fn key(mut self, scope: KeyScope, path: &str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), scope), auth::require);
+        self.router = self.router.route(path, methods.layer(key));
+        self
+    }
+
+    /// A model works: a key for inference, a place among the requests under way, and `Idempotency-Key`.
+    fn work(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let place = from_fn_with_state(self.api.clone(), places::take);
+        let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
+        // The last layer is the first to see a request.
+        self.router = self.router.route(path, methods.layer(place).layer(once).layer(key));
+        self
+    }
+}
+
+async fn unknown(method: Method, request: Request) -> Response {
+    ApiError::unknown_route(method.as_str(), request.uri().path()).into_response()
+}
+
+async fn wrong_method(method: Method, path: Option<MatchedPath>, request: Request) -> Response {
+    let path = path.map_or_else(|| request.uri().path().to_owned(), |path| path.as_str().to_owned());
+    ApiError::wrong_method(method.as_str(), &path).into_response()
+}

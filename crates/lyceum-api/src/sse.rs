@@ -1,0 +1,38 @@
+//! Server-sent events as OpenAI's SDKs read them: `data: JSON` events, comments that keep the connection
+//! alive, and `data: [DONE]` as the last event always, also after an error.
+
+use crate::error::{ApiError, ErrorBody};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt};
+use lyceum_types::limits;
+use serde::Serialize;
+use std::convert::Infallible;
+
+/// How an error event begins.
+pub const ERROR_PREFIX: &str = "data: {\"error\":{";
+
+/// `items` as events; an error is the last but `[DONE]`.
+pub fn stream<T: Serialize>(items: impl Stream<Item = Result<T, ApiError>> + Send + 'static) -> Response {
+    let events = items.map(|item| match item {
+        Ok(item) => json(&item),
+        Err(error) => json(&ErrorBody { error: error.detail }),
+    });
+    let done = futures_util::stream::once(async { Event::default().data("[DONE]") });
+    let events = events.chain(done).map(Ok::<Event, Infallible>);
+    let keep_alive = KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE).text("keep-alive");
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    let headers = response.headers_mut();
+    headers.insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
+    response
+}
+
+fn json<T: Serialize>(item: &T) -> Event {
+    match serde_json::to_string(item) {
+        Ok(text) => Event::default().data(text),
+        Err(error) => {
+            tracing::error!(%error, "an event could not be written as JSON: bug");
+            Event::default().data("{\"error\":{\"message\":\"internal error\",\"type\":\"server_error\"}}")
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
+
+pub mod completions;
+pub mod decisions;
+pub mod infer;
+pub mod models;
+pub mod predict;
+
+use crate::error::ApiError;
+use lyceum_types::ids::ModelRef;
+use lyceum_types::limits;
+
+/// The reference in a `model` field.
+pub fn model_ref(text: &str) -> Result<ModelRef, ApiError> {
+    if text.len() > limits::MODEL_REF_CHARS_MAX {
+        return Err(ApiError::field("model", "invalid_value", "model: longer than any name"));
+    }
+    text.parse().map_err(|error| ApiError::field("model", "invalid_value", format!("model: {error}")))
+}
+
+/// `value` if it lies within the bounds, both included.
+pub fn within<T: PartialOrd + std::fmt::Display + Copy>(
+    param: &str,
+    value: T,
+    min: T,
+    max: T,
+) -> Result<T, ApiError> {
+    if value >= min && value <= max {
+        return Ok(value);
+    }
+    Err(ApiError::field(param, "invalid_value", format!("{param}: {value} is not between {min} and {max}")))
+}
+
+/// Refuses a field that would change the answer and that nothing implements.
+pub fn unsupported(param: &str, hint: &str) -> ApiError {
+    ApiError::field(param, "unsupported_parameter", format!("{param}: not supported; {hint}"))
+}
+
+/// Checks a text that is accepted and has no effect on the answer.
+pub fn advisory(param: &str, text: Option<&str>) -> Result<(), ApiError> {
+    match text {
+        Some(text) if text.chars().count() > limits::ADVISORY_CHARS_MAX => {
+            let message = format!("{param}: longer than {} characters", limits::ADVISORY_CHARS_MAX);
+            Err(ApiError::field(param, "invalid_value", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The reference in a path, which is percent-decoded already: what cannot be a name is not found.
+pub fn path_model_ref(text: &str) -> Result<ModelRef, ApiError> {
+    let id = || text.chars().take(limits::MODEL_REF_CHARS_MAX).collect();
+    text.parse().map_err(|_| lyceum_service::ServiceError::ModelNotFound { id: id() }.into())
+}

@@ -1,0 +1,272 @@
+//! Typed questions about one input, answered by a classifier of any family.
+//!
+//! A trained classifier knows its labels and nothing else. So a question must ask for exactly them: by name
+//! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
+//! question says beside that is for people.
+
+use crate::resident::Resident;
+use crate::{Content, Service, ServiceError, predict};
+use lyceum_types::ids::{ModelRef, Project};
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub model: ModelRef,
+    pub input: Content,
+    pub questions: Vec<Question>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub name: Option<String>,
+    pub instructions: String,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Predicate,
+    Choice(Vec<ChoiceValue>),
+    /// From the lowest to the highest.
+    Score(Vec<String>),
+}
+
+/// A text and a boolean that reads the same are two choices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChoiceValue {
+    Text(String),
+    Bool(bool),
+}
+
+impl ChoiceValue {
+    fn as_label(&self) -> &str {
+        match self {
+            ChoiceValue::Text(text) => text,
+            ChoiceValue::Bool(true) => "true",
+            ChoiceValue::Bool(false) => "false",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// `name@3`
+    pub model: String,
+    /// With the names of their questions.
+    pub answers: Vec<(Option<String>, Answer)>,
+    pub input_tokens: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    Predicate { probability: f64 },
+    Choice { choice: ChoiceValue, confidence: f64, probabilities: Vec<(ChoiceValue, f64)> },
+    Score { score: f64, confidence: f64, probabilities: Vec<(String, f64)> },
+}
+
+/// Answers every question from one pass over the input.
+pub async fn create(
+    service: &Service,
+    project: &Project,
+    request: Request,
+) -> Result<Decision, ServiceError> {
+    let resident = service.resident(project, &request.model).await?;
+    let labels = classifier_labels(&resident)?;
+    let plans = request.questions.iter().enumerate().map(|(i, question)| plan(i, question, labels));
+    let plans = plans.collect::<Result<Vec<_>, _>>()?;
+    let prepared = predict::prepare(&resident, &request.input, "input")?;
+    let input_tokens = predict::n_tokens(&prepared);
+    let logits = service.predict(&resident, vec![prepared]).await?;
+    let logits = logits.first().ok_or_else(|| ServiceError::internal("the engine gave no row", "bug"))?;
+    let probabilities = predict::softmax(logits);
+    let named = request.questions.into_iter().zip(plans);
+    let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
+    Ok(Decision { model: resident.version.id(), answers, input_tokens })
+}
+
+fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
+    use lyceum_models::prepare::OutputPreparation;
+    match &resident.preparation.output {
+        OutputPreparation::Labels { names } => Ok(names),
+        _ => {
+            let message = format!("{} is not a classifier: decisions need labels", resident.version.id());
+            Err(ServiceError::invalid("model", "unsupported_model", message))
+        }
+    }
+}
+
+/// A question with its labels found: places in the model's list.
+#[derive(Clone, Debug, PartialEq)]
+enum Plan {
+    Predicate(usize),
+    Choice(Vec<(ChoiceValue, usize)>),
+    Score(Vec<(String, usize)>),
+}
+
+/// Words for the positive one of two labels.
+const POSITIVE: [&str; 5] = ["1", "true", "yes", "positive", "pos"];
+
+fn plan(i: usize, question: &Question, labels: &[String]) -> Result<Plan, ServiceError> {
+    match &question.kind {
+        Kind::Predicate => positive(question, labels).map(Plan::Predicate).ok_or_else(|| {
+            let message = format!(
+                "a predicate needs one label: let instructions or name be one of {}",
+                listing(labels)
+            );
+            ServiceError::invalid(format!("questions[{i}].instructions"), "labels_differ", message)
+        }),
+        Kind::Choice(values) => {
+            let named: Vec<&str> = values.iter().map(ChoiceValue::as_label).collect();
+            let places = places(&format!("questions[{i}].choices"), &named, labels)?;
+            Ok(Plan::Choice(values.iter().cloned().zip(places).collect()))
+        }
+        Kind::Score(levels) => {
+            let named: Vec<&str> = levels.iter().map(String::as_str).collect();
+            let places = places(&format!("questions[{i}].levels"), &named, labels)?;
+            Ok(Plan::Score(levels.iter().cloned().zip(places).collect()))
+        }
+    }
+}
+
+fn positive(question: &Question, labels: &[String]) -> Option<usize> {
+    let place = |text: &str| labels.iter().position(|label| label == text.trim());
+    if let Some(place) = place(&question.instructions) {
+        return Some(place);
+    }
+    if let Some(place) = question.name.as_deref().and_then(place) {
+        return Some(place);
+    }
+    let is_positive = |label: &String| POSITIVE.contains(&label.to_lowercase().as_str());
+    match labels {
+        [a, b] if is_positive(a) != is_positive(b) => Some(usize::from(is_positive(b))),
+        _ => None,
+    }
+}
+
+/// Where each name stands among the labels; the names must be the labels, each once, in any order.
+fn places(param: &str, named: &[&str], labels: &[String]) -> Result<Vec<usize>, ServiceError> {
+    let refuse = |message: String| Err(ServiceError::invalid(param, "labels_differ", message));
+    let mut places = Vec::with_capacity(named.len());
+    for name in named {
+        match labels.iter().position(|label| label == name) {
+            None => return refuse(format!("{name:?} is not a label of the model: {}", listing(labels))),
+            Some(place) if places.contains(&place) => return refuse(format!("{name:?} occurs twice")),
+            Some(place) => places.push(place),
+        }
+    }
+    if let Some(missing) = (0..labels.len()).find(|place| !places.contains(place)) {
+        return refuse(format!("the label {:?} of the model is missing", labels[missing]));
+    }
+    Ok(places)
+}
+
+fn listing(labels: &[String]) -> String {
+    let mut shown: Vec<String> = labels.iter().take(16).map(|label| format!("{label:?}")).collect();
+    if labels.len() > 16 {
+        shown.push(format!("… ({} in all)", labels.len()));
+    }
+    shown.join(", ")
+}
+
+fn answer(plan: Plan, probabilities: &[f64]) -> Answer {
+    match plan {
+        Plan::Predicate(place) => Answer::Predicate { probability: probabilities[place] },
+        Plan::Choice(choices) => {
+            let listed: Vec<(ChoiceValue, f64)> =
+                choices.into_iter().map(|(value, place)| (value, probabilities[place])).collect();
+            let best = predict::argmax(&listed.iter().map(|(_, p)| *p).collect::<Vec<_>>());
+            let (choice, confidence) = listed[best].clone();
+            Answer::Choice { choice, confidence, probabilities: listed }
+        }
+        Plan::Score(levels) => {
+            let listed: Vec<(String, f64)> =
+                levels.into_iter().map(|(label, place)| (label, probabilities[place])).collect();
+            let score = listed.iter().enumerate().map(|(value, (_, p))| value as f64 * p).sum();
+            let confidence = listed.iter().map(|(_, p)| *p).fold(0.0, f64::max);
+            Answer::Score { score, confidence, probabilities: listed }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn ask(instructions: &str, name: Option<&str>, kind: Kind) -> Question {
+        Question { name: name.map(str::to_owned), instructions: instructions.into(), kind }
+    }
+
+    fn text(value: &str) -> ChoiceValue {
+        ChoiceValue::Text(value.into())
+    }
+
+    fn refused(question: &Question, labels: &[String]) -> String {
+        match plan(3, question, labels) {
+            Err(ServiceError::Invalid { param, code: "labels_differ", .. }) => param,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_choice_names_the_labels_in_any_order() {
+        let labels = labels(&["benign", "malignant"]);
+        let question = ask("which", None, Kind::Choice(vec![text("malignant"), text("benign")]));
+        let answer = answer(plan(0, &question, &labels).unwrap(), &[0.25, 0.75]);
+        let probabilities = vec![(text("malignant"), 0.75), (text("benign"), 0.25)];
+        assert_eq!(answer, Answer::Choice { choice: text("malignant"), confidence: 0.75, probabilities });
+    }
+
+    #[test]
+    fn labels_that_differ_are_refused_by_their_question() {
+        let labels = labels(&["a", "b", "c"]);
+        let choice =
+            |names: &[&str]| ask("which", None, Kind::Choice(names.iter().map(|n| text(n)).collect()));
+        for names in
+            [&["a", "b"][..], &["a", "b", "d"], &["a", "b", "b"], &["a", "b", "c", "d"], &["A", "b", "c"]]
+        {
+            assert_eq!(refused(&choice(names), &labels), "questions[3].choices");
+        }
+        let levels = ask("which", None, Kind::Score(vec!["a".into(), "x".into()]));
+        assert_eq!(refused(&levels, &labels), "questions[3].levels");
+        assert_eq!(refused(&ask("is it good?", None, Kind::Predicate), &labels), "questions[3].instructions");
+    }
+
+    #[test]
+    fn a_predicate_is_the_label_it_names_or_the_positive_one_of_two() {
+        let place = |instructions: &str, name, names: &[&str]| {
+            plan(0, &ask(instructions, name, Kind::Predicate), &labels(names)).unwrap()
+        };
+        assert_eq!(place("b", None, &["a", "b", "c"]), Plan::Predicate(1));
+        assert_eq!(place("is it c?", Some("c"), &["a", "b", "c"]), Plan::Predicate(2));
+        assert_eq!(place("is it?", None, &["No", "Yes"]), Plan::Predicate(1));
+        assert_eq!(place("is it?", None, &["1", "0"]), Plan::Predicate(0));
+        refused(&ask("is it?", None, Kind::Predicate), &labels(&["benign", "malignant"]));
+        refused(&ask("is it?", None, Kind::Predicate), &labels(&["true", "yes"]));
+    }
+
+    #[test]
+    fn a_score_is_the_mean_place_of_the_levels() {
+        let labels = labels(&["high", "low", "mid"]);
+        let levels = ["low", "mid", "high"].map(str::to_owned).to_vec();
+        let question = ask("how", None, Kind::Score(levels));
+        let answer = answer(plan(0, &question, &labels).unwrap(), &[0.5, 0.25, 0.25]);
+        let probabilities = vec![("low".into(), 0.25), ("mid".into(), 0.25), ("high".into(), 0.5)];
+        assert_eq!(answer, Answer::Score { score: 1.25, confidence: 0.5, probabilities });
+    }
+
+    #[test]
+    fn booleans_are_the_labels_true_and_false_and_stay_booleans() {
+        let labels = labels(&["false", "true"]);
+        let question =
+            ask("is it", None, Kind::Choice(vec![ChoiceValue::Bool(true), ChoiceValue::Bool(false)]));
+        let Answer::Choice { choice, .. } = answer(plan(0, &question, &labels).unwrap(), &[0.9, 0.1]) else {
+            panic!("a choice answers a choice")
+        };
+        assert_eq!(choice, ChoiceValue::Bool(false));
+        let both = ask("is it", None, Kind::Choice(vec![ChoiceValue::Bool(true), text("true")]));
+        assert_eq!(refused(&both, &labels), "questions[3].choices");
+    }
+}

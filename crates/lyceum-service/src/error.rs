@@ -1,0 +1,80 @@
+//! Everything a use case can answer instead of its result, and whose fault it is.
+
+use lyceum_models::prepare::PrepareError;
+use lyceum_store::StoreError;
+use lyceum_types::ids::KeyScope;
+use std::time::Duration;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Caller: this field of the request.
+    #[error("{param}: {message}")]
+    Invalid { param: String, code: &'static str, message: String },
+    /// Caller: no such model in its project.
+    #[error("the model `{id}` does not exist or you do not have access to it")]
+    ModelNotFound { id: String },
+    /// Caller: no key in the request.
+    #[error("no API key was given: send the header Authorization: Bearer sk-…")]
+    KeyMissing,
+    /// Caller: a key that is unknown, expired or revoked.
+    #[error("the API key is not valid ({code})")]
+    KeyRefused { code: &'static str },
+    /// Caller: a key that may not do this.
+    #[error("the API key does not have the scope {needed}")]
+    ScopeMissing { needed: KeyScope },
+    /// Caller: the key belongs to another request.
+    #[error("the Idempotency-Key was used with another request")]
+    IdempotencyConflict,
+    /// Nobody: the first request is not answered yet.
+    #[error("a request with this Idempotency-Key is still under way")]
+    IdempotencyUnderWay,
+    /// Nobody: all places are taken.
+    #[error("the server has as much work as it can hold: try again soon")]
+    Overloaded { retry_after: Duration },
+    /// Operator: the engine does not answer, or a model cannot.
+    #[error("not ready: {message}")]
+    NotReady { message: String },
+    /// Nobody: it took longer than a request may.
+    #[error("the request took longer than it may")]
+    DeadlinePassed,
+    /// Operator or bug: the client reads nothing of it.
+    #[error("{operation}")]
+    Internal { operation: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl ServiceError {
+    pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { param: param.into(), code, message: message.into() }
+    }
+
+    pub fn internal(
+        operation: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Internal { operation, source: source.into() }
+    }
+
+    /// What a preparation refuses, at the place `path` of the request.
+    pub(crate) fn prepare(path: &str, error: PrepareError) -> Self {
+        // `instances[3]` and the column `age` are `instances[3].age`; parts of an input have no own place.
+        let param = match error.code {
+            "unknown_field" | "missing_value" | "not_a_number" | "not_finite" | "unseen_category"
+            | "not_a_scalar" => {
+                format!("{path}.{}", error.field)
+            }
+            _ => path.to_owned(),
+        };
+        let message = format!("{}: {}; {}", error.field, error.message, error.fix);
+        Self::Invalid { param, code: error.code, message }
+    }
+}
+
+impl From<StoreError> for ServiceError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound { what: "model", id } => Self::ModelNotFound { id },
+            StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
+            other => Self::internal("the store failed", other),
+        }
+    }
+}

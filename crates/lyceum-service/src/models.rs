@@ -1,0 +1,38 @@
+//! What there is to ask.
+
+use crate::{Service, ServiceError};
+use lyceum_store::models::{self, Version};
+use lyceum_types::ids::{ModelRef, Project};
+
+/// A version under one of the ids that name it.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// `name` for the newest version, `name@number` for each.
+    pub id: String,
+    pub owner: String,
+    pub version: Version,
+}
+
+/// Every name (its newest version) and every version, by name and number.
+pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
+    let versions = models::list(service.store(), project).await?;
+    let mut listed = Vec::with_capacity(2 * versions.len());
+    for (i, version) in versions.iter().enumerate() {
+        listed.push(Listed { id: version.id(), owner: project.tenant.clone(), version: version.clone() });
+        let is_newest = versions.get(i + 1).is_none_or(|next| next.name != version.name);
+        if is_newest {
+            let id = version.name.to_string();
+            listed.push(Listed { id, owner: project.tenant.clone(), version: version.clone() });
+        }
+    }
+    Ok(listed)
+}
+
+pub async fn find(
+    service: &Service,
+    project: &Project,
+    reference: &ModelRef,
+) -> Result<Listed, ServiceError> {
+    let version = models::resolve(service.store(), project, reference).await?;
+    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version })
+}

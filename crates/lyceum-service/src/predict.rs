@@ -1,0 +1,150 @@
+//! Raw inputs of any kind to labels or numbers.
+
+use crate::resident::Resident;
+use crate::{Content, Service, ServiceError};
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue, Raw};
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prediction {
+    /// The most likely label, and every label with its probability, in the model's order.
+    Label {
+        label: String,
+        probabilities: Vec<(String, f64)>,
+    },
+    Number(f64),
+    Numbers(Vec<f64>),
+    /// One prediction a step.
+    Steps(Vec<Prediction>),
+}
+
+/// One prediction an instance, in their order; and the version that made them.
+pub async fn create(
+    service: &Service,
+    project: &Project,
+    model: &ModelRef,
+    instances: &[Content],
+) -> Result<(String, Vec<Prediction>), ServiceError> {
+    let resident = service.resident(project, model).await?;
+    refuse_generators(&resident)?;
+    let prepared = instances.iter().enumerate();
+    let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
+    let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+    let rows = service.predict(&resident, prepared).await?;
+    let output = &resident.preparation.output;
+    Ok((resident.version.id(), rows.iter().map(|row| prediction(output, row)).collect()))
+}
+
+/// A model that answers with tokens is asked at another door.
+pub(crate) fn refuse_generators(resident: &Resident) -> Result<(), ServiceError> {
+    if resident.preparation.output == OutputPreparation::Tokens {
+        let message = format!("{} generates text: use POST /v1/completions", resident.version.id());
+        return Err(ServiceError::invalid("model", "unsupported_model", message));
+    }
+    Ok(())
+}
+
+/// One raw input to numbers; errors name the place `path`.
+pub(crate) fn prepare(resident: &Resident, content: &Content, path: &str) -> Result<Prepared, ServiceError> {
+    let raw = match content {
+        Content::Text(text) => Raw::Text(text),
+        Content::File(bytes) if matches!(resident.preparation.input, InputPreparation::Audio(_)) => {
+            Raw::Wav(bytes)
+        }
+        Content::File(bytes) => Raw::ImageFile(bytes),
+        Content::Row(row) => Raw::Named(row),
+        Content::Values(values) => Raw::Ordered(values),
+        Content::Numbers(numbers) => Raw::Numbers(numbers),
+    };
+    let prepared = resident.preparation.example(raw).map_err(|error| ServiceError::prepare(path, error))?;
+    if prepared.n_truncated > 0 {
+        let n = n_tokens(&prepared);
+        let message = format!(
+            "{} tokens are more than the {n} that the model reads",
+            n as usize + prepared.n_truncated
+        );
+        return Err(ServiceError::invalid(path, "context_length_exceeded", message));
+    }
+    Ok(prepared)
+}
+
+/// Tokens of a text; other inputs have none.
+pub(crate) fn n_tokens(prepared: &Prepared) -> u64 {
+    match &prepared.value {
+        PreparedValue::Dense(_) => 0,
+        PreparedValue::Tokens(ids) => ids.len() as u64,
+        PreparedValue::Pair { source, .. } => source.len() as u64,
+    }
+}
+
+fn prediction(output: &OutputPreparation, row: &[f32]) -> Prediction {
+    match output {
+        OutputPreparation::Labels { names } => label(names, row),
+        OutputPreparation::StepLabels { names } => {
+            Prediction::Steps(row.chunks_exact(names.len()).map(|step| label(names, step)).collect())
+        }
+        OutputPreparation::Values { .. } | OutputPreparation::Tokens => {
+            match output.restore(row).as_slice() {
+                [number] => Prediction::Number(*number),
+                numbers => Prediction::Numbers(numbers.to_vec()),
+            }
+        }
+    }
+}
+
+fn label(names: &[String], logits: &[f32]) -> Prediction {
+    let probabilities = softmax(logits);
+    let label = names[argmax(&probabilities)].clone();
+    Prediction::Label { label, probabilities: names.iter().cloned().zip(probabilities).collect() }
+}
+
+/// `p_i = exp(z_i − max z) / Σ_j exp(z_j − max z)`, in f64.
+pub(crate) fn softmax(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut out: Vec<f64> = logits.iter().map(|&z| f64::from(z - max).exp()).collect();
+    let sum: f64 = out.iter().sum();
+    out.iter_mut().for_each(|p| *p /= sum);
+    out
+}
+
+/// The place of the largest; the first of equals.
+pub(crate) fn argmax(values: &[f64]) -> usize {
+    let mut best = 0;
+    for (i, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+// A request of the largest size must fit the engine's queue.
+const _: () = assert!(limits::INSTANCES_MAX <= limits::TENSOR_ELEMENTS_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softmax_is_a_distribution_also_for_large_logits() {
+        let p = softmax(&[1000.0, 1000.0, -1000.0]);
+        assert_eq!(p, [0.5, 0.5, 0.0]);
+        let p = softmax(&[0.0, std::f32::consts::LN_2]);
+        assert!((p[1] - 2.0 / 3.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn outputs_become_labels_numbers_and_steps() {
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        let labels = OutputPreparation::Labels { names: names.clone() };
+        let Prediction::Label { label, probabilities } = prediction(&labels, &[0.0, 2.0]) else {
+            panic!("a label")
+        };
+        assert_eq!((label.as_str(), probabilities[1].0.as_str()), ("b", "b"));
+        let steps = prediction(&OutputPreparation::StepLabels { names }, &[0.0, 2.0, 2.0, 0.0]);
+        assert!(matches!(steps, Prediction::Steps(steps) if steps.len() == 2));
+        let one = OutputPreparation::Values { names: vec!["y".into()], mean: vec![10.0], std: vec![2.0] };
+        assert_eq!(prediction(&one, &[1.5]), Prediction::Number(13.0));
+    }
+}
