@@ -110,45 +110,56 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn transpose8(src: [*const f32; 8], dst: *mut f32, dst_step: usize) {
         unsafe {
-            let rows = [
-                _mm256_loadu_ps(src[0]),
-                _mm256_loadu_ps(src[1]),
-                _mm256_loadu_ps(src[2]),
-                _mm256_loadu_ps(src[3]),
-                _mm256_loadu_ps(src[4]),
-                _mm256_loadu_ps(src[5]),
-                _mm256_loadu_ps(src[6]),
-                _mm256_loadu_ps(src[7]),
-            ];
-            store_transposed8(rows, dst, dst_step);
+            // Halves of rows i and i + 4 side by side: the loads do what would else be eight shuffles.
+            let [a, b, c, d, e, f, g, h] = src;
+            store_columns4([join(a, e), join(b, f), join(c, g), join(d, h)], dst, dst_step);
+            let [a, b, c, d, e, f, g, h] = src.map(|row| row.add(4));
+            let dst = dst.add(4 * dst_step);
+            store_columns4([join(a, e), join(b, f), join(c, g), join(d, h)], dst, dst_step);
         }
     }
 }
 
-/// Stores the columns of eight rows, `dst_step` apart.
+/// Four floats at `low` and four at `high`.
+#[inline(always)]
+unsafe fn join(low: *const f32, high: *const f32) -> __m256 {
+    unsafe { _mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high)) }
+}
+
+/// Stores the columns of two 4 × 4 blocks, one in the low halves, the other in the high halves.
+#[inline(always)]
+unsafe fn store_columns4(r: [__m256; 4], dst: *mut f32, dst_step: usize) {
+    unsafe {
+        let (a0, a1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
+        let (a2, a3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
+        _mm256_storeu_ps(dst, _mm256_shuffle_ps::<0x44>(a0, a2));
+        _mm256_storeu_ps(dst.add(dst_step), _mm256_shuffle_ps::<0xEE>(a0, a2));
+        _mm256_storeu_ps(dst.add(2 * dst_step), _mm256_shuffle_ps::<0x44>(a1, a3));
+        _mm256_storeu_ps(dst.add(3 * dst_step), _mm256_shuffle_ps::<0xEE>(a1, a3));
+    }
+}
+
+/// Stores the columns of eight rows that are in registers, `dst_step` apart.
 ///
 /// # Safety
 /// The processor has AVX2; `dst` has room for eight floats at each of eight steps.
 #[inline(always)]
 pub(crate) unsafe fn store_transposed8(r: [__m256; 8], dst: *mut f32, dst_step: usize) {
     unsafe {
-        let (a0, a1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
-        let (a2, a3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
-        let (a4, a5) = (_mm256_unpacklo_ps(r[4], r[5]), _mm256_unpackhi_ps(r[4], r[5]));
-        let (a6, a7) = (_mm256_unpacklo_ps(r[6], r[7]), _mm256_unpackhi_ps(r[6], r[7]));
-        // Columns j (low half) and j + 4 (high half) of rows 0–3, then of rows 4–7.
-        let (b0, b1) = (_mm256_shuffle_ps::<0x44>(a0, a2), _mm256_shuffle_ps::<0xEE>(a0, a2));
-        let (b2, b3) = (_mm256_shuffle_ps::<0x44>(a1, a3), _mm256_shuffle_ps::<0xEE>(a1, a3));
-        let (b4, b5) = (_mm256_shuffle_ps::<0x44>(a4, a6), _mm256_shuffle_ps::<0xEE>(a4, a6));
-        let (b6, b7) = (_mm256_shuffle_ps::<0x44>(a5, a7), _mm256_shuffle_ps::<0xEE>(a5, a7));
-        _mm256_storeu_ps(dst, _mm256_permute2f128_ps::<0x20>(b0, b4));
-        _mm256_storeu_ps(dst.add(dst_step), _mm256_permute2f128_ps::<0x20>(b1, b5));
-        _mm256_storeu_ps(dst.add(2 * dst_step), _mm256_permute2f128_ps::<0x20>(b2, b6));
-        _mm256_storeu_ps(dst.add(3 * dst_step), _mm256_permute2f128_ps::<0x20>(b3, b7));
-        _mm256_storeu_ps(dst.add(4 * dst_step), _mm256_permute2f128_ps::<0x31>(b0, b4));
-        _mm256_storeu_ps(dst.add(5 * dst_step), _mm256_permute2f128_ps::<0x31>(b1, b5));
-        _mm256_storeu_ps(dst.add(6 * dst_step), _mm256_permute2f128_ps::<0x31>(b2, b6));
-        _mm256_storeu_ps(dst.add(7 * dst_step), _mm256_permute2f128_ps::<0x31>(b3, b7));
+        let low = [
+            _mm256_permute2f128_ps::<0x20>(r[0], r[4]),
+            _mm256_permute2f128_ps::<0x20>(r[1], r[5]),
+            _mm256_permute2f128_ps::<0x20>(r[2], r[6]),
+            _mm256_permute2f128_ps::<0x20>(r[3], r[7]),
+        ];
+        let high = [
+            _mm256_permute2f128_ps::<0x31>(r[0], r[4]),
+            _mm256_permute2f128_ps::<0x31>(r[1], r[5]),
+            _mm256_permute2f128_ps::<0x31>(r[2], r[6]),
+            _mm256_permute2f128_ps::<0x31>(r[3], r[7]),
+        ];
+        store_columns4(low, dst, dst_step);
+        store_columns4(high, dst.add(4 * dst_step), dst_step);
     }
 }
 
