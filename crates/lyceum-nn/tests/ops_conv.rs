@@ -1,5 +1,7 @@
 //! Convolution, pooling and their norms against PyTorch (`fixtures/scripts/ops_conv.py`), under every CPU path.
 
+#![allow(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
 use lyceum_kernels::cpu;
 use lyceum_nn::ops::batch_norm::BatchNormParams;
 use lyceum_nn::ops::conv::ConvGeometry;
