@@ -20,14 +20,28 @@ pub(super) unsafe fn accumulate<S: Simd, const MR: usize, const NV: usize>(
         let mut sum = *acc;
         let mut w = w;
         for i in 0..k {
-            let mut ws = [S::splat(0.0); NV];
-            for v in 0..NV {
-                ws[v] = S::load(w.add(v * S::LANES));
-            }
-            for r in 0..MR {
-                let x = S::splat(*a.add(r * lda + i));
+            // The smaller side waits in registers: 3 × 4 and 6 × 2 sums leave only four of the sixteen.
+            if MR < NV {
+                let mut xs = [S::splat(0.0); MR];
+                for r in 0..MR {
+                    xs[r] = S::splat(*a.add(r * lda + i));
+                }
                 for v in 0..NV {
-                    sum[r][v] = S::fma(x, ws[v], sum[r][v]);
+                    let weight = S::load(w.add(v * S::LANES));
+                    for r in 0..MR {
+                        sum[r][v] = S::fma(xs[r], weight, sum[r][v]);
+                    }
+                }
+            } else {
+                let mut weights = [S::splat(0.0); NV];
+                for v in 0..NV {
+                    weights[v] = S::load(w.add(v * S::LANES));
+                }
+                for r in 0..MR {
+                    let x = S::splat(*a.add(r * lda + i));
+                    for v in 0..NV {
+                        sum[r][v] = S::fma(x, weights[v], sum[r][v]);
+                    }
                 }
             }
             w = w.add(NV * S::LANES);
