@@ -1,0 +1,21 @@
+//! The only file that names concrete backends.
+
+use crate::config::Config;
+use crate::failure::Failure;
+use lyceum_engine::{Engine, EngineLimits};
+use lyceum_service::Service;
+use lyceum_store::{Layout, Store};
+use lyceum_types::clock::Timestamp;
+use std::sync::Arc;
+
+/// Opens the data folder; makes it where there is none.
+pub async fn store(config: &Config) -> Result<Store, Failure> {
+    Ok(Store::open(Layout::new(&config.data_dir.value), Timestamp::now()).await?)
+}
+
+/// The use cases over this store, with the processor as the device.
+pub fn service(store: Store) -> Result<Arc<Service>, Failure> {
+    let engine = Engine::start(EngineLimits::default())
+        .map_err(|error| Failure::internal("the device thread does not start", &error))?;
+    Ok(Arc::new(Service::new(store, engine)))
+}

@@ -1,0 +1,152 @@
+//! What can be typed. Global flags are accepted after any subcommand, also where they change nothing.
+
+use crate::commands;
+use crate::failure::Failure;
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes:
+  0 ok   1 failed   2 usage (command line, configuration, job spec)   3 not found
+  4 auth   5 conflict   6 quota   7 unreachable   130 interrupted
+
+Results go to stdout, everything else to stderr. With --json every line of stdout is one JSON object, and an
+error is the last line of stderr: {\"error\":{\"code\",\"message\",\"why\",\"fix\",…}}.";
+
+/// Train models on your data and serve them: one binary, no cloud, no Python.
+#[derive(Debug, Parser)]
+#[command(name = "lyceum", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// One JSON object a line on stdout, errors as JSON on stderr
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Where models, jobs and keys are kept
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Threads for arithmetic (default: all cores)
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train starter models on data that ships with the program, and serve them
+    Quickstart(commands::quickstart::Quickstart),
+    /// Serve the models over HTTP
+    Serve(commands::serve::Serve),
+    /// Train a model as a job spec says
+    Train(commands::train::Train),
+    /// Measure a model on a data file
+    Eval(commands::eval::Eval),
+    /// Answer every row of a file
+    Predict(commands::predict::Predict),
+    /// Ask a model once, or talk to it
+    Run(commands::run::Run),
+    /// Show the models
+    Ls(commands::ls::Ls),
+    /// Show all that is known of one model
+    Show(commands::show::Show),
+    /// Remove one version of a model
+    Rm(commands::rm::Rm),
+    /// Take in a model that was exported
+    Import(commands::import::Import),
+    /// Write a model to a folder
+    Export(commands::export::Export),
+    /// Training jobs
+    Jobs(commands::jobs::Jobs),
+    /// API keys
+    Keys(commands::keys::Keys),
+    /// Check this machine and the data folder
+    Doctor(commands::doctor::Doctor),
+    /// The configuration that holds
+    Config(commands::config::Config),
+    /// Print a completion script for a shell
+    Completions(commands::completions::Completions),
+}
+
+/// Whether errors are to be JSON, also those of a command line that cannot be read.
+pub fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
+/// None where help or the version was printed, which is all that was asked.
+pub fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Some(cli)),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            crate::output::write_stdout(&error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(usage(&error)),
+    }
+}
+
+/// clap's report in our three lines.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let help = "lyceum --help shows the commands, lyceum COMMAND --help their flags";
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::usage("no command was given", "lyceum does one thing at a time", help);
+    }
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let (mut why, mut tip) = (Vec::new(), None);
+    for line in lines {
+        if let Some(text) = line.strip_prefix("tip: ") {
+            tip = Some(text.to_owned());
+        } else if let Some(usage) = line.strip_prefix("Usage: ") {
+            why.push(format!("it is used as: {usage}"));
+        } else if !line.starts_with("For more information") {
+            why.push(line.to_owned());
+        }
+    }
+    let fix = tip.map_or_else(|| help.to_owned(), |tip| format!("{tip}; {help}"));
+    Failure::usage(message, why.join("; "), fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn typed(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_are_taken_after_any_subcommand() {
+        for line in
+            ["lyceum ls --json --data-dir d --threads 2", "lyceum --json --data-dir d --threads 2 keys ls"]
+        {
+            let cli = parse(&typed(line)).unwrap().unwrap();
+            assert!(cli.global.json && wants_json(&typed(line)), "{line}");
+            assert_eq!(cli.global.data_dir, Some(PathBuf::from("d")));
+            assert_eq!(cli.global.threads, Some(2));
+        }
+        assert!(!wants_json(&typed("lyceum show -- --json")));
+    }
+
+    #[test]
+    fn a_slip_is_a_usage_error_with_a_hint() {
+        let failure = parse(&typed("lyceum lss")).unwrap_err();
+        assert_eq!((failure.exit.code(), failure.code.as_ref()), (2, "usage"));
+        assert!(failure.message.contains("'lss'"), "{failure:?}");
+        assert!(failure.fix.contains("'ls'"), "{failure:?}");
+        assert_eq!(parse(&typed("lyceum ls --threads many")).unwrap_err().exit.code(), 2);
+        assert_eq!(parse(&typed("lyceum")).unwrap_err().exit.code(), 2);
+    }
+}

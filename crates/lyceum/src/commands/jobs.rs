@@ -1,0 +1,155 @@
+//! `lyceum jobs ls|resume|logs|cancel`
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::{output, time, training};
+use clap::{Args, Subcommand};
+use lyceum_store::files::JobLock;
+use lyceum_store::jobs::{self, Job, State};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::JobId;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct Jobs {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the jobs
+    Ls,
+    /// Continue a job from its last checkpoint
+    Resume {
+        /// `job_…`, as `jobs ls` shows it
+        id: String,
+    },
+    /// Show what a job has said
+    Logs {
+        /// `job_…`, as `jobs ls` shows it
+        id: String,
+    },
+    /// Ask a job to end; its last checkpoint is kept
+    Cancel {
+        /// `job_…`, as `jobs ls` shows it
+        id: String,
+    },
+}
+
+impl Jobs {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            Command::Ls => list(context).await,
+            Command::Resume { id } => resume(context, &id).await,
+            Command::Logs { id } => logs(context, &id).await,
+            Command::Cancel { id } => cancel(context, &id).await,
+        }
+    }
+}
+
+async fn list(context: &Context) -> Result<(), Failure> {
+    let store = context.store().await?;
+    let jobs = jobs::list(&store, &context.project).await?;
+    let mut lines = Vec::with_capacity(jobs.len());
+    for job in &jobs {
+        lines.push((job, status(store.layout(), job)?));
+    }
+    if context.is_json() {
+        let jobs: Vec<Value> = lines.iter().map(|(job, status)| line(job, status)).collect();
+        output::json_line(&json!({ "jobs": jobs }));
+        return Ok(());
+    }
+    let row = |(job, status): &(&Job, &'static str)| {
+        vec![
+            job.id.to_string(),
+            job.model.clone(),
+            (*status).to_owned(),
+            format!("{}/{}", job.step, job.steps),
+            time::for_people(job.created_at),
+            job.message.clone(),
+        ]
+    };
+    let header = ["id", "model", "status", "step", "created", "message"];
+    output::table(&header, &lines.iter().map(row).collect::<Vec<_>>());
+    Ok(())
+}
+
+fn line(job: &Job, status: &str) -> Value {
+    json!({
+        "id": job.id.as_str(),
+        "model": job.model,
+        "status": status,
+        "step": job.step,
+        "steps": job.steps,
+        "message": job.message,
+        "created": job.created_at.seconds(),
+    })
+}
+
+/// The state of the row; a job whose process has died says so, because nothing else will.
+fn status(layout: &lyceum_store::Layout, job: &Job) -> Result<&'static str, Failure> {
+    if job.state == State::Running && JobLock::try_acquire(layout, &job.id)?.is_some() {
+        return Ok("interrupted");
+    }
+    Ok(job.state.as_str())
+}
+
+async fn resume(context: &Context, id: &str) -> Result<(), Failure> {
+    let id: JobId = id.parse()?;
+    let store = context.store().await?;
+    let job = jobs::find(&store, &context.project, &id).await?;
+    if let (State::Done, Some(outcome)) = (job.state, &job.outcome) {
+        return training::say_done(context, outcome);
+    }
+    let plan = training::Plan::from_job(&job)?;
+    training::run(context, &store, &id, plan).await
+}
+
+async fn logs(context: &Context, id: &str) -> Result<(), Failure> {
+    let id: JobId = id.parse()?;
+    let store = context.store().await?;
+    // A job of another project has no log here.
+    jobs::find(&store, &context.project, &id).await?;
+    let path: PathBuf = store.layout().job_dir(&id).join(training::LOG);
+    let file = match std::fs::File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let why = "it has not begun";
+            return Err(Failure::new(
+                Exit::NotFound,
+                "no_log",
+                format!("job {id} has said nothing"),
+                why,
+                "wait",
+            ));
+        }
+        Err(error) => return Err(Failure::file("read", &path, &error)),
+    };
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|error| Failure::file("read", &path, &error))?;
+        // The last line may be half written: its process may be writing it.
+        if serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok() {
+            output::text(line);
+        }
+    }
+    Ok(())
+}
+
+async fn cancel(context: &Context, id: &str) -> Result<(), Failure> {
+    let id: JobId = id.parse()?;
+    let store = context.store().await?;
+    let state = jobs::cancel(&store, &context.project, &id, Timestamp::now()).await?;
+    if context.is_json() {
+        output::json_line(&json!({ "event": "done", "id": id.as_str(), "status": state.as_str() }));
+    } else if state == State::Cancelled {
+        output::text(format!("cancelled {id}"));
+    } else {
+        output::text(format!(
+            "asked {id} to end; lyceum jobs resume {id} continues from its last checkpoint"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! The commands, one file each: arguments, the calls below, the result in both formats.
+
+pub mod completions;
+pub mod config;
+pub mod doctor;
+pub mod eval;
+pub mod export;
+pub mod import;
+pub mod jobs;
+pub mod keys;
+pub mod ls;
+pub mod predict;
+pub mod quickstart;
+pub mod rm;
+pub mod run;
+pub mod serve;
+pub mod show;
+pub mod train;
+
+use crate::cli::{Cli, Command};
+use crate::config::{Config, Sources};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output::Format;
+use lyceum_types::control::Control;
+use lyceum_types::ids::Project;
+
+/// Runs what was typed.
+pub fn run(cli: Cli) -> Result<(), Failure> {
+    let config = Config::load(&cli.global, &Sources::of_process())?;
+    log_to_stderr(&config.log.value)?;
+    if config.threads.value > 0 {
+        lyceum_kernels::pool::set_threads(config.threads.value);
+    }
+    let format = if cli.global.json { Format::Json } else { Format::People };
+    let context = Context { config, format, control: Control::new(), project: Project::default_project() };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("the runtime does not start", &error))?;
+    runtime.block_on(async {
+        watch_for_interrupts(context.control.clone());
+        dispatch(cli.command, &context).await
+    })
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Quickstart(args) => args.run(context).await,
+        Command::Serve(args) => args.run(context).await,
+        Command::Train(args) => args.run(context).await,
+        Command::Eval(args) => args.run(context).await,
+        Command::Predict(args) => args.run(context).await,
+        Command::Run(args) => args.run(context).await,
+        Command::Import(args) => args.run(context).await,
+        Command::Export(args) => args.run(context).await,
+        Command::Ls(args) => args.run(context).await,
+        Command::Show(args) => args.run(context).await,
+        Command::Rm(args) => args.run(context).await,
+        Command::Jobs(args) => args.run(context).await,
+        Command::Keys(args) => args.run(context).await,
+        Command::Doctor(args) => args.run(context).await,
+        Command::Config(args) => args.run(context),
+        Command::Completions(args) => args.run(),
+    }
+}
+
+/// The first Ctrl-C asks the work to end; the second does not wait for it.
+fn watch_for_interrupts(control: Control) {
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_err() {
+            return;
+        }
+        control.cancel();
+        eprintln!("stopping; Ctrl-C again ends at once");
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(i32::from(Exit::Interrupted.code()));
+        }
+    });
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!("log: {error}"), "it is no filter", "write a level, as in log = \"info\"")
+    })?;
+    let color = crate::output::stderr_has_color();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+    Ok(())
+}

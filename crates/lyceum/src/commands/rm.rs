@@ -1,0 +1,32 @@
+//! `lyceum rm MODEL`
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use clap::Args;
+use lyceum_store::models;
+use lyceum_types::ids::ModelRef;
+use serde_json::json;
+
+#[derive(Debug, Args)]
+pub struct Rm {
+    /// `name@VERSION`; a name alone is its newest version
+    model: String,
+}
+
+impl Rm {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let reference: ModelRef = self.model.parse()?;
+        let store = context.store().await?;
+        let version = match models::delete(&store, &context.project, &reference).await {
+            Ok(version) => version,
+            Err(error) => return Err(context.explain(&store, error).await),
+        };
+        if context.is_json() {
+            output::json_line(&json!({ "event": "done", "model": version.id() }));
+        } else {
+            output::text(format!("removed {} ({})", version.id(), output::bytes(version.bytes)));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! `lyceum run MODEL [PROMPT]`: one question, or a conversation on a terminal.
+
+use crate::commands::predict;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output;
+use clap::Args;
+use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
+use lyceum_models::answer::Question;
+use lyceum_models::prepare::text::TextStream;
+use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
+use lyceum_nn::Workspace;
+use lyceum_service::{Content, Resident, Service};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Read, Write};
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// `name`, `name@VERSION` or `name@alias`
+    model: String,
+    /// What to continue or answer; without it stdin is read, line by line on a terminal
+    prompt: Option<String>,
+    /// Tokens to write at most
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_tokens: u32,
+    /// 0 takes the likeliest token each time
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// The same seed gives the same text
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Also the log-probability of each token, beside this many of the likeliest
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", value_parser = clap::value_parser!(u32).range(0..=5))]
+    logprobs: Option<u32>,
+}
+
+const PROMPT_BYTES_MAX: u64 = 16 << 20;
+
+impl Run {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if !(0.0..=2.0).contains(&self.temperature) {
+            let message = format!("--temperature {} is not between 0 and 2", self.temperature);
+            return Err(Failure::usage(message, "it scales the logits", "write as in --temperature 0.8"));
+        }
+        let (service, resident) = context.resident(&self.model).await?;
+        if let Some(prompt) = &self.prompt {
+            return self.ask(context, &service, &resident, prompt).await;
+        }
+        if !std::io::stdin().is_terminal() {
+            let mut prompt = String::new();
+            let read = std::io::stdin().take(PROMPT_BYTES_MAX).read_to_string(&mut prompt);
+            read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+            let prompt = prompt.strip_suffix('\n').unwrap_or(&prompt);
+            return self.ask(context, &service, &resident, prompt).await;
+        }
+        self.talk(context, &service, &resident).await
+    }
+
+    /// Until the end of stdin or Ctrl-C.
+    async fn talk(&self, context: &Context, service: &Service, resident: &Resident) -> Result<(), Failure> {
+        loop {
+            eprint!("> ");
+            // Nothing is lost when the prompt sign does not come.
+            let _ = std::io::stderr().flush();
+            let line = tokio::task::spawn_blocking(|| {
+                let mut line = String::new();
+                std::io::stdin().read_line(&mut line).map(|n| (n, line))
+            });
+            let read = line.await.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+            let (n, line) = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+            if n == 0 || context.control.check().is_err() {
+                return Ok(());
+            }
+            let line = line.trim_end_matches(['\n', '\r']);
+            if line.is_empty() {
+                continue;
+            }
+            if let Err(failure) = self.ask(context, service, resident, line).await {
+                failure.print(context.is_json());
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        context: &Context,
+        service: &Service,
+        resident: &Resident,
+        prompt: &str,
+    ) -> Result<(), Failure> {
+        if resident.preparation.output != OutputPreparation::Tokens {
+            let answer = predict::one(context, service, resident, content(prompt)).await?;
+            if context.is_json() {
+                output::json_line(&answer);
+            } else {
+                predict_for_people(&answer);
+            }
+            return Ok(());
+        }
+        let written = self.write(context, service, resident, prompt).await?;
+        if context.is_json() {
+            output::json_line(&written);
+        } else {
+            output::write_stdout("\n");
+        }
+        Ok(())
+    }
+
+    /// The continuation; people see it while it comes.
+    async fn write(
+        &self,
+        context: &Context,
+        service: &Service,
+        resident: &Resident,
+        prompt: &str,
+    ) -> Result<Value, Failure> {
+        let refused =
+            |message: String, why: &str, fix: &str| Failure::new(Exit::Failed, "prompt", message, why, fix);
+        let tokenizer = resident.preparation.tokenizer();
+        let tokenizer = tokenizer.ok_or_else(|| {
+            refused(
+                format!("{} reads no text", resident.version.id()),
+                "it has no tokenizer",
+                "lyceum predict",
+            )
+        })?;
+        let (source, ids) = if prompt.is_empty() {
+            let first = tokenizer.bos().or(tokenizer.eos());
+            (None, first.into_iter().collect::<Vec<u32>>())
+        } else {
+            let example = resident.preparation.example(Raw::Text(prompt));
+            let prepared = example
+                .map_err(|error| refused(error.message.clone(), "the prompt cannot be read", &error.fix))?;
+            if prepared.n_truncated > 0 {
+                let message = format!("the prompt is {} tokens too long", prepared.n_truncated);
+                return Err(refused(message, "the model reads no more", "shorten the prompt"));
+            }
+            match prepared.value {
+                PreparedValue::Tokens(ids) => (None, ids),
+                PreparedValue::Pair { source, target } => (Some(source), target),
+                PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
+            }
+        };
+        let n_prompt = source.as_ref().map_or(ids.len(), Vec::len);
+        let mut text = TextStream::default();
+        let (mut whole, mut token_ids, mut logprobs) = (String::new(), Vec::new(), Vec::new());
+        let mut show = |piece: &str| {
+            whole.push_str(piece);
+            if !context.is_json() {
+                output::write_stdout(piece);
+            }
+        };
+        let finish;
+        if resident.model.answers_at_once() {
+            if self.temperature != 0.0 || self.logprobs.is_some() {
+                let why = "this model says its whole answer in one pass";
+                return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
+            }
+            let begin = tokenizer.bos().unwrap_or(0);
+            let questions = [Question::Source { source: source.as_deref().unwrap_or(&ids), begin }];
+            let n_max = self.max_tokens as usize;
+            let answers = resident.model.answers(&mut Workspace::new(), &questions, tokenizer.eos(), n_max);
+            let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
+            token_ids = answers.into_iter().next().unwrap_or_default();
+            finish = if token_ids.len() < n_max { Finish::Stop } else { Finish::Length };
+            token_ids.iter().for_each(|id| show(&text.push(tokenizer, *id)));
+        } else {
+            let (sender, mut receiver) = tokio::sync::mpsc::channel(self.max_tokens as usize + 2);
+            let control = context.control.clone();
+            let sink = Box::new(move |event| {
+                let heard = control.check().is_ok() && sender.try_send(event).is_ok();
+                if heard { Flow::Continue } else { Flow::Stop }
+            });
+            let request = GenerateRequest {
+                model: resident.model.clone(),
+                source,
+                prompt: ids,
+                n_tokens_max: self.max_tokens as usize,
+                end_tokens: tokenizer.eos().into_iter().collect(),
+                sampling: Sampling { temperature: self.temperature, top_p: 1.0, top_k: 0, seed: self.seed },
+                logprobs: self.logprobs.map(|n| n as usize),
+                echo: false,
+                sink,
+            };
+            let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
+            service.engine().generate(request).map_err(failed)?;
+            finish = loop {
+                match receiver.recv().await {
+                    Some(Event::Token(token)) => {
+                        show(&text.push(tokenizer, token.id));
+                        logprobs.extend(logprob(tokenizer, &token));
+                        token_ids.push(token.id);
+                    }
+                    Some(Event::Prompt(_)) => {}
+                    Some(Event::Done(finish)) => break finish,
+                    Some(Event::Failed(error)) => return Err(failed(error)),
+                    None => return Err(Failure::interrupted("what was written so far stands above")),
+                }
+            };
+        }
+        show(&text.finish());
+        let mut line = json!({
+            "text": whole,
+            "token_ids": token_ids,
+            "finish_reason": match finish { Finish::Stop => "stop", Finish::Length => "length" },
+            "usage": {
+                "prompt_tokens": n_prompt,
+                "completion_tokens": token_ids.len(),
+                "total_tokens": n_prompt + token_ids.len(),
+            },
+        });
+        if self.logprobs.is_some() {
+            line["logprobs"] = Value::from(logprobs);
+        }
+        Ok(line)
+    }
+}
+
+fn logprob(tokenizer: &lyceum_models::prepare::text::Tokenizer, token: &TokenEvent) -> Option<Value> {
+    let logprobs = token.logprobs.as_ref()?;
+    let top: Vec<Value> = logprobs
+        .top
+        .iter()
+        .map(|(id, logprob)| json!({ "id": id, "token": tokenizer.token_text(*id), "logprob": logprob }))
+        .collect();
+    Some(json!({
+        "id": token.id, "token": tokenizer.token_text(token.id), "logprob": logprobs.chosen, "top": top
+    }))
+}
+
+/// A row written as JSON, or a text.
+fn content(prompt: &str) -> Content {
+    match serde_json::from_str(prompt) {
+        Ok(Value::Object(row)) => Content::Row(row),
+        Ok(Value::Array(values)) => Content::Values(values),
+        _ => Content::Text(prompt.to_owned()),
+    }
+}
+
+fn predict_for_people(answer: &Value) {
+    let text = match &answer["output"] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    output::text(text);
+    let Some(probabilities) = answer["probabilities"].as_object() else { return };
+    let mut rows: Vec<(&String, f64)> =
+        probabilities.iter().map(|(name, p)| (name, p.as_f64().unwrap_or(0.0))).collect();
+    rows.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().take(10).map(|(name, p)| vec![name.clone(), format!("{p:.4}")]).collect();
+    output::table(&["label", "probability"], &rows);
+}

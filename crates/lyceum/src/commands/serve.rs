@@ -1,0 +1,124 @@
+//! `lyceum serve`: the models over HTTP, until Ctrl-C.
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::{assemble, output};
+use clap::Args;
+use lyceum_service::Service;
+use lyceum_store::{keys, models};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The address to listen on; other machines reach this one only where it is not 127.0.0.1
+    #[arg(long)]
+    host: Option<String>,
+    /// The port; 0 takes a free one
+    #[arg(long)]
+    port: Option<u16>,
+    /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
+    #[arg(long)]
+    allow_plain_http: bool,
+}
+
+impl Serve {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let host = self.host.unwrap_or_else(|| context.config.host.value.clone());
+        let port = self.port.unwrap_or(context.config.port.value);
+        let address = loopback_or(&host, self.allow_plain_http)?;
+        let store = context.store().await?;
+        let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
+        let service = assemble::service(store)?;
+        listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+    }
+}
+
+/// Serves until the control ends it. `first_key` is said once, where there is one.
+pub async fn listen(
+    context: &Context,
+    service: Arc<Service>,
+    address: IpAddr,
+    port: u16,
+    first_key: Option<&str>,
+) -> Result<(), Failure> {
+    let listener =
+        TcpListener::bind((address, port)).await.map_err(|error| cannot_listen(address, port, &error))?;
+    let bound = listener.local_addr().map_err(|error| cannot_listen(address, port, &error))?;
+    let url = format!("http://{bound}");
+    if context.is_json() {
+        let mut line = json!({ "event": "listening", "url": url });
+        if let Some(key) = first_key {
+            line["key"] = Value::from(key);
+        }
+        output::json_line(&line);
+    } else {
+        output::text(format!("listening on {url}"));
+        if let Some(key) = first_key {
+            output::text(format!("the first key, shown this once: {key}"));
+        }
+    }
+    let until = ended(context.control.clone());
+    let server = tokio::spawn(lyceum_api::serve(listener, service.clone(), until));
+    let ready = lyceum_service::health::ready(&service).await?;
+    let versions = models::list(service.store(), &context.project).await?;
+    if context.is_json() {
+        output::json_line(&json!({ "event": "ready", "models": versions.len(), "resident": ready.models }));
+    } else {
+        output::text(format!("ready with {} model versions; Ctrl-C ends it", versions.len()));
+    }
+    let served = server.await.map_err(|error| Failure::internal("the server broke off", &error))?;
+    served.map_err(|error| Failure::internal("the server failed", &error))
+}
+
+/// Keys travel in the clear without TLS, so only this machine may reach the port unless somebody insists.
+fn loopback_or(host: &str, allow_plain_http: bool) -> Result<IpAddr, Failure> {
+    let name = if host == "localhost" { "127.0.0.1" } else { host };
+    let address: IpAddr = name.parse().map_err(|_| {
+        let fix = "write as in --host 127.0.0.1";
+        Failure::usage(format!("{host:?} is no address"), "a server listens on an IP address", fix)
+    })?;
+    if !address.is_loopback() && !allow_plain_http {
+        return Err(Failure::usage(
+            format!("{address} can be reached by other machines"),
+            "without TLS everybody on the way can read keys and data",
+            "put a TLS proxy before 127.0.0.1, or add --allow-plain-http",
+        ));
+    }
+    Ok(address)
+}
+
+async fn ended(control: Control) {
+    while control.check().is_ok() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn cannot_listen(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
+    let message = format!("cannot listen on {address} port {port}");
+    let (exit, fix) = match error.kind() {
+        std::io::ErrorKind::AddrInUse => (Exit::Conflict, "end the other server, or choose another --port"),
+        _ => (Exit::Failed, "choose another --host or --port"),
+    };
+    Failure::new(exit, "cannot_listen", message, error.to_string(), fix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_served_unless_somebody_insists() {
+        assert!(loopback_or("127.0.0.1", false).is_ok());
+        assert!(loopback_or("localhost", false).is_ok());
+        assert!(loopback_or("::1", false).is_ok());
+        assert_eq!(loopback_or("0.0.0.0", false).unwrap_err().exit, Exit::Usage);
+        assert!(loopback_or("0.0.0.0", true).is_ok());
+        assert_eq!(loopback_or("example.org", true).unwrap_err().exit, Exit::Usage);
+    }
+}

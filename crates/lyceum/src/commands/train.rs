@@ -1,0 +1,65 @@
+//! `lyceum train SPEC`
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::files;
+use crate::training::{self, Plan};
+use clap::Args;
+use lyceum_types::ids::ModelName;
+use lyceum_types::spec::Spec;
+use std::path::{Path, PathBuf};
+
+const SPEC_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, Args)]
+pub struct Train {
+    /// A job spec: TOML, or JSON where the name ends with .json
+    spec: PathBuf,
+    /// Another name for the model
+    #[arg(long)]
+    name: Option<String>,
+    /// Another seed
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+impl Train {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let mut spec = read_spec(&self.spec)?;
+        if let Some(name) = self.name {
+            name.parse::<ModelName>()?;
+            spec.name = name;
+        }
+        if let Some(seed) = self.seed {
+            spec.seed = seed;
+        }
+        let folder = self.spec.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        // Absolute, so that the job can be resumed from anywhere.
+        let base_dir = folder.canonicalize().map_err(|error| Failure::file("open", folder, &error))?;
+        let plan = Plan { spec, base_dir };
+        let store = context.store().await?;
+        let id = training::create(context, &store, &plan).await?;
+        training::run(context, &store, &id, plan).await
+    }
+}
+
+fn read_spec(path: &Path) -> Result<Spec, Failure> {
+    let text = files::read_text(path, SPEC_BYTES_MAX)?;
+    let shown = path.display().to_string();
+    if path.extension().is_none_or(|extension| extension != "json") {
+        return Ok(Spec::from_toml(&text, &shown)?);
+    }
+    let value = serde_json::from_str(&text).map_err(|error| {
+        let mut failure =
+            Failure::usage(error.to_string(), "the job spec is no JSON", "correct it at this place");
+        failure.place.file = Some(shown.clone());
+        failure.place.line = Some(error.line());
+        failure.place.column = Some(error.column());
+        failure
+    })?;
+    Spec::from_json(&value).map_err(|mut errors| {
+        errors.file = Some(shown);
+        errors.into()
+    })
+}

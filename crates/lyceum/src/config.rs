@@ -1,0 +1,333 @@
+//! Configuration in layers: flag > `LYCEUM_*` > `./lyceum.toml` > the user's file > default. Every value
+//! remembers where it came from, and a key that nobody knows is an error where it stands.
+
+use crate::cli::Global;
+use crate::failure::{Exit, Failure, Place};
+use lyceum_types::suggest::did_you_mean;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+
+/// Where a value came from, the strongest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Flag(&'static str),
+    Environment(String),
+    /// With the line.
+    File(PathBuf, usize),
+    Default,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Origin::Flag(flag) => f.write_str(flag),
+            Origin::Environment(name) => f.write_str(name),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::Default => f.write_str("default"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    pub value: T,
+    pub origin: Origin,
+}
+
+/// All that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub data_dir: Setting<PathBuf>,
+    /// 0: all cores.
+    pub threads: Setting<usize>,
+    pub host: Setting<String>,
+    pub port: Setting<u16>,
+    /// What is logged, as `RUST_LOG` says it.
+    pub log: Setting<String>,
+}
+
+const KEYS: [&str; 5] = ["data_dir", "threads", "host", "port", "log"];
+/// Variables with our prefix that are no configuration: the processor path (read by the kernels) and the
+/// user's file itself.
+const OTHER_VARIABLES: [&str; 2] = ["LYCEUM_CPU", "LYCEUM_CONFIG"];
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// What the layers are read from; tests give their own.
+pub struct Sources {
+    pub variables: Vec<(OsString, OsString)>,
+    pub local_file: PathBuf,
+    pub user_file: Option<PathBuf>,
+    pub default_data_dir: PathBuf,
+}
+
+impl Sources {
+    pub fn of_process() -> Self {
+        let variables: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let of =
+            |name: &str| variables.iter().find(|(key, _)| key == name).map(|(_, value)| PathBuf::from(value));
+        let absolute = |path: PathBuf| path.is_absolute().then_some(path);
+        let home = of("HOME").or_else(|| of("USERPROFILE"));
+        let under_home = |part: &str| home.as_ref().map(|home| home.join(part));
+        let data = of("XDG_DATA_HOME").and_then(absolute).or_else(|| under_home(".local/share"));
+        let config = of("XDG_CONFIG_HOME").and_then(absolute).or_else(|| under_home(".config"));
+        Sources {
+            local_file: PathBuf::from("lyceum.toml"),
+            user_file: of("LYCEUM_CONFIG").or_else(|| config.map(|dir| dir.join("lyceum/config.toml"))),
+            default_data_dir: data.map_or_else(|| PathBuf::from(".lyceum"), |dir| dir.join("lyceum")),
+            variables,
+        }
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// Every unknown key and wrong value of the layers, not only the first.
+    pub fn load(flags: &Global, sources: &Sources) -> Result<Self, Failure> {
+        let mut config = Config {
+            data_dir: default(sources.default_data_dir.clone()),
+            threads: default(0),
+            host: default("127.0.0.1".into()),
+            port: default(8317),
+            log: default("warn".into()),
+        };
+        let mut failures = Vec::new();
+        // From the weakest layer to the strongest, each over the one before.
+        if let Some(path) = &sources.user_file {
+            config.take_file(path, &mut failures);
+        }
+        config.take_file(&sources.local_file, &mut failures);
+        config.take_variables(&sources.variables, &mut failures);
+        if let Some(data_dir) = &flags.data_dir {
+            config.data_dir = Setting { value: data_dir.clone(), origin: Origin::Flag("--data-dir") };
+        }
+        if let Some(threads) = flags.threads {
+            if threads == 0 {
+                failures.push(bad("--threads", "must be 1 or more", Place::default()));
+            }
+            config.threads = Setting { value: threads, origin: Origin::Flag("--threads") };
+        }
+        if failures.is_empty() { Ok(config) } else { Err(Failure::several(failures.into_iter())) }
+    }
+
+    /// Each key with its value as text and its origin.
+    pub fn rows(&self) -> Vec<(&'static str, String, &Origin)> {
+        vec![
+            ("data_dir", self.data_dir.value.display().to_string(), &self.data_dir.origin),
+            ("threads", self.threads.value.to_string(), &self.threads.origin),
+            ("host", self.host.value.clone(), &self.host.origin),
+            ("port", self.port.value.to_string(), &self.port.origin),
+            ("log", self.log.value.clone(), &self.log.origin),
+        ]
+    }
+
+    fn take_file(&mut self, path: &Path, failures: &mut Vec<Failure>) {
+        let text = match crate::files::read_text(path, CONFIG_BYTES_MAX) {
+            Ok(text) => text,
+            Err(failure) if failure.exit == Exit::NotFound => return,
+            Err(failure) => return failures.push(failure),
+        };
+        let at = |offset: usize| {
+            let before = &text.as_bytes()[..offset.min(text.len())];
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+            let column = 1 + String::from_utf8_lossy(&before[start..]).chars().count();
+            (line, column)
+        };
+        let place = |offset: usize, key: Option<&str>| {
+            let (line, column) = at(offset);
+            let file = Some(path.display().to_string());
+            Place { file, line: Some(line), column: Some(column), key: key.map(str::to_owned) }
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        for error in &errors {
+            let place = place(error.span().map_or(0, |span| span.start), None);
+            failures.push(bad_at(
+                "syntax",
+                error.message().to_owned(),
+                "correct the TOML at this place",
+                place,
+            ));
+        }
+        if !errors.is_empty() {
+            return;
+        }
+        for (key, value) in table.get_ref() {
+            let name = key.get_ref().as_ref();
+            if !KEYS.contains(&name) {
+                let place = place(key.span().start, Some(name));
+                failures.push(unknown(name, place));
+                continue;
+            }
+            let origin = Origin::File(path.to_owned(), at(key.span().start).0);
+            let written = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
+                other => {
+                    let place = place(value.span().start, Some(name));
+                    let message = format!("must be a string or a whole number, is a {}", other_kind(other));
+                    failures.push(bad_at("wrong_type", message, "write a value of the key's kind", place));
+                    continue;
+                }
+            };
+            // A path in a file is relative to the file's folder.
+            let written = match (name, path.parent()) {
+                ("data_dir", Some(folder)) => folder.join(&written).display().to_string(),
+                _ => written,
+            };
+            if let Err(message) = self.set(name, &written, origin) {
+                failures.push(bad(name, message, place(value.span().start, Some(name))));
+            }
+        }
+    }
+
+    fn take_variables(&mut self, variables: &[(OsString, OsString)], failures: &mut Vec<Failure>) {
+        for (name, value) in variables {
+            let Some(name) = name.to_str().filter(|name| name.starts_with("LYCEUM_")) else { continue };
+            if OTHER_VARIABLES.contains(&name) {
+                continue;
+            }
+            let key = name["LYCEUM_".len()..].to_lowercase();
+            if !KEYS.contains(&key.as_str()) {
+                let place = Place { key: Some(name.to_owned()), ..Place::default() };
+                failures.push(unknown(&key, place));
+                continue;
+            }
+            let place = Place { key: Some(name.to_owned()), ..Place::default() };
+            match value.to_str() {
+                None => failures.push(bad(name, "is not Unicode", place)),
+                Some(value) => {
+                    if let Err(message) = self.set(&key, value, Origin::Environment(name.to_owned())) {
+                        failures.push(bad(name, message, place));
+                    }
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), String> {
+        if text.trim().is_empty() {
+            return Err("must not be empty".into());
+        }
+        match key {
+            "data_dir" => self.data_dir = Setting { value: PathBuf::from(text), origin },
+            "host" => self.host = Setting { value: text.to_owned(), origin },
+            "log" => self.log = Setting { value: text.to_owned(), origin },
+            "threads" => {
+                let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
+                self.threads = Setting { value, origin };
+            }
+            "port" => {
+                let value = text.parse().map_err(|_| format!("{text:?} is no port (0 to 65535)"))?;
+                self.port = Setting { value, origin };
+            }
+            _ => unreachable!("only known keys are set: bug"),
+        }
+        Ok(())
+    }
+}
+
+fn default<T>(value: T) -> Setting<T> {
+    Setting { value, origin: Origin::Default }
+}
+
+fn other_kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::Table(_) => "table",
+        DeValue::Array(_) => "list",
+        DeValue::Boolean(_) => "boolean",
+        DeValue::Datetime(_) => "date",
+        _ => "number of another kind",
+    }
+}
+
+fn bad(key: &str, message: impl Into<String>, place: Place) -> Failure {
+    bad_at(
+        "invalid_config",
+        format!("{key}: {}", message.into()),
+        "correct it; lyceum config show --origin",
+        place,
+    )
+}
+
+fn bad_at(code: &'static str, message: impl Into<String>, fix: &str, place: Place) -> Failure {
+    let why = "the configuration cannot be used as it stands";
+    let mut failure = Failure::new(Exit::Usage, code, message, why, fix);
+    failure.place = place;
+    failure
+}
+
+fn unknown(key: &str, place: Place) -> Failure {
+    let fix = match did_you_mean(key, KEYS) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("remove it; known are {}", KEYS.join(", ")),
+    };
+    bad_at("unknown_key", "unknown configuration key", &fix, place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(folder: &Path, local: &str, user: &str, variables: &[(&str, &str)]) -> Sources {
+        std::fs::write(folder.join("lyceum.toml"), local).unwrap();
+        std::fs::write(folder.join("user.toml"), user).unwrap();
+        Sources {
+            variables: variables.iter().map(|(key, value)| (key.into(), value.into())).collect(),
+            local_file: folder.join("lyceum.toml"),
+            user_file: Some(folder.join("user.toml")),
+            default_data_dir: "fallback".into(),
+        }
+    }
+
+    #[test]
+    fn each_layer_is_over_the_one_below_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = "threads = 3\ndata_dir = \"here\"\nhost = \"::1\"\n";
+        let user = "# mine\nport = 9000\nthreads = 2\ndata_dir = \"/there\"\n";
+        let variables = [("LYCEUM_DATA_DIR", "/env"), ("LYCEUM_CPU", "avx2"), ("PATH", "x")];
+        let sources = sources(folder.path(), local, user, &variables);
+        let flags = Global { threads: Some(4), ..Global::default() };
+        let config = Config::load(&flags, &sources).unwrap();
+        assert_eq!(config.threads, Setting { value: 4, origin: Origin::Flag("--threads") });
+        assert_eq!(config.data_dir.origin, Origin::Environment("LYCEUM_DATA_DIR".into()));
+        assert_eq!(config.host.origin, Origin::File(folder.path().join("lyceum.toml"), 3));
+        assert_eq!(
+            config.port,
+            Setting { value: 9000, origin: Origin::File(folder.path().join("user.toml"), 2) }
+        );
+        assert_eq!(config.log.origin, Origin::Default);
+        let config = Config::load(&Global::default(), &Sources { variables: Vec::new(), ..sources }).unwrap();
+        assert_eq!(config.data_dir.value, folder.path().join("here"));
+        assert_eq!(config.threads.value, 3);
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_values_are_all_reported_where_they_stand() {
+        let folder = tempfile::tempdir().unwrap();
+        let local = "thraeds = 2\nport = 70000\nhost = 3.5\n";
+        let variables = [("LYCEUM_THREADS", "many"), ("LYCEUM_HOTS", "x")];
+        let sources = sources(folder.path(), local, "", &variables);
+        let failure = Config::load(&Global { threads: Some(0), ..Global::default() }, &sources).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        let mut all = failure.others.clone();
+        all.push(failure);
+        let mut places: Vec<_> = all
+            .iter()
+            .map(|f| (f.place.line, f.place.key.as_deref().unwrap_or("-"), f.code.as_ref()))
+            .collect();
+        places.sort_unstable();
+        assert_eq!(
+            places,
+            [
+                (None, "-", "invalid_config"),
+                (None, "LYCEUM_HOTS", "unknown_key"),
+                (None, "LYCEUM_THREADS", "invalid_config"),
+                (Some(1), "thraeds", "unknown_key"),
+                (Some(2), "port", "invalid_config"),
+                (Some(3), "host", "wrong_type"),
+            ]
+        );
+        assert!(all.iter().any(|f| f.fix == "did you mean `threads`?"));
+    }
+}

@@ -1,0 +1,61 @@
+//! What every command gets: configuration, output format, the token that Ctrl-C cancels.
+
+use crate::assemble;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::output::Format;
+use lyceum_service::{Resident, Service};
+use lyceum_store::{Store, StoreError, models};
+use lyceum_types::control::Control;
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::suggest::did_you_mean;
+use std::sync::Arc;
+
+pub struct Context {
+    pub config: Config,
+    pub format: Format,
+    /// Cancelled by the first Ctrl-C; the second ends the process.
+    pub control: Control,
+    /// The command line works for the one project of an installation.
+    pub project: Project,
+}
+
+impl Context {
+    pub fn is_json(&self) -> bool {
+        self.format == Format::Json
+    }
+
+    pub async fn store(&self) -> Result<Store, Failure> {
+        assemble::store(&self.config).await
+    }
+
+    /// A loaded model and the use cases around it.
+    pub async fn resident(&self, model: &str) -> Result<(Arc<Service>, Arc<Resident>), Failure> {
+        let reference: ModelRef = model.parse()?;
+        let store = self.store().await?;
+        if let Err(error) = models::resolve(&store, &self.project, &reference).await {
+            return Err(self.explain(&store, error).await);
+        }
+        let service = assemble::service(store)?;
+        let resident = service.resident(&self.project, &reference).await?;
+        Ok((service, resident))
+    }
+
+    /// A store's error in words; a missing model gets the name that may have been meant.
+    pub async fn explain(&self, store: &Store, error: StoreError) -> Failure {
+        let StoreError::NotFound { what: "model", id } = &error else { return error.into() };
+        let Ok(versions) = models::list(store, &self.project).await else { return error.into() };
+        let name = id.split('@').next().unwrap_or(id);
+        let near = did_you_mean(name, versions.iter().map(|version| version.name.as_str()));
+        let there: Vec<String> = versions
+            .iter()
+            .filter(|version| version.name.as_str() == name)
+            .map(|version| version.number.to_string())
+            .collect();
+        let mut failure = Failure::no_model(id, near.filter(|near| *near != name));
+        if !there.is_empty() {
+            failure.why = format!("of this model there are the versions {}", there.join(", "));
+        }
+        failure
+    }
+}

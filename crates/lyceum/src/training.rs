@@ -1,0 +1,403 @@
+//! A training job from its row to its version: what `train` and `jobs resume` share.
+//!
+//! Training is synchronous and knows no store; its observer here prints, keeps the job's log, renews the lease
+//! and passes a cancellation on.
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output;
+use crate::progress::Progress;
+use lyceum_store::files::Staging;
+use lyceum_store::jobs::{self, Claim, Job, Signal};
+use lyceum_store::layout::WEIGHTS;
+use lyceum_store::models::NewVersion;
+use lyceum_store::{Store, StoreError};
+use lyceum_train::version::{VersionFiles, VersionName, version_files};
+use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::{Control, Stop};
+use lyceum_types::ids::{JobId, ModelName};
+use lyceum_types::spec::Spec;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The lines of a job, as `train --json` prints them: beside its checkpoints. It has every step; stdout has a
+/// step each `LINE_EVERY`.
+pub const LOG: &str = "log.jsonl";
+const LINE_EVERY: Duration = Duration::from_millis(250);
+/// How often the row learns the step; the lease is renewed with it.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+
+/// What a job's row keeps: the spec, and the folder that its paths are relative to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub spec: Spec,
+    pub base_dir: PathBuf,
+}
+
+impl Plan {
+    pub fn from_job(job: &Job) -> Result<Self, Failure> {
+        serde_json::from_str(&job.spec).map_err(|error| {
+            let message = format!("the spec of job {} cannot be read", job.id);
+            Failure::new(
+                Exit::Failed,
+                "damaged_job",
+                message,
+                error.to_string(),
+                "train it anew from its spec",
+            )
+        })
+    }
+}
+
+/// Puts a new job into the store.
+pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<JobId, Failure> {
+    let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
+    let steps = plan.spec.train.steps.unwrap_or(0) as u64;
+    let new = jobs::NewJob { spec, model: plan.spec.name.clone(), steps };
+    Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
+}
+
+/// Works on a job until it ends, and says how it ended.
+pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Result<(), Failure> {
+    let worker = format!("pid {}", std::process::id());
+    let claim = jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?;
+    let claim = Arc::new(claim);
+    let observer = JobObserver::new(context, store, claim.clone())?;
+    let control = context.control.clone();
+    let (plan, result) = tokio::task::spawn_blocking(move || {
+        let mut observer = observer;
+        let result = lyceum_train::train(&plan.spec, &plan.base_dir, &mut observer, &control);
+        observer.close();
+        (plan, result)
+    })
+    .await
+    .map_err(|error| Failure::internal("training broke off", &error))?;
+    match result {
+        Ok(fitted) => {
+            let outcome = publish(store, &claim, &plan.spec, fitted).await?;
+            say_done(context, &outcome)
+        }
+        Err(error) => {
+            let now = Timestamp::now();
+            let stopped = matches!(
+                error,
+                TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_))
+            );
+            let message = error.to_string();
+            let ended = if stopped {
+                jobs::finish_cancelled(store, &claim, &message, now).await
+            } else {
+                jobs::finish_failed(store, &claim, &message, now).await
+            };
+            if let Err(error) = ended {
+                tracing::warn!(%error, "the job's end was not written");
+            }
+            let mut failure = Failure::from(error);
+            if stopped {
+                failure.fix = format!("lyceum jobs resume {id} continues from the last checkpoint");
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// Writes the version's folder and makes it visible together with the job's end. Returns the `done` line.
+async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> Result<String, Failure> {
+    let created = Timestamp::now();
+    let name = VersionName {
+        name: spec.name.clone(),
+        // The store gives the number; the manifest gets it there.
+        version: 0,
+        created: created.seconds().max(0) as u64,
+        job: Some(claim.id().to_string()),
+    };
+    let VersionFiles { mut manifest, files } = version_files(spec, &fitted, &name)?;
+    let staging = Staging::create(store.layout())?;
+    let mut bytes = 0;
+    for (file, content) in &files {
+        let path = staging.path().join(file);
+        std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
+        if file == WEIGHTS {
+            bytes = content.len() as u64;
+        }
+    }
+    let new = NewVersion {
+        name: spec.name.parse::<ModelName>()?,
+        family: spec.model.family().to_owned(),
+        task: spec.task.as_str().to_owned(),
+        n_params: manifest.n_parameters,
+        bytes,
+        sha256: manifest.weights_sha256.clone(),
+        job: Some(claim.id().clone()),
+    };
+    let mut done = json!({
+        "event": "done",
+        "model": null,
+        "job": claim.id().as_str(),
+        "steps": manifest.steps,
+        "seconds": manifest.seconds,
+        "metrics": manifest.metrics,
+        "baseline": manifest.baseline.as_ref().map(|report| &report.metrics),
+        "baseline_name": manifest.baseline.as_ref().map(|report| &report.name),
+        "strong_baseline": manifest.strong_baseline.as_ref().map(|report| &report.metrics),
+        "strong_baseline_name": manifest.strong_baseline.as_ref().map(|report| &report.name),
+        "verdict": manifest.verdict,
+        "path": null,
+    });
+    let write_manifest = |number: u32| {
+        manifest.version = number;
+        serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
+    };
+    let mut line = String::new();
+    let write_outcome = |version: &lyceum_store::models::Version| {
+        done["model"] = Value::from(version.id());
+        done["path"] = Value::from(version.dir.display().to_string());
+        line = done.to_string();
+        line.clone()
+    };
+    jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
+    Ok(line)
+}
+
+/// The result of a finished job, from its `done` line.
+pub fn say_done(context: &Context, outcome: &str) -> Result<(), Failure> {
+    if context.is_json() {
+        output::write_stdout(&format!("{outcome}\n"));
+        return Ok(());
+    }
+    let done: Value = serde_json::from_str(outcome)
+        .map_err(|error| Failure::internal("the outcome of the job cannot be read", &error))?;
+    let text = |key: &str| done[key].as_str().unwrap_or_default().to_owned();
+    output::text(format!("{}  {}", text("model"), text("path")));
+    let number = |metrics: &Value, name: &str| {
+        serde_json::from_value::<lyceum_types::manifest::Metric>(metrics[name].clone())
+            .map_or_else(|_| String::new(), |metric| crate::commands::show::metric(&metric))
+    };
+    let rows: Vec<Vec<String>> = done["metrics"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| {
+            let of = |key: &str| number(&done[key], name);
+            vec![name.clone(), of("metrics"), of("baseline"), of("strong_baseline")]
+        })
+        .collect();
+    let (trivial, strong) = (text("baseline_name"), text("strong_baseline_name"));
+    output::table(&["metric", "model", &trivial, &strong], &rows);
+    let verdict = text("verdict");
+    if !verdict.is_empty() {
+        output::text(verdict);
+    }
+    Ok(())
+}
+
+/// Prints, logs, reports.
+struct JobObserver {
+    is_json: bool,
+    progress: Progress,
+    log: BufWriter<File>,
+    log_path: PathBuf,
+    checkpoints: PathBuf,
+    store: Store,
+    claim: Arc<Claim>,
+    runtime: tokio::runtime::Handle,
+    control: Control,
+    printed: Option<Instant>,
+    reported: Option<Instant>,
+    /// The loss that an earlier attempt had at the step after its last checkpoint.
+    replaces: Option<(u64, f64)>,
+}
+
+impl JobObserver {
+    fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
+        let log_path = store.layout().job_dir(claim.id()).join(LOG);
+        let log = File::options().create(true).append(true).open(&log_path);
+        let log = log.map_err(|error| Failure::file("write", &log_path, &error))?;
+        Ok(JobObserver {
+            is_json: context.is_json(),
+            progress: Progress::new("training", context.is_json()),
+            log: BufWriter::new(log),
+            log_path,
+            checkpoints: store.layout().checkpoints_dir(claim.id()),
+            store: store.clone(),
+            claim,
+            runtime: tokio::runtime::Handle::current(),
+            control: context.control.clone(),
+            printed: None,
+            reported: None,
+            replaces: None,
+        })
+    }
+
+    fn close(mut self) {
+        if let Err(error) = self.log.flush() {
+            tracing::warn!(%error, "the job's log is incomplete");
+        }
+        self.progress.finish();
+    }
+
+    /// A line of the log; on stdout too with `--json`.
+    fn line(&mut self, value: &Value, where_to: Where) -> Result<(), TrainError> {
+        writeln!(self.log, "{value}").map_err(|source| self.log_failed(source))?;
+        if self.is_json && where_to == Where::LogAndOutput {
+            output::json_line(value);
+        }
+        Ok(())
+    }
+
+    fn log_failed(&self, source: std::io::Error) -> TrainError {
+        TrainError::Io { action: "write", path: self.log_path.display().to_string(), source }
+    }
+
+    fn step(&mut self, step: &StepEvent) -> Result<(), TrainError> {
+        let is_last = step.step == step.total_steps;
+        let is_due =
+            |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every) || is_last;
+        let print = is_due(self.printed, LINE_EVERY);
+        if print {
+            self.printed = Some(Instant::now());
+        }
+        let where_to = if print { Where::LogAndOutput } else { Where::Log };
+        let line = json!({
+            "event": "progress",
+            "step": step.step,
+            "epoch": step.epoch,
+            "loss": step.loss,
+            "lr": step.lr,
+            "samples_per_s": step.samples_per_s,
+            "eta_s": step.eta_s,
+        });
+        self.line(&line, where_to)?;
+        if let Some((_, replaced)) = self.replaces.take_if(|(at, _)| *at == step.step) {
+            let line = json!({ "event": "replaced", "step": step.step, "loss": step.loss, "replaced_loss": replaced });
+            self.line(&line, Where::LogAndOutput)?;
+        }
+        if print {
+            let message = format!(
+                "loss {:.4}  lr {:.2e}  {:.0} samples/s  {} left",
+                step.loss,
+                step.lr,
+                step.samples_per_s,
+                for_people(step.eta_s)
+            );
+            self.progress.at(step.step, step.total_steps, &message);
+        }
+        if is_due(self.reported, REPORT_EVERY) {
+            self.reported = Some(Instant::now());
+            self.report(step.step, step.total_steps)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the row; a lost claim or a cancellation ends the run.
+    fn report(&mut self, step: u64, steps: u64) -> Result<(), TrainError> {
+        let progress = jobs::Progress { step, steps, message: String::new() };
+        let told = jobs::report(&self.store, &self.claim, &progress, Timestamp::now());
+        match self.runtime.block_on(told) {
+            Ok(Signal::Continue) => Ok(()),
+            Ok(Signal::Cancel) => {
+                self.control.cancel();
+                Ok(())
+            }
+            // Somebody else works on it now: what this process does no longer counts.
+            Err(StoreError::Fenced { .. }) => Err(TrainError::Stopped { step, stop: Stop::Cancelled }),
+            Err(error) => {
+                tracing::warn!(%error, "the job's progress was not written");
+                Ok(())
+            }
+        }
+    }
+
+    /// The last loss that the log has of this step.
+    fn logged_loss(&self, step: u64) -> Option<f64> {
+        let lines = BufReader::new(File::open(&self.log_path).ok()?).lines().map_while(Result::ok);
+        let loss = |line: String| {
+            let line: Value = serde_json::from_str(&line).ok()?;
+            (line["event"] == "progress" && line["step"] == step).then(|| line["loss"].as_f64())?
+        };
+        lines.filter_map(loss).last()
+    }
+
+    fn resumed(&mut self, step: u64, path: &Path) -> Result<(), TrainError> {
+        self.log.flush().map_err(|source| self.log_failed(source))?;
+        self.replaces = self.logged_loss(step + 1).map(|loss| (step + 1, loss));
+        self.progress.note(&format!("continues after step {step}"));
+        let line = json!({ "event": "resumed", "step": step, "path": path.display().to_string() });
+        self.line(&line, Where::LogAndOutput)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Where {
+    Log,
+    LogAndOutput,
+}
+
+impl Observer for JobObserver {
+    fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        let line = match event {
+            Event::Step(step) => return self.step(step),
+            Event::Resumed { step, path } => return self.resumed(*step, path),
+            Event::Data { n_train, n_valid, n_test, warnings } => {
+                self.progress
+                    .note(&format!("data: {n_train} training, {n_valid} validation, {n_test} test rows"));
+                for warning in *warnings {
+                    self.progress.note(&format!("warning: {} ({})", warning.message, warning.hint));
+                }
+                json!({ "event": "data", "train": n_train, "valid": n_valid, "test": n_test, "warnings": warnings })
+            }
+            Event::Quote { steps, seconds, memory_bytes, n_parameters } => {
+                let (time, memory) = (for_people(*seconds), output::bytes(*memory_bytes));
+                self.progress.note(&format!(
+                    "{n_parameters} parameters; {steps} steps will take about {time} and {memory}"
+                ));
+                json!({
+                    "event": "quote", "steps": steps, "seconds": seconds, "memory_bytes": memory_bytes,
+                    "params": n_parameters
+                })
+            }
+            Event::Eval { step, metrics } => {
+                let words: Vec<String> =
+                    metrics.iter().map(|(name, metric)| format!("{name} {:.4}", metric.value)).collect();
+                self.progress.note(&format!("step {step}: {}", words.join("  ")));
+                json!({ "event": "eval", "step": step, "metrics": metrics })
+            }
+            Event::Checkpoint { step, path } => {
+                self.log.flush().map_err(|source| self.log_failed(source))?;
+                json!({ "event": "checkpoint", "step": step, "path": path.display().to_string() })
+            }
+            Event::StoppedEarly { step, best_step } => {
+                self.progress.note(&format!(
+                    "stopped early at step {step}; the weights are those of step {best_step}"
+                ));
+                json!({ "event": "stopped_early", "step": step, "best_step": best_step })
+            }
+            Event::Fold { fold, n_folds, metrics } => {
+                self.progress.note(&format!("fold {} of {n_folds} is done", fold + 1));
+                json!({ "event": "fold", "fold": fold, "folds": n_folds, "metrics": metrics })
+            }
+            Event::Measuring => json!({ "event": "measuring" }),
+        };
+        self.line(&line, Where::LogAndOutput)
+    }
+
+    fn checkpoint_dir(&self) -> Option<PathBuf> {
+        Some(self.checkpoints.clone())
+    }
+}
+
+/// `1 h 02 min`, `3 min 20 s`, `12 s`
+fn for_people(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
