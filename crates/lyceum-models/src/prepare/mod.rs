@@ -15,6 +15,7 @@ pub mod vision;
 pub use error::PrepareError;
 
 use crate::batch::{Input, Tokens};
+use crate::model::{InputShape, ModelShape, OutputShape};
 use audio::LogMel;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -35,13 +36,13 @@ pub enum InputPreparation {
     Tabular(Encoder),
     Image(Pixels),
     Series(Series),
-    /// Log-mel frames `[frames, n_mels]`.
+    /// Log-mel frames `[1, frames, n_mels]`.
     Audio(LogMel),
-    /// Tokens of one text. With `max_tokens`, a longer text is cut at its end, and
-    /// [`Prepared::n_truncated`] says by how much.
+    /// Tokens of one text, at most `max_tokens`. Of a longer one a classifier reads the beginning and a
+    /// language model the end; [`Prepared::n_truncated`] says how much was left out.
     Text {
         tokenizer: Tokenizer,
-        max_tokens: Option<usize>,
+        max_tokens: usize,
     },
     /// Source and target of an encoder–decoder, in one vocabulary. A longer source is refused. `max_target`
     /// counts what the decoder reads: `<bos>` and the target's tokens.
@@ -49,10 +50,6 @@ pub enum InputPreparation {
         tokenizer: Tokenizer,
         max_source: usize,
         max_target: usize,
-    },
-    /// Numbers of this shape as they are.
-    Tensor {
-        shape: Vec<usize>,
     },
 }
 
@@ -91,7 +88,7 @@ pub enum Raw<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Prepared {
     pub value: PreparedValue,
-    /// Tokens cut from the end because the text is longer than the model reads.
+    /// Tokens left out because the text is longer than the model reads.
     pub n_truncated: usize,
 }
 
@@ -102,51 +99,33 @@ pub enum PreparedValue {
     Pair { source: Vec<u32>, target: Vec<u32> },
 }
 
-/// What the model reads, as sizes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum InputShape {
-    /// `[features]`, `[channels, height, width]` or `[steps, channels]`.
-    Dense(Vec<usize>),
-    Tokens {
-        vocab_size: usize,
-        max_tokens: Option<usize>,
-    },
-    Pair {
-        vocab_size: usize,
-        max_source: usize,
-        max_target: usize,
-    },
-}
-
-/// What the model says, as sizes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputShape {
-    Classes(usize),
-    StepClasses(usize),
-    Values(usize),
-    /// Token logits of the input's vocabulary.
-    Tokens(usize),
-}
-
 impl Preparation {
     /// One raw input to numbers. The error names the field and the fix.
     pub fn example(&self, raw: Raw<'_>) -> Result<Prepared, PrepareError> {
+        if let (InputPreparation::Text { tokenizer, max_tokens }, OutputPreparation::Tokens) =
+            (&self.input, &self.output)
+        {
+            let ids = tokenizer.encode(self.input.text_of(raw)?)?;
+            if ids.is_empty() {
+                return Err(empty_text());
+            }
+            let n_truncated = ids.len().saturating_sub(*max_tokens);
+            return Ok(Prepared { value: PreparedValue::Tokens(ids[n_truncated..].to_vec()), n_truncated });
+        }
         self.input.example(raw)
     }
 
-    pub fn input_shape(&self) -> InputShape {
-        self.input.shape()
-    }
-
-    pub fn output_shape(&self) -> OutputShape {
-        match &self.output {
-            OutputPreparation::Labels { names } => OutputShape::Classes(names.len()),
-            OutputPreparation::StepLabels { names } => OutputShape::StepClasses(names.len()),
-            OutputPreparation::Values { names, .. } => OutputShape::Values(names.len()),
+    /// The sizes from which the model is built.
+    pub fn shape(&self) -> ModelShape {
+        let output = match &self.output {
+            OutputPreparation::Labels { names } => OutputShape::Classes { n: names.len() },
+            OutputPreparation::StepLabels { names } => OutputShape::StepClasses { n: names.len() },
+            OutputPreparation::Values { names, .. } => OutputShape::Values { n: names.len() },
             OutputPreparation::Tokens => {
-                OutputShape::Tokens(self.tokenizer().map_or(0, Tokenizer::vocab_size))
+                OutputShape::Tokens { vocabulary: self.tokenizer().map_or(0, Tokenizer::vocab_size) }
             }
-        }
+        };
+        ModelShape { input: self.input.shape(), output }
     }
 
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
@@ -189,19 +168,30 @@ impl OutputPreparation {
 impl InputPreparation {
     pub fn shape(&self) -> InputShape {
         match self {
-            InputPreparation::Tabular(encoder) => InputShape::Dense(vec![encoder.width()]),
-            InputPreparation::Image(pixels) => InputShape::Dense(pixels.shape.to_vec()),
-            InputPreparation::Series(series) => InputShape::Dense(vec![series.steps, series.channels()]),
-            InputPreparation::Audio(mel) => InputShape::Dense(vec![mel.frames(), mel.n_mels]),
-            InputPreparation::Tensor { shape } => InputShape::Dense(shape.clone()),
+            InputPreparation::Tabular(encoder) => InputShape::Features { n: encoder.width() },
+            InputPreparation::Image(pixels) => InputShape::Image { shape: pixels.shape },
+            InputPreparation::Series(series) => {
+                InputShape::Series { steps: series.steps, channels: series.channels() }
+            }
+            InputPreparation::Audio(mel) => InputShape::Image { shape: [1, mel.frames(), mel.n_mels] },
             InputPreparation::Text { tokenizer, max_tokens } => {
-                InputShape::Tokens { vocab_size: tokenizer.vocab_size(), max_tokens: *max_tokens }
+                InputShape::Tokens { vocabulary: tokenizer.vocab_size(), time: *max_tokens }
             }
             InputPreparation::Pair { tokenizer, max_source, max_target } => InputShape::Pair {
-                vocab_size: tokenizer.vocab_size(),
-                max_source: *max_source,
-                max_target: *max_target,
+                vocabulary: tokenizer.vocab_size(),
+                source_time: *max_source,
+                target_time: *max_target,
             },
+        }
+    }
+
+    /// The shape of one example of numbers; None for texts.
+    pub fn dense_shape(&self) -> Option<Vec<usize>> {
+        match self.shape() {
+            InputShape::Features { n } => Some(vec![n]),
+            InputShape::Image { shape } => Some(shape.to_vec()),
+            InputShape::Series { steps, channels } => Some(vec![steps, channels]),
+            InputShape::Tokens { .. } | InputShape::Pair { .. } => None,
         }
     }
 
@@ -213,7 +203,7 @@ impl InputPreparation {
                 if ids.is_empty() {
                     return Err(empty_text());
                 }
-                let kept = max_tokens.map_or(ids.len(), |max| ids.len().min(max));
+                let kept = ids.len().min(*max_tokens);
                 let n_truncated = ids.len() - kept;
                 ids.truncate(kept);
                 return Ok(Prepared { value: PreparedValue::Tokens(ids), n_truncated });
@@ -262,10 +252,6 @@ impl InputPreparation {
                 series.encode(row.iter().map(|&x| f64::from(x)), out)
             }
             (InputPreparation::Audio(mel), Raw::Wav(bytes)) => mel.encode_wav(bytes, out),
-            (InputPreparation::Tensor { shape }, Raw::Numbers(row)) => tensor(shape, row, out),
-            (InputPreparation::Tensor { shape }, Raw::Ordered(values)) => {
-                tensor(shape, &flatten("input", values)?, out)
-            }
             _ => Err(self.wrong_input()),
         }
     }
@@ -291,7 +277,6 @@ impl InputPreparation {
             InputPreparation::Series(_) => "a series of numbers",
             InputPreparation::Audio(_) => "a wav file",
             InputPreparation::Text { .. } | InputPreparation::Pair { .. } => "a text",
-            InputPreparation::Tensor { .. } => "an array of numbers",
         };
         PrepareError::new(
             "wrong_input",
@@ -307,7 +292,8 @@ impl InputPreparation {
             pad(&rows)
         };
         match self.shape() {
-            InputShape::Dense(shape) => {
+            InputShape::Features { .. } | InputShape::Image { .. } | InputShape::Series { .. } => {
+                let shape = self.dense_shape().expect("numbers have a shape: bug");
                 let data = examples.iter().flat_map(|e| match &e.value {
                     PreparedValue::Dense(row) => row.iter().copied(),
                     _ => unreachable!("a dense preparation prepares dense rows: bug"),
@@ -343,28 +329,6 @@ pub fn pad(rows: &[Vec<u32>]) -> Tokens {
 
 fn empty_text() -> PrepareError {
     PrepareError::new("empty_text", "text", "the text is empty", "write at least one character")
-}
-
-fn tensor(shape: &[usize], row: &[f32], out: &mut Vec<f32>) -> Result<(), PrepareError> {
-    let expected: usize = shape.iter().product();
-    if row.len() != expected {
-        return Err(PrepareError::new(
-            "wrong_shape",
-            "input",
-            format!("{} numbers, but the model reads {expected}", row.len()),
-            format!("send numbers of shape {shape:?}"),
-        ));
-    }
-    if let Some(at) = row.iter().position(|x| !x.is_finite()) {
-        return Err(PrepareError::new(
-            "not_finite",
-            format!("input[{at}]"),
-            "not a finite number",
-            "send finite numbers",
-        ));
-    }
-    out.extend_from_slice(row);
-    Ok(())
 }
 
 /// The numbers of nested JSON arrays, in order.

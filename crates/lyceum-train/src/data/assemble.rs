@@ -6,7 +6,7 @@ use super::report::{DataError, Issue, Place, Report, io};
 use super::source::{Arrays, Files, Source};
 use super::table::Table;
 use lyceum_models::prepare::tabular::{Cell, Encoder, number};
-use lyceum_models::prepare::{InputPreparation, InputShape, Preparation, Raw};
+use lyceum_models::prepare::{InputPreparation, Preparation, Raw};
 use lyceum_types::control::Control;
 
 /// Encodes some rows of a source whose inputs become numbers; all refusals go to `report`.
@@ -20,7 +20,7 @@ pub(crate) fn dense(
     control: &Control,
     report: &mut Report,
 ) -> Result<Vec<f32>, DataError> {
-    let InputShape::Dense(shape) = input.shape() else { unreachable!("texts are assembled elsewhere: bug") };
+    let shape = input.dense_shape().expect("texts are assembled elsewhere: bug");
     let width: usize = shape.iter().product();
     let mut data = Vec::with_capacity(rows.len() * width);
     let mut numbers = Vec::new();
@@ -33,8 +33,9 @@ pub(crate) fn dense(
             }
             (Source::Table(table), _) => {
                 if read_numbers(table, columns, row, &mut numbers, report) {
-                    let refused = numbers_row(input, &numbers, &mut data);
-                    refused.map(|error| report.push(error.at_row(table, row)));
+                    if let Some(refusal) = numbers_row(input, &numbers, &mut data) {
+                        report.push(refusal.at_row(table, row));
+                    }
                 }
             }
             (Source::Arrays(arrays), _) => {
@@ -62,9 +63,7 @@ pub(crate) fn with_targets(
     rows: &[usize],
     report: &mut Report,
 ) -> Dataset {
-    let InputShape::Dense(shape) = preparation.input_shape() else {
-        unreachable!("texts are assembled elsewhere: bug")
-    };
+    let shape = preparation.input.dense_shape().expect("texts are assembled elsewhere: bug");
     let targets = encode_targets(preparation, source, answers, rows, report);
     Dataset {
         examples: Examples::Dense { shape, data },

@@ -250,6 +250,11 @@ impl Dataset {
         }
     }
 
+    /// Whether examples are sources with targets.
+    pub fn is_pairs(&self) -> bool {
+        matches!(self.examples, Examples::Pairs { .. })
+    }
+
     pub fn row_ids(&self) -> &[u64] {
         &self.row_ids
     }

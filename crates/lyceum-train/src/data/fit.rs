@@ -23,7 +23,6 @@ pub(crate) enum Kind {
     Series { channels: usize },
     Audio(LogMel),
     Text { max_tokens: Option<usize> },
-    Tensor,
 }
 
 /// The declared input, or the one that the source and the model's family suggest.
@@ -51,13 +50,13 @@ pub(crate) fn kind(spec: &Spec, source: &Source, schema: Option<&Schema>) -> Res
                 "set input = { type = \"audio\", sample_rate = 16000, seconds = 1.0, … }",
             ));
         }
-        Source::Arrays(arrays) => match arrays.shape.len() {
-            1 if reads_series => Kind::Series { channels: 1 },
-            1 => Kind::Tabular,
-            2 if arrays.fields.is_none() && !reads_series => Kind::Image { shape: None, scale: None },
-            2 => Kind::Series { channels: arrays.shape[1] },
-            3 => Kind::Image { shape: None, scale: None },
-            _ => Kind::Tensor,
+        // Rows of one dimension came as a table.
+        Source::Arrays(arrays) => match arrays.shape[..] {
+            [steps, channels] if arrays.fields.is_some() || reads_series || steps == 0 => {
+                Kind::Series { channels }
+            }
+            [_, channels] if matches!(spec.model, ModelSpec::Transformer(_)) => Kind::Series { channels },
+            _ => Kind::Image { shape: None, scale: None },
         },
         Source::Text { .. } => Kind::Text { max_tokens: None },
         Source::Table(_) => {
@@ -264,8 +263,7 @@ pub(crate) fn dense(
             })
         }
         (Kind::Audio(mel), _) => InputPreparation::Audio(mel.clone()),
-        (Kind::Tensor, Source::Arrays(arrays)) => InputPreparation::Tensor { shape: arrays.shape.clone() },
-        (Kind::Tensor | Kind::Tabular | Kind::Text { .. }, _) => {
+        (Kind::Tabular | Kind::Text { .. }, _) => {
             unreachable!("tables and texts are fitted elsewhere: bug")
         }
     };

@@ -3,28 +3,39 @@
 use super::answers::{self, Answers};
 use super::assemble;
 use super::columns::{self, Feature, Schema};
-use super::dataset::{Dataset, Examples, Targets};
+use super::dataset::{Dataset, Examples, Ragged, Targets};
 use super::fit::{self, Kind};
-use super::report::{DataError, Issue, Place, Report};
+use super::report::{DataError, Issue, Place, Report, Warning};
 use super::source::{Entry, Source};
 use super::split::{self, Parts, Rule};
-use super::{Loaded, Sources, sketch};
-use lyceum_models::prepare::{InputPreparation, Preparation};
+use super::table::Table;
+use super::{Loaded, Sources, corpus, series, sketch};
+use lyceum_models::prepare::tabular::Cell;
+use lyceum_models::prepare::text::Specials;
+use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedValue, Raw};
 use lyceum_types::control::Control;
-use lyceum_types::spec::{Spec, Task};
+use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 pub(super) fn load(
     spec: &Spec,
-    sources: &Sources,
+    mut sources: Sources,
     rule: Rule,
     control: &Control,
     mut report: Report,
 ) -> Result<Loaded, DataError> {
     let mut warnings = Vec::new();
+    sources.train = gathered(spec, sources.train, Asked::Answers, control, &mut report)?;
+    for source in [&mut sources.valid, &mut sources.test] {
+        if let Some(table) = source.take() {
+            *source = Some(gathered(spec, table, Asked::Answers, control, &mut report)?);
+        }
+    }
+    let sources = &sources;
     let train = look(spec, &sources.train, Asked::Answers, control, &mut report)?;
     let others = [("valid", &sources.valid), ("test", &sources.test)];
     let mut looked = Vec::new();
@@ -58,22 +69,23 @@ pub(super) fn load(
     };
     let scaled_targets = fit::standardizes(&spec.data, &kind);
     let output = answers.fit(&parts.train, scaled_targets, sources.train.file(), &mut report);
-    let input = fit_input(
-        spec,
-        &kind,
-        &sources.train,
-        &train.features(),
-        &parts.train,
-        control,
-        (&mut report, &mut warnings),
-    )?;
+    let features = train.features();
+    let on = Fit { spec, base: &sources.base, kind: &kind, source: &sources.train, features: &features };
+    let input = fit_input(&on, &parts.train, control, (&mut report, &mut warnings))?;
     let Some(input) = input else { return Err(DataError::Report(report)) };
     let preparation = Preparation { input, output };
 
     let names: Vec<String> = train.features().into_iter().map(|feature| feature.name).collect();
     let mut build = |source: &Source, look: &Look, rows: &[usize]| {
         let at = where_columns(&names, source, look);
-        assemble(&preparation, source, &at, look.answers.as_ref(), rows, control, &mut report)
+        assemble(
+            (&preparation, control),
+            source,
+            &at,
+            look.answers.as_ref(),
+            rows,
+            (&mut report, &mut warnings),
+        )
     };
     let mut train_set = build(&sources.train, &train, &parts.train)?;
     let mut valid = match rule {
@@ -111,10 +123,11 @@ pub(super) fn load(
 pub(super) fn evaluate(
     preparation: &Preparation,
     spec: &Spec,
-    source: &Source,
+    source: Source,
     control: &Control,
 ) -> Result<Dataset, DataError> {
     let mut report = Report::default();
+    let source = &gathered(spec, source, Asked::Inputs, control, &mut report)?;
     let look = look(spec, source, Asked::Inputs, control, &mut report)?;
     let Some(look) = look else { return Err(DataError::Report(report)) };
     let names: Vec<String> = match &preparation.input {
@@ -131,7 +144,14 @@ pub(super) fn evaluate(
     }
     let rows: Vec<usize> = (0..source.rows()).collect();
     let at = where_columns(&names, source, &look);
-    let set = assemble(preparation, source, &at, look.answers.as_ref(), &rows, control, &mut report)?;
+    let set = assemble(
+        (preparation, control),
+        source,
+        &at,
+        look.answers.as_ref(),
+        &rows,
+        (&mut report, &mut Vec::new()),
+    )?;
     report.into_result()?;
     Ok(set)
 }
@@ -145,6 +165,39 @@ pub(super) fn split_record(
     let parts = [("train", Some(train)), ("valid", valid), ("test", test)];
     let rows = |(role, set): (&str, Option<&Dataset>)| set.map(|set| (role.to_owned(), set.row_ids.clone()));
     parts.into_iter().filter_map(rows).collect()
+}
+
+/// A table of series in long form becomes one row a series.
+fn gathered(
+    spec: &Spec,
+    source: Source,
+    asked: Asked,
+    control: &Control,
+    report: &mut Report,
+) -> Result<Source, DataError> {
+    let Source::Table(table) = &source else { return Ok(source) };
+    if !series::is_long_form(spec, table) {
+        return Ok(source);
+    }
+    let mut targets = targets(spec, table);
+    if asked == Asked::Inputs {
+        targets.retain(|name| table.column_index(name).is_some());
+    }
+    let schema = columns::resolve(&spec.data, &targets, table, control, report)?;
+    if !report.is_empty() {
+        return Err(DataError::Report(std::mem::take(report)));
+    }
+    let gathered = series::gather(spec, table, &schema, control, report)?;
+    if report.is_empty() { Ok(gathered) } else { Err(DataError::Report(std::mem::take(report))) }
+}
+
+/// The declared target columns, else `label` where there is one.
+fn targets(spec: &Spec, table: &Table) -> Vec<String> {
+    let mut targets = spec.data.target.clone();
+    if targets.is_empty() && table.column_index("label").is_some() {
+        targets.push("label".to_owned());
+    }
+    targets
 }
 
 /// Whether a file must hold answers.
@@ -182,10 +235,7 @@ fn look(
     };
     let answers = match source {
         Source::Table(table) => {
-            let mut targets = spec.data.target.clone();
-            if targets.is_empty() && table.column_index("label").is_some() {
-                targets.push("label".to_owned());
-            }
+            let mut targets = targets(spec, table);
             let present = targets.iter().all(|name| table.column_index(name).is_some());
             if asked == Asked::Inputs && !present {
                 targets.retain(|name| table.column_index(name).is_some());
@@ -281,26 +331,43 @@ fn where_columns(names: &[String], source: &Source, look: &Look) -> Vec<usize> {
     }
 }
 
+/// What the inputs are fitted on.
+struct Fit<'a> {
+    spec: &'a Spec,
+    base: &'a Path,
+    kind: &'a Kind,
+    source: &'a Source,
+    features: &'a [Feature],
+}
+
 fn fit_input(
-    spec: &Spec,
-    kind: &Kind,
-    source: &Source,
-    features: &[Feature],
+    on: &Fit<'_>,
     rows: &[usize],
     control: &Control,
-    (report, warnings): (&mut Report, &mut Vec<super::Warning>),
+    (report, warnings): (&mut Report, &mut Vec<Warning>),
 ) -> Result<Option<InputPreparation>, DataError> {
-    match (kind, source) {
+    let Fit { spec, source, features, .. } = *on;
+    match (on.kind, source) {
         (Kind::Tabular, Source::Table(table)) => {
             let encoder = fit::encoder(&spec.data, table, features, rows, report, warnings);
             return Ok((!encoder.columns.is_empty()).then_some(InputPreparation::Tabular(encoder)));
         }
-        (Kind::Tabular, _) => unreachable!(),
-        (Kind::Text { .. }, _) => unreachable!(),
+        (Kind::Text { max_tokens }, Source::Table(table)) => {
+            return Ok(fit_text(on, table, *max_tokens, rows, report));
+        }
+        (Kind::Tabular | Kind::Text { .. }, _) => {
+            report.push(Issue::new(
+                source.file(),
+                "wrong_format",
+                "the file holds pictures, sounds or arrays, data.input says otherwise",
+                "correct data.input, or leave it out",
+            ));
+            return Ok(None);
+        }
         _ => {}
     }
-    let Some(mut input) = fit::dense(kind, source, features, report)? else { return Ok(None) };
-    if fit::standardizes(&spec.data, kind) {
+    let Some(mut input) = fit::dense(on.kind, source, features, report)? else { return Ok(None) };
+    if fit::standardizes(&spec.data, on.kind) {
         let columns: Vec<usize> = features.iter().map(|feature| feature.index).collect();
         // Errors are reported when the rows are encoded for good.
         let mut unreported = Report::default();
@@ -310,15 +377,99 @@ fn fit_input(
     Ok(Some(input))
 }
 
+/// The tokenizer of a text column, and how many tokens are read: as declared, else as many as the longest
+/// training text has, as far as the model reads.
+fn fit_text(
+    on: &Fit<'_>,
+    table: &Table,
+    max_tokens: Option<usize>,
+    rows: &[usize],
+    report: &mut Report,
+) -> Option<InputPreparation> {
+    let [feature] = on.features else {
+        report.push(Issue::new(
+            &table.file,
+            "many_texts",
+            format!("a text classifier reads one column, {} are left", on.features.len()),
+            "name it: features = [\"text\"]",
+        ));
+        return None;
+    };
+    let texts: Vec<&str> = rows
+        .iter()
+        .filter_map(|&row| match table.cell(row, feature.index) {
+            Cell::Text(text) => Some(text),
+            Cell::Missing | Cell::Number(_) => None,
+        })
+        .collect();
+    let specials = Specials { unk: on.spec.data.unseen == Unseen::Other, bos: false, eos: false };
+    match corpus::fit_tokenizer(&on.spec.data, on.base, &texts, specials, TokenizerSpec::Byte) {
+        Ok(tokenizer) => {
+            let len = |text: &&str| tokenizer.encode(text).map_or(0, |ids| ids.len());
+            let longest = || texts.iter().map(len).max().unwrap_or(1).max(1);
+            let context = match &on.spec.model {
+                ModelSpec::Transformer(transformer) => transformer.context,
+                _ => usize::MAX,
+            };
+            let max_tokens = max_tokens.unwrap_or_else(longest).min(context);
+            Some(InputPreparation::Text { tokenizer, max_tokens })
+        }
+        Err(error) => {
+            report.push(Issue::prepare(&table.file, Place::File, error));
+            None
+        }
+    }
+}
+
 fn assemble(
-    preparation: &Preparation,
+    (preparation, control): (&Preparation, &Control),
     source: &Source,
     columns: &[usize],
     answers: Option<&Answers>,
     rows: &[usize],
-    control: &Control,
-    report: &mut Report,
+    (report, warnings): (&mut Report, &mut Vec<Warning>),
 ) -> Result<Dataset, DataError> {
+    if let (InputPreparation::Text { max_tokens, .. }, Source::Table(table)) = (&preparation.input, source) {
+        let (mut ids, mut texts, mut n_truncated) = (Ragged::new(), Vec::with_capacity(rows.len()), 0);
+        for &row in rows {
+            control.check()?;
+            let text = match table.cell(row, columns[0]) {
+                Cell::Text(text) => text.to_owned(),
+                Cell::Number(x) => format!("{x}"),
+                Cell::Missing => String::new(),
+            };
+            match preparation.example(Raw::Text(&text)) {
+                Ok(Prepared { value: PreparedValue::Tokens(tokens), n_truncated: cut }) => {
+                    n_truncated += usize::from(cut > 0);
+                    ids.push(&tokens);
+                }
+                Ok(_) => unreachable!("a text becomes tokens: bug"),
+                Err(error) => {
+                    let name = table.columns[columns[0]].as_str();
+                    report.push(Issue::prepare(&table.file, table.place(row), error).column(name));
+                    ids.push(&[0]);
+                }
+            }
+            texts.push(text);
+        }
+        if n_truncated > 0 {
+            warnings.push(Warning::new(
+                "truncated",
+                format!(
+                    "{n_truncated} of {} texts of {} are cut to {max_tokens} tokens",
+                    rows.len(),
+                    table.file
+                ),
+                "raise input.max_tokens (and model.context), or shorten the texts",
+            ));
+        }
+        return Ok(Dataset {
+            examples: Examples::Tokens(ids),
+            targets: assemble::encode_targets(preparation, source, answers, rows, report),
+            row_ids: assemble::row_ids(source, rows),
+            texts: Some(texts),
+        });
+    }
     let data = assemble::dense(&preparation.input, source, columns, rows, control, report)?;
     Ok(assemble::with_targets(preparation, data, source, answers, rows, report))
 }

@@ -5,21 +5,31 @@
 //! [`Preparation`], which serving applies to requests: a row served is the row trained on.
 //!
 //! The path: [`source`] reads a file of any format, [`columns`] finds what the spec names, [`answers`] reads
-//! the targets, [`split`] parts the rows, [`fit`] learns the scales, [`assemble`] encodes the rows.
+//! the targets, [`split`] parts the rows, [`fit`] learns the scales, [`assemble`] encodes the rows; [`labelled`]
+//! walks this path for classification and regression, [`corpus`] for texts, [`series`] for forecasts.
 
 mod answers;
 mod assemble;
 mod columns;
+mod corpus;
 mod csv;
 mod dataset;
 mod fit;
+mod folder;
+mod idx;
+mod jsonl;
 mod judge;
 mod labelled;
+mod npy;
+mod parquet;
 pub mod report;
+mod series;
 mod sketch;
 mod source;
 pub mod split;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use dataset::Dataset;
 pub use report::{DataError, Issue, Report, Warning};
@@ -31,7 +41,7 @@ use lyceum_types::spec::{Spec, Task};
 use source::Source;
 use split::Rule;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Everything that training needs to know about the data.
 #[derive(Clone, Debug)]
@@ -86,8 +96,11 @@ pub fn load_eval(
     let source = source::read(spec, path, &shown, control, &mut report)?;
     report.into_result()?;
     match spec.task {
-        Task::Classification | Task::Regression => labelled::evaluate(preparation, spec, &source, control),
-        Task::LanguageModeling | Task::SequenceToSequence | Task::Forecasting => unreachable!(),
+        Task::Classification | Task::Regression => labelled::evaluate(preparation, spec, source, control),
+        Task::LanguageModeling | Task::SequenceToSequence => {
+            corpus::evaluate(preparation, spec, &source, control)
+        }
+        Task::Forecasting => series::evaluate(preparation, spec, &source, control),
     }
 }
 
@@ -118,10 +131,13 @@ fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result
     let valid = read("valid", spec.data.valid.as_deref())?;
     let test = read("test", spec.data.test.as_deref())?;
     let Some(train) = train else { return Err(DataError::Report(report)) };
-    let sources = Sources { train, valid, test };
+    let sources = Sources { train, valid, test, base: base.to_owned() };
     let mut loaded = match spec.task {
-        Task::Classification | Task::Regression => labelled::load(spec, &sources, rule, control, report)?,
-        Task::LanguageModeling | Task::SequenceToSequence | Task::Forecasting => unreachable!(),
+        Task::Classification | Task::Regression => labelled::load(spec, sources, rule, control, report)?,
+        Task::LanguageModeling | Task::SequenceToSequence => {
+            corpus::load(spec, &sources, rule, control, report)?
+        }
+        Task::Forecasting => series::load(spec, &sources, rule, control, report)?,
     };
     loaded.files = files;
     judge::warn(&mut loaded, control)?;
@@ -133,4 +149,6 @@ struct Sources {
     train: Source,
     valid: Option<Source>,
     test: Option<Source>,
+    /// The folder that the spec's paths start from.
+    base: PathBuf,
 }

@@ -52,7 +52,7 @@ pub(crate) fn examples(preparation: &Preparation, train: &Dataset) -> Vec<Featur
     };
     let (channels, plane, name) = match &preparation.input {
         InputPreparation::Image(_) => (shape[0], shape[1] * shape[2], "channel"),
-        InputPreparation::Audio(_) => (shape[1], 1, "mel"),
+        InputPreparation::Audio(_) => (shape[2], 1, "mel"),
         InputPreparation::Series(_) => (shape[1], 1, "channel"),
         _ => (shape.iter().product(), 1, "feature"),
     };

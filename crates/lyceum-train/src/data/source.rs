@@ -2,12 +2,12 @@
 //! files, or one text.
 
 use super::answers::Answers;
-use super::csv;
-use super::report::{DataError, Issue, Place, Report, one};
+use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
+use super::{csv, folder, idx, jsonl, npy, parquet};
 use lyceum_models::prepare::series::Fields;
 use lyceum_types::control::Control;
-use lyceum_types::spec::Spec;
+use lyceum_types::spec::{InputSpec, Spec};
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug)]
@@ -137,10 +137,28 @@ pub(crate) fn read(
     }
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    let _ = spec;
-    if ends(&[".csv", ".tsv"]) {
-        let delimiter = if ends(&[".tsv"]) { b'\t' } else { b',' };
-        return csv::read(path, shown, delimiter, control, report).map(Source::Table);
+    if path.is_dir() {
+        return folder::read(path, shown, control, report).map(Source::Files);
+    }
+    if ends(&[".csv", ".tsv", ".jsonl", ".parquet"]) {
+        let table = if ends(&[".jsonl"]) {
+            jsonl::read(path, shown, control, report)?
+        } else if ends(&[".parquet"]) {
+            parquet::read(path, shown, control, report)?
+        } else {
+            let delimiter = if ends(&[".tsv"]) { b'\t' } else { b',' };
+            csv::read(path, shown, delimiter, control, report)?
+        };
+        return Ok(manifest_or_table(spec, path, table, report));
+    }
+    if ends(&[".npy", ".npz"]) {
+        return npy::read(spec, path, shown, control, report);
+    }
+    if ends(&[".idx", ".idx.gz"]) || name.contains("-idx") {
+        return idx::read(spec, path, shown, control, report);
+    }
+    if ends(&[".txt"]) {
+        return text(path, shown);
     }
     Err(one(Issue::new(
         shown,
@@ -149,4 +167,34 @@ pub(crate) fn read(
         "give a .csv, .tsv, .parquet, .jsonl, .npy, .npz, .idx, .idx.gz or .txt file, or a folder of images \
          or of .wav files per class",
     )))
+}
+
+/// A table of pictures or sounds names them in its `path` column.
+fn manifest_or_table(spec: &Spec, path: &Path, table: Table, report: &mut Report) -> Source {
+    let media = match &spec.data.input {
+        Some(InputSpec::Image { .. }) => Media::Pictures,
+        Some(InputSpec::Audio { .. }) => Media::Sounds,
+        _ => return Source::Table(table),
+    };
+    if table.column_index("path").is_none() {
+        return Source::Table(table);
+    }
+    let target = spec.data.target.first().map(String::as_str);
+    Source::Files(folder::manifest(&table, path, target, media, report))
+}
+
+fn text(path: &Path, shown: &str) -> Result<Source, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return Err(one(Issue::new(shown, "empty_file", "the file is empty", "write the text into it")));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(Source::Text { file: shown.to_owned(), text: text.to_owned() }),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() as u64 + 1;
+            let issue = Issue::new(shown, "not_utf8", "the text is not UTF-8", "save the file as UTF-8");
+            Err(one(issue.at(Place::Line(line))))
+        }
+    }
 }

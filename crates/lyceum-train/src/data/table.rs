@@ -57,15 +57,6 @@ impl Table {
         }
     }
 
-    /// Whether a cell holds nothing but blanks.
-    pub fn is_missing(&self, row: usize, column: usize) -> bool {
-        match self.cell(row, column) {
-            Cell::Missing => true,
-            Cell::Number(_) => false,
-            Cell::Text(text) => text.trim().is_empty(),
-        }
-    }
-
     pub fn place(&self, row: usize) -> Place {
         self.places[row]
     }
