@@ -1,8 +1,8 @@
 //! The way back of attention, in blocks of queries: probabilities and their gradients of one block live in
 //! cache, five products with them make `dQ`, `dK` and `dV`.
 
-use super::tile::{Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
-use super::{Attention, Rows};
+use super::tile::{PANEL_WIDTH_MAX, Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
+use super::{Attention, Rows, columns};
 use crate::cpu::{self, CpuPath};
 use crate::elementwise::Write;
 use crate::pool::parallel_for;
@@ -102,7 +102,12 @@ pub fn attention_backward(
             dk: pointer(1, shape.kv),
             dv: pointer(2, shape.kv),
         };
-        on_path!(path, head_backward(path: CpuPath, shape: &Attention<'_>, head: Head<'_>));
+        // One panel more than is used: rows a power of two apart would fall into few cache sets.
+        let cols =
+            columns(if n_queries == 0 { 0 } else { shape.visible(b, n_queries - 1) }) + PANEL_WIDTH_MAX;
+        scratch::with_f32(2 * cols * shape.head_size + (2 * BLOCK + 1) * cols, |memory| {
+            on_path!(path, head_backward(path: CpuPath, shape: &Attention<'_>, head: Head<'_>, memory: &mut [f32]));
+        });
     });
 }
 
@@ -127,7 +132,7 @@ struct Head<'a> {
 }
 
 #[inline(always)]
-unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Head<'_>) {
+unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Head<'_>, memory: &mut [f32]) {
     let (b, d, width) = (head.task / shape.heads, shape.head_size, panel_width::<S>());
     for (to, write) in [head.dk, head.dv].into_iter().flatten() {
         if write == Write::Overwrite {
@@ -142,39 +147,36 @@ unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Hea
     }
     let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
     let n_panels = shape.visible(b, shape.n_queries - 1).div_ceil(width);
-    // One panel more than is used: rows a power of two apart would fall into few cache sets.
     let cols = (n_panels + 1) * width;
-    scratch::with_f32(2 * n_panels * d * width + (2 * BLOCK + 1) * cols, |memory| {
-        let (panels, rest) = memory.split_at_mut(2 * n_panels * d * width);
-        let (k_panels, v_panels) = panels.split_at_mut(n_panels * d * width);
-        let (p, rest) = rest.split_at_mut(BLOCK * cols);
-        let (ds, factors) = rest.split_at_mut(BLOCK * cols);
-        for i in 0..n_panels {
-            let (at, range) = (i * width * shape.kv.row, i * d * width..(i + 1) * d * width);
-            // SAFETY: `on_path!` has the path; `check` saw that the keys lie inside their buffers.
-            unsafe {
-                let n = n_keys - i * width;
-                pack_panel::<S>(head.k.add(at), shape.kv.row, n, d, k_panels[range.clone()].as_mut_ptr());
-                pack_panel::<S>(head.v.add(at), shape.kv.row, n, d, v_panels[range].as_mut_ptr());
+    let (panels, rest) = memory.split_at_mut(2 * n_panels * d * width);
+    let (k_panels, v_panels) = panels.split_at_mut(n_panels * d * width);
+    let (p, rest) = rest.split_at_mut(BLOCK * cols);
+    let (ds, factors) = rest.split_at_mut(BLOCK * cols);
+    for i in 0..n_panels {
+        let (at, range) = (i * width * shape.kv.row, i * d * width..(i + 1) * d * width);
+        // SAFETY: `on_path!` has the path; `check` saw that the keys lie inside their buffers.
+        unsafe {
+            let n = n_keys - i * width;
+            pack_panel::<S>(head.k.add(at), shape.kv.row, n, d, k_panels[range.clone()].as_mut_ptr());
+            pack_panel::<S>(head.v.add(at), shape.kv.row, n, d, v_panels[range].as_mut_ptr());
+        }
+    }
+    for t in (0..shape.n_queries).step_by(BLOCK) {
+        let n = BLOCK.min(shape.n_queries - t);
+        let block = Block { path, shape, head: &head, b, t, n, cols };
+        // SAFETY: `on_path!` has the path; `check` and the caller saw that all rows lie inside their
+        // buffers, and this head's rows of the gradients are written by this task alone.
+        unsafe {
+            block.probabilities::<S>(k_panels, v_panels, p, ds, factors);
+            block.queries(ds);
+            if let Some((dk, _)) = head.dk {
+                block.keys(ds, head.q, shape.q.row, dk);
+            }
+            if let Some((dv, _)) = head.dv {
+                block.keys(p, head.dout, shape.out.row, dv);
             }
         }
-        for t in (0..shape.n_queries).step_by(BLOCK) {
-            let n = BLOCK.min(shape.n_queries - t);
-            let block = Block { path, shape, head: &head, b, t, n, cols };
-            // SAFETY: `on_path!` has the path; `check` and the caller saw that all rows lie inside their
-            // buffers, and this head's rows of the gradients are written by this task alone.
-            unsafe {
-                block.probabilities::<S>(k_panels, v_panels, p, ds, factors);
-                block.queries(ds);
-                if let Some((dk, _)) = head.dk {
-                    block.keys(ds, head.q, shape.q.row, dk);
-                }
-                if let Some((dv, _)) = head.dv {
-                    block.keys(p, head.dout, shape.out.row, dv);
-                }
-            }
-        }
-    });
+    }
 }
 
 /// Queries `t..t + n` of one head; its matrices have rows of `cols`.
@@ -239,13 +241,14 @@ impl Block<'_> {
                     };
                     let delta =
                         dot::<S>(head.out.add(t * shape.out.row), head.dout.add(t * shape.out.row), d);
-                    let factors = shape.dropout.map(|dropout| {
+                    let mut dropped = None;
+                    if let Some(dropout) = &shape.dropout {
                         let factors = &mut factors[..end];
-                        dropout
-                            .factors((head.task * shape.n_queries + t) as u64 * shape.n_keys as u64, factors);
-                        &*factors
-                    });
-                    row.finish::<S>(delta, factors);
+                        let first = (head.task * shape.n_queries + t) as u64 * shape.n_keys as u64;
+                        dropout.factors(first, factors);
+                        dropped = Some(&*factors);
+                    }
+                    row.finish::<S>(delta, dropped);
                     p[at + end..at + longest].fill(0.0);
                     ds[at + end..at + longest].fill(0.0);
                 }

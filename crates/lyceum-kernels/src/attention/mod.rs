@@ -28,7 +28,7 @@ use crate::row::{Parts, max};
 use crate::scratch;
 use crate::simd::{Simd, on_path};
 use crate::softmax::exp_row;
-use tile::{Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
+use tile::{PANEL_WIDTH_MAX, Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
 
 /// Which keys a query may see (beyond the example's key length).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,11 +171,20 @@ pub fn attention(
         let q = q[b * shape.q.batch + h * d..].as_ptr();
         let (k, v) = (k.as_ptr().wrapping_add(kv_at), v.as_ptr().wrapping_add(kv_at));
         let out = out.pointer(b * shape.out.batch + h * d);
-        on_path!(path, head_forward(path: CpuPath, shape: &Attention<'_>, task: usize, q: *const f32, k: *const f32, v: *const f32, out: *mut f32, lse: Option<&mut [f32]>));
+        let cols = columns(shape.visible(b, n_queries - 1));
+        scratch::with_f32(cols * d + (ROWS + 1) * cols, |memory| {
+            on_path!(path, head_forward(path: CpuPath, shape: &Attention<'_>, task: usize, q: *const f32, k: *const f32, v: *const f32, out: *mut f32, lse: Option<&mut [f32]>, memory: &mut [f32]));
+        });
     });
 }
 
-/// One head of one example; the pointers are at its first row.
+/// Columns that `n` keys need in scratch memory: whole panels, of the widest path.
+fn columns(n: usize) -> usize {
+    n.next_multiple_of(PANEL_WIDTH_MAX)
+}
+
+/// One head of one example; the pointers are at its first row. What is inside is not wrapped in closures:
+/// they would be compiled without the path's features.
 #[inline(always)]
 unsafe fn head_forward<S: Simd>(
     path: CpuPath,
@@ -186,72 +195,70 @@ unsafe fn head_forward<S: Simd>(
     v: *const f32,
     out: *mut f32,
     mut lse: Option<&mut [f32]>,
+    memory: &mut [f32],
 ) {
     let (b, d, width) = (task / shape.heads, shape.head_size, panel_width::<S>());
     let n_panels = shape.visible(b, shape.n_queries - 1).div_ceil(width);
     let cols = n_panels * width;
-    scratch::with_f32(n_panels * d * width + (ROWS + 1) * cols, |memory| {
-        let (panels, rest) = memory.split_at_mut(n_panels * d * width);
-        let (scores, factors) = rest.split_at_mut(ROWS * cols);
-        let mut n_packed = 0;
-        for t in (0..shape.n_queries).step_by(ROWS) {
-            let m = ROWS.min(shape.n_queries - t);
-            let ends = shape.ends(b, t, m);
-            let mut inverses = [0.0; ROWS];
-            // SAFETY: `on_path!` has the path; `check` saw that all rows lie inside their buffers, and the
-            // rows of this head are written by this task alone.
-            unsafe {
-                for p in 0..ends[m - 1].div_ceil(width) {
-                    let panel = panels[p * d * width..(p + 1) * d * width].as_mut_ptr();
-                    if p == n_packed {
-                        let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
-                        let from = k.add(p * width * shape.kv.row);
-                        pack_panel::<S>(from, shape.kv.row, n_keys - p * width, d, panel);
-                        n_packed += 1;
-                    }
-                    let scores = Scores {
-                        a: q.add(t * shape.q.row),
-                        a_row: shape.q.row,
-                        d,
-                        panel,
-                        scale: shape.scale,
-                        out: scores.as_mut_ptr().add(p * width),
-                        out_row: cols,
-                    };
-                    score_panel(path, &scores, m);
+    let (panels, rest) = memory.split_at_mut(n_panels * d * width);
+    let (scores, factors) = rest.split_at_mut(ROWS * cols);
+    let mut n_packed = 0;
+    for t in (0..shape.n_queries).step_by(ROWS) {
+        let m = ROWS.min(shape.n_queries - t);
+        let ends = shape.ends(b, t, m);
+        let mut inverses = [0.0; ROWS];
+        // SAFETY: `on_path!` has the path; `check` saw that all rows lie inside their buffers, and the
+        // rows of this head are written by this task alone.
+        unsafe {
+            for p in 0..ends[m - 1].div_ceil(width) {
+                let panel = panels[p * d * width..(p + 1) * d * width].as_mut_ptr();
+                if p == n_packed {
+                    let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
+                    let from = k.add(p * width * shape.kv.row);
+                    pack_panel::<S>(from, shape.kv.row, n_keys - p * width, d, panel);
+                    n_packed += 1;
                 }
-                for r in 0..m {
-                    let row = &mut scores[r * cols..][..ends[r]];
-                    let top = max::<S>(row);
-                    let sum = exp_row::<S>(row.as_ptr(), row.len(), top, row.as_mut_ptr());
-                    inverses[r] = if row.is_empty() { 0.0 } else { 1.0 / sum };
-                    if let Some(lse) = lse.as_deref_mut() {
-                        lse[t + r] = top + sum.ln();
-                    }
-                    if let Some(dropout) = &shape.dropout {
-                        let factors = &mut factors[..row.len()];
-                        dropout
-                            .factors((task * shape.n_queries + t + r) as u64 * shape.n_keys as u64, factors);
-                        row.iter_mut().zip(factors).for_each(|(x, f)| *x *= *f);
-                    }
-                }
-                let weighted = Product {
-                    a: scores.as_ptr(),
-                    a_row: cols,
-                    a_k: 1,
-                    b: v,
-                    b_row: shape.kv.row,
-                    cols: d,
-                    out: out.add(t * shape.out.row),
-                    out_row: shape.out.row,
-                    write: Write::Overwrite,
-                    ends,
-                    factors: inverses,
+                let scores = Scores {
+                    a: q.add(t * shape.q.row),
+                    a_row: shape.q.row,
+                    d,
+                    panel,
+                    scale: shape.scale,
+                    out: scores.as_mut_ptr().add(p * width),
+                    out_row: cols,
                 };
-                product(path, &weighted, m);
+                score_panel(path, &scores, m);
             }
+            for r in 0..m {
+                let row = &mut scores[r * cols..][..ends[r]];
+                let top = max::<S>(row);
+                let sum = exp_row::<S>(row.as_ptr(), row.len(), top, row.as_mut_ptr());
+                inverses[r] = if row.is_empty() { 0.0 } else { 1.0 / sum };
+                if let Some(lse) = lse.as_deref_mut() {
+                    lse[t + r] = top + sum.ln();
+                }
+                if let Some(dropout) = &shape.dropout {
+                    let factors = &mut factors[..row.len()];
+                    dropout.factors((task * shape.n_queries + t + r) as u64 * shape.n_keys as u64, factors);
+                    row.iter_mut().zip(factors).for_each(|(x, f)| *x *= *f);
+                }
+            }
+            let weighted = Product {
+                a: scores.as_ptr(),
+                a_row: cols,
+                a_k: 1,
+                b: v,
+                b_row: shape.kv.row,
+                cols: d,
+                out: out.add(t * shape.out.row),
+                out_row: shape.out.row,
+                write: Write::Overwrite,
+                ends,
+                factors: inverses,
+            };
+            product(path, &weighted, m);
         }
-    });
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use std::any::TypeId;
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
 
+/// Columns of a panel on the widest path.
+pub(super) const PANEL_WIDTH_MAX: usize = 32;
+
 /// Columns of a panel: two vectors.
 pub(super) const fn panel_width<S: Simd>() -> usize {
     2 * S::LANES
@@ -52,23 +55,24 @@ unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: us
     use std::arch::x86_64::*;
     // SAFETY: only reached on paths with AVX2; the caller gives eight rows of eight on both sides.
     unsafe {
-        let half = |i: usize| {
-            // Rows `i` and `i + 4`, their lower and their upper four floats.
-            let (a, b) =
-                (_mm256_loadu_ps(from.add(i * from_row)), _mm256_loadu_ps(from.add((i + 4) * from_row)));
-            (_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
-        };
-        let rows = [half(0), half(1), half(2), half(3)];
-        let four = |a: __m256, b: __m256, c: __m256, d: __m256, to: *mut f32| {
+        // Rows `i` and `i + 4` side by side: first their lower four floats each, then their upper four.
+        // Loops, not closures: a closure would be compiled without the path's features.
+        let mut halves = [[_mm256_setzero_ps(); 4]; 2];
+        for i in 0..4 {
+            let a = _mm256_loadu_ps(from.add(i * from_row));
+            let b = _mm256_loadu_ps(from.add((i + 4) * from_row));
+            halves[0][i] = _mm256_permute2f128_ps::<0x20>(a, b);
+            halves[1][i] = _mm256_permute2f128_ps::<0x31>(a, b);
+        }
+        for (i, [a, b, c, d]) in halves.into_iter().enumerate() {
+            let to = to.add(4 * i * to_row);
             let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
             let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
             _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(ab_low, cd_low));
             _mm256_storeu_ps(to.add(to_row), _mm256_shuffle_ps::<0xee>(ab_low, cd_low));
             _mm256_storeu_ps(to.add(2 * to_row), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
             _mm256_storeu_ps(to.add(3 * to_row), _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
-        };
-        four(rows[0].0, rows[1].0, rows[2].0, rows[3].0, to);
-        four(rows[0].1, rows[1].1, rows[2].1, rows[3].1, to.add(4 * to_row));
+        }
     }
 }
 
