@@ -451,8 +451,9 @@ impl Attention {
     }
 }
 
-/// How parameters start: PyTorch's modules (`encoder`), `torch.nn.Transformer`'s (`encoder_decoder`), or
-/// GPT-2's (`decoder`: N(0, 0.02), residual projections N(0, 0.02/√(2·layers))).
+/// How parameters start: PyTorch's modules (`encoder`; but embeddings N(0, 0.02) as BERT's, since PyTorch's
+/// N(0, 1) drowns short texts: 0.75 against 0.85 on the starter texts), `torch.nn.Transformer`'s
+/// (`encoder_decoder`), or GPT-2's (`decoder`: N(0, 0.02), residual projections N(0, 0.02/√(2·layers))).
 struct Starts {
     scheme: TransformerVariant,
     residual: Init,
@@ -481,7 +482,7 @@ impl Starts {
             scheme => Starts {
                 scheme,
                 residual,
-                embedding: Init::Normal(1.0),
+                embedding: Init::Normal(if scheme == TransformerVariant::Encoder { 0.02 } else { 1.0 }),
                 in_proj: Init::XavierUniform,
                 head: uniform,
                 head_bias: uniform,

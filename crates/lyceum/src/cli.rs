@@ -65,6 +65,8 @@ pub enum Command {
     Jobs(commands::jobs::Jobs),
     /// API keys
     Keys(commands::keys::Keys),
+    /// Measure speed, beside a peer's
+    Bench(commands::bench::Bench),
     /// Check this machine and the data folder
     Doctor(commands::doctor::Doctor),
     /// The configuration that holds

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod bench;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
+        Command::Bench(args) => args.run(context).await,
         Command::Quickstart(args) => args.run(context).await,
         Command::Serve(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
@@ -65,18 +67,31 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     }
 }
 
-/// The first Ctrl-C asks the work to end; the second does not wait for it.
+/// The first Ctrl-C (or SIGTERM) asks the work to end; the second does not wait for it.
 fn watch_for_interrupts(control: Control) {
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_err() {
+        if asked_to_end().await.is_err() {
             return;
         }
         control.cancel();
         eprintln!("stopping; Ctrl-C again ends at once");
-        if tokio::signal::ctrl_c().await.is_ok() {
+        if asked_to_end().await.is_ok() {
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }
     });
+}
+
+async fn asked_to_end() -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), Failure> {

@@ -1,0 +1,195 @@
+//! `lyceum bench train`: our training steps, and a peer's, in turn on the same machine.
+//!
+//! A work is warmed up on both sides, then rounds alternate ours and theirs, so that a machine whose speed
+//! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
+//! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
+
+mod peer;
+mod works;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use clap::{Args, Subcommand};
+use peer::Peer;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use works::{WORKS, Work, Worker};
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// Training steps and the matrix product
+    Train(TrainBench),
+}
+
+#[derive(Debug, Args)]
+struct TrainBench {
+    /// What to compare with: pytorch=PATH, a Python that has it
+    #[arg(long, value_name = "NAME=PATH")]
+    peer: Option<String>,
+    /// Only these works
+    #[arg(long, value_name = "WORK")]
+    only: Vec<String>,
+    /// Rounds, each one measurement of both sides
+    #[arg(long, default_value_t = 7)]
+    rounds: usize,
+    /// Where the result is written as JSON too
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl Bench {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let Kind::Train(bench) = self.kind;
+        let control = context.control.clone();
+        let is_json = context.is_json();
+        let report = tokio::task::spawn_blocking(move || bench.measure(&control, is_json))
+            .await
+            .map_err(|error| Failure::internal("the benchmark broke off", &error))??;
+        if is_json {
+            output::json_line(&report);
+        }
+        Ok(())
+    }
+}
+
+impl TrainBench {
+    fn measure(&self, control: &lyceum_types::control::Control, is_json: bool) -> Result<Value, Failure> {
+        let unknown = self.only.iter().find(|name| WORKS.iter().all(|w| w.name != **name));
+        if let Some(name) = unknown {
+            let known: Vec<&str> = WORKS.iter().map(|w| w.name).collect();
+            let why = format!("there are {}", known.join(", "));
+            return Err(Failure::usage(format!("no work is called {name:?}"), why, "name one of them"));
+        }
+        let mut peer = self.peer.as_deref().map(Peer::start).transpose()?;
+        let mut rows = Vec::new();
+        for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| n == w.name)) {
+            control.check().map_err(|_| Failure::interrupted("nothing was written"))?;
+            let row = self.one(work, peer.as_mut())?;
+            if !is_json {
+                output::note(format!("{} {}: {}", work.name, work.precision_name(), summary(&row)));
+            }
+            rows.push(row);
+        }
+        let report = json!({ "event": "done", "rows": rows, "machine": machine(peer.as_ref()) });
+        if let Some(path) = &self.out {
+            let text = serde_json::to_string_pretty(&report).expect("a report is plain data: bug");
+            std::fs::write(path, text + "\n").map_err(|error| Failure::file("write", path, &error))?;
+        }
+        if !is_json {
+            table(&rows);
+        }
+        Ok(report)
+    }
+
+    /// One row of the result.
+    fn one(&self, work: &Work, mut peer: Option<&mut Peer>) -> Result<Value, Failure> {
+        let mut ours = Worker::new(work);
+        let mut row = json!({ "work": work.name, "precision": work.precision_name(), "unit": "s" });
+        if let Some(peer) = peer.as_deref_mut() {
+            if work.is_trained && work.precision_name() == "f32" {
+                row["loss_difference"] = Value::from(peer.check(work)?);
+            }
+            match peer.prepare(work) {
+                Ok(mode) => row["peer_mode"] = Value::from(mode),
+                Err(reason) => {
+                    row["peer_error"] = Value::from(reason);
+                    return Ok(row);
+                }
+            }
+        }
+        for _ in 0..3 {
+            ours.seconds(work.steps_a_round);
+        }
+        let (mut mine, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.rounds.max(1) {
+            let own = ours.seconds(work.steps_a_round);
+            mine.push(own);
+            if let Some(peer) = peer.as_deref_mut() {
+                let other = peer.run(work)?;
+                theirs.push(other);
+                ratios.push(other / own);
+            }
+        }
+        row["ours"] = Value::from(median(&mut mine));
+        row["rounds"] = Value::from(mine.len());
+        if let Some(share) = ours.share_of_peak(self.rounds) {
+            row["share_of_peak"] = Value::from(share);
+        }
+        if !ratios.is_empty() {
+            row["peer"] = Value::from(median(&mut theirs));
+            row["ratio"] = Value::from(median(&mut ratios));
+            row["spread"] = json!([ratios.first(), ratios.last()]);
+        }
+        Ok(row)
+    }
+}
+
+/// Sorts, and gives the middle one.
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+fn machine(peer: Option<&Peer>) -> Value {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(": "));
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    json!({
+        "cpu": model.map_or("unknown", |(_, name)| name),
+        "path": lyceum_kernels::cpu::path().name(),
+        "bf16_instructions": lyceum_kernels::cpu::has_bf16(),
+        "threads": lyceum_kernels::pool::threads(),
+        "load": load.split_whitespace().next().unwrap_or_default(),
+        "peak_rss_bytes": peak_rss(),
+        "peer": peer.map(|p| p.about.clone()),
+    })
+}
+
+/// The most memory that this process had.
+fn peak_rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn milliseconds(value: &Value) -> String {
+    value.as_f64().map_or_else(String::new, |s| format!("{:.2} ms", s * 1e3))
+}
+
+fn summary(row: &Value) -> String {
+    let ratio = row["ratio"].as_f64().map_or_else(String::new, |r| format!(", {r:.2}× the peer"));
+    format!("{}{ratio}", milliseconds(&row["ours"]))
+}
+
+fn table(rows: &[Value]) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| {
+            let spread = &row["spread"];
+            let bounds = match (spread[0].as_f64(), spread[1].as_f64()) {
+                (Some(low), Some(high)) => format!("{low:.2}–{high:.2}"),
+                _ => text(&row["peer_error"]),
+            };
+            vec![
+                text(&row["work"]),
+                text(&row["precision"]),
+                milliseconds(&row["ours"]),
+                milliseconds(&row["peer"]),
+                row["ratio"].as_f64().map_or_else(String::new, |r| format!("{r:.2}")),
+                bounds,
+                row["share_of_peak"].as_f64().map_or_else(String::new, |s| format!("{:.0} %", s * 100.0)),
+                row["loss_difference"].as_f64().map_or_else(String::new, |d| format!("{d:.1e}")),
+            ]
+        })
+        .collect();
+    let header = ["work", "precision", "ours", "peer", "ratio", "spread", "of peak", "loss difference"];
+    output::table(&header, &cells);
+}

@@ -1,0 +1,351 @@
+//! The commands as scripts use them: what stands on stdout, the last line of stderr, the exit code.
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+/// One folder with a data file, a spec and a trained model, shared by the tests that only read it.
+static TRAINED: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    write_rows(folder.path(), 120);
+    std::fs::write(folder.path().join("spec.toml"), SPEC).unwrap();
+    let done = last_line(&lyceum(folder.path(), &["train", "spec.toml", "--json"]));
+    assert_eq!(done["event"], "done", "{done}");
+    assert_eq!(done["model"], "points@1");
+    folder
+});
+
+const SPEC: &str = r#"
+name = "points"
+task = "classification"
+seed = 3
+[data]
+train = "rows.csv"
+valid_fraction = 0.25
+target = "label"
+[model]
+family = "mlp"
+hidden = [16]
+[train]
+epochs = 20
+batch_size = 8
+optimizer = { name = "adam", lr = 0.02 }
+"#;
+
+/// Two groups of points that a line parts.
+fn write_rows(folder: &Path, n: usize) {
+    let mut text = "x,y,label\n".to_owned();
+    for row in 0..n {
+        let (a, b) = ((row * 37 % 101) as f64 / 50.0 - 1.0, (row * 53 % 97) as f64 / 48.0 - 1.0);
+        text += &format!("{a},{b},{}\n", if a + b > 0.1 { "above" } else { "below" });
+    }
+    std::fs::write(folder.join("rows.csv"), text).unwrap();
+}
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    command.output().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .collect()
+}
+
+#[track_caller]
+fn last_line(output: &Output) -> Value {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?}: {stderr}", output.status);
+    lines(output).pop().expect("a line")
+}
+
+/// The error's fields and the exit code.
+#[track_caller]
+fn error(output: &Output) -> (i32, Value) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last = stderr.lines().last().unwrap_or_default();
+    let error: Value = serde_json::from_str(last).unwrap_or_else(|_| panic!("not JSON: {stderr}"));
+    assert!(output.stdout.is_empty(), "an error leaves stdout empty");
+    for field in ["code", "message", "why", "fix"] {
+        assert!(error["error"][field].is_string(), "{field} in {error}");
+    }
+    (output.status.code().unwrap(), error["error"].clone())
+}
+
+#[test]
+fn training_says_progress_evaluations_checkpoints_and_done() {
+    let folder = tempfile::tempdir().unwrap();
+    write_rows(folder.path(), 60);
+    std::fs::write(folder.path().join("spec.toml"), SPEC.replace("epochs = 20", "epochs = 2")).unwrap();
+    let output = lyceum(folder.path(), &["train", "spec.toml", "--json", "--name", "other", "--seed", "9"]);
+    let done = last_line(&output);
+    let lines = lines(&output);
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
+    for field in ["step", "epoch", "loss", "lr", "samples_per_s", "eta_s"] {
+        assert!(of("progress")[0][field].is_number(), "{field}");
+    }
+    assert!(of("eval")[0]["metrics"]["valid_loss"]["value"].is_number());
+    assert!(Path::new(of("checkpoint")[0]["path"].as_str().unwrap()).exists());
+    assert_eq!(done["model"], "other@1");
+    let path = Path::new(done["path"].as_str().unwrap());
+    assert_eq!(path, folder.path().join("data/models/other/1"));
+    assert!(path.join("model.safetensors").exists() && path.join("manifest.json").exists());
+    for report in ["metrics", "baseline", "strong_baseline"] {
+        let metric = &done[report]["valid_accuracy"];
+        assert!(
+            metric["value"].is_number() && metric["ci95"][1].is_number() && metric["n"].is_number(),
+            "{done}"
+        );
+    }
+    // The job's log has every step, and the list knows that it is done.
+    let job = done["job"].as_str().unwrap();
+    let logs = lyceum(folder.path(), &["jobs", "logs", job]);
+    let steps =
+        String::from_utf8_lossy(&logs.stdout).lines().filter(|line| line.contains("\"progress\"")).count();
+    assert_eq!(steps as u64, done["steps"].as_u64().unwrap());
+    let jobs = last_line(&lyceum(folder.path(), &["jobs", "ls", "--json"]));
+    assert_eq!(jobs["jobs"][0]["status"], "done");
+    // Resuming what is done says the same line again.
+    assert_eq!(last_line(&lyceum(folder.path(), &["jobs", "resume", job, "--json"])), done);
+    // Equal runs give equal files.
+    let again = last_line(&lyceum(
+        folder.path(),
+        &["train", "spec.toml", "--json", "--name", "other", "--seed", "9"],
+    ));
+    let weights =
+        |done: &Value| std::fs::read(Path::new(done["path"].as_str().unwrap()).join("model.safetensors"));
+    assert_eq!(again["model"], "other@2");
+    assert_eq!(weights(&again).unwrap(), weights(&done).unwrap());
+}
+
+#[test]
+fn a_trained_model_is_listed_shown_measured_asked_exported_and_imported() {
+    let folder = TRAINED.path();
+    let ls = last_line(&lyceum(folder, &["ls", "--json"]));
+    let model = ls["models"].as_array().unwrap().iter().find(|model| model["name"] == "points").unwrap();
+    assert_eq!((model["version"].as_u64(), model["family"].as_str()), (Some(1), Some("mlp")));
+    for field in ["task", "params", "bytes", "sha256", "created"] {
+        assert!(!model[field].is_null(), "{field}");
+    }
+    let show = last_line(&lyceum(folder, &["show", "points", "--json"]));
+    assert_eq!(show["sha256"], model["sha256"]);
+    assert!(show["metrics"]["valid_accuracy"]["value"].as_f64().unwrap() > 0.8, "{show}");
+    let text = String::from_utf8(lyceum(folder, &["show", "points@1"]).stdout).unwrap();
+    assert!(text.contains("valid_accuracy") && text.contains("majority"), "{text}");
+
+    let eval = last_line(&lyceum(folder, &["eval", "points", "rows.csv", "--json"]));
+    assert_eq!(eval["model"], "points@1");
+    assert!(eval["metrics"]["accuracy"]["value"].as_f64() > eval["baseline"]["accuracy"]["value"].as_f64());
+
+    let rows = lines(&lyceum(folder, &["predict", "points", "rows.csv", "--json"]));
+    assert_eq!(rows.len(), 120);
+    assert_eq!(rows[7]["row"], 7);
+    let label = rows[7]["output"].as_str().unwrap();
+    assert!(rows[7]["probabilities"][label].as_f64().unwrap() >= 0.5);
+    // The same row at another door.
+    let line = std::fs::read_to_string(folder.join("rows.csv")).unwrap().lines().nth(8).unwrap().to_owned();
+    let cells: Vec<&str> = line.split(',').collect();
+    let row = format!("{{\"x\":{},\"y\":{}}}", cells[0], cells[1]);
+    let asked = last_line(&lyceum(folder, &["run", "points", &row, "--json"]));
+    assert_eq!(asked["output"], rows[7]["output"]);
+    let gap =
+        asked["probabilities"][label].as_f64().unwrap() - rows[7]["probabilities"][label].as_f64().unwrap();
+    assert!(gap.abs() < 1e-6, "{gap}");
+
+    let out = folder.join("exported");
+    let out = out.to_str().unwrap();
+    let exported = last_line(&lyceum(
+        folder,
+        &["export", "points", "--format", "safetensors", "--output", out, "--json"],
+    ));
+    assert_eq!(exported["event"], "done");
+    assert_eq!(error(&lyceum(folder, &["export", "points", "--output", out, "--json"])).0, 5);
+    let other = tempfile::tempdir().unwrap();
+    let imported = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
+    assert_eq!((imported["model"].as_str(), &imported["sha256"]), (Some("copy@1"), &model["sha256"]));
+    // A flipped byte is found before anything is registered.
+    let weights = Path::new(out).join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let (code, damaged) = error(&lyceum(other.path(), &["import", out, "--json"]));
+    assert_eq!((code, damaged["code"].as_str()), (1, Some("not_a_model")));
+    assert_eq!(last_line(&lyceum(other.path(), &["rm", "copy@1", "--json"]))["model"], "copy@1");
+    assert_eq!(last_line(&lyceum(other.path(), &["ls", "--json"]))["models"], Value::Array(vec![]));
+}
+
+#[test]
+fn errors_have_their_codes_places_and_exit_codes() {
+    let folder = TRAINED.path();
+    let (code, missing) = error(&lyceum(folder, &["show", "pionts", "--json"]));
+    assert_eq!((code, missing["code"].as_str()), (3, Some("model_not_found")));
+    assert!(missing["fix"].as_str().unwrap().contains("points"), "{missing}");
+    let (code, version) = error(&lyceum(folder, &["show", "points@9", "--json"]));
+    assert_eq!(code, 3);
+    assert!(version["why"].as_str().unwrap().contains("versions 1"), "{version}");
+    assert_eq!(error(&lyceum(folder, &["show", "../points", "--json"])).0, 2);
+    assert_eq!(error(&lyceum(folder, &["eval", "points", "nothing.csv", "--json"])).0, 3);
+    assert_eq!(error(&lyceum(folder, &["train", "nothing.toml", "--json"])).0, 3);
+    assert_eq!(error(&lyceum(folder, &["ls", "--flag", "--json"])).0, 2);
+    assert_eq!(
+        error(&lyceum(folder, &["jobs", "resume", "job_00000000000000000000000000000000", "--json"])).0,
+        3
+    );
+
+    std::fs::write(folder.join("bad.toml"), SPEC.replace("lr = 0.02", "lr = -1, beta = 2")).unwrap();
+    let (code, spec) = error(&lyceum(folder, &["train", "bad.toml", "--json"]));
+    assert_eq!(
+        (code, spec["key"].as_str(), spec["line"].as_u64()),
+        (2, Some("train.optimizer.lr"), Some(15))
+    );
+    assert_eq!(spec["others"][0]["fix"], "did you mean `betas`?");
+
+    std::fs::write(folder.join("holes.csv"), "x,y,label\n1,2,above\n1,two,below\n,1,below\n").unwrap();
+    std::fs::write(folder.join("holes.toml"), SPEC.replace("rows.csv", "holes.csv")).unwrap();
+    let before = last_line(&lyceum(folder, &["ls", "--json"]));
+    let (code, data) = error(&lyceum(folder, &["train", "holes.toml", "--json"]).stderr_only());
+    assert_eq!((code, data["line"].as_u64().is_some()), (1, true), "{data}");
+    assert_eq!(last_line(&lyceum(folder, &["ls", "--json"])), before);
+}
+
+/// Training says events before it fails; only stderr is looked at.
+trait StderrOnly {
+    fn stderr_only(self) -> Output;
+}
+
+impl StderrOnly for Output {
+    fn stderr_only(mut self) -> Output {
+        self.stdout.clear();
+        self
+    }
+}
+
+#[test]
+fn people_read_three_lines_of_an_error() {
+    let output = lyceum(TRAINED.path(), &["show", "digts"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "error: model \"digts\" not found\n  why: this data folder has no such model\n  fix: lyceum ls shows what is there\n"
+    );
+}
+
+#[test]
+fn keys_are_made_listed_and_revoked() {
+    let folder = tempfile::tempdir().unwrap();
+    let key =
+        last_line(&lyceum(folder.path(), &["keys", "create", "--scope", "inference,metrics", "--json"]));
+    assert!(key["key"].as_str().unwrap().starts_with("sk-"));
+    assert_eq!(key["scopes"], serde_json::json!(["inference", "metrics"]));
+    assert!(key["expires_at"].is_null());
+    let id = key["id"].as_str().unwrap();
+    assert_eq!(last_line(&lyceum(folder.path(), &["keys", "revoke", id, "--json"]))["id"], id);
+    let keys = last_line(&lyceum(folder.path(), &["keys", "ls", "--json"]));
+    assert_eq!(keys["keys"][0]["status"], "revoked");
+    assert!(!keys.to_string().contains(key["key"].as_str().unwrap()));
+    assert_eq!(error(&lyceum(folder.path(), &["keys", "create", "--scope", "root", "--json"])).0, 2);
+}
+
+#[test]
+fn the_rest_of_the_commands_speak_json_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = last_line(&lyceum(folder.path(), &["config", "show", "--origin", "--json"]));
+    assert_eq!(config["config"]["threads"], serde_json::json!({ "value": "2", "origin": "LYCEUM_THREADS" }));
+    let doctor = last_line(&lyceum(folder.path(), &["doctor", "--json"]));
+    assert!(doctor["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{doctor}");
+    let script = lyceum(folder.path(), &["completions", "bash"]);
+    assert!(String::from_utf8_lossy(&script.stdout).contains("_lyceum"));
+    let help = String::from_utf8(lyceum(folder.path(), &["--help"]).stdout).unwrap();
+    assert!(help.contains("130 interrupted") && help.contains("train"), "{help}");
+}
+
+#[test]
+fn a_killed_training_resumes_to_the_weights_of_the_run_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    write_rows(folder.path(), 400);
+    let spec = SPEC.replace("epochs = 20", "steps = 3000\ncheckpoint_every = 100\naccumulate = 2");
+    std::fs::write(folder.path().join("spec.toml"), spec).unwrap();
+    let whole = last_line(&lyceum(folder.path(), &["train", "spec.toml", "--json"]));
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lyceum"))
+        .current_dir(folder.path())
+        .args(["train", "spec.toml", "--json", "--data-dir", "killed", "--threads", "2"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let checkpoint =
+        std::io::BufRead::lines(reader).map_while(Result::ok).find(|line| line.contains("\"checkpoint\""));
+    assert!(checkpoint.is_some(), "the run ended before its first checkpoint");
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let killed = |arguments: &[&str]| {
+        let mut all = arguments.to_vec();
+        all.extend(["--data-dir", "killed", "--json"]);
+        lyceum(folder.path(), &all)
+    };
+    let jobs = last_line(&killed(&["jobs", "ls"]));
+    let job = &jobs["jobs"][0];
+    assert_eq!(job["status"], "interrupted", "{jobs}");
+    let resumed = killed(&["jobs", "resume", job["id"].as_str().unwrap()]);
+    let done = last_line(&resumed);
+    assert!(lines(&resumed).iter().any(|line| line["event"] == "resumed"));
+    let weights = |done: &Value| {
+        std::fs::read(folder.path().join(done["path"].as_str().unwrap()).join("model.safetensors"))
+    };
+    assert_eq!(weights(&done).unwrap(), weights(&whole).unwrap());
+    assert_eq!(done["metrics"], whole["metrics"]);
+}
+
+#[test]
+fn a_server_says_where_it_listens_and_ends_by_a_signal() {
+    use std::io::{BufRead, Read, Write};
+    let folder = TRAINED.path();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lyceum"))
+        .current_dir(folder)
+        .args(["serve", "--port", "0", "--json", "--data-dir", "data"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reader = std::io::BufReader::new(child.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    let listening = next();
+    assert_eq!(listening["event"], "listening");
+    assert_eq!(next()["event"], "ready");
+    let key = listening["key"].as_str().unwrap().to_owned();
+    let address = listening["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    let ask = |key: &str| {
+        let body = "{\"instances\":[{\"x\":0.9,\"y\":0.9}]}";
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(
+            stream,
+            "POST /v1/models/points:predict HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let answer = ask(&key);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"above\""), "{answer}");
+    assert!(ask("sk-wrong").starts_with("HTTP/1.1 401"));
+    // The folder is not locked while it is served.
+    assert_eq!(last_line(&lyceum(folder, &["ls", "--json"]))["models"][0]["name"], "points");
+    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+    assert!(child.wait().unwrap().success());
+}
