@@ -26,7 +26,8 @@ pub struct Request {
     pub prompts: Vec<Prompt>,
     /// Completions of each prompt.
     pub n: usize,
-    pub max_tokens: usize,
+    /// `None`: 16, or what the context has room for.
+    pub max_tokens: Option<usize>,
     pub sampling: Sampling,
     pub stop: Vec<String>,
     /// Report log-probabilities, with this many most likely tokens.
@@ -104,12 +105,12 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         let param = if request.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt[{i}]") };
         encode(&resident, prompt, &param)
     });
-    let prompts: Vec<Encoded> = prompts.collect::<Result<_, _>>()?;
-    for (i, prompt) in prompts.iter().enumerate() {
-        check_room(&resident, prompt, &request, i)?;
+    let mut prompts: Vec<Encoded> = prompts.collect::<Result<_, _>>()?;
+    for (i, prompt) in prompts.iter_mut().enumerate() {
+        prompt.max_tokens = room(&resident, prompt, &request, i)?;
     }
     let n_choices = prompts.len() * request.n;
-    let events_of = |prompt: &Encoded| prompt.prompt.len() + request.max_tokens + 2;
+    let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
     let capacity: usize = prompts.iter().map(|prompt| events_of(prompt) * request.n).sum();
     let (sender, receiver) = mpsc::channel(capacity);
@@ -142,7 +143,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
                 model: resident.model.clone(),
                 source: prompt.source.clone(),
                 prompt: prompt.prompt.clone(),
-                n_tokens_max: request.max_tokens,
+                n_tokens_max: prompt.max_tokens,
                 end_tokens: tokenizer(&resident)?.eos().into_iter().collect(),
                 sampling,
                 logprobs: request.logprobs,
@@ -187,7 +188,7 @@ fn answer_at_once(
     let source = prompt.source.clone().unwrap_or_default();
     let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
     let end = tokenizer(resident)?.eos();
-    let max_tokens = request.max_tokens;
+    let max_tokens = prompt.max_tokens;
     let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
         let prediction = match result {
             Ok(prediction) => prediction,
@@ -228,6 +229,8 @@ struct Encoded {
     prompt: Vec<u32>,
     /// As usage counts them.
     n_tokens: usize,
+    /// The most tokens that may follow.
+    max_tokens: usize,
 }
 
 fn tokenizer(resident: &Resident) -> Result<&Tokenizer, ServiceError> {
@@ -270,54 +273,60 @@ fn encode(resident: &Resident, prompt: &Prompt, param: &str) -> Result<Encoded, 
     }
     let n_tokens = ids.len();
     if !reads_source {
-        return Ok(Encoded { source: None, prompt: ids, n_tokens });
+        return Ok(Encoded { source: None, prompt: ids, n_tokens, max_tokens: 0 });
     }
     if let Prompt::Text(text) = prompt {
         // The preparation knows how long a source may be.
         let prepared = resident.preparation.example(Raw::Text(text));
         let prepared = prepared.map_err(|error| ServiceError::prepare(param, error))?;
         if let PreparedValue::Pair { source, target } = prepared.value {
-            return Ok(Encoded { source: Some(source), prompt: target, n_tokens });
+            return Ok(Encoded { source: Some(source), prompt: target, n_tokens, max_tokens: 0 });
         }
     }
     let begin: Vec<u32> = tokenizer.bos().into_iter().collect();
     if begin.is_empty() {
         return Err(ServiceError::internal("a sequence-to-sequence model has no begin token", "bug"));
     }
-    Ok(Encoded { source: Some(ids), prompt: begin, n_tokens })
+    Ok(Encoded { source: Some(ids), prompt: begin, n_tokens, max_tokens: 0 })
 }
 
-/// OpenAI's rule: the prompt and `max_tokens` together must fit the context.
-fn check_room(
-    resident: &Resident,
-    prompt: &Encoded,
-    request: &Request,
-    i: usize,
-) -> Result<(), ServiceError> {
-    if let (Some(source), InputShape::Pair { source_time: max_source, .. }) =
-        (&prompt.source, resident.model.shape.input.clone())
-        && source.len() > max_source
+/// How many tokens may follow a prompt. OpenAI's rule: it and `max_tokens` together must fit the context.
+fn room(resident: &Resident, prompt: &Encoded, request: &Request, i: usize) -> Result<usize, ServiceError> {
+    let wanted = request.max_tokens.unwrap_or(limits::MAX_TOKENS_DEFAULT);
+    if let (Some(source), InputShape::Pair { source_time, .. }) =
+        (&prompt.source, &resident.model.shape.input)
     {
-        let message = format!("{} tokens are more than the {max_source} that the model reads", source.len());
+        if source.len() > *source_time {
+            let message =
+                format!("{} tokens are more than the {source_time} that the model reads", source.len());
+            return Err(ServiceError::invalid("prompt", "context_length_exceeded", message));
+        }
+        if request.echo {
+            let message = "a sequence-to-sequence model does not continue its prompt: leave echo out";
+            return Err(ServiceError::invalid("echo", "unsupported_parameter", message));
+        }
+        // Its answer ends by itself and has a bound of its own.
+        return Ok(wanted);
+    }
+    let Some(context) = resident.model.context() else { return Ok(wanted) };
+    let n_prompt = prompt.prompt.len();
+    if n_prompt > context || (n_prompt == context && !request.echo) {
+        let message = format!(
+            "this model's context length is {context} tokens, but prompt {i} has {n_prompt}: shorten it"
+        );
         return Err(ServiceError::invalid("prompt", "context_length_exceeded", message));
     }
-    if request.echo && prompt.source.is_some() {
-        let message = "a sequence-to-sequence model does not continue its prompt: leave echo out";
-        return Err(ServiceError::invalid("echo", "unsupported_parameter", message));
+    match request.max_tokens {
+        Some(max_tokens) if n_prompt + max_tokens > context => {
+            let message = format!(
+                "this model's context length is {context} tokens, but prompt {i} has {n_prompt} and {max_tokens} are \
+                 asked for: ask for {} at most",
+                context - n_prompt
+            );
+            Err(ServiceError::invalid("max_tokens", "context_length_exceeded", message))
+        }
+        _ => Ok(wanted.min(context - n_prompt)),
     }
-    let Some(context) = resident.model.context() else { return Ok(()) };
-    // The answer of a sequence-to-sequence model ends by itself and has a bound of its own.
-    if prompt.source.is_none() && prompt.prompt.len() + request.max_tokens > context {
-        let message = format!(
-            "this model's context length is {context} tokens, but prompt {i} has {} and {} are asked for; shorten \
-             the prompt or lower max_tokens",
-            prompt.prompt.len(),
-            request.max_tokens
-        );
-        let param = if prompt.prompt.len() >= context { "prompt" } else { "max_tokens" };
-        return Err(ServiceError::invalid(param, "context_length_exceeded", message));
-    }
-    Ok(())
 }
 
 /// Choices that are being made. Dropping it ends them.

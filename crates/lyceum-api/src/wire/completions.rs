@@ -26,7 +26,7 @@ pub struct Body {
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Log-probabilities of each token and of this many most likely ones, 0 to 5.
     pub logprobs: Option<i64>,
-    /// 16 by default; 0 with `echo` only.
+    /// 16 by default, or what the context has room for; 0 with `echo` only.
     pub max_tokens: Option<i64>,
     /// Completions of each prompt.
     pub n: Option<i64>,
@@ -100,10 +100,11 @@ impl Body {
             return Err(ApiError::field("n", "invalid_value", message));
         }
         let echo = self.echo.unwrap_or(false);
-        let max_tokens = self.max_tokens.unwrap_or(limits::MAX_TOKENS_DEFAULT as i64);
         let min_tokens = if echo { 0 } else { 1 };
-        let max_tokens =
-            within("max_tokens", max_tokens, min_tokens, limits::MAX_TOKENS_MAX as i64)? as usize;
+        let max_tokens = match self.max_tokens {
+            Some(n) => Some(within("max_tokens", n, min_tokens, limits::MAX_TOKENS_MAX as i64)? as usize),
+            None => None,
+        };
         let logprobs = match self.logprobs {
             Some(k) => Some(within("logprobs", k, 0, limits::LOGPROBS_MAX as i64)? as usize),
             None => None,
@@ -282,7 +283,7 @@ mod tests {
     fn defaults_are_those_of_openai() {
         let (request, delivery) = parse(json!({})).unwrap();
         assert_eq!(delivery, Delivery::Whole);
-        assert_eq!((request.n, request.max_tokens, request.echo), (1, 16, false));
+        assert_eq!((request.n, request.max_tokens, request.echo), (1, None, false));
         assert_eq!((request.sampling.temperature, request.sampling.top_p), (1.0, 1.0));
         assert_eq!((request.sampling.top_k, request.sampling.seed, request.logprobs), (None, None, None));
     }

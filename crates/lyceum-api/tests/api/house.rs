@@ -1,0 +1,167 @@
+//! The real service on a free port with a temporary data folder, and small models with random weights.
+
+use crate::client::Client;
+use lyceum_engine::{Engine, EngineLimits};
+use lyceum_models::Model;
+use lyceum_models::prepare::tabular::{Code, Column, Encoder, NumberMissing};
+use lyceum_models::prepare::text::{Specials, Tokenizer};
+use lyceum_models::prepare::vision::Pixels;
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
+use lyceum_service::Service;
+use lyceum_store::files::Staging;
+use lyceum_store::keys::{self, KeyGrant};
+use lyceum_store::models::{self, NewVersion};
+use lyceum_store::{Layout, Store};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{KeyScope, Project};
+use lyceum_types::manifest::{FORMAT_VERSION, Manifest};
+use lyceum_types::spec::Spec;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+pub struct House {
+    pub client: Client,
+    pub service: Arc<Service>,
+    pub dir: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl House {
+    pub async fn new() -> Self {
+        Self::with(EngineLimits::default()).await
+    }
+
+    pub async fn with(engine: EngineLimits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
+        let (_, secret) =
+            keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();
+        let service = Arc::new(Service::new(store, Engine::start(engine).unwrap()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = service.clone();
+        let server = tokio::spawn(lyceum_api::serve(listener, serving, async {
+            let _ = stopped.await;
+        }));
+        let client = Client { address, key: Some(secret.reveal().to_owned()) };
+        Self { client, service, dir, stop: Some(stop), server }
+    }
+
+    /// Stops taking requests and waits for those under way.
+    pub async fn stop(mut self) -> std::io::Result<()> {
+        let _ = self.stop.take().unwrap().send(());
+        self.server.await.unwrap()
+    }
+
+    pub async fn key(&self, scopes: &[KeyScope], expires_at: Option<Timestamp>) -> (keys::Key, String) {
+        let grant = KeyGrant { name: "test".into(), scopes: scopes.to_vec(), expires_at };
+        let project = Project::default_project();
+        let created = Timestamp::from_millis(0);
+        let (key, secret) = keys::create(self.service.store(), &project, grant, created).await.unwrap();
+        (key, secret.reveal().to_owned())
+    }
+
+    /// Publishes a model of this preparation with random weights.
+    pub async fn publish(&self, name: &str, task: &str, model: &str, preparation: Preparation) {
+        let store = self.service.store();
+        let spec = format!(
+            "name = \"{}\"\ntask = \"{task}\"\nseed = 1\n[data]\ntrain = \"x.csv\"\n{}\n[model]\n{model}\n[train]\nsteps = 1\nbatch_size = 1\n",
+            name.replace('/', "-"),
+            if task == "classification" || task == "regression" { "target = \"y\"" } else { "" }
+        );
+        let spec = Spec::from_toml(&spec, "test.toml").unwrap_or_else(|errors| panic!("{errors}"));
+        let shape = preparation.shape();
+        let built = Model::new(&spec.model, &shape, 7).unwrap();
+        let weights = lyceum_nn::weights::to_safetensors(&built.params).unwrap();
+        let sha256 = sha256(&weights);
+        let staging = Staging::create(store.layout()).unwrap();
+        std::fs::write(staging.path().join("model.safetensors"), &weights).unwrap();
+        let new = NewVersion {
+            name: name.parse().unwrap(),
+            family: spec.model.family().into(),
+            task: task.into(),
+            n_params: 1,
+            bytes: weights.len() as u64,
+            sha256: sha256.clone(),
+            job: None,
+        };
+        let manifest = |version| {
+            let manifest = Manifest {
+                format_version: FORMAT_VERSION,
+                name: name.into(),
+                version,
+                created: 1,
+                job: None,
+                spec,
+                preparation: serde_json::to_value(&preparation).unwrap(),
+                shape: serde_json::to_value(&shape).unwrap(),
+                n_parameters: 1,
+                weights_sha256: sha256,
+                data: vec![],
+                metrics: Default::default(),
+                baseline: None,
+                strong_baseline: None,
+                verdict: None,
+                steps: 1,
+                seconds: 1.0,
+                split: Default::default(),
+                features: vec![],
+                probes: serde_json::Value::Null,
+                files: Default::default(),
+            };
+            serde_json::to_vec(&manifest).unwrap()
+        };
+        models::publish(store, &Project::default_project(), new, staging, manifest, Timestamp::now())
+            .await
+            .unwrap();
+    }
+
+    /// A table of two numbers to `no` or `yes`.
+    pub async fn publish_table(&self, name: &str) {
+        self.publish(name, "classification", "family = \"mlp\"\nhidden = [8]", table(labels(&["no", "yes"])))
+            .await;
+    }
+
+    /// A language model over `a` to `h` and space, with a context of 24.
+    pub async fn publish_poet(&self, name: &str) {
+        let tokenizer = Tokenizer::chars(["abcdefgh "], Specials { bos: true, ..Default::default() });
+        let preparation = Preparation {
+            input: InputPreparation::Text { tokenizer, max_tokens: 24 },
+            output: OutputPreparation::Tokens,
+        };
+        let model = "family = \"transformer\"\nvariant = \"decoder\"\nd_model = 16\nnhead = 2\nnum_layers = 2\n\
+             dim_feedforward = 32\ncontext = 24\npositional = \"learned\"\nnorm_first = true";
+        self.publish(name, "language_modeling", model, preparation).await;
+    }
+}
+
+pub fn labels(names: &[&str]) -> OutputPreparation {
+    OutputPreparation::Labels { names: names.iter().map(|&name| name.to_owned()).collect() }
+}
+
+pub fn table(output: OutputPreparation) -> Preparation {
+    let column = |name: &str| Column {
+        name: name.into(),
+        code: Code::Number { mean: 0.0, std: 1.0, missing: NumberMissing::Error },
+    };
+    let encoder = Encoder { columns: vec![column("a"), column("b")] };
+    Preparation { input: InputPreparation::Tabular(encoder), output }
+}
+
+pub fn picture(output: OutputPreparation) -> Preparation {
+    let pixels = Pixels { shape: [1, 2, 2], scale: 255.0, file_scale: 255.0, mean: vec![], std: vec![] };
+    Preparation { input: InputPreparation::Image(pixels), output }
+}
+
+pub fn text(output: OutputPreparation) -> Preparation {
+    let tokenizer = Tokenizer::bytes(Specials::default());
+    Preparation { input: InputPreparation::Text { tokenizer, max_tokens: 16 }, output }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
