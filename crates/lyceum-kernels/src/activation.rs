@@ -168,11 +168,14 @@ function!(Gelu, S, |x| value { S::mul(x, normal_cdf::<S>(x)) } slope {
     S::fma(x, density, normal_cdf::<S>(x))
 });
 
+/// 2√(2/π).
+const TWICE_ROOT: f32 = 1.595_769;
+
 // x σ(2u), u = √(2/π) (x + 0.044715 x³), which is x (1 + tanh u) / 2;
 // slope s + x s (1 - s) 2u', 2u' = 2√(2/π) (1 + 3·0.044715 x²).
 function!(GeluTanh, S, |x| value { S::mul(x, gelu_gate::<S>(x)) } slope {
     let s = gelu_gate::<S>(x);
-    let du = S::fma(S::mul(x, x), S::splat(1.595_769_1 * 0.134_145), S::splat(1.595_769_1));
+    let du = S::fma(S::mul(x, x), S::splat(TWICE_ROOT * 0.134_145), S::splat(TWICE_ROOT));
     let ds = S::mul(S::mul(s, S::sub(S::splat(1.0), s)), du);
     S::fma(x, ds, s)
 });
@@ -208,7 +211,7 @@ unsafe fn normal_cdf<S: Simd>(x: S::V) -> S::V {
 unsafe fn gelu_gate<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller has the path.
     unsafe {
-        let cubic = S::fma(S::mul(x, x), S::splat(1.595_769_1 * 0.044_715), S::splat(1.595_769_1));
+        let cubic = S::fma(S::mul(x, x), S::splat(TWICE_ROOT * 0.044_715), S::splat(TWICE_ROOT));
         math::sigmoid::<S>(S::mul(x, cubic))
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Legend: `m` rows of the result, `n` columns, `k` the length that is summed over.
 //!
-//! Reading order: this door, [`blocks`] (what is packed, who computes what), [`tile`] (the innermost loops),
-//! [`pack`], [`epilogue`]. Every number of the result is one chain of multiply-adds over `k` in rising order,
-//! so a row has the same bits in a product of one row, of seven, or of a thousand, packed or not, on any
-//! number of threads.
+//! Reading order: this door, `blocks` (who computes what), `panels` and `pack` (what is copied where), `tile`
+//! (the innermost loops), `epilogue`. Every number of the result is one chain of multiply-adds over `k` in
+//! rising order, so a row has the same bits in a product of one row, of seven, or of a thousand, packed or
+//! not, on any number of threads.
 
 #[cfg(target_arch = "x86_64")]
 mod bf16;

@@ -119,10 +119,11 @@ impl Step<Avx512> for Pairs {
         b: <Avx512 as Simd>::V,
         acc: <Avx512 as Simd>::V,
     ) -> <Avx512 as Simd>::V {
-        use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps};
+        use std::arch::x86_64::{__m512, __m512bh, _mm512_dpbf16_ps};
+        use std::mem::transmute;
         // SAFETY: the caller has AVX512_BF16; both types are 512 bits.
         unsafe {
-            let (a, b): (__m512bh, __m512bh) = (std::mem::transmute(a), std::mem::transmute(b));
+            let (a, b) = (transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b));
             _mm512_dpbf16_ps(acc, a, b)
         }
     }
