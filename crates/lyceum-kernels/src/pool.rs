@@ -1,14 +1,15 @@
 //! One pool of threads for all kernels.
 //!
 //! [`parallel_for`] hands out task numbers to the caller and the workers, each claiming the next one when it
-//! is free, and returns when all are done. Workers spin for a moment before they sleep, so that a run of
+//! is free, and returns when all are done. A worker that comes late (asleep, or its core taken by another
+//! process) is not waited for: only those that joined the job before it was closed. Workers spin for a moment before they sleep, so that a run of
 //! small kernels wakes nobody. A call from inside a task, or while another thread holds the pool, runs on
 //! the calling thread alone: never nested, never blocked, same result (a task's result may not depend on
 //! who runs it).
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Condvar, Mutex, OnceLock};
 
 /// How often a worker looks for work before it sleeps (some tens of microseconds).
@@ -17,18 +18,26 @@ const SPINS_BEFORE_SLEEP: u32 = 20_000;
 pub const THREADS_MAX: usize = 256;
 
 struct Shared {
-    /// Raised once for each job; workers wait for it to change.
-    generation: AtomicUsize,
-    /// The next task to claim, the number of tasks, and the workers that are not done.
+    /// The number of the job (high half; workers wait for it to change), whether it is [`OPEN`] to workers,
+    /// and how many have joined and not left ([`JOINED`]).
+    state: AtomicU64,
+    /// The next task to claim, and the number of tasks.
     next: AtomicUsize,
     n_tasks: AtomicUsize,
-    working: AtomicUsize,
-    /// The job: a `&(dyn Fn(usize) + Sync)` in two words, valid while `working > 0`.
+    /// The job: a `&(dyn Fn(usize) + Sync)` in two words, valid while it is open or a worker has joined.
     job: [AtomicUsize; 2],
     panicked: AtomicBool,
     sleepers: AtomicUsize,
     sleep: Mutex<()>,
     wake: Condvar,
+}
+
+const OPEN: u64 = 1 << 31;
+const JOINED: u64 = OPEN - 1;
+
+/// The job's number in a state.
+fn number(state: u64) -> u32 {
+    (state >> 32) as u32
 }
 
 struct Pool {
@@ -74,16 +83,17 @@ pub fn parallel_for(n_tasks: usize, f: impl Fn(usize) + Sync) {
         return;
     };
     let job: &(dyn Fn(usize) + Sync) = &f;
-    // SAFETY: a fat reference is two words; it is only turned back while `working > 0`, and this function
-    // does not return before `working` is 0, so the closure outlives every use.
+    // SAFETY: a fat reference is two words; it is only turned back by workers that joined, and this function
+    // does not return before the job is closed and all of them have left, so the closure outlives every use.
     let words: [usize; 2] = unsafe { std::mem::transmute(job) };
     let shared = pool.shared;
     shared.job[0].store(words[0], Relaxed);
     shared.job[1].store(words[1], Relaxed);
     shared.n_tasks.store(n_tasks, Relaxed);
     shared.next.store(0, Relaxed);
-    shared.working.store(pool.n_threads - 1, Relaxed);
-    shared.generation.fetch_add(1, SeqCst);
+    // The last job is closed and nobody is in it, so nobody else writes the state.
+    let job_number = number(shared.state.load(Relaxed)).wrapping_add(1);
+    shared.state.store(u64::from(job_number) << 32 | OPEN, SeqCst);
     if shared.sleepers.load(SeqCst) > 0 {
         let _guard = shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
         shared.wake.notify_all();
@@ -91,8 +101,9 @@ pub fn parallel_for(n_tasks: usize, f: impl Fn(usize) + Sync) {
     INSIDE.set(true);
     let mine = catch_unwind(AssertUnwindSafe(|| claim(shared, job)));
     INSIDE.set(false);
+    shared.state.fetch_and(!OPEN, AcqRel);
     let mut spins = 0u32;
-    while shared.working.load(Acquire) > 0 {
+    while shared.state.load(Acquire) & JOINED > 0 {
         spins += 1;
         if spins > SPINS_BEFORE_SLEEP { std::thread::yield_now() } else { std::hint::spin_loop() }
     }
@@ -136,10 +147,9 @@ impl<T> SendPtr<T> {
 
 fn start(n_threads: usize) -> Pool {
     let shared: &'static Shared = Box::leak(Box::new(Shared {
-        generation: AtomicUsize::new(0),
+        state: AtomicU64::new(0),
         next: AtomicUsize::new(0),
         n_tasks: AtomicUsize::new(0),
-        working: AtomicUsize::new(0),
         job: [AtomicUsize::new(0), AtomicUsize::new(0)],
         panicked: AtomicBool::new(false),
         sleepers: AtomicUsize::new(0),
@@ -159,33 +169,49 @@ fn work(shared: &'static Shared) {
     INSIDE.set(true);
     let mut seen = 0;
     loop {
-        seen = wait_for_job(shared, seen);
+        seen = join_next_job(shared, seen);
         let words = [shared.job[0].load(Relaxed), shared.job[1].load(Relaxed)];
-        // SAFETY: the words were made from such a reference by `parallel_for`, which waits for this worker.
+        // SAFETY: the words were made from such a reference by `parallel_for`, which does not return before
+        // this worker has left the job.
         let job: &(dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(words) };
         if catch_unwind(AssertUnwindSafe(|| claim(shared, job))).is_err() {
             shared.panicked.store(true, Release);
         }
-        shared.working.fetch_sub(1, AcqRel);
+        shared.state.fetch_sub(1, AcqRel);
     }
 }
 
-fn wait_for_job(shared: &Shared, seen: usize) -> usize {
+/// Waits for a job other than `seen` that is open, joins it, and returns its number.
+fn join_next_job(shared: &Shared, mut seen: u32) -> u32 {
+    loop {
+        let state = wait_for_job(shared, seen);
+        seen = number(state);
+        let mut now = state;
+        while number(now) == seen && now & OPEN > 0 {
+            match shared.state.compare_exchange_weak(now, now + 1, AcqRel, Acquire) {
+                Ok(_) => return seen,
+                Err(changed) => now = changed,
+            }
+        }
+    }
+}
+
+fn wait_for_job(shared: &Shared, seen: u32) -> u64 {
     for _ in 0..SPINS_BEFORE_SLEEP {
-        let now = shared.generation.load(Acquire);
-        if now != seen {
-            return now;
+        let state = shared.state.load(Acquire);
+        if number(state) != seen {
+            return state;
         }
         std::hint::spin_loop();
     }
     shared.sleepers.fetch_add(1, SeqCst);
     let mut guard = shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
-    while shared.generation.load(SeqCst) == seen {
+    while number(shared.state.load(SeqCst)) == seen {
         guard = shared.wake.wait(guard).unwrap_or_else(|e| e.into_inner());
     }
     drop(guard);
     shared.sleepers.fetch_sub(1, SeqCst);
-    shared.generation.load(Acquire)
+    shared.state.load(Acquire)
 }
 
 fn claim(shared: &Shared, job: &(dyn Fn(usize) + Sync)) {

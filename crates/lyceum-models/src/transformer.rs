@@ -33,6 +33,8 @@ pub struct Transformer {
     pub(crate) decoder: Option<Stack>,
     /// None where the head is the embedding's table.
     output: Option<Linear>,
+    /// 0, 1, … up to the context: the positions of a whole sequence, kept so that a step makes none.
+    numbers: Vec<u32>,
 }
 
 /// How inputs become rows of C numbers.
@@ -143,7 +145,8 @@ impl Transformer {
             let bias = (spec.variant != TransformerVariant::Decoder || spec.bias).then_some(starts.head_bias);
             Linear::with(b, head, sizes, starts.head, bias)
         });
-        Ok(Transformer { spec: spec.clone(), entry, positions, encoder, decoder, output })
+        let numbers = (0..spec.context as u32).collect();
+        Ok(Transformer { spec: spec.clone(), entry, positions, encoder, decoder, output, numbers })
     }
 
     pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
@@ -162,7 +165,7 @@ impl Transformer {
             (TransformerVariant::Encoder, Input::Dense { .. }) => {
                 let entry = dense_entry(tape, input)?;
                 let x = self.project(tape, entry)?;
-                let x = self.place(tape, x, 0)?;
+                let x = self.place(tape, x)?;
                 let x = self.run(tape, self.encoder(), x, None, Sight { mask: Mask::Full, lengths: None })?;
                 let mean = tape.mean_steps(x, None)?;
                 Ok(Forward { logits: self.head(tape, mean)?, entry })
@@ -196,7 +199,7 @@ impl Transformer {
     fn embed(&self, tape: &mut Tape<'_>, tokens: &Tokens) -> Result<(Var, Var), NnError> {
         let x = self.look_up(tape, &tokens.ids, &[tokens.n, tokens.time])?;
         let entry = tape.watch_entry(x);
-        Ok((self.place(tape, entry, 0)?, entry))
+        Ok((self.place(tape, entry)?, entry))
     }
 
     pub(crate) fn look_up(&self, tape: &mut Tape<'_>, ids: &[u32], dims: &[usize]) -> Result<Var, NnError> {
@@ -213,10 +216,10 @@ impl Transformer {
         }
     }
 
-    /// Adds positions `first..` to rows `[B, T, C]`; rotary ones are applied in attention.
-    fn place(&self, tape: &mut Tape<'_>, x: Var, first: usize) -> Result<Var, NnError> {
-        let positions = self.numbers(tape.shape(x)[1], first)?;
-        let x = self.place_at(tape, x, &positions)?;
+    /// Adds positions to rows `[B, T, C]`; rotary ones are applied in attention.
+    fn place(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var, NnError> {
+        let positions = self.numbers(tape.shape(x)[1])?;
+        let x = self.place_at(tape, x, positions)?;
         tape.dropout(x, self.spec.dropout)
     }
 
@@ -229,13 +232,13 @@ impl Transformer {
         }
     }
 
-    fn numbers(&self, n: usize, first: usize) -> Result<Vec<u32>, NnError> {
-        if first + n > self.spec.context {
-            let got = format!("{} positions", first + n);
+    /// The positions of `n` rows.
+    fn numbers(&self, n: usize) -> Result<&[u32], NnError> {
+        self.numbers.get(..n).ok_or_else(|| {
+            let got = format!("{n} positions");
             let want = format!("at most the context of {}", self.spec.context);
-            return Err(NnError::Shape { op: "transformer", what: "input", got, want });
-        }
-        Ok((first as u32..(first + n) as u32).collect())
+            NnError::Shape { op: "transformer", what: "input", got, want }
+        })
     }
 
     fn run(
@@ -246,11 +249,11 @@ impl Transformer {
         memory: Option<(Var, &[u32])>,
         sight: Sight<'_>,
     ) -> Result<Var, NnError> {
-        let positions = self.numbers(tape.shape(x)[1], 0)?;
+        let positions = self.numbers(tape.shape(x)[1])?;
         for layer in &stack.layers {
             x = self.layer(tape, layer, x, |tape, part, y| match (part, memory) {
                 (Part::Own, _) => {
-                    let qkv = self.queries_keys_values(tape, &layer.self_attn, y, &positions)?;
+                    let qkv = self.queries_keys_values(tape, &layer.self_attn, y, positions)?;
                     tape.self_attention(qkv, self.options(sight.mask, sight.lengths))
                 }
                 (Part::Memory(attn), Some((memory, lengths))) => {
