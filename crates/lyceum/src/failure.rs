@@ -171,6 +171,8 @@ impl Failure {
         let place = match (&self.place.file, self.place.line, self.place.column) {
             (Some(file), Some(line), Some(column)) => format!("{file}:{line}:{column}: "),
             (Some(file), Some(line), None) => format!("{file}:{line}: "),
+            // Where the message names the file already, once is enough.
+            (Some(file), None, _) if !self.message.contains(file.as_str()) => format!("{file}: "),
             _ => String::new(),
         };
         let key = self.place.key.as_ref().map(|key| format!("{key}: ")).unwrap_or_default();
@@ -255,7 +257,8 @@ impl From<Report> for Failure {
             n => format!("the data has {n} errors"),
         };
         Failure::several(report.errors.into_iter().map(|issue| {
-            let mut failure = Failure::new(Exit::Failed, issue.code, issue.message, why.clone(), issue.hint);
+            let exit = if issue.code == "file_not_found" { Exit::NotFound } else { Exit::Failed };
+            let mut failure = Failure::new(exit, issue.code, issue.message, why.clone(), issue.hint);
             failure.place = Place {
                 file: Some(issue.file),
                 line: issue.line.map(|line| line as usize),

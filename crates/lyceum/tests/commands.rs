@@ -208,6 +208,9 @@ fn errors_have_their_codes_places_and_exit_codes() {
 
     std::fs::write(folder.join("holes.csv"), "x,y,label\n1,2,above\n1,two,below\n,1,below\n").unwrap();
     std::fs::write(folder.join("holes.toml"), SPEC.replace("rows.csv", "holes.csv")).unwrap();
+    std::fs::write(folder.join("lost.toml"), SPEC.replace("rows.csv", "lost.csv")).unwrap();
+    let (code, lost) = error(&lyceum(folder, &["train", "lost.toml", "--json"]));
+    assert_eq!((code, lost["file"].as_str()), (3, Some("lost.csv")));
     let before = last_line(&lyceum(folder, &["ls", "--json"]));
     let (code, data) = error(&lyceum(folder, &["train", "holes.toml", "--json"]).stderr_only());
     assert_eq!((code, data["line"].as_u64().is_some()), (1, true), "{data}");

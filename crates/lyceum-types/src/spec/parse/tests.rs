@@ -715,3 +715,22 @@ fn errors_read_as_a_compiler_writes_them() {
         "spec.toml:9:10: train.epochs: must be at least 1, is 0 (fix: write 1 or more)"
     );
 }
+
+#[test]
+fn every_recipe_and_starter_of_this_repository_is_read() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let mut n_read = 0;
+    for folder in ["recipes", "crates/lyceum/starter"] {
+        for entry in std::fs::read_dir(format!("{root}/{folder}")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                if let Err(errors) = Spec::from_toml(&text, &path.display().to_string()) {
+                    panic!("{errors}");
+                }
+                n_read += 1;
+            }
+        }
+    }
+    assert!(n_read > 20, "{n_read} were read");
+}
