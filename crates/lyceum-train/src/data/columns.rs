@@ -19,8 +19,17 @@ pub(crate) struct Schema {
 pub(crate) struct Feature {
     pub index: usize,
     pub name: String,
-    /// Number, category or text.
+    /// Number, category or text; of no meaning where the purpose is to encode.
     pub kind: ColumnKind,
+}
+
+/// What a table is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Training rows: kinds are inferred, groups are kept whole, all declared columns must be there.
+    Fit,
+    /// Rows for a preparation that is fitted: only what is encoded must be there.
+    Encode,
 }
 
 /// Finds the columns that the spec names; what is missing goes to the report.
@@ -28,6 +37,7 @@ pub(crate) fn resolve(
     data: &DataSpec,
     targets: &[String],
     table: &Table,
+    purpose: Purpose,
     control: &Control,
     report: &mut Report,
 ) -> Result<Schema, Stop> {
@@ -39,10 +49,16 @@ pub(crate) fn resolve(
         index
     };
     let targets: Vec<usize> = targets.iter().filter_map(|name| find("data.target", name)).collect();
-    let group = data.group.as_deref().and_then(|name| find("data.group", name));
+    let group = match (data.group.as_deref(), purpose) {
+        (Some(name), Purpose::Fit) => find("data.group", name),
+        (Some(name), Purpose::Encode) => table.column_index(name),
+        (None, _) => None,
+    };
     let time = data.time.as_deref().and_then(|name| find("data.time", name));
-    for name in data.columns.keys() {
-        find("data.columns", name);
+    if purpose == Purpose::Fit {
+        for name in data.columns.keys() {
+            find("data.columns", name);
+        }
     }
     let kind_of = |name: &str| data.columns.get(name).copied();
     let wanted: Vec<usize> = if data.features.iter().any(|name| name == "*") {
@@ -59,6 +75,7 @@ pub(crate) fn resolve(
         let name = table.columns[index].clone();
         let kind = match kind_of(&name) {
             Some(kind) => Some(kind),
+            None if purpose == Purpose::Encode => Some(ColumnKind::Number),
             None => infer(table, index, report),
         };
         // An empty column is already reported.

@@ -2,7 +2,7 @@
 
 use super::answers::{self, Answers};
 use super::assemble;
-use super::columns::{self, Feature, Schema};
+use super::columns::{self, Feature, Purpose, Schema};
 use super::dataset::{Dataset, Examples, Ragged, Targets};
 use super::fit::{self, Kind};
 use super::report::{DataError, Issue, Place, Report, Warning};
@@ -29,14 +29,14 @@ pub(super) fn load(
     mut report: Report,
 ) -> Result<Loaded, DataError> {
     let mut warnings = Vec::new();
-    sources.train = gathered(spec, sources.train, Asked::Answers, control, &mut report)?;
+    sources.train = gathered(spec, sources.train, Asked::Training, control, &mut report)?;
     for source in [&mut sources.valid, &mut sources.test] {
         if let Some(table) = source.take() {
             *source = Some(gathered(spec, table, Asked::Answers, control, &mut report)?);
         }
     }
     let sources = &sources;
-    let train = look(spec, &sources.train, Asked::Answers, control, &mut report)?;
+    let train = look(spec, &sources.train, Asked::Training, control, &mut report)?;
     let others = [("valid", &sources.valid), ("test", &sources.test)];
     let mut looked = Vec::new();
     for (role, source) in others {
@@ -183,7 +183,7 @@ fn gathered(
     if asked == Asked::Inputs {
         targets.retain(|name| table.column_index(name).is_some());
     }
-    let schema = columns::resolve(&spec.data, &targets, table, control, report)?;
+    let schema = columns::resolve(&spec.data, &targets, table, asked.purpose(), control, report)?;
     if !report.is_empty() {
         return Err(DataError::Report(std::mem::take(report)));
     }
@@ -203,9 +203,17 @@ fn targets(spec: &Spec, table: &Table) -> Vec<String> {
 /// Whether a file must hold answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
+    /// The file that everything is fitted on.
+    Training,
     Answers,
     /// Answers are read where they are (prediction on new rows).
     Inputs,
+}
+
+impl Asked {
+    fn purpose(self) -> Purpose {
+        if self == Asked::Training { Purpose::Fit } else { Purpose::Encode }
+    }
 }
 
 /// What a file's structure says.
@@ -240,14 +248,8 @@ fn look(
             if asked == Asked::Inputs && !present {
                 targets.retain(|name| table.column_index(name).is_some());
             }
-            let mut data = spec.data.clone();
-            if asked == Asked::Inputs {
-                // What only training needs may be absent from rows to predict.
-                data.group = data.group.filter(|name| table.column_index(name).is_some());
-                data.columns.retain(|name, _| table.column_index(name).is_some());
-            }
-            let schema = columns::resolve(&data, &targets, table, control, report)?;
-            if targets.is_empty() && asked == Asked::Answers {
+            let schema = columns::resolve(&spec.data, &targets, table, asked.purpose(), control, report)?;
+            if targets.is_empty() && asked != Asked::Inputs {
                 no_targets("name the column in data.target", report);
             }
             if spec.task == Task::Classification && targets.len() > 1 {
@@ -261,7 +263,7 @@ fn look(
             if report.n_errors() > before
                 && (schema.features.is_empty() || schema.targets.len() != targets.len())
                 || report.counts.contains_key("missing_column")
-                || targets.is_empty() && asked == Asked::Answers
+                || targets.is_empty() && asked != Asked::Inputs
             {
                 return Ok(None);
             }
@@ -281,7 +283,7 @@ fn look(
             return Ok(None);
         }
     };
-    if answers.is_none() && asked == Asked::Answers {
+    if answers.is_none() && asked != Asked::Inputs {
         no_targets("give the array of answers, or a folder per class", report);
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! Series in tables: windows to forecast from, and series in long form (one row a step).
 
 use super::answers::{Answers, bad_number, mean_and_std};
-use super::columns::{self, Schema};
+use super::columns::{self, Purpose, Schema};
 use super::dataset::Dataset;
 use super::labelled::split_record;
 use super::report::{DataError, Issue, Report, one};
@@ -265,7 +265,7 @@ fn numeric(
         }
     }
     let mut found = Report::default();
-    let schema = columns::resolve(&spec.data, &targets, table, control, &mut found)?;
+    let schema = columns::resolve(&spec.data, &targets, table, Purpose::Fit, control, &mut found)?;
     // The targets are their own features.
     found.counts.remove("no_features");
     found.errors.retain(|issue| issue.code != "no_features");

@@ -49,7 +49,7 @@ pub fn part(rule: Rule, n: usize, classes: Option<&[u32]>, groups: Option<&[Stri
         strata.entry(classes.map_or(0, |classes| classes[unit[0]])).or_default().push(unit);
     }
     let mut valid = Vec::new();
-    let mut dealt = 0;
+    let (mut dealt, mut n_seen) = (0, 0);
     for stratum in strata.values_mut() {
         stratum.shuffle(&mut rng);
         match fold {
@@ -63,8 +63,10 @@ pub fn part(rule: Rule, n: usize, classes: Option<&[u32]>, groups: Option<&[Stri
                 }
             }
             None => {
-                let rows: usize = stratum.iter().map(Vec::len).sum();
-                let mut wanted = (rows as f64 * rule_share).round() as usize;
+                // Rounded over all strata so far, so that the whole part has its size too.
+                n_seen += stratum.iter().map(Vec::len).sum::<usize>();
+                let due = (n_seen as f64 * rule_share).round() as usize;
+                let mut wanted = due.saturating_sub(valid.len());
                 if wanted == 0 && stratum.len() >= 2 && classes.is_some() {
                     wanted = 1;
                 }

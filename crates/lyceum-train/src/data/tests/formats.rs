@@ -40,7 +40,8 @@ fn a_table_is_scaled_by_training_rows_split_by_class_and_served_alike() {
     assert!((3..=4).contains(&labels.iter().filter(|&&label| label == 0).count()), "{labels:?}");
     // The property of the whole module: each row, sent as JSON, becomes the bits it was trained on.
     for (i, &id) in train.row_ids().iter().enumerate() {
-        let row = json!({"x": id as f64 + 0.5, "color": ["red", "green"][id as usize % 2]});
+        let color = ["red", "green"][id as usize % 2];
+        let row = json!({"x": id as f64 + 0.5, "color": color});
         let expected = &data[i * width..(i + 1) * width];
         assert_eq!(served(&loaded, Raw::Named(row.as_object().unwrap())), expected);
         let Value::Array(ordered) = json!([row["x"], row["color"]]) else { unreachable!() };
