@@ -2,7 +2,7 @@
 
 use crate::{Service, ServiceError};
 use lyceum_store::models::{self, Version};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelRef, Project, VersionRef};
 
 /// A version under one of the ids that name it.
 #[derive(Clone, Debug)]
@@ -35,4 +35,23 @@ pub async fn find(
 ) -> Result<Listed, ServiceError> {
     let version = models::resolve(service.store(), project, reference).await?;
     Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version })
+}
+
+/// Loads the newest version of every model, so that readiness proves them and first answers are quick.
+/// Returns those that cannot be loaded, each with its reason.
+pub async fn load_newest(
+    service: &Service,
+    project: &Project,
+) -> Result<Vec<(String, ServiceError)>, ServiceError> {
+    let mut failed = Vec::new();
+    for listed in list(service, project).await? {
+        if listed.id != listed.version.name.as_str() {
+            continue;
+        }
+        let reference = ModelRef { name: listed.version.name, version: VersionRef::Latest };
+        if let Err(error) = service.resident(project, &reference).await {
+            failed.push((listed.id, error));
+        }
+    }
+    Ok(failed)
 }

@@ -25,6 +25,9 @@ pub struct Resident {
 
 type Key = (Project, String, u32);
 
+/// A place that the first request fills and the others wait for.
+type Cell = Arc<OnceCell<Arc<Resident>>>;
+
 #[derive(Default)]
 pub(crate) struct Residents {
     slots: Mutex<Slots>,
@@ -33,7 +36,7 @@ pub(crate) struct Residents {
 #[derive(Default)]
 struct Slots {
     /// With the tick of the last use.
-    cells: HashMap<Key, (Arc<OnceCell<Arc<Resident>>>, u64)>,
+    cells: HashMap<Key, (Cell, u64)>,
     tick: u64,
 }
 
@@ -66,7 +69,7 @@ impl Residents {
         slots.cells.values().filter_map(|(cell, _)| cell.get().cloned()).collect()
     }
 
-    fn cell(&self, key: &Key) -> Arc<OnceCell<Arc<Resident>>> {
+    fn cell(&self, key: &Key) -> Cell {
         let mut slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         slots.tick += 1;
         let tick = slots.tick;

@@ -96,24 +96,18 @@ pub enum ContentBody {
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", deny_unknown_fields)]
 #[schema(as = DecisionPart)]
 #[expect(dead_code, reason = "accepted, without effect")]
 pub enum Part {
-    InputText {
-        text: String,
-        prompt_cache_breakpoint: Option<Breakpoint>,
-    },
+    #[serde(rename = "input_text")]
+    Text { text: String, prompt_cache_breakpoint: Option<Breakpoint> },
     /// `image_url` is a base64 data URL; nothing is fetched.
-    InputImage {
-        image_url: String,
-        detail: Option<Detail>,
-        prompt_cache_breakpoint: Option<Breakpoint>,
-    },
+    #[serde(rename = "input_image")]
+    Image { image_url: String, detail: Option<Detail>, prompt_cache_breakpoint: Option<Breakpoint> },
     /// The features of one row of a table.
-    InputJson {
-        data: Value,
-    },
+    #[serde(rename = "input_json")]
+    Json { data: Value },
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -228,12 +222,12 @@ fn content(input: InputBody) -> Result<Content, ApiError> {
         ApiError::field("input[0].content", "unsupported_value", message)
     })?;
     match reparse("input[0].content[0]", &part)? {
-        Part::InputText { text, .. } => Ok(Content::Text(text)),
-        Part::InputImage { image_url, .. } => {
+        Part::Text { text, .. } => Ok(Content::Text(text)),
+        Part::Image { image_url, .. } => {
             data_url("input[0].content[0].image_url", &image_url).map(Content::File)
         }
-        Part::InputJson { data: Value::Object(row) } => Ok(Content::Row(row)),
-        Part::InputJson { .. } => {
+        Part::Json { data: Value::Object(row) } => Ok(Content::Row(row)),
+        Part::Json { .. } => {
             let param = "input[0].content[0].data";
             Err(ApiError::field(param, "invalid_type", format!("{param}: must be an object of features")))
         }

@@ -1,6 +1,7 @@
 //! What stands before every use case: keys, bodies, idempotency, health, the document.
 
 use crate::house::House;
+use lyceum_service::models;
 use lyceum_store::keys;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
@@ -160,6 +161,13 @@ async fn readiness_proves_every_loaded_model_and_metrics_count() {
     let line = "lyceum_http_requests_total{method=\"GET\",route=\"/ready\",status=\"200\"} 2";
     assert!(metrics.text().contains(line), "{}", metrics.text());
     assert!(metrics.text().contains("lyceum_models_loaded 2"));
+
+    house.publish_table("flowers").await;
+    house.publish_table("broken").await;
+    std::fs::remove_file(house.dir.path().join("models/broken/1/model.safetensors")).unwrap();
+    let failed = models::load_newest(&house.service, &Project::default_project()).await.unwrap();
+    assert_eq!(failed.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["broken"]);
+    assert_eq!(house.client.get("/ready").await.json()["models"], 3, "flowers@1, flowers@2, poet@1");
     house.stop().await.unwrap();
 }
 

@@ -1,5 +1,7 @@
 //! The real service over real sockets: every contract, and every way to be refused.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
+
 mod client;
 mod contracts;
 mod door;
