@@ -46,7 +46,7 @@ impl LogMel {
     ) -> Result<Self, PrepareError> {
         let samples = |field: &str, seconds: f64| {
             let n = (seconds * f64::from(sample_rate)).round();
-            if n >= 1.0 && n < 1e9 {
+            if (1.0..1e9).contains(&n) {
                 return Ok(n as usize);
             }
             Err(PrepareError::new(

@@ -32,10 +32,10 @@ pub(crate) fn dense(
                 table_row(encoder, table, columns, row, &mut data, report);
             }
             (Source::Table(table), _) => {
-                if read_numbers(table, columns, row, &mut numbers, report) {
-                    if let Some(refusal) = numbers_row(input, &numbers, &mut data) {
-                        report.push(refusal.at_row(table, row));
-                    }
+                if read_numbers(table, columns, row, &mut numbers, report)
+                    && let Some(refusal) = numbers_row(input, &numbers, &mut data)
+                {
+                    report.push(refusal.at_row(table, row));
                 }
             }
             (Source::Arrays(arrays), _) => {

@@ -10,6 +10,7 @@ use super::source::{Entry, Source};
 use super::split::{self, Parts, Rule};
 use super::table::Table;
 use super::{Loaded, Sources, corpus, series, sketch};
+use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::tabular::Cell;
 use lyceum_models::prepare::text::Specials;
 use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedValue, Raw};
@@ -76,6 +77,12 @@ pub(super) fn load(
     let preparation = Preparation { input, output };
 
     let names: Vec<String> = train.features().into_iter().map(|feature| feature.name).collect();
+    for (_, source, _) in &looked {
+        missing_features(&names, source, &mut report);
+    }
+    if report.counts.contains_key("missing_column") {
+        return Err(DataError::Report(report));
+    }
     let mut build = |source: &Source, look: &Look, rows: &[usize]| {
         let at = where_columns(&names, source, look);
         assemble(
@@ -132,15 +139,17 @@ pub(super) fn evaluate(
     let Some(look) = look else { return Err(DataError::Report(report)) };
     let names: Vec<String> = match &preparation.input {
         InputPreparation::Tabular(encoder) => encoder.columns.iter().map(|c| c.name.clone()).collect(),
+        InputPreparation::Series(Series { fields: Fields::Steps(names), .. }) => names.clone(),
         _ => look.features().into_iter().map(|feature| feature.name).collect(),
     };
-    if let Source::Table(table) = source {
-        for name in names.iter().filter(|name| table.column_index(name).is_none()) {
-            report.push(columns::missing_column(table, "the model", name));
-        }
-        if !report.is_empty() {
-            return Err(DataError::Report(report));
-        }
+    if let (InputPreparation::Text { .. }, Source::Table(table)) = (&preparation.input, source)
+        && names.len() != 1
+    {
+        report.push(many_texts(table, names.len()));
+    }
+    missing_features(&names, source, &mut report);
+    if !report.is_empty() {
+        return Err(DataError::Report(report));
     }
     let rows: Vec<usize> = (0..source.rows()).collect();
     let at = where_columns(&names, source, &look);
@@ -325,6 +334,23 @@ fn part(
     split::part(rule, source.rows(), strata.as_deref(), groups.as_deref(), spec.seed)
 }
 
+/// Reports the training file's feature columns that another table does not have.
+fn missing_features(names: &[String], source: &Source, report: &mut Report) {
+    let Source::Table(table) = source else { return };
+    for name in names.iter().filter(|name| table.column_index(name).is_none()) {
+        report.push(columns::missing_column(table, "the training data", name));
+    }
+}
+
+fn many_texts(table: &Table, n: usize) -> Issue {
+    Issue::new(
+        &table.file,
+        "many_texts",
+        format!("a text classifier reads one column, {n} are left"),
+        "name it: features = [\"text\"]",
+    )
+}
+
 /// Where the training file's feature columns are in this one.
 fn where_columns(names: &[String], source: &Source, look: &Look) -> Vec<usize> {
     match source {
@@ -389,12 +415,7 @@ fn fit_text(
     report: &mut Report,
 ) -> Option<InputPreparation> {
     let [feature] = on.features else {
-        report.push(Issue::new(
-            &table.file,
-            "many_texts",
-            format!("a text classifier reads one column, {} are left", on.features.len()),
-            "name it: features = [\"text\"]",
-        ));
+        report.push(many_texts(table, on.features.len()));
         return None;
     };
     let texts: Vec<&str> = rows

@@ -28,6 +28,16 @@ fn a_missing_column_is_named_with_the_nearest_one() {
 }
 
 #[test]
+fn a_feature_that_only_validation_lacks_is_missed_there() {
+    let mut case = table(&rows(10));
+    case.write("valid.csv", "x,colour,label\n1,red,yes\n");
+    case.spec.data.valid = Some("valid.csv".into());
+    let (code, _, shown) = only(&case.report());
+    assert_eq!(code, "missing_column");
+    assert!(shown.starts_with("valid.csv") && shown.contains("did you mean \"colour\"?"), "{shown}");
+}
+
+#[test]
 fn an_empty_target_is_an_error_whatever_missing_says() {
     let mut case = table("x,label\n1,a\n2,\n3,b\n4,a\n");
     case.spec.data.missing = Missing::Mean;
