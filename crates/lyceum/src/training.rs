@@ -100,7 +100,15 @@ pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Re
             }
             let mut failure = Failure::from(error);
             if stopped {
-                failure.fix = format!("lyceum jobs resume {id} continues from the last checkpoint");
+                let kept = lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(id));
+                failure.fix = match kept {
+                    Ok(kept) if kept.is_empty() => {
+                        format!("no checkpoint was reached; lyceum jobs resume {id} begins anew")
+                    }
+                    _ => {
+                        format!("lyceum jobs resume {id} continues from the last checkpoint, which was kept")
+                    }
+                };
             }
             Err(failure)
         }

@@ -1,5 +1,7 @@
 //! The commands as scripts use them: what stands on stdout, the last line of stderr, the exit code.
 
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -194,7 +194,8 @@ fn sentence(outcome: Outcome, baseline: &str, figures: &str, test: &str, p: f64)
 fn figure(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        size if !(1e-3..1e6).contains(&size) => format!("{value:.2e}"),
+        size if !(1e-3..1e9).contains(&size) => format!("{value:.2e}"),
+        size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),
         size if size >= 1.0 => format!("{value:.3}"),
         size => format!("{value:.*}", (2.0 - size.log10().floor()) as usize),

@@ -29,7 +29,7 @@ pub struct Import {
 
 impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let (mut manifest, contents) = read(&self.path)?;
+        let Exported { mut manifest, files: contents } = read(&self.path)?;
         if let Some(name) = self.name {
             manifest.name = name;
         }
@@ -71,8 +71,15 @@ impl Import {
     }
 }
 
-/// The manifest and the other files, each held to its hash, the model held to its probes.
-fn read(folder: &Path) -> Result<(Manifest, Vec<(String, Vec<u8>)>), Failure> {
+/// What stands in an exported folder.
+struct Exported {
+    manifest: Manifest,
+    /// Names and contents of all files but the manifest.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+/// Reads a folder: the files each held to its hash, the model held to its probes.
+fn read(folder: &Path) -> Result<Exported, Failure> {
     let bad = |message: String, why: String| {
         let fix = "import a folder that lyceum export wrote";
         let mut failure = Failure::new(Exit::Failed, "not_a_model", message, why, fix);
@@ -112,5 +119,5 @@ fn read(folder: &Path) -> Result<(Manifest, Vec<(String, Vec<u8>)>), Failure> {
     }
     bundle::open(&manifest, weights)
         .map_err(|error| bad("the model cannot be built".into(), crate::failure::causes(&error)))?;
-    Ok((manifest, contents))
+    Ok(Exported { manifest, files: contents })
 }
