@@ -20,7 +20,8 @@ const FLOORS: [(&str, u8); 10] = [
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 5] = ["lyceum-kernels", "lyceum-nn", "lyceum-models", "lyceum-train", "lyceum-engine"];
+const MATHEMATICS: [&str; 5] =
+    ["lyceum-kernels", "lyceum-nn", "lyceum-models", "lyceum-train", "lyceum-engine"];
 const WORLD: [&str; 8] = ["lyceum-store", "axum", "sqlx", "tokio", "tower", "tower-http", "hyper", "reqwest"];
 
 /// The only crate with unsafe code.
@@ -47,7 +48,8 @@ impl fmt::Display for Problem {
 
 /// Everything that is wrong with the repository.
 pub fn problems() -> Vec<Problem> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root: bug").to_owned();
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the root: bug").to_owned();
     let mut problems = Vec::new();
     check_imports(&root, &mut problems);
     for file in sources(&root) {

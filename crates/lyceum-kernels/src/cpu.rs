@@ -81,7 +81,10 @@ pub fn check_env() -> Result<CpuPath, CpuError> {
         return Err(CpuError(format!("LYCEUM_CPU: \"{asked}\" is not one of avx512, avx2, portable")));
     };
     if !available().contains(&path) {
-        return Err(CpuError(format!("LYCEUM_CPU: this processor has no {asked}; best here: {}", best.name())));
+        return Err(CpuError(format!(
+            "LYCEUM_CPU: this processor has no {asked}; best here: {}",
+            best.name()
+        )));
     }
     Ok(path)
 }

@@ -16,24 +16,24 @@
 
 pub mod cpu;
 pub mod pool;
-pub mod scratch;
 mod row;
+pub mod scratch;
 mod simd;
 #[cfg(test)]
 mod testing;
 
 pub mod activation;
+pub mod attention;
 pub mod batch_norm;
 pub mod conv;
+pub mod dropout;
 pub mod elementwise;
+pub mod embedding;
 pub mod group_norm;
 pub mod matmul;
+pub mod norm;
 pub mod optim;
 pub mod pooling;
-pub mod attention;
-pub mod dropout;
-pub mod embedding;
-pub mod norm;
 pub mod recurrent;
 pub mod rope;
 pub mod softmax;

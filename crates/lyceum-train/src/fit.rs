@@ -165,12 +165,8 @@ fn evaluate(
     let stopping = spec.train.early_stopping.as_ref();
     let only_loss = stopping.is_none_or(|e| e.metric == "valid_loss");
     let metrics = if only_loss {
-        let value = measure::mean_loss(&run.model, valid, ws, control)?;
-        // One number an evaluation; the interval comes with the measurement at the end.
-        BTreeMap::from([(
-            "valid_loss".to_owned(),
-            Metric { value, ci95: [f64::NAN; 2], n: valid.len() as u64 },
-        )])
+        let loss = measure::mean_loss(&run.model, valid, ws, control)?;
+        BTreeMap::from([("valid_loss".to_owned(), loss)])
     } else {
         prefixed(
             "valid",

@@ -11,7 +11,7 @@ use crate::eval::{self, Verdict, compare_classifiers, compare_losses};
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::Model;
 use lyceum_models::answer::Question;
-use lyceum_models::batch::{Batch, IGNORE, Target};
+use lyceum_models::batch::{Batch, IGNORE, Input, Target};
 use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
@@ -53,16 +53,17 @@ struct Outputs {
     losses: Vec<(f64, u64)>,
 }
 
-/// The mean loss over all terms of a part (what training minimises).
+/// The mean loss over all terms of a part (what training minimises), with its interval.
 pub fn mean_loss(
     model: &Model,
     data: &Dataset,
     ws: &mut Workspace,
     control: &Control,
-) -> Result<f64, TrainError> {
+) -> Result<Metric, TrainError> {
     let outputs = run(model, data, ws, control, false)?;
-    let (sum, n) = outputs.losses.iter().fold((0.0, 0), |(s, n), (l, k)| (s + l, n + k));
-    Ok(sum / n.max(1) as f64)
+    let sums: Vec<f64> = outputs.losses.iter().map(|l| l.0).collect();
+    let counts: Vec<f64> = outputs.losses.iter().map(|l| l.1 as f64).collect();
+    Ok(eval::ratio("loss", &sums, &counts)?)
 }
 
 /// All metrics of a model on a part.
@@ -83,6 +84,13 @@ pub fn measure_model(
             let log_probs = eval::log_softmax(&outputs.logits, names.len());
             classifier(name, &log_probs, labels, names.len(), spec.seed, outputs.logits)
         }
+        (Task::Classification, OutputPreparation::StepLabels { names }) => {
+            let steps = labelled_steps(data)?;
+            let k = names.len();
+            let kept: Vec<f32> =
+                steps.places.iter().flat_map(|&i| &outputs.logits[i * k..(i + 1) * k]).copied().collect();
+            classifier(name, &eval::log_softmax(&kept, k), &steps.labels, k, spec.seed, Vec::new())
+        }
         (Task::Regression | Task::Forecasting, OutputPreparation::Values { .. }) => {
             let (targets, width) = data.values().ok_or_else(|| no_targets("regression"))?;
             let predictions = preparation.output.restore(&outputs.logits);
@@ -95,7 +103,7 @@ pub fn measure_model(
         }
         _ => {
             let mut measured = language(name, &outputs.losses, data, preparation)?;
-            if data.tokens().is_none() {
+            if data.tokens().is_none() && spec.task != Task::Classification {
                 let answers = answers(model, preparation, data, spec, &mut ws, control)?;
                 exact(&mut measured.metrics, &answers, data, preparation)?;
             }
@@ -129,6 +137,14 @@ pub fn measure_baselines(
                 _ => return Err(no_targets("a baseline of token inputs without texts")),
             };
             Ok((trivial, classifier(name.into(), &strong, labels, k, spec.seed, Vec::new())?))
+        }
+        (Task::Classification, OutputPreparation::StepLabels { names }) => {
+            let (fit, steps, k) = (labelled_steps(train)?, labelled_steps(part)?, names.len());
+            let majority = Majority::fit(&fit.labels, k)?.log_probs(steps.labels.len());
+            let trivial = classifier("majority".into(), &majority, &steps.labels, k, spec.seed, Vec::new())?;
+            let logistic = Logistic::fit(&fit.features, fit.width, &fit.labels, k, control)?;
+            let strong = logistic.log_probs(&steps.features);
+            Ok((trivial, classifier("logistic".into(), &strong, &steps.labels, k, spec.seed, Vec::new())?))
         }
         (Task::Regression, _) => {
             let none = || no_targets("regression");
@@ -221,6 +237,37 @@ fn run(
         }
     }
     Ok(out)
+}
+
+/// The steps of a part that have a label, each a row of its own.
+struct Steps {
+    labels: Vec<u32>,
+    /// Which rows of the model's outputs they are.
+    places: Vec<usize>,
+    /// What stands at the step, `[n, width]`.
+    features: Vec<f32>,
+    width: usize,
+}
+
+fn labelled_steps(data: &Dataset) -> Result<Steps, TrainError> {
+    let mut batch = data.new_batch();
+    let mut steps = Steps { labels: Vec::new(), places: Vec::new(), features: Vec::new(), width: 1 };
+    let mut first = 0;
+    for start in (0..data.len()).step_by(BATCH) {
+        let rows: Vec<usize> = (start..(start + BATCH).min(data.len())).collect();
+        data.fill(&rows, &mut batch);
+        let (Target::Steps(targets), Input::Dense { shape, data }) = (&batch.target, &batch.input) else {
+            return Err(no_targets("a class at each step"));
+        };
+        steps.width = shape.last().copied().unwrap_or(1);
+        for (i, &target) in targets.iter().enumerate().filter(|&(_, &target)| target != IGNORE) {
+            steps.labels.push(target as u32);
+            steps.places.push(first + i);
+            steps.features.extend_from_slice(&data[i * steps.width..(i + 1) * steps.width]);
+        }
+        first += targets.len();
+    }
+    Ok(steps)
 }
 
 /// Each example's sum of losses and number of terms.

@@ -132,7 +132,10 @@ impl Operation for Linear {
         back.grad(self.x, |view, dy, dx, write| {
             let k = view.shape(self.x).last();
             let n = dy.len() / view.shape(self.x).rows().max(1);
-            let (g, w) = (Mat::new(dy, dy.len() / n, n), Mat::new(&view.param(self.weight)[self.first * k..][..n * k], n, k));
+            let (g, w) = (
+                Mat::new(dy, dy.len() / n, n),
+                Mat::new(&view.param(self.weight)[self.first * k..][..n * k], n, k),
+            );
             matmul(g, w, dx, write, Epilogue::default(), precision);
         });
     }

@@ -52,33 +52,33 @@ macro_rules! operations {
 
 pub mod activation;
 pub mod add;
-pub mod softmax;
-pub mod rope;
-pub mod rms_norm;
-pub mod position;
-pub mod layer_norm;
-pub mod embedding;
-pub mod cached_attention;
-pub mod binary_cross_entropy;
+#[cfg(test)]
+mod against_pytorch;
 pub mod attention;
-pub mod dropout;
 pub mod batch_norm;
+pub mod binary_cross_entropy;
+pub mod cached_attention;
 pub mod channels_first;
 pub mod concat;
 pub mod conv;
+pub mod dropout;
+pub mod embedding;
+pub mod group_norm;
+pub mod layer_norm;
 pub mod linear;
 pub mod mean_steps;
-pub mod group_norm;
 pub mod one_hot;
 pub mod pooling;
+pub mod position;
 pub mod recurrent;
 pub mod repeat_steps;
 pub mod reshape;
+pub mod rms_norm;
+pub mod rope;
 pub mod select_step;
+pub mod softmax;
 pub mod softmax_cross_entropy;
 pub mod squared_error;
-#[cfg(test)]
-mod against_pytorch;
 
 operations! {
     Activate(activation::Activate),

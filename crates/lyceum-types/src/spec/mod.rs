@@ -71,12 +71,26 @@ pub struct DataSpec {
 pub enum InputSpec {
     Tabular,
     /// `shape` is `[channels, height, width]`; `scale` divides (None: 255 for image files and idx, 1 else).
-    Image { shape: Option<[usize; 3]>, scale: Option<f64> },
-    Text { max_tokens: Option<usize> },
+    Image {
+        shape: Option<[usize; 3]>,
+        scale: Option<f64>,
+    },
+    Text {
+        max_tokens: Option<usize>,
+    },
     /// Log-mel features of wav files at `sample_rate`; a file of another rate is an error; clips are padded or cut to `seconds` (a longer clip is an error unless `truncate`).
-    Audio { sample_rate: u32, n_mels: usize, window_ms: f64, hop_ms: f64, seconds: f64, truncate: bool },
+    Audio {
+        sample_rate: u32,
+        n_mels: usize,
+        window_ms: f64,
+        hop_ms: f64,
+        seconds: f64,
+        truncate: bool,
+    },
     /// `channels` numbers a step.
-    Series { channels: usize },
+    Series {
+        channels: usize,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,19 +306,47 @@ pub struct TrainSpec {
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum OptimizerSpec {
     /// Plain or with momentum (`name = "momentum"` is `sgd` with momentum 0.9).
-    Sgd { lr: f64, momentum: f64, dampening: f64, nesterov: bool, weight_decay: f64 },
-    Adam { lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64 },
-    Adamw { lr: f64, betas: [f64; 2], eps: f64, weight_decay: f64 },
+    Sgd {
+        lr: f64,
+        momentum: f64,
+        dampening: f64,
+        nesterov: bool,
+        weight_decay: f64,
+    },
+    Adam {
+        lr: f64,
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+    },
+    Adamw {
+        lr: f64,
+        betas: [f64; 2],
+        eps: f64,
+        weight_decay: f64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum ScheduleSpec {
-    Constant { warmup_steps: usize },
-    Linear { warmup_steps: usize, min_lr: f64 },
-    Cosine { warmup_steps: usize, min_lr: f64 },
+    Constant {
+        warmup_steps: usize,
+    },
+    Linear {
+        warmup_steps: usize,
+        min_lr: f64,
+    },
+    Cosine {
+        warmup_steps: usize,
+        min_lr: f64,
+    },
     /// The rate is multiplied by `gamma` every `step_size` optimiser steps.
-    Step { warmup_steps: usize, step_size: usize, gamma: f64 },
+    Step {
+        warmup_steps: usize,
+        step_size: usize,
+        gamma: f64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

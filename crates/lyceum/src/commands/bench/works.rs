@@ -1,8 +1,8 @@
 //! The works: models and batches of the shapes that both sides run, and our side's step.
 
-use lyceum_kernels::{cpu, pool};
 use lyceum_kernels::matmul::peak::multiply_adds;
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul};
+use lyceum_kernels::{cpu, pool};
 use lyceum_models::batch::{Batch, Input, Target, Tokens};
 use lyceum_models::{InputShape, Model, ModelShape, OutputShape};
 use lyceum_nn::{Dropout, Examples, Grads, Recording, Tape, Workspace};

@@ -74,12 +74,14 @@ async fn complete(
     prompt: &str,
     max_tokens: usize,
 ) -> Result<String, Failure> {
+    // An answer that is right or wrong is the likeliest one; a text is drawn.
+    let temperature = if max_tokens < 16 { 0.0 } else { 0.8 };
     let request = completions::Request {
         model,
         prompts: vec![Prompt::Text(prompt.to_owned())],
         n: 1,
         max_tokens: Some(max_tokens),
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None, seed: Some(1) },
+        sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed: Some(1) },
         stop: Vec::new(),
         logprobs: None,
         echo: false,
