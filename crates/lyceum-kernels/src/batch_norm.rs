@@ -98,7 +98,6 @@ pub fn batch_norm_forward(
 
 /// The gradient of the input. With `S = Σ dy`, `P = Σ dy · x̂` over the channel's `M` numbers:
 /// `dx (+)= γ · inv_std · (dy − S/M − x̂ · P/M)` for batch statistics, `γ · inv_std · dy` for given ones.
-#[allow(clippy::too_many_arguments, reason = "the formula's own symbols")]
 pub fn batch_norm_backward_input(
     shape: ChannelShape,
     statistics: Statistics,

@@ -10,7 +10,6 @@ use crate::simd::on_path;
 use crate::{cpu, pool};
 
 /// `y = γ · (x − mean) · inv_std + β`; `mean` and `inv_std` `[B, G]` are written for the way back.
-#[allow(clippy::too_many_arguments, reason = "the formula's own symbols")]
 pub fn group_norm_forward(
     shape: ChannelShape,
     groups: usize,
@@ -48,7 +47,6 @@ pub fn group_norm_forward(
 }
 
 /// `dx (+)= inv_std · (γ·dy − S/M − x̂ · P/M)`, with `S = Σ γ·dy` and `P = Σ γ·dy·x̂` over the group.
-#[allow(clippy::too_many_arguments, reason = "the formula's own symbols")]
 pub fn group_norm_backward_input(
     shape: ChannelShape,
     groups: usize,
@@ -90,7 +88,6 @@ pub fn group_norm_backward_input(
 }
 
 /// `dgamma (+)= Σ dy · x̂`, `dbeta (+)= Σ dy`, over examples and positions.
-#[allow(clippy::too_many_arguments, reason = "the formula's own symbols")]
 pub fn group_norm_backward_weight(
     shape: ChannelShape,
     groups: usize,

@@ -12,6 +12,7 @@
 //! * **Twins.** The portable path is the slow clear twin; tests compare the others with it.
 //! * **No allocation after warm-up.** Scratch memory is per thread and kept ([`scratch`]).
 
+#![allow(clippy::too_many_arguments, reason = "a kernel takes its shapes beside its slices")]
 #![allow(unsafe_code, reason = "the one crate for it; every block says why it is sound")]
 
 pub mod cpu;

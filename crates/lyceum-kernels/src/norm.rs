@@ -15,7 +15,6 @@ use crate::simd::{Simd, on_path};
 use crate::{cpu, pool};
 
 /// `y = (x - mean) · rstd ∘ weight + bias`; saves `mean` and `rstd` (one per row) for the backward calls.
-#[expect(clippy::too_many_arguments, reason = "two inputs, three outputs and what they are")]
 pub fn layer_norm(
     x: &[f32],
     cols: usize,

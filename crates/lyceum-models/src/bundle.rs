@@ -48,8 +48,7 @@ pub fn open(manifest: &Manifest, safetensors: &[u8]) -> Result<Bundle, BundleErr
     if !manifest.probes.is_null() {
         let probes: Probes = field("probes", &manifest.probes)?;
         let difference = probes.difference(&model).map_err(ModelError::Nn)?;
-        // Written so that NaN is refused too.
-        if !(difference <= PROBE_TOLERANCE) {
+        if difference.is_nan() || difference > PROBE_TOLERANCE {
             return Err(BundleError::Probes { difference });
         }
     }

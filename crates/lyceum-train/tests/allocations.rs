@@ -1,5 +1,7 @@
 //! After its first epochs a training step allocates nothing on the heap, in every family.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use lyceum_models::Model;
 use lyceum_train::data;
 use lyceum_train::run::Run;

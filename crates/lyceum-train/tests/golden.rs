@@ -2,6 +2,8 @@
 //! and every gradient of the first and the last step, inputs and embeddings included, agree within 1e-4.
 //! `fixtures/README.md` says what the files hold and which script made them.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use lyceum_kernels::cpu;
 use lyceum_models::batch::{Batch, Input, Target, Tokens};
 use lyceum_models::{InputShape, Model, ModelShape, OutputShape};

@@ -1,6 +1,8 @@
 //! `kill -9` at five moments of a run, each followed by `lyceum jobs resume`: the weights are those of the run
 //! that was never stopped, byte for byte. One model of each family, with accumulation and early stopping on.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;

@@ -35,7 +35,6 @@ struct Target<'a> {
 
 /// The gradients of [`attention`](super::attention) from its output `out`, the output's gradient `dout`
 /// (both in the layout `shape.out`) and the log-sum-exps it saved.
-#[expect(clippy::too_many_arguments, reason = "what the forward call had, and the gradient that arrived")]
 pub fn attention_backward(
     shape: &Attention<'_>,
     q: &[f32],

@@ -88,14 +88,12 @@ macro_rules! on_path {
     ($path:expr, $body:ident $(::<$g:ident>)? ($($arg:ident : $ty:ty),* $(,)?) $(-> $ret:ty)?) => {{
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
-        #[allow(clippy::too_many_arguments)]
         unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: the caller of `on_path!` upholds the body's contract; the features are enabled here.
             unsafe { $body::<$crate::simd::Avx2>($($arg),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-        #[allow(clippy::too_many_arguments)]
         unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
             // SAFETY: as above.
             unsafe { $body::<$crate::simd::Avx512>($($arg),*) }
