@@ -4,7 +4,7 @@ use crate::params::{ParamId, Params};
 use crate::tape::Node;
 use std::collections::HashMap;
 
-/// The nodes of a tape and buffers by length. One per thread that runs models; reused for every step.
+/// The nodes of a tape and buffers by size class. One per thread that runs models; reused for every step.
 #[derive(Default)]
 pub struct Workspace {
     pub(crate) nodes: Vec<Node>,
@@ -24,13 +24,19 @@ impl Workspace {
 
     /// A buffer of `len` numbers whose contents are unspecified.
     pub(crate) fn take(&mut self, len: usize) -> Vec<f32> {
-        self.free.get_mut(&len).and_then(Vec::pop).unwrap_or_else(|| vec![0.0; len])
+        let class = size_class(len);
+        let found = self.free.get_mut(&class).and_then(Vec::pop);
+        let mut buffer = found.unwrap_or_else(|| Vec::with_capacity(class));
+        // Within the capacity: nothing is allocated, and numbers that are there stay.
+        buffer.resize(len, 0.0);
+        buffer
     }
 
-    /// Keeps a buffer for a later [`take`](Self::take) of the same length.
+    /// Keeps a buffer for a later [`take`](Self::take) of about the same length.
     pub(crate) fn give(&mut self, buffer: Vec<f32>) {
-        if !buffer.is_empty() {
-            self.free.entry(buffer.len()).or_default().push(buffer);
+        let class = buffer.capacity();
+        if class > 0 && size_class(class) == class {
+            self.free.entry(class).or_default().push(buffer);
         }
     }
 
@@ -77,5 +83,36 @@ impl Workspace {
         self.reset();
         self.free.clear();
         self.free_ids.clear();
+    }
+}
+
+/// The capacity that a buffer of `len` numbers has: at most a quarter more, so that batches whose lengths vary
+/// share buffers and memory does not grow with every new length.
+fn size_class(len: usize) -> usize {
+    let step = (len.next_power_of_two() / 8).max(16);
+    len.div_ceil(step) * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_holds_its_lengths_wastes_little_and_is_its_own_class() {
+        for len in (0..4000).chain([100_000, 1_000_001]) {
+            let class = size_class(len);
+            assert!(class >= len && class <= len + (len / 4).max(16), "{len}: {class}");
+            assert_eq!(size_class(class), class, "{len}");
+        }
+    }
+
+    #[test]
+    fn lengths_of_a_class_share_a_buffer() {
+        let mut ws = Workspace::new();
+        let buffer = ws.take(1000);
+        let at = buffer.as_ptr();
+        ws.give(buffer);
+        let again = ws.take(990);
+        assert_eq!((again.len(), again.as_ptr()), (990, at));
     }
 }

@@ -36,17 +36,20 @@ fn check(name: &str, file: &str, content: &str, spec: &str) {
     assert_eq!(count, 0, "{name}: allocations in steps after warm-up");
 }
 
-/// Allocations of an epoch of steps after two epochs.
+/// Epochs after which batches of every shape have been seen: their last one is short, texts differ in length.
+const WARM_UP: u64 = 20;
+
+/// Allocations of an epoch of steps after the warm-up.
 fn steps_after_warm_up(spec: &Spec, dir: &Path) -> u64 {
     let loaded = data::load(spec, dir, &Control::new()).unwrap();
     let model = Model::new(&spec.model, &loaded.preparation.shape(), 1).unwrap();
     let mut run = Run::new(&spec.train, 1, model, &loaded.train);
     let epoch = run.steps_per_epoch();
-    for step in 0..2 * epoch {
+    for step in 0..WARM_UP * epoch {
         run.step(&loaded.train, step).unwrap();
     }
     let info = allocation_counter::measure(|| {
-        for step in 2 * epoch..3 * epoch {
+        for step in WARM_UP * epoch..(WARM_UP + 1) * epoch {
             run.step(&loaded.train, step).unwrap();
         }
     });
