@@ -209,6 +209,8 @@ golden!(
     mlp,
     mlp_regression,
     cnn,
+    cnn_1d,
+    cnn_residual,
     rnn,
     gru,
     lstm,
