@@ -103,7 +103,13 @@ pub fn fit(
     let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
     let mut ws = Workspace::new();
     while progress.step < run.total_steps() && !progress.early.stopped {
-        control.check().map_err(|stop| TrainError::Stopped { step: progress.step, stop })?;
+        if let Err(stop) = control.check() {
+            // What was done since the last checkpoint is kept.
+            if let Some(dir) = dir.as_deref().filter(|_| progress.step > step_before) {
+                save(dir, &identity, &run, best.as_ref(), &progress, observer)?;
+            }
+            return Err(TrainError::Stopped { step: progress.step, stop });
+        }
         let report = run.step(&loaded.train, progress.step)?;
         progress.step += 1;
         progress.last_loss = Some(report.loss);

@@ -3,7 +3,7 @@
 use super::answers::{self, Answers};
 use super::assemble;
 use super::columns::{self, Feature, Purpose, Schema};
-use super::dataset::{Dataset, Examples, Ragged, Targets};
+use super::dataset::{Dataset, Examples, Ragged};
 use super::fit::{self, Kind};
 use super::report::{DataError, Issue, Place, Report, Warning};
 use super::source::{Entry, Source};
@@ -16,9 +16,6 @@ use lyceum_models::prepare::text::Specials;
 use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedValue, Raw};
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -94,7 +91,7 @@ pub(super) fn load(
             (&mut report, &mut warnings),
         )
     };
-    let mut train_set = build(&sources.train, &train, &parts.train)?;
+    let train_set = build(&sources.train, &train, &parts.train)?;
     let mut valid = match rule {
         Rule::Whole => None,
         _ if parts.valid.is_empty() => None,
@@ -110,9 +107,6 @@ pub(super) fn load(
     report.into_result()?;
 
     answers::warn_imbalance(&train_set.targets, preparation.output.labels(), &mut warnings);
-    if spec.data.shuffle_labels {
-        shuffle(&mut train_set.targets, spec.seed);
-    }
     let features =
         sketch::features(&preparation, &sources.train, &train.features(), &parts.train, &train_set);
     Ok(Loaded {
@@ -495,23 +489,4 @@ fn assemble(
     }
     let data = assemble::dense(&preparation.input, source, columns, rows, control, report)?;
     Ok(assemble::with_targets(preparation, data, source, answers, rows, report))
-}
-
-/// Gives the training rows each other's answers.
-fn shuffle(targets: &mut Targets, seed: u64) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5AFF_1E00);
-    match targets {
-        Targets::Classes(classes) => classes.shuffle(&mut rng),
-        Targets::Values { width, data } => {
-            let mut rows: Vec<Vec<f32>> = data.chunks(*width).map(<[f32]>::to_vec).collect();
-            rows.shuffle(&mut rng);
-            *data = rows.concat();
-        }
-        Targets::Steps { steps, data } => {
-            let mut rows: Vec<Vec<u32>> = data.chunks(*steps).map(<[u32]>::to_vec).collect();
-            rows.shuffle(&mut rng);
-            *data = rows.concat();
-        }
-        Targets::None => {}
-    }
 }

@@ -24,6 +24,7 @@ mod npy;
 mod parquet;
 pub mod report;
 mod series;
+mod shuffle;
 mod sketch;
 mod source;
 pub mod split;
@@ -140,6 +141,9 @@ fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result
         Task::Forecasting => series::load(spec, &sources, rule, control, report)?,
     };
     loaded.files = files;
+    if spec.data.shuffle_labels {
+        shuffle::answers(&mut loaded.train, spec.seed);
+    }
     judge::warn(&mut loaded, control)?;
     Ok(loaded)
 }

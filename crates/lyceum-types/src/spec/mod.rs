@@ -61,8 +61,8 @@ pub struct DataSpec {
     pub time: Option<String>,
     /// Forecasting: the season's length for the seasonal-naive baseline (None: 1, the last value).
     pub season: Option<usize>,
-    /// Classification of tables and text: shuffles the training labels (a check that the score falls to the
-    /// trivial baseline).
+    /// Gives the training rows each other's answers (of a text: its tokens another order), as a check that the
+    /// score falls to the trivial baseline's.
     pub shuffle_labels: bool,
 }
 

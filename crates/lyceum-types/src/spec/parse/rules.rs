@@ -59,10 +59,6 @@ fn parts(task: Task, data: &DataSpec, rules: &Rules<'_>) {
         let message = format!("folds cannot part the rows of {}", task.as_str());
         rules.note(&["data", "folds"], &["task"], message, "use valid_fraction, which takes the last part");
     }
-    if data.shuffle_labels && task == Task::LanguageModeling {
-        let message = "language modelling has no labels to shuffle".to_owned();
-        rules.note(&["data", "shuffle_labels"], &["task"], message, "remove shuffle_labels");
-    }
 }
 
 /// A column has one part to play.

@@ -410,13 +410,6 @@ fn each_bad_value_is_refused_at_its_key() {
         ),
         (
             "language_modeling",
-            "shuffle_labels = true",
-            "family = \"gru\"\nhidden_size = 3",
-            "",
-            "data.shuffle_labels contradiction",
-        ),
-        (
-            "language_modeling",
             "input = { type = \"image\" }",
             "family = \"gru\"\nhidden_size = 3",
             "",
