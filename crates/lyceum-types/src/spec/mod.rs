@@ -190,7 +190,7 @@ pub struct ConvSpec {
     pub kernel: usize,
     pub stride: usize,
     /// `Some(0)` when the key is unset, as in PyTorch; none is `padding = "same"`:
-    /// `(kernel - 1) * dilation / 2` on both sides of an odd kernel.
+    /// `(kernel - 1) * dilation` in all, half on each side, the odd one at the end.
     pub padding: Option<usize>,
     pub dilation: usize,
     pub groups: usize,

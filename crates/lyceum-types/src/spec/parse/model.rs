@@ -154,10 +154,6 @@ fn convolution(mut section: Section<'_>, index: usize, free_from: usize) -> Conv
             format!("channels = {} cannot be parted into groups = {}", layer.channels, layer.groups);
         section.note("groups", ProblemCode::Contradiction, message, "write a divisor of channels");
     }
-    if layer.padding.is_none() && layer.kernel.is_multiple_of(2) {
-        let message = format!("\"same\" needs an odd kernel, kernel is {}", layer.kernel);
-        section.note("padding", ProblemCode::Contradiction, message, "write a number, or an odd kernel");
-    }
     section.finish();
     layer
 }

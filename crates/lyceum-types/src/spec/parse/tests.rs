@@ -527,13 +527,6 @@ fn each_bad_value_is_refused_at_its_key() {
         (
             "classification",
             "",
-            "family = \"cnn\"\nconv = [{ channels = 3, kernel = 2, padding = \"same\" }]",
-            "",
-            "model.conv[0].padding contradiction",
-        ),
-        (
-            "classification",
-            "",
             "family = \"cnn\"\nconv = [{ channels = 3, kernel = 3, residual = 2 }]",
             "",
             "model.conv[0].residual out_of_range",
