@@ -1,6 +1,7 @@
 //! From logits to a token: temperature, top-k, top-p, and a generator that belongs to the sequence, so that
 //! a seed repeats its answer whatever else is in the batch.
 
+use lyceum_models::answer::likeliest;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -32,7 +33,7 @@ impl Sampler {
     /// The next token.
     pub(crate) fn sample(&mut self, logits: &[f32]) -> u32 {
         if self.sampling.temperature == 0.0 {
-            return greedy(logits);
+            return likeliest(logits);
         }
         let Sampling { temperature, top_p, top_k, .. } = self.sampling;
         self.order.clear();
@@ -62,17 +63,6 @@ impl Sampler {
         }
         self.order[n - 1].1
     }
-}
-
-/// The most likely token, the lower id on a tie.
-pub(crate) fn greedy(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, &x) in logits.iter().enumerate() {
-        if x > logits[best] {
-            best = i;
-        }
-    }
-    best as u32
 }
 
 /// `log softmax` of a row, in f64.
