@@ -115,11 +115,9 @@ fn main() {
             println!("step {step:3}: loss {value:.4}");
         }
     }
-    let question: Vec<u32> = vec![3, 1, 4, 1, 5];
+    let Input::Pair { source, .. } = &batch.input else { unreachable!("a reversal is a pair") };
+    let question = source.ids[..source.time].to_vec();
     let asked = lyceum_models::answer::Question::Source { source: &question, begin: BEGIN };
     let answers = model.answers(&mut workspace, &[asked], None, 5).expect("the source fits");
-    println!(
-        "{question:?} backwards: {:?} (an unseen row; {} rows were learnt by heart)",
-        answers[0], batch.n
-    );
+    println!("{question:?} backwards: {:?} (one of the {} rows that it learnt from)", answers[0], batch.n);
 }
