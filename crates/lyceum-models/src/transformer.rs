@@ -145,6 +145,15 @@ impl Transformer {
             let bias = (spec.variant != TransformerVariant::Decoder || spec.bias).then_some(starts.head_bias);
             Linear::with(b, head, sizes, starts.head, bias)
         });
+        if let (None, Entry::Tokens(table)) = (output, entry)
+            && b.params.shape(table).first() != shape.output.width()
+        {
+            return Err(unsuited(
+                "transformer",
+                "a tied head that says no tokens",
+                "set tie_embeddings = false",
+            ));
+        }
         let numbers = (0..spec.context as u32).collect();
         Ok(Transformer { spec: spec.clone(), entry, positions, encoder, decoder, output, numbers })
     }

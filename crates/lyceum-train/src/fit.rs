@@ -240,7 +240,7 @@ fn quote(spec: &Spec, run: &Run, loaded: &Loaded, observer: &mut dyn Observer) -
         probe.step(&loaded.train, step)?;
     }
     let seconds = started.elapsed().as_secs_f64() / (PROBE_STEPS - 1) as f64 * run.total_steps() as f64;
-    let memory_bytes = resident_bytes().unwrap_or(0);
+    let memory_bytes = resident_bytes();
     observer.event(&Event::Quote { steps: run.total_steps(), seconds, memory_bytes, n_parameters })
 }
 

@@ -365,11 +365,12 @@ fn answers(
         let prompts: Vec<Vec<u32>> = rows.iter().map(|&i| question_tokens(data, i)).collect();
         let questions: Vec<Question<'_>> = prompts
             .iter()
-            .map(|tokens| match spec.task {
-                Task::SequenceToSequence => Question::Source { source: tokens, begin: begin.unwrap_or(0) },
-                _ => Question::Prompt(tokens),
+            .map(|tokens| match (spec.task, begin) {
+                (Task::SequenceToSequence, Some(begin)) => Ok(Question::Source { source: tokens, begin }),
+                (Task::SequenceToSequence, None) => Err(no_targets("an answer without a begin token")),
+                _ => Ok(Question::Prompt(tokens)),
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         all.extend(model.answers(ws, &questions, end, n_max)?);
     }
     Ok(all)

@@ -17,11 +17,12 @@ pub enum Event<'a> {
         n_test: usize,
         warnings: &'a [Warning],
     },
-    /// What the run will cost, measured on a few steps that are then thrown away.
+    /// What the run will cost, measured on a few steps that are then thrown away. The memory is None where the
+    /// system does not tell it.
     Quote {
         steps: u64,
         seconds: f64,
-        memory_bytes: u64,
+        memory_bytes: Option<u64>,
         n_parameters: usize,
     },
     /// The run goes on after this many steps.

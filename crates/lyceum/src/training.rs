@@ -361,7 +361,8 @@ impl Observer for JobObserver {
                 json!({ "event": "data", "train": n_train, "valid": n_valid, "test": n_test, "warnings": warnings })
             }
             Event::Quote { steps, seconds, memory_bytes, n_parameters } => {
-                let (time, memory) = (for_people(*seconds), output::bytes(*memory_bytes));
+                let time = for_people(*seconds);
+                let memory = memory_bytes.map_or_else(|| "unknown memory".to_owned(), output::bytes);
                 self.progress.note(&format!(
                     "{n_parameters} parameters; {steps} steps will take about {time} and {memory}"
                 ));
