@@ -29,9 +29,11 @@ fn own_peak(work: &Work) -> Result<u64, Failure> {
         Failure::internal(format!("{only} in a process of its own gave no report"), &error)
     })?;
     let peak = report["machine"]["peak_rss_bytes"].as_u64();
-    peak.ok_or_else(|| Failure::usage(
-        "this system does not say how much memory a process had",
-        "there is no /proc/self/status",
-        "leave --memory out",
-    ))
+    peak.ok_or_else(|| {
+        Failure::usage(
+            "this system does not say how much memory a process had",
+            "there is no /proc/self/status",
+            "leave --memory out",
+        )
+    })
 }

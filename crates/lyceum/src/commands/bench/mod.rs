@@ -74,7 +74,8 @@ impl TrainBench {
         }
         let mut peer = self.peer.as_deref().map(Peer::start).transpose()?;
         let mut rows = Vec::new();
-        for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| w.is_called(n))) {
+        for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| w.is_called(n)))
+        {
             control.check().map_err(|_| Failure::interrupted("nothing was written"))?;
             let mut row = self.one(work, peer.as_mut())?;
             if let Some(peer) = self.peer.as_deref().filter(|_| self.memory && work.is_trained) {
@@ -210,6 +211,7 @@ fn table(rows: &[Value]) {
             ]
         })
         .collect();
-    let header = ["work", "precision", "ours", "peer", "ratio", "spread", "of peak", "loss difference", "memory"];
+    let header =
+        ["work", "precision", "ours", "peer", "ratio", "spread", "of peak", "loss difference", "memory"];
     output::table(&header, &cells);
 }
