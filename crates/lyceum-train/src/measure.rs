@@ -10,7 +10,7 @@ use crate::error::TrainError;
 use crate::eval::{self, Verdict, compare_classifiers, compare_losses};
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::Model;
-use lyceum_models::answer::Question;
+use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::batch::{Batch, IGNORE, Input, Target};
 use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
@@ -354,6 +354,7 @@ fn answers(
 ) -> Result<Vec<Vec<u32>>, TrainError> {
     let tokenizer = preparation.tokenizer();
     let (begin, end) = (tokenizer.and_then(|t| t.bos()), tokenizer.and_then(|t| t.eos()));
+    let never = tokenizer.map_or_else(Vec::new, |t| t.never_said());
     let n_max = match &preparation.input {
         InputPreparation::Pair { max_target, .. } => *max_target,
         _ => (0..data.len()).filter_map(|i| data.answer_tokens(i).map(<[u32]>::len)).max().unwrap_or(0) + 1,
@@ -371,7 +372,7 @@ fn answers(
                 _ => Ok(Question::Prompt(tokens)),
             })
             .collect::<Result<_, _>>()?;
-        all.extend(model.answers(ws, &questions, end, n_max)?);
+        all.extend(model.answers(ws, &questions, Bounds { end, never: &never, n_tokens_max: n_max })?);
     }
     Ok(all)
 }
