@@ -3,7 +3,7 @@
 //! Names are without a part (`accuracy`, `rmse`, …); the caller adds `valid_` or `test_`.
 
 use crate::baseline::{
-    Bigram, Linear, Logistic, Majority, Mean, TfidfLogistic, Trigram, last_value, seasonal_naive,
+    Bigram, Linear, Logistic, Majority, Mean, TfidfLogistic, Trigram, Trivial, last_value, seasonal_naive,
 };
 use crate::data::Dataset;
 use crate::error::TrainError;
@@ -112,22 +112,80 @@ pub fn measure_model(
     }
 }
 
-/// The trivial baseline and the best simple one, fitted on `train` and measured on `part`.
-pub fn measure_baselines(
+/// The trivial method of the task, fitted on the training part.
+pub fn fit_trivial(preparation: &Preparation, train: &Dataset, spec: &Spec) -> Result<Trivial, TrainError> {
+    Ok(match (spec.task, &preparation.output) {
+        (Task::Classification, OutputPreparation::Labels { names }) => {
+            let labels = train.labels().ok_or_else(|| no_targets("classification"))?;
+            Trivial::Majority(Majority::fit(labels, names.len())?)
+        }
+        (Task::Classification, OutputPreparation::StepLabels { names }) => {
+            Trivial::Majority(Majority::fit(&labelled_steps(train)?.labels, names.len())?)
+        }
+        (Task::Regression, _) => {
+            let (targets, width) = train.values().ok_or_else(|| no_targets("regression"))?;
+            Trivial::Mean(Mean::fit(targets, width)?)
+        }
+        (Task::Forecasting, _) => Trivial::LastValue,
+        (Task::LanguageModeling | Task::SequenceToSequence | Task::Classification, _) => {
+            let texts = training_texts(train);
+            Trivial::Bigram(Bigram::fit(texts.iter().map(Vec::as_slice), vocabulary(preparation))?)
+        }
+    })
+}
+
+/// A trivial method on a part.
+pub fn measure_trivial(
+    trivial: &Trivial,
+    preparation: &Preparation,
+    part: &Dataset,
+    spec: &Spec,
+) -> Result<Measured, TrainError> {
+    match (trivial, &preparation.output) {
+        (Trivial::Majority(majority), OutputPreparation::Labels { names }) => {
+            let labels = part.labels().ok_or_else(|| no_targets("classification"))?;
+            let log_probs = majority.log_probs(labels.len());
+            classifier("majority".into(), &log_probs, labels, names.len(), spec.seed, Vec::new())
+        }
+        (Trivial::Majority(majority), OutputPreparation::StepLabels { names }) => {
+            let labels = labelled_steps(part)?.labels;
+            let log_probs = majority.log_probs(labels.len());
+            classifier("majority".into(), &log_probs, &labels, names.len(), spec.seed, Vec::new())
+        }
+        (Trivial::Mean(mean), OutputPreparation::Values { .. }) => {
+            let (targets, width) = part.values().ok_or_else(|| no_targets("regression"))?;
+            let predicted = restore(preparation, &mean.predict(targets.len() / width));
+            regressor("mean".into(), &predicted, &preparation.output.restore(targets), width, spec.seed)
+        }
+        (Trivial::LastValue, OutputPreparation::Values { .. }) => {
+            let seen = Windows::of(preparation, part, spec)?;
+            let last = last_value(&seen.original, seen.window, seen.channels, &seen.forecast, seen.horizon);
+            regressor("last_value".into(), &last, &seen.targets, seen.width, spec.seed)
+        }
+        (Trivial::Bigram(bigram), OutputPreparation::Tokens) => n_gram(
+            "bigram",
+            (preparation, part),
+            &|context, token| bigram.loss(context, token),
+            &|context, end, n| bigram.greedy(context, end, n),
+        ),
+        _ => Err(no_targets("a baseline of another task")),
+    }
+}
+
+/// The best simple method, fitted on `train` and measured on `part`.
+pub fn measure_simple(
     preparation: &Preparation,
     train: &Dataset,
     part: &Dataset,
     spec: &Spec,
     control: &Control,
-) -> Result<(Measured, Measured), TrainError> {
+) -> Result<Measured, TrainError> {
     match (spec.task, &preparation.output) {
         (Task::Classification, OutputPreparation::Labels { names }) => {
             let none = || no_targets("classification");
             let (fit, labels) = (train.labels().ok_or_else(none)?, part.labels().ok_or_else(none)?);
             let k = names.len();
-            let majority = Majority::fit(fit, k)?.log_probs(labels.len());
-            let trivial = classifier("majority".into(), &majority, labels, k, spec.seed, Vec::new())?;
-            let (name, strong) = match (train.texts(), part.texts(), train.dense(), part.dense()) {
+            let (name, log_probs) = match (train.texts(), part.texts(), train.dense(), part.dense()) {
                 (Some(texts), Some(others), ..) => {
                     ("tfidf_logistic", TfidfLogistic::fit(texts, fit, k, control)?.log_probs(others))
                 }
@@ -136,15 +194,13 @@ pub fn measure_baselines(
                 }
                 _ => return Err(no_targets("a baseline of token inputs without texts")),
             };
-            Ok((trivial, classifier(name.into(), &strong, labels, k, spec.seed, Vec::new())?))
+            classifier(name.into(), &log_probs, labels, k, spec.seed, Vec::new())
         }
         (Task::Classification, OutputPreparation::StepLabels { names }) => {
             let (fit, steps, k) = (labelled_steps(train)?, labelled_steps(part)?, names.len());
-            let majority = Majority::fit(&fit.labels, k)?.log_probs(steps.labels.len());
-            let trivial = classifier("majority".into(), &majority, &steps.labels, k, spec.seed, Vec::new())?;
             let logistic = Logistic::fit(&fit.features, fit.width, &fit.labels, k, control)?;
-            let strong = logistic.log_probs(&steps.features);
-            Ok((trivial, classifier("logistic".into(), &strong, &steps.labels, k, spec.seed, Vec::new())?))
+            let log_probs = logistic.log_probs(&steps.features);
+            classifier("logistic".into(), &log_probs, &steps.labels, k, spec.seed, Vec::new())
         }
         (Task::Regression, _) => {
             let none = || no_targets("regression");
@@ -152,44 +208,46 @@ pub fn measure_baselines(
                 (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
             let ((x, columns), (others, _)) =
                 (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
-            let n = targets.len() / width;
+            let linear = Linear::fit(x, columns, fit, width, control)?.predict(others);
             let targets = preparation.output.restore(targets);
-            let value = |scaled: Vec<f64>| restore(preparation, &scaled);
-            let mean = value(Mean::fit(fit, width)?.predict(n));
-            let linear = value(Linear::fit(x, columns, fit, width, control)?.predict(others));
-            Ok((
-                regressor("mean".into(), &mean, &targets, width, spec.seed)?,
-                regressor("linear".into(), &linear, &targets, width, spec.seed)?,
-            ))
+            regressor("linear".into(), &restore(preparation, &linear), &targets, width, spec.seed)
         }
-        (Task::Forecasting, _) => forecasters(preparation, train, part, spec, control),
-        (Task::LanguageModeling | Task::SequenceToSequence, _) | (Task::Classification, _) => {
-            let vocabulary = preparation.tokenizer().map_or(0, |t| t.vocab_size());
+        (Task::Forecasting, _) => forecaster(preparation, train, part, spec, control),
+        (Task::LanguageModeling | Task::SequenceToSequence | Task::Classification, _) => {
             let texts = training_texts(train);
-            let (bigram, trigram) = (
-                Bigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
-                Trigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
-            );
-            let end = preparation.tokenizer().and_then(|t| t.eos()).unwrap_or(u32::MAX);
-            let of = |name: &str,
-                      loss: &dyn Fn(&[u32], u32) -> f64,
-                      greedy: &dyn Fn(&[u32], usize) -> Vec<u32>| {
-                let losses = token_losses(part, loss);
-                let mut measured = language(name.into(), &losses, part, preparation)?;
-                if part.tokens().is_none() {
-                    let n = part.len().min(ANSWERS_MAX);
-                    let answers: Vec<Vec<u32>> =
-                        (0..n).map(|i| greedy(&question_tokens(part, i), 64)).collect();
-                    exact(&mut measured.metrics, &answers, part, preparation)?;
-                }
-                Ok::<_, TrainError>(measured)
-            };
-            Ok((
-                of("bigram", &|c, t| bigram.loss(c, t), &|c, n| bigram.greedy(c, end, n))?,
-                of("trigram", &|c, t| trigram.loss(c, t), &|c, n| trigram.greedy(c, end, n))?,
-            ))
+            let trigram = Trigram::fit(texts.iter().map(Vec::as_slice), vocabulary(preparation))?;
+            n_gram(
+                "trigram",
+                (preparation, part),
+                &|context, token| trigram.loss(context, token),
+                &|context, end, n| trigram.greedy(context, end, n),
+            )
         }
     }
+}
+
+fn vocabulary(preparation: &Preparation) -> usize {
+    preparation.tokenizer().map_or(0, |tokenizer| tokenizer.vocab_size())
+}
+
+/// What follows a context, until an end token or so many ids.
+type Greedy<'a> = &'a dyn Fn(&[u32], u32, usize) -> Vec<u32>;
+
+/// A method that counts tokens: its losses, and its own answers where rows have some.
+fn n_gram(
+    name: &str,
+    (preparation, part): (&Preparation, &Dataset),
+    loss: &dyn Fn(&[u32], u32) -> f64,
+    greedy: Greedy<'_>,
+) -> Result<Measured, TrainError> {
+    let mut measured = language(name.into(), &token_losses(part, loss), part, preparation)?;
+    if part.tokens().is_none() {
+        let end = preparation.tokenizer().and_then(|t| t.eos()).unwrap_or(u32::MAX);
+        let n = part.len().min(ANSWERS_MAX);
+        let answers: Vec<Vec<u32>> = (0..n).map(|i| greedy(&question_tokens(part, i), end, 64)).collect();
+        exact(&mut measured.metrics, &answers, part, preparation)?;
+    }
+    Ok(measured)
 }
 
 /// The paired test of a model against a baseline on the same rows.
@@ -443,39 +501,63 @@ fn token_losses(data: &Dataset, loss: &dyn Fn(&[u32], u32) -> f64) -> Vec<(f64, 
     }
 }
 
-fn forecasters(
+/// The windows of a forecast in the units of the data.
+struct Windows {
+    /// `[n, window, channels]`
+    original: Vec<f32>,
+    window: usize,
+    channels: usize,
+    horizon: usize,
+    /// Channels that are forecast.
+    forecast: Vec<usize>,
+    /// `[n, width]`
+    targets: Vec<f64>,
+    width: usize,
+}
+
+impl Windows {
+    fn of(preparation: &Preparation, part: &Dataset, spec: &Spec) -> Result<Self, TrainError> {
+        let InputPreparation::Series(series) = &preparation.input else {
+            return Err(no_targets("a forecast of something that is no series"));
+        };
+        let none = || no_targets("forecasting");
+        let ((targets, width), (seen, _)) = (part.values().ok_or_else(none)?, part.dense().ok_or_else(none)?);
+        let channels = series.channels();
+        let unscaled = |(i, &v): (usize, &f32)| {
+            (f64::from(v) * series.std[i % channels] + series.mean[i % channels]) as f32
+        };
+        Ok(Windows {
+            original: seen.iter().enumerate().map(unscaled).collect(),
+            window: series.steps,
+            channels,
+            horizon: spec.data.horizon.unwrap_or(1),
+            forecast: target_channels(series, &preparation.output),
+            targets: preparation.output.restore(targets),
+            width,
+        })
+    }
+}
+
+/// The better of linear regression and the seasonal naive forecast.
+fn forecaster(
     preparation: &Preparation,
     train: &Dataset,
     part: &Dataset,
     spec: &Spec,
     control: &Control,
-) -> Result<(Measured, Measured), TrainError> {
-    let InputPreparation::Series(series) = &preparation.input else {
-        return Err(no_targets("a forecast of something that is no series"));
-    };
+) -> Result<Measured, TrainError> {
     let none = || no_targets("forecasting");
-    let ((fit, width), (targets, _)) = (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
+    let (fit, width) = train.values().ok_or_else(none)?;
     let ((x, columns), (others, _)) = (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
-    let (window, channels) = (series.steps, series.channels());
-    let horizon = spec.data.horizon.unwrap_or(1);
-    let original: Vec<f32> = others
-        .iter()
-        .enumerate()
-        .map(|(i, &v)| (f64::from(v) * series.std[i % channels] + series.mean[i % channels]) as f32)
-        .collect();
-    let forecast = target_channels(series, &preparation.output);
-    let targets = preparation.output.restore(targets);
-    let last = last_value(&original, window, channels, &forecast, horizon);
-    let trivial = regressor("last_value".into(), &last, &targets, width, spec.seed)?;
+    let Windows { original, window, channels, horizon, forecast, targets, .. } =
+        Windows::of(preparation, part, spec)?;
     let linear = restore(preparation, &Linear::fit(x, columns, fit, width, control)?.predict(others));
     let linear = regressor("linear".into(), &linear, &targets, width, spec.seed)?;
-    let Some(season) = spec.data.season else { return Ok((trivial, linear)) };
+    let Some(season) = spec.data.season else { return Ok(linear) };
     let seasonal = seasonal_naive(&original, window, channels, &forecast, horizon, season)?;
     let seasonal = regressor("seasonal_naive".into(), &seasonal, &targets, width, spec.seed)?;
-    // The better of the two simple methods stands beside the model.
     let error = |m: &Measured| m.metrics.get("rmse").map_or(f64::INFINITY, |m| m.value);
-    let strong = if error(&seasonal) < error(&linear) { seasonal } else { linear };
-    Ok((trivial, strong))
+    Ok(if error(&seasonal) < error(&linear) { seasonal } else { linear })
 }
 
 /// Which channels of the window are forecast: by name, or the only one.
