@@ -145,7 +145,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::DeadlinePassed => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
             }
-            ServiceError::Internal { .. } => {
+            ServiceError::Internal { .. } | ServiceError::Damaged { .. } => {
                 log(&error);
                 Self::internal()
             }

@@ -35,7 +35,7 @@ pub enum TrainError {
     #[error("checkpoint {path}: {problem}")]
     Checkpoint { path: String, problem: String },
     /// The operator's disk.
-    #[error("{action} {path}")]
+    #[error("cannot {action} {path}")]
     Io { action: &'static str, path: String, source: std::io::Error },
 }
 
