@@ -73,6 +73,21 @@ pub fn train(
     Ok(fitted)
 }
 
+/// A model whose weights were trained elsewhere and stand under the same names in `safetensors`. The data of
+/// the spec gives what the weights cannot: scales, labels and vocabulary; and it measures the model as one
+/// that was trained here.
+pub fn adopt(
+    spec: &Spec,
+    base_dir: &Path,
+    safetensors: &[u8],
+    control: &Control,
+) -> Result<Fitted, TrainError> {
+    let loaded = data::load(spec, base_dir, control)?;
+    let shape = loaded.preparation.shape();
+    let model = Model::load(&spec.model, &shape, safetensors)?;
+    finish(spec, model, shape, loaded, 0, 0.0, control)
+}
+
 /// Trains on loaded data; continues from the newest checkpoint of the observer's folder.
 pub fn fit(
     spec: &Spec,
