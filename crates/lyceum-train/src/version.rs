@@ -16,6 +16,9 @@ use std::collections::BTreeMap;
 /// Rows of the validation (or training) part whose outputs are recorded.
 const PROBES: usize = 8;
 
+/// The trivial method as it was fitted on the training rows. Versions of older programs have none.
+pub const TRIVIAL: &str = "trivial_baseline.safetensors";
+
 /// What the version is called.
 #[derive(Clone, Debug)]
 pub struct VersionName {
@@ -41,6 +44,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
         let bytes = tensor("logits", &fitted.valid_logits, fitted.shape.output.width())?;
         files.push(("valid_logits.safetensors".to_owned(), bytes));
     }
+    files.push((TRIVIAL.to_owned(), fitted.trivial.to_bytes()?));
     if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
         files.push(("tokenizer.json".to_owned(), json.into_bytes()));
     }

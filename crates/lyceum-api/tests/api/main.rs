@@ -5,5 +5,6 @@
 mod client;
 mod contracts;
 mod door;
+mod extras;
 mod house;
 mod load;
