@@ -119,7 +119,6 @@ impl Across {
     /// `n` panels of `width` words from `line`, which has `len` numbers. A vector that reaches past its step
     /// is overwritten by the next of the `steps_left`, or cut at the end of the piece.
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "the innermost loop: a struct would hide what varies")]
     unsafe fn spread_over<S: Simd, F: Fetch<S>>(
         &self,
         fetch: F,

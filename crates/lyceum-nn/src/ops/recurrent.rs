@@ -282,10 +282,22 @@ impl Operation for Recurrent {
                 (Side::Input, self.weights.w_ih, view.value(self.x)),
                 (Side::State, self.weights.w_hh, h_prev),
             ];
-            for (side, weight, right) in sides {
-                back.grad(weight, |_, dw, write| {
-                    kernel::weight_gradient(&seq, side, d_gates, right, dw, write, precision);
+            let learnt = |id| view.is_learnt(id);
+            let both = learnt(self.weights.w_ih) && learnt(self.weights.w_hh);
+            if both && kernel::has_joint_gradient(self.cell) {
+                let rows = self.cell.gates() * seq.hidden;
+                scratch::with_f32(rows * (seq.input + seq.hidden), |joint| {
+                    kernel::weight_gradients(&seq, d_gates, view.value(self.x), h_prev, joint, precision);
+                    for (side, weight, _) in sides {
+                        back.grad(weight, |_, dw, write| kernel::side_of(&seq, side, joint, dw, write));
+                    }
                 });
+            } else {
+                for (side, weight, right) in sides {
+                    back.grad(weight, |_, dw, write| {
+                        kernel::weight_gradient(&seq, side, d_gates, right, dw, write, precision);
+                    });
+                }
             }
             if self.weights.b_ih.is_none() && self.weights.b_hh.is_none() {
                 return;
