@@ -16,6 +16,7 @@ pub mod mlp;
 pub mod model;
 pub mod recurrent;
 pub mod transformer;
+pub mod walk;
 
 pub use model::{Forward, InputShape, Model, ModelError, ModelShape, OutputShape};
 pub mod prepare;
