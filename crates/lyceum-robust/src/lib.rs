@@ -16,7 +16,9 @@
 use rand::SeedableRng;
 
 pub mod attack;
+pub mod calibrate;
 pub mod certify;
+pub mod conformal;
 pub mod domain;
 mod error;
 pub mod objective;
