@@ -15,6 +15,7 @@ pub mod layers;
 pub mod mlp;
 pub mod model;
 pub mod recurrent;
+pub mod space;
 pub mod transformer;
 pub mod walk;
 

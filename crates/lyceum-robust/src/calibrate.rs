@@ -205,7 +205,7 @@ mod tests {
         let mut rng = crate::generator(3, 0);
         let (mut logits, mut labels) = (Vec::new(), Vec::new());
         for _ in 0..20_000 {
-            let z: [f32; 4] = std::array::from_fn(|_| crate::attack::gaussian(&mut rng) * 2.0);
+            let z: [f32; 4] = std::array::from_fn(|_| lyceum_models::space::gaussian(&mut rng) * 2.0);
             let p = probabilities(&z, 4, 1.0);
             let mut at = rand::RngExt::random::<f64>(&mut rng);
             let label = p

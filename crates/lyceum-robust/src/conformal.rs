@@ -148,8 +148,8 @@ impl Intervals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::gaussian;
     use crate::calibrate::probabilities;
+    use lyceum_models::space::gaussian;
     use rand::RngExt;
 
     #[test]

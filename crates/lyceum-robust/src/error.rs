@@ -1,5 +1,6 @@
 //! Why a number cannot be computed. Nothing in this crate returns a plausible number instead.
 
+use lyceum_models::space::SpaceError;
 use lyceum_nn::NnError;
 use lyceum_types::control::Stop;
 
@@ -22,6 +23,18 @@ pub enum RobustError {
     Stopped(#[from] Stop),
     #[error(transparent)]
     Nn(#[from] NnError),
+}
+
+impl From<SpaceError> for RobustError {
+    fn from(error: SpaceError) -> Self {
+        match error {
+            SpaceError::NoSmallChanges { reason, fix } => {
+                RobustError::unsupported("an attack by small changes", reason, fix)
+            }
+            SpaceError::MayChange(problem) => RobustError::Parameter { name: "may_change", problem },
+            SpaceError::Rows(text) => RobustError::Rows(text),
+        }
+    }
 }
 
 impl RobustError {

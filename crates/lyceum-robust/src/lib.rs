@@ -1,7 +1,7 @@
 //! How well a model stands what the world does to its inputs: attacks, certificates, calibration, prediction
 //! sets, drift and corruptions.
 //!
-//! The path: [`domain`] says in which units inputs may move and how far, [`threat`] how much, [`victim`] is
+//! The path: `lyceum_models::space` says in which units inputs may move and how far, [`threat`] how much, [`victim`] is
 //! the model with its gradients, [`attack`] is the one door to all attacks and counts what is left, with the
 //! five signs of a masked gradient. [`certify`] proves what no attack can do. [`calibrate`] and [`conformal`]
 //! say how far a probability can be believed, [`drift`] and [`ood`] whether a row still looks like the
@@ -20,7 +20,6 @@ pub mod calibrate;
 pub mod certify;
 pub mod conformal;
 pub mod corrupt;
-pub mod domain;
 pub mod drift;
 pub mod environments;
 mod error;
@@ -31,9 +30,9 @@ pub mod share;
 pub mod threat;
 pub mod victim;
 
-pub use domain::{Domain, Layout};
 pub use error::RobustError;
-pub use threat::{Norm, Spent, Threat};
+pub use lyceum_models::space::{Domain, Layout, Norm};
+pub use threat::{Spent, Threat};
 pub use victim::Victim;
 
 /// The generator of one use of a seed.

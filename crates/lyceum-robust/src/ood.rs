@@ -122,7 +122,7 @@ fn names_tail(sketch: &FeatureSketch, value: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::gaussian;
+    use lyceum_models::space::gaussian;
     use lyceum_types::manifest::SKETCH_QUANTILES;
     use std::collections::BTreeMap;
 

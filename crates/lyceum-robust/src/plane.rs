@@ -7,8 +7,8 @@
 //! numbers reach their bounds: walk over them in order. FAB projects with it (Croce & Hein 2020), and it is the
 //! exact distance of a row from a linear model's border.
 
-use crate::domain::Domain;
-use crate::threat::Norm;
+use lyceum_models::space::Domain;
+use lyceum_models::space::Norm;
 
 /// The move to a plane.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +68,7 @@ pub fn nearest(domain: &Domain, norm: Norm, u: &[f32], w: &[f32], c: f64) -> Mov
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Layout;
+    use lyceum_models::space::Layout;
     use proptest::prelude::*;
 
     fn gain(w: &[f32], delta: &[f32]) -> f64 {

@@ -1,40 +1,7 @@
 //! How much an adversary may change a row, and what an attack has spent.
 
 use crate::error::{RobustError, positive};
-
-/// How the size of a change is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Norm {
-    /// The largest change of one number.
-    Linf,
-    /// The Euclidean length.
-    L2,
-}
-
-impl Norm {
-    pub fn name(self) -> &'static str {
-        match self {
-            Norm::Linf => "linf",
-            Norm::L2 => "l2",
-        }
-    }
-
-    /// `‖v‖`, in f64.
-    pub fn of(self, v: impl Iterator<Item = f32>) -> f64 {
-        match self {
-            Norm::Linf => v.fold(0.0, |m, x| m.max(f64::from(x.abs()))),
-            Norm::L2 => v.map(|x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt(),
-        }
-    }
-
-    /// The dual norm of a gradient: `sup { g·v : ‖v‖ ≤ 1 }`.
-    pub fn dual(self, g: impl Iterator<Item = f32>) -> f64 {
-        match self {
-            Norm::Linf => g.map(|x| f64::from(x.abs())).sum(),
-            Norm::L2 => Norm::L2.of(g),
-        }
-    }
-}
+use lyceum_models::space::Norm;
 
 /// All rows within `eps` of the row, in the domain's units, inside its bounds, differing only where it may.
 #[derive(Clone, Copy, Debug, PartialEq)]

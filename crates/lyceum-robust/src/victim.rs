@@ -3,11 +3,11 @@
 //! Gradients with respect to inputs come from the engine's own tape (`Recording::Inputs`, read at
 //! `Forward::entry`); no weight gradient is computed.
 
-use crate::domain::Domain;
 use crate::error::RobustError;
 use crate::objective::Objective;
 use crate::threat::Spent;
 use lyceum_models::batch::Input;
+use lyceum_models::space::Domain;
 use lyceum_models::{Model, OutputShape};
 use lyceum_nn::{Examples, Grads, Precision, Recording, Tape, Workspace};
 use lyceum_types::control::Control;

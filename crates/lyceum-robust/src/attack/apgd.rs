@@ -7,9 +7,10 @@
 use super::{Ball, Batch, Found};
 use crate::error::RobustError;
 use crate::objective::Objective;
-use crate::threat::{Norm, Threat};
+use crate::threat::Threat;
 use crate::victim::Victim;
 use lyceum_models::answer::likeliest;
+use lyceum_models::space::Norm;
 
 const MOMENTUM: f32 = 0.75;
 const RISES_MIN: f64 = 0.75;
@@ -37,7 +38,7 @@ pub(super) fn run(
 ) -> Result<Found, RobustError> {
     let (width, classes) = (victim.domain().len(), victim.n_classes());
     let domain = victim.domain();
-    let ball = |i: usize| Ball::new(domain, threat, &batch.u[i * width..(i + 1) * width]);
+    let ball = |i: usize| Ball::new(domain, threat.norm, threat.eps, &batch.u[i * width..(i + 1) * width]);
     let aims = batch.aims(objective);
     let mut found: Found = vec![None; batch.len()];
     let start: Vec<f32> = (0..batch.len()).flat_map(|i| ball(i).far(&mut batch.rng(i))).collect();
@@ -117,7 +118,7 @@ impl Row {
     /// One step with momentum: `z ← Π(z + a (Π(z + η s) − z) + (1 − a)(z − z_previous))`.
     fn advance(&mut self, ball: &Ball<'_>, norm: Norm, a: f32) {
         let mut move_by = vec![0.0; self.z.len()];
-        super::ball::steepest(norm, &self.direction, self.step, &mut move_by);
+        lyceum_models::space::steepest(norm, &self.direction, self.step, &mut move_by);
         let mut point: Vec<f32> = self.z.iter().zip(&move_by).map(|(z, s)| z + s).collect();
         ball.project(&mut point);
         for j in 0..point.len() {

@@ -5,15 +5,16 @@
 //! ([`plane::nearest`]), and goes to a mixture of both, overshooting by η. From a point that fools the model it
 //! goes back towards the row by β. A row is done once a point within ε fools the model.
 
-use super::ball::gaussian;
 use super::{Batch, Found};
-use crate::domain::Domain;
 use crate::error::RobustError;
 use crate::objective::Objective;
 use crate::plane;
-use crate::threat::{Norm, Threat};
+use crate::threat::Threat;
 use crate::victim::{Aim, Victim};
 use lyceum_models::answer::likeliest;
+use lyceum_models::space::Domain;
+use lyceum_models::space::Norm;
+use lyceum_models::space::gaussian;
 use rand::RngExt;
 
 const ALPHA_MAX: f32 = 0.1;

@@ -6,7 +6,6 @@
 //! rows are attacked.
 
 mod apgd;
-mod ball;
 mod fab;
 mod fgsm;
 mod flags;
@@ -21,8 +20,7 @@ use crate::error::RobustError;
 use crate::objective::{Objective, descending};
 use crate::threat::{Spent, Threat};
 use crate::victim::{Aim, Victim};
-use ball::Ball;
-pub(crate) use ball::gaussian;
+use lyceum_models::space::Ball;
 use rand_chacha::ChaCha8Rng;
 
 /// An attack with its budget.
@@ -282,7 +280,7 @@ fn keep(
     let (mut rows, mut points) = (Vec::new(), Vec::new());
     for (i, point) in found.into_iter().enumerate() {
         let Some(mut point) = point else { continue };
-        Ball::new(domain, threat, &batch.u[i * width..(i + 1) * width]).project(&mut point);
+        Ball::new(domain, threat.norm, threat.eps, &batch.u[i * width..(i + 1) * width]).project(&mut point);
         rows.push(i);
         points.extend(point);
     }

@@ -7,6 +7,7 @@ use crate::objective::Objective;
 use crate::threat::Threat;
 use crate::victim::{Aim, Victim};
 use lyceum_models::answer::likeliest;
+use lyceum_models::space::steepest;
 
 /// `step` is in units of eps.
 pub(super) fn run(
@@ -19,7 +20,7 @@ pub(super) fn run(
 ) -> Result<Found, RobustError> {
     let (width, classes) = (victim.domain().len(), victim.n_classes());
     let domain = victim.domain();
-    let ball = |i: usize| Ball::new(domain, threat, &batch.u[i * width..(i + 1) * width]);
+    let ball = |i: usize| Ball::new(domain, threat.norm, threat.eps, &batch.u[i * width..(i + 1) * width]);
     let aims = batch.aims(objective);
     let length = (step * threat.eps) as f32;
     let mut open: Vec<usize> = (0..batch.len()).collect();
@@ -36,12 +37,11 @@ pub(super) fn run(
                 found[i] = Some(point.to_vec());
                 continue;
             }
-            let ball = ball(i);
-            ball.steepest(&ascent.directions[k * width..(k + 1) * width], length, &mut move_by);
+            steepest(threat.norm, &ascent.directions[k * width..(k + 1) * width], length, &mut move_by);
             still.push(i);
             let start = next.len();
             next.extend(point.iter().zip(&move_by).map(|(z, s)| z + s));
-            ball.project(&mut next[start..]);
+            ball(i).project(&mut next[start..]);
         }
         (open, z) = (still, next);
         if open.is_empty() {

@@ -7,11 +7,12 @@
 //! table have no order, so there it is a random set of columns, each with its own sign.
 
 use super::{Ball, Batch, Found};
-use crate::domain::{Domain, Layout};
 use crate::error::RobustError;
 use crate::objective::runner_up;
-use crate::threat::{Norm, Threat};
+use crate::threat::Threat;
 use crate::victim::Victim;
+use lyceum_models::space::Norm;
+use lyceum_models::space::{Domain, Layout};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -58,7 +59,7 @@ pub(super) fn run(
                 Norm::Linf => grid.stripes(row(i), threat.eps as f32, &mut rng),
                 Norm::L2 => grid.tiles(row(i), threat.eps as f32, &mut rng),
             };
-            Ball::new(domain, threat, row(i)).project(&mut z);
+            Ball::new(domain, threat.norm, threat.eps, row(i)).project(&mut z);
             Row { place: i, z, margin: f32::INFINITY, rng }
         })
         .collect();
@@ -94,7 +95,7 @@ pub(super) fn run(
                 Norm::Linf => grid.repaint(z, share, threat.eps as f32, &mut r.rng),
                 Norm::L2 => grid.shift_budget(z, u, share, threat.eps as f32, &mut r.rng),
             }
-            Ball::new(domain, threat, u).project(z);
+            Ball::new(domain, threat.norm, threat.eps, u).project(z);
         }
     }
     Ok(found)

@@ -3,8 +3,9 @@
 use super::{Attack, Flag, Outcome, Rows, attack, flags};
 use crate::error::RobustError;
 use crate::share::share;
-use crate::threat::{Norm, Spent, Threat};
+use crate::threat::{Spent, Threat};
 use crate::victim::Victim;
+use lyceum_models::space::Norm;
 use lyceum_types::manifest::Metric;
 
 /// Which rows an attack sees.

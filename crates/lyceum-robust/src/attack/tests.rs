@@ -1,6 +1,6 @@
 use super::*;
-use crate::domain::{Domain, Layout};
-use crate::threat::Norm;
+use lyceum_models::space::Norm;
+use lyceum_models::space::{Domain, Layout};
 use lyceum_models::{InputShape, Model, ModelShape, OutputShape};
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ActivationSpec, MlpSpec, ModelSpec};

@@ -6,9 +6,9 @@
 //! products (Higham 2002, §3.1) every interval grows by `γ (|W| |c| + |b| + |W| r)`. So the bounds hold for the
 //! network in exact arithmetic and for its sums in any order.
 
-use crate::domain::Domain;
 use crate::error::RobustError;
 use lyceum_kernels::activation::activate;
+use lyceum_models::space::Domain;
 use lyceum_models::walk::Layer;
 use lyceum_models::{Model, OutputShape};
 use lyceum_nn::ops::pooling::Pooling;

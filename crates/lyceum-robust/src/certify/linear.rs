@@ -4,12 +4,12 @@
 //! the move gains the margin `z_y − z_c`. Without bounds the distance is `(z_y − z_c) / ‖w_c − w_y‖*` with the
 //! dual norm; inside a box it is found exactly by [`plane::nearest`].
 
-use crate::domain::Domain;
 use crate::error::RobustError;
 use crate::plane::{self, Move};
-use crate::threat::Norm;
 use lyceum_models::Model;
 use lyceum_models::answer::likeliest;
+use lyceum_models::space::Domain;
+use lyceum_models::space::Norm;
 use lyceum_models::walk::Layer;
 
 /// A linear classifier over the domain: `z = W u + b`.

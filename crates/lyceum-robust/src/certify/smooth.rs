@@ -6,10 +6,10 @@
 //! `g`, not of `f`, and each certificate fails with probability at most `alpha`. Noise falls only on numbers that
 //! may change, and the certificate speaks of changes of those.
 
-use crate::attack::gaussian;
 use crate::error::{RobustError, positive, probability};
 use crate::share::lower;
 use crate::victim::Victim;
+use lyceum_models::space::gaussian;
 use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{ContinuousCDF, Normal};
 use statrs::function::beta::beta_reg;

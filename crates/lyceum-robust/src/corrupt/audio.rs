@@ -1,9 +1,9 @@
 //! Noise over sound, at a stated ratio of signal to noise.
 
 use super::Severity;
-use crate::attack::gaussian;
 use crate::error::RobustError;
 use lyceum_models::prepare::audio::Clip;
+use lyceum_models::space::gaussian;
 
 /// Signal over noise, in decibels, at severities 1 to 5.
 const SNR_DB: [f64; 5] = [30.0, 20.0, 15.0, 10.0, 5.0];

@@ -3,9 +3,9 @@
 //! 8 by 8 pixels are damaged as 224 by 224 are.
 
 use super::Severity;
-use crate::attack::gaussian;
-use crate::domain::Layout;
 use crate::error::RobustError;
+use lyceum_models::space::Layout;
+use lyceum_models::space::gaussian;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 

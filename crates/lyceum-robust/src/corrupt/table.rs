@@ -2,10 +2,10 @@
 //! that drift, numbers that are measured less well.
 
 use super::Severity;
-use crate::attack::gaussian;
 use crate::error::RobustError;
 use lyceum_models::prepare::PrepareError;
 use lyceum_models::prepare::tabular::{Cell, Code, Encoder, number};
+use lyceum_models::space::gaussian;
 use rand::RngExt;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,52 @@ impl Damage {
             Damage::Noise => "noise",
         }
     }
+}
+
+/// A cell of a table that owns its text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OwnedCell {
+    Missing,
+    Number(f64),
+    Text(String),
+}
+
+impl OwnedCell {
+    pub fn as_cell(&self) -> Cell<'_> {
+        match self {
+            OwnedCell::Missing => Cell::Missing,
+            OwnedCell::Number(x) => Cell::Number(*x),
+            OwnedCell::Text(text) => Cell::Text(text),
+        }
+    }
+}
+
+/// The cells that an encoded row came from, up to what encoding forgets: values that were filled in stay filled in,
+/// and a name that training never saw is only known as such.
+///
+/// # Errors
+/// A row of another width.
+pub fn decode(encoder: &Encoder, row: &[f32]) -> Result<Vec<OwnedCell>, RobustError> {
+    if row.len() != encoder.width() {
+        return Err(RobustError::Rows(format!("{} numbers are no row of {}", row.len(), encoder.width())));
+    }
+    let mut rest = row;
+    let mut cells = Vec::with_capacity(encoder.columns.len());
+    for column in &encoder.columns {
+        let (own, after) = rest.split_at(column.width());
+        rest = after;
+        cells.push(match &column.code {
+            Code::Number { .. } if own.get(1) == Some(&1.0) => OwnedCell::Missing,
+            Code::Number { mean, std, .. } => OwnedCell::Number(f64::from(own[0]) * std + mean),
+            Code::Category { values, .. } => match own.iter().position(|x| *x == 1.0) {
+                Some(at) if at < values.len() => OwnedCell::Text(values[at].clone()),
+                // The inputs after the values say "other" (if it is there) and "missing".
+                Some(at) if at == values.len() && column.accepts_other() => OwnedCell::Text("<other>".into()),
+                _ => OwnedCell::Missing,
+            },
+        });
+    }
+    Ok(cells)
 }
 
 /// A row after the damage: its encoded numbers, or why the model refuses it (one that was trained with
@@ -95,6 +141,28 @@ mod tests {
         };
         let column = |name: &str, code: &Code| Column { name: name.into(), code: code.clone() };
         Encoder { columns: vec![column("x", &number), column("c", &category)] }
+    }
+
+    #[test]
+    fn a_decoded_row_encodes_to_itself() {
+        let mut encoder = encoder(NumberMissing::Indicator(2.0));
+        let Code::Category { unseen, missing, .. } = &mut encoder.columns[1].code else { unreachable!() };
+        (*unseen, *missing) = (Unseen::Other, CategoryMissing::Indicator);
+        let rows = [
+            [Cell::Number(1.5), Cell::Text("b")],
+            [Cell::Missing, Cell::Text("never seen")],
+            [Cell::Number(0.0), Cell::Missing],
+        ];
+        for cells in rows {
+            let mut row = Vec::new();
+            encoder.encode(&cells, &mut row).unwrap();
+            let decoded = decode(&encoder, &row).unwrap();
+            let cells: Vec<Cell<'_>> = decoded.iter().map(OwnedCell::as_cell).collect();
+            let mut again = Vec::new();
+            encoder.encode(&cells, &mut again).unwrap();
+            assert_eq!(row, again);
+        }
+        assert!(decode(&encoder, &[0.0]).is_err());
     }
 
     #[test]

@@ -50,38 +50,136 @@ pub fn compare(
 ) -> Result<Vec<FeatureDrift>, RobustError> {
     let mut found = Vec::new();
     for (name, values) in features {
-        let sketch = sketches
-            .iter()
-            .find(|s| &s.name == name)
-            .ok_or_else(|| RobustError::Rows(format!("the manifest has no sketch of \"{name}\"")))?;
-        found.push(match values {
-            Values::Numbers(values) => numbers(sketch, values)?,
-            Values::Names(values) => names(sketch, values)?,
-        });
+        let sketch = find(sketches, name)?;
+        let mut counter = Counter::new();
+        match values {
+            Values::Numbers(values) => {
+                let present: Vec<f64> = values.iter().flatten().copied().collect();
+                let x = super::distance::sorted(&present)
+                    .map_err(|error| RobustError::Rows(format!("\"{name}\": {error}")))?;
+                values.iter().for_each(|x| counter.number(sketch, *x));
+                let mut drift = numbers(sketch, &counter)?;
+                let moved = wasserstein(&sketch.quantiles, &x);
+                drift.wasserstein = sketch.std.filter(|std| *std > 0.0).map(|std| moved / std);
+                found.push(drift);
+            }
+            Values::Names(values) => {
+                values.iter().for_each(|name| counter.name(sketch, name.as_deref()));
+                found.push(names(sketch, &counter)?);
+            }
+        }
     }
-    // Every test of the comparison counts, those of missing values too.
-    let own: Vec<f64> = found.iter().map(|f| f.tested.p_value).collect();
-    let missing = found.iter().filter_map(|f| f.missing.map(|m| m.p_value));
-    let all: Vec<f64> = own.iter().copied().chain(missing).collect();
+    Ok(corrected(found))
+}
+
+/// Corrects for all tests of the comparison, those of missing values too.
+fn corrected(mut found: Vec<FeatureDrift>) -> Vec<FeatureDrift> {
+    let own = found.iter().map(|f| f.tested.p_value);
+    let all: Vec<f64> = own.chain(found.iter().filter_map(|f| f.missing.map(|m| m.p_value))).collect();
     let (holm, bh) = (holm(&all), benjamini_hochberg(&all));
     for (i, f) in found.iter_mut().enumerate() {
         (f.p_holm, f.p_bh) = (holm[i], bh[i]);
     }
-    Ok(found)
+    found
 }
 
-fn numbers(sketch: &FeatureSketch, values: &[Option<f64>]) -> Result<FeatureDrift, RobustError> {
-    let present: Vec<f64> = values.iter().flatten().copied().collect();
-    let x = super::distance::sorted(&present)
-        .map_err(|error| RobustError::Rows(format!("\"{}\": {error}", sketch.name)))?;
+/// Counts of one feature's values beside its sketch: all that a window of rows leaves behind, and none of its values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counter {
+    n: u64,
+    n_missing: u64,
+    /// Values up to each of the sketch's points, and below it.
+    up_to: [u64; SKETCH_QUANTILES.len()],
+    below: [u64; SKETCH_QUANTILES.len()],
+    /// Names that the sketch knows; the others together.
+    names: BTreeMap<String, u64>,
+    others: u64,
+}
+
+impl Counter {
+    pub fn new() -> Self {
+        Counter {
+            n: 0,
+            n_missing: 0,
+            up_to: [0; SKETCH_QUANTILES.len()],
+            below: [0; SKETCH_QUANTILES.len()],
+            names: BTreeMap::new(),
+            others: 0,
+        }
+    }
+
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// Counts a number; None where it is missing.
+    pub fn number(&mut self, sketch: &FeatureSketch, x: Option<f64>) {
+        self.n += 1;
+        let Some(x) = x else {
+            self.n_missing += 1;
+            return;
+        };
+        for (i, q) in sketch.quantiles.iter().take(self.up_to.len()).enumerate() {
+            self.up_to[i] += u64::from(x <= *q);
+            self.below[i] += u64::from(x < *q);
+        }
+    }
+
+    /// Counts a name; None where it is missing.
+    pub fn name(&mut self, sketch: &FeatureSketch, name: Option<&str>) {
+        self.n += 1;
+        match name {
+            None => self.n_missing += 1,
+            Some(name) if sketch.counts.contains_key(name) => {
+                *self.names.entry(name.to_owned()).or_default() += 1;
+            }
+            Some(_) => self.others += 1,
+        }
+    }
+
+    fn n_present(&self) -> u64 {
+        self.n - self.n_missing
+    }
+}
+
+impl Default for Counter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// As [`compare`], from counts; without Wasserstein's distance, which needs the values.
+///
+/// # Errors
+/// A feature without rows or without a sketch.
+pub fn compare_counts(
+    sketches: &[FeatureSketch],
+    features: &[(String, Counter)],
+) -> Result<Vec<FeatureDrift>, RobustError> {
+    let found = features.iter().map(|(name, counter)| {
+        let sketch = find(sketches, name)?;
+        if sketch.quantiles.is_empty() { names(sketch, counter) } else { numbers(sketch, counter) }
+    });
+    Ok(corrected(found.collect::<Result<_, _>>()?))
+}
+
+fn find<'s>(sketches: &'s [FeatureSketch], name: &str) -> Result<&'s FeatureSketch, RobustError> {
+    let found = sketches.iter().find(|s| s.name == name);
+    found.ok_or_else(|| RobustError::Rows(format!("the manifest has no sketch of \"{name}\"")))
+}
+
+fn numbers(sketch: &FeatureSketch, counter: &Counter) -> Result<FeatureDrift, RobustError> {
+    let n = counter.n_present();
+    if n == 0 {
+        return Err(RobustError::Rows(format!("\"{}\" has no values", sketch.name)));
+    }
     if sketch.quantiles.len() != SKETCH_QUANTILES.len() {
         return Err(RobustError::Rows(format!("the sketch of \"{}\" is not one of numbers", sketch.name)));
     }
     let n_reference = sketch.n - sketch.n_missing;
-    let statistic = distance_bound(&sketch.quantiles, n_reference, &x);
-    let tested = Tested { statistic, p_value: ks_p_value(statistic, n_reference, x.len() as u64) };
-    let (expected, actual) = decile_bins(&sketch.quantiles, &x);
-    let moved = wasserstein(&sketch.quantiles, &x);
+    let statistic = distance_bound(n_reference, counter);
+    let tested = Tested { statistic, p_value: ks_p_value(statistic, n_reference, n) };
+    let (expected, actual) = decile_bins(&sketch.quantiles, counter);
     Ok(FeatureDrift {
         name: sketch.name.clone(),
         test: "ks",
@@ -89,42 +187,41 @@ fn numbers(sketch: &FeatureSketch, values: &[Option<f64>]) -> Result<FeatureDrif
         p_holm: tested.p_value,
         p_bh: tested.p_value,
         psi: psi(&expected, &actual)?,
-        wasserstein: sketch.std.filter(|std| *std > 0.0).map(|std| moved / std),
-        missing: missing(sketch, values.len() - present.len(), values.len())?,
-        n: values.len() as u64,
+        wasserstein: None,
+        missing: missing(sketch, counter)?,
+        n: counter.n,
         n_reference: sketch.n,
     })
 }
 
 /// The largest distance of distribution functions that the sketch proves.
-fn distance_bound(quantiles: &[f64], n_reference: u64, x: &[f64]) -> f64 {
-    let (n, size) = (n_reference as f64, x.len() as f64);
+fn distance_bound(n_reference: u64, counter: &Counter) -> f64 {
+    let (n, size) = (n_reference as f64, counter.n_present() as f64);
     let mut largest = 0.0f64;
-    for (&p, &q) in SKETCH_QUANTILES.iter().zip(quantiles) {
+    for (i, p) in SKETCH_QUANTILES.iter().enumerate() {
         let at = p * (n - 1.0);
         let (k, between) = (at.floor(), f64::from(u8::from(at.fract() > 0.0)));
-        let up_to = x.partition_point(|x| *x <= q) as f64 / size;
-        let below = x.partition_point(|x| *x < q) as f64 / size;
+        let (up_to, below) = (counter.up_to[i] as f64 / size, counter.below[i] as f64 / size);
         largest = largest.max((k + 1.0) / n - up_to).max(below - (k + between) / n);
     }
     largest
 }
 
-/// Training and new shares between the deciles; equal deciles are one edge.
-fn decile_bins(quantiles: &[f64], x: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let mut edges: Vec<(f64, f64)> = Vec::new();
-    for (&p, &q) in SKETCH_QUANTILES.iter().zip(quantiles) {
+/// Training shares and new counts between the deciles; equal deciles are one edge.
+fn decile_bins(quantiles: &[f64], counter: &Counter) -> (Vec<f64>, Vec<f64>) {
+    // The share of training rows up to an edge, the edge, and new rows up to it.
+    let mut edges: Vec<(f64, f64, u64)> = Vec::new();
+    for (i, (&p, &q)) in SKETCH_QUANTILES.iter().zip(quantiles).enumerate() {
         let decile = (p * 10.0 - (p * 10.0).round()).abs() < 1e-9 && p > 0.0 && p < 1.0;
         match edges.last_mut() {
             Some(last) if decile && last.1 == q => last.0 = p,
-            _ if decile => edges.push((p, q)),
+            _ if decile => edges.push((p, q, counter.up_to[i])),
             _ => {}
         }
     }
     let (mut expected, mut actual) = (Vec::new(), Vec::new());
     let (mut p_before, mut n_before) = (0.0, 0);
-    for (p, q) in edges.into_iter().chain([(1.0, f64::INFINITY)]) {
-        let up_to = x.partition_point(|x| *x <= q);
+    for (p, _, up_to) in edges.into_iter().chain([(1.0, f64::INFINITY, counter.n_present())]) {
         expected.push(p - p_before);
         actual.push((up_to - n_before) as f64);
         (p_before, n_before) = (p, up_to);
@@ -153,23 +250,19 @@ fn wasserstein(quantiles: &[f64], x: &[f64]) -> f64 {
     cuts.windows(2).map(part).sum()
 }
 
-fn names(sketch: &FeatureSketch, values: &[Option<String>]) -> Result<FeatureDrift, RobustError> {
-    let mut counts: BTreeMap<&str, f64> = BTreeMap::new();
-    let n_present = values.iter().flatten().count();
+fn names(sketch: &FeatureSketch, counter: &Counter) -> Result<FeatureDrift, RobustError> {
+    let n_present = counter.n_present();
     if n_present == 0 || !sketch.quantiles.is_empty() {
-        let why = if n_present == 0 { "has no rows" } else { "has a sketch of numbers" };
+        let why = if n_present == 0 { "has no values" } else { "has a sketch of numbers" };
         return Err(RobustError::Rows(format!("\"{}\" {why}", sketch.name)));
-    }
-    for value in values.iter().flatten() {
-        *counts.entry(value).or_default() += 1.0;
     }
     let reference = (sketch.n - sketch.n_missing) as f64;
     let share = n_present as f64 / (n_present as f64 + reference);
-    let (mut expected, mut actual) = (vec![0.0], vec![0.0]);
-    let mut known = 0.0;
+    let known: u64 = sketch.counts.values().sum();
+    // Rare names that the sketch left out, and names that training never saw.
+    let (mut expected, mut actual) = (vec![(reference - known as f64).max(0.0)], vec![counter.others as f64]);
     for (name, &count) in &sketch.counts {
-        let own = counts.remove(name.as_str()).unwrap_or(0.0);
-        known += count as f64;
+        let own = counter.names.get(name).copied().unwrap_or(0) as f64;
         if (count as f64 + own) * share.min(1.0 - share) < EXPECTED_MIN {
             expected[0] += count as f64;
             actual[0] += own;
@@ -178,9 +271,6 @@ fn names(sketch: &FeatureSketch, values: &[Option<String>]) -> Result<FeatureDri
             actual.push(own);
         }
     }
-    // Rare names that the sketch left out, and names that training never saw.
-    expected[0] += (reference - known).max(0.0);
-    actual[0] += counts.values().sum::<f64>();
     let tested = chi_squared(&expected, &actual)?;
     Ok(FeatureDrift {
         name: sketch.name.clone(),
@@ -190,18 +280,18 @@ fn names(sketch: &FeatureSketch, values: &[Option<String>]) -> Result<FeatureDri
         p_bh: tested.p_value,
         psi: psi(&expected, &actual)?,
         wasserstein: None,
-        missing: missing(sketch, values.len() - n_present, values.len())?,
-        n: values.len() as u64,
+        missing: missing(sketch, counter)?,
+        n: counter.n,
         n_reference: sketch.n,
     })
 }
 
-fn missing(sketch: &FeatureSketch, n_missing: usize, n: usize) -> Result<Option<Tested>, RobustError> {
-    if sketch.n_missing == 0 && n_missing == 0 {
+fn missing(sketch: &FeatureSketch, counter: &Counter) -> Result<Option<Tested>, RobustError> {
+    if sketch.n_missing == 0 && counter.n_missing == 0 {
         return Ok(None);
     }
     let before = [sketch.n_missing as f64, (sketch.n - sketch.n_missing) as f64];
-    let now = [n_missing as f64, (n - n_missing) as f64];
+    let now = [counter.n_missing as f64, counter.n_present() as f64];
     Ok(Some(chi_squared(&before, &now)?))
 }
 
@@ -235,8 +325,8 @@ pub fn tail(sketch: &FeatureSketch, x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attack::gaussian;
     use crate::drift::ks_two_samples;
+    use lyceum_models::space::gaussian;
 
     /// As training makes it.
     fn sketch(name: &str, x: &[f64]) -> FeatureSketch {

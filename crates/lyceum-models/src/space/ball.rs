@@ -1,11 +1,11 @@
-//! The points that a threat allows around one row.
+//! The points within ε of one row that the bounds allow.
 
-use crate::domain::Domain;
-use crate::threat::{Norm, Threat};
+use super::{Domain, Norm};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-pub(super) struct Ball<'a> {
+/// The points within `eps` of `centre`, inside the bounds.
+pub struct Ball<'a> {
     domain: &'a Domain,
     norm: Norm,
     eps: f32,
@@ -13,8 +13,8 @@ pub(super) struct Ball<'a> {
 }
 
 impl<'a> Ball<'a> {
-    pub fn new(domain: &'a Domain, threat: Threat, centre: &'a [f32]) -> Self {
-        Ball { domain, norm: threat.norm, eps: threat.eps as f32, centre }
+    pub fn new(domain: &'a Domain, norm: Norm, eps: f64, centre: &'a [f32]) -> Self {
+        Ball { domain, norm, eps: eps as f32, centre }
     }
 
     /// Moves `z` to the nearest point of the ball inside the bounds, which contain the centre `c`.
@@ -106,15 +106,11 @@ impl<'a> Ball<'a> {
         self.cut(&mut v);
         v
     }
-
-    /// The longest step in the ball's norm that follows `direction`: its sign, or its unit vector.
-    pub fn steepest(&self, direction: &[f32], length: f32, step: &mut [f32]) {
-        steepest(self.norm, direction, length, step);
-    }
 }
 
-/// See [`Ball::steepest`]; a zero direction has no step.
-pub(super) fn steepest(norm: Norm, direction: &[f32], length: f32, step: &mut [f32]) {
+/// The longest step of length `length` that follows `direction`: its sign, or its unit vector; a zero direction has
+/// no step.
+pub fn steepest(norm: Norm, direction: &[f32], length: f32, step: &mut [f32]) {
     match norm {
         Norm::Linf => {
             for (s, &g) in step.iter_mut().zip(direction) {
@@ -142,7 +138,7 @@ pub(super) fn steepest(norm: Norm, direction: &[f32], length: f32, step: &mut [f
 }
 
 /// N(0, 1) by Box and Muller.
-pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
+pub fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
     let u = 1.0 - rng.random::<f64>();
     ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
 }
@@ -150,7 +146,7 @@ pub(crate) fn gaussian(rng: &mut ChaCha8Rng) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Layout;
+    use crate::space::Layout;
     use proptest::prelude::*;
 
     proptest! {
@@ -162,7 +158,7 @@ mod tests {
         ) {
             let domain = Domain::boxed(Layout::Features { n: 5 }, 0.0, 1.0);
             for norm in [Norm::Linf, Norm::L2] {
-                let ball = Ball::new(&domain, Threat { norm, eps: 0.4 }, &c);
+                let ball = Ball::new(&domain, norm, 0.4, &c);
                 let far = |p: &[f32]| Norm::L2.of(p.iter().zip(&z).map(|(p, z)| p - z));
                 let size = |p: &[f32]| norm.of(p.iter().zip(&c).map(|(p, c)| p - c));
                 let mut p = z.clone();

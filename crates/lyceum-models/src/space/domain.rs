@@ -9,11 +9,11 @@
 //! * **Series** are attacked in the prepared units of each channel, without bounds.
 //! * **Sound** is attacked in its log-mel features, not in its samples: said so, since no sound need exist
 //!   that has them.
-//! * **Text** has no small changes: it is refused here; perturbations of words are in `corrupt::text`.
+//! * **Text** has no small changes: it is refused here.
 
-use crate::error::RobustError;
-use lyceum_models::prepare::tabular::{Code, NumberMissing};
-use lyceum_models::prepare::{InputPreparation, Preparation};
+use super::SpaceError;
+use crate::prepare::tabular::{Code, NumberMissing};
+use crate::prepare::{InputPreparation, Preparation};
 use lyceum_types::manifest::FeatureSketch;
 
 /// How the numbers of a row lie beside each other.
@@ -86,7 +86,7 @@ impl Domain {
     ///
     /// # Errors
     /// Inputs that have no small changes (text).
-    pub fn of(preparation: &Preparation) -> Result<Self, RobustError> {
+    pub fn of(preparation: &Preparation) -> Result<Self, SpaceError> {
         match &preparation.input {
             InputPreparation::Image(pixels) => {
                 let [channels, height, width] = pixels.shape;
@@ -118,11 +118,10 @@ impl Domain {
                     "the data's own units, numbers only".into()
                 };
                 if !domain.movable.contains(&true) {
-                    return Err(RobustError::unsupported(
-                        "an attack by small changes",
-                        "every feature is a category",
-                        "attack a model with numeric features",
-                    ));
+                    return Err(SpaceError::NoSmallChanges {
+                        reason: "every feature is a category",
+                        fix: "use a model with numeric features",
+                    });
                 }
                 Ok(domain)
             }
@@ -138,11 +137,12 @@ impl Domain {
                 domain.unit = "prepared log-mel features (not sound samples)".into();
                 Ok(domain)
             }
-            InputPreparation::Text { .. } | InputPreparation::Pair { .. } => Err(RobustError::unsupported(
-                "an attack by small changes",
-                "words have no distance that eps could measure",
-                "use the suite item \"text\" (typos, case, homoglyphs, word swaps)",
-            )),
+            InputPreparation::Text { .. } | InputPreparation::Pair { .. } => {
+                Err(SpaceError::NoSmallChanges {
+                    reason: "words have no distance that eps could measure",
+                    fix: "use perturbations of words: typos, case, homoglyphs, word swaps",
+                })
+            }
         }
     }
 
@@ -154,14 +154,14 @@ impl Domain {
         mut self,
         preparation: &Preparation,
         sketches: &[FeatureSketch],
-    ) -> Result<Self, RobustError> {
+    ) -> Result<Self, SpaceError> {
         let InputPreparation::Tabular(encoder) = &preparation.input else { return Ok(self) };
         let mut first = 0;
         for column in &encoder.columns {
             if let Code::Number { mean, std, missing } = &column.code {
                 let sketch = sketches.iter().find(|s| s.name == column.name);
                 let bounds = sketch.and_then(|s| s.min.zip(s.max)).ok_or_else(|| {
-                    RobustError::Rows(format!("the manifest has no sketch of \"{}\"", column.name))
+                    SpaceError::Rows(format!("the manifest has no sketch of \"{}\"", column.name))
                 })?;
                 let unit = |x: f64| ((x - mean) / std) as f32;
                 (self.lo[first], self.hi[first]) = (unit(bounds.0), unit(bounds.1));
@@ -180,16 +180,16 @@ impl Domain {
     ///
     /// # Errors
     /// Another count than the row's, or none left.
-    pub fn only(mut self, movable: &[bool]) -> Result<Self, RobustError> {
+    pub fn only(mut self, movable: &[bool]) -> Result<Self, SpaceError> {
         if movable.len() != self.len() {
             let problem = format!("{} flags for {} numbers of a row", movable.len(), self.len());
-            return Err(RobustError::parameter("may_change", problem));
+            return Err(SpaceError::MayChange(problem));
         }
         for (own, also) in self.movable.iter_mut().zip(movable) {
             *own &= also;
         }
         if !self.movable.contains(&true) {
-            return Err(RobustError::parameter("may_change", "nothing is left that may change"));
+            return Err(SpaceError::MayChange("nothing is left that may change".into()));
         }
         Ok(self)
     }
@@ -255,7 +255,7 @@ impl Domain {
     }
 
     /// Weights `[classes, width]` of `x` as weights of `u`.
-    pub(crate) fn scale_weights(&self, w: &mut [f32]) {
+    pub fn scale_weights(&self, w: &mut [f32]) {
         if !self.scale.is_empty() {
             let n = self.len();
             w.iter_mut().enumerate().for_each(|(i, w)| *w /= self.scale[i % n]);
@@ -266,20 +266,20 @@ impl Domain {
     ///
     /// # Errors
     /// The row and number that is not.
-    pub fn admit(&self, u: &mut [f32]) -> Result<(), RobustError> {
+    pub fn admit(&self, u: &mut [f32]) -> Result<(), SpaceError> {
         const ROUNDING: f32 = 1e-4;
         let n = self.len();
         if n == 0 || !u.len().is_multiple_of(n) {
-            return Err(RobustError::Rows(format!("{} numbers are no rows of {n}", u.len())));
+            return Err(SpaceError::Rows(format!("{} numbers are no rows of {n}", u.len())));
         }
         for (i, u) in u.iter_mut().enumerate() {
             let (row, j) = (i / n, i % n);
             if !u.is_finite() {
-                return Err(RobustError::Rows(format!("number {j} of row {row} is not finite")));
+                return Err(SpaceError::Rows(format!("number {j} of row {row} is not finite")));
             }
             let (lo, hi) = self.bounds(j, *u);
             if *u < lo - ROUNDING || *u > hi + ROUNDING {
-                return Err(RobustError::Rows(format!(
+                return Err(SpaceError::Rows(format!(
                     "number {j} of row {row} is {u}, outside {lo} to {hi} ({})",
                     self.unit
                 )));
@@ -293,9 +293,9 @@ impl Domain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lyceum_models::prepare::OutputPreparation;
-    use lyceum_models::prepare::tabular::{CategoryMissing, Column, Encoder};
-    use lyceum_models::prepare::vision::Pixels;
+    use crate::prepare::OutputPreparation;
+    use crate::prepare::tabular::{CategoryMissing, Column, Encoder};
+    use crate::prepare::vision::Pixels;
     use lyceum_types::spec::Unseen;
 
     fn labels() -> OutputPreparation {
