@@ -4,6 +4,7 @@
 //! Input `[n, …]` of any shape, flattened; output `[n, outputs]`.
 
 use crate::layers::{self, Builder, Linear};
+use crate::walk::Layer;
 use lyceum_nn::{Activation, NnError, Tape, Var};
 use lyceum_types::spec::MlpSpec;
 
@@ -37,5 +38,11 @@ impl Mlp {
             a = tape.dropout(a, self.dropout)?;
         }
         self.output.forward(tape, a, Activation::None)
+    }
+
+    /// See [`crate::walk`].
+    pub(crate) fn layers(&self) -> Vec<Layer> {
+        let hidden = self.hidden.iter().flat_map(|&l| [Layer::Linear(l), Layer::Activate(self.activation)]);
+        [Layer::Flatten].into_iter().chain(hidden).chain([Layer::Linear(self.output)]).collect()
     }
 }
