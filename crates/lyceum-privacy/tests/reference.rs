@@ -21,7 +21,8 @@ struct Row {
 
 fn rows() -> Vec<Row> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/privacy.json");
-    let rows: Vec<Row> = serde_json::from_slice(&std::fs::read(path).expect("the fixture is there")).expect("it is JSON");
+    let rows: Vec<Row> =
+        serde_json::from_slice(&std::fs::read(path).expect("the fixture is there")).expect("it is JSON");
     assert!(rows.len() >= 200, "{} rows", rows.len());
     rows
 }
