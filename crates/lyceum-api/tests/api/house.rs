@@ -110,6 +110,7 @@ impl House {
                 split: Default::default(),
                 features: vec![],
                 probes: serde_json::Value::Null,
+                privacy: None,
                 files: Default::default(),
             };
             serde_json::to_vec(&manifest).unwrap()
