@@ -10,11 +10,12 @@ use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
 use crate::observer::{Event, Observer, Silent, StepEvent};
+use crate::private::{self, Noise, Private};
 use crate::run::Run;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, Workspace};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::Spec;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -44,6 +45,8 @@ pub struct Fitted {
     pub valid_logits: Vec<f32>,
     pub steps: u64,
     pub seconds: f64,
+    /// What is promised; None where the spec asks for no privacy.
+    pub privacy: Option<PrivacyReport>,
 }
 
 /// Judges the data, cross-validates where the spec says so, trains and measures.
@@ -53,7 +56,12 @@ pub fn train(
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
-    let loaded = data::load(spec, base_dir, control)?;
+    let mut loaded = data::load(spec, base_dir, control)?;
+    if let Some(privacy) = &spec.privacy {
+        refuse_undeclared(spec, privacy, &loaded)?;
+        // Duplicates, imbalance and overlap are said of the rows.
+        loaded.warnings.clear();
+    }
     let n = |part: &Option<data::Dataset>| part.as_ref().map_or(0, data::Dataset::len);
     observer.event(&Event::Data {
         n_train: loaded.train.len(),
@@ -85,6 +93,12 @@ pub fn fit(
         ));
     }
     let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train);
+    let steps = run.total_steps();
+    let private = match &spec.privacy {
+        Some(privacy) => Some(Private::new(spec, privacy, &shape, loaded.train.len(), steps)?),
+        None => None,
+    };
+    let mut noise: Option<Noise> = None;
     let identity = identity(spec, &loaded);
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
@@ -95,10 +109,25 @@ pub fn fit(
     };
     if let Some(path) = newest {
         let restored = checkpoint::read(&path, &identity, &mut run.model.params, &mut run.optimizer)?;
-        (progress, best) = (restored.progress, restored.best);
+        (progress, best, noise) = (restored.progress, restored.best, restored.noise);
+        if private.is_some() && noise.is_none() && progress.step < steps {
+            let problem = "its noise key is gone: going on with another would spend more".to_owned();
+            return Err(TrainError::Checkpoint { path: path.display().to_string(), problem });
+        }
         observer.event(&Event::Resumed { step: progress.step, path: &path })?;
     } else if run.total_steps() >= QUOTED_STEPS_MIN {
-        quote(spec, &run, &loaded, observer)?;
+        quote(spec, &run, &loaded, private.as_ref(), observer)?;
+    }
+    if let (Some(private), None) = (&private, &noise) {
+        let fresh = match private.insecure_seed() {
+            Some(seed) => Noise::insecure(seed),
+            None => Noise::from_key(observer.noise_key()?),
+        };
+        noise = Some(fresh);
+        // The key is on disk before its first draw: a run that is killed at once repeats itself too.
+        if let Some(dir) = dir.as_deref().filter(|_| progress.step == 0) {
+            save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
+        }
     }
     let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
     let mut ws = Workspace::new();
@@ -106,13 +135,18 @@ pub fn fit(
         if let Err(stop) = control.check() {
             // What was done since the last checkpoint is kept.
             if let Some(dir) = dir.as_deref().filter(|_| progress.step > step_before) {
-                save(dir, &identity, &run, best.as_ref(), &progress, observer)?;
+                save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
             }
             return Err(TrainError::Stopped { step: progress.step, stop });
         }
-        let report = run.step(&loaded.train, progress.step)?;
+        let report = match (&private, &noise) {
+            (Some(private), Some(noise)) => {
+                run.private_step(&loaded.train, progress.step, &private.mechanism, noise)?
+            }
+            _ => run.step(&loaded.train, progress.step)?,
+        };
         progress.step += 1;
-        progress.last_loss = Some(report.loss);
+        progress.last_loss = Some(report.loss).filter(|loss| loss.is_finite());
         progress.seconds = seconds_before + started.elapsed().as_secs_f64();
         let per_step = started.elapsed().as_secs_f64() / (progress.step - step_before) as f64;
         observer.event(&Event::Step(StepEvent {
@@ -130,7 +164,7 @@ pub fn fit(
         }
         let due = is_due(progress.step, spec.train.checkpoint_every, spec, &run);
         if let Some(dir) = dir.as_deref().filter(|_| due || progress.early.stopped) {
-            save(dir, &identity, &run, best.as_ref(), &progress, observer)?;
+            save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
         }
     }
     let stopped_early = progress.early.stopped;
@@ -142,7 +176,35 @@ pub fn fit(
     }
     observer.event(&Event::Measuring)?;
     let steps = progress.step;
-    finish(spec, run.model, shape, loaded, steps, progress.seconds, control)
+    let mut fitted = finish(spec, run.model, shape, loaded, steps, progress.seconds, control)?;
+    if let Some(private) = &private {
+        fitted.privacy = Some(private.report(steps)?);
+        dir.as_deref().map_or(Ok(()), checkpoint::forget_noise)?;
+    }
+    Ok(fitted)
+}
+
+/// All statistics that would be published without having been declared, in one message.
+fn refuse_undeclared(
+    spec: &Spec,
+    privacy: &lyceum_types::spec::privacy::PrivacySpec,
+    loaded: &Loaded,
+) -> Result<(), TrainError> {
+    let undeclared = private::undeclared(spec, privacy, loaded);
+    if undeclared.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = undeclared
+        .iter()
+        .map(|u| format!("{} (\"{}\"): {}", u.what, u.statistic.as_str(), u.instead))
+        .collect();
+    let mut names: Vec<&str> = undeclared.iter().map(|u| u.statistic.as_str()).collect();
+    names.dedup();
+    Err(TrainError::Privacy(format!(
+        "the noise does not protect what follows; change the spec, or, where it is no secret, add {names:?} to \
+         privacy.public:\n  {}",
+        lines.join("\n  ")
+    )))
 }
 
 /// Whether something that happens every so often happens after `step`: as the spec says, else at the end of
@@ -214,9 +276,10 @@ fn save(
     run: &Run,
     best: Option<&Params>,
     progress: &Progress,
+    noise: Option<&Noise>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
-    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress };
+    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise };
     let path = checkpoint::write(dir, identity, &snapshot)?;
     observer.event(&Event::Checkpoint { step: progress.step, path: &path })
 }
@@ -231,13 +294,24 @@ fn identity(spec: &Spec, loaded: &Loaded) -> String {
 }
 
 /// Times a few steps of a copy of the run.
-fn quote(spec: &Spec, run: &Run, loaded: &Loaded, observer: &mut dyn Observer) -> Result<(), TrainError> {
+fn quote(
+    spec: &Spec,
+    run: &Run,
+    loaded: &Loaded,
+    private: Option<&Private>,
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let step = |probe: &mut Run, step: u64| match private {
+        // Thrown away, as all of the probe: nothing of it is seen.
+        Some(private) => probe.private_step(&loaded.train, step, &private.mechanism, &Noise::insecure(step)),
+        None => probe.step(&loaded.train, step),
+    };
     let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train);
     let n_parameters = run.model.params.n_trainable();
-    probe.step(&loaded.train, 0)?;
+    step(&mut probe, 0)?;
     let started = Instant::now();
-    for step in 1..PROBE_STEPS {
-        probe.step(&loaded.train, step)?;
+    for number in 1..PROBE_STEPS {
+        step(&mut probe, number)?;
     }
     let seconds = started.elapsed().as_secs_f64() / (PROBE_STEPS - 1) as f64 * run.total_steps() as f64;
     let memory_bytes = resident_bytes();
@@ -278,7 +352,8 @@ fn finish(
         judged = Some((part, data, measured));
     }
     let (mut baseline, mut strong_baseline, mut verdict, mut judged_on) = (None, None, None, None);
-    if let Some((part, data, measured)) = judged {
+    // Baselines learn from the rows with no noise at all: a private run has none.
+    if let Some((part, data, measured)) = judged.filter(|_| spec.privacy.is_none()) {
         let (mut trivial, mut strong) =
             measure::measure_baselines(&loaded.preparation, &loaded.train, data, spec, control)?;
         verdict =
@@ -300,6 +375,7 @@ fn finish(
         valid_logits,
         steps,
         seconds,
+        privacy: None,
     })
 }
 

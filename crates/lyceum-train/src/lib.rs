@@ -17,6 +17,7 @@ pub mod measure;
 pub mod observer;
 pub mod optim;
 pub mod order;
+pub mod private;
 pub mod run;
 pub mod schedule;
 pub mod version;
