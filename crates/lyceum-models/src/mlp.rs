@@ -32,10 +32,16 @@ impl Mlp {
         let shape = tape.shape(x);
         let n = shape.first();
         let mut a = tape.reshape(x, &[n, shape.len() / n.max(1)])?;
-        for layer in &self.hidden {
+        for (i, layer) in self.hidden.iter().enumerate() {
             a = layer.forward(tape, a, self.activation)?;
+            tape.mark(a, || format!("hidden.{i}"));
             a = tape.dropout(a, self.dropout)?;
         }
         self.output.forward(tape, a, Activation::None)
+    }
+
+    /// Nothing between input and output but one product.
+    pub(crate) fn is_linear(&self) -> bool {
+        self.hidden.is_empty()
     }
 }

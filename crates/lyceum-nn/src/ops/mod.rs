@@ -4,7 +4,8 @@
 //! To add one: write the file with a `Copy` struct that names its inputs, parameters and saved numbers,
 //! implement [`Operation`] for it, add its `mod` and its line in [`operations!`]. Nothing else changes.
 
-use crate::tape::{Backward, WeightBackward};
+use crate::NnError;
+use crate::tape::{Backward, Ledger, WeightBackward};
 
 /// The way back of an operation. Inputs' and weights' gradients are separate calls, each made only when
 /// somebody asks; `begin` is made once before them.
@@ -21,6 +22,13 @@ pub(crate) trait Operation {
     /// Adds to the gradients of the parameters, each example's part times its weight. Operations without
     /// parameters leave it.
     fn backward_weights(&self, _back: &mut WeightBackward<'_>) {}
+
+    /// Sends relevance on: as [`backward_inputs`](Self::backward_inputs), with relevance per unit of value in
+    /// the place of gradients ([`Tape::relevance`](crate::Tape::relevance)). An operation without a rule
+    /// refuses by name.
+    fn relevance(&self, _back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        Err(NnError::NoRelevance { op: self.name() })
+    }
 }
 
 macro_rules! operations {
@@ -45,6 +53,9 @@ macro_rules! operations {
             }
             fn backward_weights(&self, back: &mut WeightBackward<'_>) {
                 match self { Op::Leaf => {} $(Op::$variant(op) => op.backward_weights(back)),* }
+            }
+            fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+                match self { Op::Leaf => Ok(()), $(Op::$variant(op) => op.relevance(back, ledger)),* }
             }
         }
     };
