@@ -1,0 +1,64 @@
+//! The one door.
+
+use crate::methods::Attributed;
+use crate::session::{Session, finite};
+use crate::{Attribution, Checks, Device, ExplainError, Explanation, Method, Request, Subject, faithfulness};
+use lyceum_types::control::Control;
+
+/// How far attributions may be from adding up, relative to what they explain.
+const COMPLETENESS: f64 = 1e-3;
+
+/// Explains `request` with passes on `device`; `control` is looked at before each.
+///
+/// # Errors
+/// Where the method cannot explain the subject, or needs more passes than the request allows; when it is
+/// stopped; when the device does not answer.
+pub fn attribute(
+    request: &Request,
+    device: &mut dyn Device,
+    control: &Control,
+) -> Result<Explanation, ExplainError> {
+    let (subject, method) = (&request.subject, &request.method);
+    method.check(subject)?;
+    let mut session = Session::start(subject, method.name(), request.max_passes, device, control)?;
+    let found = method.run(&mut session, &request.baseline, request.seed)?;
+    for &value in &found.values {
+        finite("an attribution", value)?;
+    }
+    let mut checks = completeness(&session, &found);
+    faithfulness::evaluate(&mut session, request, &found, &mut checks)?;
+    let stderr = |i: usize| found.stderr.as_ref().map(|s| s[i]);
+    let attribution = |(i, &value): (usize, &f64)| Attribution { value, stderr: stderr(i) };
+    Ok(Explanation {
+        method: method.name(),
+        exact: found.exact,
+        quantity: subject.target.quantity().name(),
+        output: session.output,
+        base_value: found.base_value,
+        attributions: found.values.iter().enumerate().map(attribution).collect(),
+        of: found.of,
+        elements: found.elements,
+        checks,
+        baseline: request.baseline.name(),
+        seed: request.seed,
+        usage: session.usage,
+    })
+}
+
+/// Why `method` would refuse `subject`, as far as that can be told without a pass.
+pub fn refusal(method: &Method, subject: &Subject) -> Option<ExplainError> {
+    method.check(subject).err()
+}
+
+fn completeness(session: &Session<'_>, found: &Attributed) -> Checks {
+    let Some(base) = found.base_value else { return Checks::default() };
+    let sum: f64 = found.values.iter().sum();
+    let gap = (session.output - base - sum).abs();
+    let explained = (session.output - base).abs().max(1.0);
+    let noise = found.stderr.as_ref().map_or(0.0, |s| 3.0 * s.iter().map(|s| s * s).sum::<f64>().sqrt());
+    Checks {
+        completeness_gap: Some(gap),
+        complete: Some(gap <= (COMPLETENESS * explained).max(noise)),
+        ..Checks::default()
+    }
+}
