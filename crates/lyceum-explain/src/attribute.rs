@@ -51,14 +51,20 @@ pub fn refusal(method: &Method, subject: &Subject) -> Option<ExplainError> {
 }
 
 fn completeness(session: &Session<'_>, found: &Attributed) -> Checks {
-    let Some(base) = found.base_value else { return Checks::default() };
+    let Some(gap) = gap(session, found) else { return Checks::default() };
+    Checks { completeness_gap: Some(gap), complete: Some(is_complete(session, found)), ..Checks::default() }
+}
+
+/// `|output − base − Σ attributions|` where it should be 0.
+fn gap(session: &Session<'_>, found: &Attributed) -> Option<f64> {
     let sum: f64 = found.values.iter().sum();
-    let gap = (session.output - base - sum).abs();
+    found.base_value.map(|base| (session.output - base - sum).abs())
+}
+
+/// Whether the attributions add up as far as they should.
+pub(crate) fn is_complete(session: &Session<'_>, found: &Attributed) -> bool {
+    let (Some(gap), Some(base)) = (gap(session, found), found.base_value) else { return true };
     let explained = (session.output - base).abs().max(1.0);
     let noise = found.stderr.as_ref().map_or(0.0, |s| 3.0 * s.iter().map(|s| s * s).sum::<f64>().sqrt());
-    Checks {
-        completeness_gap: Some(gap),
-        complete: Some(gap <= (COMPLETENESS * explained).max(noise)),
-        ..Checks::default()
-    }
+    gap <= (COMPLETENESS * explained).max(noise)
 }

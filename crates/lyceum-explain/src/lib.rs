@@ -35,7 +35,7 @@ pub use error::ExplainError;
 pub use explanation::{Attribution, Checks, Explanation, Of, RandomControl, Usage};
 pub use faithfulness::Check;
 pub use groups::Groups;
-pub use methods::{Method, MethodInfo};
+pub use methods::{Method, MethodInfo, Steps};
 pub use pass::{Device, Layer, Pass, PassResult, ThisThread, Wanted};
 pub use request::{Baseline, Request, Subject};
 pub use target::{Quantity, Target, Term};

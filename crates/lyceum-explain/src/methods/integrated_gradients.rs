@@ -3,30 +3,57 @@
 //! Complete: `Σ φ = f(x) − f(x′)`. With several baselines it is the mean over them (expected gradients, Erion et
 //! al. 2019, arXiv:1906.10670).
 
-use super::Attributed;
+use super::{Attributed, Steps};
+use crate::attribute::is_complete;
 use crate::quadrature::gauss_legendre;
 use crate::session::Session;
 use crate::{Baseline, ExplainError, Wanted};
 
+/// Nodes to begin with, and the most.
+const STEPS_FIRST: usize = 50;
+const STEPS_MAX: usize = 1600;
+
 pub(super) fn attribute(
     session: &mut Session<'_>,
     baseline: &Baseline,
-    n_steps: usize,
+    n_steps: Steps,
 ) -> Result<Attributed, ExplainError> {
     let bases = session.baselines(baseline)?;
-    session.require((bases.len() * (n_steps + 1)) as u64)?;
+    let mut steps = match n_steps {
+        Steps::Fixed(n) => n,
+        Steps::Refined => STEPS_FIRST,
+    };
+    session.require((bases.len() * (steps + 1)) as u64)?;
+    let base_value = base_value(session, &bases)?;
+    loop {
+        let elements = integrate(session, &bases, steps)?;
+        let mut found = Attributed::of_elements(session, elements);
+        found.base_value = Some(base_value);
+        let more = 2 * steps;
+        let affordable = session.require((bases.len() * more) as u64).is_ok();
+        if n_steps != Steps::Refined || is_complete(session, &found) || !affordable || more > STEPS_MAX {
+            return Ok(found);
+        }
+        steps = more;
+    }
+}
+
+fn integrate(
+    session: &mut Session<'_>,
+    bases: &[Vec<f32>],
+    n_steps: usize,
+) -> Result<Vec<f32>, ExplainError> {
     let nodes = gauss_legendre(n_steps);
-    let mut sums = vec![0.0f64; session.entry.len()];
-    let per_base = 1.0 / bases.len() as f64;
-    for base in &bases {
-        let entry = session.entry.clone();
+    let entry = session.entry.clone();
+    let mut sums = vec![0.0f64; entry.len()];
+    for base in bases {
         session.over(
             n_steps,
             &Wanted::Gradients,
             |session, k, out| out.extend(between(base, &session.entry, nodes[k].0)),
             |first, result| {
                 for (k, gradient) in result.gradients.chunks_exact(entry.len()).enumerate() {
-                    let weight = nodes[first + k].1 * per_base;
+                    let weight = nodes[first + k].1 / bases.len() as f64;
                     for (i, &g) in gradient.iter().enumerate() {
                         sums[i] += weight * f64::from(g) * f64::from(entry[i] - base[i]);
                     }
@@ -34,10 +61,7 @@ pub(super) fn attribute(
             },
         )?;
     }
-    let base_value = base_value(session, &bases)?;
-    let mut found = Attributed::of_elements(session, sums.iter().map(|&s| s as f32).collect());
-    found.base_value = Some(base_value);
-    Ok(found)
+    Ok(sums.into_iter().map(|s| s as f32).collect())
 }
 
 /// `x′ + α (x − x′)`.

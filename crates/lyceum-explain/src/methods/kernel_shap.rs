@@ -106,8 +106,11 @@ fn fit(
         (0..m).for_each(|i| variance[i] += step[i] * step[i]);
         variance[m] += step.iter().sum::<f64>().powi(2);
     }
+    // Residuals are smaller than errors by the degrees of freedom that the fit took.
+    let n_pairs = draws.len().div_ceil(2);
+    let correction = n_pairs as f64 / n_pairs.saturating_sub(m).max(1) as f64;
     values.push(output - base - values.iter().sum::<f64>());
-    Ok((values, variance.into_iter().map(f64::sqrt).collect()))
+    Ok((values, variance.into_iter().map(|v| (v * correction).sqrt()).collect()))
 }
 
 /// Gauss–Jordan with pivots; None where the matrix is singular.

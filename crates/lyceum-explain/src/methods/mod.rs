@@ -32,7 +32,7 @@ pub enum Method {
     /// al. 2017, arXiv:1706.03825).
     SmoothGrad { n_samples: usize, deviation: f64 },
     /// The gradient's integral from the baseline to the input (Sundararajan et al. 2017, arXiv:1703.01365).
-    IntegratedGradients { n_steps: usize },
+    IntegratedGradients { n_steps: Steps },
     /// Planes of a convolution, weighed by their mean gradient (Selvaraju et al. 2016, arXiv:1610.02391). None:
     /// the last layer whose planes have more than one pixel.
     GradCam { layer: Option<String> },
@@ -54,6 +54,14 @@ pub enum Method {
     KernelShap { n_samples: usize },
     /// `w·(x − E[x])`.
     LinearShap,
+}
+
+/// Nodes on the path from the baseline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steps {
+    /// 50, and twice as many while the completeness gap is large and passes are left.
+    Refined,
+    Fixed(usize),
 }
 
 /// A method as a list of methods shows it.
@@ -104,7 +112,7 @@ impl Method {
             Method::Saliency,
             Method::GradientInput,
             Method::SmoothGrad { n_samples: 32, deviation: 0.1 },
-            Method::IntegratedGradients { n_steps: 50 },
+            Method::IntegratedGradients { n_steps: Steps::Refined },
             Method::GradCam { layer: None },
             Method::Conductance { layer: String::new(), n_steps: 50 },
             Method::Relevance { epsilon: 1e-6 },
@@ -146,9 +154,10 @@ impl Method {
                 (false, "1 and 1 back")
             }
             Method::SmoothGrad { .. } => (false, "n_samples, as many back"),
-            Method::IntegratedGradients { .. } | Method::Conductance { .. } => {
-                (false, "n_steps, as many back")
+            Method::IntegratedGradients { .. } => {
+                (false, "n_steps, as many back; else 50, 100, 200, … until it adds up")
             }
+            Method::Conductance { .. } => (false, "n_steps, as many back"),
             Method::Ablation => (true, "1 a feature"),
             Method::Occlusion { .. } => (true, "1 a window"),
             Method::Shapley => (true, "2^features (at most 12) times the rows of the background"),
@@ -225,9 +234,8 @@ impl Method {
                 }
                 Ok(())
             }
-            Method::IntegratedGradients { n_steps } | Method::Conductance { n_steps, .. } => {
-                positive("n_steps", *n_steps)
-            }
+            Method::IntegratedGradients { n_steps: Steps::Fixed(n_steps) }
+            | Method::Conductance { n_steps, .. } => positive("n_steps", *n_steps),
             Method::SmoothGrad { n_samples, deviation } => {
                 if !deviation.is_finite() || *deviation < 0.0 {
                     return Err(ExplainError::request("deviation", "must be a number from 0"));

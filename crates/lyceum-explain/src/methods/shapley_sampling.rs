@@ -5,10 +5,13 @@
 //! Complete for every order, so also in the mean: the gains add up to `f(x) − f(baseline)`.
 
 use super::Attributed;
-use crate::session::Session;
+use crate::session::{Coalition, Session};
 use crate::{Baseline, ExplainError, Of};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+/// Orders whose coalitions are held at once, in pairs.
+const PAIRS_AT_ONCE: usize = 64;
 
 pub(super) fn attribute(
     session: &mut Session<'_>,
@@ -24,29 +27,31 @@ pub(super) fn attribute(
     let output = session.output;
     let base = session.values(baseline, &target, &[vec![false; n]])?[0];
     let (mut sums, mut squares) = (vec![0.0; n], vec![0.0; n]);
-    for _ in 0..pairs {
-        let order = permutation(&mut rng, n);
-        let mut gains = vec![0.0; n];
-        for reversed in [false, true] {
-            let order: Vec<usize> =
-                if reversed { order.iter().rev().copied().collect() } else { order.clone() };
-            // After the first, the first two, … but all, which is the output itself.
-            let mut present = vec![false; n];
-            let mut coalitions = Vec::with_capacity(n - 1);
-            for &i in &order[..n - 1] {
-                present[i] = true;
-                coalitions.push(present.clone());
+    let mut left = pairs;
+    while left > 0 {
+        let here = left.min(PAIRS_AT_ONCE);
+        left -= here;
+        let orders: Vec<Vec<usize>> = (0..here)
+            .flat_map(|_| {
+                let order = permutation(&mut rng, n);
+                [order.clone(), order.into_iter().rev().collect()]
+            })
+            .collect();
+        let coalitions: Vec<Coalition> = orders.iter().flat_map(|order| prefixes(order)).collect();
+        let values = session.values(baseline, &target, &coalitions)?;
+        for (pair, values) in orders.chunks_exact(2).zip(values.chunks_exact(2 * (n - 1))) {
+            let mut gains = vec![0.0; n];
+            for (order, values) in pair.iter().zip(values.chunks_exact(n - 1)) {
+                let mut before = base;
+                for (&i, &value) in order.iter().zip(values.iter().chain([&output])) {
+                    gains[i] += (value - before) / 2.0;
+                    before = value;
+                }
             }
-            let mut before = base;
-            let values = session.values(baseline, &target, &coalitions)?;
-            for (&i, value) in order.iter().zip(values.into_iter().chain([output])) {
-                gains[i] += (value - before) / 2.0;
-                before = value;
+            for (i, gain) in gains.into_iter().enumerate() {
+                sums[i] += gain;
+                squares[i] += gain * gain;
             }
-        }
-        for (i, gain) in gains.into_iter().enumerate() {
-            sums[i] += gain;
-            squares[i] += gain * gain;
         }
     }
     let count = pairs as f64;
@@ -55,6 +60,16 @@ pub(super) fn attribute(
         |(mean, square): (&f64, &f64)| ((square / count - mean * mean).max(0.0) / (count - 1.0)).sqrt();
     let stderr = Some(values.iter().zip(&squares).map(stderr).collect());
     Ok(Attributed { values, stderr, elements: None, of: Of::Features, base_value: Some(base), exact: false })
+}
+
+/// The first, the first two, …, all but the last of an order.
+fn prefixes(order: &[usize]) -> Vec<Coalition> {
+    let mut present = vec![false; order.len()];
+    let with = |&i: &usize| {
+        present[i] = true;
+        present.clone()
+    };
+    order[..order.len() - 1].iter().map(with).collect()
 }
 
 /// Fisher–Yates.
