@@ -12,8 +12,8 @@ pub fn maps(
     device: &mut dyn Device,
     control: &Control,
 ) -> Result<Vec<AttentionMap>, ExplainError> {
-    let mut session = Session::start(subject, "attention", 2, device, control)?;
-    let maps = session.pass(None, vec![subject.target.clone()], Wanted::Attention)?.maps;
+    let session = Session::start(subject, "attention", Wanted::Attention, 1, device, control)?;
+    let maps = session.first.map(|first| first.maps).unwrap_or_default();
     if maps.is_empty() {
         return Err(ExplainError::Unsupported {
             method: "attention",

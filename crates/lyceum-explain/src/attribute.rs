@@ -2,7 +2,7 @@
 
 use crate::methods::Attributed;
 use crate::session::{Session, finite};
-use crate::{Attribution, Checks, Device, ExplainError, Explanation, Method, Request, Subject, faithfulness};
+use crate::{Attribution, Checks, Device, ExplainError, Explanation, Request, faithfulness};
 use lyceum_types::control::Control;
 
 /// How far attributions may be from adding up, relative to what they explain.
@@ -20,7 +20,9 @@ pub fn attribute(
 ) -> Result<Explanation, ExplainError> {
     let (subject, method) = (&request.subject, &request.method);
     method.check(subject)?;
-    let mut session = Session::start(subject, method.name(), request.max_passes, device, control)?;
+    let (first, max_passes) = (method.first_wanted(), request.max_passes);
+    let mut session = Session::start(subject, method.name(), first, max_passes, device, control)?;
+    let outputs = session.first.as_ref().map(|first| first.outputs.clone()).unwrap_or_default();
     let found = method.run(&mut session, &request.baseline, request.seed)?;
     for &value in &found.values {
         finite("an attribution", value)?;
@@ -33,7 +35,9 @@ pub fn attribute(
         method: method.name(),
         exact: found.exact,
         quantity: subject.target.quantity().name(),
+        terms: session.target.terms().to_vec(),
         output: session.output,
+        outputs,
         base_value: found.base_value,
         attributions: found.values.iter().enumerate().map(attribution).collect(),
         of: found.of,
@@ -43,11 +47,6 @@ pub fn attribute(
         seed: request.seed,
         usage: session.usage,
     })
-}
-
-/// Why `method` would refuse `subject`, as far as that can be told without a pass.
-pub fn refusal(method: &Method, subject: &Subject) -> Option<ExplainError> {
-    method.check(subject).err()
 }
 
 fn completeness(session: &Session<'_>, found: &Attributed) -> Checks {

@@ -1,5 +1,7 @@
 //! The answer: one object for every kind of model, input and method.
 
+use crate::Term;
+
 /// Attributions with what they add up to and what was measured about them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
@@ -8,8 +10,12 @@ pub struct Explanation {
     pub exact: bool,
     /// Name of the quantity that is explained.
     pub quantity: &'static str,
+    /// What of the outputs it is of; a class that the model chose is named here.
+    pub terms: Vec<Term>,
     /// Its value for the example.
     pub output: f64,
+    /// All outputs of the example, `[rows, width]`: the answer that is explained.
+    pub outputs: Vec<f32>,
     /// What remains where every feature is absent; with it, attributions of a complete method add up to
     /// `output`. None where the method has no such notion.
     pub base_value: Option<f64>,

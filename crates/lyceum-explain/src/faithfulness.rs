@@ -150,7 +150,7 @@ struct Scorer<'s, 'a> {
 
 impl<'s, 'a> Scorer<'s, 'a> {
     fn new(session: &'s mut Session<'a>, request: &'s Request) -> Result<Self, ExplainError> {
-        let target = &session.subject.target;
+        let target = &session.target;
         // Probabilities are what people compare; spans have the sum of their logarithms.
         let quantity = match (target.quantity(), target.terms().len()) {
             (value @ Quantity::Value { .. }, _) => value,
@@ -170,7 +170,7 @@ impl<'s, 'a> Scorer<'s, 'a> {
                 asked.push(coalition.clone());
             }
         }
-        let target = self.session.subject.target.in_quantity(self.quantity);
+        let target = self.session.target.in_quantity(self.quantity);
         let values = self.session.values(&self.request.baseline, &target, &asked)?;
         self.known.extend(asked.into_iter().zip(values));
         Ok(coalitions.iter().map(|c| self.known[c]).collect())
@@ -218,7 +218,7 @@ fn infidelity(
     let n = found.values.len();
     let coalitions: Vec<Coalition> =
         (0..REMOVALS).map(|_| (0..n).map(|_| rng.random::<f64>() < 0.5).collect()).collect();
-    let (target, output) = (session.subject.target.clone(), session.output);
+    let (target, output) = (session.target.clone(), session.output);
     let values = session.values(&request.baseline, &target, &coalitions)?;
     let errors = coalitions.iter().zip(values).map(|(coalition, value)| {
         let removed = found.values.iter().zip(coalition).filter(|(_, present)| !**present);
@@ -241,7 +241,7 @@ fn sensitivity(
     for _ in 0..MOVES {
         let step = |x: &f32| (f64::from(*x) + radius * (2.0 * rng.random::<f64>() - 1.0)) as f32;
         session.entry = entry.iter().map(step).collect();
-        let target = vec![session.subject.target.clone()];
+        let target = vec![session.target.clone()];
         session.output = session.pass(Some(session.entry.clone()), target, Wanted::Scores)?.scores[0];
         let moved = request.method.run(session, &request.baseline, request.seed)?;
         let change: f64 = moved.values.iter().zip(&found.values).map(|(a, b)| (a - b).powi(2)).sum();

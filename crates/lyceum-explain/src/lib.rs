@@ -30,12 +30,12 @@ mod request;
 mod session;
 mod target;
 
-pub use attribute::{attribute, refusal};
+pub use attribute::attribute;
 pub use error::ExplainError;
 pub use explanation::{Attribution, Checks, Explanation, Of, RandomControl, Usage};
 pub use faithfulness::Check;
 pub use groups::Groups;
 pub use methods::{Method, MethodInfo, Steps};
 pub use pass::{Device, Layer, Pass, PassResult, ThisThread, Wanted};
-pub use request::{Baseline, Request, Subject};
+pub use request::{Baseline, Request, Subject, n_steps};
 pub use target::{Quantity, Target, Term};

@@ -47,6 +47,8 @@ pub struct Layer {
 /// What a pass gives; parts that were not wanted are empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PassResult {
+    /// With their classes chosen.
+    pub targets: Vec<Target>,
     pub scores: Vec<f64>,
     /// All outputs, `[examples, rows, width]`.
     pub outputs: Vec<f32>,
@@ -101,12 +103,14 @@ impl Pass {
         let outputs = tape.value(forward.logits).to_vec();
         let each = outputs.len() / n.max(1);
         let (mut scores, mut seed) = (Vec::with_capacity(n), vec![0.0; outputs.len()]);
-        for (i, target) in self.targets.iter().enumerate() {
+        let resolved = |(i, target): (usize, &Target)| target.resolved(&outputs[i * each..][..each], width);
+        let targets: Vec<Target> = self.targets.iter().enumerate().map(resolved).collect();
+        for (i, target) in targets.iter().enumerate() {
             scores.push(target.score(&outputs[i * each..][..each], width));
             target.add_seed(&outputs[i * each..][..each], width, &mut seed[i * each..][..each]);
         }
         let entry = tape.value(forward.entry).to_vec();
-        let mut result = PassResult { scores, outputs, entry, ..PassResult::default() };
+        let mut result = PassResult { targets, scores, outputs, entry, ..PassResult::default() };
         match self.wanted {
             Wanted::Scores => {}
             Wanted::Attention => result.maps = tape.attention_maps(),

@@ -43,8 +43,8 @@ impl Subject {
             (OutputShape::Classes { .. } | OutputShape::Values { .. }, _) => 1,
             (_, Input::Tokens(tokens)) => tokens.time,
             (_, Input::Pair { target, .. }) => target.time,
-            // A series that is answered at each step.
-            (_, Input::Dense { shape, .. }) => shape.first().copied().unwrap_or(1),
+            // A series that is answered at each step; a picture's rows are its steps.
+            (_, Input::Dense { shape, .. }) => n_steps(shape),
         };
         if target.last_row() >= n_rows {
             let message = format!("step {}, but there are {n_rows}", target.last_row());
@@ -59,6 +59,15 @@ impl Subject {
 
     pub fn target(&self) -> &Target {
         &self.target
+    }
+}
+
+/// The steps that a recurrent model reads `[steps, channels]` or `[1, rows, columns]` in.
+pub fn n_steps(shape: &[usize]) -> usize {
+    match *shape {
+        [_, rows, _] => rows,
+        [steps, _] => steps,
+        _ => 1,
     }
 }
 

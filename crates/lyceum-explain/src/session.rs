@@ -15,8 +15,12 @@ pub(crate) struct Session<'a> {
     pub(crate) method: &'static str,
     /// The example's entry: its numbers, or its embedded tokens.
     pub(crate) entry: Vec<f32>,
-    /// The target's value for it.
+    /// The target, its class chosen.
+    pub(crate) target: Target,
+    /// The target's value for the example.
     pub(crate) output: f64,
+    /// What the first pass found, until it is used.
+    pub(crate) first: Option<PassResult>,
     pub(crate) usage: Usage,
     max_passes: u64,
     device: &'a mut dyn Device,
@@ -27,10 +31,11 @@ pub(crate) struct Session<'a> {
 pub(crate) type Coalition = Vec<bool>;
 
 impl<'a> Session<'a> {
-    /// Makes the first pass: the example as it is.
+    /// Makes the first pass: the example as it is, with what the method wants of it.
     pub(crate) fn start(
         subject: &'a Subject,
         method: &'static str,
+        wanted: Wanted,
         max_passes: u64,
         device: &'a mut dyn Device,
         control: &'a Control,
@@ -39,15 +44,19 @@ impl<'a> Session<'a> {
             subject,
             method,
             entry: Vec::new(),
+            target: subject.target.clone(),
             output: 0.0,
+            first: None,
             usage: Usage::default(),
             max_passes,
             device,
             control,
         };
-        let result = session.pass(None, vec![subject.target.clone()], Wanted::Scores)?;
+        let mut result = session.pass(None, vec![subject.target.clone()], wanted)?;
         session.output = finite("the model's output", result.scores[0])?;
-        session.entry = result.entry;
+        session.entry = std::mem::take(&mut result.entry);
+        session.target = result.targets[0].clone();
+        session.first = Some(result);
         Ok(session)
     }
 
@@ -102,7 +111,7 @@ impl<'a> Session<'a> {
             let here = rows.min(n - first);
             let mut entries = Vec::with_capacity(here * self.entry.len());
             (first..first + here).for_each(|i| make(self, i, &mut entries));
-            let targets = vec![self.subject.target.clone(); here];
+            let targets = vec![self.target.clone(); here];
             let result = self.pass(Some(entries), targets, wanted.clone())?;
             take(first, &result);
         }
@@ -111,9 +120,20 @@ impl<'a> Session<'a> {
 
     /// Gradient of the target at the example itself.
     pub(crate) fn gradient(&mut self) -> Result<Vec<f32>, ExplainError> {
-        let entry = self.entry.clone();
-        let result = self.pass(Some(entry), vec![self.subject.target.clone()], Wanted::Gradients)?;
-        Ok(result.gradients)
+        Ok(self.once(Wanted::Gradients)?.gradients)
+    }
+
+    /// One pass over the example; the first one, where it was that.
+    pub(crate) fn once(&mut self, wanted: Wanted) -> Result<PassResult, ExplainError> {
+        let known = |first: &PassResult| match wanted {
+            Wanted::Gradients => !first.gradients.is_empty(),
+            Wanted::Relevance { .. } => first.relevance.is_some(),
+            _ => false,
+        };
+        match self.first.take() {
+            Some(first) if known(&first) => Ok(first),
+            _ => self.pass(Some(self.entry.clone()), vec![self.target.clone()], wanted),
+        }
     }
 
     /// The target's value where only the features of each coalition are there.

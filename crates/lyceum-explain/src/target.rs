@@ -2,6 +2,7 @@
 
 use crate::ExplainError;
 use lyceum_models::OutputShape;
+use lyceum_models::answer::likeliest;
 
 /// The number that attributions add up to or compare.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,6 +44,10 @@ pub struct Term {
 pub struct Target {
     terms: Vec<Term>,
     quantity: Quantity,
+    /// The class is the one that the model chooses, known after the first pass.
+    likeliest: bool,
+    /// Outputs that are never said: probabilities are those among the others.
+    silent: Vec<u32>,
 }
 
 impl Target {
@@ -72,7 +77,49 @@ impl Target {
                 return refuse(format!("step {}, but the model answers once", term.row));
             }
         }
-        Ok(Target { terms, quantity })
+        Ok(Target { terms, quantity, likeliest: false, silent: Vec::new() })
+    }
+
+    /// The class that the model chooses at `row` (0 where it answers once).
+    ///
+    /// # Errors
+    /// As [`Target::new`].
+    pub fn likeliest(row: usize, quantity: Quantity, output: &OutputShape) -> Result<Self, ExplainError> {
+        let target = Target::new(vec![Term { row, class: 0, not: None }], quantity, output)?;
+        Ok(Target { likeliest: true, ..target })
+    }
+
+    /// Probabilities are those among the outputs that are not in `silent`, as where tokens are drawn.
+    ///
+    /// # Errors
+    /// When one of them is explained.
+    pub fn among_others(mut self, silent: Vec<u32>) -> Result<Self, ExplainError> {
+        let said = self.terms.iter().flat_map(|t| [Some(t.class), t.not]).flatten();
+        if let Some(class) = said.into_iter().find(|&class| silent.contains(&(class as u32))) {
+            return Err(ExplainError::request("target", format!("token {class} is never said")));
+        }
+        self.silent = silent;
+        Ok(self)
+    }
+
+    fn is_silent(&self, class: usize) -> bool {
+        self.silent.contains(&(class as u32))
+    }
+
+    fn log_sum_exp(&self, row: &[f32]) -> f64 {
+        let said = || row.iter().enumerate().filter(|(i, _)| !self.is_silent(*i)).map(|(_, &z)| z);
+        let max = said().fold(f32::NEG_INFINITY, f32::max);
+        f64::from(max) + said().map(|z| f64::from(z - max).exp()).sum::<f64>().ln()
+    }
+
+    /// With its class chosen by one example's outputs.
+    pub(crate) fn resolved(&self, outputs: &[f32], width: usize) -> Target {
+        let mut target = self.clone();
+        if std::mem::take(&mut target.likeliest) {
+            let term = &mut target.terms[0];
+            term.class = likeliest(&outputs[term.row * width..][..width]) as usize;
+        }
+        target
     }
 
     pub fn terms(&self) -> &[Term] {
@@ -94,13 +141,13 @@ impl Target {
 
     /// The same target in another quantity.
     pub(crate) fn in_quantity(&self, quantity: Quantity) -> Target {
-        Target { terms: self.terms.clone(), quantity }
+        Target { quantity, ..self.clone() }
     }
 
     /// The same target where rows have moved.
     pub(crate) fn at_rows(&self, row: impl Fn(usize) -> usize) -> Target {
         let terms = self.terms.iter().map(|t| Term { row: row(t.row), ..*t }).collect();
-        Target { terms, quantity: self.quantity }
+        Target { terms, ..self.clone() }
     }
 
     /// Its value for one example's outputs `[rows, width]`.
@@ -111,10 +158,10 @@ impl Target {
             match (self.quantity, term.not) {
                 (Quantity::Logit, None) => z(term.class),
                 (Quantity::Logit | Quantity::LogProbability, Some(not)) => z(term.class) - z(not),
-                (Quantity::LogProbability, None) => z(term.class) - log_sum_exp(row),
-                (Quantity::Probability, None) => (z(term.class) - log_sum_exp(row)).exp(),
+                (Quantity::LogProbability, None) => z(term.class) - self.log_sum_exp(row),
+                (Quantity::Probability, None) => (z(term.class) - self.log_sum_exp(row)).exp(),
                 (Quantity::Probability, Some(not)) => {
-                    let lse = log_sum_exp(row);
+                    let lse = self.log_sum_exp(row);
                     (z(term.class) - lse).exp() - (z(not) - lse).exp()
                 }
                 (Quantity::Value { scale, shift }, None) => z(term.class) * scale + shift,
@@ -133,7 +180,14 @@ impl Target {
                 Quantity::Value { scale, .. } => scale as f32,
                 _ => 1.0,
             };
-            let softmax = |class: usize| (f64::from(row[class]) - log_sum_exp(row)).exp() as f32;
+            let lse = match self.quantity {
+                Quantity::Probability | Quantity::LogProbability => self.log_sum_exp(row),
+                _ => 0.0,
+            };
+            let softmax = |class: usize| match self.is_silent(class) {
+                true => 0.0,
+                false => (f64::from(row[class]) - lse).exp() as f32,
+            };
             match self.quantity {
                 Quantity::Probability => {
                     // ∂p_a/∂z = p_a (e_a − p)
@@ -161,30 +215,27 @@ impl Target {
     }
 }
 
-fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(max) + row.iter().map(|&z| f64::from(z - max).exp()).sum::<f64>().ln()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const OUTPUT: OutputShape = OutputShape::StepClasses { n: 3 };
+    const OUTPUT: OutputShape = OutputShape::StepClasses { n: 4 };
 
     #[test]
     fn seeds_are_the_derivatives_of_scores() {
-        let outputs = [0.3f32, -1.0, 0.7, 2.0, 0.1, -0.4];
+        let outputs = [0.3f32, -1.0, 0.7, 1.5, 2.0, 0.1, -0.4, 0.2];
         let terms = vec![Term { row: 0, class: 2, not: None }, Term { row: 1, class: 0, not: Some(1) }];
         for quantity in [Quantity::Logit, Quantity::Probability, Quantity::LogProbability] {
             let target = Target::new(terms.clone(), quantity, &OUTPUT).unwrap();
-            let mut seed = [0.0; 6];
-            target.add_seed(&outputs, 3, &mut seed);
-            for i in 0..6 {
+            let target =
+                if quantity == Quantity::Logit { target } else { target.among_others(vec![3]).unwrap() };
+            let mut seed = [0.0; 8];
+            target.add_seed(&outputs, 4, &mut seed);
+            for i in 0..8 {
                 let moved = |by: f32| {
                     let mut z = outputs;
                     z[i] += by;
-                    target.score(&z, 3)
+                    target.score(&z, 4)
                 };
                 let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
                 assert!((slope - f64::from(seed[i])).abs() < 1e-3, "{quantity:?}[{i}]: {slope} {}", seed[i]);

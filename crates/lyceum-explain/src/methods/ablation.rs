@@ -10,7 +10,7 @@ pub(super) fn ablate(session: &mut Session<'_>, baseline: &Baseline) -> Result<A
     let n = session.subject.groups.n();
     session.require(n as u64 * session.cost(baseline))?;
     let without: Vec<Vec<bool>> = (0..n).map(|i| (0..n).map(|j| j != i).collect()).collect();
-    let target = session.subject.target.clone();
+    let target = session.target.clone();
     let output = session.output;
     let values = session.values(baseline, &target, &without)?;
     let mut found = Attributed::of_features(values.into_iter().map(|v| output - v).collect());

@@ -54,7 +54,7 @@ pub(super) fn choose(
     layer: Option<&str>,
     suits: impl Fn(&[usize]) -> bool,
 ) -> Result<(String, Vec<usize>), ExplainError> {
-    let target = session.subject.target.clone();
+    let target = session.target.clone();
     let layers = session.pass(None, vec![target], Wanted::Layers)?.layers;
     let suited = || layers.iter().filter(|l| suits(&l.dims));
     let found = match layer {

@@ -13,7 +13,7 @@ use lyceum_models::batch::Input;
 pub(super) fn attribute(session: &mut Session<'_>, layer: Option<&str>) -> Result<Attributed, ExplainError> {
     let planes = |dims: &[usize]| dims.len() >= 3 && dims[2..].iter().product::<usize>() > 1;
     let (name, dims) = choose(session, layer, planes)?;
-    let (entry, target) = (session.entry.clone(), session.subject.target.clone());
+    let (entry, target) = (session.entry.clone(), session.target.clone());
     let result = session.pass(Some(entry), vec![target], Wanted::Layer(name))?;
     let layer = result.layers.first().ok_or(ExplainError::NotFinite { what: "the layer" })?;
     let [h, w] = [if dims.len() == 4 { dims[2] } else { 1 }, dims[dims.len() - 1]];

@@ -23,7 +23,7 @@ pub(super) fn attribute(
     let every = n < 24 && (1usize << n) - 2 <= n_samples;
     let draws = if every { all(n) } else { draw(n, n_samples, &mut ChaCha8Rng::seed_from_u64(seed)) };
     session.require((1 + draws.len() as u64) * session.cost(baseline))?;
-    let target = session.subject.target.clone();
+    let target = session.target.clone();
     let output = session.output;
     let base = session.values(baseline, &target, &[vec![false; n]])?[0];
     let coalitions: Vec<Vec<bool>> = draws.iter().map(|d| d.0.clone()).collect();

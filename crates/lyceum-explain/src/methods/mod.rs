@@ -15,7 +15,7 @@ mod smooth_grad;
 pub(crate) use shapley_sampling::permutation;
 
 use crate::session::Session;
-use crate::{Baseline, ExplainError, Of, Quantity, Subject};
+use crate::{Baseline, ExplainError, Of, Quantity, Subject, Wanted};
 use lyceum_models::{InputShape, Model};
 
 /// The most features of an exact Shapley value: 2^12 coalitions.
@@ -245,6 +245,9 @@ impl Method {
                 }
                 Ok(())
             }
+            Method::Relevance { epsilon } if !epsilon.is_finite() || *epsilon <= 0.0 => {
+                Err(ExplainError::request("epsilon", "must be a positive number"))
+            }
             Method::ShapleySampling { n_permutations } if *n_permutations < 2 => {
                 Err(ExplainError::request("n_permutations", "must be at least 2: it has a deviation"))
             }
@@ -253,6 +256,15 @@ impl Method {
                 Err(ExplainError::request("n_samples", message))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What the first pass, over the example as it is, can already give.
+    pub(crate) fn first_wanted(&self) -> Wanted {
+        match self {
+            Method::Saliency | Method::GradientInput | Method::LinearShap => Wanted::Gradients,
+            Method::Relevance { epsilon } => Wanted::Relevance { epsilon: *epsilon },
+            _ => Wanted::Scores,
         }
     }
 

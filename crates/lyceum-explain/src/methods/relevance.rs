@@ -8,17 +8,14 @@ use crate::session::Session;
 use crate::{ExplainError, Quantity, Wanted};
 
 pub(super) fn attribute(session: &mut Session<'_>, epsilon: f32) -> Result<Attributed, ExplainError> {
-    if !epsilon.is_finite() || epsilon <= 0.0 {
-        return Err(ExplainError::request("epsilon", "must be a positive number"));
-    }
-    let (entry, target) = (session.entry.clone(), session.subject.target.clone());
+    let target = session.target.clone();
     let shift = match target.quantity() {
         Quantity::Value { shift, .. } => {
             target.terms().iter().map(|t| if t.not.is_none() { shift } else { 0.0 }).sum()
         }
         _ => 0.0,
     };
-    let result = session.pass(Some(entry), vec![target], Wanted::Relevance { epsilon })?;
+    let result = session.once(Wanted::Relevance { epsilon })?;
     let relevance = result.relevance.ok_or(ExplainError::NotFinite { what: "the relevance" })?;
     // What belongs to no feature is part of the base.
     let fixed: f64 = session

@@ -11,7 +11,7 @@ pub(super) fn attribute(session: &mut Session<'_>, baseline: &Baseline) -> Resul
     session.require(n_coalitions as u64 * session.cost(baseline))?;
     let coalitions: Vec<Vec<bool>> =
         (0..n_coalitions).map(|s| (0..n).map(|i| s >> i & 1 == 1).collect()).collect();
-    let target = session.subject.target.clone();
+    let target = session.target.clone();
     let v = session.values(baseline, &target, &coalitions)?;
     // |S|! (n − |S| − 1)! / n! = 1 / (n · C(n − 1, |S|))
     let weight: Vec<f64> = (0..n).map(|s| 1.0 / (n as f64 * binomial(n - 1, s))).collect();

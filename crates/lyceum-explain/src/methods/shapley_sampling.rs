@@ -23,7 +23,7 @@ pub(super) fn attribute(
     let pairs = n_permutations.div_ceil(2).max(2);
     session.require((1 + 2 * pairs as u64 * (n as u64 - 1)) * session.cost(baseline))?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let target = session.subject.target.clone();
+    let target = session.target.clone();
     let output = session.output;
     let base = session.values(baseline, &target, &[vec![false; n]])?[0];
     let (mut sums, mut squares) = (vec![0.0; n], vec![0.0; n]);

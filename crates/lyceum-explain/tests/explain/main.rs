@@ -6,3 +6,4 @@ mod against_captum;
 mod cases;
 mod matrix;
 mod promises;
+mod rows;

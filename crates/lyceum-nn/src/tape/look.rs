@@ -78,3 +78,59 @@ impl<'a> Tape<'a> {
         maps.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Activation, Examples, Init, NnError, ParamKind, Params, Recording, Tape, Workspace};
+    use rand::SeedableRng;
+
+    fn layer() -> (Params, crate::ParamId) {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let mut params = Params::new();
+        let w = params.add("w", &[3, 2], ParamKind::Weight, Init::Normal(1.0), &mut rng);
+        (params, w)
+    }
+
+    #[test]
+    fn a_marked_layer_keeps_the_whole_gradient_though_its_activation_is_fused() {
+        let (params, w) = layer();
+        let mut ws = Workspace::new();
+        let mut tape = Tape::new(&mut ws, &params, Recording::Inputs, Examples::Even(1)).with_marks();
+        let x = tape.entry(&[1, 2], &[0.5, -1.0]).unwrap();
+        let y = tape.linear(x, w, None, Activation::Tanh).unwrap();
+        tape.mark(y, || "layer".into());
+        tape.backward_inputs(y, &[1.0, 2.0, 3.0]);
+        assert_eq!(tape.marks(), [("layer".to_owned(), y)]);
+        assert_eq!(tape.mark_grad(y), Some(&[1.0, 2.0, 3.0][..]));
+        assert_ne!(tape.grad(y), tape.mark_grad(y), "the walk goes on with what is before the activation");
+        let mut plain = Tape::new(&mut ws, &params, Recording::Inputs, Examples::Even(1));
+        let x = plain.entry(&[1, 2], &[0.5, -1.0]).unwrap();
+        plain.mark(x, || panic!("nobody looks, so nothing is named"));
+        assert!(plain.marks().is_empty());
+    }
+
+    #[test]
+    fn the_first_entry_is_replaced_and_no_other() {
+        let (params, _) = layer();
+        let mut ws = Workspace::new();
+        let tape = Tape::new(&mut ws, &params, Recording::Inputs, Examples::Even(1));
+        let mut tape = tape.with_entry(&[7.0, 8.0]);
+        let given = tape.input(&[1, 2], &[1.0, 2.0]).unwrap();
+        let first = tape.entry(&[1, 2], &[1.0, 2.0]).unwrap();
+        let second = tape.entry(&[1, 2], &[1.0, 2.0]).unwrap();
+        assert_eq!(tape.value(given), [1.0, 2.0]);
+        assert_eq!(tape.value(first), [7.0, 8.0]);
+        assert_eq!(tape.value(second), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn what_has_no_rule_of_relevance_refuses_by_name() {
+        let (params, _) = layer();
+        let mut ws = Workspace::new();
+        let mut tape = Tape::new(&mut ws, &params, Recording::Inputs, Examples::Even(1));
+        let x = tape.entry(&[1, 2], &[0.5, -1.0]).unwrap();
+        let y = tape.softmax(x).unwrap();
+        let refused = tape.relevance(y, &[1.0, 0.0], x, 1e-6);
+        assert!(matches!(refused, Err(NnError::NoRelevance { op: "softmax" })), "{refused:?}");
+    }
+}
