@@ -14,11 +14,16 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        if !is_of_type(&request, &["application/json", "application/x-www-form-urlencoded"]) {
-            return Err(ApiError::wrong_media_type());
-        }
-        parse(&read(request).await?).map(Json)
+        parse(&read_json(request).await?).map(Json)
     }
+}
+
+/// The whole body of a request that says it is JSON.
+pub async fn read_json(request: Request) -> Result<Bytes, ApiError> {
+    if !is_of_type(&request, &["application/json", "application/x-www-form-urlencoded"]) {
+        return Err(ApiError::wrong_media_type());
+    }
+    read(request).await
 }
 
 /// A body as it came: JSON, with raw bytes behind it where a header says so.

@@ -118,6 +118,18 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
                     .at(Some("model".into()))
             }
+            ServiceError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+            }
+            ServiceError::Uncomputable { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_request_error",
+                "not_computable",
+                message,
+            ),
+            ServiceError::NotImplemented { .. } => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", "not_implemented", message)
+            }
             ServiceError::KeyMissing => {
                 Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "missing_api_key", message)
             }

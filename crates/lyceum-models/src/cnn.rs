@@ -137,14 +137,16 @@ impl Cnn {
                 opened = a;
             }
             a = layer.forward(tape, a, opened, self.activation)?;
+            tape.mark(a, || format!("conv.{i}"));
         }
         let shape = tape.shape(a);
         a = match self.global_pool {
             Some(pooling) => tape.global_pool(a, pooling)?,
             None => tape.reshape(a, &[shape.first(), shape.len() / shape.first().max(1)])?,
         };
-        for layer in &self.hidden {
+        for (i, layer) in self.hidden.iter().enumerate() {
             a = layer.forward(tape, a, self.activation)?;
+            tape.mark(a, || format!("hidden.{i}"));
             a = tape.dropout(a, self.dropout)?;
         }
         self.output.forward(tape, a, Activation::None)

@@ -151,6 +151,16 @@ impl Model {
         }
     }
 
+    /// Whether the outputs are a linear function of the input (and a constant).
+    pub fn is_linear(&self) -> bool {
+        matches!(&self.arch, Arch::Mlp(mlp) if mlp.is_linear())
+    }
+
+    /// Whether each layer's output is a stack of planes (Grad-CAM).
+    pub fn is_convolutional(&self) -> bool {
+        matches!(self.arch, Arch::Cnn(_))
+    }
+
     /// `scale · Σ` of the loss over the terms of the target: cross-entropy for classes and tokens, squared
     /// error for numbers. With `scale = 1 / terms of the optimiser step`, sums over micro-steps are the mean.
     pub fn loss(&self, tape: &mut Tape<'_>, batch: &Batch, scale: f32) -> Result<(Var, Forward), NnError> {

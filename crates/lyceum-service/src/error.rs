@@ -13,6 +13,15 @@ pub enum ServiceError {
     /// Caller: no such model in its project.
     #[error("the model `{id}` does not exist or you do not have access to it")]
     ModelNotFound { id: String },
+    /// Caller: no such thing in its project.
+    #[error("{message}")]
+    NotFound { what: &'static str, message: String },
+    /// Caller: the request is understood, and what it asks for has no value here.
+    #[error("{message}")]
+    Uncomputable { message: String },
+    /// Nobody: it is not there yet.
+    #[error("{message}")]
+    NotImplemented { message: String },
     /// Caller: no key in the request.
     #[error("no API key was given: send the header Authorization: Bearer sk-…")]
     KeyMissing,

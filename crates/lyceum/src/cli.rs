@@ -51,6 +51,8 @@ pub enum Command {
     Eval(commands::eval::Eval),
     /// Answer every row of a file
     Predict(commands::predict::Predict),
+    /// Say why a model answers as it does
+    Explain(commands::explain::Explain),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models

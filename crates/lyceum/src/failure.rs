@@ -334,6 +334,18 @@ impl From<ServiceError> for Failure {
                 failure.place.key = Some(param);
                 failure
             }
+            ServiceError::NotFound { what, .. } => {
+                let why = format!("there is no such {what}");
+                Failure::new(Exit::NotFound, "not_found", text, why, "check the id")
+            }
+            ServiceError::Uncomputable { .. } => {
+                let fix = "another input or another method may have a value";
+                Failure::new(Exit::Failed, "not_computable", text, "there is no such number", fix)
+            }
+            ServiceError::NotImplemented { .. } => {
+                let fix = "GET /v1/models/MODEL/explanation_methods lists those that there are";
+                Failure::new(Exit::Failed, "not_implemented", text, "this is not there yet", fix)
+            }
             ServiceError::Damaged { id, source } => {
                 let fix = format!("lyceum rm {id}, then train or import it again");
                 Failure::new(Exit::Failed, "damaged_model", text, causes(source.as_ref()), fix)

@@ -7,13 +7,18 @@ use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
 use crate::wire::completions::{
-    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, Usage, UsageField,
+    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, Usage, UsageField, Why,
 };
+use crate::wire::explanation::explanation;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use lyceum_service::completions::{self, Alternative, Piece, PromptToken, Running, Token};
+use lyceum_service::explain::{self, What};
+use lyceum_types::ids::{ModelRef, Project};
+use serde_json::Value;
+use std::collections::HashSet;
 
 /// Continues a text, or answers one with a sequence-to-sequence model.
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = Body, responses(
@@ -27,7 +32,8 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
     let wants_ids = body.return_token_ids.unwrap_or(false);
-    let (request, delivery) = body.parse()?;
+    let (request, delivery, why) = body.parse()?;
+    let asked = request.model.clone();
     let wants_logprobs = request.logprobs.is_some();
     let wants_prompt = request.prompt_logprobs.is_some();
     let n_choices = request.n * request.prompts.len();
@@ -41,9 +47,39 @@ pub async fn create(
         wants_prompt,
         wants_ids,
     };
+    let asker = why.map(|why| Asker { api: api.clone(), project: caller.project.clone(), model: asked, why });
     match delivery {
-        Delivery::Whole => Ok(axum::Json(whole(head, running, n_choices).await?).into_response()),
-        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage))),
+        Delivery::Whole => {
+            let mut completion = whole(head, running, n_choices).await?;
+            if let Some(asker) = asker {
+                let said = completion.choices.first().map(|choice| choice.text.clone()).unwrap_or_default();
+                completion.explanation = Some(asker.explain(said).await?);
+            }
+            Ok(axum::Json(completion).into_response())
+        }
+        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage, asker))),
+    }
+}
+
+/// Who wants to know why.
+struct Asker {
+    api: Api,
+    project: Project,
+    model: ModelRef,
+    why: Why,
+}
+
+impl Asker {
+    /// Null where nothing was said.
+    async fn explain(self, completion: String) -> Result<Value, ApiError> {
+        if completion.is_empty() {
+            return Ok(Value::Null);
+        }
+        let Why { prompt, options, extras } = self.why;
+        let what = What::Continuation { prompt, completion };
+        let request = explain::Request { model: self.model, what, options };
+        let explained = explain::create(&self.api.service, &self.project, request).await?;
+        Ok(explanation(&explained, extras))
     }
 }
 
@@ -68,6 +104,7 @@ impl Head {
             system_fingerprint: self.fingerprint.clone(),
             choices,
             usage,
+            explanation: None,
         }
     }
 }
@@ -107,26 +144,46 @@ fn events(
     head: Head,
     running: Running,
     include_usage: bool,
+    asker: Option<Asker>,
 ) -> impl Stream<Item = Result<Completion, ApiError>> + Send {
     let no_usage = move || if include_usage { UsageField::Null(()) } else { UsageField::Absent };
     // Choices of which something was sent.
-    let begun = std::collections::HashSet::new();
-    futures_util::stream::unfold(Some((head, running, begun)), move |state| async move {
-        let (head, mut running, mut begun) = state?;
+    let begun = HashSet::new();
+    let start = Telling::Pieces { running, asker, said: String::new(), begun };
+    futures_util::stream::unfold(Some((head, start)), move |state| async move {
+        let (head, telling) = state?;
+        let (mut running, asker, mut said, mut begun) = match telling {
+            Telling::Pieces { running, asker, said, begun } => (running, asker, said, begun),
+            Telling::Why(asker, said) => return Some((why(&head, asker, said, no_usage()).await, None)),
+        };
         match running.next().await {
             Ok(Some(piece)) => {
+                said.push_str(&piece.text);
                 let is_first = begun.insert(piece.choice);
                 let prompt = (head.wants_ids && is_first).then(|| running.prompt_ids(piece.choice).to_vec());
                 let event = head.completion(vec![choice(piece, &head, prompt)], no_usage());
-                Some((Ok(event), Some((head, running, begun))))
+                Some((Ok(event), Some((head, Telling::Pieces { running, asker, said, begun }))))
             }
             Ok(None) if include_usage => {
-                Some((Ok(head.completion(vec![], UsageField::Usage(usage(&running)))), None))
+                let event = head.completion(vec![], UsageField::Usage(usage(&running)));
+                Some((Ok(event), asker.map(|asker| (head, Telling::Why(asker, said)))))
             }
-            Ok(None) => None,
+            Ok(None) => Some((why(&head, asker?, said, no_usage()).await, None)),
             Err(error) => Some((Err(error.into()), None)),
         }
     })
+}
+
+/// The event that says why.
+async fn why(head: &Head, asker: Asker, said: String, usage: UsageField) -> Result<Completion, ApiError> {
+    let explanation = Some(asker.explain(said).await?);
+    Ok(Completion { explanation, ..head.completion(vec![], usage) })
+}
+
+/// Where a stream stands: pieces, then the explanation if it was asked for.
+enum Telling {
+    Pieces { running: Running, asker: Option<Asker>, said: String, begun: HashSet<usize> },
+    Why(Asker, String),
 }
 
 fn choice(piece: Piece, head: &Head, prompt_token_ids: Option<Vec<u32>>) -> Choice {

@@ -1,9 +1,11 @@
 //! `POST /v1/completions`, as OpenAI's `CompletionCreateParams` and `Completion` (with vLLM's `top_k`, `prompt_logprobs` and
 //! `return_token_ids`).
 
+use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::completions::{Prompt, Request, Sampling};
+use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,6 +56,8 @@ pub struct Body {
     pub return_token_ids: Option<bool>,
     /// Accepted, without effect.
     pub user: Option<String>,
+    /// Also say why, for one text prompt with `n` 1: a stream has it in its last event.
+    pub explain: Option<OptionsBody>,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -83,6 +87,14 @@ pub struct StreamOptions {
     pub include_obfuscation: Option<bool>,
 }
 
+/// The explanation that was asked for.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub prompt: String,
+    pub options: Options,
+    pub extras: Extras,
+}
+
 /// How the answer travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -92,8 +104,9 @@ pub enum Delivery {
 
 impl Body {
     /// The request, and how its answer travels.
-    pub fn parse(self) -> Result<(Request, Delivery), ApiError> {
+    pub fn parse(mut self) -> Result<(Request, Delivery, Option<Why>), ApiError> {
         self.refuse_unsupported()?;
+        let why = self.why()?;
         let delivery = self.delivery()?;
         let prompts = prompts(self.prompt)?;
         let n = within("n", self.n.unwrap_or(1), 1, limits::CHOICES_MAX as i64)? as usize;
@@ -137,7 +150,20 @@ impl Body {
         let model = model_ref(&self.model)?;
         let request =
             Request { model, prompts, n, max_tokens, sampling, stop, logprobs, echo, prompt_logprobs };
-        Ok((request, delivery))
+        Ok((request, delivery, why))
+    }
+
+    /// What is to be explained of the one completion of one text.
+    fn why(&mut self) -> Result<Option<Why>, ApiError> {
+        let Some(options) = self.explain.take() else { return Ok(None) };
+        let (options, extras) = options.parse("explain.")?;
+        let single = self.n.unwrap_or(1) == 1 && !self.echo.unwrap_or(false);
+        match &self.prompt {
+            Some(PromptBody::Text(prompt)) if single => {
+                Ok(Some(Why { prompt: prompt.clone(), options, extras }))
+            }
+            _ => Err(unsupported("explain", "send one text as the prompt, n 1 and no echo")),
+        }
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
@@ -234,6 +260,10 @@ pub struct Completion {
     #[serde(skip_serializing_if = "UsageField::is_absent")]
     #[schema(value_type = Option<Usage>)]
     pub usage: UsageField,
+    /// Where `explain` asked for it; null where nothing was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub explanation: Option<serde_json::Value>,
 }
 
 /// A field that is absent, null, or there.
@@ -322,7 +352,8 @@ mod tests {
         for (key, value) in extra.as_object().unwrap() {
             body[key] = value.clone();
         }
-        crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()
+        let (request, delivery, _) = crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()?;
+        Ok((request, delivery))
     }
 
     #[test]

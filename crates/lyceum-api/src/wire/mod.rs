@@ -3,6 +3,8 @@
 pub mod binary;
 pub mod completions;
 pub mod decisions;
+pub mod explain;
+pub mod explanation;
 pub mod infer;
 pub mod models;
 pub mod predict;

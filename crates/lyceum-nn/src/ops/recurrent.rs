@@ -6,10 +6,12 @@
 //! ([`begin`](Operation::begin)); `dx = d_gates·W_ih` and `dW = d_gatesᵀ·[x | h]` are products over all
 //! steps. The recurrent product is f32 under every precision: rounding would be fed back at each step.
 
+mod relevance;
+
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::{ParamId, ParamKind};
-use crate::tape::{Backward, Saved, SavedIds, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::elementwise::add_into;
 use lyceum_kernels::matmul::{Precision, Write};
@@ -343,6 +345,11 @@ impl Operation for Recurrent {
                 });
             });
         }
+    }
+
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        self.send_relevance(back, ledger);
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod eval;
+pub mod explain;
 pub mod export;
 pub mod import;
 pub mod jobs;
@@ -55,6 +56,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Train(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
+        Command::Explain(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,
         Command::Import(args) => args.run(context).await,
         Command::Export(args) => args.run(context).await,
