@@ -4,6 +4,7 @@
 //! Input `[n, …]` of any shape, flattened; output `[n, outputs]`.
 
 use crate::layers::{self, Builder, Linear};
+use crate::walk::Layer;
 use lyceum_nn::{Activation, NnError, Tape, Var};
 use lyceum_types::spec::MlpSpec;
 
@@ -43,5 +44,11 @@ impl Mlp {
     /// Nothing between input and output but one product.
     pub(crate) fn is_linear(&self) -> bool {
         self.hidden.is_empty()
+    }
+
+    /// See [`crate::walk`].
+    pub(crate) fn layers(&self) -> Vec<Layer> {
+        let hidden = self.hidden.iter().flat_map(|&l| [Layer::Linear(l), Layer::Activate(self.activation)]);
+        [Layer::Flatten].into_iter().chain(hidden).chain([Layer::Linear(self.output)]).collect()
     }
 }

@@ -11,6 +11,7 @@ use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
 use crate::observer::{Event, Observer, Silent, StepEvent};
+use crate::robust::Robust;
 use crate::run::Run;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, Workspace};
@@ -102,7 +103,8 @@ pub fn fit(
             "early_stopping needs a validation part: set valid or valid_fraction".into(),
         ));
     }
-    let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train);
+    let robust = Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train)?;
+    let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train).with_robust(robust);
     let identity = identity(spec, &loaded);
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
@@ -250,7 +252,8 @@ fn identity(spec: &Spec, loaded: &Loaded) -> String {
 
 /// Times a few steps of a copy of the run.
 fn quote(spec: &Spec, run: &Run, loaded: &Loaded, observer: &mut dyn Observer) -> Result<(), TrainError> {
-    let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train);
+    let robust = Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train)?;
+    let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train).with_robust(robust);
     let n_parameters = run.model.params.n_trainable();
     probe.step(&loaded.train, 0)?;
     let started = Instant::now();

@@ -7,6 +7,7 @@ use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::optim::{Optimizer, clip_scale, global_norm};
 use crate::order::{Draw, Order};
+use crate::robust::{Robust, trades_backward};
 use crate::schedule::lr_at;
 use lyceum_kernels::cpu;
 use lyceum_models::Model;
@@ -38,6 +39,7 @@ pub struct Run {
     workspace: Workspace,
     batches: Vec<Batch>,
     rows: Vec<usize>,
+    robust: Option<Robust>,
 }
 
 impl Run {
@@ -59,8 +61,15 @@ impl Run {
             workspace: Workspace::new(),
             batches: (0..spec.accumulate).map(|_| data.new_batch()).collect(),
             rows: Vec::new(),
+            robust: None,
             model,
         }
+    }
+
+    /// Changes the inputs of each micro-step from now on.
+    pub fn with_robust(mut self, robust: Option<Robust>) -> Self {
+        self.robust = robust;
+        self
     }
 
     pub fn total_steps(&self) -> u64 {
@@ -84,19 +93,26 @@ impl Run {
         let scale = 1.0 / n_terms.max(1) as f32;
         self.grads.clear();
         let mut loss_sum = 0.0;
-        for (micro, batch) in self.batches[..n_micro].iter().enumerate() {
+        for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             let key = Dropout { seed: self.seed, step: step * self.spec.accumulate as u64 + micro as u64 };
+            if let Some(robust) = &mut self.robust {
+                robust.change(&self.model, batch, self.precision, key.seed, key.step)?;
+            }
             let mut tape = Tape::new(
                 &mut self.workspace,
                 &self.model.params,
                 Recording::Weights,
-                Examples::Even(batch.n),
+                Examples::Even(self.robust.as_ref().map_or(batch.n, |robust| robust.n_rows(batch))),
             )
             .training(key)
             .with_precision(self.precision);
-            let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
-            loss_sum += f64::from(tape.value(loss)[0]);
-            tape.backward(loss, &mut self.grads);
+            if let Some(beta) = self.robust.as_ref().and_then(Robust::beta) {
+                loss_sum += trades_backward(&mut tape, &self.model, batch, beta, scale, &mut self.grads)?;
+            } else {
+                let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
+                loss_sum += f64::from(tape.value(loss)[0]);
+                tape.backward(loss, &mut self.grads);
+            }
             self.workspace.apply_buffer_updates(&mut self.model.params);
         }
         self.grads.finish();

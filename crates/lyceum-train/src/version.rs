@@ -13,6 +13,8 @@ use lyceum_types::spec::Spec;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 
+/// The validation rows' outputs, in the version's folder.
+pub const VALID_LOGITS: &str = "valid_logits.safetensors";
 /// Rows of the validation (or training) part whose outputs are recorded.
 const PROBES: usize = 8;
 
@@ -41,8 +43,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
     let weights_sha256 = digest(&weights);
     let mut files = vec![("model.safetensors".to_owned(), weights)];
     if !fitted.valid_logits.is_empty() {
-        let bytes = tensor("logits", &fitted.valid_logits, fitted.shape.output.width())?;
-        files.push(("valid_logits.safetensors".to_owned(), bytes));
+        files.push((VALID_LOGITS.to_owned(), valid_logits(fitted)?));
     }
     files.push((TRIVIAL.to_owned(), fitted.trivial.to_bytes()?));
     if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
@@ -92,9 +93,23 @@ fn probes(fitted: &Fitted) -> Result<bundle::Probes, TrainError> {
     Ok(bundle::Probes::record(&fitted.model, batch.input)?)
 }
 
-fn tensor(name: &str, data: &[f32], width: usize) -> Result<Vec<u8>, TrainError> {
-    let bytes: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let dims = vec![data.len() / width.max(1), width];
-    let view = TensorView::new(Dtype::F32, dims, &bytes).map_err(NnError::Safetensors)?;
-    Ok(safetensors::serialize([(name, view)], None).map_err(NnError::Safetensors)?)
+/// Outputs on the validation rows beside what they should have been: `logits [n, width]` and `labels [n]` or
+/// `targets [n, width]` (scaled as the preparation says). Calibration and prediction sets are fitted on them.
+fn valid_logits(fitted: &Fitted) -> Result<Vec<u8>, TrainError> {
+    let width = fitted.shape.output.width();
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let n = fitted.valid_logits.len() / width.max(1);
+    let mut parts = vec![("logits", Dtype::F32, vec![n, width], bytes(&fitted.valid_logits))];
+    let valid = fitted.loaded.valid.as_ref();
+    if let Some(labels) = valid.and_then(|v| v.labels()) {
+        let bytes = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
+        parts.push(("labels", Dtype::I64, vec![n], bytes));
+    } else if let Some((targets, _)) = valid.and_then(|v| v.values()) {
+        parts.push(("targets", Dtype::F32, vec![n, width], bytes(targets)));
+    }
+    let views = parts.iter().map(|(name, dtype, dims, bytes)| {
+        Ok((*name, TensorView::new(*dtype, dims.clone(), bytes).map_err(NnError::Safetensors)?))
+    });
+    let views = views.collect::<Result<Vec<_>, NnError>>()?;
+    Ok(safetensors::serialize(views, None).map_err(NnError::Safetensors)?)
 }

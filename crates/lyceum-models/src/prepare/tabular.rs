@@ -133,6 +133,11 @@ impl Column {
         }
     }
 
+    /// Whether a value that training never saw has an input of its own.
+    pub fn accepts_other(&self) -> bool {
+        matches!(&self.code, Code::Category { unseen: Unseen::Other, .. })
+    }
+
     fn input_names(&self) -> Vec<String> {
         let name = &self.name;
         match &self.code {

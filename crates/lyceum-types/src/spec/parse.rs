@@ -8,6 +8,7 @@
 
 mod data;
 mod model;
+mod robust;
 mod rules;
 mod section;
 mod train;

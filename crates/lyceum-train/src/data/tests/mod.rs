@@ -88,6 +88,7 @@ fn spec(task: Task) -> Spec {
             early_stopping: None,
             checkpoint_every: None,
             eval_every: None,
+            robust: None,
         },
     }
 }

@@ -5,8 +5,8 @@ use super::section::Problems;
 use super::tree::Node;
 use super::{Draft, ProblemCode};
 use crate::spec::{
-    ColumnKind, DataSpec, InputSpec, ModelSpec, OptimizerSpec, RecurrentHead, ScheduleSpec, Task, TrainSpec,
-    TransformerVariant,
+    ColumnKind, DataSpec, InputSpec, ModelSpec, OptimizerSpec, RecurrentHead, RobustSpec, ScheduleSpec, Task,
+    TrainSpec, TransformerVariant,
 };
 use crate::suggest::did_you_mean;
 
@@ -27,6 +27,7 @@ pub(super) fn check(draft: &Draft, root: &Node, problems: &Problems) {
     if let Some(train) = &draft.train {
         rates(train, &rules);
         early_stopping(task, train, draft.data.as_ref(), &rules);
+        robust(task, train, &rules);
     }
 }
 
@@ -214,6 +215,22 @@ fn rates(train: &TrainSpec, rules: &Rules<'_>) {
         let message = format!("warms up for {warmup_steps} of {steps} steps: the full rate is never reached");
         let key = ["train", "schedule", "warmup_steps"];
         rules.note(&key, &["train.steps"], message, "write fewer warm-up steps than steps");
+    }
+}
+
+/// What is changed must be numbers, and an attack must know what is wrong.
+fn robust(task: Task, train: &TrainSpec, rules: &Rules<'_>) {
+    let Some(robust) = &train.robust else { return };
+    let fits = match robust {
+        RobustSpec::Adversarial(_) | RobustSpec::Trades { .. } => task == Task::Classification,
+        RobustSpec::Noise { .. } => {
+            matches!(task, Task::Classification | Task::Regression | Task::Forecasting)
+        }
+    };
+    if !fits {
+        let message =
+            format!("training on changed inputs is not defined for {} by this method", task.as_str());
+        rules.note(&["train", "robust"], &["task"], message, "remove robust, or train a classifier");
     }
 }
 

@@ -683,6 +683,23 @@ fn json_has_the_same_grammar_and_the_same_problems_without_places() {
 }
 
 #[test]
+fn training_on_changed_inputs_is_read_with_its_defaults() {
+    let with = |robust: &str| PLAIN.replace("epochs = 1", &format!("epochs = 1\nrobust = {robust}"));
+    let read = |robust: &str| parse(&with(robust)).train.robust.unwrap();
+    let pgd = PgdSpec { norm: NormSpec::Linf, eps: 0.1, steps: 7, step: 2.5 / 7.0 };
+    assert_eq!(read("{ method = \"adversarial\", eps = 0.1 }"), RobustSpec::Adversarial(pgd));
+    let trades = read("{ method = \"trades\", eps = 0.1, steps = 5, step = 0.3, norm = \"l2\" }");
+    let pgd = PgdSpec { norm: NormSpec::L2, eps: 0.1, steps: 5, step: 0.3 };
+    assert_eq!(trades, RobustSpec::Trades { pgd, beta: 6.0 });
+    assert_eq!(read("{ method = \"noise\", std = 0.25 }"), RobustSpec::Noise { std: 0.25 });
+    check(&with("{ method = \"adversarial\" }"), &["10:10 train.robust.eps missing_key"]);
+    check(&with("{ method = \"noise\", std = 0 }"), &["10:36 train.robust.std out_of_range"]);
+    check(&with("{ method = \"noise\", std = 1, beta = 2 }"), &["10:39 train.robust.beta unknown_key"]);
+    let regression = with("{ method = \"trades\", eps = 1 }").replace("classification", "regression");
+    check(&regression, &["10:10 train.robust contradiction"]);
+}
+
+#[test]
 fn a_name_has_no_path_parts() {
     for good in ["digits-cnn", "org/digits", "7"] {
         check(&PLAIN.replace("\"m\"", &format!("{good:?}")), &[]);

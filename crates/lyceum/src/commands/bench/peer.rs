@@ -9,8 +9,11 @@ use lyceum_nn::weights::read_safetensors;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SCRIPT: &str = include_str!("../../../../../bench/peers/pytorch_train.py");
+/// Peers started so far.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Steps over which the losses of both sides must agree.
 const CHECKED_STEPS: usize = 50;
 
@@ -58,7 +61,9 @@ impl Peer {
             let fix = "write --peer pytorch=PATH, the path of a Python that has PyTorch";
             return Err(Failure::usage(format!("no peer is called {named:?}"), "there is pytorch", fix));
         };
-        let folder = std::env::temp_dir().join(format!("lyceum-bench-{}", std::process::id()));
+        // More than one peer may run in a process.
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("lyceum-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file("make", &folder, &error))?;
         let script = folder.join("pytorch_train.py");
         std::fs::write(&script, SCRIPT).map_err(|error| Failure::file("write", &script, &error))?;
