@@ -52,7 +52,7 @@ pub enum Command {
     /// Answer every row of a file
     Predict(commands::predict::Predict),
     /// Say why a model answers as it does
-    Explain(commands::explain::Explain),
+    Explain(Box<commands::explain::Explain>),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models
