@@ -1,7 +1,9 @@
 //! Every URL on one page, each with what it asks of a key.
 
 use crate::error::ApiError;
-use crate::handlers::{completions, decisions, health, infer, metrics, models, openapi, predict};
+use crate::handlers::{
+    completions, decisions, drift, health, infer, metrics, models, openapi, predict, robustness,
+};
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -28,6 +30,11 @@ pub(crate) fn router(api: Api) -> Router {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // Robustness.
+        .work("/v1/robustness/runs", post(robustness::create))
+        .key(Inference, "/v1/robustness/runs", get(robustness::list))
+        .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
+        .key(Inference, "/v1/models/{id}/drift", get(drift::find))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

@@ -5,6 +5,7 @@
 //! question says beside that is for people.
 
 use crate::resident::Resident;
+use crate::robustness::{self, Promised, Promises};
 use crate::{Content, Service, ServiceError, predict};
 use lyceum_types::ids::{ModelRef, Project};
 
@@ -13,6 +14,7 @@ pub struct Request {
     pub model: ModelRef,
     pub input: Content,
     pub questions: Vec<Question>,
+    pub promises: Promises,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub struct Decision {
     /// With the names of their questions.
     pub answers: Vec<(Option<String>, Answer)>,
     pub input_tokens: u64,
+    pub promised: Promised,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -75,12 +78,13 @@ pub async fn create(
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
-    let logits = service.predict(&resident, vec![prepared]).await?;
-    let logits = logits.first().ok_or_else(|| ServiceError::internal("the engine gave no row", "bug"))?;
+    let rows = service.predict(&resident, vec![prepared.clone()]).await?;
+    let promised = robustness::promise(&resident, &[prepared], &rows, &request.promises).await?;
+    let logits = rows.first().ok_or_else(|| ServiceError::internal("the engine gave no row", "bug"))?;
     let probabilities = predict::softmax(logits);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
-    Ok(Decision { model: resident.version.id(), answers, input_tokens })
+    Ok(Decision { model: resident.version.id(), answers, input_tokens, promised })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {

@@ -4,13 +4,14 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], then [`models`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`robustness`], then [`models`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 mod error;
 pub mod health;
 pub mod idempotency;
@@ -19,6 +20,7 @@ pub mod keys;
 pub mod models;
 pub mod predict;
 mod resident;
+pub mod robustness;
 mod stops;
 
 pub use error::ServiceError;
@@ -55,11 +57,12 @@ pub struct Service {
     store: Store,
     engine: Engine,
     residents: Residents,
+    robustness_runs: robustness::Runs,
 }
 
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
-        Self { store, engine, residents: Residents::default() }
+        Self { store, engine, residents: Residents::default(), robustness_runs: robustness::Runs::default() }
     }
 
     pub fn store(&self) -> &Store {
@@ -80,6 +83,11 @@ impl Service {
         self.residents.load(project, version).await
     }
 
+    /// The robustness runs that this process has finished.
+    pub fn robustness_runs(&self) -> &robustness::Runs {
+        &self.robustness_runs
+    }
+
     /// The models that are loaded now.
     pub fn residents(&self) -> Vec<Arc<Resident>> {
         self.residents.loaded()
@@ -94,6 +102,7 @@ impl Service {
         resident: &Resident,
         examples: Vec<Prepared>,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
+        resident.watch.count(resident, &examples);
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
             groups.entry(lengths(&example.value)).or_default().push(i);

@@ -87,6 +87,21 @@ pub const TENSOR_ELEMENTS_MAX: usize = 4 << 20;
 pub const TENSORS_MAX: usize = 16;
 pub const TENSOR_DIMS_MAX: usize = 8;
 
+// Robustness.
+
+/// Rows of one robustness run over HTTP, which is answered while the client waits.
+pub const ROBUSTNESS_ROWS_MAX: usize = 512;
+/// Items of one suite.
+pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
+/// How long a robustness run over HTTP may take.
+pub const ROBUSTNESS_RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// Finished runs that a server remembers.
+pub const ROBUSTNESS_RUNS_KEPT: usize = 64;
+/// Rows of one window of drift tests; then the next begins.
+pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
+/// Samples of all certificates of one request.
+pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
+
 // The service.
 
 /// Versions that are loaded at once.

@@ -327,6 +327,27 @@ impl From<ServiceError> for Failure {
                 failure.place.key = Some(param);
                 failure
             }
+            ServiceError::Unsupported { param, code, message } => {
+                let why = "this does not exist for this model or input";
+                let mut failure =
+                    Failure::new(Exit::Failed, code, message, why, "lyceum show MODEL says what it is");
+                failure.place.key = Some(param);
+                failure
+            }
+            ServiceError::NotImplemented { param, message } => {
+                let mut failure = Failure::new(
+                    Exit::Failed,
+                    "not_implemented",
+                    message,
+                    "this version cannot do it",
+                    "leave it out",
+                );
+                failure.place.key = Some(param);
+                failure
+            }
+            ServiceError::NotFound { .. } => {
+                Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
+            }
             ServiceError::Internal { operation, source } => {
                 let fix =
                     "lyceum doctor checks this machine; a damaged model must be trained or imported again";

@@ -2,12 +2,14 @@
 
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 pub mod health;
 pub mod infer;
 pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod predict;
+pub mod robustness;
 
 use lyceum_types::clock::Timestamp;
 

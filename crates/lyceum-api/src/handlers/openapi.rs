@@ -1,6 +1,6 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
-use super::{completions, decisions, health, infer, metrics, models, predict};
+use super::{completions, decisions, drift, health, infer, metrics, models, predict, robustness};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -14,6 +14,7 @@ use utoipa::{Modify, OpenApi};
         models::list, models::find, completions::create, decisions::create, predict::verb,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
+        robustness::create, robustness::list, robustness::find, drift::find,
     ),
     modifiers(&Key),
     security(("key" = []))

@@ -6,6 +6,7 @@ use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::path_model_ref;
 use crate::wire::predict::{Body, Response};
+use crate::wire::robustness::promises;
 use axum::Extension;
 use axum::extract::{FromRequest, Path, Request, State};
 use lyceum_service::predict;
@@ -15,8 +16,8 @@ use lyceum_service::predict;
     request_body = Body, responses(
     (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
-    (status = 503, body = ErrorBody)))]
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
+    (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn verb(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -28,6 +29,9 @@ pub async fn verb(
     };
     let model = path_model_ref(model)?;
     let Json(body) = Json::<Body>::from_request(request, &api).await?;
-    let (_, predictions) = predict::create(&api.service, &caller.project, &model, &body.parse()?).await?;
-    Ok(axum::Json(predictions.into()))
+    let promises = promises(body.certify, body.prediction_set);
+    let instances = body.parse()?;
+    let (_, predictions, promised) =
+        predict::create_promised(&api.service, &caller.project, &model, &instances, &promises).await?;
+    Ok(axum::Json(Response::new(predictions, promised)))
 }

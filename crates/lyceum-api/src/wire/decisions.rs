@@ -1,5 +1,6 @@
 //! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`).
 
+use super::robustness::{CertificateBody, CertifyBody, PredictionSetBody, SetBody, promises};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use base64::Engine as _;
@@ -19,6 +20,10 @@ pub struct Body {
     pub input: InputBody,
     /// 1 to 400 questions, whose labels are those of the model.
     pub questions: Vec<QuestionBody>,
+    /// Ours: a certificate of the input's class.
+    pub certify: Option<CertifyBody>,
+    /// Ours: the labels that the input may have.
+    pub prediction_set: Option<PredictionSetBody>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
     /// Accepted, without effect.
@@ -192,7 +197,8 @@ impl Body {
         let input = content(self.input)?;
         let questions =
             self.questions.into_iter().enumerate().map(|(i, question)| parse_question(i, question));
-        Ok(Request { model, input, questions: questions.collect::<Result<_, _>>()? })
+        let promises = promises(self.certify, self.prediction_set);
+        Ok(Request { model, input, questions: questions.collect::<Result<_, _>>()?, promises })
     }
 }
 
@@ -320,6 +326,10 @@ pub struct Decision {
     /// In the order of the questions.
     pub answers: Vec<AnswerBody>,
     pub usage: DecisionUsage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_set: Option<SetBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -387,7 +397,11 @@ pub struct OutputTokensDetails {
 impl From<decisions::Decision> for Decision {
     fn from(decision: decisions::Decision) -> Self {
         let input_tokens = decision.input_tokens;
+        let certificate = decision.promised.certificates.and_then(|mut all| all.pop());
+        let prediction_set = decision.promised.sets.and_then(|mut all| all.pop());
         Self {
+            certificate: certificate.map(CertificateBody::from),
+            prediction_set: prediction_set.map(SetBody::from),
             model: decision.model,
             answers: decision.answers.into_iter().map(answer_body).collect(),
             usage: DecisionUsage {

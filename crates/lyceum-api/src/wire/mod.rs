@@ -2,9 +2,11 @@
 
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 pub mod infer;
 pub mod models;
 pub mod predict;
+pub mod robustness;
 
 use crate::error::ApiError;
 use lyceum_types::ids::ModelRef;

@@ -1,9 +1,11 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
+use super::robustness::{CertificateBody, CertifyBody, PredictionSetBody, SetBody};
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::predict::Prediction;
+use lyceum_service::robustness::Promised;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -15,6 +17,10 @@ use utoipa::ToSchema;
 pub struct Body {
     /// Each an object of features, an array of values, a text, or `{"b64": "…"}` with a picture or wav file.
     pub instances: Vec<Value>,
+    /// A certificate for each instance.
+    pub certify: Option<CertifyBody>,
+    /// A prediction set or interval for each instance.
+    pub prediction_set: Option<PredictionSetBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,6 +29,12 @@ pub struct Response {
     /// Each `{"label", "probabilities"}`, a number, or numbers.
     #[schema(value_type = Vec<Value>)]
     pub predictions: Vec<PredictionBody>,
+    /// Where `certify` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Vec<CertificateBody>>,
+    /// Where `prediction_set` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_sets: Option<Vec<SetBody>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,8 +53,13 @@ impl Body {
             let message = format!("instances: {n} are not between 1 and {}", limits::INSTANCES_MAX);
             return Err(ApiError::field("instances", "invalid_value", message));
         }
-        self.instances.into_iter().enumerate().map(|(i, value)| instance(i, value)).collect()
+        contents(self.instances)
     }
+}
+
+/// Raw inputs of any kind, in their order.
+pub fn contents(instances: Vec<Value>) -> Result<Vec<Content>, ApiError> {
+    instances.into_iter().enumerate().map(|(i, value)| instance(i, value)).collect()
 }
 
 fn instance(i: usize, value: Value) -> Result<Content, ApiError> {
@@ -73,9 +90,14 @@ fn instance(i: usize, value: Value) -> Result<Content, ApiError> {
     }
 }
 
-impl From<Vec<Prediction>> for Response {
-    fn from(predictions: Vec<Prediction>) -> Self {
-        Self { predictions: predictions.into_iter().map(body).collect() }
+impl Response {
+    pub fn new(predictions: Vec<Prediction>, promised: Promised) -> Self {
+        let certificates = promised.certificates;
+        Self {
+            predictions: predictions.into_iter().map(body).collect(),
+            certificates: certificates.map(|all| all.into_iter().map(CertificateBody::from).collect()),
+            prediction_sets: promised.sets.map(|all| all.into_iter().map(SetBody::from).collect()),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use lyceum_store::models::{self, NewVersion};
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
-use lyceum_types::manifest::{FORMAT_VERSION, Manifest};
+use lyceum_types::manifest::{FORMAT_VERSION, FeatureSketch, Manifest};
 use lyceum_types::spec::Spec;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -66,6 +66,18 @@ impl House {
 
     /// Publishes a model of this preparation with random weights.
     pub async fn publish(&self, name: &str, task: &str, model: &str, preparation: Preparation) {
+        self.publish_with(name, task, model, preparation, Kept::default()).await;
+    }
+
+    /// As [`publish`](Self::publish), with what training keeps beside the weights.
+    pub async fn publish_with(
+        &self,
+        name: &str,
+        task: &str,
+        model: &str,
+        preparation: Preparation,
+        kept: Kept,
+    ) {
         let store = self.service.store();
         let spec = format!(
             "name = \"{}\"\ntask = \"{task}\"\nseed = 1\n[data]\ntrain = \"x.csv\"\n{}\n[model]\n{model}\n[train]\nsteps = 1\nbatch_size = 1\n",
@@ -76,16 +88,21 @@ impl House {
         let shape = preparation.shape();
         let built = Model::new(&spec.model, &shape, 7).unwrap();
         let weights = lyceum_nn::weights::to_safetensors(&built.params).unwrap();
-        let sha256 = sha256(&weights);
+        let weights_sha256 = sha256(&weights);
         let staging = Staging::create(store.layout()).unwrap();
         std::fs::write(staging.path().join("model.safetensors"), &weights).unwrap();
+        let mut files = std::collections::BTreeMap::new();
+        if let Some(bytes) = kept.valid_logits {
+            std::fs::write(staging.path().join("valid_logits.safetensors"), &bytes).unwrap();
+            files.insert("valid_logits.safetensors".to_owned(), sha256(&bytes));
+        }
         let new = NewVersion {
             name: name.parse().unwrap(),
             family: spec.model.family().into(),
             task: task.into(),
             n_params: 1,
             bytes: weights.len() as u64,
-            sha256: sha256.clone(),
+            sha256: weights_sha256.clone(),
             job: None,
         };
         let manifest = |version| {
@@ -99,7 +116,7 @@ impl House {
                 preparation: serde_json::to_value(&preparation).unwrap(),
                 shape: serde_json::to_value(&shape).unwrap(),
                 n_parameters: 1,
-                weights_sha256: sha256,
+                weights_sha256,
                 data: vec![],
                 metrics: Default::default(),
                 baseline: None,
@@ -108,9 +125,9 @@ impl House {
                 steps: 1,
                 seconds: 1.0,
                 split: Default::default(),
-                features: vec![],
+                features: kept.features,
                 probes: serde_json::Value::Null,
-                files: Default::default(),
+                files,
             };
             serde_json::to_vec(&manifest).unwrap()
         };
@@ -136,6 +153,13 @@ impl House {
              dim_feedforward = 32\ncontext = 24\npositional = \"learned\"\nnorm_first = true";
         self.publish(name, "language_modeling", model, preparation).await;
     }
+}
+
+/// What training keeps beside the weights.
+#[derive(Default)]
+pub struct Kept {
+    pub valid_logits: Option<Vec<u8>>,
+    pub features: Vec<FeatureSketch>,
 }
 
 pub fn labels(names: &[&str]) -> OutputPreparation {

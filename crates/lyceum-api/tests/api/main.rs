@@ -7,3 +7,4 @@ mod contracts;
 mod door;
 mod house;
 mod load;
+mod robustness;
