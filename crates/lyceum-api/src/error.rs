@@ -89,6 +89,12 @@ impl ApiError {
         )
     }
 
+    pub fn compressed(encoding: &str) -> Self {
+        let message = format!("Content-Encoding: {encoding} is not supported; send the body as it is");
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding");
+        Self::new(status, "invalid_request_error", code, message).at(Some("Content-Encoding".into()))
+    }
+
     pub fn panicked() -> Self {
         Self::internal()
     }
@@ -153,7 +159,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::DeadlinePassed => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
             }
-            ServiceError::Internal { .. } => {
+            ServiceError::Internal { .. } | ServiceError::Damaged { .. } => {
                 log(&error);
                 Self::internal()
             }

@@ -118,9 +118,17 @@ impl Model {
         Ok(model)
     }
 
-    /// Packs all matrices for serving.
+    /// Packs all matrices for serving, those of recurrent layers as whole layers.
     pub fn freeze(&mut self) {
-        for id in self.params.ids() {
+        let layers = match &self.arch {
+            Arch::Recurrent(recurrent) => recurrent.layers(),
+            _ => Vec::new(),
+        };
+        for &(cell, weights) in &layers {
+            self.params.freeze_cell(cell, weights);
+        }
+        let in_layer = |id| layers.iter().any(|(_, w)| w.w_ih == id || w.w_hh == id);
+        for id in self.params.ids().filter(|&id| !in_layer(id)) {
             self.params.freeze(id);
         }
     }

@@ -90,6 +90,15 @@ impl Recurrent {
         Ok(Recurrent { entry, rnn, decoder, output, reads })
     }
 
+    /// Every layer in every direction.
+    pub(crate) fn layers(&self) -> Vec<(Cell, RecurrentWeights)> {
+        let stacks = [Some(&self.rnn), self.decoder.as_ref()].into_iter().flatten();
+        let directions = |layer: &Layer| [Some(layer.forward), layer.reverse].into_iter().flatten();
+        stacks
+            .flat_map(|stack| stack.layers.iter().flat_map(directions).map(|weights| (stack.cell, weights)))
+            .collect()
+    }
+
     /// `[n, outputs]` for `last`, else `[n · time, outputs]`.
     pub(crate) fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
         let (entry, x, lengths) = match (input, &self.decoder) {

@@ -430,6 +430,9 @@ impl<'v> View<'v> {
     pub(crate) fn param(&self, id: ParamId) -> &'v [f32] {
         self.params.value(id)
     }
+    pub(crate) fn is_learnt(&self, id: ParamId) -> bool {
+        self.params.kind(id) == ParamKind::Weight
+    }
 }
 
 /// An operation on its way back to its inputs: the gradient that arrived, and the slots of those it sends on.

@@ -46,6 +46,9 @@ pub enum ServiceError {
     /// Nobody: it took longer than a request may.
     #[error("the request took longer than it may")]
     DeadlinePassed,
+    /// Operator: a model's files are not what was written; the client reads nothing of it.
+    #[error("the files of {id} are damaged")]
+    Damaged { id: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// Operator or bug: the client reads nothing of it.
     #[error("{operation}")]
     Internal { operation: &'static str, source: Box<dyn std::error::Error + Send + Sync> },

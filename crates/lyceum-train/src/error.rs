@@ -1,6 +1,6 @@
 //! What can go wrong in training, and whose fault it is.
 
-use crate::baseline::BaselineError;
+use crate::baseline::{BaselineError, KeptError};
 use crate::data::DataError;
 use crate::eval::EvalError;
 use lyceum_models::ModelError;
@@ -22,6 +22,9 @@ pub enum TrainError {
     Eval(#[from] EvalError),
     #[error(transparent)]
     Baseline(#[from] BaselineError),
+    /// A baseline that was kept with a version and cannot be read.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
     #[error("training stopped at step {step}: {stop}")]
     Stopped { step: u64, stop: Stop },
@@ -32,7 +35,7 @@ pub enum TrainError {
     #[error("checkpoint {path}: {problem}")]
     Checkpoint { path: String, problem: String },
     /// The operator's disk.
-    #[error("{action} {path}")]
+    #[error("cannot {action} {path}")]
     Io { action: &'static str, path: String, source: std::io::Error },
 }
 
@@ -48,6 +51,7 @@ impl TrainError {
         match self {
             TrainError::Data(_) => "mend the data and run again",
             TrainError::Eval(_) | TrainError::Baseline(_) => "give the part more rows",
+            TrainError::Kept(_) => "train the model again, or import it again",
             TrainError::Spec(_) | TrainError::Model(_) => "change the spec",
             TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
             TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",

@@ -4,6 +4,7 @@
 //! and the data only, so a run that was stopped anywhere and continues from its checkpoint ends in the same
 //! bytes as one that was never stopped.
 
+use crate::baseline::Trivial;
 use crate::checkpoint::{self, Progress, Snapshot};
 use crate::data::{self, Loaded};
 use crate::error::TrainError;
@@ -37,6 +38,8 @@ pub struct Fitted {
     pub metrics: BTreeMap<String, Metric>,
     pub baseline: Option<Measured>,
     pub strong_baseline: Option<Measured>,
+    /// The trivial method as it was fitted on the training part; later evaluations compare with it.
+    pub trivial: Trivial,
     /// Against the trivial and the best simple method, on the test part where there is one, else on the
     /// validation part.
     pub verdict: Option<(Verdict, Verdict)>,
@@ -69,6 +72,21 @@ pub fn train(
     let mut fitted = fit(spec, loaded, observer, control)?;
     fitted.metrics.extend(folds);
     Ok(fitted)
+}
+
+/// A model whose weights were trained elsewhere and stand under the same names in `safetensors`. The data of
+/// the spec gives what the weights cannot: scales, labels and vocabulary; and it measures the model as one
+/// that was trained here.
+pub fn adopt(
+    spec: &Spec,
+    base_dir: &Path,
+    safetensors: &[u8],
+    control: &Control,
+) -> Result<Fitted, TrainError> {
+    let loaded = data::load(spec, base_dir, control)?;
+    let shape = loaded.preparation.shape();
+    let model = Model::load(&spec.model, &shape, safetensors)?;
+    finish(spec, model, shape, loaded, 0, 0.0, control)
 }
 
 /// Trains on loaded data; continues from the newest checkpoint of the observer's folder.
@@ -280,10 +298,11 @@ fn finish(
         }
         judged = Some((part, data, measured));
     }
+    let trivial_method = measure::fit_trivial(&loaded.preparation, &loaded.train, spec)?;
     let (mut baseline, mut strong_baseline, mut verdict, mut judged_on) = (None, None, None, None);
     if let Some((part, data, measured)) = judged {
-        let (mut trivial, mut strong) =
-            measure::measure_baselines(&loaded.preparation, &loaded.train, data, spec, control)?;
+        let mut trivial = measure::measure_trivial(&trivial_method, &loaded.preparation, data, spec)?;
+        let mut strong = measure::measure_simple(&loaded.preparation, &loaded.train, data, spec, control)?;
         verdict =
             Some((measure::compare(&measured, &trivial, spec)?, measure::compare(&measured, &strong, spec)?));
         for method in [&mut trivial, &mut strong] {
@@ -298,6 +317,7 @@ fn finish(
         metrics,
         baseline,
         strong_baseline,
+        trivial: trivial_method,
         verdict,
         judged_on,
         valid_logits,

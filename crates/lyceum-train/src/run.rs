@@ -44,14 +44,7 @@ pub struct Run {
 
 impl Run {
     pub fn new(spec: &TrainSpec, seed: u64, model: Model, data: &Dataset) -> Self {
-        let draw = match data.context() {
-            Some(context) => Draw::Windows {
-                n_offsets: data.tokens().map_or(0, <[u32]>::len).saturating_sub(context).max(1),
-                per_epoch: data.n_windows(),
-            },
-            None => Draw::Shuffled { n: data.len() },
-        };
-        let order = Order::new(draw, seed, spec.batch_size, spec.accumulate);
+        let order = order(spec, seed, data);
         let per_epoch = order.steps_per_epoch() as u64;
         let total_steps = match (spec.steps, spec.epochs) {
             (Some(steps), _) => steps as u64,
@@ -93,10 +86,7 @@ impl Run {
         let (mut n_terms, mut n_examples) = (0, 0);
         for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             self.order.rows(step, micro, &mut self.rows);
-            match data.context() {
-                Some(_) => data.fill_windows(&self.rows, batch),
-                None => data.fill(&self.rows, batch),
-            }
+            fill(data, &self.rows, batch);
             n_terms += batch.target.n_terms();
             n_examples += batch.n;
         }
@@ -143,6 +133,26 @@ impl Run {
     /// The gradients of the last step, for tests.
     pub fn grads(&self) -> &Grads {
         &self.grads
+    }
+}
+
+/// Which rows (of a stream: windows that begin anywhere) the steps of a run see.
+pub fn order(spec: &TrainSpec, seed: u64, data: &Dataset) -> Order {
+    let draw = match data.context() {
+        Some(context) => Draw::Windows {
+            n_offsets: data.tokens().map_or(0, <[u32]>::len).saturating_sub(context).max(1),
+            per_epoch: data.n_windows(),
+        },
+        None => Draw::Shuffled { n: data.len() },
+    };
+    Order::new(draw, seed, spec.batch_size, spec.accumulate)
+}
+
+/// The batch of what [`Order::rows`] named.
+pub fn fill(data: &Dataset, rows: &[usize], batch: &mut Batch) {
+    match data.context() {
+        Some(_) => data.fill_windows(rows, batch),
+        None => data.fill(rows, batch),
     }
 }
 

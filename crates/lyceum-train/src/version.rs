@@ -18,6 +18,9 @@ pub const VALID_LOGITS: &str = "valid_logits.safetensors";
 /// Rows of the validation (or training) part whose outputs are recorded.
 const PROBES: usize = 8;
 
+/// The trivial method as it was fitted on the training rows. Versions of older programs have none.
+pub const TRIVIAL: &str = "trivial_baseline.safetensors";
+
 /// What the version is called.
 #[derive(Clone, Debug)]
 pub struct VersionName {
@@ -42,6 +45,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
     if !fitted.valid_logits.is_empty() {
         files.push((VALID_LOGITS.to_owned(), valid_logits(fitted)?));
     }
+    files.push((TRIVIAL.to_owned(), fitted.trivial.to_bytes()?));
     if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
         files.push(("tokenizer.json".to_owned(), json.into_bytes()));
     }

@@ -65,6 +65,8 @@ pub const MAX_TOKENS_MAX: usize = 65_536;
 pub const MAX_TOKENS_DEFAULT: usize = 16;
 /// The largest `logprobs`.
 pub const LOGPROBS_MAX: usize = 5;
+/// Most likely tokens that are reported with each token of a prompt.
+pub const PROMPT_LOGPROBS_MAX: usize = 20;
 /// Stop sequences of one request, and the longest of them.
 pub const STOPS_MAX: usize = 4;
 pub const STOP_CHARS_MAX: usize = 256;

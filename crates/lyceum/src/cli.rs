@@ -43,6 +43,8 @@ pub enum Command {
     Quickstart(commands::quickstart::Quickstart),
     /// Serve the models over HTTP
     Serve(commands::serve::Serve),
+    /// Judge the data of a job spec and show what the model will see of it
+    Preview(commands::preview::Preview),
     /// Train a model as a job spec says
     Train(commands::train::Train),
     /// Measure a model on a data file

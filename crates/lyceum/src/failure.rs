@@ -348,6 +348,10 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::Damaged { id, source } => {
+                let fix = format!("lyceum rm {id}, then train or import it again");
+                Failure::new(Exit::Failed, "damaged_model", text, causes(source.as_ref()), fix)
+            }
             ServiceError::Internal { operation, source } => {
                 let fix =
                     "lyceum doctor checks this machine; a damaged model must be trained or imported again";
@@ -412,6 +416,18 @@ impl From<StoreError> for Failure {
             StoreError::DiskFull { .. } => {
                 let fix = "free some space and run it again; nothing half-written was kept";
                 Failure::new(Exit::Failed, "disk_full", text, "no space is left", fix)
+            }
+            StoreError::DamagedFile { path, why } => {
+                let fix = "train or import the model again";
+                let mut failure = Failure::new(
+                    Exit::Failed,
+                    "damaged_model",
+                    format!("{} is damaged", path.display()),
+                    why,
+                    fix,
+                );
+                failure.place.file = Some(path.display().to_string());
+                failure
             }
             StoreError::File { operation, path, source } => Failure::file(operation, &path, &source),
             StoreError::NewerSchema { .. } => {

@@ -6,12 +6,14 @@ use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::completions::{Body, Choice, Completion, Delivery, Logprobs, Usage, UsageField};
+use crate::wire::completions::{
+    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, Usage, UsageField,
+};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::completions::{self, Piece, Running, Token};
+use lyceum_service::completions::{self, Alternative, Piece, PromptToken, Running, Token};
 
 /// Continues a text, or answers one with a sequence-to-sequence model.
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = Body, responses(
@@ -24,8 +26,10 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
+    let wants_ids = body.return_token_ids.unwrap_or(false);
     let (request, delivery) = body.parse()?;
     let wants_logprobs = request.logprobs.is_some();
+    let wants_prompt = request.prompt_logprobs.is_some();
     let n_choices = request.n * request.prompts.len();
     let running = completions::create(&api.service, &caller.project, request).await?;
     let head = Head {
@@ -34,6 +38,8 @@ pub async fn create(
         model: running.model(),
         fingerprint: running.fingerprint(),
         wants_logprobs,
+        wants_prompt,
+        wants_ids,
     };
     match delivery {
         Delivery::Whole => Ok(axum::Json(whole(head, running, n_choices).await?).into_response()),
@@ -48,6 +54,8 @@ struct Head {
     model: String,
     fingerprint: String,
     wants_logprobs: bool,
+    wants_prompt: bool,
+    wants_ids: bool,
 }
 
 impl Head {
@@ -71,6 +79,9 @@ async fn whole(head: Head, mut running: Running, n_choices: usize) -> Result<Com
             index,
             logprobs: head.wants_logprobs.then(Logprobs::default),
             finish_reason: None,
+            prompt_logprobs: None,
+            prompt_token_ids: head.wants_ids.then(|| running.prompt_ids(index).to_vec()),
+            token_ids: head.wants_ids.then(Vec::new),
         })
         .collect();
     while let Some(piece) = running.next().await? {
@@ -79,7 +90,14 @@ async fn whole(head: Head, mut running: Running, n_choices: usize) -> Result<Com
         if let Some(logprobs) = &mut choice.logprobs {
             piece.tokens.into_iter().for_each(|token| logprobs.push(token));
         }
+        if let Some(ids) = &mut choice.token_ids {
+            ids.extend(piece.token_ids);
+        }
         choice.finish_reason = piece.finish.map(|finish| finish.as_str()).or(choice.finish_reason);
+    }
+    for choice in choices.iter_mut().filter(|_| head.wants_prompt) {
+        let tokens = running.prompt_tokens(choice.index).iter();
+        choice.prompt_logprobs = Some(tokens.map(prompt_logprobs).collect());
     }
     Ok(head.completion(choices, UsageField::Usage(usage(&running))))
 }
@@ -91,12 +109,16 @@ fn events(
     include_usage: bool,
 ) -> impl Stream<Item = Result<Completion, ApiError>> + Send {
     let no_usage = move || if include_usage { UsageField::Null(()) } else { UsageField::Absent };
-    futures_util::stream::unfold(Some((head, running)), move |state| async move {
-        let (head, mut running) = state?;
+    // Choices of which something was sent.
+    let begun = std::collections::HashSet::new();
+    futures_util::stream::unfold(Some((head, running, begun)), move |state| async move {
+        let (head, mut running, mut begun) = state?;
         match running.next().await {
             Ok(Some(piece)) => {
-                let event = head.completion(vec![choice(piece, head.wants_logprobs)], no_usage());
-                Some((Ok(event), Some((head, running))))
+                let is_first = begun.insert(piece.choice);
+                let prompt = (head.wants_ids && is_first).then(|| running.prompt_ids(piece.choice).to_vec());
+                let event = head.completion(vec![choice(piece, &head, prompt)], no_usage());
+                Some((Ok(event), Some((head, running, begun))))
             }
             Ok(None) if include_usage => {
                 Some((Ok(head.completion(vec![], UsageField::Usage(usage(&running)))), None))
@@ -107,8 +129,8 @@ fn events(
     })
 }
 
-fn choice(piece: Piece, wants_logprobs: bool) -> Choice {
-    let logprobs = wants_logprobs.then(|| {
+fn choice(piece: Piece, head: &Head, prompt_token_ids: Option<Vec<u32>>) -> Choice {
+    let logprobs = head.wants_logprobs.then(|| {
         let mut logprobs = Logprobs::default();
         piece.tokens.into_iter().for_each(|token| logprobs.push(token));
         logprobs
@@ -118,7 +140,19 @@ fn choice(piece: Piece, wants_logprobs: bool) -> Choice {
         index: piece.choice,
         logprobs,
         finish_reason: piece.finish.map(|finish| finish.as_str()),
+        prompt_logprobs: None,
+        prompt_token_ids,
+        token_ids: head.wants_ids.then_some(piece.token_ids),
     }
+}
+
+/// vLLM's shape: `{"17": {"logprob": -0.5, "rank": 1, "decoded_token": "a"}, …}`.
+fn prompt_logprobs(token: &PromptToken) -> Option<PromptLogprobs> {
+    let one = |alternative: &Alternative| {
+        let Alternative { id, text, logprob, rank } = alternative.clone();
+        (id, PromptLogprob { logprob, rank, decoded_token: text })
+    };
+    token.alternatives.as_ref().map(|alternatives| PromptLogprobs(alternatives.iter().map(one).collect()))
 }
 
 fn usage(running: &Running) -> Usage {

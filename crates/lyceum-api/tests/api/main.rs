@@ -5,6 +5,7 @@
 mod client;
 mod contracts;
 mod door;
+mod extras;
 mod house;
 mod load;
 mod robustness;

@@ -300,7 +300,7 @@ pub fn number(cell: Cell<'_>) -> Result<Option<f64>, NumberProblem> {
     if x.is_finite() && x.abs() <= f64::from(f32::MAX) {
         Ok(Some(x))
     } else {
-        Err(NumberProblem::NotFinite(format!("{x}")))
+        Err(NumberProblem::NotFinite(format!("{x:e}")))
     }
 }
 

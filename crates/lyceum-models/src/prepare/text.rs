@@ -170,6 +170,21 @@ impl Tokenizer {
         self.eos
     }
 
+    /// Tokens that mean nothing in an answer, ascending: `<bos>`, `<unk>`, the other special tokens of a file,
+    /// and ids that stand for nothing. `<eos>` ends an answer and is not among them.
+    pub fn never_said(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = [self.bos, self.unk].into_iter().flatten().collect();
+        if let Kind::File { tokenizer, .. } = &self.kind {
+            let added = tokenizer.get_added_tokens_decoder();
+            ids.extend(added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id));
+            ids.extend((0..self.vocab_size() as u32).filter(|&id| tokenizer.id_to_token(id).is_none()));
+        }
+        ids.retain(|&id| Some(id) != self.eos && (id as usize) < self.vocab_size());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// The `tokenizer.json` of a BPE or file tokenizer.
     pub fn to_json(&self) -> Option<String> {
         match &self.kind {
@@ -462,6 +477,7 @@ mod tests {
                 (tokenizer.vocab_size() - 2, tokenizer.vocab_size() - 1)
             );
             assert_eq!(tokenizer.token_text(eos), "<eos>");
+            assert_eq!(tokenizer.never_said(), [bos]);
             assert_eq!(tokenizer.decode(&[bos, eos]), "");
         }
         for tokenizer in &all()[1..] {
@@ -494,6 +510,7 @@ mod tests {
         let lenient = Tokenizer::chars(["abc"], Specials { unk: true, ..Specials::default() });
         assert_eq!(lenient.encode("a€").unwrap(), [0, 3]);
         assert_eq!(lenient.decode(&[0, 3]), "a\u{FFFD}");
+        assert_eq!(lenient.never_said(), [3]);
     }
 
     proptest! {

@@ -52,7 +52,8 @@ pub struct DataSpec {
     pub unseen: Unseen,
     /// None: true for tables and series, false for images, sound and text.
     pub standardize: Option<bool>,
-    /// Stratified (or grouped) cross-validation with this many folds, reported beside the final model.
+    /// Cross-validation with this many folds, reported beside the final model: stratified for classes, whole
+    /// groups where there are any, and with a rolling origin for forecasts.
     pub folds: Option<usize>,
     pub group: Option<String>,
     /// Forecasting: steps seen, steps predicted, and the time column.

@@ -12,6 +12,7 @@ pub mod jobs;
 pub mod keys;
 pub mod ls;
 pub mod predict;
+pub mod preview;
 pub mod quickstart;
 pub mod rm;
 pub mod run;
@@ -51,6 +52,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Bench(args) => args.run(context).await,
         Command::Quickstart(args) => args.run(context).await,
         Command::Serve(args) => args.run(context).await,
+        Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Attack(args) => args.run(context).await,

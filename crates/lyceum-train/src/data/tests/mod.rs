@@ -1,6 +1,7 @@
 //! Data sets from files that the tests write, good and bad.
 
 mod bad;
+mod folds;
 mod formats;
 mod texts;
 

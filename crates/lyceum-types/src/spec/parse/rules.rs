@@ -55,10 +55,16 @@ fn parts(task: Task, data: &DataSpec, rules: &Rules<'_>) {
         let message = "valid and valid_fraction both say which rows validate".to_owned();
         rules.note(&["data", "valid_fraction"], &["data.valid"], message, "remove one of the two");
     }
-    let has_folds = matches!(task, Task::Classification | Task::Regression);
-    if data.folds.is_some() && !has_folds {
-        let message = format!("folds cannot part the rows of {}", task.as_str());
-        rules.note(&["data", "folds"], &["task"], message, "use valid_fraction, which takes the last part");
+    // The rows of these are parted at their end: a group is kept whole by folds alone.
+    let by_order = matches!(task, Task::LanguageModeling | Task::SequenceToSequence);
+    if by_order && data.group.is_some() && data.folds.is_none() {
+        let message = format!("rows of {} are parted where they end, not by group", task.as_str());
+        rules.note(
+            &["data", "group"],
+            &["task"],
+            message,
+            "remove it, or add folds, which keep groups whole",
+        );
     }
 }
 

@@ -403,10 +403,10 @@ fn each_bad_value_is_refused_at_its_key() {
         ("language_modeling", "", "", "", "model.family contradiction"),
         (
             "language_modeling",
-            "folds = 3",
+            "group = \"author\"",
             "family = \"gru\"\nhidden_size = 3",
             "",
-            "data.folds contradiction",
+            "data.group contradiction",
         ),
         (
             "language_modeling",
