@@ -29,7 +29,7 @@ pub async fn verb(
     };
     let model = path_model_ref(model)?;
     let Json(body) = Json::<Body>::from_request(request, &api).await?;
-    let promises = promises(body.certify, body.prediction_set);
+    let promises = promises(body.certify, body.prediction_set, body.ood);
     let instances = body.parse()?;
     let (_, predictions, promised) =
         predict::create_promised(&api.service, &caller.project, &model, &instances, &promises).await?;

@@ -1,6 +1,6 @@
 //! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`).
 
-use super::robustness::{CertificateBody, CertifyBody, PredictionSetBody, SetBody, promises};
+use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use base64::Engine as _;
@@ -24,6 +24,8 @@ pub struct Body {
     pub certify: Option<CertifyBody>,
     /// Ours: the labels that the input may have.
     pub prediction_set: Option<PredictionSetBody>,
+    /// Ours: how unlike the training rows the input is.
+    pub ood: Option<bool>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
     /// Accepted, without effect.
@@ -197,7 +199,7 @@ impl Body {
         let input = content(self.input)?;
         let questions =
             self.questions.into_iter().enumerate().map(|(i, question)| parse_question(i, question));
-        let promises = promises(self.certify, self.prediction_set);
+        let promises = promises(self.certify, self.prediction_set, self.ood);
         Ok(Request { model, input, questions: questions.collect::<Result<_, _>>()?, promises })
     }
 }
@@ -330,6 +332,8 @@ pub struct Decision {
     pub certificate: Option<CertificateBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction_set: Option<SetBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ood: Option<OodBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -402,6 +406,7 @@ impl From<decisions::Decision> for Decision {
         Self {
             certificate: certificate.map(CertificateBody::from),
             prediction_set: prediction_set.map(SetBody::from),
+            ood: decision.promised.strange.and_then(|mut all| all.pop()).map(OodBody::from),
             model: decision.model,
             answers: decision.answers.into_iter().map(answer_body).collect(),
             usage: DecisionUsage {

@@ -1,6 +1,6 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
-use super::robustness::{CertificateBody, CertifyBody, PredictionSetBody, SetBody};
+use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
@@ -21,6 +21,8 @@ pub struct Body {
     pub certify: Option<CertifyBody>,
     /// A prediction set or interval for each instance.
     pub prediction_set: Option<PredictionSetBody>,
+    /// How unlike the training rows each instance is.
+    pub ood: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,6 +37,9 @@ pub struct Response {
     /// Where `prediction_set` was asked for, one an instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction_sets: Option<Vec<SetBody>>,
+    /// Where `ood` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ood: Option<Vec<OodBody>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +101,7 @@ impl Response {
         Self {
             predictions: predictions.into_iter().map(body).collect(),
             certificates: certificates.map(|all| all.into_iter().map(CertificateBody::from).collect()),
+            ood: promised.strange.map(|all| all.into_iter().map(OodBody::from).collect()),
             prediction_sets: promised.sets.map(|all| all.into_iter().map(SetBody::from).collect()),
         }
     }

@@ -15,7 +15,8 @@ use lyceum_robust::environments::Environment;
 use lyceum_robust::{Norm, RobustError, Threat, calibrate};
 use lyceum_service::robustness::calibration::{Members, PredictionSet};
 use lyceum_service::robustness::certificate::{Certificate, Certify};
-use lyceum_service::robustness::{Finding, Gate, Item, Promises, Run, SetAsked, default_suite};
+use lyceum_service::robustness::strange::Strange;
+use lyceum_service::robustness::{Finding, Gate, Item, OodAsked, Promises, Run, SetAsked, default_suite};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -339,8 +340,9 @@ pub enum ScoreBody {
 }
 
 /// What a request wants to be promised.
-pub fn promises(certify: Option<CertifyBody>, set: Option<PredictionSetBody>) -> Promises {
+pub fn promises(certify: Option<CertifyBody>, set: Option<PredictionSetBody>, ood: Option<bool>) -> Promises {
     Promises {
+        ood: if ood == Some(true) { OodAsked::Yes } else { OodAsked::No },
         certify: certify.map(|body| Certify {
             sigma: body.sigma,
             n: body.n.unwrap_or(1000),
@@ -384,6 +386,36 @@ pub struct SetBody {
     pub score: &'static str,
     /// What is promised, and what not.
     pub guarantee: String,
+}
+
+/// How unlike the training rows an input is.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OutOfDistribution)]
+pub struct OodBody {
+    /// Of a table: 1 less the Bonferroni-corrected share of training rows whose strangest feature is as far out.
+    pub ood_score: Option<f64>,
+    /// That feature, and the share of training rows at least as far out in it.
+    pub feature: Option<String>,
+    pub tail: Option<f64>,
+    /// Of a classifier: the share of validation rows at least as strange by energy (small: strange).
+    pub energy_p_value: Option<f64>,
+    /// The same by the likeliest class's probability.
+    pub max_probability_p_value: Option<f64>,
+    pub n_reference: Option<usize>,
+}
+
+impl From<Strange> for OodBody {
+    fn from(strange: Strange) -> Self {
+        let (features, logits) = (strange.features, strange.logits);
+        OodBody {
+            ood_score: features.as_ref().map(|f| f.score),
+            tail: features.as_ref().map(|f| f.tail),
+            feature: features.map(|f| f.feature),
+            energy_p_value: logits.map(|l| l.energy_p),
+            max_probability_p_value: logits.map(|l| l.max_probability_p),
+            n_reference: logits.map(|l| l.n_reference),
+        }
+    }
 }
 
 impl From<Certificate> for CertificateBody {

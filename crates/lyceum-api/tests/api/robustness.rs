@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 
 const MLP: &str = "family = \"mlp\"\nhidden = [8]";
 
-/// Logits of 30 rows of two classes with the labels 0 and 1 in turn, the surer the later.
+/// Logits of 30 rows of two classes with the labels 0 and 1 in turn, the surer the later, every fifth of them wrong.
 fn valid_logits() -> Vec<u8> {
     let logits: Vec<u8> = (0..30u32)
-        .flat_map(|i| if i % 2 == 0 { [i as f32 / 10.0, 0.0] } else { [0.0, i as f32 / 10.0] })
+        .flat_map(
+            |i| if (i % 2 == 0) != (i % 5 == 4) { [i as f32 / 10.0, 0.0] } else { [0.0, i as f32 / 10.0] },
+        )
         .flat_map(f32::to_le_bytes)
         .collect();
     let labels: Vec<u8> = (0..30i64).flat_map(|i| (i % 2).to_le_bytes()).collect();
@@ -138,6 +140,38 @@ async fn answers_come_with_certificates_and_prediction_sets() {
     let decided = house.client.post("/v1/decisions", &decision).await.json();
     assert_eq!(decided["certificate"], certificates[0]);
     assert_eq!(decided["prediction_set"]["score"], "aps");
+    // The second row is far outside 0 to 1, where all training rows were.
+    let ood = ask(json!({"ood": true})).await.json()["ood"].clone();
+    let score = |i: usize| ood[i]["ood_score"].as_f64().unwrap();
+    assert!(score(0) < 0.8 && score(1) > 0.99, "{ood}");
+    assert!(ood[1]["energy_p_value"].is_number() && ood[1]["n_reference"] == 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_come_with_intervals_of_the_finite_sample_rank() {
+    let house = House::new().await;
+    // Residuals of 0, 0.1, … 2.9 in prepared units, which are halves of the data's.
+    let zeros = [0u8; 30 * 4];
+    let targets: Vec<u8> = (0..30).flat_map(|i| (i as f32 / 10.0).to_le_bytes()).collect();
+    let views = [
+        ("logits", TensorView::new(Dtype::F32, vec![30, 1], &zeros).unwrap()),
+        ("targets", TensorView::new(Dtype::F32, vec![30, 1], &targets).unwrap()),
+    ];
+    let kept = Kept { valid_logits: Some(safetensors::serialize(views, None).unwrap()), features: vec![] };
+    let values = OutputPreparation::Values { names: vec!["y".into()], mean: vec![10.0], std: vec![2.0] };
+    house.publish_with("number", "regression", MLP, table(values), kept).await;
+    let ask = async |alpha: f64| {
+        let body = json!({"instances": [[0.1, 0.2]], "prediction_set": {"alpha": alpha}});
+        house.client.post("/v1/models/number:predict", &body).await
+    };
+    let answer = ask(0.1).await.json();
+    let (y, interval) =
+        (answer["predictions"][0].as_f64().unwrap(), &answer["prediction_sets"][0]["intervals"][0]);
+    // The 28th of 30: ⌈31 · 0.9⌉.
+    for (end, side) in [(0, -1.0), (1, 1.0)] {
+        assert!((interval[end].as_f64().unwrap() - (y + side * 5.4)).abs() < 1e-5, "{answer}");
+    }
+    assert_eq!(ask(0.01).await.refused(422).0, "prediction_set", "an infinite interval is none");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,6 +259,7 @@ async fn what_cannot_be_computed_is_refused_with_its_reason() {
         ("text", &words, json!({"certify": {"sigma": 1}}), 422, "certify"),
         ("number", &row, json!({"certify": {"sigma": 1}}), 422, "certify"),
         ("number", &row, json!({"prediction_set": {"alpha": 0.1}}), 422, "prediction_set"),
+        ("number", &row, json!({"ood": true}), 422, "ood"),
         ("table", &row, json!({"prediction_set": {"alpha": 1.0}}), 400, "prediction_set.alpha"),
         ("table", &row, json!({"prediction_set": {"alpha": 0.1, "level": 2}}), 400, "prediction_set.level"),
     ] {

@@ -8,6 +8,7 @@ pub mod calibration;
 pub mod certificate;
 mod items;
 mod runs;
+pub mod strange;
 
 pub use items::{Item, default_suite};
 pub use runs::{Runs, Stored};
@@ -27,6 +28,7 @@ use lyceum_types::limits;
 use lyceum_types::manifest::Metric;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use strange::Strange;
 
 /// Rows with their labels, as the model's preparation made them.
 #[derive(Clone, Debug)]
@@ -167,6 +169,15 @@ pub fn run(
 pub struct Promises {
     pub certify: Option<Certify>,
     pub prediction_set: Option<SetAsked>,
+    pub ood: OodAsked,
+}
+
+/// Whether a request asks how strange its rows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OodAsked {
+    #[default]
+    No,
+    Yes,
 }
 
 /// A prediction set or interval at level `1 - alpha`.
@@ -181,6 +192,7 @@ pub struct SetAsked {
 pub struct Promised {
     pub certificates: Option<Vec<Certificate>>,
     pub sets: Option<Vec<PredictionSet>>,
+    pub strange: Option<Vec<Strange>>,
 }
 
 /// Keeps the promises for prepared rows and the model's outputs on them.
@@ -200,14 +212,25 @@ pub(crate) async fn promise(
     let sets = match asked.prediction_set {
         Some(SetAsked { alpha, score }) => {
             let (resident, outputs) = (resident.clone(), outputs.to_vec());
-            let work =
-                move || Calibration::of(&resident)?.sets(&resident, score, alpha, &outputs).map_err(in_set);
+            let work = move || {
+                let calibration = Calibration::of(&resident);
+                calibration.and_then(|c| c.sets(&resident, score, alpha, &outputs)).map_err(in_set)
+            };
             let sets = tokio::task::spawn_blocking(work).await;
             Some(sets.map_err(|error| ServiceError::internal("a prediction set broke off", error))??)
         }
         None => None,
     };
-    Ok(Promised { certificates, sets })
+    let strange = match asked.ood {
+        OodAsked::Yes => {
+            let (resident, prepared, outputs) = (resident.clone(), prepared.to_vec(), outputs.to_vec());
+            let found =
+                tokio::task::spawn_blocking(move || strange::of(&resident, &prepared, &outputs)).await;
+            Some(found.map_err(|error| ServiceError::internal("a score broke off", error))??)
+        }
+        OodAsked::No => None,
+    };
+    Ok(Promised { certificates, sets, strange })
 }
 
 fn no_classifier() -> ServiceError {
