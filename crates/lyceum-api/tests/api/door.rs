@@ -66,8 +66,10 @@ async fn every_route_but_health_refuses_every_wrong_key() {
         }
         let mut client = house.client.clone();
         client.key = Some(right_scope.clone());
-        let status = client.send(method, path, &[], "{}").await.status;
-        assert!(!matches!(status, 401 | 403 | 404 | 405), "{method} {path}: {status}");
+        let answer = client.send(method, path, &[], "{}").await;
+        // An object that is not there is told by its handler, so the route is.
+        let reached = answer.status != 404 || answer.refused(404).1 == "not_found";
+        assert!(reached && !matches!(answer.status, 401 | 403 | 405), "{method} {path}: {}", answer.status);
     }
     let mut nobody = house.client.clone();
     nobody.key = None;
