@@ -10,6 +10,9 @@ pub enum NnError {
     /// The caller's fault: differentiation through an operation that has no backward.
     #[error("{op} has no backward: it cannot be recorded on a tape; run it without gradients")]
     NoBackward { op: &'static str },
+    /// The caller's fault: per-example gradients of an operation whose examples depend on each other.
+    #[error("{op} mixes examples: there is no gradient of one example alone")]
+    MixesExamples { op: &'static str },
     /// The caller's fault: an index outside a table.
     #[error("{op}: index {index} at position {position} is outside 0..{size}")]
     Index { op: &'static str, index: i64, position: usize, size: usize },

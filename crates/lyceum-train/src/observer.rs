@@ -74,6 +74,11 @@ pub trait Observer {
 
     /// Where checkpoints are kept; None keeps none.
     fn checkpoint_dir(&self) -> Option<PathBuf>;
+
+    /// 256 bits that nobody knows, for the noise of a private run.
+    fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
+        Err(TrainError::Privacy("this run has no source of secrets for its noise".into()))
+    }
 }
 
 /// Sees nothing and keeps nothing.

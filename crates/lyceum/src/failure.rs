@@ -296,6 +296,13 @@ impl From<TrainError> for Failure {
                 let why = "the model cannot be built on this data";
                 Failure::new(Exit::Usage, "model", causes(&model), why, fix)
             }
+            TrainError::Privacy(message) => Failure::new(
+                Exit::Usage,
+                "privacy",
+                message,
+                "the promise of [privacy] could not be kept",
+                fix,
+            ),
             TrainError::Stopped { .. } => {
                 Failure::new(Exit::Interrupted, "interrupted", text, "it was asked to end", fix)
             }

@@ -127,6 +127,7 @@ impl House {
                 split: Default::default(),
                 features: kept.features,
                 probes: serde_json::Value::Null,
+                privacy: None,
                 files,
             };
             serde_json::to_vec(&manifest).unwrap()

@@ -4,6 +4,7 @@
 //! To add one: write the file with a `Copy` struct that names its inputs, parameters and saved numbers,
 //! implement [`Operation`] for it, add its `mod` and its line in [`operations!`]. Nothing else changes.
 
+use crate::norms::ExampleNorms;
 use crate::tape::{Backward, WeightBackward};
 
 /// The way back of an operation. Inputs' and weights' gradients are separate calls, each made only when
@@ -21,6 +22,9 @@ pub(crate) trait Operation {
     /// Adds to the gradients of the parameters, each example's part times its weight. Operations without
     /// parameters leave it.
     fn backward_weights(&self, _back: &mut WeightBackward<'_>) {}
+
+    /// Says how each parameter's gradient of one example is found. Operations without parameters leave it.
+    fn example_norms(&self, _norms: &mut ExampleNorms<'_>) {}
 }
 
 macro_rules! operations {
@@ -45,6 +49,9 @@ macro_rules! operations {
             }
             fn backward_weights(&self, back: &mut WeightBackward<'_>) {
                 match self { Op::Leaf => {} $(Op::$variant(op) => op.backward_weights(back)),* }
+            }
+            fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+                match self { Op::Leaf => {} $(Op::$variant(op) => op.example_norms(norms)),* }
             }
         }
     };

@@ -4,7 +4,9 @@
 //! turns TOML or JSON into them, with every unknown key, wrong type and contradiction reported at its place.
 
 pub mod parse;
+pub mod privacy;
 
+use privacy::PrivacySpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,6 +20,9 @@ pub struct Spec {
     pub data: DataSpec,
     pub model: ModelSpec,
     pub train: TrainSpec,
+    /// None: nothing is promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,12 +8,14 @@
 
 mod data;
 mod model;
+mod privacy;
 mod robust;
 mod rules;
 mod section;
 mod train;
 mod tree;
 
+use super::privacy::PrivacySpec;
 use super::{DataSpec, ModelSpec, Spec, Task, TrainSpec};
 use crate::ids::ModelName;
 use section::{Problems, Section};
@@ -167,12 +169,13 @@ struct Draft {
     data: Option<DataSpec>,
     model: Option<ModelSpec>,
     train: Option<TrainSpec>,
+    privacy: Option<PrivacySpec>,
 }
 
 impl Draft {
     fn finish(self) -> Option<Spec> {
-        let Draft { name, task, seed, data, model, train } = self;
-        Some(Spec { name: name?, task: task?, seed, data: data?, model: model?, train: train? })
+        let Draft { name, task, seed, data, model, train, privacy } = self;
+        Some(Spec { name: name?, task: task?, seed, data: data?, model: model?, train: train?, privacy })
     }
 }
 
@@ -189,16 +192,16 @@ fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
     section.require("task", "what is to be learnt", "task = \"classification\"");
     let task = section.choice("task", TASKS);
     let seed = section.integer("seed", 0, i128::from(u64::MAX)).unwrap_or(0);
-    section.not_yet("privacy", "training with differential privacy");
     section.require("data", "the table of the data", "[data] with train = \"rows.csv\"");
     section.require("model", "the table of the model", "[model] with family = \"mlp\"");
     section.require("train", "the table of the training", "[train] with epochs = 20");
     let data = section.section("data").map(data::read);
     let model = section.section("model").and_then(|model| model::read(model, task));
     let train = section.section("train").map(train::read);
+    let privacy = section.section("privacy").map(privacy::read);
     section.finish();
     let seed = u64::try_from(seed).expect("the bound was checked: bug");
-    Some(Draft { name, task, seed, data, model, train })
+    Some(Draft { name, task, seed, data, model, train, privacy })
 }
 
 /// Names of the tasks as the spec writes them.
