@@ -245,6 +245,9 @@ async fn what_cannot_be_computed_is_refused_with_its_reason() {
         let answer = run(model, instance, item.clone()).await;
         assert_eq!(answer.refused(status), (param.into(), code.into()), "{model} {item}");
     }
+    let perturbed = run("text", &words, json!({"type": "text", "severities": [3]})).await.json();
+    assert_eq!(perturbed["results"].as_array().unwrap().len(), 6, "{perturbed}");
+    assert_eq!(perturbed["unit"], Value::Null);
     let answer = run("table", &row, pgd.clone()).await;
     assert_eq!(answer.json()["n"], 1);
     let body = json!({"model": "table", "data": "file_1"});

@@ -5,7 +5,7 @@ use super::{FailedRow, Finding, Inputs, Rows, Run, refused, victim};
 use crate::ServiceError;
 use crate::resident::Resident;
 use lyceum_models::answer::likeliest;
-use lyceum_models::prepare::{InputPreparation, PreparedValue, Raw};
+use lyceum_models::prepare::{InputPreparation, Raw};
 use lyceum_models::space::Domain;
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
 use lyceum_robust::attack::{self, Attack, Evaluation, PgdLoss, Schedule};
@@ -107,16 +107,15 @@ pub(super) struct Bench<'r> {
 
 impl Bench<'_> {
     pub fn clean(&self) -> Result<Finding, ServiceError> {
-        let answers = match &self.rows.inputs {
+        match &self.rows.inputs {
             Inputs::Numbers(x) => {
                 let domain = self.numbers("rows")?;
-                victim(self.resident, domain, self.control)?
-                    .answers(&domain.from_model(x))
-                    .map_err(refused)?
+                let mut victim = victim(self.resident, domain, self.control)?;
+                let answers = victim.answers(&domain.from_model(x)).map_err(refused)?;
+                Ok(Finding::share("clean_accuracy", "none", &self.accuracy(&answers)?))
             }
-            Inputs::Texts(texts) => self.text_answers(texts)?,
-        };
-        Ok(Finding::share("clean_accuracy", "none", &self.accuracy(&answers)?))
+            Inputs::Texts(texts) => self.text_accuracy("clean_accuracy", "none", texts),
+        }
     }
 
     pub fn run(&mut self, item: &Item, seed: u64, run: &mut Run) -> Result<(), ServiceError> {
@@ -330,31 +329,40 @@ impl Bench<'_> {
                 let damage =
                     |(i, text): (usize, &String)| text::perturb(text, perturbation, severity, seed, i as u64);
                 let damaged: Vec<String> = texts.iter().enumerate().map(damage).collect();
-                let found = self.accuracy(&self.text_answers(&damaged)?)?;
-                let finding = Finding::share("perturbed_accuracy", perturbation.name(), &found);
+                let finding = self.text_accuracy("perturbed_accuracy", perturbation.name(), &damaged)?;
                 run.findings.push(finding.setting(format!("severity {}", severity.level())));
             }
         }
         Ok(())
     }
 
-    /// The likeliest class of each text, each alone: texts of a batch would be padded.
-    fn text_answers(&self, texts: &[String]) -> Result<Vec<u32>, ServiceError> {
-        let mut ws = Workspace::new();
-        let answer = |(i, text): (usize, &String)| {
+    /// The accuracy on texts, each alone: texts of a batch would be padded. How many were longer than the model
+    /// reads, and so cut as in training, is told.
+    fn text_accuracy(
+        &self,
+        metric: &'static str,
+        method: &str,
+        texts: &[String],
+    ) -> Result<Finding, ServiceError> {
+        let (mut ws, mut answers, mut n_cut) = (Workspace::new(), Vec::with_capacity(texts.len()), 0);
+        for (i, text) in texts.iter().enumerate() {
             self.control.check().map_err(|_| ServiceError::DeadlinePassed)?;
             let prepared = self.resident.preparation.example(Raw::Text(text));
             let prepared = prepared.map_err(|error| ServiceError::prepare(&format!("rows[{i}]"), error))?;
-            debug_assert!(matches!(prepared.value, PreparedValue::Tokens(_)));
+            n_cut += usize::from(prepared.n_truncated > 0);
             let input = self.resident.preparation.collate(&[prepared]);
             let params = &self.resident.model.params;
             let mut tape = Tape::new(&mut ws, params, Recording::Off, Examples::Even(1));
             let forward = self.resident.model.forward(&mut tape, &input);
             let forward =
                 forward.map_err(|error| ServiceError::internal("the model could not be run", error))?;
-            Ok(likeliest(tape.value(forward.logits)))
-        };
-        texts.iter().enumerate().map(answer).collect()
+            answers.push(likeliest(tape.value(forward.logits)));
+        }
+        let mut finding = Finding::share(metric, method, &self.accuracy(&answers)?);
+        if n_cut > 0 {
+            finding.flags.push(format!("{n_cut} texts were longer than the model reads, and cut"));
+        }
+        Ok(finding)
     }
 
     fn tables(
