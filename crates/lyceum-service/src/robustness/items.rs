@@ -8,7 +8,7 @@ use lyceum_models::answer::likeliest;
 use lyceum_models::prepare::{InputPreparation, Raw};
 use lyceum_models::space::Domain;
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
-use lyceum_robust::attack::{self, Attack, Evaluation, PgdLoss, Schedule};
+use lyceum_robust::attack::{self, Attack, Entry, Evaluation, PgdLoss, Schedule};
 use lyceum_robust::certify::interval::Bounds;
 use lyceum_robust::certify::linear::LinearModel;
 use lyceum_robust::certify::smooth::{self, Smoothing};
@@ -103,9 +103,11 @@ pub(super) struct Bench<'r> {
     /// None for texts.
     pub domain: Option<&'r Domain>,
     pub control: &'r Control,
+    /// What all attacks so far have left.
+    pub entries: Vec<Entry>,
 }
 
-impl Bench<'_> {
+impl<'r> Bench<'r> {
     pub fn clean(&self) -> Result<Finding, ServiceError> {
         match &self.rows.inputs {
             Inputs::Numbers(x) => {
@@ -140,7 +142,7 @@ impl Bench<'_> {
     }
 
     /// The space of numbers, or why there is none.
-    fn numbers(&self, method: &str) -> Result<&Domain, ServiceError> {
+    fn numbers(&self, method: &str) -> Result<&'r Domain, ServiceError> {
         self.domain.ok_or_else(|| {
             let message = format!("{method}: text has no small changes; use the item \"text\"");
             ServiceError::unsupported("type", "unsupported_method", message)
@@ -160,7 +162,7 @@ impl Bench<'_> {
     }
 
     fn attacks(
-        &self,
+        &mut self,
         suite: &[(Threat, Attack)],
         schedule: Schedule,
         seed: u64,
@@ -172,7 +174,6 @@ impl Bench<'_> {
         let rows = attack::Rows { u: &u, labels: &self.rows.labels };
         let found: Evaluation =
             attack::evaluate(&mut victim, rows, suite, schedule, seed).map_err(refused)?;
-        let first = run.findings.len();
         for entry in &found.entries {
             let method = match schedule {
                 Schedule::Each => entry.attack.name().to_owned(),
@@ -194,14 +195,11 @@ impl Bench<'_> {
                 run.findings.push(finding.setting(setting(*threat)).budget("all attacks of the suite"));
             }
         }
-        let raised: Vec<String> = found
-            .flags
-            .iter()
-            .filter(|flag| flag.state == attack::FlagState::Raised)
-            .map(|flag| flag.name.to_owned())
-            .collect();
-        run.findings[first..].iter_mut().for_each(|finding| finding.flags.clone_from(&raised));
         merge_signs(&mut run.signs, found.flags);
+        self.entries.extend(found.entries);
+        // Square is compared with the attacks of all items under its threat.
+        let square = attack::square_sign(&self.entries);
+        run.signs.iter_mut().filter(|sign| sign.name == square.name).for_each(|sign| *sign = square.clone());
         for failure in found.failures {
             let answer = victim.answers(&failure.adversarial).map_err(refused)?;
             run.failures.push(FailedRow {

@@ -19,7 +19,7 @@ use calibration::{Calibration, PredictionSet};
 use certificate::{Certificate, Certify};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue};
 use lyceum_models::space::Domain;
-use lyceum_robust::attack::Flag;
+use lyceum_robust::attack::{Flag, FlagState};
 use lyceum_robust::conformal::Score;
 use lyceum_robust::{RobustError, Victim};
 use lyceum_types::control::Control;
@@ -154,11 +154,17 @@ pub fn run(
         failures: Vec::new(),
         not_evaluated: Vec::new(),
     };
-    let mut bench = items::Bench { resident, names, rows, domain: domain.as_ref(), control };
+    let mut bench = items::Bench { resident, names, rows, domain: domain.as_ref(), control, entries: vec![] };
     run.findings.push(bench.clean().map_err(|error| at(None, error))?);
     for (k, item) in items.iter().enumerate() {
         let seed = seed.wrapping_add(1000 * k as u64);
         bench.run(item, seed, &mut run).map_err(|error| at(Some(k), error))?;
+    }
+    // A masked gradient makes every attack's number doubtful, also those before it was seen.
+    let raised = run.signs.iter().filter(|sign| sign.state == FlagState::Raised);
+    let raised: Vec<String> = raised.map(|sign| sign.name.to_owned()).collect();
+    for finding in run.findings.iter_mut().filter(|f| f.metric == "robust_accuracy") {
+        finding.flags.clone_from(&raised);
     }
     run.not_evaluated.extend(items::not_evaluated(&resident.preparation.input, items));
     Ok(run)
