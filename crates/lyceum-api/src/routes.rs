@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    completions, decisions, explanations, health, infer, metrics, models, openapi, predict,
+    completions, decisions, drift, explanations, health, infer, metrics, models, openapi, predict, robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -34,6 +34,11 @@ pub(crate) fn router(api: Api) -> Router {
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
+        // Robustness.
+        .work("/v1/robustness/runs", post(robustness::create))
+        .key(Inference, "/v1/robustness/runs", get(robustness::list))
+        .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
+        .key(Inference, "/v1/models/{id}/drift", get(drift::find))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

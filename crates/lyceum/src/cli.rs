@@ -49,6 +49,8 @@ pub enum Command {
     Train(commands::train::Train),
     /// Measure a model on a data file
     Eval(commands::eval::Eval),
+    /// Attack a model, certify it, damage its inputs
+    Attack(commands::attack::Attack),
     /// Answer every row of a file
     Predict(commands::predict::Predict),
     /// Say why a model answers as it does

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod attack;
 pub mod bench;
 pub mod completions;
 pub mod config;
@@ -55,6 +56,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
+        Command::Attack(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,
