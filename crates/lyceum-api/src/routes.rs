@@ -1,7 +1,7 @@
 //! Every URL on one page, each with what it asks of a key.
 
 use crate::error::ApiError;
-use crate::handlers::{completions, decisions, health, infer, metrics, models, openapi, predict};
+use crate::handlers::{completions, decisions, health, infer, metrics, models, openapi, predict, privacy};
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -28,6 +28,11 @@ pub(crate) fn router(api: Api) -> Router {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // Privacy.
+        .work("/v1/privacy/epsilon", post(privacy::epsilon))
+        .work("/v1/privacy/sigma", post(privacy::sigma))
+        .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
+        .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

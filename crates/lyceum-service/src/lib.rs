@@ -18,6 +18,7 @@ pub mod infer;
 pub mod keys;
 pub mod models;
 pub mod predict;
+pub mod privacy;
 mod resident;
 mod stops;
 

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod predict;
+pub mod privacy;
 
 use lyceum_types::clock::Timestamp;
 

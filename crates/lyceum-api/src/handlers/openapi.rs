@@ -1,6 +1,6 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
-use super::{completions, decisions, health, infer, metrics, models, predict};
+use super::{completions, decisions, health, infer, metrics, models, predict, privacy};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -12,6 +12,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
         models::list, models::find, completions::create, decisions::create, predict::verb,
+        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
     ),

@@ -5,6 +5,7 @@ pub mod decisions;
 pub mod infer;
 pub mod models;
 pub mod predict;
+pub mod privacy;
 
 use crate::error::ApiError;
 use lyceum_types::ids::ModelRef;

@@ -93,6 +93,11 @@ impl Private {
         Ok(Event::new(self.mechanism.q, self.sigma, steps)?)
     }
 
+    /// The δ of the promise.
+    pub fn delta(&self) -> f64 {
+        self.spec.target_delta
+    }
+
     /// The seed of tests; None: the operating system's key.
     pub fn insecure_seed(&self) -> Option<u64> {
         self.spec.insecure_seed
