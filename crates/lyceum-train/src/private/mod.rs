@@ -10,6 +10,8 @@
 //! [`Noise`] (where draws and noise come from), [`step`] (one step), [`report`] (what is promised). Clipping is
 //! per example by [`Tape::example_norms`](lyceum_nn::Tape::example_norms); operations that mix examples refuse.
 
+#[cfg(test)]
+mod audit;
 mod noise;
 mod report;
 mod step;
