@@ -118,6 +118,7 @@ fn main() {
     let Input::Pair { source, .. } = &batch.input else { unreachable!("a reversal is a pair") };
     let question = source.ids[..source.time].to_vec();
     let asked = lyceum_models::answer::Question::Source { source: &question, begin: BEGIN };
-    let answers = model.answers(&mut workspace, &[asked], None, 5).expect("the source fits");
+    let bounds = lyceum_models::answer::Bounds { end: None, never: &[BEGIN], n_tokens_max: 5 };
+    let answers = model.answers(&mut workspace, &[asked], bounds).expect("the source fits");
     println!("{question:?} backwards: {:?} (one of the {} rows that it learnt from)", answers[0], batch.n);
 }

@@ -9,7 +9,8 @@ On start it prints {"event":"ready","torch","threads","rss_bytes"}. Then, one li
   {"run":"gpt_small","precision":"f32","steps":5}   times single steps; the caller interleaves these with its own
   {"check":"gpt_small","steps":50,"path":"x.safetensors"}
                                                     writes start weights and batches (`init.NAME`, `batch.NAME`, names as in
-                                                    fixtures/README.md) and trains from them in f32: the losses to agree with
+                                                    fixtures/README.md) and trains from them in f32: the losses to agree with;
+                                                    "losses_exact" are those in f64, which tell how far rounding alone leads
   {"drop":"gpt_small","precision":"f32"}            frees it
   {"quit":true}
 Answers carry "seconds" (the median), "samples", "mode", "peak_rss_bytes" (of this process: start one for each work to
@@ -167,6 +168,9 @@ def build(name):
 def stepper(name, precision, compiled):
     """A function of no argument that makes one optimiser step and returns the loss as a tensor."""
     module, optimizer, batches = build(name)
+    if precision == "f64":
+        module.double()
+        batches = [(x.double() if x.is_floating_point() else x, y) for x, y in batches]
     forward = torch.compile(module) if compiled else module
     at = 0
 
@@ -240,9 +244,12 @@ def check(name, steps, path):
     tensors["batch.input"] = torch.stack([x for x, _ in batches])
     tensors["batch.target"] = torch.stack([y for _, y in batches])
     save_file(tensors, path)
-    step = stepper(name, "f32", False)
-    losses = [float(step()) for _ in range(steps)]
-    return dict(check=name, path=path, losses=losses, batches=BATCHES,
+
+    def train(precision):
+        step = stepper(name, precision, False)
+        return [float(step()) for _ in range(steps)]
+
+    return dict(check=name, path=path, losses=train("f32"), losses_exact=train("f64"), batches=BATCHES,
                 optimizer=dict(name="adamw", lr=LR, betas=BETAS, eps=EPS, weight_decay=TRAINED[name][2]))
 
 
@@ -272,8 +279,13 @@ def answer(ready, asked):
 
 
 def peak_rss_bytes():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """The most memory that this process had. getrusage would count what its parent had when it forked."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main():

@@ -6,13 +6,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each crate; a crate imports strictly lower floors.
-const FLOORS: [(&str, u8); 11] = [
+const FLOORS: [(&str, u8); 13] = [
     ("lyceum-types", 0),
     ("lyceum-kernels", 1),
     ("lyceum-privacy", 1),
     ("lyceum-nn", 2),
     ("lyceum-models", 3),
     ("lyceum-train", 4),
+    ("lyceum-explain", 4),
+    ("lyceum-robust", 4),
     ("lyceum-engine", 4),
     ("lyceum-store", 4),
     ("lyceum-service", 5),
@@ -21,8 +23,16 @@ const FLOORS: [(&str, u8); 11] = [
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 6] =
-    ["lyceum-kernels", "lyceum-privacy", "lyceum-nn", "lyceum-models", "lyceum-train", "lyceum-engine"];
+const MATHEMATICS: [&str; 8] = [
+    "lyceum-kernels",
+    "lyceum-privacy",
+    "lyceum-nn",
+    "lyceum-models",
+    "lyceum-train",
+    "lyceum-explain",
+    "lyceum-robust",
+    "lyceum-engine",
+];
 const WORLD: [&str; 8] = ["lyceum-store", "axum", "sqlx", "tokio", "tower", "tower-http", "hyper", "reqwest"];
 
 /// The only crate with unsafe code.

@@ -14,23 +14,49 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
-        let is_json = match request.headers().get(header::CONTENT_TYPE) {
-            // curl -d without a header says this; the body decides.
-            None => true,
-            Some(value) => value.to_str().is_ok_and(|text| {
-                let essence = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-                matches!(essence.as_str(), "application/json" | "application/x-www-form-urlencoded")
-            }),
-        };
-        if !is_json {
+        parse(&read_json(request).await?).map(Json)
+    }
+}
+
+/// The whole body of a request that says it is JSON.
+pub async fn read_json(request: Request) -> Result<Bytes, ApiError> {
+    if !is_of_type(&request, &["application/json", "application/x-www-form-urlencoded"]) {
+        return Err(ApiError::wrong_media_type());
+    }
+    read(request).await
+}
+
+/// A body as it came: JSON, with raw bytes behind it where a header says so.
+pub struct Raw(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
+        let types = ["application/json", "application/x-www-form-urlencoded", "application/octet-stream"];
+        if !is_of_type(&request, &types) {
             return Err(ApiError::wrong_media_type());
         }
-        parse(&read(request).await?).map(Json)
+        read(request).await.map(Raw)
     }
+}
+
+/// Whether the body says that it is one of these; one that does not say it decides by itself (curl -d says
+/// that it is a form).
+fn is_of_type(request: &Request, types: &[&str]) -> bool {
+    request.headers().get(header::CONTENT_TYPE).is_none_or(|value| {
+        value.to_str().is_ok_and(|text| {
+            let essence = text.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+            types.contains(&essence.as_str())
+        })
+    })
 }
 
 /// The whole body, within its bound and in time.
 pub async fn read(request: Request) -> Result<Bytes, ApiError> {
+    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).filter(|e| *e != "identity") {
+        return Err(ApiError::compressed(&String::from_utf8_lossy(encoding.as_bytes())));
+    }
     let read = axum::body::to_bytes(request.into_body(), limits::BODY_BYTES_MAX);
     match tokio::time::timeout(limits::BODY_TIMEOUT, read).await {
         Err(_) => Err(ApiError::too_slow()),
@@ -66,13 +92,18 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let message = error.inner().to_string();
-    if !error.inner().is_data() {
-        return ApiError::unreadable("invalid_json", format!("the body is not JSON: {message}"));
-    }
     let path = match error.path().to_string() {
         path if path == "." => String::new(),
         path => path,
     };
+    if !error.inner().is_data() {
+        let message = format!("the body is not JSON: {message}");
+        // NaN and numbers beyond all bounds stand at a field; a body that is cut off stands nowhere.
+        if path.is_empty() || error.inner().is_eof() {
+            return ApiError::unreadable("invalid_json", message);
+        }
+        return ApiError::field(path.clone(), "invalid_json", format!("{path}: {message}"));
+    }
     // serde names a missing or unknown field in its message only.
     let named = |prefix: &str| Some(message.strip_prefix(prefix)?.split('`').next()?.to_owned());
     let join = |field: String| match path.as_str() {
@@ -166,8 +197,12 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_said_to_be_so() {
-        for text in ["", "{", "{\"count\":NaN}", "{\"count\":1} x", "\u{1}", "{\"count\":Infinity}"] {
+        for text in ["", "{", "{\"count\":1} x", "\u{1}", "{\"inner\":[{"] {
             assert_eq!(refused(text), (None, "invalid_json"), "{text:?}");
+        }
+        for text in ["NaN", "Infinity", "-Infinity", "nan"] {
+            let text = format!("{{\"count\":{text}}}");
+            assert_eq!(refused(&text), (Some("count".into()), "invalid_json"), "{text:?}");
         }
         assert_eq!(refused("[1]").1, "invalid_type");
     }

@@ -83,6 +83,12 @@ impl ApiError {
         )
     }
 
+    pub fn compressed(encoding: &str) -> Self {
+        let message = format!("Content-Encoding: {encoding} is not supported; send the body as it is");
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding");
+        Self::new(status, "invalid_request_error", code, message).at(Some("Content-Encoding".into()))
+    }
+
     pub fn panicked() -> Self {
         Self::internal()
     }
@@ -112,6 +118,18 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
                     .at(Some("model".into()))
             }
+            ServiceError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+            }
+            ServiceError::Uncomputable { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_request_error",
+                "not_computable",
+                message,
+            ),
+            ServiceError::NotImplemented { .. } => {
+                Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", "not_implemented", message)
+            }
             ServiceError::KeyMissing => {
                 Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "missing_api_key", message)
             }
@@ -139,7 +157,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::DeadlinePassed => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", "timeout", message)
             }
-            ServiceError::Internal { .. } => {
+            ServiceError::Internal { .. } | ServiceError::Damaged { .. } => {
                 log(&error);
                 Self::internal()
             }

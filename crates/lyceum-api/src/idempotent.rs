@@ -6,6 +6,7 @@
 use crate::Api;
 use crate::auth::Caller;
 use crate::error::ApiError;
+use crate::handlers::infer;
 use crate::sse;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Request, State};
@@ -42,6 +43,11 @@ pub async fn idempotent(State(api): State<Api>, request: Request, next: Next) ->
 }
 
 fn replay(answer: Answer) -> Response {
+    if let Some(length) = answer.content_type.strip_prefix(infer::OCTETS).and_then(|n| n.parse().ok()) {
+        let mut response = infer::with_raw_bytes(length, answer.body);
+        response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+        return response;
+    }
     let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, answer.body).into_response();
     if let Ok(value) = HeaderValue::from_str(&answer.content_type) {

@@ -19,6 +19,14 @@ mod routes;
 mod sse;
 mod wire;
 
+/// The shapes of explanations, which the command line prints as well.
+pub mod explanations {
+    pub use crate::error::ApiError;
+    pub use crate::wire::explain::{Extras, OptionsBody};
+    pub use crate::wire::explanation::explanation;
+    pub use crate::wire::predict::instance;
+}
+
 use axum::serve::ListenerExt;
 use lyceum_service::Service;
 use lyceum_types::limits;

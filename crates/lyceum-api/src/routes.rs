@@ -1,7 +1,9 @@
 //! Every URL on one page, each with what it asks of a key.
 
 use crate::error::ApiError;
-use crate::handlers::{completions, decisions, health, infer, metrics, models, openapi, predict, privacy};
+use crate::handlers::{
+    completions, decisions, explanations, health, infer, metrics, models, openapi, predict, privacy,
+};
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
@@ -25,7 +27,7 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Inference, "/v1/models", get(models::list))
         .work("/v1/completions", post(completions::create))
         .work("/v1/decisions", post(decisions::create))
-        // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict.
+        // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
         // Privacy.
@@ -33,6 +35,10 @@ pub(crate) fn router(api: Api) -> Router {
         .work("/v1/privacy/sigma", post(privacy::sigma))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
         .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
+        // Why.
+        .work("/v1/explanations", post(explanations::create))
+        .key(Inference, "/v1/explanations/{id}", get(explanations::find))
+        .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

@@ -1,9 +1,12 @@
-//! The device thread: take what has arrived, make one batch of predictions, make one step of generation.
+//! The device thread: take what has arrived, make one batch of predictions, make one step of generation, run
+//! one task (a pass of an explanation, a proof of readiness). However many tasks come, answers do not wait for
+//! more than one of them.
 
 use crate::generate::Generator;
 use crate::predict::Predictor;
-use crate::{EngineLimits, Gauges, Work};
+use crate::{EngineLimits, Gauges, Task, Work};
 use lyceum_nn::Workspace;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, TryRecvError};
 
@@ -19,31 +22,37 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
     let mut workspace = Workspace::new();
     let mut predictor = Predictor::default();
     let mut generator = Generator::default();
+    let mut tasks: VecDeque<Task> = VecDeque::new();
+    let take =
+        |work, predictor: &mut Predictor, generator: &mut Generator, tasks: &mut VecDeque<Task>| match work {
+            Work::Predict(request) => predictor.push(request),
+            Work::Generate(request) => generator.push(*request),
+            Work::Task(task) => tasks.push_back(task),
+        };
     loop {
-        if predictor.is_idle() && generator.is_idle() {
+        if predictor.is_idle() && generator.is_idle() && tasks.is_empty() {
             match inbox.recv() {
-                Ok(work) => take(work, &mut predictor, &mut generator),
+                Ok(work) => take(work, &mut predictor, &mut generator, &mut tasks),
                 Err(_) => return,
             }
         }
         loop {
             match inbox.try_recv() {
-                Ok(work) => take(work, &mut predictor, &mut generator),
+                Ok(work) => take(work, &mut predictor, &mut generator, &mut tasks),
                 Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) if predictor.is_idle() && generator.is_idle() => return,
+                Err(TryRecvError::Disconnected)
+                    if predictor.is_idle() && generator.is_idle() && tasks.is_empty() =>
+                {
+                    return;
+                }
                 Err(TryRecvError::Disconnected) => break,
             }
         }
         predictor.step(&mut workspace, gauges, &limits);
         generator.step(&mut workspace, gauges, &limits);
-    }
-}
-
-fn take(work: Work, predictor: &mut Predictor, generator: &mut Generator) {
-    match work {
-        Work::Predict(request) => predictor.push(request),
-        Work::Generate(request) => generator.push(*request),
-        Work::Task(task) => task(),
+        if let Some(task) = tasks.pop_front() {
+            task();
+        }
     }
 }
 

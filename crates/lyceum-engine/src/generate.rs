@@ -32,15 +32,30 @@ pub struct GenerateRequest {
     pub n_tokens_max: usize,
     /// Tokens that end the sequence; they are not part of the answer.
     pub end_tokens: Vec<u32>,
+    /// Tokens that mean nothing in an answer: they are never chosen, and probabilities are those among the
+    /// other tokens. In a prompt they may stand; their log-probability is then minus infinity.
+    pub never_tokens: Vec<u32>,
     pub sampling: Sampling,
     /// How many alternatives to report with each token; None reports no probabilities.
     pub logprobs: Option<usize>,
-    /// Report the prompt's tokens too (their probabilities, where asked).
+    /// Report the prompt's tokens too; their probabilities as `logprobs` or `prompt_logprobs` ask, whichever
+    /// asks for more.
     pub echo: bool,
+    /// Report the prompt's tokens with this many alternatives.
+    pub prompt_logprobs: Option<usize>,
     pub sink: Sink,
 }
 
 impl GenerateRequest {
+    fn reports_prompt(&self) -> bool {
+        self.echo || self.prompt_logprobs.is_some()
+    }
+
+    /// Alternatives that are reported with the prompt's tokens; None: no probabilities.
+    fn prompt_alternatives(&self) -> Option<usize> {
+        self.logprobs.filter(|_| self.echo).max(self.prompt_logprobs)
+    }
+
     pub(crate) fn check(&self) -> Result<(), EngineError> {
         if self.prompt.is_empty() {
             return Err(EngineError::Input("the prompt has no token".into()));
@@ -49,6 +64,11 @@ impl GenerateRequest {
         if let Some(id) = self.prompt.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(EngineError::Input(format!(
                 "token id {id} is outside the vocabulary of {vocabulary}"
+            )));
+        }
+        if let Some(id) = self.never_tokens.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(EngineError::Input(format!(
+                "token id {id}, never to be said, is outside the vocabulary of {vocabulary}"
             )));
         }
         match self.model.context() {
@@ -82,6 +102,9 @@ pub struct TokenEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Logprobs {
     pub chosen: f32,
+    /// How many tokens are at least as likely as the chosen one, itself included and the lower ids of equals
+    /// first: 1 is the likeliest.
+    pub rank: usize,
     /// The most likely tokens, best first.
     pub top: Vec<(u32, f32)>,
 }
@@ -146,7 +169,7 @@ impl Generator {
 }
 
 fn start(ws: &mut Workspace, mut request: GenerateRequest) -> Result<Sequence, ()> {
-    if request.n_tokens_max == 0 && !request.echo {
+    if request.n_tokens_max == 0 && !request.reports_prompt() {
         (request.sink)(Event::Done(Finish::Length));
         return Err(());
     }
@@ -173,13 +196,14 @@ fn step_group(
         .iter_mut()
         .map(|s| {
             let n = s.pending.len().min(limits.prefill_tokens_max);
-            let all =
-                s.request.echo && s.request.logprobs.is_some() && s.n_prompt_seen < s.request.prompt.len();
+            let all = s.request.reports_prompt()
+                && s.request.prompt_alternatives().is_some()
+                && s.n_prompt_seen < s.request.prompt.len();
             let rows = if all { Rows::All } else { Rows::Last };
             DecodeRow { state: &mut s.state, tokens: &s.pending[..n], rows }
         })
         .collect();
-    let logits = match model.decode(ws, &mut rows) {
+    let mut logits = match model.decode(ws, &mut rows) {
         Ok(logits) => logits,
         Err(error) => {
             let error = EngineError::Input(error.to_string());
@@ -194,13 +218,23 @@ fn step_group(
     let mut start = 0;
     let mut alive = Vec::with_capacity(group.len());
     for (mut sequence, n) in group.into_iter().zip(n_logit_rows) {
-        let logits = &logits[start * width..(start + n) * width];
+        let logits = &mut logits[start * width..(start + n) * width];
         start += n;
+        silence(logits, width, &sequence.request.never_tokens);
         if advance(&mut sequence, logits, width, limits, model.context()) == Flow::Continue {
             alive.push(sequence);
         }
     }
     alive
+}
+
+/// Makes tokens impossible, before anything is chosen or reported.
+fn silence(logits: &mut [f32], width: usize, never: &[u32]) {
+    for row in logits.chunks_exact_mut(width) {
+        for &id in never {
+            row[id as usize] = f32::NEG_INFINITY;
+        }
+    }
 }
 
 /// Reports what the pass said about a sequence and prepares its next tokens.
@@ -214,7 +248,7 @@ fn advance(
     let in_prompt = s.n_prompt_seen < s.request.prompt.len();
     let n = s.pending.len().min(limits.prefill_tokens_max);
     if in_prompt {
-        if s.request.echo && report_prompt(s, n, logits, width) == Flow::Stop {
+        if s.request.reports_prompt() && report_prompt(s, n, logits, width) == Flow::Stop {
             return Flow::Stop;
         }
         s.n_prompt_seen += n;
@@ -260,7 +294,8 @@ fn report_prompt(s: &mut Sequence, n: usize, logits: &[f32], width: usize) -> Fl
     }
     for i in 0..n {
         let Some(&id) = s.request.prompt.get(first + i + 1) else { break };
-        let logprobs = s.request.logprobs.map(|top| report(&logits[i * width..(i + 1) * width], id, top));
+        let top = s.request.prompt_alternatives();
+        let logprobs = top.map(|top| report(&logits[i * width..(i + 1) * width], id, top));
         if (s.request.sink)(Event::Prompt(TokenEvent { id, logprobs })) == Flow::Stop {
             return Flow::Stop;
         }
@@ -272,6 +307,10 @@ fn report(row: &[f32], id: u32, n_top: usize) -> Logprobs {
     let all = log_probabilities(row);
     let mut order: Vec<u32> = (0..all.len() as u32).collect();
     order.sort_unstable_by(|&a, &b| all[b as usize].total_cmp(&all[a as usize]).then(a.cmp(&b)));
+    let rank = 1 + order.iter().position(|&other| other == id).expect("the token is in the vocabulary: bug");
     order.truncate(n_top);
-    Logprobs { chosen: all[id as usize], top: order.into_iter().map(|i| (i, all[i as usize])).collect() }
+    // What is never said is no alternative.
+    order.retain(|&id| all[id as usize] > f32::NEG_INFINITY);
+    let top = order.into_iter().map(|i| (i, all[i as usize])).collect();
+    Logprobs { chosen: all[id as usize], rank, top }
 }

@@ -4,8 +4,8 @@
 //! come through functions that the caller gives ([`Reply`], [`Sink`]), so that no async runtime is needed
 //! here.
 //!
-//! The loop of the device thread ([`device`]) has three lines: take what has arrived, make one batch of
-//! predictions, make one step of generation. Predictions of different clients run as one batch, tokens of
+//! The loop of the device thread ([`device`]) has four lines: take what has arrived, make one batch of
+//! predictions, make one step of generation, run one task. Predictions of different clients run as one batch, tokens of
 //! different sequences as one step; a row's bits do not depend on its neighbours, so everyone gets the
 //! answer that they would have had alone.
 
@@ -89,8 +89,10 @@ pub struct Engine {
 pub(crate) enum Work {
     Predict(PredictRequest),
     Generate(Box<GenerateRequest>),
-    Task(Box<dyn FnOnce() + Send>),
+    Task(Task),
 }
+
+pub(crate) type Task = Box<dyn FnOnce() + Send>;
 
 impl Engine {
     /// Starts the device thread.

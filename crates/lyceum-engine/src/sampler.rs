@@ -17,7 +17,7 @@ pub struct Sampling {
     pub seed: u64,
 }
 
-/// The generator of a sequence.
+/// The generator of a sequence. A token whose logit is minus infinity is never drawn.
 pub(crate) struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
@@ -92,6 +92,18 @@ mod tests {
             let got = drawn.iter().filter(|&&d| d as usize == id).count() as f32 / 20_000.0;
             assert!((got - want).abs() < 0.015, "{id}: {got} {want}");
         }
+    }
+
+    #[test]
+    fn an_impossible_token_is_never_drawn_and_the_others_share_its_probability() {
+        let logits = [1.0, f32::NEG_INFINITY, 0.5, f32::NEG_INFINITY];
+        for temperature in [0.0, 0.7, 2.0] {
+            let sampling = Sampling { temperature, top_p: 1.0, top_k: 0, seed: 5 };
+            assert!(draws(sampling, &logits, 2_000).iter().all(|&id| id == 0 || id == 2), "{temperature}");
+        }
+        let logprobs = log_probabilities(&logits);
+        assert_eq!((logprobs[1], logprobs[3]), (f32::NEG_INFINITY, f32::NEG_INFINITY));
+        assert_eq!([logprobs[0], logprobs[2]], log_probabilities(&[1.0, 0.5])[..]);
     }
 
     #[test]

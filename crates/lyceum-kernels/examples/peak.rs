@@ -1,6 +1,6 @@
 //! What this machine's arithmetic can do, and how much of it the matrix product gets.
 //!
-//! `cargo run --release -p lyceum-kernels --example peak [THREADS]`. For each shape a round times the bare
+//! `cargo run --release -p lyceum-kernels --example peak [THREADS [NAME]]`, where NAME picks shapes. For each shape a round times the bare
 //! multiply-adds and then the product, so that both see the same machine. The share of the peak is given
 //! twice: between the medians of the rounds, and between the best rounds (the truer one on a busy machine).
 
@@ -32,6 +32,11 @@ const SHAPES: &[Shape] = &[
     ("mlp dw 512x784", 512, 784, 128, true, false),
     ("mlp 256-10", 128, 10, 256, false, true),
     ("lstm step", 128, 512, 128, false, true),
+    ("lstm dw of inputs", 512, 64, 4096, true, false),
+    ("lstm dw of states", 512, 128, 4096, true, false),
+    ("gpt-384 dw of up", 1536, 384, 4096, true, false),
+    ("gpt-384 up", 4096, 1536, 384, false, true),
+    ("gpt-384 logits", 4096, 65, 384, false, true),
     ("small 12x64x64", 12, 64, 64, false, true),
     ("small 12x64x64, b as is", 12, 64, 64, false, false),
     ("row 1x4096x4096", 1, 4096, 4096, false, true),
@@ -46,7 +51,8 @@ fn main() {
     println!("path {}, bf16 instruction {}, {threads} threads; GFLOP/s", path.name(), cpu::has_bf16());
     let title = |name| format!("{name:>9} {:>6} {:>6}", "median", "best");
     println!("{:24} {:>9} {} {} {:>9} {:>13}", "", "peak", title("f32"), title("bf16"), "packed", "best f32");
-    for shape in SHAPES {
+    let name = std::env::args().nth(2).unwrap_or_default();
+    for shape in SHAPES.iter().filter(|shape| shape.0.contains(&name)) {
         measure(shape, threads);
     }
 }

@@ -16,18 +16,28 @@ pub enum Question<'a> {
     Prompt(&'a [u32]),
 }
 
+/// What an answer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds<'a> {
+    /// The token that ends an answer; it is not part of it.
+    pub end: Option<u32>,
+    /// Tokens that mean nothing in an answer.
+    pub never: &'a [u32],
+    pub n_tokens_max: usize,
+}
+
 impl Model {
-    /// The greedy answer to each question: at most `n_max` tokens, up to but without `end`.
+    /// The greedy answer to each question.
     pub fn answers(
         &self,
         ws: &mut Workspace,
         questions: &[Question<'_>],
-        end: Option<u32>,
-        n_max: usize,
+        bounds: Bounds<'_>,
     ) -> Result<Vec<Vec<u32>>, NnError> {
         if self.answers_at_once() {
-            return questions.iter().map(|q| self.answer_at_once(ws, q, end, n_max)).collect();
+            return questions.iter().map(|q| self.answer_at_once(ws, q, bounds)).collect();
         }
+        let Bounds { end, never, n_tokens_max } = bounds;
         let mut states: Vec<(DecodeState, Vec<u32>)> = Vec::new();
         for question in questions {
             states.push(match question {
@@ -43,7 +53,7 @@ impl Model {
                 Question::Source { .. } => 1,
                 Question::Prompt(prompt) => prompt.len(),
             };
-            answer.len() < n_max && self.context().is_none_or(|c| prompt + answer.len() <= c)
+            answer.len() < n_tokens_max && self.context().is_none_or(|c| prompt + answer.len() <= c)
         };
         open.retain(|&i| room(i, &answers[i]));
         while !open.is_empty() {
@@ -57,7 +67,7 @@ impl Model {
             drop(rows);
             let mut still = Vec::new();
             for (&i, row) in open.iter().zip(logits.chunks_exact(width)) {
-                let id = likeliest(row);
+                let id = likeliest_but(row, never);
                 if Some(id) == end {
                     continue;
                 }
@@ -77,8 +87,7 @@ impl Model {
         &self,
         ws: &mut Workspace,
         question: &Question<'_>,
-        end: Option<u32>,
-        n_max: usize,
+        Bounds { end, never, n_tokens_max: n_max }: Bounds<'_>,
     ) -> Result<Vec<u32>, NnError> {
         let Question::Source { source, .. } = question else {
             return Err(crate::model::wrong_input("answer", "a source"));
@@ -91,7 +100,8 @@ impl Model {
         let input = Input::Pair { source: Tokens::single(source), target };
         let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
         let forward = self.forward(&mut tape, &input)?;
-        let ids = tape.value(forward.logits).chunks_exact(self.shape.output.width()).map(likeliest);
+        let rows = tape.value(forward.logits).chunks_exact(self.shape.output.width());
+        let ids = rows.map(|row| likeliest_but(row, never));
         Ok(ids.take_while(|&id| Some(id) != end).collect())
     }
 }
@@ -105,4 +115,31 @@ pub fn likeliest(row: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// The likeliest token of a row of logits that is not among `never`.
+pub fn likeliest_but(row: &[f32], never: &[u32]) -> u32 {
+    let best = likeliest(row);
+    if !never.contains(&best) {
+        return best;
+    }
+    let (mut best, mut highest) = (best, f32::NEG_INFINITY);
+    for (id, &x) in (0..).zip(row) {
+        if x > highest && !never.contains(&id) {
+            (best, highest) = (id, x);
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_never_said_gives_way_to_the_next_likeliest() {
+        let row = [1.0, 5.0, 4.0, 4.0];
+        assert_eq!((likeliest(&row), likeliest_but(&row, &[])), (1, 1));
+        assert_eq!((likeliest_but(&row, &[1]), likeliest_but(&row, &[1, 2])), (2, 3));
+    }
 }

@@ -18,6 +18,7 @@
 
 use crate::layers::{self, Builder, Linear};
 use crate::model::{InputShape, ModelError, unsuited};
+use crate::walk::Layer;
 use lyceum_nn::ops::batch_norm::BatchNormParams;
 use lyceum_nn::ops::conv::ConvGeometry;
 use lyceum_nn::ops::pooling::{Pooling, Window};
@@ -136,17 +137,47 @@ impl Cnn {
                 opened = a;
             }
             a = layer.forward(tape, a, opened, self.activation)?;
+            tape.mark(a, || format!("conv.{i}"));
         }
         let shape = tape.shape(a);
         a = match self.global_pool {
             Some(pooling) => tape.global_pool(a, pooling)?,
             None => tape.reshape(a, &[shape.first(), shape.len() / shape.first().max(1)])?,
         };
-        for layer in &self.hidden {
+        for (i, layer) in self.hidden.iter().enumerate() {
             a = layer.forward(tape, a, self.activation)?;
+            tape.mark(a, || format!("hidden.{i}"));
             a = tape.dropout(a, self.dropout)?;
         }
         self.output.forward(tape, a, Activation::None)
+    }
+
+    /// See [`crate::walk`].
+    pub(crate) fn layers(&self) -> Result<Vec<Layer>, &'static str> {
+        let mut layers = Vec::new();
+        if self.series {
+            layers.push(Layer::ChannelsFirst);
+        }
+        for layer in &self.layers {
+            let Conv { weight, bias, geometry } = layer.conv;
+            layers.push(Layer::Conv { weight, bias, geometry });
+            match layer.norm {
+                Some(Norm::Batch(params)) => layers.push(Layer::BatchNorm(params)),
+                Some(Norm::Group { .. }) => return Err("a group norm mixes the numbers of a row"),
+                None => {}
+            }
+            if layer.residual.is_some() {
+                return Err("a residual block is no chain of layers");
+            }
+            layers.push(Layer::Activate(self.activation));
+            layers.extend(layer.pool.map(Layer::MaxPool));
+        }
+        layers.push(self.global_pool.map_or(Layer::Flatten, Layer::GlobalPool));
+        for &layer in &self.hidden {
+            layers.extend([Layer::Linear(layer), Layer::Activate(self.activation)]);
+        }
+        layers.push(Layer::Linear(self.output));
+        Ok(layers)
     }
 }
 

@@ -15,7 +15,9 @@ pub mod layers;
 pub mod mlp;
 pub mod model;
 pub mod recurrent;
+pub mod space;
 pub mod transformer;
+pub mod walk;
 
 pub use model::{Forward, InputShape, Model, ModelError, ModelShape, OutputShape};
 pub mod prepare;

@@ -4,6 +4,7 @@
 //! Input `[n, …]` of any shape, flattened; output `[n, outputs]`.
 
 use crate::layers::{self, Builder, Linear};
+use crate::walk::Layer;
 use lyceum_nn::{Activation, NnError, Tape, Var};
 use lyceum_types::spec::MlpSpec;
 
@@ -32,10 +33,22 @@ impl Mlp {
         let shape = tape.shape(x);
         let n = shape.first();
         let mut a = tape.reshape(x, &[n, shape.len() / n.max(1)])?;
-        for layer in &self.hidden {
+        for (i, layer) in self.hidden.iter().enumerate() {
             a = layer.forward(tape, a, self.activation)?;
+            tape.mark(a, || format!("hidden.{i}"));
             a = tape.dropout(a, self.dropout)?;
         }
         self.output.forward(tape, a, Activation::None)
+    }
+
+    /// See [`crate::walk`].
+    pub(crate) fn layers(&self) -> Vec<Layer> {
+        let hidden = self.hidden.iter().flat_map(|&l| [Layer::Linear(l), Layer::Activate(self.activation)]);
+        [Layer::Flatten].into_iter().chain(hidden).chain([Layer::Linear(self.output)]).collect()
+    }
+
+    /// Nothing between input and output but one product.
+    pub(crate) fn is_linear(&self) -> bool {
+        self.hidden.is_empty()
     }
 }

@@ -118,9 +118,17 @@ impl Model {
         Ok(model)
     }
 
-    /// Packs all matrices for serving.
+    /// Packs all matrices for serving, those of recurrent layers as whole layers.
     pub fn freeze(&mut self) {
-        for id in self.params.ids() {
+        let layers = match &self.arch {
+            Arch::Recurrent(recurrent) => recurrent.layers(),
+            _ => Vec::new(),
+        };
+        for &(cell, weights) in &layers {
+            self.params.freeze_cell(cell, weights);
+        }
+        let in_layer = |id| layers.iter().any(|(_, w)| w.w_ih == id || w.w_hh == id);
+        for id in self.params.ids().filter(|&id| !in_layer(id)) {
             self.params.freeze(id);
         }
     }
@@ -141,6 +149,16 @@ impl Model {
             (Arch::Mlp(_), _) => Err(wrong_input("mlp", "rows of numbers")),
             (Arch::Cnn(_), _) => Err(wrong_input("cnn", "images or series")),
         }
+    }
+
+    /// Whether the outputs are a linear function of the input (and a constant).
+    pub fn is_linear(&self) -> bool {
+        matches!(&self.arch, Arch::Mlp(mlp) if mlp.is_linear())
+    }
+
+    /// Whether each layer's output is a stack of planes (Grad-CAM).
+    pub fn is_convolutional(&self) -> bool {
+        matches!(self.arch, Arch::Cnn(_))
     }
 
     /// `scale · Σ` of the loss over the terms of the target: cross-entropy for classes and tokens, squared

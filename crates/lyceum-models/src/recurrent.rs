@@ -23,7 +23,7 @@ use crate::model::{dense_entry, unsuited, wrong_input};
 use lyceum_kernels::scratch;
 use lyceum_nn::ops::recurrent::{Cell, Direction, RecurrentOutput, RecurrentRun, RecurrentWeights};
 use lyceum_nn::ops::select_step::Step;
-use lyceum_nn::{Activation, Init, NnError, ParamId, Shape, Tape, Var};
+use lyceum_nn::{Activation, Init, NnError, ParamId, Recording, Shape, Tape, Var};
 use lyceum_types::spec::{RecurrentHead, RecurrentSpec};
 
 #[derive(Clone, Debug)]
@@ -88,6 +88,15 @@ impl Recurrent {
         };
         let output = Linear::new(b, "output", width, shape.output.width());
         Ok(Recurrent { entry, rnn, decoder, output, reads })
+    }
+
+    /// Every layer in every direction.
+    pub(crate) fn layers(&self) -> Vec<(Cell, RecurrentWeights)> {
+        let stacks = [Some(&self.rnn), self.decoder.as_ref()].into_iter().flatten();
+        let directions = |layer: &Layer| [Some(layer.forward), layer.reverse].into_iter().flatten();
+        stacks
+            .flat_map(|stack| stack.layers.iter().flat_map(directions).map(|weights| (stack.cell, weights)))
+            .collect()
     }
 
     /// `[n, outputs]` for `last`, else `[n · time, outputs]`.
@@ -233,7 +242,9 @@ impl Stack {
                 let joined = top.every(tape)?;
                 x = tape.dropout(joined, self.dropout)?;
             }
-            let (cell, bptt) = (self.cell, self.bptt);
+            // Truncation saves work in training; an explanation follows every step.
+            let bptt = if tape.recording() == Recording::Inputs { None } else { self.bptt };
+            let cell = self.cell;
             let [h0, c0] = match states.as_deref() {
                 Some(states) => self.first_state(tape, states, i)?,
                 None => [None, None],
@@ -249,6 +260,7 @@ impl Stack {
                 tape.recurrent(x, weights, run).map(|o| o.out)
             };
             top = Top { forward: forward.out, reverse: layer.reverse.map(&mut backwards).transpose()? };
+            tape.mark(top.forward, || format!("rnn.{i}"));
         }
         Ok(top)
     }

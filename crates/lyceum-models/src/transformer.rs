@@ -54,6 +54,8 @@ enum Positions {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Stack {
+    /// `encoder.layers` or `decoder.layers`.
+    name: &'static str,
     pub(crate) layers: Vec<Layer>,
     norm: Option<Norm>,
 }
@@ -259,7 +261,7 @@ impl Transformer {
         sight: Sight<'_>,
     ) -> Result<Var, NnError> {
         let positions = self.numbers(tape.shape(x)[1])?;
-        for layer in &stack.layers {
+        for (i, layer) in stack.layers.iter().enumerate() {
             x = self.layer(tape, layer, x, |tape, part, y| match (part, memory) {
                 (Part::Own, _) => {
                     let qkv = self.queries_keys_values(tape, &layer.self_attn, y, positions)?;
@@ -272,6 +274,7 @@ impl Transformer {
                 }
                 (Part::Memory(_), None) => Err(wrong_input("transformer", "a source beside the target")),
             })?;
+            tape.mark(x, || format!("{}.{i}", stack.name));
         }
         self.last_norm(tape, stack, x)
     }
@@ -428,7 +431,8 @@ impl Stack {
     ) -> Self {
         let layers =
             (0..n).map(|i| Layer::new(b, spec, starts, &format!("{name}.layers.{i}"), crosses)).collect();
-        Stack { layers, norm: ends_in_norm.then(|| Norm::new(b, &format!("{name}.norm"), spec)) }
+        let side = if name.ends_with("encoder") { "encoder.layers" } else { "decoder.layers" };
+        Stack { name: side, layers, norm: ends_in_norm.then(|| Norm::new(b, &format!("{name}.norm"), spec)) }
     }
 }
 

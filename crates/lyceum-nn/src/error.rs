@@ -13,6 +13,9 @@ pub enum NnError {
     /// The caller's fault: per-example gradients of an operation whose examples depend on each other.
     #[error("{op} mixes examples: there is no gradient of one example alone")]
     MixesExamples { op: &'static str },
+    /// The caller's fault: relevance through an operation that has no rule for it.
+    #[error("{op} has no relevance rule: explain with another method, such as integrated_gradients")]
+    NoRelevance { op: &'static str },
     /// The caller's fault: an index outside a table.
     #[error("{op}: index {index} at position {position} is outside 0..{size}")]
     Index { op: &'static str, index: i64, position: usize, size: usize },

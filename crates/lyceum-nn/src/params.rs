@@ -1,7 +1,10 @@
 //! The parameters of a model under the names that its checkpoint carries, and their gradients.
 
+use crate::ops::recurrent::RecurrentWeights;
 use crate::{NnError, Shape};
+use lyceum_kernels::cpu::{self, CpuPath};
 use lyceum_kernels::matmul::{Packed, Write};
+use lyceum_kernels::recurrent::{Cell, CellWeights, PackedCell};
 use rand::Rng;
 use rand::RngExt;
 use std::collections::HashMap;
@@ -55,6 +58,17 @@ struct Param {
 pub struct Params {
     list: Vec<Param>,
     by_name: HashMap<String, ParamId>,
+    /// Recurrent layers that are packed for serving; empty in training.
+    cells: Vec<FrozenCell>,
+}
+
+/// One direction of a recurrent layer, packed.
+#[derive(Clone, Debug)]
+struct FrozenCell {
+    weights: RecurrentWeights,
+    /// The instruction set that it is packed for.
+    path: CpuPath,
+    packed: PackedCell,
 }
 
 impl Params {
@@ -123,6 +137,7 @@ impl Params {
 
     /// The value for change; a packed copy made by [`freeze`](Self::freeze) is dropped.
     pub fn value_mut(&mut self, id: ParamId) -> &mut [f32] {
+        self.thaw_cells(id);
         let param = &mut self.list[id.0 as usize];
         param.packed = None;
         &mut param.value
@@ -145,6 +160,35 @@ impl Params {
         self.list[id.0 as usize].packed.as_ref()
     }
 
+    /// Packs the weights of a recurrent layer once, where packing them at every call would cost as much as a
+    /// step of generation; the model will not be trained.
+    pub fn freeze_cell(&mut self, cell: Cell, weights: RecurrentWeights) {
+        if self.cells.iter().any(|frozen| frozen.weights == weights) {
+            return;
+        }
+        let (input, hidden) = (self.shape(weights.w_ih).last(), self.shape(weights.w_hh).last());
+        let plain = CellWeights {
+            w_ih: self.value(weights.w_ih),
+            w_hh: self.value(weights.w_hh),
+            b_ih: weights.b_ih.map(|id| self.value(id)),
+            b_hh: weights.b_hh.map(|id| self.value(id)),
+        };
+        let packed = PackedCell::new(cell, input, hidden, &plain);
+        self.cells.push(FrozenCell { weights, path: cpu::path(), packed });
+    }
+
+    /// The packed layer of these weights, if it is packed for the calling thread's instruction set.
+    pub(crate) fn packed_cell(&self, weights: &RecurrentWeights) -> Option<&PackedCell> {
+        let fits = |frozen: &&FrozenCell| frozen.weights == *weights && frozen.path == cpu::path();
+        self.cells.iter().find(fits).map(|frozen| &frozen.packed)
+    }
+
+    /// Drops the packed layers that a parameter is part of.
+    fn thaw_cells(&mut self, id: ParamId) {
+        let holds = |w: &RecurrentWeights| [Some(w.w_ih), Some(w.w_hh), w.b_ih, w.b_hh].contains(&Some(id));
+        self.cells.retain(|frozen| !holds(&frozen.weights));
+    }
+
     /// Replaces a value after checking its shape.
     pub fn set(&mut self, id: ParamId, dims: &[usize], value: Vec<f32>) -> Result<(), NnError> {
         let param = &mut self.list[id.0 as usize];
@@ -154,6 +198,7 @@ impl Params {
         }
         param.value = value;
         param.packed = None;
+        self.thaw_cells(id);
         Ok(())
     }
 }

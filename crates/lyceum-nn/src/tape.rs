@@ -13,6 +13,13 @@ use crate::{NnError, Shape, Workspace};
 use lyceum_kernels::matmul::{Precision, Write};
 use lyceum_kernels::scratch;
 
+mod look;
+pub(crate) mod relevance;
+
+pub use look::AttentionMap;
+pub(crate) use relevance::Ledger;
+pub use relevance::Relevance;
+
 /// A value on a tape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Var(u32);
@@ -114,6 +121,10 @@ pub struct Tape<'a> {
     precision: Precision,
     dropout: Dropout,
     dropout_calls: u64,
+    /// Stands for the model's input from its first entry on ([`Tape::with_entry`]).
+    entry_value: Option<&'a [f32]>,
+    /// Layers are marked ([`Tape::with_marks`]).
+    marking: bool,
 }
 
 /// Settings, life cycle and reading.
@@ -130,6 +141,8 @@ impl<'a> Tape<'a> {
             precision: Precision::F32,
             dropout: Dropout::default(),
             dropout_calls: 0,
+            entry_value: None,
+            marking: false,
         }
     }
 
@@ -182,6 +195,7 @@ impl<'a> Tape<'a> {
     /// The input of a model that an operation has made (an embedding): watched when the recording asks for
     /// inputs.
     pub fn watch_entry(&mut self, var: Var) -> Var {
+        self.replace_entry(var);
         match self.recording {
             Recording::Inputs | Recording::InputsAndWeights => self.watch(var),
             Recording::Off | Recording::Weights => var,
@@ -372,6 +386,7 @@ impl Tape<'_> {
                 && !matches!(op, Op::Leaf)
                 && let Some(dy) = self.ws.grads[i].take()
             {
+                self.note_arrival(i, &dy);
                 let mut back =
                     Backward { ws: self.ws, params: self.params, at: i, dy, precision: self.precision };
                 op.begin(&mut back);

@@ -1,7 +1,7 @@
 //! Memory of a tape, kept between steps so that steady work allocates nothing.
 
 use crate::params::{ParamId, Params};
-use crate::tape::Node;
+use crate::tape::{Node, Var};
 use std::collections::HashMap;
 
 /// The nodes of a tape and buffers by size class. One per thread that runs models; reused for every step.
@@ -13,6 +13,9 @@ pub struct Workspace {
     pub(crate) saved: Vec<Vec<f32>>,
     pub(crate) saved_ids: Vec<Vec<u32>>,
     pub(crate) buffer_updates: Vec<(ParamId, Vec<f32>)>,
+    /// Layers by name, and the gradients that arrived at them.
+    pub(crate) marks: Vec<(String, Var)>,
+    pub(crate) arrived: Vec<(Var, Vec<f32>)>,
     free: HashMap<usize, Vec<Vec<f32>>>,
     free_ids: Vec<Vec<u32>>,
 }
@@ -51,6 +54,10 @@ impl Workspace {
 
     /// Forgets the last tape and keeps its memory.
     pub(crate) fn reset(&mut self) {
+        self.marks.clear();
+        while let Some((_, gradient)) = self.arrived.pop() {
+            self.give(gradient);
+        }
         while let Some(node) = self.nodes.pop() {
             self.give(node.value);
         }

@@ -33,6 +33,9 @@ pub struct Request {
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     pub echo: bool,
+    /// Report the log-probabilities of the prompt's tokens, with this many most likely ones, apart from the
+    /// text.
+    pub prompt_logprobs: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +61,9 @@ pub struct Piece {
     pub choice: usize,
     pub text: String,
     pub tokens: Vec<Token>,
+    /// All tokens that were made since the piece before, also those whose text is not certain yet and those of
+    /// a stop text.
+    pub token_ids: Vec<u32>,
     /// The last piece of a choice has it.
     pub finish: Option<Finish>,
 }
@@ -72,6 +78,23 @@ pub struct Token {
     pub logprob: Option<f32>,
     /// The most likely tokens, best first, and this one.
     pub top: Vec<(String, f32)>,
+}
+
+/// A token of the prompt: what the model thought of it where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    pub id: u32,
+    /// None for the first: nothing stands before it. This token, then the most likely ones, best first.
+    pub alternatives: Option<Vec<Alternative>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alternative {
+    pub id: u32,
+    pub text: String,
+    pub logprob: f32,
+    /// 1 is the likeliest.
+    pub rank: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +147,9 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         completion_tokens: 0,
     };
     let mut choices = Vec::with_capacity(n_choices);
+    let mut prompt_ids = Vec::with_capacity(n_choices);
     for prompt in prompts {
+        let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
         for i in 0..request.n {
             let sampling = lyceum_engine::Sampling {
                 temperature: request.sampling.temperature,
@@ -133,6 +158,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
                 seed: base_seed.wrapping_add(i as u64),
             };
             let choice = Choice::new(&request);
+            prompt_ids.push(ids.clone());
             let sink = sink(choices.len(), sender.clone(), choice.is_over.clone());
             if resident.model.answers_at_once() {
                 answer_at_once(service, &resident, &prompt, &request, sink)?;
@@ -145,9 +171,11 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
                 prompt: prompt.prompt.clone(),
                 n_tokens_max: prompt.max_tokens,
                 end_tokens: tokenizer(&resident)?.eos().into_iter().collect(),
+                never_tokens: tokenizer(&resident)?.never_said(),
                 sampling,
                 logprobs: request.logprobs,
                 echo: request.echo,
+                prompt_logprobs: request.prompt_logprobs,
                 sink,
             };
             service.engine().generate(sequence).map_err(crate::refused)?;
@@ -158,6 +186,8 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         n_open: choices.len(),
         resident,
         choices,
+        prompt_ids,
+        echo: request.echo,
         usage,
         receiver,
         deadline: Instant::now() + limits::REQUEST_TIMEOUT,
@@ -179,15 +209,17 @@ fn answer_at_once(
     if request.sampling.temperature != 0.0 {
         return Err(unsupported("temperature", "send temperature 0"));
     }
-    if request.logprobs.is_some() {
-        return Err(unsupported("logprobs", "leave it out"));
+    for (param, asked) in [("logprobs", request.logprobs), ("prompt_logprobs", request.prompt_logprobs)] {
+        if asked.is_some() {
+            return Err(unsupported(param, "leave it out"));
+        }
     }
     let InputShape::Pair { target_time: max_target, .. } = resident.model.shape.input else {
         return Err(ServiceError::internal("a model answers at once and reads no source", "bug"));
     };
     let source = prompt.source.clone().unwrap_or_default();
     let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
-    let end = tokenizer(resident)?.eos();
+    let (end, never) = (tokenizer(resident)?.eos(), tokenizer(resident)?.never_said());
     let max_tokens = prompt.max_tokens;
     let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
         let prediction = match result {
@@ -198,7 +230,7 @@ fn answer_at_once(
             }
         };
         for (step, logits) in prediction.outputs.chunks_exact(prediction.width).enumerate() {
-            let id = lyceum_models::answer::likeliest(logits);
+            let id = lyceum_models::answer::likeliest_but(logits, &never);
             if Some(id) == end {
                 sink(Event::Done(lyceum_engine::Finish::Stop));
                 return;
@@ -305,12 +337,17 @@ fn room(resident: &Resident, prompt: &Encoded, request: &Request, i: usize) -> R
             let message = "a sequence-to-sequence model does not continue its prompt: leave echo out";
             return Err(ServiceError::invalid("echo", "unsupported_parameter", message));
         }
+        if request.prompt_logprobs.is_some() {
+            let message = "a sequence-to-sequence model does not say its prompt: leave prompt_logprobs out";
+            return Err(ServiceError::invalid("prompt_logprobs", "unsupported_parameter", message));
+        }
         // Its answer ends by itself and has a bound of its own.
         return Ok(wanted);
     }
     let Some(context) = resident.model.context() else { return Ok(wanted) };
     let n_prompt = prompt.prompt.len();
-    if n_prompt > context || (n_prompt == context && !request.echo) {
+    let scores = request.echo || request.prompt_logprobs.is_some();
+    if n_prompt > context || (n_prompt == context && !scores) {
         let message = format!(
             "this model's context length is {context} tokens, but prompt {i} has {n_prompt}: shorten it"
         );
@@ -333,6 +370,9 @@ fn room(resident: &Resident, prompt: &Encoded, request: &Request, i: usize) -> R
 pub struct Running {
     resident: Arc<Resident>,
     choices: Vec<Choice>,
+    /// What each choice continues or answers.
+    prompt_ids: Vec<Arc<[u32]>>,
+    echo: bool,
     usage: Usage,
     n_open: usize,
     receiver: mpsc::Receiver<(usize, Event)>,
@@ -348,6 +388,17 @@ impl Running {
     /// Says which weights answer.
     pub fn fingerprint(&self) -> String {
         format!("fp_{}", self.resident.version.sha256.get(..32).unwrap_or(&self.resident.version.sha256))
+    }
+
+    /// The tokens that a choice continues or answers.
+    pub fn prompt_ids(&self, choice: usize) -> &[u32] {
+        &self.prompt_ids[choice]
+    }
+
+    /// What the model thought of the prompt of a choice; empty unless it was asked for, and whole when the
+    /// choice's first token is there.
+    pub fn prompt_tokens(&self, choice: usize) -> &[PromptToken] {
+        &self.choices[choice].prompt_tokens
     }
 
     /// What has been read and made so far.
@@ -379,11 +430,17 @@ impl Running {
         }
         let finish = match event {
             Event::Prompt(token) => {
-                choice.push(tokenizer, &token, Part::Prompt);
+                if let Some(n_top) = choice.prompt_logprobs {
+                    choice.prompt_tokens.push(prompt_token(tokenizer, &token, n_top));
+                }
+                if self.echo {
+                    choice.push(tokenizer, &token, Part::Prompt);
+                }
                 None
             }
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
+                choice.token_ids.push(token.id);
                 choice.push(tokenizer, &token, Part::Completion)
             }
             Event::Done(finish) => {
@@ -403,7 +460,8 @@ impl Running {
         if text.is_empty() && tokens.is_empty() && finish.is_none() {
             return Ok(None);
         }
-        Ok(Some(Piece { choice: index, text, tokens, finish }))
+        let token_ids = std::mem::take(&mut choice.token_ids);
+        Ok(Some(Piece { choice: index, text, tokens, token_ids, finish }))
     }
 }
 
@@ -419,7 +477,12 @@ struct Choice {
     is_over: Arc<AtomicBool>,
     stream: TextStream,
     stops: Option<StopFinder>,
-    wants_tokens: bool,
+    /// With how many most likely tokens the text's tokens are reported.
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    prompt_tokens: Vec<PromptToken>,
+    /// Made and not yet given.
+    token_ids: Vec<u32>,
     /// Text that is certain and not yet given, and characters certain so far.
     ready: String,
     n_certain: usize,
@@ -434,7 +497,10 @@ impl Choice {
             is_over: Arc::default(),
             stream: TextStream::default(),
             stops: Some(StopFinder::new(request.stop.clone())),
-            wants_tokens: request.logprobs.is_some(),
+            logprobs: request.logprobs,
+            prompt_logprobs: request.prompt_logprobs,
+            prompt_tokens: Vec::new(),
+            token_ids: Vec::new(),
             ready: String::new(),
             n_certain: 0,
             n_decoded: 0,
@@ -443,8 +509,8 @@ impl Choice {
     }
 
     fn push(&mut self, tokenizer: &Tokenizer, event: &TokenEvent, part: Part) -> Option<Finish> {
-        if self.wants_tokens {
-            self.tokens.push_back(token(tokenizer, event, self.n_decoded));
+        if let Some(n_top) = self.logprobs {
+            self.tokens.push_back(token(tokenizer, event, self.n_decoded, n_top));
         }
         let text = self.stream.push(tokenizer, event.id);
         self.n_decoded += text.chars().count();
@@ -493,13 +559,25 @@ impl Choice {
     }
 }
 
-fn token(tokenizer: &Tokenizer, event: &TokenEvent, offset: usize) -> Token {
+fn token(tokenizer: &Tokenizer, event: &TokenEvent, offset: usize, n_top: usize) -> Token {
     let text = tokenizer.token_text(event.id);
     let Some(logprobs) = &event.logprobs else { return Token { text, offset, logprob: None, top: vec![] } };
+    // The prompt's tokens may have been asked for more.
+    let likeliest = &logprobs.top[..n_top.min(logprobs.top.len())];
     let mut top: Vec<(String, f32)> =
-        logprobs.top.iter().map(|&(id, logprob)| (tokenizer.token_text(id), logprob)).collect();
-    if !logprobs.top.iter().any(|(id, _)| *id == event.id) {
+        likeliest.iter().map(|&(id, logprob)| (tokenizer.token_text(id), logprob)).collect();
+    if !likeliest.iter().any(|(id, _)| *id == event.id) {
         top.push((text.clone(), logprobs.chosen));
     }
     Token { text, offset, logprob: Some(logprobs.chosen), top }
+}
+
+fn prompt_token(tokenizer: &Tokenizer, event: &TokenEvent, n_top: usize) -> PromptToken {
+    let alternatives = event.logprobs.as_ref().map(|logprobs| {
+        let of = |id, logprob, rank| Alternative { id, text: tokenizer.token_text(id), logprob, rank };
+        let likeliest = (1..).zip(&logprobs.top).take(n_top).filter(|(_, (id, _))| *id != event.id);
+        let others = likeliest.map(|(rank, &(id, logprob))| of(id, logprob, rank));
+        std::iter::once(of(event.id, logprobs.chosen, logprobs.rank)).chain(others).collect()
+    });
+    PromptToken { id: event.id, alternatives }
 }

@@ -4,6 +4,7 @@
 //! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
 //! question says beside that is for people.
 
+use crate::explain::{self, Explained};
 use crate::resident::Resident;
 use crate::{Content, Service, ServiceError, predict};
 use lyceum_types::ids::{ModelRef, Project};
@@ -13,6 +14,8 @@ pub struct Request {
     pub model: ModelRef,
     pub input: Content,
     pub questions: Vec<Question>,
+    /// Also say why.
+    pub explain: Option<explain::Options>,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ pub struct Decision {
     /// With the names of their questions.
     pub answers: Vec<(Option<String>, Answer)>,
     pub input_tokens: u64,
+    pub explanation: Option<Explained>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -75,12 +79,22 @@ pub async fn create(
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
-    let logits = service.predict(&resident, vec![prepared]).await?;
-    let logits = logits.first().ok_or_else(|| ServiceError::internal("the engine gave no row", "bug"))?;
-    let probabilities = predict::softmax(logits);
+    let (logits, explanation) = match &request.explain {
+        None => {
+            let rows = service.predict(&resident, vec![prepared]).await?;
+            (rows.into_iter().next().unwrap_or_default(), None)
+        }
+        Some(options) => {
+            let (logits, explained) =
+                explain::answer_and_explain(service, project, &resident, &request.input, options, "input")
+                    .await?;
+            (logits, Some(explained))
+        }
+    };
+    let probabilities = predict::softmax(&logits);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
-    Ok(Decision { model: resident.version.id(), answers, input_tokens })
+    Ok(Decision { model: resident.version.id(), answers, input_tokens, explanation })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {

@@ -13,6 +13,15 @@ pub enum ServiceError {
     /// Caller: no such model in its project.
     #[error("the model `{id}` does not exist or you do not have access to it")]
     ModelNotFound { id: String },
+    /// Caller: no such thing in its project.
+    #[error("{message}")]
+    NotFound { what: &'static str, message: String },
+    /// Caller: the request is understood, and what it asks for has no value here.
+    #[error("{message}")]
+    Uncomputable { message: String },
+    /// Nobody: it is not there yet.
+    #[error("{message}")]
+    NotImplemented { message: String },
     /// Caller: no key in the request.
     #[error("no API key was given: send the header Authorization: Bearer sk-…")]
     KeyMissing,
@@ -37,6 +46,9 @@ pub enum ServiceError {
     /// Nobody: it took longer than a request may.
     #[error("the request took longer than it may")]
     DeadlinePassed,
+    /// Operator: a model's files are not what was written; the client reads nothing of it.
+    #[error("the files of {id} are damaged")]
+    Damaged { id: String, source: Box<dyn std::error::Error + Send + Sync> },
     /// Operator or bug: the client reads nothing of it.
     #[error("{operation}")]
     Internal { operation: &'static str, source: Box<dyn std::error::Error + Send + Sync> },

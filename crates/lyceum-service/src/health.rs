@@ -78,9 +78,11 @@ async fn prove_token(service: &Service, resident: &Resident) -> Result<(), Servi
         prompt: vec![0],
         n_tokens_max: 1,
         end_tokens: vec![],
+        never_tokens: vec![],
         sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 },
         logprobs: Some(0),
         echo: false,
+        prompt_logprobs: None,
         sink: Box::new(move |event| {
             if let Some(sender) = sender.take() {
                 let _ = sender.send(event);

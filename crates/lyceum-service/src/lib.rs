@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], then [`models`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], then [`models`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@
 pub mod completions;
 pub mod decisions;
 mod error;
+pub mod explain;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
@@ -35,7 +36,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// What a request gives a model to read.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,11 +57,20 @@ pub struct Service {
     store: Store,
     engine: Engine,
     residents: Residents,
+    /// Places for explanations under way, and those that can be asked for again.
+    explaining: Semaphore,
+    explanations: explain::Kept,
 }
 
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
-        Self { store, engine, residents: Residents::default() }
+        Self {
+            store,
+            engine,
+            residents: Residents::default(),
+            explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
+            explanations: explain::Kept::default(),
+        }
     }
 
     pub fn store(&self) -> &Store {

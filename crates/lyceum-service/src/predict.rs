@@ -1,5 +1,6 @@
 //! Raw inputs of any kind to labels or numbers.
 
+use crate::explain::{self, Explained};
 use crate::resident::Resident;
 use crate::{Content, Service, ServiceError};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue, Raw};
@@ -34,6 +35,31 @@ pub async fn create(
     let rows = service.predict(&resident, prepared).await?;
     let output = &resident.preparation.output;
     Ok((resident.version.id(), rows.iter().map(|row| prediction(output, row)).collect()))
+}
+
+/// As [`create`], and why: one explanation an instance.
+pub async fn create_explained(
+    service: &Service,
+    project: &Project,
+    model: &ModelRef,
+    instances: &[Content],
+    options: &explain::Options,
+) -> Result<Vec<(Prediction, Explained)>, ServiceError> {
+    if instances.len() > limits::EXPLAINED_INSTANCES_MAX {
+        let max = limits::EXPLAINED_INSTANCES_MAX;
+        let message = format!("{} instances are explained, at most {max} at once", instances.len());
+        return Err(ServiceError::invalid("instances", "invalid_value", message));
+    }
+    let resident = service.resident(project, model).await?;
+    refuse_generators(&resident)?;
+    let mut all = Vec::with_capacity(instances.len());
+    for (i, content) in instances.iter().enumerate() {
+        let path = format!("instances[{i}]");
+        let (row, explained) =
+            explain::answer_and_explain(service, project, &resident, content, options, &path).await?;
+        all.push((prediction(&resident.preparation.output, &row), explained));
+    }
+    Ok(all)
 }
 
 /// A model that answers with tokens is asked at another door.

@@ -93,17 +93,20 @@ impl Residents {
 /// Reads a version's folder; every byte of the weights is checked against the hash that was registered, and
 /// the loaded model against the probes that training recorded.
 fn read(version: Version) -> Result<Resident, ServiceError> {
-    let manifest: Manifest = serde_json::from_slice(&file(&version.dir.join(MANIFEST))?)
-        .map_err(|error| ServiceError::internal("reading a manifest failed", error))?;
+    type Why = Box<dyn std::error::Error + Send + Sync>;
+    let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
+    let manifest = file(&version.dir.join(MANIFEST))?;
+    lyceum_store::models::check_manifest(&version.dir, &manifest).map_err(|error| damaged(error.into()))?;
+    let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|error| damaged(error.into()))?;
     let weights = file(&version.dir.join(WEIGHTS))?;
     let found = hexadecimal(&Sha256::digest(&weights));
     if found != version.sha256 {
-        let message =
-            format!("{}: sha256 is {found}, registered was {}", version.dir.display(), version.sha256);
-        return Err(ServiceError::internal("the weights are damaged", message));
+        let path = version.dir.join(WEIGHTS);
+        let why = format!("{}: its sha256 is {found}, registered was {}", path.display(), version.sha256);
+        return Err(damaged(why.into()));
     }
-    let Bundle { model, preparation } = lyceum_models::bundle::open(&manifest, &weights)
-        .map_err(|error| ServiceError::internal("opening a model failed", error))?;
+    let Bundle { model, preparation } =
+        lyceum_models::bundle::open(&manifest, &weights).map_err(|error| damaged(error.into()))?;
     Ok(Resident { version, manifest, preparation, model: Arc::new(model) })
 }
 

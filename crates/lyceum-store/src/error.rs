@@ -26,6 +26,9 @@ pub enum StoreError {
     /// Operator: the file system refuses.
     #[error("{operation}: {path}")]
     File { operation: &'static str, path: PathBuf, source: io::Error },
+    /// Operator: a file is not what was written.
+    #[error("{path} is damaged: {why}")]
+    DamagedFile { path: PathBuf, why: String },
     /// Operator: a newer release has written this data folder.
     #[error(
         "{path}: schema version {found} is newer than {known}, the newest that this release knows: use a newer release"

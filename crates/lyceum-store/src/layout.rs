@@ -4,7 +4,8 @@
 //! DATA_DIR/lyceum.db                                  rows (and -wal, -shm beside it)
 //! DATA_DIR/lyceum.db.opening                          held while one process opens or migrates it
 //! DATA_DIR/models/NAME/VERSION/model.safetensors      weights
-//! DATA_DIR/models/NAME/VERSION/manifest.json          everything else about them, written last
+//! DATA_DIR/models/NAME/VERSION/manifest.json          everything else about them
+//! DATA_DIR/models/NAME/VERSION/manifest.sha256        its hash, as sha256sum writes it; written last
 //! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub const DATABASE: &str = "lyceum.db";
 pub const WEIGHTS: &str = "model.safetensors";
 pub const MANIFEST: &str = "manifest.json";
+pub const MANIFEST_SHA256: &str = "manifest.sha256";
 
 /// The paths of one data folder; knows names only and touches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

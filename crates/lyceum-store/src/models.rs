@@ -1,12 +1,13 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
-use crate::layout::MANIFEST;
+use crate::layout::{MANIFEST, MANIFEST_SHA256};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{Alias, JobId, ModelName, ModelRef, Project, VersionRef};
+use sha2::{Digest, Sha256};
 use sqlx::{Sqlite, Transaction};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A version that can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +120,10 @@ pub(crate) async fn publish_in(
     .execute(&mut **transaction)
     .await?;
 
-    write_durably(&staging.path().join(MANIFEST), &manifest(number))?;
+    let manifest = manifest(number);
+    write_durably(&staging.path().join(MANIFEST), &manifest)?;
+    let hash = format!("{}  {MANIFEST}\n", sha256(&manifest));
+    write_durably(&staging.path().join(MANIFEST_SHA256), hash.as_bytes())?;
     let dir = layout.root().join(path);
     let parent = dir.parent().unwrap_or(layout.root());
     crate::files::create_private_dir(parent)?;
@@ -131,6 +135,26 @@ pub(crate) async fn publish_in(
     rename_durably(staging.path(), &dir)?;
     let NewVersion { name, family, task, n_params, bytes, sha256, job } = new;
     Ok(Version { name, number, family, task, n_params, bytes, sha256, job, created_at: now, dir })
+}
+
+/// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
+pub fn check_manifest(dir: &Path, manifest: &[u8]) -> Result<(), StoreError> {
+    let path = dir.join(MANIFEST_SHA256);
+    let recorded = match std::fs::read_to_string(&path) {
+        Ok(recorded) => recorded,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::file("read", &path, error)),
+    };
+    let (found, recorded) = (sha256(manifest), recorded.split_whitespace().next().unwrap_or_default());
+    if found == recorded {
+        return Ok(());
+    }
+    let why = format!("its sha256 is {found}, {MANIFEST_SHA256} says {recorded}");
+    Err(StoreError::DamagedFile { path: dir.join(MANIFEST), why })
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Commits; when the database refuses, the folder goes back into staging, whose owner removes it.

@@ -78,7 +78,7 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
     };
     let result = (|| {
         let _ = fs::remove_dir_all(&temporary);
-        fs::create_dir_all(&temporary).map_err(io("cannot create", &temporary))?;
+        fs::create_dir_all(&temporary).map_err(io("create", &temporary))?;
         let mut files = vec![
             ("model.safetensors", weights::to_safetensors(snapshot.params)?),
             ("optimizer.safetensors", moments(snapshot.params, snapshot.optimizer)?),
@@ -100,14 +100,14 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
         }
         for (name, bytes) in &files {
             let path = temporary.join(name);
-            let mut file = create(&path, name).map_err(io("cannot create", &path))?;
-            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("cannot write", &path))?;
+            let mut file = create(&path, name).map_err(io("create", &path))?;
+            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
         }
         if target.exists() {
-            fs::remove_dir_all(&target).map_err(io("cannot replace", &target))?;
+            fs::remove_dir_all(&target).map_err(io("replace", &target))?;
         }
-        fs::rename(&temporary, &target).map_err(io("cannot rename to", &target))?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(io("cannot sync", dir))
+        fs::rename(&temporary, &target).map_err(io("rename to", &target))?;
+        File::open(dir).and_then(|d| d.sync_all()).map_err(io("sync", dir))
     })();
     if let Err(error) = result {
         let _ = fs::remove_dir_all(&temporary);
@@ -116,7 +116,7 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
     let mut all = list(dir)?;
     all.truncate(all.len().saturating_sub(KEPT));
     for old in all {
-        fs::remove_dir_all(&old).map_err(io("cannot remove", &old))?;
+        fs::remove_dir_all(&old).map_err(io("remove", &old))?;
     }
     Ok(target)
 }
@@ -180,7 +180,7 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {
-            return Err(TrainError::Io { action: "cannot list", path: dir.display().to_string(), source });
+            return Err(TrainError::Io { action: "list", path: dir.display().to_string(), source });
         }
     };
     let mut found: Vec<PathBuf> = entries

@@ -1,6 +1,6 @@
 //! What can go wrong in training, and whose fault it is.
 
-use crate::baseline::BaselineError;
+use crate::baseline::{BaselineError, KeptError};
 use crate::data::DataError;
 use crate::eval::EvalError;
 use lyceum_models::ModelError;
@@ -23,6 +23,9 @@ pub enum TrainError {
     Eval(#[from] EvalError),
     #[error(transparent)]
     Baseline(#[from] BaselineError),
+    /// A baseline that was kept with a version and cannot be read.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
     /// The caller's spec: what it asks would break, or cannot keep, the promise of `[privacy]`.
     #[error("privacy: {0}")]
     Privacy(String),
@@ -39,7 +42,7 @@ pub enum TrainError {
     #[error("checkpoint {path}: {problem}")]
     Checkpoint { path: String, problem: String },
     /// The operator's disk.
-    #[error("{action} {path}")]
+    #[error("cannot {action} {path}")]
     Io { action: &'static str, path: String, source: std::io::Error },
 }
 
@@ -61,6 +64,7 @@ impl TrainError {
         match self {
             TrainError::Data(_) => "mend the data and run again",
             TrainError::Eval(_) | TrainError::Baseline(_) => "give the part more rows",
+            TrainError::Kept(_) => "train the model again, or import it again",
             TrainError::Spec(_) | TrainError::Model(_) | TrainError::Privacy(_) => "change the spec",
             TrainError::BudgetExceeded(_) => {
                 "ask for less (a larger sigma, fewer steps), or train on data that nothing was taken of yet"

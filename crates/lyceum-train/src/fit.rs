@@ -4,6 +4,7 @@
 //! and the data only, so a run that was stopped anywhere and continues from its checkpoint ends in the same
 //! bytes as one that was never stopped.
 
+use crate::baseline::Trivial;
 use crate::checkpoint::{self, Progress, Snapshot};
 use crate::data::{self, Loaded};
 use crate::error::TrainError;
@@ -11,12 +12,13 @@ use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
 use crate::observer::{Event, Observer, Silent, StepEvent};
 use crate::private::{self, Noise, Private};
+use crate::robust::Robust;
 use crate::run::Run;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, Workspace};
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{Metric, PrivacyReport};
-use lyceum_types::spec::Spec;
+use lyceum_types::spec::{RobustSpec, Spec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -37,6 +39,9 @@ pub struct Fitted {
     pub metrics: BTreeMap<String, Metric>,
     pub baseline: Option<Measured>,
     pub strong_baseline: Option<Measured>,
+    /// The trivial method as it was fitted on the training part; later evaluations compare with it. A private
+    /// run has none.
+    pub trivial: Option<Trivial>,
     /// Against the trivial and the best simple method, on the test part where there is one, else on the
     /// validation part.
     pub verdict: Option<(Verdict, Verdict)>,
@@ -78,6 +83,21 @@ pub fn train(
     Ok(fitted)
 }
 
+/// A model whose weights were trained elsewhere and stand under the same names in `safetensors`. The data of
+/// the spec gives what the weights cannot: scales, labels and vocabulary; and it measures the model as one
+/// that was trained here.
+pub fn adopt(
+    spec: &Spec,
+    base_dir: &Path,
+    safetensors: &[u8],
+    control: &Control,
+) -> Result<Fitted, TrainError> {
+    let loaded = data::load(spec, base_dir, control)?;
+    let shape = loaded.preparation.shape();
+    let model = Model::load(&spec.model, &shape, safetensors)?;
+    finish(spec, model, shape, loaded, 0, 0.0, control)
+}
+
 /// Trains on loaded data; continues from the newest checkpoint of the observer's folder.
 pub fn fit(
     spec: &Spec,
@@ -92,7 +112,8 @@ pub fn fit(
             "early_stopping needs a validation part: set valid or valid_fraction".into(),
         ));
     }
-    let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train);
+    let robust = plan_robust(spec, &loaded)?;
+    let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train).with_robust(robust);
     let steps = run.total_steps();
     let private = match &spec.privacy {
         Some(privacy) => Some(Private::new(spec, privacy, &shape, loaded.train.len(), steps)?),
@@ -299,6 +320,20 @@ fn identity(spec: &Spec, loaded: &Loaded) -> String {
     checkpoint::digest(text.as_bytes())
 }
 
+/// How the spec changes inputs while training. A private run's bounds may come from the preparation alone,
+/// which was declared public, and not from sketches of the rows.
+fn plan_robust(spec: &Spec, loaded: &Loaded) -> Result<Option<Robust>, TrainError> {
+    let is_private = spec.privacy.is_some();
+    if is_private && matches!(spec.train.robust, Some(RobustSpec::Trades { .. })) {
+        return Err(TrainError::Privacy(
+            "TRADES learns from pairs of rows, whose norms are not bounded one by one; set train.robust.method = \"adversarial\""
+                .into(),
+        ));
+    }
+    let sketches = (!is_private).then_some(&loaded.features[..]);
+    Robust::plan(&spec.train, &loaded.preparation, sketches, &loaded.train)
+}
+
 /// Times a few steps of a copy of the run.
 fn quote(
     spec: &Spec,
@@ -312,7 +347,8 @@ fn quote(
         Some(private) => probe.private_step(&loaded.train, step, &private.mechanism, &Noise::insecure(step)),
         None => probe.step(&loaded.train, step),
     };
-    let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train);
+    let robust = plan_robust(spec, loaded)?;
+    let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train).with_robust(robust);
     let n_parameters = run.model.params.n_trainable();
     step(&mut probe, 0)?;
     let started = Instant::now();
@@ -357,11 +393,15 @@ fn finish(
         }
         judged = Some((part, data, measured));
     }
+    let trivial_method = match spec.privacy {
+        None => Some(measure::fit_trivial(&loaded.preparation, &loaded.train, spec)?),
+        Some(_) => None,
+    };
     let (mut baseline, mut strong_baseline, mut verdict, mut judged_on) = (None, None, None, None);
     // Baselines learn from the rows with no noise at all: a private run has none.
-    if let Some((part, data, measured)) = judged.filter(|_| spec.privacy.is_none()) {
-        let (mut trivial, mut strong) =
-            measure::measure_baselines(&loaded.preparation, &loaded.train, data, spec, control)?;
+    if let (Some((part, data, measured)), Some(method)) = (judged, &trivial_method) {
+        let mut trivial = measure::measure_trivial(method, &loaded.preparation, data, spec)?;
+        let mut strong = measure::measure_simple(&loaded.preparation, &loaded.train, data, spec, control)?;
         verdict =
             Some((measure::compare(&measured, &trivial, spec)?, measure::compare(&measured, &strong, spec)?));
         for method in [&mut trivial, &mut strong] {
@@ -376,6 +416,7 @@ fn finish(
         metrics,
         baseline,
         strong_baseline,
+        trivial: trivial_method,
         verdict,
         judged_on,
         valid_logits,

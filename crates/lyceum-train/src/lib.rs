@@ -17,11 +17,13 @@ pub mod measure;
 pub mod observer;
 pub mod optim;
 pub mod order;
+pub mod preview;
 pub mod private;
+pub mod robust;
 pub mod run;
 pub mod schedule;
 pub mod version;
 
 pub use error::TrainError;
-pub use fit::{Fitted, fit, train};
+pub use fit::{Fitted, adopt, fit, train};
 pub use observer::{Event, Observer, Silent, StepEvent};

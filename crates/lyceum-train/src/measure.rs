@@ -2,17 +2,17 @@
 //!
 //! Names are without a part (`accuracy`, `rmse`, …); the caller adds `valid_` or `test_`.
 
-use crate::baseline::{
-    Bigram, Linear, Logistic, Majority, Mean, TfidfLogistic, Trigram, last_value, seasonal_naive,
-};
+mod baselines;
+
+pub use baselines::{fit_trivial, measure_simple, measure_trivial};
+
 use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::eval::{self, Verdict, compare_classifiers, compare_losses};
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::Model;
-use lyceum_models::answer::Question;
+use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::batch::{Batch, IGNORE, Input, Target};
-use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
 use lyceum_types::control::Control;
@@ -66,6 +66,15 @@ pub fn mean_loss(
     Ok(eval::ratio("loss", &sums, &counts)?)
 }
 
+/// The mean loss of each example, for attacks that ask which rows a model was trained on.
+pub fn row_losses(model: &Model, data: &Dataset, control: &Control) -> Result<Vec<f64>, TrainError> {
+    let outputs = run(model, data, &mut Workspace::new(), control, false)?;
+    if outputs.losses.is_empty() {
+        return Err(no_targets("the rows' losses"));
+    }
+    Ok(outputs.losses.iter().map(|&(sum, n)| sum / (n.max(1) as f64)).collect())
+}
+
 /// All metrics of a model on a part.
 pub fn measure_model(
     model: &Model,
@@ -108,86 +117,6 @@ pub fn measure_model(
                 exact(&mut measured.metrics, &answers, data, preparation)?;
             }
             Ok(measured)
-        }
-    }
-}
-
-/// The trivial baseline and the best simple one, fitted on `train` and measured on `part`.
-pub fn measure_baselines(
-    preparation: &Preparation,
-    train: &Dataset,
-    part: &Dataset,
-    spec: &Spec,
-    control: &Control,
-) -> Result<(Measured, Measured), TrainError> {
-    match (spec.task, &preparation.output) {
-        (Task::Classification, OutputPreparation::Labels { names }) => {
-            let none = || no_targets("classification");
-            let (fit, labels) = (train.labels().ok_or_else(none)?, part.labels().ok_or_else(none)?);
-            let k = names.len();
-            let majority = Majority::fit(fit, k)?.log_probs(labels.len());
-            let trivial = classifier("majority".into(), &majority, labels, k, spec.seed, Vec::new())?;
-            let (name, strong) = match (train.texts(), part.texts(), train.dense(), part.dense()) {
-                (Some(texts), Some(others), ..) => {
-                    ("tfidf_logistic", TfidfLogistic::fit(texts, fit, k, control)?.log_probs(others))
-                }
-                (.., Some((x, width)), Some((others, _))) => {
-                    ("logistic", Logistic::fit(x, width, fit, k, control)?.log_probs(others))
-                }
-                _ => return Err(no_targets("a baseline of token inputs without texts")),
-            };
-            Ok((trivial, classifier(name.into(), &strong, labels, k, spec.seed, Vec::new())?))
-        }
-        (Task::Classification, OutputPreparation::StepLabels { names }) => {
-            let (fit, steps, k) = (labelled_steps(train)?, labelled_steps(part)?, names.len());
-            let majority = Majority::fit(&fit.labels, k)?.log_probs(steps.labels.len());
-            let trivial = classifier("majority".into(), &majority, &steps.labels, k, spec.seed, Vec::new())?;
-            let logistic = Logistic::fit(&fit.features, fit.width, &fit.labels, k, control)?;
-            let strong = logistic.log_probs(&steps.features);
-            Ok((trivial, classifier("logistic".into(), &strong, &steps.labels, k, spec.seed, Vec::new())?))
-        }
-        (Task::Regression, _) => {
-            let none = || no_targets("regression");
-            let ((fit, width), (targets, _)) =
-                (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
-            let ((x, columns), (others, _)) =
-                (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
-            let n = targets.len() / width;
-            let targets = preparation.output.restore(targets);
-            let value = |scaled: Vec<f64>| restore(preparation, &scaled);
-            let mean = value(Mean::fit(fit, width)?.predict(n));
-            let linear = value(Linear::fit(x, columns, fit, width, control)?.predict(others));
-            Ok((
-                regressor("mean".into(), &mean, &targets, width, spec.seed)?,
-                regressor("linear".into(), &linear, &targets, width, spec.seed)?,
-            ))
-        }
-        (Task::Forecasting, _) => forecasters(preparation, train, part, spec, control),
-        (Task::LanguageModeling | Task::SequenceToSequence, _) | (Task::Classification, _) => {
-            let vocabulary = preparation.tokenizer().map_or(0, |t| t.vocab_size());
-            let texts = training_texts(train);
-            let (bigram, trigram) = (
-                Bigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
-                Trigram::fit(texts.iter().map(Vec::as_slice), vocabulary)?,
-            );
-            let end = preparation.tokenizer().and_then(|t| t.eos()).unwrap_or(u32::MAX);
-            let of = |name: &str,
-                      loss: &dyn Fn(&[u32], u32) -> f64,
-                      greedy: &dyn Fn(&[u32], usize) -> Vec<u32>| {
-                let losses = token_losses(part, loss);
-                let mut measured = language(name.into(), &losses, part, preparation)?;
-                if part.tokens().is_none() {
-                    let n = part.len().min(ANSWERS_MAX);
-                    let answers: Vec<Vec<u32>> =
-                        (0..n).map(|i| greedy(&question_tokens(part, i), 64)).collect();
-                    exact(&mut measured.metrics, &answers, part, preparation)?;
-                }
-                Ok::<_, TrainError>(measured)
-            };
-            Ok((
-                of("bigram", &|c, t| bigram.loss(c, t), &|c, n| bigram.greedy(c, end, n))?,
-                of("trigram", &|c, t| trigram.loss(c, t), &|c, n| trigram.greedy(c, end, n))?,
-            ))
         }
     }
 }
@@ -354,6 +283,7 @@ fn answers(
 ) -> Result<Vec<Vec<u32>>, TrainError> {
     let tokenizer = preparation.tokenizer();
     let (begin, end) = (tokenizer.and_then(|t| t.bos()), tokenizer.and_then(|t| t.eos()));
+    let never = tokenizer.map_or_else(Vec::new, |t| t.never_said());
     let n_max = match &preparation.input {
         InputPreparation::Pair { max_target, .. } => *max_target,
         _ => (0..data.len()).filter_map(|i| data.answer_tokens(i).map(<[u32]>::len)).max().unwrap_or(0) + 1,
@@ -371,7 +301,7 @@ fn answers(
                 _ => Ok(Question::Prompt(tokens)),
             })
             .collect::<Result<_, _>>()?;
-        all.extend(model.answers(ws, &questions, end, n_max)?);
+        all.extend(model.answers(ws, &questions, Bounds { end, never: &never, n_tokens_max: n_max })?);
     }
     Ok(all)
 }
@@ -396,100 +326,6 @@ fn exact(
     metrics.insert("exact_match".into(), eval::exact_match(&texts, &wanted)?);
     metrics.insert("char_accuracy".into(), eval::char_accuracy(&texts, &wanted)?);
     Ok(())
-}
-
-/// The token sequences that n-gram baselines learn from.
-fn training_texts(data: &Dataset) -> Vec<Vec<u32>> {
-    match data.tokens() {
-        Some(stream) => vec![stream.to_vec()],
-        None => (0..data.len()).map(|i| whole_tokens(data, i)).collect(),
-    }
-}
-
-fn whole_tokens(data: &Dataset, i: usize) -> Vec<u32> {
-    let mut all = data.example_tokens(i).unwrap_or_default().to_vec();
-    if data.is_pairs() {
-        all.extend_from_slice(data.answer_tokens(i).unwrap_or_default());
-    }
-    all
-}
-
-/// Each example's (or window's) losses under a method that sees the tokens before.
-fn token_losses(data: &Dataset, loss: &dyn Fn(&[u32], u32) -> f64) -> Vec<(f64, u64)> {
-    /// An n-gram sees no further back.
-    const REACH: usize = 4;
-    let sum = |tokens: &[u32], from: usize| {
-        let total = (from..tokens.len()).map(|i| loss(&tokens[i.saturating_sub(REACH)..i], tokens[i])).sum();
-        (total, (tokens.len() - from) as u64)
-    };
-    match (data.tokens(), data.context()) {
-        (Some(stream), Some(context)) => (1..stream.len())
-            .step_by(context)
-            .map(|start| {
-                let end = (start + context).min(stream.len());
-                // The model sees only its window, the method sees as far as it can: a fair advantage to it.
-                let seen = start.saturating_sub(REACH);
-                sum(&stream[seen..end], start - seen)
-            })
-            .collect(),
-        _ => (0..data.len())
-            .map(|i| {
-                let tokens = whole_tokens(data, i);
-                let n = data.answer_tokens(i).map_or(0, <[u32]>::len);
-                sum(&tokens, tokens.len() - n)
-            })
-            .collect(),
-    }
-}
-
-fn forecasters(
-    preparation: &Preparation,
-    train: &Dataset,
-    part: &Dataset,
-    spec: &Spec,
-    control: &Control,
-) -> Result<(Measured, Measured), TrainError> {
-    let InputPreparation::Series(series) = &preparation.input else {
-        return Err(no_targets("a forecast of something that is no series"));
-    };
-    let none = || no_targets("forecasting");
-    let ((fit, width), (targets, _)) = (train.values().ok_or_else(none)?, part.values().ok_or_else(none)?);
-    let ((x, columns), (others, _)) = (train.dense().ok_or_else(none)?, part.dense().ok_or_else(none)?);
-    let (window, channels) = (series.steps, series.channels());
-    let horizon = spec.data.horizon.unwrap_or(1);
-    let original: Vec<f32> = others
-        .iter()
-        .enumerate()
-        .map(|(i, &v)| (f64::from(v) * series.std[i % channels] + series.mean[i % channels]) as f32)
-        .collect();
-    let forecast = target_channels(series, &preparation.output);
-    let targets = preparation.output.restore(targets);
-    let last = last_value(&original, window, channels, &forecast, horizon);
-    let trivial = regressor("last_value".into(), &last, &targets, width, spec.seed)?;
-    let linear = restore(preparation, &Linear::fit(x, columns, fit, width, control)?.predict(others));
-    let linear = regressor("linear".into(), &linear, &targets, width, spec.seed)?;
-    let Some(season) = spec.data.season else { return Ok((trivial, linear)) };
-    let seasonal = seasonal_naive(&original, window, channels, &forecast, horizon, season)?;
-    let seasonal = regressor("seasonal_naive".into(), &seasonal, &targets, width, spec.seed)?;
-    // The better of the two simple methods stands beside the model.
-    let error = |m: &Measured| m.metrics.get("rmse").map_or(f64::INFINITY, |m| m.value);
-    let strong = if error(&seasonal) < error(&linear) { seasonal } else { linear };
-    Ok((trivial, strong))
-}
-
-/// Which channels of the window are forecast: by name, or the only one.
-fn target_channels(series: &Series, output: &OutputPreparation) -> Vec<usize> {
-    let (Fields::Channels(channels), OutputPreparation::Values { names, .. }) = (&series.fields, output)
-    else {
-        return (0..series.channels()).collect();
-    };
-    let named = |channel: &String| {
-        names.iter().any(|n| {
-            n == channel || n.starts_with(&format!("{channel}[")) || n.starts_with(&format!("{channel}+"))
-        })
-    };
-    let found: Vec<usize> = (0..channels.len()).filter(|&c| named(&channels[c])).collect();
-    if found.is_empty() { (0..channels.len()).collect() } else { found }
 }
 
 fn restore(preparation: &Preparation, scaled: &[f64]) -> Vec<f64> {

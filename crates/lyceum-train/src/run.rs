@@ -7,6 +7,7 @@ use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::optim::{Optimizer, clip_scale, global_norm};
 use crate::order::{Draw, Order};
+use crate::robust::{Robust, trades_backward};
 use crate::schedule::lr_at;
 use lyceum_kernels::cpu;
 use lyceum_models::Model;
@@ -41,18 +42,12 @@ pub struct Run {
     /// Of a private step: each example's squared norm, and its weight.
     pub(crate) squares: Vec<f64>,
     pub(crate) weights: Vec<f32>,
+    pub(crate) robust: Option<Robust>,
 }
 
 impl Run {
     pub fn new(spec: &TrainSpec, seed: u64, model: Model, data: &Dataset) -> Self {
-        let draw = match data.context() {
-            Some(context) => Draw::Windows {
-                n_offsets: data.tokens().map_or(0, <[u32]>::len).saturating_sub(context).max(1),
-                per_epoch: data.n_windows(),
-            },
-            None => Draw::Shuffled { n: data.len() },
-        };
-        let order = Order::new(draw, seed, spec.batch_size, spec.accumulate);
+        let order = order(spec, seed, data);
         let per_epoch = order.steps_per_epoch() as u64;
         let total_steps = match (spec.steps, spec.epochs) {
             (Some(steps), _) => steps as u64,
@@ -69,10 +64,17 @@ impl Run {
             workspace: Workspace::new(),
             batches: (0..spec.accumulate).map(|_| data.new_batch()).collect(),
             rows: Vec::new(),
+            robust: None,
             squares: Vec::new(),
             weights: Vec::new(),
             model,
         }
+    }
+
+    /// Changes the inputs of each micro-step from now on.
+    pub fn with_robust(mut self, robust: Option<Robust>) -> Self {
+        self.robust = robust;
+        self
     }
 
     pub fn total_steps(&self) -> u64 {
@@ -89,29 +91,33 @@ impl Run {
         let (mut n_terms, mut n_examples) = (0, 0);
         for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             self.order.rows(step, micro, &mut self.rows);
-            match data.context() {
-                Some(_) => data.fill_windows(&self.rows, batch),
-                None => data.fill(&self.rows, batch),
-            }
+            fill(data, &self.rows, batch);
             n_terms += batch.target.n_terms();
             n_examples += batch.n;
         }
         let scale = 1.0 / n_terms.max(1) as f32;
         self.grads.clear();
         let mut loss_sum = 0.0;
-        for (micro, batch) in self.batches[..n_micro].iter().enumerate() {
+        for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             let key = Dropout { seed: self.seed, step: step * self.spec.accumulate as u64 + micro as u64 };
+            if let Some(robust) = &mut self.robust {
+                robust.change(&self.model, batch, self.precision, key.seed, key.step)?;
+            }
             let mut tape = Tape::new(
                 &mut self.workspace,
                 &self.model.params,
                 Recording::Weights,
-                Examples::Even(batch.n),
+                Examples::Even(self.robust.as_ref().map_or(batch.n, |robust| robust.n_rows(batch))),
             )
             .training(key)
             .with_precision(self.precision);
-            let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
-            loss_sum += f64::from(tape.value(loss)[0]);
-            tape.backward(loss, &mut self.grads);
+            if let Some(beta) = self.robust.as_ref().and_then(Robust::beta) {
+                loss_sum += trades_backward(&mut tape, &self.model, batch, beta, scale, &mut self.grads)?;
+            } else {
+                let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
+                loss_sum += f64::from(tape.value(loss)[0]);
+                tape.backward(loss, &mut self.grads);
+            }
             self.workspace.apply_buffer_updates(&mut self.model.params);
         }
         self.grads.finish();
@@ -132,6 +138,26 @@ impl Run {
     /// The gradients of the last step, for tests.
     pub fn grads(&self) -> &Grads {
         &self.grads
+    }
+}
+
+/// Which rows (of a stream: windows that begin anywhere) the steps of a run see.
+pub fn order(spec: &TrainSpec, seed: u64, data: &Dataset) -> Order {
+    let draw = match data.context() {
+        Some(context) => Draw::Windows {
+            n_offsets: data.tokens().map_or(0, <[u32]>::len).saturating_sub(context).max(1),
+            per_epoch: data.n_windows(),
+        },
+        None => Draw::Shuffled { n: data.len() },
+    };
+    Order::new(draw, seed, spec.batch_size, spec.accumulate)
+}
+
+/// The batch of what [`Order::rows`] named.
+pub fn fill(data: &Dataset, rows: &[usize], batch: &mut Batch) {
+    match data.context() {
+        Some(_) => data.fill_windows(rows, batch),
+        None => data.fill(rows, batch),
     }
 }
 

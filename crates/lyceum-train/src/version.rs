@@ -15,8 +15,13 @@ use lyceum_types::spec::privacy::{PrivacySpec, PublicStatistic};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 
+/// The validation rows' outputs, in the version's folder.
+pub const VALID_LOGITS: &str = "valid_logits.safetensors";
 /// Rows of the validation (or training) part whose outputs are recorded.
 const PROBES: usize = 8;
+
+/// The trivial method as it was fitted on the training rows. Versions of older programs have none.
+pub const TRIVIAL: &str = "trivial_baseline.safetensors";
 
 /// What the version is called.
 #[derive(Clone, Debug)]
@@ -40,8 +45,10 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
     let weights_sha256 = digest(&weights);
     let mut files = vec![("model.safetensors".to_owned(), weights)];
     if !fitted.valid_logits.is_empty() {
-        let bytes = tensor("logits", &fitted.valid_logits, fitted.shape.output.width())?;
-        files.push(("valid_logits.safetensors".to_owned(), bytes));
+        files.push((VALID_LOGITS.to_owned(), valid_logits(fitted)?));
+    }
+    if let Some(trivial) = &fitted.trivial {
+        files.push((TRIVIAL.to_owned(), trivial.to_bytes()?));
     }
     if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
         files.push(("tokenizer.json".to_owned(), json.into_bytes()));
@@ -103,7 +110,8 @@ fn withhold(manifest: &mut Manifest, declared: &PrivacySpec) {
         seconds: _,
         // Of rows that were declared public: the parser refuses other validation and test files.
         metrics: _,
-        // `tokenizer.json` (declared as the vocabulary) and `valid_logits.safetensors` (of public rows).
+        // `tokenizer.json` (declared as the vocabulary) and `valid_logits.safetensors` (of public rows);
+        // `trivial_baseline.safetensors` counts training rows: a private run has none.
         files: _,
         // Public rows' or made up: `probes` never takes training rows of a private run.
         probes: _,
@@ -148,6 +156,27 @@ fn probes(spec: &Spec, fitted: &Fitted) -> Result<bundle::Probes, TrainError> {
     Ok(bundle::Probes::record(&fitted.model, batch.input)?)
 }
 
+/// Outputs on the validation rows beside what they should have been: `logits [n, width]` and `labels [n]` or
+/// `targets [n, width]` (scaled as the preparation says). Calibration and prediction sets are fitted on them.
+fn valid_logits(fitted: &Fitted) -> Result<Vec<u8>, TrainError> {
+    let width = fitted.shape.output.width();
+    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let n = fitted.valid_logits.len() / width.max(1);
+    let mut parts = vec![("logits", Dtype::F32, vec![n, width], bytes(&fitted.valid_logits))];
+    let valid = fitted.loaded.valid.as_ref();
+    if let Some(labels) = valid.and_then(|v| v.labels()) {
+        let bytes = labels.iter().flat_map(|&label| i64::from(label).to_le_bytes()).collect();
+        parts.push(("labels", Dtype::I64, vec![n], bytes));
+    } else if let Some((targets, _)) = valid.and_then(|v| v.values()) {
+        parts.push(("targets", Dtype::F32, vec![n, width], bytes(targets)));
+    }
+    let views = parts.iter().map(|(name, dtype, dims, bytes)| {
+        Ok((*name, TensorView::new(*dtype, dims.clone(), bytes).map_err(NnError::Safetensors)?))
+    });
+    let views = views.collect::<Result<Vec<_>, NnError>>()?;
+    Ok(safetensors::serialize(views, None).map_err(NnError::Safetensors)?)
+}
+
 /// Inputs that are nobody's rows.
 fn made_up(shape: &InputShape) -> Input {
     let dense = |shape: Vec<usize>| {
@@ -169,11 +198,4 @@ fn made_up(shape: &InputShape) -> Input {
             Input::Pair { source: tokens(vocabulary, source_time), target: tokens(vocabulary, target_time) }
         }
     }
-}
-
-fn tensor(name: &str, data: &[f32], width: usize) -> Result<Vec<u8>, TrainError> {
-    let bytes: Vec<u8> = data.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let dims = vec![data.len() / width.max(1), width];
-    let view = TensorView::new(Dtype::F32, dims, &bytes).map_err(NnError::Safetensors)?;
-    Ok(safetensors::serialize([(name, view)], None).map_err(NnError::Safetensors)?)
 }

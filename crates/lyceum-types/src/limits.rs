@@ -65,6 +65,8 @@ pub const MAX_TOKENS_MAX: usize = 65_536;
 pub const MAX_TOKENS_DEFAULT: usize = 16;
 /// The largest `logprobs`.
 pub const LOGPROBS_MAX: usize = 5;
+/// Most likely tokens that are reported with each token of a prompt.
+pub const PROMPT_LOGPROBS_MAX: usize = 20;
 /// Stop sequences of one request, and the longest of them.
 pub const STOPS_MAX: usize = 4;
 pub const STOP_CHARS_MAX: usize = 256;
@@ -86,6 +88,24 @@ pub const TENSOR_ELEMENTS_MAX: usize = 4 << 20;
 /// Tensors of one request, and dimensions of one tensor.
 pub const TENSORS_MAX: usize = 16;
 pub const TENSOR_DIMS_MAX: usize = 8;
+
+// Explanations.
+
+/// The largest `max_passes`, and what it is when the request does not say.
+pub const EXPLAIN_PASSES_MAX: u64 = 65_536;
+pub const EXPLAIN_PASSES_DEFAULT: u64 = 2048;
+/// Explanations that may be under way at once.
+pub const EXPLANATIONS_MAX: usize = 32;
+/// Explanations that can be asked for again by their id; the oldest leave first.
+pub const EXPLANATIONS_KEPT_MAX: usize = 1024;
+/// Instances that one request explains.
+pub const EXPLAINED_INSTANCES_MAX: usize = 64;
+/// Columns that a counterfactual may change.
+pub const COUNTERFACTUAL_CHANGES_MAX: usize = 5;
+/// Rows of a background.
+pub const BACKGROUND_ROWS_MAX: usize = 256;
+/// Nodes, samples and permutations of one method.
+pub const EXPLAIN_SAMPLES_MAX: usize = 65_536;
 
 // The service.
 

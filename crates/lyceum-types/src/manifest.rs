@@ -70,6 +70,9 @@ pub struct BaselineReport {
     pub metrics: BTreeMap<String, Metric>,
 }
 
+/// Where a number's distribution is kept, by linear interpolation between order statistics (numpy's default).
+pub const SKETCH_QUANTILES: [f64; 15] =
+    [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
 /// The guarantee of a privately trained version, with all that it takes to compute it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PrivacyReport {
@@ -119,7 +122,7 @@ pub struct FeatureSketch {
     pub std: Option<f64>,
     pub min: Option<f64>,
     pub max: Option<f64>,
-    /// Values at 0 %, 1 %, 5 %, 10 %, 20 %, …, 90 %, 95 %, 99 %, 100 % for numbers.
+    /// Values at [`SKETCH_QUANTILES`] for numbers.
     pub quantiles: Vec<f64>,
     /// Counts of the most frequent values for categories.
     pub counts: BTreeMap<String, u64>,

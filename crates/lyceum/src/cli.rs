@@ -43,12 +43,16 @@ pub enum Command {
     Quickstart(commands::quickstart::Quickstart),
     /// Serve the models over HTTP
     Serve(commands::serve::Serve),
+    /// Judge the data of a job spec and show what the model will see of it
+    Preview(commands::preview::Preview),
     /// Train a model as a job spec says
     Train(commands::train::Train),
     /// Measure a model on a data file
     Eval(commands::eval::Eval),
     /// Answer every row of a file
     Predict(commands::predict::Predict),
+    /// Say why a model answers as it does
+    Explain(commands::explain::Explain),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models

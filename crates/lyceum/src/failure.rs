@@ -338,6 +338,22 @@ impl From<ServiceError> for Failure {
                 failure.place.key = Some(param);
                 failure
             }
+            ServiceError::NotFound { what, .. } => {
+                let why = format!("there is no such {what}");
+                Failure::new(Exit::NotFound, "not_found", text, why, "check the id")
+            }
+            ServiceError::Uncomputable { .. } => {
+                let fix = "another input or another method may have a value";
+                Failure::new(Exit::Failed, "not_computable", text, "there is no such number", fix)
+            }
+            ServiceError::NotImplemented { .. } => {
+                let fix = "GET /v1/models/MODEL/explanation_methods lists those that there are";
+                Failure::new(Exit::Failed, "not_implemented", text, "this is not there yet", fix)
+            }
+            ServiceError::Damaged { id, source } => {
+                let fix = format!("lyceum rm {id}, then train or import it again");
+                Failure::new(Exit::Failed, "damaged_model", text, causes(source.as_ref()), fix)
+            }
             ServiceError::Internal { operation, source } => {
                 let fix =
                     "lyceum doctor checks this machine; a damaged model must be trained or imported again";
@@ -402,6 +418,18 @@ impl From<StoreError> for Failure {
             StoreError::DiskFull { .. } => {
                 let fix = "free some space and run it again; nothing half-written was kept";
                 Failure::new(Exit::Failed, "disk_full", text, "no space is left", fix)
+            }
+            StoreError::DamagedFile { path, why } => {
+                let fix = "train or import the model again";
+                let mut failure = Failure::new(
+                    Exit::Failed,
+                    "damaged_model",
+                    format!("{} is damaged", path.display()),
+                    why,
+                    fix,
+                );
+                failure.place.file = Some(path.display().to_string());
+                failure
             }
             StoreError::File { operation, path, source } => Failure::file(operation, &path, &source),
             StoreError::NewerSchema { .. } => {

@@ -100,6 +100,10 @@ pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Re
                 tracing::warn!(%error, "the job's end was not written");
             }
             let mut failure = Failure::from(error);
+            if failure.code == "disk_full" {
+                failure.fix =
+                    format!("free some space, then lyceum jobs resume {id}; what was kept is whole");
+            }
             if stopped {
                 let kept = lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(id));
                 failure.fix = match kept {

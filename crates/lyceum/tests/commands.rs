@@ -170,6 +170,25 @@ fn a_trained_model_is_listed_shown_measured_asked_exported_and_imported() {
     let other = tempfile::tempdir().unwrap();
     let imported = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
     assert_eq!((imported["model"].as_str(), &imported["sha256"]), (Some("copy@1"), &model["sha256"]));
+    // The weights alone are the same model again, where a spec says what they are.
+    let weights = Path::new(out).join("model.safetensors");
+    let weights = weights.to_str().unwrap();
+    let (code, alone) = error(&lyceum(folder, &["import", weights, "--json"]));
+    assert_eq!((code, alone["code"].as_str()), (1, Some("not_a_model")));
+    assert!(alone["fix"].as_str().unwrap().contains("--spec"), "{alone}");
+    let spec = folder.join("spec.toml");
+    let adopted = ["import", weights, "--spec", spec.to_str().unwrap(), "--name", "adopted", "--json"];
+    let adopted = last_line(&lyceum(other.path(), &adopted));
+    assert_eq!((adopted["model"].as_str(), &adopted["sha256"]), (Some("adopted@1"), &model["sha256"]));
+    let measured = last_line(&lyceum(other.path(), &["show", "adopted", "--json"]));
+    assert_eq!(measured["metrics"], show["metrics"]);
+    let wrong = SPEC.replace("hidden = [16]", "hidden = [17]");
+    std::fs::write(folder.join("wrong.toml"), wrong).unwrap();
+    let wrong = folder.join("wrong.toml");
+    let (code, wrong) =
+        error(&lyceum(other.path(), &["import", weights, "--spec", wrong.to_str().unwrap(), "--json"]));
+    assert_eq!((code, wrong["code"].as_str()), (2, Some("model")), "{wrong}");
+    assert_eq!(last_line(&lyceum(other.path(), &["rm", "adopted@1", "--json"]))["model"], "adopted@1");
     // A flipped byte is found before anything is registered.
     let weights = Path::new(out).join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
@@ -353,4 +372,49 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(status.success());
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_preview_shows_what_training_reads_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    write_rows(folder.path(), 40);
+    std::fs::write(folder.path().join("spec.toml"), SPEC).unwrap();
+    let output = lyceum(folder.path(), &["preview", "spec.toml", "--rows", "2", "--json"]);
+    let done = last_line(&output);
+    let rows = lines(&output);
+    assert_eq!((rows.len(), &rows[0]["names"]), (3, &serde_json::json!(["x", "y"])));
+    assert!(
+        rows[0]["values"][1].is_number() && ["above", "below"].contains(&rows[0]["label"].as_str().unwrap())
+    );
+    assert_eq!((&done["event"], &done["epoch"]["examples"]), (&Value::from("done"), &Value::from(30)));
+    let valid = lines(&lyceum(folder.path(), &["preview", "spec.toml", "--part", "valid", "--json"]));
+    assert_eq!(valid.last().unwrap()["epoch"]["examples"], 10);
+    assert_eq!(error(&lyceum(folder.path(), &["preview", "spec.toml", "--part", "test", "--json"])).0, 2);
+
+    // A text token by token: what is read only, and what the loss asks for.
+    std::fs::write(folder.path().join("rows.jsonl"), "{\"prompt\":\"ab\",\"completion\":\"c\"}\n").unwrap();
+    let text = "name = \"t\"\ntask = \"language_modeling\"\n[data]\ntrain = \"rows.jsonl\"\n[model]\n\
+        family = \"gru\"\nhidden_size = 4\nnum_layers = 1\nhead = \"next\"\n[train]\nsteps = 1\nbatch_size = 1\n";
+    std::fs::write(folder.path().join("text.toml"), text).unwrap();
+    let shown = String::from_utf8(lyceum(folder.path(), &["preview", "text.toml"]).stdout).unwrap();
+    assert!(shown.contains("a|b|[c]|[<eos>]"), "{shown}");
+    let tokens = &lines(&lyceum(folder.path(), &["preview", "text.toml", "--json"]))[0]["tokens"];
+    assert_eq!(tokens[1], serde_json::json!({"id": 1, "text": "b", "loss": false}));
+    assert_eq!(tokens[2]["loss"], true);
+    assert!(!folder.path().join("data").exists(), "a preview leaves nothing");
+}
+
+#[test]
+fn an_evaluation_compares_with_what_training_knew() {
+    let folder = TRAINED.path();
+    let text = std::fs::read_to_string(folder.join("rows.csv")).unwrap();
+    let of = |label: &str| text.lines().filter(|line| line.ends_with(label)).collect::<Vec<_>>();
+    let (above, below) = (of("above"), of("below"));
+    let (rare, frequent) = if above.len() < below.len() { (above, below) } else { (below, above) };
+    // Mostly the class that was rare in training: a baseline fitted on these rows would be right on most.
+    let rows = [vec!["x,y,label"], rare[..9].to_vec(), frequent[..1].to_vec()].concat().join("\n");
+    std::fs::write(folder.join("skewed.csv"), rows + "\n").unwrap();
+    let eval = last_line(&lyceum(folder, &["eval", "points", "skewed.csv", "--json"]));
+    assert_eq!((&eval["baseline_name"], &eval["baseline_missing"]), (&Value::from("majority"), &Value::Null));
+    assert_eq!(eval["baseline"]["accuracy"]["value"], 0.1, "{eval}");
 }

@@ -80,6 +80,10 @@ fn a_budget_stops_the_job_that_would_pass_it() {
     let account = &ledger["data"][0];
     assert_eq!((account["ledger"].as_array().unwrap().len(), &account["budget"]), (1, &3.0.into()));
     assert_eq!(account["epsilon"], report["epsilon"]);
+    let audit = last(&run(&["privacy", "audit", "points", "--members", "rows.csv", "--others", "rows.csv"]));
+    let auc = audit["auc"]["value"].as_f64().unwrap();
+    assert!((auc - 0.5).abs() < 1e-9 && audit["auc"]["n"] == 400, "{audit}");
+    assert_eq!(audit["epsilon_claimed"], report["epsilon"]);
     let (code, error) = refusal(&run(&["train", "spec.toml"]));
     assert_eq!((code, &error["code"]), (6, &"privacy_budget_exceeded".into()), "{error}");
     assert_eq!(last(&run(&["privacy", "ledger"])), ledger, "a job that did not start took nothing");

@@ -6,12 +6,19 @@ use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::completions::{Body, Choice, Completion, Delivery, Logprobs, Usage, UsageField};
+use crate::wire::completions::{
+    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, Usage, UsageField, Why,
+};
+use crate::wire::explanation::explanation;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::completions::{self, Piece, Running, Token};
+use lyceum_service::completions::{self, Alternative, Piece, PromptToken, Running, Token};
+use lyceum_service::explain::{self, What};
+use lyceum_types::ids::{ModelRef, Project};
+use serde_json::Value;
+use std::collections::HashSet;
 
 /// Continues a text, or answers one with a sequence-to-sequence model.
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = Body, responses(
@@ -24,8 +31,11 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let (request, delivery) = body.parse()?;
+    let wants_ids = body.return_token_ids.unwrap_or(false);
+    let (request, delivery, why) = body.parse()?;
+    let asked = request.model.clone();
     let wants_logprobs = request.logprobs.is_some();
+    let wants_prompt = request.prompt_logprobs.is_some();
     let n_choices = request.n * request.prompts.len();
     let running = completions::create(&api.service, &caller.project, request).await?;
     let head = Head {
@@ -34,10 +44,42 @@ pub async fn create(
         model: running.model(),
         fingerprint: running.fingerprint(),
         wants_logprobs,
+        wants_prompt,
+        wants_ids,
     };
+    let asker = why.map(|why| Asker { api: api.clone(), project: caller.project.clone(), model: asked, why });
     match delivery {
-        Delivery::Whole => Ok(axum::Json(whole(head, running, n_choices).await?).into_response()),
-        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage))),
+        Delivery::Whole => {
+            let mut completion = whole(head, running, n_choices).await?;
+            if let Some(asker) = asker {
+                let said = completion.choices.first().map(|choice| choice.text.clone()).unwrap_or_default();
+                completion.explanation = Some(asker.explain(said).await?);
+            }
+            Ok(axum::Json(completion).into_response())
+        }
+        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage, asker))),
+    }
+}
+
+/// Who wants to know why.
+struct Asker {
+    api: Api,
+    project: Project,
+    model: ModelRef,
+    why: Why,
+}
+
+impl Asker {
+    /// Null where nothing was said.
+    async fn explain(self, completion: String) -> Result<Value, ApiError> {
+        if completion.is_empty() {
+            return Ok(Value::Null);
+        }
+        let Why { prompt, options, extras } = self.why;
+        let what = What::Continuation { prompt, completion };
+        let request = explain::Request { model: self.model, what, options };
+        let explained = explain::create(&self.api.service, &self.project, request).await?;
+        Ok(explanation(&explained, extras))
     }
 }
 
@@ -48,6 +90,8 @@ struct Head {
     model: String,
     fingerprint: String,
     wants_logprobs: bool,
+    wants_prompt: bool,
+    wants_ids: bool,
 }
 
 impl Head {
@@ -60,6 +104,7 @@ impl Head {
             system_fingerprint: self.fingerprint.clone(),
             choices,
             usage,
+            explanation: None,
         }
     }
 }
@@ -71,6 +116,9 @@ async fn whole(head: Head, mut running: Running, n_choices: usize) -> Result<Com
             index,
             logprobs: head.wants_logprobs.then(Logprobs::default),
             finish_reason: None,
+            prompt_logprobs: None,
+            prompt_token_ids: head.wants_ids.then(|| running.prompt_ids(index).to_vec()),
+            token_ids: head.wants_ids.then(Vec::new),
         })
         .collect();
     while let Some(piece) = running.next().await? {
@@ -79,7 +127,14 @@ async fn whole(head: Head, mut running: Running, n_choices: usize) -> Result<Com
         if let Some(logprobs) = &mut choice.logprobs {
             piece.tokens.into_iter().for_each(|token| logprobs.push(token));
         }
+        if let Some(ids) = &mut choice.token_ids {
+            ids.extend(piece.token_ids);
+        }
         choice.finish_reason = piece.finish.map(|finish| finish.as_str()).or(choice.finish_reason);
+    }
+    for choice in choices.iter_mut().filter(|_| head.wants_prompt) {
+        let tokens = running.prompt_tokens(choice.index).iter();
+        choice.prompt_logprobs = Some(tokens.map(prompt_logprobs).collect());
     }
     Ok(head.completion(choices, UsageField::Usage(usage(&running))))
 }
@@ -89,26 +144,50 @@ fn events(
     head: Head,
     running: Running,
     include_usage: bool,
+    asker: Option<Asker>,
 ) -> impl Stream<Item = Result<Completion, ApiError>> + Send {
     let no_usage = move || if include_usage { UsageField::Null(()) } else { UsageField::Absent };
-    futures_util::stream::unfold(Some((head, running)), move |state| async move {
-        let (head, mut running) = state?;
+    // Choices of which something was sent.
+    let begun = HashSet::new();
+    let start = Telling::Pieces { running, asker, said: String::new(), begun };
+    futures_util::stream::unfold(Some((head, start)), move |state| async move {
+        let (head, telling) = state?;
+        let (mut running, asker, mut said, mut begun) = match telling {
+            Telling::Pieces { running, asker, said, begun } => (running, asker, said, begun),
+            Telling::Why(asker, said) => return Some((why(&head, asker, said, no_usage()).await, None)),
+        };
         match running.next().await {
             Ok(Some(piece)) => {
-                let event = head.completion(vec![choice(piece, head.wants_logprobs)], no_usage());
-                Some((Ok(event), Some((head, running))))
+                said.push_str(&piece.text);
+                let is_first = begun.insert(piece.choice);
+                let prompt = (head.wants_ids && is_first).then(|| running.prompt_ids(piece.choice).to_vec());
+                let event = head.completion(vec![choice(piece, &head, prompt)], no_usage());
+                Some((Ok(event), Some((head, Telling::Pieces { running, asker, said, begun }))))
             }
             Ok(None) if include_usage => {
-                Some((Ok(head.completion(vec![], UsageField::Usage(usage(&running)))), None))
+                let event = head.completion(vec![], UsageField::Usage(usage(&running)));
+                Some((Ok(event), asker.map(|asker| (head, Telling::Why(asker, said)))))
             }
-            Ok(None) => None,
+            Ok(None) => Some((why(&head, asker?, said, no_usage()).await, None)),
             Err(error) => Some((Err(error.into()), None)),
         }
     })
 }
 
-fn choice(piece: Piece, wants_logprobs: bool) -> Choice {
-    let logprobs = wants_logprobs.then(|| {
+/// The event that says why.
+async fn why(head: &Head, asker: Asker, said: String, usage: UsageField) -> Result<Completion, ApiError> {
+    let explanation = Some(asker.explain(said).await?);
+    Ok(Completion { explanation, ..head.completion(vec![], usage) })
+}
+
+/// Where a stream stands: pieces, then the explanation if it was asked for.
+enum Telling {
+    Pieces { running: Running, asker: Option<Asker>, said: String, begun: HashSet<usize> },
+    Why(Asker, String),
+}
+
+fn choice(piece: Piece, head: &Head, prompt_token_ids: Option<Vec<u32>>) -> Choice {
+    let logprobs = head.wants_logprobs.then(|| {
         let mut logprobs = Logprobs::default();
         piece.tokens.into_iter().for_each(|token| logprobs.push(token));
         logprobs
@@ -118,7 +197,19 @@ fn choice(piece: Piece, wants_logprobs: bool) -> Choice {
         index: piece.choice,
         logprobs,
         finish_reason: piece.finish.map(|finish| finish.as_str()),
+        prompt_logprobs: None,
+        prompt_token_ids,
+        token_ids: head.wants_ids.then_some(piece.token_ids),
     }
+}
+
+/// vLLM's shape: `{"17": {"logprob": -0.5, "rank": 1, "decoded_token": "a"}, …}`.
+fn prompt_logprobs(token: &PromptToken) -> Option<PromptLogprobs> {
+    let one = |alternative: &Alternative| {
+        let Alternative { id, text, logprob, rank } = alternative.clone();
+        (id, PromptLogprob { logprob, rank, decoded_token: text })
+    };
+    token.alternatives.as_ref().map(|alternatives| PromptLogprobs(alternatives.iter().map(one).collect()))
 }
 
 fn usage(running: &Running) -> Usage {

@@ -20,6 +20,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<axum::Json<Decision>, ApiError> {
-    let decision = decisions::create(&api.service, &caller.project, body.parse()?).await?;
-    Ok(axum::Json(decision.into()))
+    let (request, extras) = body.parse()?;
+    let decision = decisions::create(&api.service, &caller.project, request).await?;
+    Ok(axum::Json(Decision::new(decision, extras)))
 }

@@ -2,13 +2,14 @@
 
 use crate::Api;
 use crate::auth::Caller;
-use crate::body::Json;
+use crate::body::{self, Raw};
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::infer::{Body, ModelMetadata, Response, ServerMetadata};
-use crate::wire::path_model_ref;
+use crate::wire::{binary, path_model_ref};
 use axum::Extension;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
 use lyceum_service::infer;
 use lyceum_types::ids::{ModelRef, Project};
 use serde::Serialize;
@@ -23,7 +24,11 @@ pub struct ModelReady {
 #[utoipa::path(get, path = "/v2", tag = "open inference protocol", responses(
     (status = 200, body = ServerMetadata), (status = 401, body = ErrorBody)))]
 pub async fn server() -> axum::Json<ServerMetadata> {
-    axum::Json(ServerMetadata { name: "lyceum", version: env!("CARGO_PKG_VERSION"), extensions: vec![] })
+    axum::Json(ServerMetadata {
+        name: "lyceum",
+        version: env!("CARGO_PKG_VERSION"),
+        extensions: vec!["binary_tensor_data"],
+    })
 }
 
 /// Names, types and sizes of a model's tensors.
@@ -95,9 +100,9 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     headers: HeaderMap,
-    Json(body): Json<Body>,
-) -> Result<axum::Json<Response>, ApiError> {
-    run(&api, &caller.project, &path_model_ref(&id)?, &headers, body).await
+    Raw(body): Raw,
+) -> Result<axum::response::Response, ApiError> {
+    run(&api, &caller.project, &path_model_ref(&id)?, &headers, &body).await
 }
 
 #[utoipa::path(post, path = "/v2/models/{id}/versions/{version}/infer", tag = "open inference protocol",
@@ -111,9 +116,9 @@ pub async fn version_create(
     Extension(caller): Extension<Caller>,
     Path((id, version)): Path<(String, String)>,
     headers: HeaderMap,
-    Json(body): Json<Body>,
-) -> Result<axum::Json<Response>, ApiError> {
-    run(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?, &headers, body).await
+    Raw(body): Raw,
+) -> Result<axum::response::Response, ApiError> {
+    run(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?, &headers, &body).await
 }
 
 async fn run(
@@ -121,19 +126,28 @@ async fn run(
     project: &Project,
     model: &ModelRef,
     headers: &HeaderMap,
-    body: Body,
-) -> Result<axum::Json<Response>, ApiError> {
-    if headers.contains_key("inference-header-content-length") {
-        let param = "Inference-Header-Content-Length";
-        let message = format!("{param}: the binary tensor extension is not supported; send data as JSON");
-        return Err(ApiError::field(param, "unsupported_parameter", message));
-    }
-    let (request, id) = body.parse()?;
+    body: &[u8],
+) -> Result<axum::response::Response, ApiError> {
+    let (json, raw) = binary::part(headers, body)?;
+    let (request, reply) = body::parse::<Body>(json)?.parse(raw)?;
     let answer = infer::create(&api.service, project, model, request).await?;
-    Ok(axum::Json(Response {
-        model_name: answer.name,
-        model_version: answer.version.to_string(),
-        id,
-        outputs: answer.outputs.into_iter().map(Into::into).collect(),
-    }))
+    let (answer, raw) = Response::new(answer, reply);
+    if raw.is_empty() {
+        return Ok(axum::Json(answer).into_response());
+    }
+    let mut bytes = serde_json::to_vec(&answer).expect("an answer is plain data: bug");
+    let length = bytes.len();
+    bytes.extend_from_slice(&raw);
+    Ok(with_raw_bytes(length, bytes))
 }
+
+/// An answer whose first `length` bytes are JSON. The type says the length too, so that an answer that was
+/// kept under an idempotency key can be given again with its header.
+pub fn with_raw_bytes(length: usize, bytes: Vec<u8>) -> axum::response::Response {
+    let content_type = format!("{OCTETS}{length}");
+    let headers = [(header::CONTENT_TYPE.as_str(), content_type), (binary::HEADER, length.to_string())];
+    (headers, bytes).into_response()
+}
+
+/// The type of such an answer, up to its number.
+pub const OCTETS: &str = "application/octet-stream; json-bytes=";

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod decisions;
+pub mod explanations;
 pub mod health;
 pub mod infer;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
-use super::{completions, decisions, health, infer, metrics, models, predict, privacy};
+use super::{completions, decisions, explanations, health, infer, metrics, models, predict, privacy};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -11,8 +11,9 @@ use utoipa::{Modify, OpenApi};
     info(title = "Lyceum", description = "Models that were trained here, over other people's contracts."),
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
-        models::list, models::find, completions::create, decisions::create, predict::verb,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
+        models::list, models::find, completions::create, decisions::create, predict::verb, predict::explain_document,
+        explanations::create, explanations::find, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
     ),

@@ -1,8 +1,11 @@
-//! `POST /v1/completions`, as OpenAI's `CompletionCreateParams` and `Completion` (with vLLM's `top_k`).
+//! `POST /v1/completions`, as OpenAI's `CompletionCreateParams` and `Completion` (with vLLM's `top_k`, `prompt_logprobs` and
+//! `return_token_ids`).
 
+use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::completions::{Prompt, Request, Sampling};
+use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,7 +29,7 @@ pub struct Body {
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Log-probabilities of each token and of this many most likely ones, 0 to 5.
     pub logprobs: Option<i64>,
-    /// 16 by default, or what the context has room for; 0 with `echo` only.
+    /// 16 by default, or what the context has room for; 0 with `echo` or `prompt_logprobs` only.
     pub max_tokens: Option<i64>,
     /// Completions of each prompt.
     pub n: Option<i64>,
@@ -46,8 +49,15 @@ pub struct Body {
     pub top_p: Option<f64>,
     /// The most likely tokens, this many; -1 or 0 for all.
     pub top_k: Option<i64>,
+    /// Log-probabilities of each token of the prompt and of this many most likely ones, 0 to 20; not in a
+    /// stream.
+    pub prompt_logprobs: Option<i64>,
+    /// Whether the ids of the prompt and of the completion are given.
+    pub return_token_ids: Option<bool>,
     /// Accepted, without effect.
     pub user: Option<String>,
+    /// Also say why, for one text prompt with `n` 1: a stream has it in its last event.
+    pub explain: Option<OptionsBody>,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -77,6 +87,14 @@ pub struct StreamOptions {
     pub include_obfuscation: Option<bool>,
 }
 
+/// The explanation that was asked for.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub prompt: String,
+    pub options: Options,
+    pub extras: Extras,
+}
+
 /// How the answer travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -86,8 +104,9 @@ pub enum Delivery {
 
 impl Body {
     /// The request, and how its answer travels.
-    pub fn parse(self) -> Result<(Request, Delivery), ApiError> {
+    pub fn parse(mut self) -> Result<(Request, Delivery, Option<Why>), ApiError> {
         self.refuse_unsupported()?;
+        let why = self.why()?;
         let delivery = self.delivery()?;
         let prompts = prompts(self.prompt)?;
         let n = within("n", self.n.unwrap_or(1), 1, limits::CHOICES_MAX as i64)? as usize;
@@ -100,13 +119,20 @@ impl Body {
             return Err(ApiError::field("n", "invalid_value", message));
         }
         let echo = self.echo.unwrap_or(false);
-        let min_tokens = if echo { 0 } else { 1 };
+        let min_tokens = if echo || self.prompt_logprobs.is_some() { 0 } else { 1 };
         let max_tokens = match self.max_tokens {
             Some(n) => Some(within("max_tokens", n, min_tokens, limits::MAX_TOKENS_MAX as i64)? as usize),
             None => None,
         };
         let logprobs = match self.logprobs {
             Some(k) => Some(within("logprobs", k, 0, limits::LOGPROBS_MAX as i64)? as usize),
+            None => None,
+        };
+        let prompt_logprobs = match self.prompt_logprobs {
+            Some(_) if delivery != Delivery::Whole => {
+                return Err(unsupported("prompt_logprobs", "leave it out, or leave stream out"));
+            }
+            Some(k) => Some(within("prompt_logprobs", k, 0, limits::PROMPT_LOGPROBS_MAX as i64)? as usize),
             None => None,
         };
         let top_k = match within("top_k", self.top_k.unwrap_or(-1), -1, limits::TOP_K_MAX as i64)? {
@@ -122,7 +148,22 @@ impl Body {
         };
         let stop = stops(self.stop)?;
         let model = model_ref(&self.model)?;
-        Ok((Request { model, prompts, n, max_tokens, sampling, stop, logprobs, echo }, delivery))
+        let request =
+            Request { model, prompts, n, max_tokens, sampling, stop, logprobs, echo, prompt_logprobs };
+        Ok((request, delivery, why))
+    }
+
+    /// What is to be explained of the one completion of one text.
+    fn why(&mut self) -> Result<Option<Why>, ApiError> {
+        let Some(options) = self.explain.take() else { return Ok(None) };
+        let (options, extras) = options.parse("explain.")?;
+        let single = self.n.unwrap_or(1) == 1 && !self.echo.unwrap_or(false);
+        match &self.prompt {
+            Some(PromptBody::Text(prompt)) if single => {
+                Ok(Some(Why { prompt: prompt.clone(), options, extras }))
+            }
+            _ => Err(unsupported("explain", "send one text as the prompt, n 1 and no echo")),
+        }
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
@@ -219,6 +260,10 @@ pub struct Completion {
     #[serde(skip_serializing_if = "UsageField::is_absent")]
     #[schema(value_type = Option<Usage>)]
     pub usage: UsageField,
+    /// Where `explain` asked for it; null where nothing was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub explanation: Option<serde_json::Value>,
 }
 
 /// A field that is absent, null, or there.
@@ -244,13 +289,44 @@ pub struct Choice {
     pub logprobs: Option<Logprobs>,
     /// `stop` or `length`; null in a stream until the end.
     pub finish_reason: Option<&'static str>,
+    /// With `prompt_logprobs`: for each token of the prompt its own log-probability and those of the most
+    /// likely ones, by id; null for the first token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub prompt_logprobs: Option<Vec<Option<PromptLogprobs>>>,
+    /// With `return_token_ids`: the prompt (in a stream: in the first event of a choice).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<u32>>,
+    /// With `return_token_ids`: what was made, without the token that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<u32>>,
+}
+
+/// By id: the token of the prompt first, then the most likely ones, best first.
+#[derive(Debug)]
+pub struct PromptLogprobs(pub Vec<(u32, PromptLogprob)>);
+
+#[derive(Debug, Serialize)]
+pub struct PromptLogprob {
+    /// Null for a token that the model never says.
+    pub logprob: f32,
+    /// 1 is the likeliest.
+    pub rank: usize,
+    pub decoded_token: String,
+}
+
+impl Serialize for PromptLogprobs {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(id, logprob)| (id.to_string(), logprob)))
+    }
 }
 
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = CompletionLogprobs)]
 pub struct Logprobs {
     pub tokens: Vec<String>,
-    /// Natural logarithms; null for the first token of an echoed prompt.
+    /// Natural logarithms; null for the first token of an echoed prompt, and for a token of the prompt that
+    /// the model never says (one that begins a document).
     pub token_logprobs: Vec<Option<f32>>,
     /// The most likely tokens; null for the first token of an echoed prompt.
     pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
@@ -276,7 +352,8 @@ mod tests {
         for (key, value) in extra.as_object().unwrap() {
             body[key] = value.clone();
         }
-        crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()
+        let (request, delivery, _) = crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()?;
+        Ok((request, delivery))
     }
 
     #[test]
@@ -322,6 +399,8 @@ mod tests {
             ("logprobs", vec![json!(-1), json!(6), json!(true)]),
             ("stop", vec![json!(""), json!(["a", "b", "c", "d", "e"]), json!("x".repeat(257)), json!(3)]),
             ("seed", vec![json!(1.5), json!(u64::MAX)]),
+            ("prompt_logprobs", vec![json!(-1), json!(21), json!("1")]),
+            ("return_token_ids", vec![json!(1)]),
             ("best_of", vec![json!(2)]),
             ("frequency_penalty", vec![json!(0.5)]),
             ("presence_penalty", vec![json!(-1)]),
@@ -342,6 +421,9 @@ mod tests {
         let error = parse(json!({"stream": true, "stream_options": {"x": 1}})).unwrap_err();
         assert_eq!(error.detail.param.as_deref(), Some("stream_options.x"));
         assert!(parse(json!({"echo": true, "max_tokens": 0})).is_ok());
+        assert!(parse(json!({"prompt_logprobs": 0, "max_tokens": 0})).is_ok());
+        let error = parse(json!({"stream": true, "prompt_logprobs": 1})).unwrap_err();
+        assert_eq!(error.detail.param.as_deref(), Some("prompt_logprobs"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`).
 
+use super::explain::{Extras, OptionsBody};
+use super::explanation::explanation;
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use base64::Engine as _;
@@ -26,6 +28,8 @@ pub struct Body {
     pub prompt_cache_options: Option<PromptCacheOptions>,
     /// Accepted, without effect.
     pub safety_identifier: Option<String>,
+    /// Also say why: the answer then has an `explanation`.
+    pub explain: Option<OptionsBody>,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -180,7 +184,7 @@ pub struct LevelBody {
 }
 
 impl Body {
-    pub fn parse(self) -> Result<Request, ApiError> {
+    pub fn parse(self) -> Result<(Request, Extras), ApiError> {
         advisory("prompt_cache_key", self.prompt_cache_key.as_deref())?;
         advisory("safety_identifier", self.safety_identifier.as_deref())?;
         let n = self.questions.len();
@@ -192,7 +196,12 @@ impl Body {
         let input = content(self.input)?;
         let questions =
             self.questions.into_iter().enumerate().map(|(i, question)| parse_question(i, question));
-        Ok(Request { model, input, questions: questions.collect::<Result<_, _>>()? })
+        let questions = questions.collect::<Result<_, _>>()?;
+        let (explain, extras) = match self.explain.map(|options| options.parse("explain.")).transpose()? {
+            Some((options, extras)) => (Some(options), extras),
+            None => (None, Extras::default()),
+        };
+        Ok((Request { model, input, questions, explain }, extras))
     }
 }
 
@@ -320,6 +329,9 @@ pub struct Decision {
     /// In the order of the questions.
     pub answers: Vec<AnswerBody>,
     pub usage: DecisionUsage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub explanation: Option<Value>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -384,8 +396,9 @@ pub struct OutputTokensDetails {
     pub reasoning_tokens: u64,
 }
 
-impl From<decisions::Decision> for Decision {
-    fn from(decision: decisions::Decision) -> Self {
+impl Decision {
+    pub fn new(decision: decisions::Decision, extras: Extras) -> Self {
+        let explanation = decision.explanation.as_ref().map(|e| explanation(e, extras));
         let input_tokens = decision.input_tokens;
         Self {
             model: decision.model,
@@ -397,6 +410,7 @@ impl From<decisions::Decision> for Decision {
                 output_tokens_details: OutputTokensDetails { reasoning_tokens: 0 },
                 total_tokens: input_tokens,
             },
+            explanation,
         }
     }
 }
@@ -432,7 +446,7 @@ mod tests {
     use serde_json::json;
 
     fn parse(body: Value) -> Result<Request, ApiError> {
-        crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()
+        Ok(crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()?.0)
     }
 
     fn with_input(input: Value) -> Value {

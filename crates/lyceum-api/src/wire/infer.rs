@@ -1,8 +1,8 @@
-//! Open Inference Protocol v2: tensors in, tensors out, as JSON.
+//! Open Inference Protocol v2: tensors in, tensors out, as JSON or with raw bytes behind it ([`binary`]).
 
-use super::unsupported;
+use super::{binary, unsupported};
 use crate::error::ApiError;
-use lyceum_service::infer::{Data, Metadata, OutputTensor, Request, Tensor, TensorMetadata};
+use lyceum_service::infer::{self, Data, Metadata, OutputTensor, Request, Tensor, TensorMetadata};
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 pub struct Body {
     /// Given back with the answer.
     pub id: Option<String>,
-    /// None is known.
+    /// `binary_data_output`: whether outputs come as raw bytes, where they do not say it themselves.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Map<String, Value>>,
     pub inputs: Vec<InputBody>,
@@ -29,13 +29,15 @@ pub struct InputBody {
     pub name: String,
     /// The first dimension counts the examples.
     pub shape: Vec<u64>,
-    /// `FP32`, `FP64`, `INT8` … `INT64`, `UINT8` … `UINT64`, `BOOL`, or `BYTES` for texts.
+    /// `FP32`, `FP64`, `INT8` … `INT64`, `UINT8` … `UINT64`, `BOOL`, or `BYTES` for texts; `FP16` and `BF16` as
+    /// raw bytes only.
     pub datatype: String,
+    /// `binary_data_size`: the tensor is these many of the raw bytes that follow the JSON, and has no `data`.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Map<String, Value>>,
     /// Row-major, flat or nested as the shape is.
-    #[schema(value_type = Vec<Value>)]
-    pub data: Value,
+    #[schema(value_type = Option<Vec<Value>>)]
+    pub data: Option<Value>,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -43,14 +45,33 @@ pub struct InputBody {
 #[schema(as = InferWantedOutput)]
 pub struct WantedOutput {
     pub name: String,
+    /// `binary_data`: whether this output comes as raw bytes.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Map<String, Value>>,
 }
 
+/// How the answer is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Given back.
+    pub id: Option<String>,
+    /// Whether an output that does not say it comes as raw bytes.
+    binary_by_default: bool,
+    /// Outputs that say it.
+    binary: Vec<(String, bool)>,
+}
+
+impl Reply {
+    fn is_binary(&self, name: &str) -> bool {
+        let own = self.binary.iter().find(|(output, _)| output == name).map(|(_, is_binary)| *is_binary);
+        own.unwrap_or(self.binary_by_default)
+    }
+}
+
 impl Body {
-    /// The request, and the id to give back.
-    pub fn parse(self) -> Result<(Request, Option<String>), ApiError> {
-        refuse_parameters("parameters", self.parameters.as_ref())?;
+    /// The request, and how its answer is written. `raw`: what follows the JSON.
+    pub fn parse(self, raw: Option<&[u8]>) -> Result<(Request, Reply), ApiError> {
+        let [binary_by_default] = flags("parameters", self.parameters, ["binary_data_output"])?;
         if self.id.as_ref().is_some_and(|id| id.chars().count() > limits::ADVISORY_CHARS_MAX) {
             return Err(ApiError::field("id", "invalid_value", "id: longer than 512 characters"));
         }
@@ -59,49 +80,99 @@ impl Body {
             let message = format!("inputs: {n} tensors are not between 1 and {}", limits::TENSORS_MAX);
             return Err(ApiError::field("inputs", "invalid_value", message));
         }
-        let inputs = self.inputs.into_iter().enumerate().map(|(i, input)| tensor(i, input));
+        let mut rest = raw.map(binary::Raw);
+        let inputs = self.inputs.into_iter().enumerate().map(|(i, input)| tensor(i, input, rest.as_mut()));
         let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-        let mut outputs = Vec::new();
+        if let Some(rest) = rest.filter(|rest| !rest.0.is_empty()) {
+            let param = "Inference-Header-Content-Length";
+            let message = format!("{param}: {} bytes follow that belong to no input", rest.0.len());
+            return Err(ApiError::field(param, "invalid_value", message));
+        }
+        let (mut outputs, mut named) = (Vec::new(), Vec::new());
         for (i, wanted) in self.outputs.into_iter().flatten().enumerate() {
             if i == limits::TENSORS_MAX {
                 return Err(ApiError::field("outputs", "invalid_value", "outputs: more than 16 tensors"));
             }
-            // tritonclient says this of every output; JSON is what we answer with.
-            let parameters = wanted.parameters.map(|mut parameters| {
-                if parameters.get("binary_data") == Some(&Value::Bool(false)) {
-                    parameters.remove("binary_data");
-                }
-                parameters
-            });
-            refuse_parameters(&format!("outputs[{i}].parameters"), parameters.as_ref())?;
+            let [is_binary] = flags(&format!("outputs[{i}].parameters"), wanted.parameters, ["binary_data"])?;
+            named.extend(is_binary.map(|is_binary| (wanted.name.clone(), is_binary)));
             outputs.push(wanted.name);
         }
-        Ok((Request { inputs, outputs }, self.id))
+        let binary_by_default = binary_by_default.unwrap_or(false);
+        Ok((Request { inputs, outputs }, Reply { id: self.id, binary_by_default, binary: named }))
     }
 }
 
-fn refuse_parameters(path: &str, parameters: Option<&Map<String, Value>>) -> Result<(), ApiError> {
-    match parameters.and_then(|parameters| parameters.keys().next()) {
-        Some(key) => {
-            Err(unsupported(&format!("{path}.{key}"), "this parameter is not known; data goes as JSON"))
-        }
+/// The known yes-or-no parameters; others are refused by name.
+fn flags<const N: usize>(
+    path: &str,
+    parameters: Option<Map<String, Value>>,
+    known: [&str; N],
+) -> Result<[Option<bool>; N], ApiError> {
+    let mut parameters = parameters.unwrap_or_default();
+    let mut found = [None; N];
+    for (name, flag) in known.iter().zip(&mut found) {
+        *flag = match parameters.remove(*name) {
+            None | Some(Value::Null) => None,
+            Some(Value::Bool(flag)) => Some(flag),
+            Some(_) => {
+                let param = format!("{path}.{name}");
+                let message = format!("{param}: must be true or false");
+                return Err(ApiError::field(param, "invalid_type", message));
+            }
+        };
+    }
+    refuse_parameters(path, &parameters)?;
+    Ok(found)
+}
+
+fn refuse_parameters(path: &str, parameters: &Map<String, Value>) -> Result<(), ApiError> {
+    match parameters.keys().next() {
+        Some(key) => Err(unsupported(&format!("{path}.{key}"), "this parameter is not known: leave it out")),
         None => Ok(()),
     }
 }
 
-fn tensor(i: usize, body: InputBody) -> Result<Tensor, ApiError> {
+fn tensor(i: usize, body: InputBody, raw: Option<&mut binary::Raw<'_>>) -> Result<Tensor, ApiError> {
     let at = |field: &str| format!("inputs[{i}].{field}");
-    refuse_parameters(&at("parameters"), body.parameters.as_ref())?;
+    let mut parameters = body.parameters.unwrap_or_default();
+    let size = parameters.remove("binary_data_size");
+    refuse_parameters(&at("parameters"), &parameters)?;
     let shape = shape(&at("shape"), &body.shape)?;
     let n_elements: usize = shape.iter().product();
+    let data = match (size, body.data) {
+        (None, Some(data)) => json_data(i, &body.datatype, &data, &shape)?,
+        (None, None) => {
+            let message = format!("{}: is missing, and so is parameters.binary_data_size", at("data"));
+            return Err(ApiError::field(at("data"), "missing_required_parameter", message));
+        }
+        (Some(size), data) => {
+            let param = at("parameters.binary_data_size");
+            let refuse = |why: &str| ApiError::field(&param, "invalid_value", format!("{param}: {why}"));
+            let size = size.as_u64().ok_or_else(|| refuse("must be a number of bytes"))?;
+            if data.is_some() {
+                return Err(refuse("the tensor has data in the JSON too: send one of the two"));
+            }
+            let raw = raw.ok_or_else(|| {
+                refuse("needs the header Inference-Header-Content-Length and the bytes behind the JSON")
+            })?;
+            let bytes = raw.take(&param, size)?;
+            binary::read(&format!("inputs[{i}]"), &body.datatype, bytes, n_elements)?
+        }
+    };
+    Ok(Tensor { name: body.name, shape, data })
+}
+
+fn json_data(i: usize, datatype: &str, data: &Value, shape: &[usize]) -> Result<Data, ApiError> {
+    let at = |field: &str| format!("inputs[{i}].{field}");
+    let n_elements: usize = shape.iter().product();
     let mut flat = Vec::with_capacity(n_elements);
-    flatten(&body.data, n_elements, &mut flat)
+    flatten(data, n_elements, &mut flat)
         .map_err(|why| ApiError::field(at("data"), "invalid_value", format!("{}: {why}", at("data"))))?;
     if flat.len() != n_elements {
         let message = format!("{}: {} values do not fill the shape {shape:?}", at("data"), flat.len());
         return Err(ApiError::field(at("data"), "invalid_value", message));
     }
-    let data = match body.datatype.as_str() {
+    Ok(match datatype {
         "BYTES" => Data::Texts(texts(&at("data"), &flat)?),
         "FP32" | "FP64" => Data::Numbers(numbers(&at("data"), &flat, Number::Float)?),
         "INT8" | "INT16" | "INT32" | "INT64" | "UINT8" | "UINT16" | "UINT32" | "UINT64" => {
@@ -111,12 +182,12 @@ fn tensor(i: usize, body: InputBody) -> Result<Tensor, ApiError> {
         other => {
             let param = at("datatype");
             let message = format!(
-                "{param}: {other:?} is not FP32, FP64, INT8 to INT64, UINT8 to UINT64, BOOL or BYTES"
+                "{param}: {other:?} is not FP32, FP64, INT8 to INT64, UINT8 to UINT64, BOOL or BYTES (FP16 and BF16 \
+                 come as raw bytes only)"
             );
             return Err(ApiError::field(param, "invalid_value", message));
         }
-    };
-    Ok(Tensor { name: body.name, shape, data })
+    })
 }
 
 /// The sizes, whose product is bounded before anything is allocated.
@@ -210,8 +281,18 @@ pub struct OutputBody {
     pub shape: Vec<usize>,
     /// `FP32`, `FP64` or `BYTES`.
     pub datatype: &'static str,
-    #[schema(value_type = Vec<Value>)]
-    pub data: OutputData,
+    /// `binary_data_size`: the output is these many of the raw bytes behind the JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<OutputParameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Value>>)]
+    pub data: Option<OutputData>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = InferOutputParameters)]
+pub struct OutputParameters {
+    pub binary_data_size: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -222,16 +303,37 @@ pub enum OutputData {
     Bytes(Vec<String>),
 }
 
-impl From<OutputTensor> for OutputBody {
-    fn from(output: OutputTensor) -> Self {
-        let OutputTensor { name, shape, data } = output;
-        let (datatype, data) = match data {
-            lyceum_service::infer::OutputData::Probabilities(values) => ("FP32", OutputData::Fp32(values)),
-            lyceum_service::infer::OutputData::Values(values) => ("FP64", OutputData::Fp64(values)),
-            lyceum_service::infer::OutputData::Texts(texts) => ("BYTES", OutputData::Bytes(texts)),
-        };
-        Self { name: name.to_owned(), shape, datatype, data }
+impl Response {
+    /// The answer, and the raw bytes of those outputs that are asked for as such.
+    pub fn new(answer: infer::Response, reply: Reply) -> (Self, Vec<u8>) {
+        let mut raw = Vec::new();
+        let outputs =
+            answer.outputs.into_iter().map(|output| output_body(output, &reply, &mut raw)).collect();
+        let model_version = answer.version.to_string();
+        (Response { model_name: answer.name, model_version, id: reply.id, outputs }, raw)
     }
+}
+
+fn output_body(output: OutputTensor, reply: &Reply, raw: &mut Vec<u8>) -> OutputBody {
+    let OutputTensor { name, shape, data } = output;
+    let datatype = match data {
+        infer::OutputData::Probabilities(_) => "FP32",
+        infer::OutputData::Values(_) => "FP64",
+        infer::OutputData::Texts(_) => "BYTES",
+    };
+    let mut body = OutputBody { name: name.to_owned(), shape, datatype, parameters: None, data: None };
+    if reply.is_binary(name) {
+        let start = raw.len();
+        binary::write(&data, raw);
+        body.parameters = Some(OutputParameters { binary_data_size: raw.len() - start });
+        return body;
+    }
+    body.data = Some(match data {
+        infer::OutputData::Probabilities(values) => OutputData::Fp32(values),
+        infer::OutputData::Values(values) => OutputData::Fp64(values),
+        infer::OutputData::Texts(texts) => OutputData::Bytes(texts),
+    });
+    body
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -285,7 +387,7 @@ mod tests {
 
     fn parse(input: Value) -> Result<Tensor, ApiError> {
         let body = json!({ "inputs": [input] });
-        let (request, _) = crate::body::parse::<Body>(body.to_string().as_bytes())?.parse()?;
+        let (request, _) = crate::body::parse::<Body>(body.to_string().as_bytes())?.parse(None)?;
         Ok(request.inputs.into_iter().next().unwrap())
     }
 

@@ -1,7 +1,10 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
+pub mod binary;
 pub mod completions;
 pub mod decisions;
+pub mod explain;
+pub mod explanation;
 pub mod infer;
 pub mod models;
 pub mod predict;

@@ -1,5 +1,6 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
+use super::explain::OptionsBody;
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
@@ -15,6 +16,8 @@ use utoipa::ToSchema;
 pub struct Body {
     /// Each an object of features, an array of values, a text, or `{"b64": "…"}` with a picture or wav file.
     pub instances: Vec<Value>,
+    /// Also say why: `explanations` then has one for each instance.
+    pub explain: Option<OptionsBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -23,6 +26,9 @@ pub struct Response {
     /// Each `{"label", "probabilities"}`, a number, or numbers.
     #[schema(value_type = Vec<Value>)]
     pub predictions: Vec<PredictionBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub explanations: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -36,17 +42,21 @@ pub enum PredictionBody {
 
 impl Body {
     pub fn parse(self) -> Result<Vec<Content>, ApiError> {
-        let n = self.instances.len();
-        if n == 0 || n > limits::INSTANCES_MAX {
-            let message = format!("instances: {n} are not between 1 and {}", limits::INSTANCES_MAX);
-            return Err(ApiError::field("instances", "invalid_value", message));
-        }
-        self.instances.into_iter().enumerate().map(|(i, value)| instance(i, value)).collect()
+        instances(self.instances)
     }
 }
 
-fn instance(i: usize, value: Value) -> Result<Content, ApiError> {
-    let param = format!("instances[{i}]");
+pub fn instances(values: Vec<Value>) -> Result<Vec<Content>, ApiError> {
+    let n = values.len();
+    if n == 0 || n > limits::INSTANCES_MAX {
+        let message = format!("instances: {n} are not between 1 and {}", limits::INSTANCES_MAX);
+        return Err(ApiError::field("instances", "invalid_value", message));
+    }
+    values.into_iter().enumerate().map(|(i, value)| instance(&format!("instances[{i}]"), value)).collect()
+}
+
+/// One raw input at the place `param` of a request.
+pub fn instance(param: &str, value: Value) -> Result<Content, ApiError> {
     match value {
         Value::Object(row) => match row.get("b64") {
             Some(Value::String(data)) if row.len() == 1 => {
@@ -75,7 +85,7 @@ fn instance(i: usize, value: Value) -> Result<Content, ApiError> {
 
 impl From<Vec<Prediction>> for Response {
     fn from(predictions: Vec<Prediction>) -> Self {
-        Self { predictions: predictions.into_iter().map(body).collect() }
+        Self { predictions: predictions.into_iter().map(body).collect(), explanations: None }
     }
 }
 

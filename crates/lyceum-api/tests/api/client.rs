@@ -57,7 +57,13 @@ impl Client {
         self.send("POST", path, &[("content-type", "application/json")], &body.to_string()).await
     }
 
-    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> Answer {
         let mut stream = self.open(method, path, headers, body).await;
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();
@@ -65,7 +71,14 @@ impl Client {
     }
 
     /// A connection on which the request has been sent.
-    pub async fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> TcpStream {
+    pub async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl AsRef<[u8]>,
+    ) -> TcpStream {
+        let body = body.as_ref();
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
         if let Some(key) = &self.key {
@@ -77,7 +90,7 @@ impl Client {
         head += &format!("content-length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
         // A server that has refused already may have closed its end.
-        let _ = stream.write_all(body.as_bytes()).await;
+        let _ = stream.write_all(body).await;
         stream
     }
 }

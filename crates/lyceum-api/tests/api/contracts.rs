@@ -327,8 +327,8 @@ async fn tensors_give_what_predictions_give() {
         (json!({"inputs": [input, input]}), "inputs", "invalid_value"),
         (json!({"inputs": [input], "outputs": [{"name": "x"}]}), "outputs[0].name", "unknown_output"),
         (
-            json!({"inputs": [input], "parameters": {"binary_data_output": true}}),
-            "parameters.binary_data_output",
+            json!({"inputs": [input], "parameters": {"priority": 1}}),
+            "parameters.priority",
             "unsupported_parameter",
         ),
     ] {

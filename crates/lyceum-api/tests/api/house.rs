@@ -14,7 +14,7 @@ use lyceum_store::models::{self, NewVersion};
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
-use lyceum_types::manifest::{FORMAT_VERSION, Manifest};
+use lyceum_types::manifest::{FORMAT_VERSION, FeatureSketch, Manifest};
 use lyceum_types::spec::Spec;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -66,6 +66,18 @@ impl House {
 
     /// Publishes a model of this preparation with random weights.
     pub async fn publish(&self, name: &str, task: &str, model: &str, preparation: Preparation) {
+        self.publish_sketched(name, task, model, preparation, vec![]).await;
+    }
+
+    /// As [`publish`](Self::publish), with sketches of training rows.
+    pub async fn publish_sketched(
+        &self,
+        name: &str,
+        task: &str,
+        model: &str,
+        preparation: Preparation,
+        features: Vec<FeatureSketch>,
+    ) {
         let store = self.service.store();
         let spec = format!(
             "name = \"{}\"\ntask = \"{task}\"\nseed = 1\n[data]\ntrain = \"x.csv\"\n{}\n[model]\n{model}\n[train]\nsteps = 1\nbatch_size = 1\n",
@@ -108,7 +120,7 @@ impl House {
                 steps: 1,
                 seconds: 1.0,
                 split: Default::default(),
-                features: vec![],
+                features,
                 probes: serde_json::Value::Null,
                 privacy: None,
                 files: Default::default(),

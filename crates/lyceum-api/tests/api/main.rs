@@ -5,5 +5,7 @@
 mod client;
 mod contracts;
 mod door;
+mod explain;
+mod extras;
 mod house;
 mod load;

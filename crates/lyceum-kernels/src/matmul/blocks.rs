@@ -35,6 +35,8 @@ const SHARED_WORDS_MAX: usize = 1 << 20;
 const ALONE_MAX: usize = 512 * 1024;
 /// Words that a packing task takes.
 const PACK_TASK: usize = 16 * 1024;
+/// Lines across `k` come to packing tasks in multiples of this, a whole number of words.
+const LINES: usize = 32;
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -165,7 +167,8 @@ fn plan(p: &Product) -> Plan {
     let mut block_panels = column_panels;
     let tall = row_blocks > 1 && row_panels >= 4 * wanted;
     if tall {
-        row_blocks = row_blocks.max(wanted);
+        // As many for each thread, or the last ones wait for one.
+        row_blocks = row_blocks.max(wanted).next_multiple_of(pool::threads());
     } else {
         let span = p.tiles.panels(p.m.min(p.tiles.mr));
         block_panels = BLOCK_PANELS.min(column_panels.next_multiple_of(span));
@@ -269,34 +272,71 @@ fn for_tasks(alone: bool, n_tasks: usize, f: impl Fn(usize) + Sync) {
 /// As [`run`]; the buffers have room for every panel of the operands that are shared.
 unsafe fn pack_shared(p: &Product, plan: &Plan, stretch: Stretch, a_to: SendPtr<f32>, b_to: SendPtr<f32>) {
     let k_words = stretch.len.div_ceil(p.words.depth());
-    let (a_words, b_words) = (a_panel_words(p, k_words), k_words * PANEL);
-    let (a_step, b_step) = ((PACK_TASK / a_words).max(1), (PACK_TASK / b_words).max(1));
-    let a_tasks = if plan.a == Packer::All { p.row_panels().div_ceil(a_step) } else { 0 };
-    let b_tasks = if plan.b == Packer::All { p.column_panels().div_ceil(b_step) } else { 0 };
-    for_tasks(plan.alone || a_tasks + b_tasks == 1, a_tasks + b_tasks, |task| {
-        // SAFETY: each panel has its own room, the spill of narrow ones included.
+    let a =
+        (plan.a == Packer::All).then(|| SharedPacking::new(rows_of(p, a_panel_words(p, k_words)), stretch));
+    let b = (plan.b == Packer::All).then(|| SharedPacking::new(columns_of(p, k_words * PANEL), stretch));
+    let n_tasks = |shared: &Option<SharedPacking>| shared.as_ref().map_or(0, |shared| shared.n_tasks);
+    let (a_tasks, n_tasks) = (n_tasks(&a), n_tasks(&a) + n_tasks(&b));
+    for_tasks(plan.alone || n_tasks == 1, n_tasks, |task| {
+        // SAFETY: each panel and each number along `k` has its own room, the spill of narrow panels included.
         unsafe {
-            if task < a_tasks {
-                let panels = task * a_step..p.row_panels().min((task + 1) * a_step);
-                pack_group(p.path, p.words, rows_of(p, a_words), panels, stretch, a_to.get());
-            } else {
-                let task = task - a_tasks;
-                let panels = task * b_step..p.column_panels().min((task + 1) * b_step);
-                pack_group(p.path, p.words, columns_of(p, b_words), panels, stretch, b_to.get());
+            match (&a, &b) {
+                (Some(a), _) if task < a_tasks => a.pack(p, stretch, task, a_to.get()),
+                (_, Some(b)) => b.pack(p, stretch, task - a_tasks, b_to.get()),
+                _ => unreachable!("a packing task belongs to an operand: bug"),
             }
         }
     });
 }
 
+/// How the packing of an operand is cut: a piece of `k` over all panels where lines run across `k`, so that
+/// memory is read from one end to the other, and some panels over all of `k` where they run along it.
+struct SharedPacking {
+    group: Group,
+    n_panels: usize,
+    /// Panels, or numbers along `k`, that a task takes.
+    step: usize,
+    n_tasks: usize,
+}
+
+// SAFETY: the tasks only read through the operand.
+unsafe impl Sync for SharedPacking {}
+
+impl SharedPacking {
+    fn new(group: Group, stretch: Stretch) -> Self {
+        let n_panels = group.len.div_ceil(group.height);
+        let (n, step) = match group.x.lines {
+            Lines::AlongK => (n_panels, (PACK_TASK / group.panel_words).max(1)),
+            Lines::AcrossK => (stretch.len, (PACK_TASK / group.len).next_multiple_of(LINES)),
+        };
+        SharedPacking { group, n_panels, step, n_tasks: n.div_ceil(step) }
+    }
+
+    /// # Safety
+    /// As [`pack_group`], for the whole stretch and all panels.
+    unsafe fn pack(&self, p: &Product, stretch: Stretch, task: usize, to: *mut f32) {
+        let at = task * self.step;
+        let (group, panels, piece) = match self.group.x.lines {
+            Lines::AlongK => (self.group, at..self.n_panels.min(at + self.step), stretch),
+            Lines::AcrossK => {
+                let piece = Stretch { at: stretch.at + at, len: self.step.min(stretch.len - at) };
+                (Group { skip: at, ..self.group }, 0..self.n_panels, piece)
+            }
+        };
+        // SAFETY: the caller's; `LINES` is a whole number of words, so that pieces share none.
+        unsafe { pack_group(p.path, p.words, group, panels, piece, to) }
+    }
+}
+
 /// The panels of `a`, packed `panel_words` apart; the last is as wide as its rows.
 fn rows_of(p: &Product, panel_words: usize) -> Group {
-    Group { x: p.a, height: p.tiles.mr, len: p.m, fill: false, panel_words }
+    Group { x: p.a, height: p.tiles.mr, len: p.m, fill: false, panel_words, skip: 0 }
 }
 
 /// The panels of a `b` that is not packed yet; the last is as wide as the others.
 fn columns_of(p: &Product, panel_words: usize) -> Group {
     let Right::Stored(x) = p.b else { unreachable!("`b` is packed already: bug") };
-    Group { x, height: PANEL, len: p.n, fill: true, panel_words }
+    Group { x, height: PANEL, len: p.n, fill: true, panel_words, skip: 0 }
 }
 
 /// One block of the result over one stretch of `k`.

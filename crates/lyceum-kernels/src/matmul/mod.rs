@@ -7,6 +7,7 @@
 //! rising order, so a row has the same bits in a product of one row, of seven, or of a thousand, packed or
 //! not, on any number of threads.
 
+mod across;
 #[cfg(target_arch = "x86_64")]
 mod bf16;
 mod blocks;

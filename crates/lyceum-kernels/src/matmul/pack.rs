@@ -1,4 +1,5 @@
-//! Packing: copying a stretch of an operand into panels that the tiles read from one end to the other.
+//! Packing: copying a stretch of an operand into panels that the tiles read from one end to the other. Here
+//! operands whose lines run along `k`; the others are in `across`.
 //!
 //! A panel is `width` rows of `a` (or columns of `b`) over a stretch of `k`, as `[k words][width]`. A word is
 //! one f32 ([`Words::F32`]), an f32 rounded to bf16 ([`Words::Rounded`]), or two bf16 that follow each other
@@ -36,11 +37,10 @@ pub(super) enum Lines {
     AcrossK,
 }
 
-/// One panel to pack.
+/// One panel to pack, whose lines run along `k`.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
     pub src: *const f32,
-    pub lines: Lines,
     pub stride: usize,
     /// Rows that exist, at least 1; the panel is filled up to `width` with numbers that nobody reads.
     pub rows: usize,
@@ -60,7 +60,7 @@ pub(super) const SPILL: usize = 8;
 /// AVX512_BF16 for pairs.
 pub(super) unsafe fn pack(path: CpuPath, words: Words, panel: Panel, dst: *mut f32) {
     match words {
-        Words::F32 => on_path!(path, pack_f32(panel: Panel, dst: *mut f32)),
+        Words::F32 => on_path!(path, transpose(panel: Panel, dst: *mut f32)),
         Words::Rounded => on_path!(path, pack_rounded(panel: Panel, dst: *mut f32)),
         // SAFETY: the caller has the instructions.
         #[cfg(target_arch = "x86_64")]
@@ -69,26 +69,10 @@ pub(super) unsafe fn pack(path: CpuPath, words: Words, panel: Panel, dst: *mut f
 }
 
 #[inline(always)]
-unsafe fn pack_f32<S: Simd>(panel: Panel, dst: *mut f32) {
-    // SAFETY: the caller upholds the contract of `pack`.
-    unsafe {
-        match panel.lines {
-            Lines::AlongK => transpose::<S>(panel, dst),
-            Lines::AcrossK => match panel.width {
-                16 => copy::<16>(panel, dst),
-                12 => copy::<12>(panel, dst),
-                6 => copy::<6>(panel, dst),
-                _ => copy_any(panel, dst),
-            },
-        }
-    }
-}
-
-#[inline(always)]
 unsafe fn pack_rounded<S: Simd>(panel: Panel, dst: *mut f32) {
     // SAFETY: the caller upholds the contract of `pack`; the panel was written just before.
     unsafe {
-        pack_f32::<S>(panel, dst);
+        transpose::<S>(panel, dst);
         for x in std::slice::from_raw_parts_mut(dst, panel.k * panel.width) {
             *x = round_to_bf16(*x);
         }
@@ -108,7 +92,7 @@ pub(super) fn round_to_bf16(x: f32) -> f32 {
 /// Blocks of 8 × 8; the last rows of a panel overlap the ones before where 8 does not divide the width.
 #[inline(always)]
 unsafe fn transpose<S: Simd>(panel: Panel, dst: *mut f32) {
-    let Panel { src, stride, rows, width, k, .. } = panel;
+    let Panel { src, stride, rows, width, k } = panel;
     let blocks = k / 8 * 8;
     // SAFETY: lines are clamped to those that exist; blocks end inside `k`. A narrow panel's store of eight
     // words reaches into the next step, which is stored after it, and at the end into the spill.
@@ -129,29 +113,6 @@ unsafe fn transpose<S: Simd>(panel: Panel, dst: *mut f32) {
             for i in 0..width {
                 *dst.add(p * width + i) = *src.add(i.min(rows - 1) * stride + p);
             }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn copy<const W: usize>(panel: Panel, dst: *mut f32) {
-    if panel.rows < W {
-        // SAFETY: as the caller's.
-        return unsafe { copy_any(panel, dst) };
-    }
-    for p in 0..panel.k {
-        // SAFETY: line `p` has `W` numbers.
-        unsafe { std::ptr::copy_nonoverlapping(panel.src.add(p * panel.stride), dst.add(p * W), W) }
-    }
-}
-
-#[inline(always)]
-unsafe fn copy_any(panel: Panel, dst: *mut f32) {
-    let Panel { src, stride, rows, width, k, .. } = panel;
-    for p in 0..k {
-        for i in 0..width {
-            // SAFETY: line `p` has `rows` numbers.
-            unsafe { *dst.add(p * width + i) = *src.add(p * stride + i.min(rows - 1)) }
         }
     }
 }

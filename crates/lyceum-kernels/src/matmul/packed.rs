@@ -38,7 +38,7 @@ impl Packed {
         pool::for_each_chunk(&mut self.panels, PANEL * k, |j, to| {
             let rows = PANEL.min(n - j * PANEL);
             let lines = &w[j * PANEL * k..][..rows * k];
-            let panel = Panel { src: lines.as_ptr(), lines: Lines::AlongK, stride: k, rows, width: PANEL, k };
+            let panel = Panel { src: lines.as_ptr(), stride: k, rows, width: PANEL, k };
             // SAFETY: the panel's lines are in `lines`, its words in `to`.
             unsafe { pack(path, Words::F32, panel, to.as_mut_ptr()) }
         });

@@ -1,11 +1,9 @@
 //! Where the panels of an operand are, and how several are packed at once.
 
+use super::across::{Across, pack_across};
 use super::pack::{Lines, Panel, Words, pack};
 use crate::cpu::CpuPath;
 use std::ops::Range;
-
-/// Lines packed at a time where panels share them; a whole number of words.
-const LINES: usize = 32;
 
 /// An operand as it is stored: `stride` numbers between its lines.
 #[derive(Clone, Copy)]
@@ -44,6 +42,8 @@ pub(super) struct Group {
     pub fill: bool,
     /// From a panel to the next in what is packed.
     pub panel_words: usize,
+    /// Numbers along `k` that stand before the stretch in every panel.
+    pub skip: usize,
 }
 
 /// Packs some panels of a group, each to its place counted from `to`.
@@ -59,24 +59,30 @@ pub(super) unsafe fn pack_group(
     stretch: Stretch,
     to: *mut f32,
 ) {
-    let Group { x, height, len, fill, panel_words } = group;
-    // Lines across `k` are shared by the panels side by side: a few of them at a time stay in L1.
-    let step = if x.lines == Lines::AcrossK && panels.len() > 1 { LINES } else { stretch.len };
-    for k0 in (0..stretch.len).step_by(step) {
-        for i in panels.clone() {
-            let rows = height.min(len - i * height);
-            let width = if fill { height } else { rows };
-            let (first, at) = (i * height, stretch.at + k0);
-            let offset = match x.lines {
-                Lines::AlongK => first * x.stride + at,
-                Lines::AcrossK => at * x.stride + first,
-            };
-            let src = x.src.wrapping_add(offset);
-            let k = step.min(stretch.len - k0);
-            let panel = Panel { src, lines: x.lines, stride: x.stride, rows, width, k };
-            let dst = to.wrapping_add(i * panel_words + k0 / words.depth() * width);
-            // SAFETY: the caller's contract; panels and steps do not overlap.
-            unsafe { pack(path, words, panel, dst) }
-        }
+    let Group { x, height, len, fill, panel_words, skip } = group;
+    let skip = skip / words.depth();
+    if x.lines == Lines::AcrossK {
+        let first = panels.start * height;
+        let piece = Across {
+            src: x.src.wrapping_add(stretch.at * x.stride + first),
+            stride: x.stride,
+            len: len.min(panels.end * height) - first,
+            k: stretch.len,
+            height,
+            fill,
+            dst: to.wrapping_add(panels.start * panel_words),
+            panel_words,
+            skip,
+        };
+        // SAFETY: the caller's contract.
+        return unsafe { pack_across(path, words, piece) };
+    }
+    for i in panels {
+        let rows = height.min(len - i * height);
+        let width = if fill { height } else { rows };
+        let src = x.src.wrapping_add(i * height * x.stride + stretch.at);
+        let panel = Panel { src, stride: x.stride, rows, width, k: stretch.len };
+        // SAFETY: the caller's contract; panels do not overlap.
+        unsafe { pack(path, words, panel, to.wrapping_add(i * panel_words + skip * width)) }
     }
 }

@@ -7,7 +7,10 @@ use crate::cpu::{self, CpuPath};
 use crate::pool::{self, SendPtr};
 use crate::row::{load, store};
 use crate::scratch;
-use crate::simd::{Simd, math, on_path};
+use crate::simd::{Simd, math, on_path, prefetch};
+
+/// Numbers in a cache line.
+const CACHE_LINE: usize = 16;
 
 /// Gradients that come in, zeros where absent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,6 +145,24 @@ impl Block<'_> {
         });
     }
 
+    /// Asks for what step `s` of an example needs: the examples' rows lie a whole sequence apart, which no
+    /// processor foresees.
+    #[inline(always)]
+    fn prefetch_gates(&self, example: usize, s: usize) {
+        if example >= self.first + self.rows || s >= self.seq.length(example) {
+            return;
+        }
+        let (row, h, width) =
+            (self.seq.row(example, s), self.seq.hidden, self.seq.cell.kept() * self.seq.hidden);
+        for at in (0..width).step_by(CACHE_LINE) {
+            prefetch(self.kept.gates.as_ptr().wrapping_add(row * width + at));
+        }
+        let beside = if self.seq.cell.has_memory() { self.kept.c } else { self.kept.h_prev };
+        for at in (0..h).step_by(CACHE_LINE) {
+            prefetch(beside.as_ptr().wrapping_add(row * h + at));
+        }
+    }
+
     /// Drops the gradients of the state that entered step `s`.
     fn forget(&self, running: &Running, s: usize) {
         for r in (0..self.rows).filter(|r| s < self.seq.length(self.first + r)) {
@@ -183,6 +204,7 @@ unsafe fn gate_gradients<S: Simd>(block: &Block<'_>, run: &Running, s: usize) {
             continue;
         }
         let row = seq.row(b, s);
+        block.prefetch_gates(b + 1, s);
         let d_out = block.from.out.map(|d| &d[row * h..][..h]);
         for unit in (0..h).step_by(S::LANES) {
             let n = S::LANES.min(h - unit);

@@ -142,6 +142,7 @@ fn run_block(
                 now[r * lda..][..f].copy_from_slice(&x[row * f..][..f]);
                 sink.state_in(row, &now[r * lda + f..][..h]);
             }
+            let direct = (h == hp).then_some(Direct { seq, sink, first });
             let step = Step {
                 cell: seq.cell,
                 rows,
@@ -158,12 +159,13 @@ fn run_block(
                 ldg,
                 lengths: seq.lengths.map(|l| &l[first..first + rows]),
                 s,
+                direct,
             };
             let step = &step;
             cut.each(panels.n, |begin, end| {
                 on_path!(path, run_panels(step: &Step<'_>, begin: usize, end: usize));
             });
-            for r in (0..rows).filter(|r| s < seq.length(first + r)) {
+            for r in (0..rows).filter(|r| step.direct.is_none() && s < seq.length(first + r)) {
                 let row = seq.row(first + r, s);
                 sink.step_out(row, &next[r * lda + f..][..h], &c[r * ldc..][..h], &gates[r * ldg..], hp);
             }
@@ -282,6 +284,16 @@ struct Step<'a> {
     ldg: usize,
     lengths: Option<&'a [u32]>,
     s: usize,
+    /// Where results go at once, without a copy: there where whole panels fill a row.
+    direct: Option<Direct<'a>>,
+}
+
+/// The outputs as the panels reach them.
+#[derive(Clone, Copy)]
+struct Direct<'a> {
+    seq: &'a Sequence<'a>,
+    sink: &'a Sink,
+    first: usize,
 }
 
 // SAFETY: `packed` and `now` are only read while a step runs, and the panels write disjoint units.
@@ -293,6 +305,43 @@ impl Step<'_> {
         match self.lengths {
             Some(lengths) => self.s < lengths[row] as usize,
             None => true,
+        }
+    }
+
+    /// A vector of one example's new state, memory and gates: to the outputs, or to where
+    /// [`Sink::step_out`] finds it.
+    ///
+    /// # Safety
+    /// The processor has the path `S`; row and units exist.
+    #[inline(always)]
+    unsafe fn put<S: Simd, const K: usize>(
+        &self,
+        row: usize,
+        unit: usize,
+        h: S::V,
+        c: Option<S::V>,
+        gates: [S::V; K],
+    ) {
+        // SAFETY: the scratch rows are padded to whole vectors. Outputs written at once have whole vectors,
+        // and their rows belong to the block that calls.
+        unsafe {
+            S::store(self.next.get().add(row * self.lda + self.input + unit), h);
+            let Some(direct) = &self.direct else {
+                let to = self.gates.get().add(row * self.ldg + unit);
+                for g in 0..K {
+                    S::store(to.add(g * self.panels.hidden_padded), gates[g]);
+                }
+                return;
+            };
+            let at = direct.seq.row(direct.first + row, self.s);
+            S::store(direct.sink.out.get().add(at * self.hidden + unit), h);
+            let Some(kept) = &direct.sink.kept else { return };
+            for g in 0..K {
+                S::store(kept.gates.get().add((at * K + g) * self.hidden + unit), gates[g]);
+            }
+            if let (Some(to), Some(c)) = (kept.c, c) {
+                S::store(to.get().add(at * self.hidden + unit), c);
+            }
         }
     }
 }
@@ -342,13 +391,7 @@ unsafe fn lstm<S: Simd, const MR: usize>(step: &Step<'_>, p: usize, row: usize) 
             let c_at = step.c.get().add((row + r) * step.ldc + unit);
             let c = S::fma(f, S::load(c_at), S::mul(i, g));
             S::store(c_at, c);
-            S::store(step.next.get().add(h_at), S::mul(o, math::tanh::<S>(c)));
-            let gates = step.gates.get().add((row + r) * step.ldg + unit);
-            let hp = step.panels.hidden_padded;
-            S::store(gates, i);
-            S::store(gates.add(hp), f);
-            S::store(gates.add(2 * hp), g);
-            S::store(gates.add(3 * hp), o);
+            step.put::<S, 4>(row + r, unit, S::mul(o, math::tanh::<S>(c)), Some(c), [i, f, g, o]);
         }
     }
 }
@@ -386,13 +429,8 @@ unsafe fn gru<S: Simd, const MR: usize>(step: &Step<'_>, p: usize, row: usize) {
             let reset = math::sigmoid::<S>(acc[r][0]);
             let z = math::sigmoid::<S>(acc[r][1]);
             let n = math::tanh::<S>(S::fma(reset, acc[r][2], n_input[r]));
-            S::store(step.next.get().add(h_at), S::fma(z, S::sub(h, n), n));
-            let gates = step.gates.get().add((row + r) * step.ldg + unit);
-            let hp = step.panels.hidden_padded;
-            S::store(gates, reset);
-            S::store(gates.add(hp), z);
-            S::store(gates.add(2 * hp), n);
-            S::store(gates.add(3 * hp), acc[r][2]);
+            let h = S::fma(z, S::sub(h, n), n);
+            step.put::<S, 4>(row + r, unit, h, None, [reset, z, n, acc[r][2]]);
         }
     }
 }
@@ -433,8 +471,7 @@ unsafe fn rnn<S: Simd, const MR: usize, const TANH: bool>(step: &Step<'_>, p: us
                 }
                 let a = acc[r][v];
                 let h = if TANH { math::tanh::<S>(a) } else { S::max(S::splat(0.0), a) };
-                S::store(step.next.get().add(h_at), h);
-                S::store(step.gates.get().add((row + r) * step.ldg + unit), h);
+                step.put::<S, 1>(row + r, unit, h, None, [h]);
             }
         }
     }

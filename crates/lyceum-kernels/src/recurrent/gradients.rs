@@ -6,6 +6,10 @@
 use super::{Cell, Sequence};
 use crate::elementwise::{Write, add_into, col_sum};
 use crate::matmul::{Epilogue, Mat, Precision, matmul};
+use crate::{pool, scratch};
+
+/// Rows that a task joins.
+const ROWS: usize = 256;
 
 /// Which of a layer's two sets of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,60 @@ pub fn weight_gradient(
         }
         (Cell::Gru, Side::State) => product(h, 3 * h, out),
         _ => product(0, width, out),
+    }
+}
+
+/// Whether [`weight_gradients`] can do both sides at once: where both start from the same gates.
+pub fn has_joint_gradient(cell: Cell) -> bool {
+    cell != Cell::Gru
+}
+
+/// `d_w_ih` and `d_w_hh` side by side, `[G·H, F + H]`, in one product over `[x | h_prev]`: the gates' gradients,
+/// by far the largest operand, are read and packed once. The bits are those of [`weight_gradient`];
+/// [`side_of`] takes a side's part.
+///
+/// # Panics
+/// When a shape is not as written, or the cell has no joint gradient.
+pub fn weight_gradients(
+    seq: &Sequence<'_>,
+    d_gates: &[f32],
+    x: &[f32],
+    h_prev: &[f32],
+    out: &mut [f32],
+    precision: Precision,
+) {
+    assert!(has_joint_gradient(seq.cell), "recurrent weight gradients: a GRU's sides differ in their gates");
+    let (rows, f, h) = (seq.batch * seq.steps, seq.input, seq.hidden);
+    let (width, columns) = (seq.cell.kept() * h, f + h);
+    assert_eq!(d_gates.len(), rows * width, "recurrent weight gradients: d_gates is [B, T, K·H]");
+    assert_eq!((x.len(), h_prev.len()), (rows * f, rows * h), "recurrent weight gradients: x, h_prev");
+    assert_eq!(out.len(), width * columns, "recurrent weight gradients: [G·H, F + H]");
+    scratch::with_f32(rows * columns, |joined| {
+        pool::for_each_chunk(joined, ROWS * columns, |i, joined| {
+            for (r, row) in joined.chunks_exact_mut(columns).enumerate() {
+                let at = i * ROWS + r;
+                row[..f].copy_from_slice(&x[at * f..][..f]);
+                row[f..].copy_from_slice(&h_prev[at * h..][..h]);
+            }
+        });
+        let left = Mat::new(d_gates, rows, width).t();
+        let right = Mat::new(joined, rows, columns);
+        matmul(left, right, out, Write::Overwrite, Epilogue::default(), precision);
+    });
+}
+
+/// A side's part of what [`weight_gradients`] gave, into `out` `[G·H, …]`.
+pub fn side_of(seq: &Sequence<'_>, side: Side, joint: &[f32], out: &mut [f32], write: Write) {
+    let (f, h) = (seq.input, seq.hidden);
+    let part = match side {
+        Side::Input => 0..f,
+        Side::State => f..f + h,
+    };
+    for (out, joint) in out.chunks_exact_mut(part.len().max(1)).zip(joint.chunks_exact(f + h)) {
+        match write {
+            Write::Overwrite => out.copy_from_slice(&joint[part.clone()]),
+            Write::Add => out.iter_mut().zip(&joint[part.clone()]).for_each(|(out, x)| *out += x),
+        }
     }
 }
 

@@ -23,7 +23,10 @@ mod tile;
 
 pub use backward::{OutputGradients, StateGradients, backward};
 pub use forward::{Outputs, Params, forward};
-pub use gradients::{Side, bias_gradient, bias_sums, input_gradient, weight_gradient};
+pub use gradients::{
+    Side, bias_gradient, bias_sums, has_joint_gradient, input_gradient, side_of, weight_gradient,
+    weight_gradients,
+};
 pub use pack::PackedCell;
 
 use crate::{cpu::CpuPath, pool};

@@ -300,3 +300,28 @@ fn past_its_length_an_example_gives_zeros_and_its_state_stays() {
     assert_eq!(run.h_n[..4], run.out[4..8]);
     assert_eq!((&run.h_n[4..], &run.c_n[4..]), (&case.h0[4..], &case.c0[4..]));
 }
+
+#[test]
+fn both_sides_at_once_have_the_bits_of_each_alone() {
+    for cell in [Cell::RnnTanh, Cell::Lstm] {
+        let (b, t, f, h) = (3, 7, 5, 9);
+        let direction = Direction::Forward;
+        let seq =
+            Sequence { cell, direction, batch: b, steps: t, input: f, hidden: h, lengths: None, bptt: None };
+        let width = cell.kept() * h;
+        let (gates, x, h_prev) = (numbers(b * t * width, 1), numbers(b * t * f, 2), numbers(b * t * h, 3));
+        each_path(|| {
+            let mut joint = vec![f32::NAN; width * (f + h)];
+            weight_gradients(&seq, &gates, &x, &h_prev, &mut joint, Precision::F32);
+            for (side, right, columns) in [(Side::Input, &x, f), (Side::State, &h_prev, h)] {
+                let mut alone = vec![0.0; width * columns];
+                weight_gradient(&seq, side, &gates, right, &mut alone, Write::Overwrite, Precision::F32);
+                let mut part = vec![f32::NAN; width * columns];
+                side_of(&seq, side, &joint, &mut part, Write::Overwrite);
+                assert_eq!(part, alone, "{cell:?} {side:?}");
+                side_of(&seq, side, &joint, &mut part, Write::Add);
+                assert!(part.iter().zip(&alone).all(|(twice, once)| *twice == once + once));
+            }
+        });
+    }
+}

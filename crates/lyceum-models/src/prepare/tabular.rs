@@ -133,6 +133,11 @@ impl Column {
         }
     }
 
+    /// Whether a value that training never saw has an input of its own.
+    pub fn accepts_other(&self) -> bool {
+        matches!(&self.code, Code::Category { unseen: Unseen::Other, .. })
+    }
+
     fn input_names(&self) -> Vec<String> {
         let name = &self.name;
         match &self.code {
@@ -295,7 +300,7 @@ pub fn number(cell: Cell<'_>) -> Result<Option<f64>, NumberProblem> {
     if x.is_finite() && x.abs() <= f64::from(f32::MAX) {
         Ok(Some(x))
     } else {
-        Err(NumberProblem::NotFinite(format!("{x}")))
+        Err(NumberProblem::NotFinite(format!("{x:e}")))
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::PrepareError;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::{
@@ -170,6 +171,21 @@ impl Tokenizer {
         self.eos
     }
 
+    /// Tokens that mean nothing in an answer, ascending: `<bos>`, `<unk>`, the other special tokens of a file,
+    /// and ids that stand for nothing. `<eos>` ends an answer and is not among them.
+    pub fn never_said(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = [self.bos, self.unk].into_iter().flatten().collect();
+        if let Kind::File { tokenizer, .. } = &self.kind {
+            let added = tokenizer.get_added_tokens_decoder();
+            ids.extend(added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id));
+            ids.extend((0..self.vocab_size() as u32).filter(|&id| tokenizer.id_to_token(id).is_none()));
+        }
+        ids.retain(|&id| Some(id) != self.eos && (id as usize) < self.vocab_size());
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// The `tokenizer.json` of a BPE or file tokenizer.
     pub fn to_json(&self) -> Option<String> {
         match &self.kind {
@@ -210,6 +226,25 @@ impl Tokenizer {
             }
         }
         Ok(())
+    }
+
+    /// As [`encode`](Self::encode), each id with the characters of the text that it stands for. Bytes of one
+    /// character have the same span.
+    pub fn encode_spans(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>, PrepareError> {
+        let ids = self.encode(text)?;
+        let spans: Vec<Range<usize>> = match &self.kind {
+            Kind::Char { .. } => (0..ids.len()).map(|at| at..at + 1).collect(),
+            Kind::Byte => {
+                let bytes_of = |(at, c): (usize, char)| std::iter::repeat_n(at..at + 1, c.len_utf8());
+                text.chars().enumerate().flat_map(bytes_of).collect()
+            }
+            Kind::File { tokenizer, .. } => {
+                let encoding =
+                    tokenizer.encode_char_offsets(text, false).map_err(|error| unreadable(&*error))?;
+                encoding.get_offsets().iter().map(|&(from, to)| from..to).collect()
+            }
+        };
+        Ok(ids.into_iter().zip(spans).collect())
     }
 
     /// The bytes a token stands for: none for special tokens; `None` where the tokenizer joins tokens in other
@@ -419,93 +454,4 @@ impl PartialEq for Tokenizer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const CORPUS: &str = "the cat sat on the mat; the dog saw the cat. ünïcödé 🐈 and the end of the mat.\n";
-
-    fn all() -> Vec<Tokenizer> {
-        let specials = Specials { unk: false, bos: true, eos: true };
-        let corpus = [CORPUS, CORPUS];
-        vec![
-            Tokenizer::chars([CORPUS], specials),
-            Tokenizer::bytes(specials),
-            Tokenizer::train_bpe(corpus.into_iter(), 280, specials).unwrap(),
-        ]
-    }
-
-    #[test]
-    fn every_tokenizer_gives_the_text_back_also_streamed_and_after_storing() {
-        for tokenizer in all() {
-            let ids = tokenizer.encode(CORPUS).unwrap();
-            assert_eq!(tokenizer.decode(&ids), CORPUS);
-            let mut stream = TextStream::default();
-            let mut text: String = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
-            text.push_str(&stream.finish());
-            assert_eq!(text, CORPUS);
-            assert!(ids.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-            let json = serde_json::to_string(&tokenizer).unwrap();
-            let back: Tokenizer = serde_json::from_str(&json).unwrap();
-            assert_eq!(back, tokenizer);
-            assert_eq!(back.encode(CORPUS).unwrap(), ids);
-            assert_eq!((back.bos(), back.eos()), (tokenizer.bos(), tokenizer.eos()));
-        }
-    }
-
-    #[test]
-    fn special_tokens_stand_after_the_vocabulary_and_are_never_read_from_text() {
-        for tokenizer in all() {
-            let (bos, eos) = (tokenizer.bos().unwrap(), tokenizer.eos().unwrap());
-            assert_eq!(
-                (bos as usize, eos as usize),
-                (tokenizer.vocab_size() - 2, tokenizer.vocab_size() - 1)
-            );
-            assert_eq!(tokenizer.token_text(eos), "<eos>");
-            assert_eq!(tokenizer.decode(&[bos, eos]), "");
-        }
-        for tokenizer in &all()[1..] {
-            let ids = tokenizer.encode("a<eos>").unwrap();
-            assert!(!ids.contains(&tokenizer.eos().unwrap()), "{ids:?}");
-            assert_eq!(tokenizer.decode(&ids), "a<eos>");
-        }
-    }
-
-    #[test]
-    fn bpe_merges_frequent_words_stays_within_its_size_and_is_reproducible() {
-        let train = || {
-            let texts = [CORPUS, "the cat the cat the cat"];
-            Tokenizer::train_bpe(texts.into_iter(), 290, Specials::default()).unwrap()
-        };
-        let tokenizer = train();
-        assert!(tokenizer.vocab_size() > 256 && tokenizer.vocab_size() <= 290, "{}", tokenizer.vocab_size());
-        assert_eq!(tokenizer.encode(" cat").unwrap().len(), 1);
-        assert_eq!(tokenizer, train());
-        let error = Tokenizer::train_bpe([CORPUS].into_iter(), 100, Specials::default()).unwrap_err();
-        assert_eq!(error.code, "small_vocabulary");
-    }
-
-    #[test]
-    fn an_unknown_character_is_refused_or_becomes_the_declared_unk() {
-        let strict = Tokenizer::chars(["abc"], Specials::default());
-        let error = strict.encode("ab€").unwrap_err();
-        assert_eq!(error.code, "unknown_character");
-        assert!(error.message.contains("'€'") && error.message.contains("position 2"), "{}", error.message);
-        let lenient = Tokenizer::chars(["abc"], Specials { unk: true, ..Specials::default() });
-        assert_eq!(lenient.encode("a€").unwrap(), [0, 3]);
-        assert_eq!(lenient.decode(&[0, 3]), "a\u{FFFD}");
-    }
-
-    proptest! {
-        #[test]
-        fn streamed_bytes_equal_decoding_at_once(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
-            let tokenizer = Tokenizer::bytes(Specials::default());
-            let ids: Vec<u32> = bytes.iter().map(|&b| u32::from(b)).collect();
-            let mut stream = TextStream::default();
-            let mut text: String = ids.iter().map(|&id| stream.push(&tokenizer, id)).collect();
-            text.push_str(&stream.finish());
-            prop_assert_eq!(&text, &String::from_utf8_lossy(&bytes));
-            prop_assert_eq!(text, tokenizer.decode(&ids));
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! `y = f(x)` alone, for places where no product precedes it. `dx = dy ⊙ f′(x)`.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use crate::{Activation, NnError};
 use lyceum_kernels::activation::{activate, activate_backward};
 
@@ -31,6 +31,20 @@ impl Operation for Activate {
         back.grad(self.x, |view, dy, dx, write| {
             activate_backward(self.activation, view.value(self.x), dy, dx, write)
         });
+    }
+
+    /// The identity rule: the relevance of `f(x)` is that of `x`.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        back.change_dy(|view, dy| {
+            for ((c, &x), &y) in dy.iter_mut().zip(view.value(self.x)).zip(view.output()) {
+                let arrived = *c * y;
+                *c = ledger.quotient(arrived, x);
+                ledger.absorbed += f64::from(arrived) - f64::from(*c) * f64::from(x);
+            }
+        });
+        let c = back.dy.clone();
+        back.send(self.x, &c);
+        Ok(())
     }
 }
 

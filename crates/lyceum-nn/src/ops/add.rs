@@ -2,7 +2,7 @@
 
 use super::{Op, Operation};
 use crate::NnError;
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use lyceum_kernels::elementwise::{add, add_into};
 use lyceum_kernels::matmul::Write;
 
@@ -38,6 +38,12 @@ impl Operation for Add {
                 Write::Add => add_into(dx, dy),
             });
         }
+    }
+
+    /// A sum gives each term its part: relevance per unit of value is the same for all.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -7,7 +7,8 @@
 //! `dV = Pᵀ·dO`, `dS = P ⊙ (dO·Vᵀ − rowsum(dO ⊙ O)) / √D`, `dQ = dS·K`, `dK = dSᵀ·Q`.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Phase, Saved, SavedIds, Slot, Tape, Var, View};
+use crate::tape::relevance::inner;
+use crate::tape::{AttentionMap, Backward, Ledger, Phase, Saved, SavedIds, Slot, Tape, Var, View};
 use crate::{NnError, Shape};
 use lyceum_kernels::attention::{self as kernel, Gradients, Rows};
 use lyceum_kernels::dropout;
@@ -227,6 +228,35 @@ impl Attention {
     }
 }
 
+impl Attention {
+    /// The probabilities, recomputed from the saved log-sum-exps: `exp(scale · q·k − lse)`.
+    pub(crate) fn map(&self, view: View<'_>) -> AttentionMap {
+        let layout =
+            Layout::of(self.inputs, |var| view.shape(var)).expect("the forward call accepted it: bug");
+        let Layout { batch, n_queries, n_keys, width, q_row, kv_row } = layout;
+        let [q, k, _] = self.inputs.slices(width, |var| view.value(var));
+        let (head_size, lse) = (width / self.heads, view.saved(self.lse));
+        let scale = 1.0 / (head_size as f32).sqrt();
+        let mut weights = vec![0.0; batch * self.heads * n_queries * n_keys];
+        for (i, row) in weights.chunks_exact_mut(n_keys.max(1)).enumerate() {
+            let (b, h, t) = (i / (self.heads * n_queries), i / n_queries % self.heads, i % n_queries);
+            let real = self.key_lens.map_or(n_keys, |lens| view.ids(lens)[b] as usize);
+            let seen = match self.mask {
+                Mask::Full => real,
+                Mask::Causal { first_position } => real.min(first_position + t + 1),
+            };
+            let query = &q[(b * n_queries + t) * q_row + h * head_size..][..head_size];
+            for (s, weight) in row[..seen].iter_mut().enumerate() {
+                let key = &k[(b * n_keys + s) * kv_row + h * head_size..][..head_size];
+                let score: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
+                *weight = (scale * score - lse[i]).exp();
+            }
+        }
+        let is_self = matches!(self.inputs, Inputs::Fused(_));
+        AttentionMap { batch, heads: self.heads, n_queries, n_keys, is_self, weights }
+    }
+}
+
 fn target(slot: &mut Option<Slot>) -> Option<(&mut [f32], Write)> {
     slot.as_mut().map(|slot| (&mut slot.data[..], slot.write))
 }
@@ -264,6 +294,46 @@ impl Operation for Attention {
             }
             Inputs::Paired { .. } => unreachable!("[B, T, C] is never [B, S, 2·C]: bug"),
         }
+    }
+
+    /// AttnLRP: each factor of a product takes half. So values get `½·Pᵀ·c`, and queries and keys a quarter of
+    /// what gradients would be: half at `P·V`, softmax as its linearisation, half at `Q·Kᵀ`.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        ledger.absorbed += inner(&back.dy, back.view().output());
+        let value_parts = match self.inputs {
+            Inputs::Fused(qkv) => vec![(qkv, 3, 2..3)],
+            Inputs::Paired { q, kv } => vec![(q, 1, 1..1), (kv, 2, 1..2)],
+            Inputs::Separate { q, k, v } => vec![(q, 1, 1..1), (k, 1, 1..1), (v, 1, 0..1)],
+        };
+        let view = back.view();
+        let mut sent: Vec<Vec<f32>> =
+            value_parts.iter().map(|(var, ..)| vec![0.0; view.shape(*var).len()]).collect();
+        let write = Write::Overwrite;
+        let gradients = match (&self.inputs, &mut sent[..]) {
+            (Inputs::Fused(_), [qkv]) => Gradients::Fused(qkv, write),
+            (Inputs::Paired { .. }, [q, kv]) => {
+                Gradients::Paired { q: Some((&mut q[..], write)), kv: Some((&mut kv[..], write)) }
+            }
+            (Inputs::Separate { .. }, [q, k, v]) => Gradients::Separate {
+                q: Some((&mut q[..], write)),
+                k: Some((&mut k[..], write)),
+                v: Some((&mut v[..], write)),
+            },
+            _ => unreachable!("as many parts as inputs: bug"),
+        };
+        self.run(view, &back.dy, gradients);
+        for ((var, n_parts, values), mut c) in value_parts.into_iter().zip(sent) {
+            let width = back.view().shape(var).last() / n_parts;
+            for (i, part) in c.chunks_exact_mut(width.max(1)).enumerate() {
+                let share = if values.contains(&(i % n_parts)) { 0.5 } else { 0.25 };
+                part.iter_mut().for_each(|c| *c *= share);
+            }
+            if back.wants(var) {
+                ledger.absorbed -= inner(&c, back.view().value(var));
+            }
+            back.send(var, &c);
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Phase, Saved, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Ledger, Phase, Saved, Tape, Var, View, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::batch_norm::{
     ChannelShape, Statistics, batch_norm_backward_input, batch_norm_backward_weight, batch_norm_forward,
@@ -143,6 +143,26 @@ impl Operation for BatchNorm {
     /// Also with running statistics: they were computed from other examples.
     fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
         norms.mixes_examples(self.name());
+    }
+
+    /// With running statistics it is a scale and a shift of each channel; with the batch's own it has no rule.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        if self.statistics == Statistics::Batch {
+            return Err(NnError::NoRelevance { op: "batch_norm with the statistics of a batch" });
+        }
+        back.change_dy(|view, dy| {
+            let (shape, _, inv_std) = self.stats(view);
+            let (w, y, x) = (view.param(self.weight), view.output(), view.value(self.x));
+            for (i, c) in dy.iter_mut().enumerate() {
+                let channel = i / shape.n.max(1) % shape.channels;
+                let arrived = f64::from(*c) * f64::from(y[i]);
+                *c *= w[channel] * inv_std[channel];
+                ledger.absorbed += arrived - f64::from(*c) * f64::from(x[i]);
+            }
+        });
+        let c = back.dy.clone();
+        back.send(self.x, &c);
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 //! The gradient takes the way back.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::matmul::Write;
 use lyceum_kernels::pool;
@@ -51,6 +51,12 @@ impl Operation for ChannelsFirst {
             let shape = view.output_shape();
             turn([shape[1], shape[2]], dy, dx, write);
         });
+    }
+
+    /// The numbers are the same.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Op, Operation};
 use crate::NnError;
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use lyceum_kernels::matmul::Write;
 
 #[derive(Clone, Copy)]
@@ -48,6 +48,12 @@ impl Operation for ConcatLast {
                 }
             });
         }
+    }
+
+    /// The numbers are the same.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

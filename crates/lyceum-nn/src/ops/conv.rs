@@ -7,7 +7,7 @@
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Examples, Tape, Var, WeightBackward};
+use crate::tape::{Backward, Examples, Ledger, Tape, Var, WeightBackward};
 use crate::{Activation, NnError, Shape};
 use lyceum_kernels::conv::{
     ConvShape, conv_backward_bias, conv_backward_input, conv_backward_weight, conv_forward,
@@ -192,6 +192,24 @@ impl Operation for Conv {
                 conv_backward_bias(&shape, dy, None, write, db);
             });
         }
+    }
+
+    /// The ε-rule, after the identity rule of the activation.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        back.change_dy(|view, dy| {
+            // Where a rectifier gave 0 nothing arrives; elsewhere the value before it is the value after it.
+            let y = view.output();
+            let plane = dy.len() / (self.shape.batch * self.shape.out_channels).max(1);
+            let bias = self.bias.map(|b| view.param(b));
+            for (i, c) in dy.iter_mut().enumerate() {
+                let arrived = *c * y[i];
+                *c = ledger.quotient(arrived, y[i]);
+                let constant = bias.map_or(0.0, |b| b[i / plane % self.shape.out_channels]);
+                ledger.absorbed += f64::from(arrived) - f64::from(*c) * f64::from(y[i] - constant);
+            }
+        });
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

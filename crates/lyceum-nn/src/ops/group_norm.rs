@@ -8,7 +8,7 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Saved, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::batch_norm::ChannelShape;
 use lyceum_kernels::group_norm::{group_norm_backward_input, group_norm_backward_weight, group_norm_forward};
 use lyceum_kernels::matmul::Write;
@@ -106,6 +106,28 @@ impl Operation for GroupNorm {
         };
         norms.gradients(self.weight, |i, dw, write| gradient(i, Some((dw, write)), None));
         norms.gradients(self.bias, |i, db, write| gradient(i, None, Some((db, write))));
+    }
+
+    /// As a layer norm over each group.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        back.change_dy(|view, dy| {
+            let (shape, _, inv_std) = self.stats(view);
+            let (w, bias) = (view.param(self.weight), view.param(self.bias));
+            let per_group = shape.channels / self.groups;
+            for (g, group) in dy.chunks_exact_mut((per_group * shape.n).max(1)).enumerate() {
+                for (j, plane) in group.chunks_exact_mut(shape.n.max(1)).enumerate() {
+                    let channel = g % self.groups * per_group + j;
+                    let sum: f64 = plane.iter().map(|&c| f64::from(c)).sum();
+                    ledger.absorbed += sum * f64::from(bias[channel]);
+                    plane.iter_mut().for_each(|c| *c *= w[channel] * inv_std[g]);
+                }
+                let mean = group.iter().sum::<f32>() / group.len() as f32;
+                group.iter_mut().for_each(|c| *c -= mean);
+            }
+        });
+        let c = back.dy.clone();
+        back.send(self.x, &c);
+        Ok(())
     }
 }
 

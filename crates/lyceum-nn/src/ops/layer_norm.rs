@@ -7,7 +7,8 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Saved, Tape, Var, View, WeightBackward};
+use crate::tape::relevance::inner;
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::elementwise::col_sum;
 use lyceum_kernels::norm::{Normed, layer_norm, norm_backward, norm_backward_weights};
 
@@ -103,6 +104,23 @@ impl Operation for LayerNorm {
         if let Some(bias) = self.bias {
             norms.gradients(bias, |i, db, write| col_sum(of(i).1, db.len(), db, write));
         }
+    }
+
+    /// The deviation is a constant and the mean a sum: with `g = c ⊙ w`, `c_x = rstd · (g − mean(g))`.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        back.change_dy(|view, dy| {
+            let (w, rstd) = (view.param(self.weight), view.saved(self.rstd));
+            let bias = self.bias.map(|b| view.param(b));
+            for (row, &rstd) in dy.chunks_exact_mut(w.len()).zip(rstd) {
+                ledger.absorbed += bias.map_or(0.0, |b| inner(row, b));
+                row.iter_mut().zip(w).for_each(|(c, w)| *c *= w * rstd);
+                let mean = row.iter().sum::<f32>() / w.len() as f32;
+                row.iter_mut().for_each(|c| *c -= mean);
+            }
+        });
+        let c = back.dy.clone();
+        back.send(self.x, &c);
+        Ok(())
     }
 }
 

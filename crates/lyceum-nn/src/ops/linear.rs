@@ -6,7 +6,7 @@
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Saved, Tape, Var, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, WeightBackward};
 use crate::{Activation, NnError};
 use lyceum_kernels::activation::activate_backward;
 use lyceum_kernels::elementwise::{add_into, col_sum, sum_of_squares};
@@ -187,6 +187,29 @@ impl Operation for Linear {
                 col_sum(of(i).0, n, db, write);
             });
         }
+    }
+
+    /// The ε-rule, after the identity rule of the activation; a residual takes what a term of a sum takes.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        if let Some(residual) = self.residual {
+            let c = back.dy.clone();
+            back.send(residual, &c);
+        }
+        back.change_dy(|view, dy| {
+            let (y, n) = (view.output(), view.output_shape().last().max(1));
+            let residual = self.residual.map(|r| view.value(r));
+            let (pre, bias) = (self.pre.map(|p| view.saved(p)), self.bias.map(|b| view.param(b)));
+            for (i, c) in dy.iter_mut().enumerate() {
+                let a = y[i] - residual.map_or(0.0, |r| r[i]);
+                let z = pre.map_or(a, |pre| pre[i]);
+                let arrived = *c * a;
+                *c = ledger.quotient(arrived, z);
+                let constant = bias.map_or(0.0, |b| b[self.first + i % n]);
+                ledger.absorbed += f64::from(arrived) - f64::from(*c) * f64::from(z - constant);
+            }
+        });
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //! `dx[b, t] = dy[b] / L_b` for `t < L_b`, 0 beyond.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, SavedIds, Tape, Var};
+use crate::tape::{Backward, Ledger, SavedIds, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::matmul::Write;
 
@@ -70,6 +70,12 @@ impl Operation for MeanSteps {
                 }
             }
         });
+    }
+
+    /// A sum without a constant.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -4,8 +4,9 @@
 //! To add one: write the file with a `Copy` struct that names its inputs, parameters and saved numbers,
 //! implement [`Operation`] for it, add its `mod` and its line in [`operations!`]. Nothing else changes.
 
+use crate::NnError;
 use crate::norms::ExampleNorms;
-use crate::tape::{Backward, WeightBackward};
+use crate::tape::{Backward, Ledger, WeightBackward};
 
 /// The way back of an operation. Inputs' and weights' gradients are separate calls, each made only when
 /// somebody asks; `begin` is made once before them.
@@ -25,6 +26,13 @@ pub(crate) trait Operation {
 
     /// Says how each parameter's gradient of one example is found. Operations without parameters leave it.
     fn example_norms(&self, _norms: &mut ExampleNorms<'_>) {}
+
+    /// Sends relevance on: as [`backward_inputs`](Self::backward_inputs), with relevance per unit of value in
+    /// the place of gradients ([`Tape::relevance`](crate::Tape::relevance)). An operation without a rule
+    /// refuses by name.
+    fn relevance(&self, _back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        Err(NnError::NoRelevance { op: self.name() })
+    }
 }
 
 macro_rules! operations {
@@ -52,6 +60,10 @@ macro_rules! operations {
             }
             fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
                 match self { Op::Leaf => {} $(Op::$variant(op) => op.example_norms(norms)),* }
+    }
+
+            fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+                match self { Op::Leaf => Ok(()), $(Op::$variant(op) => op.relevance(back, ledger)),* }
             }
         }
     };

@@ -5,7 +5,7 @@
 //! to where it was found, a mean to all its window in equal parts.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Saved, Tape, Var};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::pooling::{
     PoolShape, avg_pool_backward, avg_pool_forward, global_avg_backward, global_avg_forward,
@@ -124,6 +124,12 @@ impl Operation for Pool {
                 (Kind::Whole(n), None) => global_avg_backward(n, dy, write, dx),
             }
         });
+    }
+
+    /// The maximum takes all; a mean is a sum without a constant.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, SavedIds, Tape, Var, WeightBackward};
+use crate::tape::{Backward, Ledger, SavedIds, Tape, Var, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::elementwise::add_into;
 use lyceum_kernels::embedding::scatter_add;
@@ -135,6 +135,16 @@ impl Operation for Position {
             }
         };
         norms.gradients(table, gradient);
+    }
+
+    /// A sum whose second term is a constant.
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        let view = back.view();
+        for ((&c, &y), &x) in back.dy.iter().zip(view.output()).zip(view.value(self.x)) {
+            ledger.absorbed += f64::from(c) * f64::from(y - x);
+        }
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -6,10 +6,12 @@
 //! ([`begin`](Operation::begin)); `dx = d_gates·W_ih` and `dW = d_gatesᵀ·[x | h]` are products over all
 //! steps. The recurrent product is f32 under every precision: rounding would be fed back at each step.
 
+mod relevance;
+
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
-use crate::params::ParamId;
-use crate::tape::{Backward, Saved, SavedIds, Tape, Var, View, WeightBackward};
+use crate::params::{ParamId, ParamKind};
+use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::elementwise::add_into;
 use lyceum_kernels::matmul::{Precision, Write};
@@ -22,7 +24,7 @@ use lyceum_kernels::scratch;
 pub use lyceum_kernels::recurrent::{Cell, Direction};
 
 /// The parameters of one layer in one direction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecurrentWeights {
     /// `[G·H, F]`
     pub w_ih: ParamId,
@@ -122,7 +124,11 @@ impl Tape<'_> {
             c_n: &mut c_n,
             kept: kept.as_mut().map(|[gates, c, h_prev]| KeptMut { gates, c, h_prev }),
         };
-        kernel::forward(&seq, cell_weights(&weights, |id| params.value(id)), self.value(x), state, outputs);
+        let layer = match params.packed_cell(&weights) {
+            Some(packed) => kernel::Params::Packed(packed),
+            None => kernel::Params::Plain(cell_weights(&weights, |id| params.value(id))),
+        };
+        kernel::forward(&seq, layer, self.value(x), state, outputs);
 
         let out_shape = Shape::new(&[batch, steps, hidden]);
         let out = match kept {
@@ -279,10 +285,22 @@ impl Operation for Recurrent {
                 (Side::Input, self.weights.w_ih, view.value(self.x)),
                 (Side::State, self.weights.w_hh, h_prev),
             ];
-            for (side, weight, right) in sides {
-                back.grad(weight, |_, dw, write| {
-                    kernel::weight_gradient(&seq, side, d_gates, right, dw, write, precision);
+            let learnt = |id| view.kind(id) == ParamKind::Weight;
+            let both = learnt(self.weights.w_ih) && learnt(self.weights.w_hh);
+            if both && kernel::has_joint_gradient(self.cell) {
+                let rows = self.cell.gates() * seq.hidden;
+                scratch::with_f32(rows * (seq.input + seq.hidden), |joint| {
+                    kernel::weight_gradients(&seq, d_gates, view.value(self.x), h_prev, joint, precision);
+                    for (side, weight, _) in sides {
+                        back.grad(weight, |_, dw, write| kernel::side_of(&seq, side, joint, dw, write));
+                    }
                 });
+            } else {
+                for (side, weight, right) in sides {
+                    back.grad(weight, |_, dw, write| {
+                        kernel::weight_gradient(&seq, side, d_gates, right, dw, write, precision);
+                    });
+                }
             }
             if self.weights.b_ih.is_none() && self.weights.b_hh.is_none() {
                 return;
@@ -328,6 +346,11 @@ impl Operation for Recurrent {
             });
         }
     }
+
+    fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
+        self.send_relevance(back, ledger);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -335,13 +358,61 @@ mod tests {
     use super::*;
     use crate::check::Check;
     use crate::weights::{Tensor, read_safetensors};
-    use crate::{Examples, Grads, Init, ParamKind, Params, Recording, Workspace};
+    use crate::{Examples, Grads, Init, Params, Recording, Workspace};
     use lyceum_kernels::cpu;
     use rand::SeedableRng;
     use std::collections::HashMap;
 
     const CELLS: [(&str, Cell); 4] =
         [("rnn_tanh", Cell::RnnTanh), ("rnn_relu", Cell::RnnRelu), ("lstm", Cell::Lstm), ("gru", Cell::Gru)];
+
+    #[test]
+    fn a_packed_layer_has_the_bits_of_a_plain_one_until_its_weights_change() {
+        for (_, cell) in CELLS {
+            for &path in cpu::available() {
+                cpu::with_path(path, || packed_is_plain(cell));
+            }
+        }
+    }
+
+    fn packed_is_plain(cell: Cell) {
+        let (input, hidden, rows) = (5, 19, cell.gates() * 19);
+        let mut params = Params::new();
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(3);
+        let mut add = |name: &str, dims: &[usize]| {
+            params.add(name, dims, ParamKind::Weight, Init::Uniform(0.4), &mut rng)
+        };
+        let weights = RecurrentWeights {
+            w_ih: add("w_ih", &[rows, input]),
+            w_hh: add("w_hh", &[rows, hidden]),
+            b_ih: Some(add("b_ih", &[rows])),
+            b_hh: Some(add("b_hh", &[rows])),
+        };
+        let x: Vec<f32> = (0..3 * 4 * input).map(|i| (i as f32 * 0.37).sin()).collect();
+        let answer = |params: &Params| {
+            let mut ws = Workspace::new();
+            let mut tape = Tape::new(&mut ws, params, Recording::Off, Examples::Even(3));
+            let x = tape.input(&[3, 4, input], &x).unwrap();
+            let run = RecurrentRun {
+                cell,
+                direction: Direction::Forward,
+                lengths: None,
+                bptt: None,
+                h0: None,
+                c0: None,
+            };
+            let output = tape.recurrent(x, weights, run).unwrap();
+            tape.value(output.out).to_vec()
+        };
+        let plain = answer(&params);
+        params.freeze_cell(cell, weights);
+        assert!(params.packed_cell(&weights).is_some());
+        assert_eq!(answer(&params), plain, "{cell:?}");
+        // A copy that was packed before a weight moved would answer as before.
+        params.value_mut(weights.b_hh.unwrap())[0] += 1.0;
+        assert!(params.packed_cell(&weights).is_none());
+        assert_ne!(answer(&params), plain, "{cell:?}");
+    }
 
     #[test]
     fn gradients_agree_with_finite_differences() {

@@ -2,7 +2,7 @@
 //! Backward: the sum over the steps.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::matmul::Write;
 
@@ -44,6 +44,12 @@ impl Operation for RepeatSteps {
                 dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y);
             }
         });
+    }
+
+    /// The numbers are the same.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The same numbers under another shape. The gradient passes unchanged.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, Tape, Var};
+use crate::tape::{Backward, Ledger, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::elementwise::add_into;
 use lyceum_kernels::matmul::Write;
@@ -35,6 +35,12 @@ impl Operation for Reshape {
             Write::Overwrite => dx.copy_from_slice(dy),
             Write::Add => add_into(dx, dy),
         });
+    }
+
+    /// The numbers are the same.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Saved, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::norm::{Normed, norm_backward, norm_backward_weights, rms_norm};
 
 #[derive(Clone, Copy)]
@@ -80,6 +80,19 @@ impl Operation for RmsNorm {
             let (normed, dy) = of(i);
             norm_backward_weights(normed, dy, None, dw, None, write);
         });
+    }
+
+    /// The scale is a constant: `c_x = rstd · w ⊙ c`, which leaves every number its relevance.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        back.change_dy(|view, dy| {
+            let (w, rstd) = (view.param(self.weight), view.saved(self.rstd));
+            for (row, &rstd) in dy.chunks_exact_mut(w.len()).zip(rstd) {
+                row.iter_mut().zip(w).for_each(|(c, w)| *c *= w * rstd);
+            }
+        });
+        let c = back.dy.clone();
+        back.send(self.x, &c);
+        Ok(())
     }
 }
 

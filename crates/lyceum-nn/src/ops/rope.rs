@@ -6,7 +6,7 @@
 
 use super::{Op, Operation};
 use crate::NnError;
-use crate::tape::{Backward, Saved, SavedIds, Tape, Var};
+use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var};
 use lyceum_kernels::elementwise::Write;
 use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_table};
 
@@ -117,6 +117,12 @@ impl Operation for Rope {
                 rope_backward(&dy[range.clone()], self.shape, positions, cos, sin, &mut dx[range], write);
             });
         });
+    }
+
+    /// A rotation is a sum without a constant.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! One step of each example: `[B, T, C]` to `[B, C]`.
 
 use super::{Op, Operation};
-use crate::tape::{Backward, SavedIds, Tape, Var};
+use crate::tape::{Backward, Ledger, SavedIds, Tape, Var};
 use crate::{NnError, Shape};
 use lyceum_kernels::matmul::Write;
 
@@ -92,6 +92,12 @@ impl Operation for SelectStep {
                 dx.iter_mut().zip(dy).for_each(|(x, y)| *x += y);
             }
         });
+    }
+
+    /// The numbers are the same.
+    fn relevance(&self, back: &mut Backward<'_>, _ledger: &mut Ledger) -> Result<(), NnError> {
+        self.backward_inputs(back);
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@
 //! can use them. All are deterministic: the same rows give the same bytes on any number of threads. Numbers
 //! come as the model sees them; nothing here knows files, tapes or models.
 
+mod kept;
 mod lbfgs;
 mod linear;
 mod logistic;
@@ -20,6 +21,7 @@ mod standardize;
 mod tfidf;
 mod trivial;
 
+pub use kept::{KeptError, Trivial};
 pub use linear::Linear;
 pub use logistic::Logistic;
 pub use ngram::{Bigram, Trigram};

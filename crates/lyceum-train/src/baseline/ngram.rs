@@ -4,14 +4,14 @@ use super::BaselineError;
 use std::collections::HashMap;
 
 /// `p(b | a) = (c(a, b) + 1) / (c(a) + V)`: add-one smoothing over `V` ids.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Bigram {
     vocab: usize,
     /// How often an id was followed by another.
     followed: Vec<u64>,
-    pairs: HashMap<(u32, u32), u64>,
+    pub(super) pairs: HashMap<(u32, u32), u64>,
     /// How often each id stood anywhere, for what begins a text.
-    singles: Vec<u64>,
+    pub(super) singles: Vec<u64>,
     n_tokens: u64,
 }
 
@@ -40,6 +40,24 @@ impl Bigram {
             return Err(BaselineError::Empty { baseline: "bigram" });
         }
         Ok(model)
+    }
+
+    /// From counts that were kept; None when a pair has an id that is not among `singles`.
+    pub(super) fn from_counts(
+        singles: Vec<u64>,
+        pairs: impl Iterator<Item = ((u32, u32), u64)>,
+    ) -> Option<Self> {
+        let (vocab, n_tokens) = (singles.len(), singles.iter().sum());
+        let mut followed = vec![0; vocab];
+        let mut all = HashMap::new();
+        for ((first, second), count) in pairs {
+            if second as usize >= vocab {
+                return None;
+            }
+            *followed.get_mut(first as usize)? += count;
+            all.insert((first, second), count);
+        }
+        Some(Bigram { vocab, followed, pairs: all, singles, n_tokens })
     }
 
     /// `−ln p(token | the last id of the context)` in nats; without a context, of the token alone.

@@ -5,37 +5,37 @@ use super::BaselineError;
 /// Answers with the classes' frequencies, and so with the most frequent class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Majority {
-    log_probs: Vec<f64>,
+    /// Training rows of each class.
+    pub(super) counts: Vec<u64>,
 }
 
 impl Majority {
-    /// Frequencies with one row added to each class, so that a class that training did not have is unlikely
-    /// and not impossible.
-    ///
     /// # Errors
     /// No rows.
     pub fn fit(labels: &[u32], n_classes: usize) -> Result<Self, BaselineError> {
         if labels.is_empty() {
             return Err(BaselineError::Empty { baseline: "majority" });
         }
-        let mut counts = vec![1u64; n_classes];
+        let mut counts = vec![0u64; n_classes];
         for label in labels {
             counts[*label as usize] += 1;
         }
-        let whole = (labels.len() + n_classes) as f64;
-        Ok(Majority { log_probs: counts.iter().map(|count| (*count as f64 / whole).ln()).collect() })
+        Ok(Majority { counts })
     }
 
-    /// `[n, n_classes]`
+    /// `[n, n_classes]`: frequencies with one row added to each class, so that a class that training did not
+    /// have is unlikely and not impossible.
     pub fn log_probs(&self, n: usize) -> Vec<f64> {
-        self.log_probs.repeat(n)
+        let whole = self.counts.iter().map(|count| count + 1).sum::<u64>() as f64;
+        let row: Vec<f64> = self.counts.iter().map(|count| ((count + 1) as f64 / whole).ln()).collect();
+        row.repeat(n)
     }
 }
 
 /// Answers with the mean of each output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mean {
-    means: Vec<f64>,
+    pub(super) means: Vec<f64>,
 }
 
 impl Mean {

@@ -70,6 +70,7 @@ pub(crate) fn with_targets(
         targets,
         row_ids: row_ids(source, rows),
         texts: None,
+        n_truncated: vec![],
     }
 }
 

@@ -4,14 +4,14 @@
 use super::dataset::{Dataset, Examples, Ragged, Targets};
 use super::report::{DataError, Issue, Place, Report, Warning, one};
 use super::source::Source;
-use super::split::{self, Rule};
+use super::split::{self, Parts, Rule};
 use super::table::Table;
 use super::{Loaded, Sources, columns, sketch};
 use lyceum_models::prepare::text::{Specials, Tokenizer};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation, PrepareError};
 use lyceum_types::control::Control;
 use lyceum_types::spec::{DataSpec, ModelSpec, Spec, Task, TokenizerSpec, Unseen};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 /// Windows of a recurrent model on one long text, when `bptt` is not given.
@@ -42,14 +42,6 @@ pub(super) fn load(
     control: &Control,
     mut report: Report,
 ) -> Result<Loaded, DataError> {
-    if let Rule::Fold { .. } = rule {
-        return Err(one(Issue::new(
-            sources.train.file(),
-            "no_folds",
-            "texts are not parted into folds",
-            "remove data.folds and use valid or valid_fraction",
-        )));
-    }
     let mut look = |source: &Source| look(spec, source, &mut report);
     let train = look(&sources.train);
     let valid = sources.valid.as_ref().map(&mut look);
@@ -62,7 +54,13 @@ pub(super) fn load(
             let (train, valid, cut) = train.part(fraction);
             (train, Some(valid), cut)
         }
-        _ => {
+        Rule::Fold { .. } => {
+            let groups = groups(spec, &sources.train, &mut report);
+            let parts = split::part(rule, train.len(), None, groups.as_deref(), spec.seed);
+            let (train, valid) = train.folded(&parts)?;
+            (train, Some(valid), 0)
+        }
+        Rule::Whole => {
             let n = train.len();
             (train, None, n)
         }
@@ -276,6 +274,48 @@ impl Texts {
         }
     }
 
+    /// The rows of a fold's two parts.
+    fn folded(self, parts: &Parts) -> Result<(Texts, Texts), DataError> {
+        fn pick<const N: usize>(rows: Vec<Row<N>>, parts: &Parts) -> (Vec<Row<N>>, Vec<Row<N>>) {
+            let valid: HashSet<usize> = parts.valid.iter().copied().collect();
+            let (valid, train): (Vec<_>, Vec<_>) =
+                rows.into_iter().enumerate().partition(|(i, _)| valid.contains(i));
+            let plain = |rows: Vec<(usize, Row<N>)>| rows.into_iter().map(|(_, row)| row).collect();
+            (plain(train), plain(valid))
+        }
+        let n = self.len();
+        let too_few = |file: &str| {
+            let message = format!("{n} rows cannot be parted into folds that all have one");
+            one(Issue::new(file, "too_few_rows", message, "give more rows, or fewer data.folds"))
+        };
+        if parts.train.is_empty() || parts.valid.is_empty() {
+            return Err(too_few(self.file()));
+        }
+        Ok(match self {
+            Texts::Stream { file, .. } => {
+                return Err(one(Issue::new(
+                    &file,
+                    "no_folds",
+                    "one long text has no rows to part: without a piece of its middle, what stands before the \
+                     gap would be followed by what stands after it",
+                    "use valid_fraction, which takes the text's end; or give rows {\"text\"}, which folds can part",
+                )));
+            }
+            Texts::Documents { file, rows } => {
+                let (train, valid) = pick(rows, parts);
+                (Texts::Documents { file: file.clone(), rows: train }, Texts::Documents { file, rows: valid })
+            }
+            Texts::Prompts { file, rows } => {
+                let (train, valid) = pick(rows, parts);
+                (Texts::Prompts { file: file.clone(), rows: train }, Texts::Prompts { file, rows: valid })
+            }
+            Texts::Pairs { file, rows } => {
+                let (train, valid) = pick(rows, parts);
+                (Texts::Pairs { file: file.clone(), rows: train }, Texts::Pairs { file, rows: valid })
+            }
+        })
+    }
+
     /// The first part, the last `fraction`, and where it was cut.
     fn part(self, fraction: f64) -> (Texts, Texts, usize) {
         let cut = split::last_part(self.len(), fraction);
@@ -301,6 +341,18 @@ impl Texts {
             }
         };
         (head, tail, cut)
+    }
+}
+
+/// The key of each row that says which rows stay in one fold.
+fn groups(spec: &Spec, source: &Source, report: &mut Report) -> Option<Vec<String>> {
+    let (Some(name), Source::Table(table)) = (&spec.data.group, source) else { return None };
+    match table.column_index(name) {
+        Some(column) => Some(columns::texts(table, column, report)),
+        None => {
+            report.push(columns::missing_column(table, "data.group", name));
+            None
+        }
     }
 }
 
@@ -360,7 +412,7 @@ fn dataset(
     (report, warnings): (&mut Report, &mut Vec<Warning>),
 ) -> Result<Dataset, DataError> {
     let file = texts.file();
-    let mut row_ids = Vec::new();
+    let (mut row_ids, mut n_truncated) = (Vec::new(), Vec::new());
     let examples = match texts {
         Texts::Stream { text, first_line, .. } => {
             let tokens = encode_stream((file, *first_line), text, tokenizer, control, report)?;
@@ -378,14 +430,17 @@ fn dataset(
         }
         Texts::Prompts { rows, .. } => {
             row_ids = rows.iter().map(|row| row.id).collect();
-            prompts(file, rows, tokenizer, limits.context, control, (report, warnings))?
+            let (examples, cut) =
+                prompts(file, rows, tokenizer, limits.context, control, (report, warnings))?;
+            n_truncated = cut;
+            examples
         }
         Texts::Pairs { rows, .. } => {
             row_ids = rows.iter().map(|row| row.id).collect();
             pairs(file, rows, tokenizer, limits, control, report)?
         }
     };
-    Ok(Dataset { examples, targets: Targets::None, row_ids, texts: None })
+    Ok(Dataset { examples, targets: Targets::None, row_ids, texts: None, n_truncated })
 }
 
 fn stream(tokens: Vec<u32>, context: usize, file: &str, report: &mut Report) -> Examples {
@@ -448,8 +503,9 @@ fn prompts(
     context: usize,
     control: &Control,
     (report, warnings): (&mut Report, &mut Vec<Warning>),
-) -> Result<Examples, DataError> {
-    let (mut ids, mut answers, mut n_truncated) = (Ragged::new(), Vec::with_capacity(rows.len()), 0);
+) -> Result<(Examples, Vec<u32>), DataError> {
+    let (mut ids, mut answers) = (Ragged::new(), Vec::with_capacity(rows.len()));
+    let mut n_truncated = Vec::with_capacity(rows.len());
     let mut sequence = Vec::new();
     for row in rows {
         control.check()?;
@@ -459,10 +515,8 @@ fn prompts(
         encode(file, row.place, "completion", &row.texts[1], tokenizer, &mut sequence, report);
         sequence.extend(tokenizer.eos());
         // The model reads all but the last token.
-        if sequence.len() > context + 1 {
-            n_truncated += 1;
-            sequence.truncate(context + 1);
-        }
+        n_truncated.push(sequence.len().saturating_sub(context + 1) as u32);
+        sequence.truncate(context + 1);
         if answer >= sequence.len() && answer > 0 {
             report.push(
                 Issue::new(
@@ -480,17 +534,15 @@ fn prompts(
         ids.push(&sequence);
         answers.push(answer.max(1) as u32);
     }
-    if n_truncated > 0 {
+    let n_cut = n_truncated.iter().filter(|&&n| n > 0).count();
+    if n_cut > 0 {
         warnings.push(Warning::new(
             "truncated",
-            format!(
-                "{n_truncated} of {} rows of {file} are longer than {context} tokens and are cut",
-                rows.len()
-            ),
+            format!("{n_cut} of {} rows of {file} are longer than {context} tokens and are cut", rows.len()),
             "use a larger model.context",
         ));
     }
-    Ok(Examples::Sequences { ids, answers })
+    Ok((Examples::Sequences { ids, answers }, n_truncated))
 }
 
 fn pairs(

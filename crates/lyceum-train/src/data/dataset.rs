@@ -11,6 +11,8 @@ pub struct Dataset {
     pub(crate) row_ids: Vec<u64>,
     /// The texts of a text classification, for word-count baselines.
     pub(crate) texts: Option<Vec<String>>,
+    /// Tokens of each example that the model does not read; empty where nothing can be cut.
+    pub(crate) n_truncated: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -259,6 +261,11 @@ impl Dataset {
         &self.row_ids
     }
 
+    /// Tokens of example `i` that the model does not read.
+    pub fn n_truncated(&self, i: usize) -> usize {
+        self.n_truncated.get(i).map_or(0, |&n| n as usize)
+    }
+
     /// Tokens a window of a stream.
     pub fn context(&self) -> Option<usize> {
         match &self.examples {
@@ -330,7 +337,7 @@ mod tests {
     use super::*;
 
     fn plain(examples: Examples, targets: Targets) -> Dataset {
-        Dataset { examples, targets, row_ids: vec![], texts: None }
+        Dataset { examples, targets, row_ids: vec![], texts: None, n_truncated: vec![] }
     }
 
     fn ragged(rows: &[&[u32]]) -> Ragged {

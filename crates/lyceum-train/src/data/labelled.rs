@@ -82,14 +82,16 @@ pub(super) fn load(
     }
     let mut build = |source: &Source, look: &Look, rows: &[usize]| {
         let at = where_columns(&names, source, look);
-        assemble(
+        let set = assemble(
             (&preparation, control),
             source,
             &at,
             look.answers.as_ref(),
             rows,
             (&mut report, &mut warnings),
-        )
+        );
+        name_target(source, look, &mut report);
+        set
     };
     let train_set = build(&sources.train, &train, &parts.train)?;
     let mut valid = match rule {
@@ -155,8 +157,17 @@ pub(super) fn evaluate(
         &rows,
         (&mut report, &mut Vec::new()),
     )?;
+    name_target(source, &look, &mut report);
     report.into_result()?;
     Ok(set)
+}
+
+/// A label that is refused stands in the target's column.
+fn name_target(source: &Source, look: &Look, report: &mut Report) {
+    let (Source::Table(table), Some(schema)) = (source, &look.schema) else { return };
+    let Some(target) = schema.targets.first().map(|&target| table.columns[target].clone()) else { return };
+    let labels = report.errors.iter_mut().filter(|issue| issue.code == "unseen_label");
+    labels.filter(|issue| issue.file == table.file).for_each(|issue| issue.column = Some(target.clone()));
 }
 
 /// Row numbers of each part, for the manifest.
@@ -447,7 +458,8 @@ fn assemble(
     (report, warnings): (&mut Report, &mut Vec<Warning>),
 ) -> Result<Dataset, DataError> {
     if let (InputPreparation::Text { max_tokens, .. }, Source::Table(table)) = (&preparation.input, source) {
-        let (mut ids, mut texts, mut n_truncated) = (Ragged::new(), Vec::with_capacity(rows.len()), 0);
+        let (mut ids, mut texts) = (Ragged::new(), Vec::with_capacity(rows.len()));
+        let mut n_truncated = Vec::with_capacity(rows.len());
         for &row in rows {
             control.check()?;
             let text = match table.cell(row, columns[0]) {
@@ -457,26 +469,24 @@ fn assemble(
             };
             match preparation.example(Raw::Text(&text)) {
                 Ok(Prepared { value: PreparedValue::Tokens(tokens), n_truncated: cut }) => {
-                    n_truncated += usize::from(cut > 0);
+                    n_truncated.push(cut as u32);
                     ids.push(&tokens);
                 }
                 Ok(_) => unreachable!("a text becomes tokens: bug"),
                 Err(error) => {
                     let name = table.columns[columns[0]].as_str();
                     report.push(Issue::prepare(&table.file, table.place(row), error).column(name));
+                    n_truncated.push(0);
                     ids.push(&[0]);
                 }
             }
             texts.push(text);
         }
-        if n_truncated > 0 {
+        let n_cut = n_truncated.iter().filter(|&&n| n > 0).count();
+        if n_cut > 0 {
             warnings.push(Warning::new(
                 "truncated",
-                format!(
-                    "{n_truncated} of {} texts of {} are cut to {max_tokens} tokens",
-                    rows.len(),
-                    table.file
-                ),
+                format!("{n_cut} of {} texts of {} are cut to {max_tokens} tokens", rows.len(), table.file),
                 "raise input.max_tokens (and model.context), or shorten the texts",
             ));
         }
@@ -485,6 +495,7 @@ fn assemble(
             targets: assemble::encode_targets(preparation, source, answers, rows, report),
             row_ids: assemble::row_ids(source, rows),
             texts: Some(texts),
+            n_truncated,
         });
     }
     let data = assemble::dense(&preparation.input, source, columns, rows, control, report)?;

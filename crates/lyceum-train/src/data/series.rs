@@ -33,14 +33,6 @@ pub(super) fn load(
     mut report: Report,
 ) -> Result<Loaded, DataError> {
     let (window, horizon) = sizes(spec, sources.train.file())?;
-    if let Rule::Fold { .. } = rule {
-        return Err(one(Issue::new(
-            sources.train.file(),
-            "no_folds",
-            "the steps of a series are not parted into folds",
-            "remove data.folds and use valid or valid_fraction",
-        )));
-    }
     let train = numeric(spec, &sources.train, control, &mut report)?;
     let mut others = Vec::new();
     for (role, source) in [("valid", &sources.valid), ("test", &sources.test)] {
@@ -51,21 +43,25 @@ pub(super) fn load(
     let (Some(train), false) = (train, others.iter().any(|(_, numeric)| numeric.is_none())) else {
         return Err(DataError::Report(report));
     };
-    let fraction = if let Rule::Fraction(fraction) = rule { fraction } else { 0.0 };
-    // Where each series' training part ends.
-    let cuts: Vec<usize> =
-        train.series.iter().map(|rows| rows.start + split::last_part(rows.len(), fraction)).collect();
+    // Where each series' training part ends, and its validation part.
+    let cut = |rows: &std::ops::Range<usize>| {
+        let (train, valid) = origin(rule, rows.len());
+        (rows.start + train, rows.start + valid)
+    };
+    let (cuts, ends): (Vec<usize>, Vec<usize>) = train.series.iter().map(cut).unzip();
     let preparation = fit(spec, &train, &cuts, window, horizon);
 
     // A training window lies before the cut with its targets; a validation window has its targets after it.
     let before = |series: usize, first_target: usize| first_target + horizon <= cuts[series];
-    let after = |series: usize, first_target: usize| first_target >= cuts[series];
+    let after = |series: usize, first_target: usize| {
+        first_target >= cuts[series] && first_target + horizon <= ends[series]
+    };
     let everywhere = |_: usize, _: usize| true;
     let mut build = |numeric: &Numeric, keep: &dyn Fn(usize, usize) -> bool| {
         windows(&preparation, numeric, (window, horizon), keep, control, &mut report)
     };
     let train_set = build(&train, &before)?;
-    let mut valid = if fraction > 0.0 { Some(build(&train, &after)?) } else { None };
+    let mut valid = if rule == Rule::Whole { None } else { Some(build(&train, &after)?) };
     let mut test = None;
     for (role, numeric) in &others {
         let numeric = numeric.as_ref().expect("checked above: bug");
@@ -105,6 +101,20 @@ pub(super) fn evaluate(
     };
     report.into_result()?;
     Ok(set)
+}
+
+/// Where the training part of `n` steps ends, and the validation part after it. Folds roll the origin of the
+/// forecast on (Hyndman & Athanasopoulos 2021, 5.10): the steps are `n_folds + 1` blocks; fold `k` trains on
+/// all before block `k + 1` and validates on it, so no fold learns from what comes after it.
+fn origin(rule: Rule, n: usize) -> (usize, usize) {
+    match rule {
+        Rule::Whole => (n, n),
+        Rule::Fraction(fraction) => (split::last_part(n, fraction), n),
+        Rule::Fold { fold, n_folds } => {
+            let block = |i: usize| n * i / (n_folds + 1);
+            (block(fold + 1), block(fold + 2))
+        }
+    }
 }
 
 fn sizes(spec: &Spec, file: &str) -> Result<(usize, usize), DataError> {
@@ -176,7 +186,7 @@ fn windows(
             &numeric.file,
             "too_short",
             format!("a part of the series is shorter than window {window} and horizon {horizon} together"),
-            "give more steps, a smaller window, or another valid_fraction",
+            "give more steps, a smaller window, another valid_fraction, or fewer folds",
         ));
     }
     let OutputPreparation::Values { names, .. } = &preparation.output else {

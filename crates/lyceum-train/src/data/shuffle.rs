@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     fn set(examples: Examples) -> Dataset {
-        Dataset { examples, targets: Targets::None, row_ids: vec![], texts: None }
+        Dataset { examples, targets: Targets::None, row_ids: vec![], texts: None, n_truncated: vec![] }
     }
 
     #[test]

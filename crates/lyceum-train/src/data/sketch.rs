@@ -5,14 +5,12 @@ use super::dataset::{Dataset, Examples};
 use super::source::Source;
 use lyceum_models::prepare::tabular::{category, number};
 use lyceum_models::prepare::{InputPreparation, Preparation};
-use lyceum_types::manifest::FeatureSketch;
+use lyceum_types::manifest::{FeatureSketch, SKETCH_QUANTILES};
 use lyceum_types::spec::ColumnKind;
 use std::collections::BTreeMap;
 
 /// Categories whose counts are kept.
 const VALUES_MAX: usize = 64;
-/// Where a number's distribution is kept.
-const QUANTILES: [f64; 15] = [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
 
 /// A sketch a column for tables, a channel for pictures, sounds and series, and the length for texts.
 pub(crate) fn features(
@@ -93,7 +91,7 @@ fn numbers(name: &str, values: Vec<Option<f64>>) -> FeatureSketch {
         std: (len > 0).then_some(std),
         min: present.first().copied(),
         max: present.last().copied(),
-        quantiles: if len > 0 { QUANTILES.iter().map(|&q| quantile(q)).collect() } else { vec![] },
+        quantiles: if len > 0 { SKETCH_QUANTILES.iter().map(|&q| quantile(q)).collect() } else { vec![] },
         counts: BTreeMap::new(),
     }
 }

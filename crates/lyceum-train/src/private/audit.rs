@@ -59,6 +59,7 @@ fn proved(seed: u64, mechanism: &Mechanism, times: usize) -> f64 {
         targets: Targets::Classes(vec![0; CANARIES]),
         row_ids: Vec::new(),
         texts: None,
+        n_truncated: 0,
     };
     let mut coins = generator(seed, 77);
     let included: Vec<bool> = (0..CANARIES).map(|_| coins.random()).collect();
@@ -113,6 +114,7 @@ fn random_rows(n: usize, seed: u64) -> Dataset {
         targets: Targets::Classes(classes),
         row_ids: Vec::new(),
         texts: None,
+        n_truncated: 0,
     }
 }
 
@@ -140,13 +142,11 @@ fn membership_is_seen_in_a_model_that_learnt_by_heart_and_not_in_a_private_one()
         "family = \"mlp\"\nhidden = [64]",
         "steps = 400\nbatch_size = 100\noptimizer = { name = \"adam\", lr = 0.005 }",
     );
-    let shape =
-        ModelShape { input: InputShape::Features { n: 20 }, output: OutputShape::Classes { n: 2 } };
+    let shape = ModelShape { input: InputShape::Features { n: 20 }, output: OutputShape::Classes { n: 2 } };
     let fresh = || Run::new(&spec.train, 1, Model::new(&spec.model, &shape, 1).unwrap(), &members);
     let mut plain = fresh();
     let mut private = fresh();
-    let mechanism =
-        Mechanism { q: 0.25, clip: 1.0, noise: 10.0, expected_batch: 100.0, loss_scale: 1.0 };
+    let mechanism = Mechanism { q: 0.25, clip: 1.0, noise: 10.0, expected_batch: 100.0, loss_scale: 1.0 };
     for step in 0..400 {
         plain.step(&members, step).unwrap();
         private.private_step(&members, step, &mechanism, &Noise::insecure(4)).unwrap();

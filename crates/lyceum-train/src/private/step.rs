@@ -46,6 +46,10 @@ impl Run {
             let batch = &mut self.batches[0];
             data.fill(rows, batch);
             let key = Dropout { seed: self.seed, step: step * MICRO_STEPS_MAX + micro as u64 };
+            // Each row is changed by itself, from the weights that the noise already protects.
+            if let Some(robust) = &mut self.robust {
+                robust.change(&self.model, batch, Precision::F32, key.seed, key.step)?;
+            }
             let examples = Examples::Even(batch.n);
             let mut tape = Tape::new(&mut self.workspace, &self.model.params, Recording::Weights, examples)
                 .training(key)

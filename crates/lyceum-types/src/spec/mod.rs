@@ -57,7 +57,8 @@ pub struct DataSpec {
     pub unseen: Unseen,
     /// None: true for tables and series, false for images, sound and text.
     pub standardize: Option<bool>,
-    /// Stratified (or grouped) cross-validation with this many folds, reported beside the final model.
+    /// Cross-validation with this many folds, reported beside the final model: stratified for classes, whole
+    /// groups where there are any, and with a rolling origin for forecasts.
     pub folds: Option<usize>,
     pub group: Option<String>,
     /// Forecasting: steps seen, steps predicted, and the time column.
@@ -305,6 +306,42 @@ pub struct TrainSpec {
     /// In optimiser steps; None: at the end of each epoch (or every 200 steps).
     pub checkpoint_every: Option<usize>,
     pub eval_every: Option<usize>,
+    /// Training on changed inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub robust: Option<RobustSpec>,
+}
+
+/// How training inputs are changed. Sizes are in the units in which the model's inputs are attacked: `pixel / scale`
+/// of pictures, training standard deviations of tables and series.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum RobustSpec {
+    /// Every row is replaced by what PGD makes of it (Madry et al. 2018).
+    Adversarial(PgdSpec),
+    /// `cross-entropy + beta · KL(clean ‖ changed)` (Zhang et al. 2019).
+    Trades {
+        #[serde(flatten)]
+        pgd: PgdSpec,
+        beta: f64,
+    },
+    /// Normal noise of this standard deviation, as randomised smoothing wants it (Cohen et al. 2019).
+    Noise { std: f64 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PgdSpec {
+    pub norm: NormSpec,
+    pub eps: f64,
+    pub steps: usize,
+    /// The length of a step, in units of eps.
+    pub step: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormSpec {
+    Linf,
+    L2,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

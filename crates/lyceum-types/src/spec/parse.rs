@@ -9,6 +9,7 @@
 mod data;
 mod model;
 mod privacy;
+mod robust;
 mod rules;
 mod section;
 mod train;

@@ -1,11 +1,15 @@
 //! `lyceum export MODEL --format safetensors [--output DIR]`
 
+use crate::commands::show;
 use crate::context::Context;
-use crate::failure::Failure;
-use crate::output;
+use crate::failure::{Exit, Failure};
+use crate::{files, output};
 use clap::{Args, ValueEnum};
-use lyceum_store::models;
+use lyceum_store::layout::WEIGHTS;
+use lyceum_store::models::{self, Version};
+use lyceum_train::checkpoint::digest;
 use lyceum_types::ids::ModelRef;
+use lyceum_types::limits;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -36,6 +40,7 @@ impl Export {
             Ok(version) => version,
             Err(error) => return Err(context.explain(&store, error).await),
         };
+        check(&version)?;
         let plain = version.name.as_str().replace('/', "-");
         let target = self.output.unwrap_or_else(|| PathBuf::from(format!("{plain}-{}", version.number)));
         if target.exists() {
@@ -61,6 +66,26 @@ impl Export {
         }
         Ok(())
     }
+}
+
+/// Holds every file to its hash, so that damage is not handed on.
+fn check(version: &Version) -> Result<(), Failure> {
+    let manifest = show::read_manifest(version)?;
+    let weights = (WEIGHTS.to_owned(), version.sha256.clone());
+    let expected = std::iter::once(weights).chain(manifest.files);
+    for (file, expected) in expected {
+        let path = version.dir.join(&file);
+        let found = digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?);
+        if found != expected {
+            let message = format!("{file} of {} is damaged", version.id());
+            let why = format!("its sha256 is {found}, registered was {expected}");
+            let fix = format!("lyceum rm {}, then train or import it again", version.id());
+            let mut failure = Failure::new(Exit::Failed, "damaged_model", message, why, fix);
+            failure.place.file = Some(path.display().to_string());
+            return Err(failure);
+        }
+    }
+    Ok(())
 }
 
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failure> {

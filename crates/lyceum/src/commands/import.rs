@@ -1,27 +1,35 @@
-//! `lyceum import PATH`: a folder that `lyceum export` wrote. What is not ours is refused by name.
+//! `lyceum import PATH`: a folder that `lyceum export` wrote, or the bare weights of a model that a job spec
+//! describes. What is neither is refused by name.
 
+use crate::commands::train::read_spec;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
 use lyceum_models::bundle;
 use lyceum_store::files::Staging;
-use lyceum_store::layout::{MANIFEST, WEIGHTS};
+use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
 use lyceum_store::models::{self, NewVersion};
+use lyceum_train::TrainError;
 use lyceum_train::checkpoint::digest;
+use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelName;
 use lyceum_types::limits;
 use lyceum_types::manifest::Manifest;
 use serde_json::json;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A folder with `model.safetensors` and `manifest.json`
+    /// A folder with `model.safetensors` and `manifest.json`, or a `.safetensors` file with --spec
     path: PathBuf,
+    /// For bare weights: the job spec of their model. Its data gives scales, labels and vocabulary
+    #[arg(long, value_name = "SPEC")]
+    spec: Option<PathBuf>,
     /// Another name for the model
     #[arg(long)]
     name: Option<String>,
@@ -29,7 +37,15 @@ pub struct Import {
 
 impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let Exported { mut manifest, files: contents } = read(&self.path)?;
+        let Exported { mut manifest, files: contents } = match (&self.spec, self.path.is_file()) {
+            (Some(spec), true) => adopt(context, &self.path, spec).await?,
+            (None, true) => return Err(no_folder(&self.path)?),
+            (Some(_), false) if self.path.is_dir() => {
+                let why = "an exported folder says itself what it is";
+                return Err(Failure::usage("--spec goes with a .safetensors file", why, "leave --spec out"));
+            }
+            (_, false) => read(&self.path)?,
+        };
         if let Some(name) = self.name {
             manifest.name = name;
         }
@@ -90,15 +106,21 @@ fn read(folder: &Path) -> Result<Exported, Failure> {
         if !folder.exists() {
             return Err(Failure::file("open", folder, &std::io::Error::from(std::io::ErrorKind::NotFound)));
         }
-        let why = "weights alone do not say what they are; other formats are not read in this version yet";
-        return Err(bad(format!("{} is no folder", folder.display()), why.into()));
+        return Err(bad(format!("{} is no folder", folder.display()), "it is no file either".into()));
+    }
+    if folder.join("config.json").is_file() && !folder.join(MANIFEST).exists() {
+        let why = "it looks like a model of Hugging Face's layout, which is not read in this version yet";
+        return Err(bad(format!("{} has no {MANIFEST}", folder.display()), why.into()));
     }
     let text = files::read_text(&folder.join(MANIFEST), MANIFEST_BYTES_MAX)?;
+    models::check_manifest(folder, text.as_bytes())
+        .map_err(|error| bad(format!("{MANIFEST} is damaged"), error.to_string()))?;
     let manifest: Manifest = serde_json::from_str(&text)
         .map_err(|error| bad(format!("{MANIFEST} cannot be read"), error.to_string()))?;
     let mut contents = Vec::with_capacity(manifest.files.len());
     for (file, expected) in &manifest.files {
-        if file.contains(['/', '\\']) || file.starts_with('.') || file == MANIFEST {
+        if file.contains(['/', '\\']) || file.starts_with('.') || file == MANIFEST || file == MANIFEST_SHA256
+        {
             return Err(bad(
                 format!("{file:?} is no name of a model's file"),
                 "it could lead elsewhere".into(),
@@ -120,4 +142,65 @@ fn read(folder: &Path) -> Result<Exported, Failure> {
     bundle::open(&manifest, weights)
         .map_err(|error| bad("the model cannot be built".into(), crate::failure::causes(&error)))?;
     Ok(Exported { manifest, files: contents })
+}
+
+/// Why a file is not taken as it is, by what it begins with.
+fn no_folder(path: &Path) -> Result<Failure, Failure> {
+    let mut head = [0; 8];
+    let n = std::fs::File::open(path)
+        .and_then(|mut file| file.read(&mut head))
+        .map_err(|error| Failure::file("read", path, &error))?;
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let is = |magic: &[u8]| head[..n].starts_with(magic);
+    let (why, fix) = if is(b"GGUF") {
+        ("it is a GGUF file, which is not read in this version yet", "export its weights as safetensors")
+    } else if extension == "onnx" {
+        ("it is an ONNX file, which is not read in this version yet", "export its weights as safetensors")
+    } else if is(b"PK\x03\x04") || is(&[0x80]) {
+        (
+            "it looks like a pickle, which can run code when it is read",
+            "write it with safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")",
+        )
+    } else {
+        (
+            "weights alone do not say what they are",
+            "add --spec SPEC: the job spec of the model, with the data of its scales, labels and vocabulary",
+        )
+    };
+    let message = format!("{} is no folder that lyceum export wrote", path.display());
+    let mut failure = Failure::new(Exit::Failed, "not_a_model", message, why, fix);
+    failure.place.file = Some(path.display().to_string());
+    Ok(failure)
+}
+
+/// Bare weights as the model of a spec, measured on the spec's data.
+async fn adopt(context: &Context, weights: &Path, spec: &Path) -> Result<Exported, Failure> {
+    let (spec, base_dir) = read_spec(spec)?;
+    let bytes = files::read_bytes(weights, limits::WEIGHT_FILE_BYTES_MAX)?;
+    let control = context.control.clone();
+    let name = VersionName {
+        name: spec.name.clone(),
+        // The store gives the number; the manifest gets it there.
+        version: 0,
+        created: Timestamp::now().seconds().max(0) as u64,
+        job: None,
+    };
+    let work = move || {
+        let fitted = lyceum_train::adopt(&spec, &base_dir, &bytes, &control)?;
+        version_files(&spec, &fitted, &name)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| Failure::internal("the import broke off", &error))?;
+    let VersionFiles { manifest, files } = done.map_err(|error| {
+        let is_weights = matches!(error, TrainError::Model(_));
+        let mut failure = Failure::from(error);
+        if is_weights {
+            failure.message = format!("{}: {}", weights.display(), failure.message);
+            failure.why = "the weights are not those of the spec's model on this data".into();
+            failure.fix = "make the spec's [model] and data those of the training".into();
+            failure.place.file = Some(weights.display().to_string());
+        }
+        failure
+    })?;
+    Ok(Exported { manifest, files })
 }

@@ -5,12 +5,14 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod eval;
+pub mod explain;
 pub mod export;
 pub mod import;
 pub mod jobs;
 pub mod keys;
 pub mod ls;
 pub mod predict;
+pub mod preview;
 pub mod privacy;
 pub mod quickstart;
 pub mod rm;
@@ -51,9 +53,11 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Bench(args) => args.run(context).await,
         Command::Quickstart(args) => args.run(context).await,
         Command::Serve(args) => args.run(context).await,
+        Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
+        Command::Explain(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,
         Command::Import(args) => args.run(context).await,
         Command::Export(args) => args.run(context).await,

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::{files, output};
 use clap::Args;
-use lyceum_models::answer::Question;
+use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
 use lyceum_service::predict::{self, Prediction};
@@ -152,6 +152,8 @@ fn written(resident: &Resident, data: &Dataset, control: &Control) -> Result<Vec
     }
     let mut answers = Vec::with_capacity(data.len());
     let mut ws = Workspace::new();
+    let never = tokenizer.never_said();
+    let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max: ANSWER_TOKENS_MAX };
     let is_pair = matches!(resident.model.shape.input, lyceum_models::InputShape::Pair { .. });
     let rows: Vec<usize> = (0..data.len()).collect();
     for rows in rows.chunks(64) {
@@ -168,7 +170,7 @@ fn written(resident: &Resident, data: &Dataset, control: &Control) -> Result<Vec
                 Question::Prompt(&tokens[..tokens.len() - answer.len()])
             })
             .collect();
-        for ids in resident.model.answers(&mut ws, &questions, tokenizer.eos(), ANSWER_TOKENS_MAX)? {
+        for ids in resident.model.answers(&mut ws, &questions, bounds)? {
             answers.push(json!({ "output": tokenizer.decode(&ids) }));
         }
     }

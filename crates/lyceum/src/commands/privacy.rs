@@ -1,4 +1,5 @@
-//! `lyceum privacy epsilon|sigma|ledger|budget`: the calculator, and what was taken of each data set.
+//! `lyceum privacy epsilon|sigma|ledger|budget|audit`: the calculator, what was taken of each data set, and what
+//! an attack finds.
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -6,9 +7,10 @@ use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
-use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, sigma};
+use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, membership, sigma};
 use lyceum_service::privacy::{Account, together};
 use lyceum_store::privacy::{self, Budget};
+use lyceum_train::{TrainError, data, measure};
 use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -29,6 +31,8 @@ enum PrivacyCommand {
     Ledger,
     /// Set what may be learnt from a data file, over all jobs
     Budget(BudgetArgs),
+    /// How well losses tell rows that a model was trained on from rows that it was not
+    Audit(AuditArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -89,6 +93,18 @@ struct BudgetArgs {
     accountant: AccountantName,
 }
 
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// `name`, `name@VERSION` or `name@alias`
+    model: String,
+    /// Rows that it was trained on
+    #[arg(long, value_name = "FILE")]
+    members: PathBuf,
+    /// Rows of the same kind that it was not trained on
+    #[arg(long, value_name = "FILE")]
+    others: PathBuf,
+}
+
 impl Privacy {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
@@ -96,6 +112,7 @@ impl Privacy {
             PrivacyCommand::Sigma(args) => print_sigma(&args, context),
             PrivacyCommand::Ledger => ledger(context).await,
             PrivacyCommand::Budget(args) => budget(args, context).await,
+            PrivacyCommand::Audit(args) => audit(args, context).await,
         }
     }
 }
@@ -194,6 +211,51 @@ async fn budget(args: BudgetArgs, context: &Context) -> Result<(), Failure> {
     } else {
         output::text(format!("ε = {} at δ = {} for {}", budget.epsilon, budget.delta, budget.data_sha256));
     }
+    Ok(())
+}
+
+/// False positive rates at which the attack is read.
+const FPRS: [f64; 3] = [0.1, 0.01, 0.001];
+
+/// The loss attack (Yeom et al. 2018): rows with small losses are said to be members.
+async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
+    let (_service, resident) = context.resident(&args.model).await?;
+    let (asked, control) = (resident.clone(), context.control.clone());
+    let work = move || -> Result<_, TrainError> {
+        let scores = |path: &PathBuf| -> Result<Vec<f64>, TrainError> {
+            let data = data::load_eval(&asked.preparation, &asked.manifest.spec, path, &control)?;
+            let losses = measure::row_losses(&asked.model, &data, &control)?;
+            Ok(losses.into_iter().map(|loss| -loss).collect())
+        };
+        Ok(membership::attack(&scores(&args.members)?, &scores(&args.others)?, &FPRS)?)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let attack = done.map_err(|error| Failure::internal("the audit broke off", &error))??;
+    let claimed = resident.manifest.privacy.as_ref();
+    let model = resident.version.id();
+    if context.is_json() {
+        output::json_line(&json!({
+            "model": model,
+            "attack": "loss",
+            "auc": attack.auc,
+            "tpr_at": attack.tpr_at,
+            "epsilon_claimed": claimed.and_then(|report| report.epsilon),
+            "delta": claimed.map(|report| report.delta),
+        }));
+        return Ok(());
+    }
+    let cells = |e: &membership::Estimate| format!("{:.4} [{:.4}, {:.4}]", e.value, e.ci95[0], e.ci95[1]);
+    let mut rows = vec![vec!["area under the curve".to_owned(), cells(&attack.auc)]];
+    rows.extend(attack.tpr_at.iter().map(|at| {
+        vec![format!("members found where {} % of others are accused", 100.0 * at.fpr), cells(&at.tpr)]
+    }));
+    output::table(&["membership by loss", &model], &rows);
+    let low = attack.auc.ci95[0];
+    output::text(if low > 0.5 {
+        "The model tells its rows from others: 0.5 would be a guess."
+    } else {
+        "This attack does not tell the model's rows from others; a stronger one might."
+    });
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::Args;
 use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
-use lyceum_models::answer::Question;
+use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::prepare::text::TextStream;
 use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
 use lyceum_nn::Workspace;
@@ -159,7 +159,9 @@ impl Run {
             let begin = tokenizer.bos().unwrap_or(0);
             let questions = [Question::Source { source: source.as_deref().unwrap_or(&ids), begin }];
             let n_max = self.max_tokens as usize;
-            let answers = resident.model.answers(&mut Workspace::new(), &questions, tokenizer.eos(), n_max);
+            let never = tokenizer.never_said();
+            let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max: n_max };
+            let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
             let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
             token_ids = answers.into_iter().next().unwrap_or_default();
             finish = if token_ids.len() < n_max { Finish::Stop } else { Finish::Length };
@@ -177,9 +179,11 @@ impl Run {
                 prompt: ids,
                 n_tokens_max: self.max_tokens as usize,
                 end_tokens: tokenizer.eos().into_iter().collect(),
+                never_tokens: tokenizer.never_said(),
                 sampling: Sampling { temperature: self.temperature, top_p: 1.0, top_k: 0, seed: self.seed },
                 logprobs: self.logprobs.map(|n| n as usize),
                 echo: false,
+                prompt_logprobs: None,
                 sink,
             };
             let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);

@@ -50,6 +50,9 @@ pub fn read_manifest(version: &Version) -> Result<Manifest, Failure> {
         failure.place.file = Some(path.display().to_string());
         failure
     };
+    if let Err(error) = models::check_manifest(&version.dir, text.as_bytes()) {
+        return Err(damaged(error.to_string()));
+    }
     let manifest: Manifest = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     if manifest.format_version > FORMAT_VERSION {
         let why = format!("its format {} is newer than {FORMAT_VERSION}", manifest.format_version);

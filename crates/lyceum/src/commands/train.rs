@@ -25,7 +25,7 @@ pub struct Train {
 
 impl Train {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let mut spec = read_spec(&self.spec)?;
+        let (mut spec, base_dir) = read_spec(&self.spec)?;
         if let Some(name) = self.name {
             name.parse::<ModelName>()?;
             spec.name = name;
@@ -33,10 +33,6 @@ impl Train {
         if let Some(seed) = self.seed {
             spec.seed = seed;
         }
-        let folder = self.spec.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        // Absolute, so that the job can be resumed from anywhere.
-        let base_dir = folder.canonicalize().map_err(|error| Failure::file("open", folder, &error))?;
         let plan = Plan { spec, base_dir };
         let store = context.store().await?;
         let id = training::create(context, &store, &plan).await?;
@@ -44,7 +40,17 @@ impl Train {
     }
 }
 
-fn read_spec(path: &Path) -> Result<Spec, Failure> {
+/// A job spec, and the folder that its paths are relative to.
+pub fn read_spec(path: &Path) -> Result<(Spec, PathBuf), Failure> {
+    let spec = parse(path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    // Absolute, so that the job can be resumed from anywhere.
+    let base_dir = folder.canonicalize().map_err(|error| Failure::file("open", folder, &error))?;
+    Ok((spec, base_dir))
+}
+
+fn parse(path: &Path) -> Result<Spec, Failure> {
     let text = files::read_text(path, SPEC_BYTES_MAX)?;
     let shown = path.display().to_string();
     if path.extension().is_none_or(|extension| extension != "json") {

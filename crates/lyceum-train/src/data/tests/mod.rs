@@ -1,6 +1,7 @@
 //! Data sets from files that the tests write, good and bad.
 
 mod bad;
+mod folds;
 mod formats;
 mod texts;
 
@@ -88,6 +89,7 @@ fn spec(task: Task) -> Spec {
             early_stopping: None,
             checkpoint_every: None,
             eval_every: None,
+            robust: None,
         },
     }
 }

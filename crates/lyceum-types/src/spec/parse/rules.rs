@@ -5,8 +5,8 @@ use super::section::Problems;
 use super::tree::Node;
 use super::{Draft, ProblemCode};
 use crate::spec::{
-    ColumnKind, DataSpec, InputSpec, ModelSpec, OptimizerSpec, RecurrentHead, ScheduleSpec, Task, TrainSpec,
-    TransformerVariant,
+    ColumnKind, DataSpec, InputSpec, ModelSpec, OptimizerSpec, RecurrentHead, RobustSpec, ScheduleSpec, Task,
+    TrainSpec, TransformerVariant,
 };
 use crate::suggest::did_you_mean;
 
@@ -27,6 +27,7 @@ pub(super) fn check(draft: &Draft, root: &Node, problems: &Problems) {
     if let Some(train) = &draft.train {
         rates(train, &rules);
         early_stopping(task, train, draft.data.as_ref(), &rules);
+        robust(task, train, &rules);
     }
     super::privacy::check(draft, &rules);
 }
@@ -55,10 +56,16 @@ fn parts(task: Task, data: &DataSpec, rules: &Rules<'_>) {
         let message = "valid and valid_fraction both say which rows validate".to_owned();
         rules.note(&["data", "valid_fraction"], &["data.valid"], message, "remove one of the two");
     }
-    let has_folds = matches!(task, Task::Classification | Task::Regression);
-    if data.folds.is_some() && !has_folds {
-        let message = format!("folds cannot part the rows of {}", task.as_str());
-        rules.note(&["data", "folds"], &["task"], message, "use valid_fraction, which takes the last part");
+    // The rows of these are parted at their end: a group is kept whole by folds alone.
+    let by_order = matches!(task, Task::LanguageModeling | Task::SequenceToSequence);
+    if by_order && data.group.is_some() && data.folds.is_none() {
+        let message = format!("rows of {} are parted where they end, not by group", task.as_str());
+        rules.note(
+            &["data", "group"],
+            &["task"],
+            message,
+            "remove it, or add folds, which keep groups whole",
+        );
     }
 }
 
@@ -209,6 +216,22 @@ fn rates(train: &TrainSpec, rules: &Rules<'_>) {
         let message = format!("warms up for {warmup_steps} of {steps} steps: the full rate is never reached");
         let key = ["train", "schedule", "warmup_steps"];
         rules.note(&key, &["train.steps"], message, "write fewer warm-up steps than steps");
+    }
+}
+
+/// What is changed must be numbers, and an attack must know what is wrong.
+fn robust(task: Task, train: &TrainSpec, rules: &Rules<'_>) {
+    let Some(robust) = &train.robust else { return };
+    let fits = match robust {
+        RobustSpec::Adversarial(_) | RobustSpec::Trades { .. } => task == Task::Classification,
+        RobustSpec::Noise { .. } => {
+            matches!(task, Task::Classification | Task::Regression | Task::Forecasting)
+        }
+    };
+    if !fits {
+        let message =
+            format!("training on changed inputs is not defined for {} by this method", task.as_str());
+        rules.note(&["train", "robust"], &["task"], message, "remove robust, or train a classifier");
     }
 }
 

@@ -403,10 +403,10 @@ fn each_bad_value_is_refused_at_its_key() {
         ("language_modeling", "", "", "", "model.family contradiction"),
         (
             "language_modeling",
-            "folds = 3",
+            "group = \"author\"",
             "family = \"gru\"\nhidden_size = 3",
             "",
-            "data.folds contradiction",
+            "data.group contradiction",
         ),
         (
             "language_modeling",
@@ -680,6 +680,23 @@ fn json_has_the_same_grammar_and_the_same_problems_without_places() {
     assert_eq!(Spec::from_json(&serde_json::json!([1])).unwrap_err().problems.len(), 1);
     let large = serde_json::json!({ "seed": u64::MAX });
     assert!(Spec::from_json(&large).unwrap_err().problems.iter().all(|p| p.key != "seed"));
+}
+
+#[test]
+fn training_on_changed_inputs_is_read_with_its_defaults() {
+    let with = |robust: &str| PLAIN.replace("epochs = 1", &format!("epochs = 1\nrobust = {robust}"));
+    let read = |robust: &str| parse(&with(robust)).train.robust.unwrap();
+    let pgd = PgdSpec { norm: NormSpec::Linf, eps: 0.1, steps: 7, step: 2.5 / 7.0 };
+    assert_eq!(read("{ method = \"adversarial\", eps = 0.1 }"), RobustSpec::Adversarial(pgd));
+    let trades = read("{ method = \"trades\", eps = 0.1, steps = 5, step = 0.3, norm = \"l2\" }");
+    let pgd = PgdSpec { norm: NormSpec::L2, eps: 0.1, steps: 5, step: 0.3 };
+    assert_eq!(trades, RobustSpec::Trades { pgd, beta: 6.0 });
+    assert_eq!(read("{ method = \"noise\", std = 0.25 }"), RobustSpec::Noise { std: 0.25 });
+    check(&with("{ method = \"adversarial\" }"), &["10:10 train.robust.eps missing_key"]);
+    check(&with("{ method = \"noise\", std = 0 }"), &["10:36 train.robust.std out_of_range"]);
+    check(&with("{ method = \"noise\", std = 1, beta = 2 }"), &["10:39 train.robust.beta unknown_key"]);
+    let regression = with("{ method = \"trades\", eps = 1 }").replace("classification", "regression");
+    check(&regression, &["10:10 train.robust contradiction"]);
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(super) fn read(mut section: Section<'_>) -> TrainSpec {
         early_stopping: section.section("early_stopping").map(early_stopping),
         checkpoint_every: section.size("checkpoint_every", 1, STEPS_MAX),
         eval_every: section.size("eval_every", 1, STEPS_MAX),
+        robust: section.section("robust").and_then(super::robust::read),
     };
     section.finish();
     train

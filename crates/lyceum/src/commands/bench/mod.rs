@@ -4,6 +4,7 @@
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod memory;
 mod peer;
 mod works;
 
@@ -33,9 +34,12 @@ struct TrainBench {
     /// What to compare with: pytorch=PATH, a Python that has it
     #[arg(long, value_name = "NAME=PATH")]
     peer: Option<String>,
-    /// Only these works
+    /// Only these works: a name, or a name and a precision (mlp:f32)
     #[arg(long, value_name = "WORK")]
     only: Vec<String>,
+    /// Also the peak memory of each training run, in processes of their own
+    #[arg(long, requires = "peer")]
+    memory: bool,
     /// Rounds, each one measurement of both sides
     #[arg(long, default_value_t = 7)]
     rounds: usize,
@@ -61,17 +65,22 @@ impl Bench {
 
 impl TrainBench {
     fn measure(&self, control: &lyceum_types::control::Control, is_json: bool) -> Result<Value, Failure> {
-        let unknown = self.only.iter().find(|name| WORKS.iter().all(|w| w.name != **name));
+        let unknown = self.only.iter().find(|name| WORKS.iter().all(|w| !w.is_called(name)));
         if let Some(name) = unknown {
-            let known: Vec<&str> = WORKS.iter().map(|w| w.name).collect();
+            let known: Vec<String> =
+                WORKS.iter().map(|w| format!("{}:{}", w.name, w.precision_name())).collect();
             let why = format!("there are {}", known.join(", "));
             return Err(Failure::usage(format!("no work is called {name:?}"), why, "name one of them"));
         }
         let mut peer = self.peer.as_deref().map(Peer::start).transpose()?;
         let mut rows = Vec::new();
-        for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| n == w.name)) {
+        for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| w.is_called(n)))
+        {
             control.check().map_err(|_| Failure::interrupted("nothing was written"))?;
-            let row = self.one(work, peer.as_mut())?;
+            let mut row = self.one(work, peer.as_mut())?;
+            if let Some(peer) = self.peer.as_deref().filter(|_| self.memory && work.is_trained) {
+                row["peak_rss_bytes"] = memory::measure(work, peer)?;
+            }
             if !is_json {
                 output::note(format!("{} {}: {}", work.name, work.precision_name(), summary(&row)));
             }
@@ -94,7 +103,9 @@ impl TrainBench {
         let mut row = json!({ "work": work.name, "precision": work.precision_name(), "unit": "s" });
         if let Some(peer) = peer.as_deref_mut() {
             if work.is_trained && work.precision_name() == "f32" {
-                row["loss_difference"] = Value::from(peer.check(work)?);
+                let found = peer.check(work)?;
+                row["loss_difference"] = Value::from(found.difference);
+                row["loss_rounding"] = json!({ "ours": found.own_rounding, "peer": found.peer_rounding });
             }
             match peer.prepare(work) {
                 Ok(mode) => row["peer_mode"] = Value::from(mode),
@@ -163,6 +174,15 @@ fn milliseconds(value: &Value) -> String {
     value.as_f64().map_or_else(String::new, |s| format!("{:.2} ms", s * 1e3))
 }
 
+/// Ours beside the peer's, of which what it had before it had a model.
+fn megabytes(peaks: &Value) -> String {
+    let mega = |name: &str| peaks[name].as_f64().map(|bytes| format!("{:.0}", bytes / 1e6));
+    match (mega("ours"), mega("peer"), mega("peer_before")) {
+        (Some(ours), Some(peer), Some(before)) => format!("{ours} / {peer} ({before}) MB"),
+        _ => String::new(),
+    }
+}
+
 fn summary(row: &Value) -> String {
     let ratio = row["ratio"].as_f64().map_or_else(String::new, |r| format!(", {r:.2}× the peer"));
     format!("{}{ratio}", milliseconds(&row["ours"]))
@@ -187,9 +207,11 @@ fn table(rows: &[Value]) {
                 bounds,
                 row["share_of_peak"].as_f64().map_or_else(String::new, |s| format!("{:.0} %", s * 100.0)),
                 row["loss_difference"].as_f64().map_or_else(String::new, |d| format!("{d:.1e}")),
+                megabytes(&row["peak_rss_bytes"]),
             ]
         })
         .collect();
-    let header = ["work", "precision", "ours", "peer", "ratio", "spread", "of peak", "loss difference"];
+    let header =
+        ["work", "precision", "ours", "peer", "ratio", "spread", "of peak", "loss difference", "memory"];
     output::table(&header, &cells);
 }

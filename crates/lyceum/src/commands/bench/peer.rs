@@ -9,8 +9,11 @@ use lyceum_nn::weights::read_safetensors;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const SCRIPT: &str = include_str!("../../../../../bench/peers/pytorch_train.py");
+/// Peers started so far.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Steps over which the losses of both sides must agree.
 const CHECKED_STEPS: usize = 50;
 
@@ -22,6 +25,23 @@ pub struct Peer {
     /// What it said of itself when it started.
     pub about: Value,
     folder: std::path::PathBuf,
+}
+
+/// The largest differences between losses at the same step. Rounding alone leads two right trajectories
+/// apart, the farther the longer: f64 tells how far each side was led.
+pub struct Agreement {
+    /// Ours to the peer's.
+    pub difference: f64,
+    /// Ours to the peer's in f64.
+    pub own_rounding: f64,
+    /// The peer's to its own in f64.
+    pub peer_rounding: f64,
+}
+
+/// The largest difference; NaN where there is one.
+fn farthest(a: &[f64], b: &[f64]) -> f64 {
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |m: f64, d| if d > m || d.is_nan() { d } else { m })
 }
 
 impl Drop for Peer {
@@ -41,7 +61,9 @@ impl Peer {
             let fix = "write --peer pytorch=PATH, the path of a Python that has PyTorch";
             return Err(Failure::usage(format!("no peer is called {named:?}"), "there is pytorch", fix));
         };
-        let folder = std::env::temp_dir().join(format!("lyceum-bench-{}", std::process::id()));
+        // More than one peer may run in a process.
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("lyceum-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file("make", &folder, &error))?;
         let script = folder.join("pytorch_train.py");
         std::fs::write(&script, SCRIPT).map_err(|error| Failure::file("write", &script, &error))?;
@@ -70,6 +92,13 @@ impl Peer {
         }
     }
 
+    /// Makes some steps of a work in plain eager mode; the most memory that the process had.
+    pub fn peak_memory(&mut self, work: &Work) -> Result<u64, Failure> {
+        let asked = json!({ "work": work.name, "precision": work.precision_name(), "compile": false });
+        let answer = self.ask(&asked)?;
+        answer["peak_rss_bytes"].as_u64().ok_or_else(|| failed(&answer.to_string()))
+    }
+
     /// Median seconds of a step.
     pub fn run(&mut self, work: &Work) -> Result<f64, Failure> {
         let asked =
@@ -78,13 +107,17 @@ impl Peer {
         answer["seconds"].as_f64().ok_or_else(|| failed(&answer.to_string()))
     }
 
-    /// The largest difference of a loss over fifty steps from the peer's weights and batches.
-    pub fn check(&mut self, work: &Work) -> Result<f64, Failure> {
+    /// Trains from the peer's weights and batches: how far the losses of both sides come apart.
+    pub fn check(&mut self, work: &Work) -> Result<Agreement, Failure> {
         let path = self.folder.join(format!("{}.safetensors", work.name));
         let steps = if work.name == "gpt_medium" { 5 } else { CHECKED_STEPS };
         let asked = json!({ "check": work.name, "steps": steps, "path": path.display().to_string() });
         let answer = self.ask(&asked)?;
-        let Some(losses) = answer["losses"].as_array() else { return Err(failed(&answer.to_string())) };
+        let series = |name: &str| -> Result<Vec<f64>, Failure> {
+            let found = answer[name].as_array().ok_or_else(|| failed(&answer.to_string()))?;
+            Ok(found.iter().map(|loss| loss.as_f64().unwrap_or(f64::NAN)).collect())
+        };
+        let (theirs, exact) = (series("losses")?, series("losses_exact")?);
         let bytes = std::fs::read(&path).map_err(|error| Failure::file("read", &path, &error))?;
         let tensors = read_safetensors(&bytes).map_err(|error| failed(&error.to_string()))?;
         let mut ours = Training::new(work);
@@ -112,11 +145,12 @@ impl Peer {
                 Target::Values { .. } | Target::None => return Err(failed("a work has classes")),
             }
         }
-        let differences = losses.iter().map(|theirs| {
-            let theirs = theirs.as_f64().unwrap_or(f64::NAN);
-            (f64::from(ours.step()) - theirs).abs()
-        });
-        Ok(differences.fold(0.0, |m: f64, d| if d > m || d.is_nan() { d } else { m }))
+        let own: Vec<f64> = theirs.iter().map(|_| f64::from(ours.step())).collect();
+        Ok(Agreement {
+            difference: farthest(&own, &theirs),
+            own_rounding: farthest(&own, &exact),
+            peer_rounding: farthest(&theirs, &exact),
+        })
     }
 
     fn ask(&mut self, asked: &Value) -> Result<Value, Failure> {

@@ -45,6 +45,14 @@ pub const WORKS: [Work; 11] = [
 ];
 
 impl Work {
+    /// Whether `name` is the work's, alone or with its precision.
+    pub fn is_called(&self, name: &str) -> bool {
+        match name.split_once(':') {
+            Some((name, precision)) => name == self.name && precision == self.precision_name(),
+            None => name == self.name,
+        }
+    }
+
     pub fn precision_name(&self) -> &'static str {
         match self.precision {
             Precision::F32 => "f32",

@@ -85,6 +85,7 @@ async fn complete(
         stop: Vec::new(),
         logprobs: None,
         echo: false,
+        prompt_logprobs: None,
     };
     let mut running = completions::create(service, project, request).await?;
     let mut text = String::new();

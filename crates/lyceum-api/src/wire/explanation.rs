@@ -1,0 +1,238 @@
+//! Explanations in answers: spans of characters, columns, patches, steps, or units of a layer, with what was
+//! measured about them; and weights of attention, which are none.
+
+use super::explain::Extras;
+use base64::Engine as _;
+use lyceum_service::explain::{
+    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Map as AttentionMap,
+    MethodInfo, Of, Parts, TargetShown,
+};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplainResponse)]
+pub struct InstancesResponse {
+    #[schema(value_type = Vec<ExplanationBody>)]
+    pub explanations: Vec<Value>,
+}
+
+/// An explanation, or weights of attention.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Explanation)]
+pub struct ExplanationBody {
+    /// `explanation`, or `attention`, which is none.
+    pub object: &'static str,
+    pub id: String,
+    pub method: String,
+    pub exact: bool,
+    #[schema(value_type = Object)]
+    pub target: Value,
+    #[schema(value_type = Object)]
+    pub output: Value,
+    /// Spans of characters, features with their values, patches, steps, or units of a layer.
+    #[schema(value_type = Vec<Object>)]
+    pub attributions: Vec<Value>,
+    #[schema(value_type = Object)]
+    pub checks: Value,
+    #[schema(value_type = Object)]
+    pub usage: Value,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MethodList {
+    /// `list`
+    pub object: &'static str,
+    /// The version that was asked: `name@3`.
+    pub model: String,
+    pub data: Vec<MethodBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ExplanationMethod)]
+pub struct MethodBody {
+    pub method: &'static str,
+    pub exact: bool,
+    /// How many examples go through the model.
+    pub passes: &'static str,
+    pub supported: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+impl From<MethodInfo> for MethodBody {
+    fn from(info: MethodInfo) -> Self {
+        let supported = info.refusal.is_none();
+        MethodBody {
+            method: info.name,
+            exact: info.exact,
+            passes: info.passes,
+            supported,
+            reason: info.refusal,
+        }
+    }
+}
+
+/// The answer as the wire has it.
+pub fn explanation(explained: &Explained, extras: Extras) -> Value {
+    let mut body = json!({
+        "object": "explanation",
+        "id": explained.id,
+        "created_at": explained.created_at,
+        "explained_model": format!("{}@sha256:{}", explained.model, explained.sha256),
+    });
+    let Some(fields) = body.as_object_mut() else { return body };
+    match &explained.answer {
+        Answer::Attention(attention) => attention_fields(fields, attention),
+        Answer::Attributions { target, baseline, parts, explanation, counterfactual } => {
+            if let Some(counterfactual) = counterfactual {
+                fields.insert("counterfactual".into(), counterfactual_body(counterfactual));
+            }
+            fields.insert("method".into(), explanation.method.into());
+            fields.insert("exact".into(), explanation.exact.into());
+            fields.insert("target".into(), target_body(target));
+            fields.insert(
+                "output".into(),
+                json!({"quantity": explanation.quantity, "value": explanation.output,
+                    "base_value": explanation.base_value}),
+            );
+            fields.insert("attributions".into(), attributions(parts, explanation));
+            if let Of::Layer { name, dims } = &explanation.of {
+                fields.insert("layer".into(), json!({"name": name, "dims": dims}));
+            } else if let Some(heatmap) = heatmap(parts, explanation, extras) {
+                fields.insert("heatmap".into(), heatmap);
+            }
+            fields.insert("checks".into(), checks(explanation));
+            fields.insert("baseline".into(), json!({"type": baseline}));
+            fields.insert("seed".into(), explanation.seed.into());
+            let usage = explanation.usage;
+            fields.insert(
+                "usage".into(),
+                json!({"forward_passes": usage.forward_passes, "backward_passes": usage.backward_passes}),
+            );
+        }
+    }
+    body
+}
+
+fn counterfactual_body(c: &Counterfactual) -> Value {
+    let Some(found) = &c.found else {
+        return json!({"label": c.label, "found": false, "verified": false, "forward_passes": c.forward_passes});
+    };
+    let change = |c: &Change| json!({"feature": c.feature, "from": c.from, "to": c.to});
+    json!({
+        "label": c.label,
+        "found": true,
+        // The changed row was asked again, in words.
+        "verified": true,
+        "probability": found.probability,
+        "changes": found.changes.iter().map(change).collect::<Vec<_>>(),
+        "cost": found.cost,
+        "forward_passes": c.forward_passes,
+    })
+}
+
+fn target_body(target: &TargetShown) -> Value {
+    match target {
+        TargetShown::Label { label, not, step } => json!({"label": label, "contrast": not, "step": step}),
+        TargetShown::Output { output } => json!({"output": output}),
+        TargetShown::Text { text, span, not } => json!({
+            "choice": 0, "text": text, "char_start": span.start, "char_end": span.end, "contrast": not,
+        }),
+    }
+}
+
+fn attributions(parts: &Parts, explanation: &Explanation) -> Value {
+    let one = |(i, a): (usize, &Attribution)| {
+        let mut body = match (&explanation.of, parts) {
+            (Of::Layer { .. }, _) => json!({"unit": i}),
+            (_, Parts::Text { spans, .. }) => {
+                json!({"char_start": spans[i].start, "char_end": spans[i].end})
+            }
+            (_, Parts::Table { rows }) => json!({"feature": rows[i].0, "x": rows[i].1}),
+            (_, Parts::Image { width, patch, .. }) => {
+                let across = width.div_ceil(*patch);
+                json!({"row": i / across * patch, "column": i % across * patch, "size": patch})
+            }
+            (_, Parts::Series { names }) => json!({"name": names[i]}),
+        };
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("value".into(), a.value.into());
+            fields.insert("stderr".into(), a.stderr.into());
+        }
+        body
+    };
+    explanation.attributions.iter().enumerate().map(one).collect()
+}
+
+fn heatmap(parts: &Parts, explanation: &Explanation, extras: Extras) -> Option<Value> {
+    let Parts::Image { height, width, .. } = *parts else { return None };
+    let values: Vec<f64> = explanation.attributions.iter().map(|a| a.value).collect();
+    let map = parts.heatmap(explanation.elements.as_deref(), &values)?;
+    let mut body = json!({"width": width, "height": height, "values": map});
+    if extras.png
+        && let Some(fields) = body.as_object_mut()
+    {
+        let png = lyceum_service::explain::heatmap_png(&map, height, width);
+        let data = base64::engine::general_purpose::STANDARD.encode(png);
+        fields.insert("png".into(), format!("data:image/png;base64,{data}").into());
+    }
+    Some(body)
+}
+
+fn checks(explanation: &Explanation) -> Value {
+    let c = &explanation.checks;
+    let control = c.random_control;
+    let pair = |pair: Option<[f64; 2]>| pair.map(|[mean, stderr]| json!({"mean": mean, "stderr": stderr}));
+    let measured = [
+        ("completeness_gap", c.completeness_gap),
+        ("comprehensiveness", c.comprehensiveness),
+        ("sufficiency", c.sufficiency),
+        ("deletion_auc", c.deletion_auc),
+        ("insertion_auc", c.insertion_auc),
+        ("infidelity", c.infidelity),
+        ("sensitivity", c.sensitivity),
+    ];
+    let mut body = Map::new();
+    for (name, value) in measured {
+        body.insert(name.into(), value.into());
+    }
+    body.insert("complete".into(), c.complete.into());
+    body.insert("quantity".into(), c.quantity.into());
+    body.insert("random_control".into(), control.comprehensiveness.map(|[mean, _]| mean).into());
+    body.insert(
+        "controls".into(),
+        json!({"comprehensiveness": pair(control.comprehensiveness), "sufficiency": pair(control.sufficiency),
+            "deletion_auc": pair(control.deletion_auc), "insertion_auc": pair(control.insertion_auc)}),
+    );
+    body.insert("faithful".into(), c.faithful.into());
+    let absent = measured.into_iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
+    body.insert("not_evaluated".into(), absent.collect());
+    Value::Object(body)
+}
+
+fn attention_fields(fields: &mut Map<String, Value>, attention: &AttentionShown) {
+    let map = |m: &AttentionMap| {
+        let mut body = json!({"n_queries": m.n_queries, "n_keys": m.n_keys, "is_self": m.is_self,
+            "weights": m.weights});
+        if attention.kind == "weights"
+            && let Some(fields) = body.as_object_mut()
+        {
+            fields.insert("layer".into(), m.layer.into());
+            fields.insert("head".into(), m.head.into());
+        }
+        body
+    };
+    let note = match attention.kind {
+        "rollout" => "a heuristic over attention weights; not an explanation",
+        _ => "where layers read from; weights are not an explanation",
+    };
+    fields.insert("object".into(), "attention".into());
+    fields.insert("method".into(), format!("attention_{}", attention.kind).into());
+    fields.insert("heuristic".into(), true.into());
+    fields.insert("note".into(), note.into());
+    let spans = attention.spans.iter().map(|s| json!({"char_start": s.start, "char_end": s.end}));
+    fields.insert("tokens".into(), spans.collect());
+    fields.insert("maps".into(), attention.maps.iter().map(map).collect());
+}

@@ -1,0 +1,62 @@
+//! Which training rows pulled an answer where it is: TracIn over checkpoints,
+//! `I(z, x) = Σ_t η_t ∇ℓ(w_t, z) · ∇ℓ(w_t, x)` (Pruthi et al. 2020, arXiv:2002.08484).
+//!
+//! Positive rows lowered the loss of the example when they were trained on, negative ones raised it. The sum is
+//! over the checkpoints that were kept, so it is an approximation of what training did.
+
+use crate::ExplainError;
+use lyceum_models::Model;
+use lyceum_models::batch::Batch;
+use lyceum_nn::{Examples, Grads, ParamKind, Recording, Tape, Workspace};
+use lyceum_types::control::Control;
+
+/// A model as it was at one time, and the learning rate then.
+pub struct Checkpoint<'a> {
+    pub model: &'a Model,
+    pub lr: f64,
+}
+
+/// The influence of each row on the loss of `example`; every batch holds one example.
+///
+/// # Errors
+/// When nothing was kept, a batch does not fit the model, or the work is stopped.
+pub fn influence(
+    checkpoints: &[Checkpoint<'_>],
+    example: &Batch,
+    rows: &[Batch],
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Vec<f64>, ExplainError> {
+    if checkpoints.is_empty() {
+        return Err(ExplainError::request("model", "no checkpoint of its training was kept"));
+    }
+    let mut sums = vec![0.0; rows.len()];
+    for checkpoint in checkpoints {
+        let own = gradient(checkpoint.model, example, ws)?;
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            control.check().map_err(ExplainError::Stopped)?;
+            let theirs = gradient(checkpoint.model, row, ws)?;
+            let dot = |id| -> f64 {
+                let pairs = own.value(id).iter().zip(theirs.value(id));
+                pairs.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+            };
+            let params = &checkpoint.model.params;
+            let learnt = params.ids().filter(|&id| params.kind(id) == ParamKind::Weight);
+            *sum += checkpoint.lr * learnt.map(dot).sum::<f64>();
+        }
+    }
+    Ok(sums)
+}
+
+fn gradient(model: &Model, batch: &Batch, ws: &mut Workspace) -> Result<Grads, ExplainError> {
+    if batch.n != 1 {
+        return Err(ExplainError::request("input", format!("{} examples in the place of one", batch.n)));
+    }
+    let mut grads = Grads::new(&model.params);
+    let mut tape = Tape::new(ws, &model.params, Recording::Weights, Examples::Even(1));
+    let scale = 1.0 / batch.target.n_terms().max(1) as f32;
+    let (loss, _) = model.loss(&mut tape, batch, scale)?;
+    tape.backward(loss, &mut grads);
+    grads.finish();
+    Ok(grads)
+}

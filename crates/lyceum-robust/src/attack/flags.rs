@@ -1,0 +1,105 @@
+//! The five signs by which AutoAttack warns that a robust accuracy may be an illusion (Croce & Hein 2020 and its
+//! `flags_doc.md`; Athalye et al. 2018): randomness, probabilities instead of logits, vanished gradients, a
+//! gradient-free attack that does better than the others, and optimisation at inference.
+
+use super::{Attack, Entry, Rows};
+use crate::error::RobustError;
+use crate::objective::Objective;
+use crate::victim::{Aim, Victim};
+
+/// Repetitions that must agree.
+const REPEATS: usize = 5;
+/// How far repeated, normalised outputs may differ.
+const RANDOM_MAX: f64 = 1e-4;
+/// How far sums of outputs may be from 1 and still look like probabilities.
+const PROBABILITY_MAX: f64 = 1e-5;
+/// How much better Square may do before the others are not believed.
+const SQUARE_MAX: f64 = 0.002;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlagState {
+    Clear,
+    Raised,
+    /// The run had nothing to tell it from.
+    NotEvaluated,
+}
+
+/// One sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    pub name: &'static str,
+    pub state: FlagState,
+    /// What was seen.
+    pub detail: String,
+}
+
+/// The five signs, for a model and what attacks left of it.
+///
+/// # Errors
+/// Cancelled, or rows that do not fit.
+pub fn flags(victim: &mut Victim<'_>, rows: Rows<'_>, entries: &[Entry]) -> Result<Vec<Flag>, RobustError> {
+    let classes = victim.n_classes();
+    let first = victim.logits(rows.u)?;
+    let mut differs = 0.0f64;
+    for _ in 1..REPEATS {
+        let again = victim.logits(rows.u)?;
+        for (a, b) in first.chunks_exact(classes).zip(again.chunks_exact(classes)) {
+            let length = |z: &[f32]| z.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>().sqrt() + 1e-10;
+            let (la, lb) = (length(a), length(b));
+            let d =
+                a.iter().zip(b).map(|(a, b)| (f64::from(*a) / la - f64::from(*b) / lb).powi(2)).sum::<f64>();
+            differs = differs.max(d.sqrt());
+        }
+    }
+    let randomized = flag(
+        "randomized",
+        differs > RANDOM_MAX,
+        format!("{REPEATS} passes over the same rows differ by {differs:.1e} at most"),
+    );
+    let sums = first.chunks_exact(classes).map(|z| z.iter().map(|z| f64::from(*z)).sum::<f64>());
+    let off = sums.fold(0.0f64, |m, s| m.max((s - 1.0).abs()));
+    let inside = first.iter().all(|z| (-PROBABILITY_MAX..1.0 + PROBABILITY_MAX).contains(&f64::from(*z)));
+    let probabilities = flag(
+        "probabilities",
+        inside && off < PROBABILITY_MAX,
+        "outputs that are probabilities flatten the gradient".to_owned(),
+    );
+    let aims: Vec<Aim> = rows
+        .labels
+        .iter()
+        .map(|&label| Aim { objective: Objective::CrossEntropy, label, target: None })
+        .collect();
+    let ascent = victim.ascent(rows.u, &aims)?;
+    let width = victim.domain().len();
+    let n_zero = ascent.directions.chunks_exact(width).filter(|g| g.iter().all(|g| *g == 0.0)).count();
+    let zero = flag(
+        "zero_gradients",
+        n_zero > 0,
+        format!("{n_zero} of {} rows have a gradient of exactly 0", rows.labels.len()),
+    );
+    // The engine's forward is one fixed list of operations.
+    let dynamic = Flag {
+        name: "optimization_at_inference",
+        state: FlagState::Clear,
+        detail: "a forward pass of this engine is one fixed list of operations".into(),
+    };
+    Ok(vec![randomized, probabilities, zero, square(entries), dynamic])
+}
+
+fn flag(name: &'static str, raised: bool, detail: String) -> Flag {
+    Flag { name, state: if raised { FlagState::Raised } else { FlagState::Clear }, detail }
+}
+
+fn square(entries: &[Entry]) -> Flag {
+    let name = "square_beats_gradients";
+    let is_square = |e: &&Entry| matches!(e.attack, Attack::Square { .. });
+    let found = entries.iter().filter(is_square).map(|e| e.accuracy.value).reduce(f64::min);
+    let others = entries.iter().filter(|e| !is_square(e)).map(|e| e.accuracy.value).reduce(f64::min);
+    let (Some(found), Some(others)) = (found, others) else {
+        let detail = "needs the square attack and one with gradients in the same run".into();
+        return Flag { name, state: FlagState::NotEvaluated, detail };
+    };
+    let detail =
+        format!("square leaves {:.2} %, the best gradient attack {:.2} %", found * 100.0, others * 100.0);
+    flag(name, found < others - SQUARE_MAX, detail)
+}

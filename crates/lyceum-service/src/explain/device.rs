@@ -1,0 +1,44 @@
+//! Passes on the engine's thread, one at a time: between two of them it serves everyone else.
+
+use lyceum_engine::Engine;
+use lyceum_explain::{Device, ExplainError, Pass, PassResult};
+use lyceum_nn::Workspace;
+use lyceum_types::control::Control;
+use std::sync::mpsc;
+
+pub(super) struct EngineDevice {
+    engine: Engine,
+    /// Travels with the pass, so that passes of one explanation share their memory.
+    ws: Option<Workspace>,
+}
+
+impl EngineDevice {
+    pub(super) fn new(engine: Engine) -> Self {
+        EngineDevice { engine, ws: None }
+    }
+}
+
+impl Device for EngineDevice {
+    fn run(&mut self, pass: Pass) -> Result<PassResult, ExplainError> {
+        let (sender, receiver) = mpsc::channel();
+        let mut ws = self.ws.take().unwrap_or_default();
+        let task = move || {
+            let result = pass.run(&mut ws);
+            // A caller that is gone has dropped its end.
+            let _ = sender.send((result, ws));
+        };
+        self.engine.with_device(task).map_err(|error| ExplainError::Device(error.to_string()))?;
+        let (result, ws) = receiver.recv().map_err(|error| ExplainError::Device(error.to_string()))?;
+        self.ws = Some(ws);
+        Ok(result?)
+    }
+}
+
+/// A caller that goes away stops the work before its next pass.
+pub(super) struct CancelOnDrop(pub(super) Control);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}

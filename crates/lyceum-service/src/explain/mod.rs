@@ -1,0 +1,219 @@
+//! Why a model answered what it did: an input in the caller's words to attributions in the caller's words.
+//!
+//! The mathematics asks for one small pass at a time ([`device`]); each runs on the engine's thread between
+//! other clients' work, and none starts once the caller is gone. What is explained is the version that serves.
+//!
+//! Reading order: [`create`], [`parts`] (words to features and back), [`options`] (what may be left out).
+
+mod attention;
+mod counterfactual;
+mod device;
+mod heatmap;
+mod kept;
+mod options;
+mod parts;
+mod target;
+
+pub use attention::{AttentionShown, Map};
+pub use counterfactual::{Change, Changed, Counterfactual, Wish};
+pub use heatmap::{colour, heatmap_png, relative};
+pub use kept::Kept;
+pub use lyceum_explain::{
+    Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
+};
+pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityName, TargetChoice};
+pub use parts::Parts;
+pub use target::TargetShown;
+
+use crate::resident::Resident;
+use crate::{Content, Service, ServiceError};
+use device::{CancelOnDrop, EngineDevice};
+use lyceum_explain::{ExplainError, Request as Question};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub model: ModelRef,
+    pub what: What,
+    pub options: Options,
+}
+
+/// What is explained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    /// The answer of a classifier or regression to this input.
+    Input(Content),
+    /// Why a language model continues the prompt so.
+    Continuation { prompt: String, completion: String },
+}
+
+/// An explanation with the words that it is about.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    pub id: String,
+    pub created_at: i64,
+    /// `name@3`
+    pub model: String,
+    pub sha256: String,
+    pub answer: Answer,
+}
+
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Attributions {
+        target: TargetShown,
+        baseline: &'static str,
+        parts: Parts,
+        explanation: Box<Explanation>,
+        counterfactual: Option<Counterfactual>,
+    },
+    /// Weights, which are no explanation.
+    Attention(AttentionShown),
+}
+
+/// Explains one answer and keeps it for [`find`].
+pub async fn create(
+    service: &Service,
+    project: &Project,
+    request: Request,
+) -> Result<Explained, ServiceError> {
+    let resident = service.resident(project, &request.model).await?;
+    let explained = explain(service, &resident, &request.what, &request.options, "input").await?;
+    service.explanations.keep(project, explained.clone());
+    Ok(explained)
+}
+
+/// The answer to an input with its explanation, from the same passes; kept for [`find`].
+pub(crate) async fn answer_and_explain(
+    service: &Service,
+    project: &Project,
+    resident: &Arc<Resident>,
+    content: &Content,
+    options: &Options,
+    path: &str,
+) -> Result<(Vec<f32>, Explained), ServiceError> {
+    let explained = explain(service, resident, &What::Input(content.clone()), options, path).await?;
+    let outputs = match &explained.answer {
+        Answer::Attributions { explanation, .. } => explanation.outputs.clone(),
+        Answer::Attention(_) => {
+            let message = "attention is no explanation: ask for it at POST /v1/explanations";
+            return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
+        }
+    };
+    service.explanations.keep(project, explained.clone());
+    Ok((outputs, explained))
+}
+
+/// As [`create`] for a model that is at hand; errors of the input name the place `path`.
+pub(crate) async fn explain(
+    service: &Service,
+    resident: &Arc<Resident>,
+    what: &What,
+    options: &Options,
+    path: &str,
+) -> Result<Explained, ServiceError> {
+    let place = service.explaining.try_acquire();
+    let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+    let read = parts::read(resident, what, options, path)?;
+    let (target, shown) = target::choose(resident, &read, options)?;
+    let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
+        .map_err(refused)?;
+    let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
+    let cancel = CancelOnDrop(control.clone());
+    let mut device = EngineDevice::new(service.engine().clone());
+    let answer = match &options.method {
+        MethodChoice::Attention { rollout } => {
+            let (rollout, spans) = (*rollout, read.tokens);
+            let maps = run(move || lyceum_explain::attention::maps(&subject, &mut device, &control)).await?;
+            Answer::Attention(attention::shown(maps, rollout, spans)?)
+        }
+        _ => {
+            let method = options::method(resident, &subject, &options.method)?;
+            let (baseline, name) = options::baseline(resident, &method, &options.baseline)?;
+            let question = Question {
+                subject,
+                method,
+                baseline,
+                evaluate: options.evaluate.clone(),
+                max_passes: options.max_passes,
+                seed: options.seed,
+            };
+            let found = run(move || lyceum_explain::attribute(&question, &mut device, &control));
+            let explanation = Box::new(found.await?);
+            let target = shown.resolved(&explanation.terms, &resident.preparation.output);
+            let counterfactual = match (&options.counterfactual, what) {
+                (None, _) => None,
+                (Some(wish), What::Input(content)) => {
+                    let left = options.max_passes.saturating_sub(explanation.usage.forward_passes);
+                    let outputs = &explanation.outputs;
+                    Some(counterfactual::search(service, resident, content, outputs, wish, left).await?)
+                }
+                (Some(_), What::Continuation { .. }) => {
+                    let message = "a continuation has no columns to change: leave counterfactual out";
+                    return Err(ServiceError::invalid("counterfactual", "unsupported_model", message));
+                }
+            };
+            Answer::Attributions { target, baseline: name, parts: read.parts, explanation, counterfactual }
+        }
+    };
+    drop(cancel);
+    Ok(Explained {
+        id: format!("expl_{}", uuid::Uuid::now_v7().simple()),
+        created_at: Timestamp::now().seconds(),
+        model: resident.version.id(),
+        sha256: resident.version.sha256.clone(),
+        answer,
+    })
+}
+
+/// Aggregation is small, but waits for passes: it has a thread of its own.
+async fn run<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ExplainError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ServiceError::internal("an explanation failed", error))?.map_err(refused)
+}
+
+/// An explanation by its id, as long as it is kept.
+pub fn find(service: &Service, project: &Project, id: &str) -> Result<Explained, ServiceError> {
+    service.explanations.find(project, id).ok_or_else(|| {
+        let kept = limits::EXPLANATIONS_KEPT_MAX;
+        let message = format!("no such explanation is kept: a process keeps its newest {kept}");
+        ServiceError::NotFound { what: "explanation", message }
+    })
+}
+
+/// Every method with what it costs, and why it cannot explain this model where it cannot.
+pub async fn methods(
+    service: &Service,
+    project: &Project,
+    model: &ModelRef,
+) -> Result<(Arc<Resident>, Vec<MethodInfo>), ServiceError> {
+    let resident = service.resident(project, model).await?;
+    let infos = Method::all().into_iter().map(|method| {
+        let refusal = method.check_model(&resident.model).err().map(|error| error.to_string());
+        method.info(refusal)
+    });
+    let infos = infos.collect();
+    Ok((resident, infos))
+}
+
+/// What the mathematics says instead of an explanation.
+fn refused(error: ExplainError) -> ServiceError {
+    let message = error.to_string();
+    match error {
+        ExplainError::Unsupported { .. } => ServiceError::invalid("method", "unsupported_method", message),
+        ExplainError::Request { param, .. } => ServiceError::invalid(param, "invalid_value", message),
+        ExplainError::TooManyPasses { .. } => ServiceError::invalid("max_passes", "too_many_passes", message),
+        ExplainError::Stopped(_) => ServiceError::DeadlinePassed,
+        ExplainError::Device(message) => ServiceError::NotReady { message },
+        ExplainError::NotFinite { .. } => ServiceError::Uncomputable { message },
+        ExplainError::Nn(lyceum_nn::NnError::NoRelevance { .. }) => ServiceError::NotImplemented { message },
+        ExplainError::Nn(error) => ServiceError::internal("an explanation failed", error),
+    }
+}

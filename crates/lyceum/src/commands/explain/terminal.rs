@@ -1,0 +1,153 @@
+//! An explanation on the terminal: a coloured text, bars, or a picture of half blocks; plain columns where there
+//! is no colour.
+
+use super::{names, target_text};
+use crate::output;
+use lyceum_service::explain::{
+    Answer, Change, Counterfactual, Explained, Explanation, Of, Parts, colour, relative,
+};
+
+/// The longest bar.
+const BAR: usize = 30;
+/// Rows of bars; the rest is counted.
+const BARS_MAX: usize = 24;
+
+pub(super) fn show(explained: &Explained, coloured: bool) {
+    match &explained.answer {
+        Answer::Attributions { target, baseline, parts, explanation, counterfactual } => {
+            output::text(head(&explained.model, &target_text(target), baseline, explanation));
+            output::text(body(parts, explanation, coloured));
+            output::text(foot(explanation));
+            if let Some(counterfactual) = counterfactual {
+                output::text(instead(counterfactual));
+            }
+        }
+        Answer::Attention(attention) => {
+            let what = match attention.kind {
+                "rollout" => "attention rollout: a heuristic over weights, not an explanation",
+                _ => "attention weights: where layers read from, not an explanation",
+            };
+            output::text(format!("{}  {what}", explained.model));
+            let rows: Vec<Vec<String>> = attention
+                .maps
+                .iter()
+                .map(|map| {
+                    let last = &map.weights[map.weights.len().saturating_sub(map.n_keys)..];
+                    let weights: Vec<String> = last.iter().map(|w| format!("{w:.2}")).collect();
+                    vec![map.layer.to_string(), map.head.to_string(), weights.join(" ")]
+                })
+                .collect();
+            output::table(&["layer", "head", "what the last row reads"], &rows);
+        }
+    }
+}
+
+fn instead(c: &Counterfactual) -> String {
+    let Some(found) = &c.found else {
+        return format!("no small change to {} was found, which does not prove that there is none", c.label);
+    };
+    let change = |c: &Change| format!("{}: {} instead of {}", c.feature, c.to, c.from);
+    let changes: Vec<String> = found.changes.iter().map(change).collect();
+    format!("{} ({:.4}, asked again) with {}", c.label, found.probability, changes.join(", "))
+}
+
+fn head(model: &str, target: &str, baseline: &str, e: &Explanation) -> String {
+    let exact = if e.exact { "exact" } else { "approximation" };
+    format!(
+        "{model}  why {target}   {} {:.4}   {} ({exact}, against {baseline})",
+        e.quantity, e.output, e.method
+    )
+}
+
+fn body(parts: &Parts, e: &Explanation, coloured: bool) -> String {
+    let values: Vec<f64> = e.attributions.iter().map(|a| a.value).collect();
+    if coloured && e.of == Of::Features {
+        match parts {
+            Parts::Text { .. } => return text(&names(parts, e), &values),
+            Parts::Image { height, width, .. } => {
+                if let Some(map) = parts.heatmap(e.elements.as_deref(), &values) {
+                    return picture(&relative(&map), *height, *width);
+                }
+            }
+            _ => {}
+        }
+    }
+    bars(&names(parts, e), e)
+}
+
+/// Each part on the colour of its value.
+fn text(names: &[String], values: &[f64]) -> String {
+    let mut out = String::new();
+    for (name, x) in names.iter().zip(relative(values)) {
+        let [r, g, b] = colour(x);
+        out.push_str(&format!("\x1b[48;2;{r};{g};{b}m\x1b[38;2;0;0;0m{name}\x1b[0m"));
+    }
+    out
+}
+
+/// Two pixels a character, each on the colour of its value.
+fn picture(map: &[f64], height: usize, width: usize) -> String {
+    let pixel = |row: usize, column: usize| match row < height {
+        true => colour(map[row * width + column]),
+        false => [255; 3],
+    };
+    let mut lines = Vec::new();
+    for row in (0..height).step_by(2) {
+        let mut line = String::from("  ");
+        for column in 0..width {
+            let ([r, g, b], [x, y, z]) = (pixel(row, column), pixel(row + 1, column));
+            line.push_str(&format!("\x1b[38;2;{r};{g};{b}m\x1b[48;2;{x};{y};{z}m▀"));
+        }
+        line.push_str("\x1b[0m");
+        lines.push(line);
+    }
+    lines.join("\n")
+}
+
+/// The largest values first, `+` speaking for and `-` against.
+fn bars(names: &[String], e: &Explanation) -> String {
+    let mut order: Vec<usize> = (0..names.len()).collect();
+    let size = |i: usize| e.attributions[i].value.abs();
+    order.sort_by(|&a, &b| size(b).total_cmp(&size(a)).then(a.cmp(&b)));
+    let largest = order.first().map_or(0.0, |&i| size(i));
+    let shown = |name: &str| name.replace(['\n', '\r', '\t'], "·");
+    let width = order.iter().take(BARS_MAX).map(|&i| shown(&names[i]).chars().count()).max().unwrap_or(0);
+    let mut lines = Vec::new();
+    for &i in order.iter().take(BARS_MAX) {
+        let a = e.attributions[i];
+        let length = if largest > 0.0 { (a.value.abs() / largest * BAR as f64).round() as usize } else { 0 };
+        let bar = if a.value < 0.0 { "-" } else { "+" }.repeat(length);
+        let stderr = a.stderr.map_or(String::new(), |s| format!(" ± {s:.4}"));
+        let padding = " ".repeat(width - shown(&names[i]).chars().count());
+        lines.push(format!("  {}{padding}  {:>10.4}{stderr}  {bar}", shown(&names[i]), a.value));
+    }
+    if names.len() > BARS_MAX {
+        lines.push(format!("  … and {} more", names.len() - BARS_MAX));
+    }
+    lines.join("\n")
+}
+
+fn foot(e: &Explanation) -> String {
+    let c = &e.checks;
+    let mut said = Vec::new();
+    if let Some(base) = e.base_value {
+        said.push(format!("base value {base:.4}"));
+    }
+    match (c.completeness_gap, c.complete) {
+        (Some(gap), Some(true)) => said.push(format!("adds up (gap {gap:.2e})")),
+        (Some(gap), _) => said.push(format!("DOES NOT ADD UP: gap {gap:.2e}")),
+        (None, _) => said.push("does not promise to add up".into()),
+    }
+    if let Some(x) = c.comprehensiveness {
+        let [mean, _] = c.random_control.comprehensiveness.unwrap_or([f64::NAN; 2]);
+        said.push(format!("comprehensiveness {x:.3} (random order {mean:.3})"));
+    }
+    match c.faithful {
+        Some(true) => said.push("faithful: better than random orders".into()),
+        Some(false) => said.push("NOT faithful: no better than random orders".into()),
+        None => said.push("faithfulness not evaluated (--evaluate comprehensiveness)".into()),
+    }
+    let usage = e.usage;
+    said.push(format!("{} passes, {} back", usage.forward_passes, usage.backward_passes));
+    said.join("; ")
+}
