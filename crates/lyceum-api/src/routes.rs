@@ -2,7 +2,8 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    completions, decisions, drift, explanations, health, infer, metrics, models, openapi, predict, robustness,
+    completions, decisions, drift, explanations, health, infer, metrics, models, openapi, predict, privacy,
+    robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -30,6 +31,11 @@ pub(crate) fn router(api: Api) -> Router {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // Privacy.
+        .work("/v1/privacy/epsilon", post(privacy::epsilon))
+        .work("/v1/privacy/sigma", post(privacy::sigma))
+        .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
+        .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Why.
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))

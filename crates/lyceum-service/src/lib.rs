@@ -20,6 +20,7 @@ pub mod infer;
 pub mod keys;
 pub mod models;
 pub mod predict;
+pub mod privacy;
 mod resident;
 pub mod robustness;
 mod stops;

@@ -69,6 +69,8 @@ pub enum Command {
     Export(commands::export::Export),
     /// Training jobs
     Jobs(commands::jobs::Jobs),
+    /// What training says about single rows: calculator, ledger, budgets
+    Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
     /// Measure speed, beside a peer's

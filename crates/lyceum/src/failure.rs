@@ -296,6 +296,10 @@ impl From<TrainError> for Failure {
                 let why = "the model cannot be built on this data";
                 Failure::new(Exit::Usage, "model", causes(&model), why, fix)
             }
+            TrainError::BudgetExceeded(message) => {
+                let why = "what was learnt from a data set cannot be taken back";
+                Failure::new(Exit::Quota, "privacy_budget_exceeded", message, why, fix)
+            }
             TrainError::Privacy(message) => Failure::new(
                 Exit::Usage,
                 "privacy",

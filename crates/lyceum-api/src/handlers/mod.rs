@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod predict;
+pub mod privacy;
 pub mod robustness;
 
 use lyceum_types::clock::Timestamp;

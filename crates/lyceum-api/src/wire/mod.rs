@@ -9,6 +9,7 @@ pub mod explanation;
 pub mod infer;
 pub mod models;
 pub mod predict;
+pub mod privacy;
 pub mod robustness;
 
 use crate::error::ApiError;

@@ -14,6 +14,7 @@ pub mod keys;
 pub mod ls;
 pub mod predict;
 pub mod preview;
+pub mod privacy;
 pub mod quickstart;
 pub mod rm;
 pub mod run;
@@ -67,6 +68,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
+        Command::Privacy(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),
