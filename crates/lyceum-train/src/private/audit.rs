@@ -59,7 +59,7 @@ fn proved(seed: u64, mechanism: &Mechanism, times: usize) -> f64 {
         targets: Targets::Classes(vec![0; CANARIES]),
         row_ids: Vec::new(),
         texts: None,
-        n_truncated: 0,
+        n_truncated: Vec::new(),
     };
     let mut coins = generator(seed, 77);
     let included: Vec<bool> = (0..CANARIES).map(|_| coins.random()).collect();
@@ -114,7 +114,7 @@ fn random_rows(n: usize, seed: u64) -> Dataset {
         targets: Targets::Classes(classes),
         row_ids: Vec::new(),
         texts: None,
-        n_truncated: 0,
+        n_truncated: Vec::new(),
     }
 }
 
