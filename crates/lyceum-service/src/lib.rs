@@ -114,7 +114,6 @@ impl Service {
         resident: &Resident,
         examples: Vec<Prepared>,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
-        resident.watch.count(resident, &examples);
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
             groups.entry(lengths(&example.value)).or_default().push(i);
