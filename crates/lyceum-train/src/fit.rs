@@ -89,13 +89,33 @@ pub fn adopt(
     finish(spec, model, shape, loaded, 0, 0.0, control)
 }
 
-/// Trains on loaded data; continues from the newest checkpoint of the observer's folder.
+/// Trains on loaded data and measures; continues from the newest checkpoint of the observer's folder.
 pub fn fit(
     spec: &Spec,
     loaded: Loaded,
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
+    let Learnt { model, shape, steps, seconds } = learn(spec, &loaded, observer, control)?;
+    observer.event(&Event::Measuring)?;
+    finish(spec, model, shape, loaded, steps, seconds, control)
+}
+
+/// A model that was trained and is not measured yet.
+pub struct Learnt {
+    pub model: Model,
+    pub shape: ModelShape,
+    pub steps: u64,
+    pub seconds: f64,
+}
+
+/// The loop alone: for who compares many models on data that is loaded once.
+pub fn learn(
+    spec: &Spec,
+    loaded: &Loaded,
+    observer: &mut dyn Observer,
+    control: &Control,
+) -> Result<Learnt, TrainError> {
     let shape = loaded.preparation.shape();
     let model = Model::new(&spec.model, &shape, spec.seed)?;
     if spec.train.early_stopping.is_some() && loaded.valid.is_none() {
@@ -105,7 +125,7 @@ pub fn fit(
     }
     let robust = Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train)?;
     let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train).with_robust(robust);
-    let identity = identity(spec, &loaded);
+    let identity = identity(spec, loaded);
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
     let mut best: Option<Params> = None;
@@ -118,7 +138,7 @@ pub fn fit(
         (progress, best) = (restored.progress, restored.best);
         observer.event(&Event::Resumed { step: progress.step, path: &path })?;
     } else if run.total_steps() >= QUOTED_STEPS_MIN {
-        quote(spec, &run, &loaded, observer)?;
+        quote(spec, &run, loaded, observer)?;
     }
     let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
     let mut ws = Workspace::new();
@@ -146,7 +166,7 @@ pub fn fit(
             eta_s: per_step * (run.total_steps() - progress.step) as f64,
         }))?;
         if is_due(progress.step, spec.train.eval_every, spec, &run) && loaded.valid.is_some() {
-            evaluate(spec, &run, &loaded, &mut progress, &mut best, &mut ws, observer, control)?;
+            evaluate(spec, &run, loaded, &mut progress, &mut best, &mut ws, observer, control)?;
         }
         let due = is_due(progress.step, spec.train.checkpoint_every, spec, &run);
         if let Some(dir) = dir.as_deref().filter(|_| due || progress.early.stopped) {
@@ -160,9 +180,7 @@ pub fn fit(
     if stopped_early {
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
-    observer.event(&Event::Measuring)?;
-    let steps = progress.step;
-    finish(spec, run.model, shape, loaded, steps, progress.seconds, control)
+    Ok(Learnt { model: run.model, shape, steps: progress.step, seconds: progress.seconds })
 }
 
 /// Whether something that happens every so often happens after `step`: as the spec says, else at the end of
