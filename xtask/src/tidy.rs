@@ -16,13 +16,14 @@ const FLOORS: [(&str, u8); 12] = [
     ("lyceum-robust", 4),
     ("lyceum-engine", 4),
     ("lyceum-store", 4),
+    ("lyceum-choose", 5),
     ("lyceum-service", 5),
     ("lyceum-api", 6),
     ("lyceum", 7),
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 7] = [
+const MATHEMATICS: [&str; 8] = [
     "lyceum-kernels",
     "lyceum-nn",
     "lyceum-models",
@@ -30,6 +31,7 @@ const MATHEMATICS: [&str; 7] = [
     "lyceum-explain",
     "lyceum-robust",
     "lyceum-engine",
+    "lyceum-choose",
 ];
 const WORLD: [&str; 8] = ["lyceum-store", "axum", "sqlx", "tokio", "tower", "tower-http", "hyper", "reqwest"];
 
