@@ -5,7 +5,7 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`].
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`]; [`selections`] are documents in files.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod keys;
 pub mod layout;
 pub mod models;
 mod schema;
+pub mod selections;
 
 pub use db::Store;
 pub use error::StoreError;
