@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
 pub mod bench;
+pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -54,6 +55,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(args) => args.run(context).await,
         Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
+        Command::Choose(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
