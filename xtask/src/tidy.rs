@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each crate; a crate imports strictly lower floors.
-const FLOORS: [(&str, u8); 12] = [
+const FLOORS: [(&str, u8); 14] = [
     ("lyceum-types", 0),
     ("lyceum-kernels", 1),
+    ("lyceum-privacy", 1),
     ("lyceum-nn", 2),
     ("lyceum-models", 3),
     ("lyceum-train", 4),
@@ -23,8 +24,9 @@ const FLOORS: [(&str, u8); 12] = [
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 8] = [
+const MATHEMATICS: [&str; 9] = [
     "lyceum-kernels",
+    "lyceum-privacy",
     "lyceum-nn",
     "lyceum-models",
     "lyceum-train",

@@ -31,6 +31,8 @@ const RACING: f64 = 0.75;
 /// Each measurement before the race, and each of the rounds after it, with one client and with all.
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LOOK: Duration = Duration::from_millis(150);
+/// Looks at a candidate that seems too slow.
+const LOOKS_MAX: usize = 4;
 /// Finalists take turns in this many rounds, so that what else the machine does falls on all of them.
 const ROUNDS: usize = 3;
 /// Held-out rows that clients ask.
@@ -163,7 +165,7 @@ pub fn choose(
     for baseline in baselines {
         match baseline {
             Ok((name, found)) => {
-                let mut row = Row::new(name, "baseline".into(), None);
+                let mut row = Row::new(format!("{name} baseline"), "baseline".into(), None);
                 row.standing = Standing::Baseline;
                 row.quality = Some(found.quality()?);
                 scores.push((rows.len(), found));
@@ -213,9 +215,7 @@ fn enter(
     model.freeze();
     let model = Arc::new(model);
     row.ram_bytes = Some(memory(&model, &loaded[0], spec.concurrency)?);
-    let mut samples = Samples::default();
-    bench.measure(&model, &questions(&loaded[0])?, FIRST_LOOK, &mut samples)?;
-    costs(spec, &samples, &mut row);
+    first_look(spec, &model, &questions(&loaded[0])?, bench, &mut row)?;
     row.explained =
         Some(Explained { exact: trust::exact_method(&model, &loaded[0], control), measured: None });
     let excesses = excesses(&spec.limits, &row, Stage::Before);
@@ -223,6 +223,31 @@ fn enter(
         row.standing = Standing::Excluded(excesses);
     }
     Ok(row)
+}
+
+/// Costs before the race. Whatever else the machine does can only make a look slower, so a candidate that breaks the
+/// limit on latency is looked at again, and the quietest look counts.
+fn first_look(
+    spec: &ChooseSpec,
+    model: &Arc<Model>,
+    questions: &[Input],
+    bench: &Bench,
+    row: &mut Row,
+) -> Result<(), ChooseError> {
+    let p95 = |row: &Row| row.serving.as_ref().map_or(f64::INFINITY, |serving| serving.alone.p95_ms);
+    for _ in 0..LOOKS_MAX {
+        let mut look = row.clone();
+        let mut samples = Samples::default();
+        bench.measure(model, questions, FIRST_LOOK, &mut samples)?;
+        costs(spec, &samples, &mut look);
+        if p95(&look) < p95(row) {
+            *row = look;
+        }
+        if spec.limits.latency_ms_p95.is_none_or(|limit| p95(row) <= limit) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 fn costs(spec: &ChooseSpec, samples: &Samples, row: &mut Row) {

@@ -83,10 +83,16 @@ pub fn difference(loss: Loss, paired: &Paired) -> String {
 /// What would tell two models apart.
 pub fn separation(separation: Separation) -> String {
     match separation {
-        Separation::Rows(n) => format!("about {} held-out rows would separate them", figure(n as f64)),
+        Separation::Rows(n) => format!("about {} held-out rows would separate them", figure(about(n) as f64)),
         Separation::Seeds => "there are rows enough; more seeds would separate them".into(),
         Separation::Nothing => "nothing would separate them: their mean is the same".into(),
     }
+}
+
+/// Two digits, upwards: it is an estimate.
+fn about(n: u64) -> u64 {
+    let step = 10u64.pow(n.max(1).ilog10().saturating_sub(1));
+    n.div_ceil(step).saturating_mul(step)
 }
 
 /// Why this one, and what is given up. `to_best`: the winner against the best where that is another; `cheaper`: what
@@ -134,11 +140,11 @@ pub fn sentence(
         let (name, q) = (against.name, quality(loss, against.quality));
         let p = p_value(against.p_adjusted);
         text += &match (against.p_adjusted < crate::scores::ALPHA, against.paired.difference < 0.0) {
-            (true, true) => format!(" It beats the {name} baseline ({q}, {p})."),
+            (true, true) => format!(" It beats the {name} ({q}, {p})."),
             (true, false) => {
-                format!(" The {name} baseline is better ({q}, {p}): it cannot be served, but think of it.")
+                format!(" The {name} is better ({q}, {p}): it cannot be served, but think of it.")
             }
-            (false, _) => format!(" It is not distinguishable from the {name} baseline ({q}, {p})."),
+            (false, _) => format!(" It is not distinguishable from the {name} ({q}, {p})."),
         };
     }
     text
@@ -204,11 +210,11 @@ mod tests {
             quality: 0.98,
             paired: &paired,
             p_adjusted: 0.6,
-            separation: Separation::Rows(1900),
+            separation: Separation::Rows(1834),
         };
         let beaten = Paired { difference: -0.3, ci95: [-0.4, -0.2], p: 0.0, test: "paired_t", row_std: 0.1 };
         let baseline = Against {
-            name: "majority",
+            name: "majority baseline",
             quality: 0.1,
             paired: &beaten,
             p_adjusted: 0.0,

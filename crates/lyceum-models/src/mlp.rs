@@ -46,14 +46,14 @@ impl Mlp {
         self.output.forward(tape, a, Activation::None)
     }
 
-    /// Nothing between input and output but one product.
-    pub(crate) fn is_linear(&self) -> bool {
-        self.hidden.is_empty()
-    }
-
     /// See [`crate::walk`].
     pub(crate) fn layers(&self) -> Vec<Layer> {
         let hidden = self.hidden.iter().flat_map(|&l| [Layer::Linear(l), Layer::Activate(self.activation)]);
         [Layer::Flatten].into_iter().chain(hidden).chain([Layer::Linear(self.output)]).collect()
+    }
+
+    /// Nothing between input and output but one product.
+    pub(crate) fn is_linear(&self) -> bool {
+        self.hidden.is_empty()
     }
 }

@@ -21,6 +21,7 @@ pub struct Check {
     step: f32,
     training: bool,
     per_example: bool,
+    has_norms: bool,
 }
 
 impl Check {
@@ -34,6 +35,7 @@ impl Check {
             step: 5e-3,
             training: false,
             per_example: true,
+            has_norms: true,
         }
     }
 
@@ -82,6 +84,12 @@ impl Check {
     /// For operations that mix examples (batch norm): no weights per example.
     pub fn mixes_examples(mut self) -> Self {
         self.per_example = false;
+        self
+    }
+
+    /// For operations that have no gradient of one example: asking for norms is refused.
+    pub fn refuses_norms(mut self) -> Self {
+        self.has_norms = false;
         self
     }
 
@@ -140,6 +148,7 @@ impl Check {
             tape.backward_weights(&mut plain, None);
             if self.per_example {
                 tape.backward_weights(&mut weighted, Some(&weights));
+                self.compare_norms(path, &mut tape);
             }
             for (i, &var) in vars.iter().enumerate() {
                 let zero = vec![0.0; self.inputs[i].1.len()];
@@ -197,6 +206,29 @@ impl Check {
                     self.tolerance,
                 );
             }
+        }
+    }
+}
+
+impl Check {
+    /// Each example's norm against that of its gradient alone.
+    fn compare_norms(&self, path: &str, tape: &mut Tape<'_>) {
+        let mut squares = vec![0.0; self.n_examples];
+        let asked = tape.example_norms(&mut squares);
+        if !self.has_norms {
+            assert!(matches!(asked, Err(NnError::MixesExamples { .. })), "{path}: {asked:?}");
+            return;
+        }
+        asked.expect("the operation has gradients of one example");
+        for (i, square) in squares.iter().enumerate() {
+            let mut alone = Grads::new(&self.params);
+            let only: Vec<f32> = (0..self.n_examples).map(|j| f32::from(u8::from(i == j))).collect();
+            tape.backward_weights(&mut alone, Some(&only));
+            alone.finish();
+            let sum = |id| alone.value(id).iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            let want: f64 = self.params.ids().map(sum).sum();
+            let error = (square - want).abs() / want.max(1e-6);
+            assert!(error < 1e-4, "{path}: squared norm of example {i} is {square}, alone {want}");
         }
     }
 }

@@ -10,6 +10,9 @@ pub enum NnError {
     /// The caller's fault: differentiation through an operation that has no backward.
     #[error("{op} has no backward: it cannot be recorded on a tape; run it without gradients")]
     NoBackward { op: &'static str },
+    /// The caller's fault: per-example gradients of an operation whose examples depend on each other.
+    #[error("{op} mixes examples: there is no gradient of one example alone")]
+    MixesExamples { op: &'static str },
     /// The caller's fault: relevance through an operation that has no rule for it.
     #[error("{op} has no relevance rule: explain with another method, such as integrated_gradients")]
     NoRelevance { op: &'static str },

@@ -12,6 +12,7 @@
 
 pub mod check;
 mod error;
+mod norms;
 pub mod ops;
 pub mod params;
 pub mod shape;

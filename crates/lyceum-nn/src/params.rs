@@ -13,6 +13,13 @@ use std::collections::HashMap;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct ParamId(u32);
 
+impl ParamId {
+    /// Its number, in the order of [`Params::ids`].
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// What a parameter is to training.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ParamKind {

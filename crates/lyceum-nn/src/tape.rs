@@ -357,6 +357,19 @@ impl Tape<'_> {
         }
     }
 
+    /// Calls `f` with every operation that a gradient arrived at, its view and that gradient (as `begin` left
+    /// it), when weights are recorded.
+    pub(crate) fn for_each_gradient(&self, mut f: impl FnMut(Op, View<'_>, &[f32])) {
+        if !self.records_weights() {
+            return;
+        }
+        for (i, dy) in self.ws.grads.iter().enumerate().rev() {
+            if let Some(dy) = dy {
+                f(self.ws.nodes[i].op, View { ws: self.ws, params: self.params, at: i }, dy);
+            }
+        }
+    }
+
     fn walk(&mut self, from: Var, seed: &[f32], mut grads: Option<&mut Grads>) {
         assert_eq!(seed.len(), self.shape(from).len(), "the seed has the value's shape: bug");
         while let Some(old) = self.ws.grads.pop() {
@@ -445,8 +458,8 @@ impl<'v> View<'v> {
     pub(crate) fn param(&self, id: ParamId) -> &'v [f32] {
         self.params.value(id)
     }
-    pub(crate) fn is_learnt(&self, id: ParamId) -> bool {
-        self.params.kind(id) == ParamKind::Weight
+    pub(crate) fn kind(&self, id: ParamId) -> ParamKind {
+        self.params.kind(id)
     }
 }
 

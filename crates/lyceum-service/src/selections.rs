@@ -14,17 +14,14 @@ pub fn create() -> ServiceError {
     let message = "model selections are not made over HTTP in this version: they train on data files, and there is no \
                    /v1/files to bring them. Run lyceum choose SPEC on the server's data folder; its result is then \
                    under GET /v1/model_selections";
-    ServiceError::NotImplemented { message: message.into() }
+    ServiceError::NotImplemented { param: "data".into(), message: message.into() }
 }
 
 /// The document of one choice.
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<Value, ServiceError> {
-    let unknown = || {
-        let message = format!("the model selection `{id}` does not exist or you do not have access to it");
-        ServiceError::NotFound { what: "model_selection", message }
-    };
-    let id: SelectionId = id.parse().map_err(|_| unknown())?;
-    read(service, project, vec![id]).await?.pop().ok_or_else(unknown)
+    let unknown = || ServiceError::NotFound { what: "model selection", id: id.to_owned() };
+    let asked: SelectionId = id.parse().map_err(|_| unknown())?;
+    read(service, project, vec![asked]).await?.pop().ok_or_else(unknown)
 }
 
 /// The documents of the newest choices, newest first.

@@ -3,9 +3,13 @@
 //! `step-N/` holds `model.safetensors`, `optimizer.safetensors`, `best.safetensors` where early stopping
 //! has a best step, and `state.json`, written last, with the sha256 of the others. The folder is written
 //! under another name, synced, and renamed.
+//!
+//! A private run's key lies beside them in `noise.json`, which only the owner of the process may read; it goes
+//! when the run has ended ([`forget_noise`]).
 
 use crate::error::TrainError;
 use crate::optim::Optimizer;
+use crate::private::Noise;
 use lyceum_nn::{Params, weights};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -60,6 +64,8 @@ pub struct Snapshot<'a> {
     pub optimizer: &'a Optimizer,
     pub best: Option<&'a Params>,
     pub progress: &'a Progress,
+    /// The secret of a private run.
+    pub noise: Option<&'a Noise>,
 }
 
 /// Writes `dir/step-N` and removes older ones beyond two.
@@ -89,9 +95,12 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
             sha256,
         };
         files.push(("state.json", serde_json::to_vec_pretty(&state).expect("a state is plain data: bug")));
+        if let Some(noise) = snapshot.noise {
+            files.push((NOISE, noise_file(noise)));
+        }
         for (name, bytes) in &files {
             let path = temporary.join(name);
-            let mut file = File::create(&path).map_err(io("create", &path))?;
+            let mut file = create(&path, name).map_err(io("create", &path))?;
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
         }
         if target.exists() {
@@ -110,6 +119,59 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
         fs::remove_dir_all(&old).map_err(io("remove", &old))?;
     }
     Ok(target)
+}
+
+const NOISE: &str = "noise.json";
+
+#[derive(Serialize, Deserialize)]
+struct NoiseFile {
+    /// In hexadecimal.
+    key: String,
+    sha256: String,
+}
+
+fn noise_file(noise: &Noise) -> Vec<u8> {
+    let key: String = noise.key().iter().map(|b| format!("{b:02x}")).collect();
+    let file = NoiseFile { sha256: digest(key.as_bytes()), key };
+    serde_json::to_vec(&file).expect("a key is plain data: bug")
+}
+
+fn read_noise(path: &Path) -> Option<Noise> {
+    let file: NoiseFile = serde_json::from_slice(&fs::read(path.join(NOISE)).ok()?).ok()?;
+    if file.key.len() != 64 || file.sha256 != digest(file.key.as_bytes()) {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (i, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(file.key.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(Noise::from_key(key))
+}
+
+/// A new file; a secret is for its owner alone.
+fn create(path: &Path, name: &str) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    if name == NOISE {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    options.open(path)
+}
+
+/// Removes the secrets of a private run that has ended: with them the noise could be taken away again.
+pub fn forget_noise(dir: &Path) -> Result<(), TrainError> {
+    for checkpoint in list(dir)? {
+        let path = checkpoint.join(NOISE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                let path = path.display().to_string();
+                return Err(TrainError::Io { action: "cannot remove", path, source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Complete checkpoints of a folder, oldest first; none when the folder does not exist.
@@ -134,6 +196,8 @@ pub fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
 pub struct Restored {
     pub progress: Progress,
     pub best: Option<Params>,
+    /// None where it was not a private run, or its end has been reached.
+    pub noise: Option<Noise>,
 }
 
 /// Fills `params` and `optimizer` from a checkpoint of the same run.
@@ -174,7 +238,7 @@ pub fn read(
     } else {
         None
     };
-    Ok(Restored { progress: state.progress, best })
+    Ok(Restored { progress: state.progress, best, noise: read_noise(path) })
 }
 
 /// sha256 in hexadecimal.
@@ -239,8 +303,13 @@ mod tests {
         let (params, optimizer) = sample();
         for step in [1, 2, 3] {
             let progress = Progress { step, ..Progress::default() };
-            let snapshot =
-                Snapshot { params: &params, optimizer: &optimizer, best: Some(&params), progress: &progress };
+            let snapshot = Snapshot {
+                params: &params,
+                optimizer: &optimizer,
+                best: Some(&params),
+                progress: &progress,
+                noise: None,
+            };
             write(dir.path(), "r", &snapshot).unwrap();
         }
         let found = list(dir.path()).unwrap();
@@ -261,7 +330,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut params, mut optimizer) = sample();
         let progress = Progress::default();
-        let snapshot = Snapshot { params: &params, optimizer: &optimizer, best: None, progress: &progress };
+        let snapshot =
+            Snapshot { params: &params, optimizer: &optimizer, best: None, progress: &progress, noise: None };
         let path = write(dir.path(), "r", &snapshot).unwrap();
         let message = |r: Result<Restored, TrainError>| r.err().expect("it is refused").to_string();
         assert!(message(read(&path, "other", &mut params, &mut optimizer)).contains("another spec"));

@@ -5,6 +5,7 @@ use crate::data::DataError;
 use crate::eval::EvalError;
 use lyceum_models::ModelError;
 use lyceum_nn::NnError;
+use lyceum_privacy::PrivacyError;
 use lyceum_types::control::Stop;
 
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,12 @@ pub enum TrainError {
     /// A baseline that was kept with a version and cannot be read.
     #[error(transparent)]
     Kept(#[from] KeptError),
+    /// The caller's spec: what it asks would break, or cannot keep, the promise of `[privacy]`.
+    #[error("privacy: {0}")]
+    Privacy(String),
+    /// Nobody's fault: the data set's budget leaves too little for this run.
+    #[error("privacy budget: {0}")]
+    BudgetExceeded(String),
     /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
     #[error("training stopped at step {step}: {stop}")]
     Stopped { step: u64, stop: Stop },
@@ -45,6 +52,12 @@ impl From<NnError> for TrainError {
     }
 }
 
+impl From<PrivacyError> for TrainError {
+    fn from(error: PrivacyError) -> Self {
+        TrainError::Privacy(error.to_string())
+    }
+}
+
 impl TrainError {
     /// What the caller can do about it.
     pub fn fix(&self) -> &'static str {
@@ -52,7 +65,10 @@ impl TrainError {
             TrainError::Data(_) => "mend the data and run again",
             TrainError::Eval(_) | TrainError::Baseline(_) => "give the part more rows",
             TrainError::Kept(_) => "train the model again, or import it again",
-            TrainError::Spec(_) | TrainError::Model(_) => "change the spec",
+            TrainError::Spec(_) | TrainError::Model(_) | TrainError::Privacy(_) => "change the spec",
+            TrainError::BudgetExceeded(_) => {
+                "ask for less (a larger sigma, fewer steps), or train on data that nothing was taken of yet"
+            }
             TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
             TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",
             TrainError::Checkpoint { .. } => {

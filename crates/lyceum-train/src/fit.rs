@@ -11,13 +11,14 @@ use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
 use crate::observer::{Event, Observer, Silent, StepEvent};
+use crate::private::{self, Noise, Private};
 use crate::robust::Robust;
 use crate::run::Run;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, Workspace};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::Metric;
-use lyceum_types::spec::Spec;
+use lyceum_types::manifest::{Metric, PrivacyReport};
+use lyceum_types::spec::{RobustSpec, Spec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
@@ -38,8 +39,9 @@ pub struct Fitted {
     pub metrics: BTreeMap<String, Metric>,
     pub baseline: Option<Measured>,
     pub strong_baseline: Option<Measured>,
-    /// The trivial method as it was fitted on the training part; later evaluations compare with it.
-    pub trivial: Trivial,
+    /// The trivial method as it was fitted on the training part; later evaluations compare with it. A private
+    /// run has none.
+    pub trivial: Option<Trivial>,
     /// Against the trivial and the best simple method, on the test part where there is one, else on the
     /// validation part.
     pub verdict: Option<(Verdict, Verdict)>,
@@ -48,6 +50,8 @@ pub struct Fitted {
     pub valid_logits: Vec<f32>,
     pub steps: u64,
     pub seconds: f64,
+    /// What is promised; None where the spec asks for no privacy.
+    pub privacy: Option<PrivacyReport>,
 }
 
 /// Judges the data, cross-validates where the spec says so, trains and measures.
@@ -57,7 +61,12 @@ pub fn train(
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
-    let loaded = data::load(spec, base_dir, control)?;
+    let mut loaded = data::load(spec, base_dir, control)?;
+    if let Some(privacy) = &spec.privacy {
+        refuse_undeclared(spec, privacy, &loaded)?;
+        // Duplicates, imbalance and overlap are said of the rows.
+        loaded.warnings.clear();
+    }
     let n = |part: &Option<data::Dataset>| part.as_ref().map_or(0, data::Dataset::len);
     observer.event(&Event::Data {
         n_train: loaded.train.len(),
@@ -96,9 +105,14 @@ pub fn fit(
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
-    let Learnt { model, shape, steps, seconds } = learn(spec, &loaded, observer, control)?;
+    let Learnt { model, shape, steps, seconds, privacy } = learn(spec, &loaded, observer, control)?;
     observer.event(&Event::Measuring)?;
-    finish(spec, model, shape, loaded, steps, seconds, control)
+    let mut fitted = finish(spec, model, shape, loaded, steps, seconds, control)?;
+    if privacy.is_some() {
+        observer.checkpoint_dir().as_deref().map_or(Ok(()), checkpoint::forget_noise)?;
+    }
+    fitted.privacy = privacy;
+    Ok(fitted)
 }
 
 /// A model that was trained and is not measured yet.
@@ -107,6 +121,8 @@ pub struct Learnt {
     pub shape: ModelShape,
     pub steps: u64,
     pub seconds: f64,
+    /// What is promised; None where the spec asks for no privacy.
+    pub privacy: Option<PrivacyReport>,
 }
 
 /// The loop alone: for who compares many models on data that is loaded once.
@@ -123,22 +139,49 @@ pub fn learn(
             "early_stopping needs a validation part: set valid or valid_fraction".into(),
         ));
     }
-    let robust = Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train)?;
+    let robust = plan_robust(spec, loaded)?;
     let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train).with_robust(robust);
+    let steps = run.total_steps();
+    let private = match &spec.privacy {
+        Some(privacy) => Some(Private::new(spec, privacy, &shape, loaded.train.len(), steps)?),
+        None => None,
+    };
+    let mut noise: Option<Noise> = None;
     let identity = identity(spec, loaded);
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
     let mut best: Option<Params> = None;
+    if let Some(private) = &private {
+        for file in loaded.files.iter().filter(|file| file.role == "train") {
+            let (event, delta) = (private.event(steps)?, private.delta());
+            observer.event(&Event::Private { data_sha256: &file.sha256, event, delta })?;
+        }
+    }
     let newest = match &dir {
         Some(dir) => checkpoint::list(dir)?.pop(),
         None => None,
     };
     if let Some(path) = newest {
         let restored = checkpoint::read(&path, &identity, &mut run.model.params, &mut run.optimizer)?;
-        (progress, best) = (restored.progress, restored.best);
+        (progress, best, noise) = (restored.progress, restored.best, restored.noise);
+        if private.is_some() && noise.is_none() && progress.step < steps {
+            let problem = "its noise key is gone: going on with another would spend more".to_owned();
+            return Err(TrainError::Checkpoint { path: path.display().to_string(), problem });
+        }
         observer.event(&Event::Resumed { step: progress.step, path: &path })?;
     } else if run.total_steps() >= QUOTED_STEPS_MIN {
-        quote(spec, &run, loaded, observer)?;
+        quote(spec, &run, loaded, private.as_ref(), observer)?;
+    }
+    if let (Some(private), None) = (&private, &noise) {
+        let fresh = match private.insecure_seed() {
+            Some(seed) => Noise::insecure(seed),
+            None => Noise::from_key(observer.noise_key()?),
+        };
+        noise = Some(fresh);
+        // The key is on disk before its first draw: a run that is killed at once repeats itself too.
+        if let Some(dir) = dir.as_deref().filter(|_| progress.step == 0) {
+            save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
+        }
     }
     let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
     let mut ws = Workspace::new();
@@ -146,13 +189,18 @@ pub fn learn(
         if let Err(stop) = control.check() {
             // What was done since the last checkpoint is kept.
             if let Some(dir) = dir.as_deref().filter(|_| progress.step > step_before) {
-                save(dir, &identity, &run, best.as_ref(), &progress, observer)?;
+                save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
             }
             return Err(TrainError::Stopped { step: progress.step, stop });
         }
-        let report = run.step(&loaded.train, progress.step)?;
+        let report = match (&private, &noise) {
+            (Some(private), Some(noise)) => {
+                run.private_step(&loaded.train, progress.step, &private.mechanism, noise)?
+            }
+            _ => run.step(&loaded.train, progress.step)?,
+        };
         progress.step += 1;
-        progress.last_loss = Some(report.loss);
+        progress.last_loss = Some(report.loss).filter(|loss| loss.is_finite());
         progress.seconds = seconds_before + started.elapsed().as_secs_f64();
         let per_step = started.elapsed().as_secs_f64() / (progress.step - step_before) as f64;
         observer.event(&Event::Step(StepEvent {
@@ -170,7 +218,7 @@ pub fn learn(
         }
         let due = is_due(progress.step, spec.train.checkpoint_every, spec, &run);
         if let Some(dir) = dir.as_deref().filter(|_| due || progress.early.stopped) {
-            save(dir, &identity, &run, best.as_ref(), &progress, observer)?;
+            save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
         }
     }
     let stopped_early = progress.early.stopped;
@@ -180,7 +228,32 @@ pub fn learn(
     if stopped_early {
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
-    Ok(Learnt { model: run.model, shape, steps: progress.step, seconds: progress.seconds })
+    let steps = progress.step;
+    let privacy = private.as_ref().map(|private| private.report(steps)).transpose()?;
+    Ok(Learnt { model: run.model, shape, steps, seconds: progress.seconds, privacy })
+}
+
+/// All statistics that would be published without having been declared, in one message.
+fn refuse_undeclared(
+    spec: &Spec,
+    privacy: &lyceum_types::spec::privacy::PrivacySpec,
+    loaded: &Loaded,
+) -> Result<(), TrainError> {
+    let undeclared = private::undeclared(spec, privacy, loaded);
+    if undeclared.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = undeclared
+        .iter()
+        .map(|u| format!("{} (\"{}\"): {}", u.what, u.statistic.as_str(), u.instead))
+        .collect();
+    let mut names: Vec<&str> = undeclared.iter().map(|u| u.statistic.as_str()).collect();
+    names.dedup();
+    Err(TrainError::Privacy(format!(
+        "the noise does not protect what follows; change the spec, or, where it is no secret, add {names:?} to \
+         privacy.public:\n  {}",
+        lines.join("\n  ")
+    )))
 }
 
 /// Whether something that happens every so often happens after `step`: as the spec says, else at the end of
@@ -252,9 +325,10 @@ fn save(
     run: &Run,
     best: Option<&Params>,
     progress: &Progress,
+    noise: Option<&Noise>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
-    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress };
+    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise };
     let path = checkpoint::write(dir, identity, &snapshot)?;
     observer.event(&Event::Checkpoint { step: progress.step, path: &path })
 }
@@ -268,15 +342,40 @@ fn identity(spec: &Spec, loaded: &Loaded) -> String {
     checkpoint::digest(text.as_bytes())
 }
 
+/// How the spec changes inputs while training. A private run's bounds may come from the preparation alone,
+/// which was declared public, and not from sketches of the rows.
+fn plan_robust(spec: &Spec, loaded: &Loaded) -> Result<Option<Robust>, TrainError> {
+    let is_private = spec.privacy.is_some();
+    if is_private && matches!(spec.train.robust, Some(RobustSpec::Trades { .. })) {
+        return Err(TrainError::Privacy(
+            "TRADES learns from pairs of rows, whose norms are not bounded one by one; set train.robust.method = \"adversarial\""
+                .into(),
+        ));
+    }
+    let sketches = (!is_private).then_some(&loaded.features[..]);
+    Robust::plan(&spec.train, &loaded.preparation, sketches, &loaded.train)
+}
+
 /// Times a few steps of a copy of the run.
-fn quote(spec: &Spec, run: &Run, loaded: &Loaded, observer: &mut dyn Observer) -> Result<(), TrainError> {
-    let robust = Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train)?;
+fn quote(
+    spec: &Spec,
+    run: &Run,
+    loaded: &Loaded,
+    private: Option<&Private>,
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let step = |probe: &mut Run, step: u64| match private {
+        // Thrown away, as all of the probe: nothing of it is seen.
+        Some(private) => probe.private_step(&loaded.train, step, &private.mechanism, &Noise::insecure(step)),
+        None => probe.step(&loaded.train, step),
+    };
+    let robust = plan_robust(spec, loaded)?;
     let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train).with_robust(robust);
     let n_parameters = run.model.params.n_trainable();
-    probe.step(&loaded.train, 0)?;
+    step(&mut probe, 0)?;
     let started = Instant::now();
-    for step in 1..PROBE_STEPS {
-        probe.step(&loaded.train, step)?;
+    for number in 1..PROBE_STEPS {
+        step(&mut probe, number)?;
     }
     let seconds = started.elapsed().as_secs_f64() / (PROBE_STEPS - 1) as f64 * run.total_steps() as f64;
     let memory_bytes = resident_bytes();
@@ -316,10 +415,14 @@ fn finish(
         }
         judged = Some((part, data, measured));
     }
-    let trivial_method = measure::fit_trivial(&loaded.preparation, &loaded.train, spec)?;
+    let trivial_method = match spec.privacy {
+        None => Some(measure::fit_trivial(&loaded.preparation, &loaded.train, spec)?),
+        Some(_) => None,
+    };
     let (mut baseline, mut strong_baseline, mut verdict, mut judged_on) = (None, None, None, None);
-    if let Some((part, data, measured)) = judged {
-        let mut trivial = measure::measure_trivial(&trivial_method, &loaded.preparation, data, spec)?;
+    // Baselines learn from the rows with no noise at all: a private run has none.
+    if let (Some((part, data, measured)), Some(method)) = (judged, &trivial_method) {
+        let mut trivial = measure::measure_trivial(method, &loaded.preparation, data, spec)?;
         let mut strong = measure::measure_simple(&loaded.preparation, &loaded.train, data, spec, control)?;
         verdict =
             Some((measure::compare(&measured, &trivial, spec)?, measure::compare(&measured, &strong, spec)?));
@@ -341,6 +444,7 @@ fn finish(
         valid_logits,
         steps,
         seconds,
+        privacy: None,
     })
 }
 

@@ -18,6 +18,7 @@ pub mod observer;
 pub mod optim;
 pub mod order;
 pub mod preview;
+pub mod private;
 pub mod robust;
 pub mod run;
 pub mod schedule;

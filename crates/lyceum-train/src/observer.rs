@@ -17,6 +17,13 @@ pub enum Event<'a> {
         n_test: usize,
         warnings: &'a [Warning],
     },
+    /// A private run is about to take this of its training file, at this δ; an error keeps it from starting.
+    /// Told at every start; a resumed run takes nothing a second time.
+    Private {
+        data_sha256: &'a str,
+        event: lyceum_privacy::Event,
+        delta: f64,
+    },
     /// What the run will cost, measured on a few steps that are then thrown away. The memory is None where the
     /// system does not tell it.
     Quote {
@@ -74,6 +81,11 @@ pub trait Observer {
 
     /// Where checkpoints are kept; None keeps none.
     fn checkpoint_dir(&self) -> Option<PathBuf>;
+
+    /// 256 bits that nobody knows, for the noise of a private run.
+    fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
+        Err(TrainError::Privacy("this run has no source of secrets for its noise".into()))
+    }
 }
 
 /// Sees nothing and keeps nothing.

@@ -38,20 +38,23 @@ pub struct Robust {
 }
 
 impl Robust {
-    /// The plan of a spec; None where it has none.
+    /// The plan of a spec; None where it has none. Without sketches a table's numbers move without bounds.
     ///
     /// # Errors
     /// Inputs that have no small changes, training rows outside their bounds, or answers that are no classes.
     pub fn plan(
         spec: &TrainSpec,
         preparation: &Preparation,
-        sketches: &[FeatureSketch],
+        sketches: Option<&[FeatureSketch]>,
         train: &Dataset,
     ) -> Result<Option<Self>, TrainError> {
         let Some(spec) = spec.robust else { return Ok(None) };
         let refuse = |problem: String| TrainError::Spec(format!("train.robust: {problem}"));
         let domain = Domain::of(preparation)
-            .and_then(|domain| domain.within(preparation, sketches))
+            .and_then(|domain| match sketches {
+                Some(sketches) => domain.within(preparation, sketches),
+                None => Ok(domain),
+            })
             .map_err(|error| refuse(error.to_string()))?;
         let Some((rows, _)) = train.dense() else {
             return Err(refuse("the inputs are no numbers".into()));

@@ -30,16 +30,19 @@ pub struct StepReport {
 pub struct Run {
     pub model: Model,
     pub optimizer: Optimizer,
-    spec: TrainSpec,
-    seed: u64,
+    pub(crate) spec: TrainSpec,
+    pub(crate) seed: u64,
     order: Order,
-    total_steps: u64,
+    pub(crate) total_steps: u64,
     precision: Precision,
-    grads: Grads,
-    workspace: Workspace,
-    batches: Vec<Batch>,
-    rows: Vec<usize>,
-    robust: Option<Robust>,
+    pub(crate) grads: Grads,
+    pub(crate) workspace: Workspace,
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) rows: Vec<usize>,
+    /// Of a private step: each example's squared norm, and its weight.
+    pub(crate) squares: Vec<f64>,
+    pub(crate) weights: Vec<f32>,
+    pub(crate) robust: Option<Robust>,
 }
 
 impl Run {
@@ -62,6 +65,8 @@ impl Run {
             batches: (0..spec.accumulate).map(|_| data.new_batch()).collect(),
             rows: Vec::new(),
             robust: None,
+            squares: Vec::new(),
+            weights: Vec::new(),
             model,
         }
     }

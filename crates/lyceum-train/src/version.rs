@@ -6,10 +6,12 @@ use crate::checkpoint::digest;
 use crate::error::TrainError;
 use crate::fit::Fitted;
 use crate::measure::Measured;
-use lyceum_models::bundle;
+use lyceum_models::batch::{Input, Tokens};
+use lyceum_models::{InputShape, bundle};
 use lyceum_nn::{NnError, weights};
 use lyceum_types::manifest::{BaselineReport, FORMAT_VERSION, Manifest};
 use lyceum_types::spec::Spec;
+use lyceum_types::spec::privacy::{PrivacySpec, PublicStatistic};
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::BTreeMap;
 
@@ -45,7 +47,9 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
     if !fitted.valid_logits.is_empty() {
         files.push((VALID_LOGITS.to_owned(), valid_logits(fitted)?));
     }
-    files.push((TRIVIAL.to_owned(), fitted.trivial.to_bytes()?));
+    if let Some(trivial) = &fitted.trivial {
+        files.push((TRIVIAL.to_owned(), trivial.to_bytes()?));
+    }
     if let Some(json) = fitted.loaded.preparation.tokenizer().and_then(|t| t.to_json()) {
         files.push(("tokenizer.json".to_owned(), json.into_bytes()));
     }
@@ -53,7 +57,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
         files.iter().map(|(name, bytes)| (name.clone(), digest(bytes))).collect();
     let report = |m: &Measured| BaselineReport { name: m.name.clone(), metrics: m.metrics.clone() };
     let plain = |value: Result<serde_json::Value, serde_json::Error>| value.expect("plain data: bug");
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         format_version: FORMAT_VERSION,
         name: name.name.clone(),
         version: name.version,
@@ -73,10 +77,65 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
         seconds: fitted.seconds,
         split: fitted.loaded.split.clone(),
         features: fitted.loaded.features.clone(),
-        probes: plain(serde_json::to_value(probes(fitted)?)),
+        probes: plain(serde_json::to_value(probes(spec, fitted)?)),
+        privacy: fitted.privacy.clone(),
         files: sha256,
     };
+    if let Some(privacy) = &spec.privacy {
+        withhold(&mut manifest, privacy);
+    }
     Ok(VersionFiles { manifest, files })
+}
+
+/// Takes out of a private version what noise does not protect and nobody declared public. Every field of a
+/// manifest is named here, so that a new one does not compile until somebody has said what it tells.
+fn withhold(manifest: &mut Manifest, declared: &PrivacySpec) {
+    let Manifest {
+        // Said by the spec or the program.
+        format_version: _,
+        name: _,
+        version: _,
+        created: _,
+        job: _,
+        spec: _,
+        steps: _,
+        // Declared public, or fixed by the spec: `private::undeclared` refuses the run otherwise.
+        preparation: _,
+        shape: _,
+        n_parameters: _,
+        // Made by the noisy mechanism, and what follows from it.
+        weights_sha256: _,
+        privacy,
+        // A limit that the report names: running time is not protected.
+        seconds: _,
+        // Of rows that were declared public: the parser refuses other validation and test files.
+        metrics: _,
+        // `tokenizer.json` (declared as the vocabulary) and `valid_logits.safetensors` (of public rows);
+        // `trivial_baseline.safetensors` counts training rows: a private run has none.
+        files: _,
+        // Public rows' or made up: `probes` never takes training rows of a private run.
+        probes: _,
+        // Taken out.
+        data,
+        baseline,
+        strong_baseline,
+        verdict,
+        split,
+        features,
+    } = manifest;
+    let mut withheld = vec!["baseline", "strong_baseline", "verdict", "features", "split.train"];
+    (*baseline, *strong_baseline, *verdict) = (None, None, None);
+    features.clear();
+    split.remove("train");
+    if !declared.is_public(PublicStatistic::Rows) {
+        withheld.extend(["data.train.sha256", "data.train.rows"]);
+        for file in data.iter_mut().filter(|file| file.role == "train") {
+            (file.sha256, file.rows) = ("withheld".into(), 0);
+        }
+    }
+    if let Some(report) = privacy {
+        report.withheld = withheld.into_iter().map(str::to_owned).collect();
+    }
 }
 
 /// Both paired tests in words.
@@ -85,7 +144,11 @@ pub fn verdict(fitted: &Fitted) -> Option<String> {
     Some(format!("on the {part} part it {}; it {}", trivial.sentence, strong.sentence))
 }
 
-fn probes(fitted: &Fitted) -> Result<bundle::Probes, TrainError> {
+fn probes(spec: &Spec, fitted: &Fitted) -> Result<bundle::Probes, TrainError> {
+    let has_public_rows = fitted.loaded.valid.as_ref().is_some_and(|d| !d.is_empty());
+    if spec.privacy.is_some() && !has_public_rows {
+        return Ok(bundle::Probes::record(&fitted.model, made_up(&fitted.shape.input))?);
+    }
     let part = fitted.loaded.valid.as_ref().filter(|d| !d.is_empty()).unwrap_or(&fitted.loaded.train);
     let rows: Vec<usize> = (0..part.len().min(PROBES)).collect();
     let mut batch = part.new_batch();
@@ -112,4 +175,27 @@ fn valid_logits(fitted: &Fitted) -> Result<Vec<u8>, TrainError> {
     });
     let views = views.collect::<Result<Vec<_>, NnError>>()?;
     Ok(safetensors::serialize(views, None).map_err(NnError::Safetensors)?)
+}
+
+/// Inputs that are nobody's rows.
+fn made_up(shape: &InputShape) -> Input {
+    let dense = |shape: Vec<usize>| {
+        let n = PROBES * shape.iter().product::<usize>();
+        Input::Dense { shape, data: (0..n).map(|i| ((i * 37 + i / 7) % 101) as f32 / 50.0 - 1.0).collect() }
+    };
+    let tokens = |vocabulary: usize, time: usize| {
+        let time = time.clamp(1, 16);
+        let id = |i: usize| ((i * 7 + i / 16) % vocabulary.max(1)) as u32;
+        let ids = (0..PROBES * time).map(id).collect();
+        Tokens { n: PROBES, time, ids, lengths: vec![time as u32; PROBES] }
+    };
+    match *shape {
+        InputShape::Features { n } => dense(vec![n]),
+        InputShape::Image { shape } => dense(shape.to_vec()),
+        InputShape::Series { steps, channels } => dense(vec![steps, channels]),
+        InputShape::Tokens { vocabulary, time } => Input::Tokens(tokens(vocabulary, time)),
+        InputShape::Pair { vocabulary, source_time, target_time } => {
+            Input::Pair { source: tokens(vocabulary, source_time), target: tokens(vocabulary, target_time) }
+        }
+    }
 }

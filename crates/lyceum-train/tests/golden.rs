@@ -196,8 +196,84 @@ fn check_on_this_path(name: &str, golden: &Golden, spec: &Spec, shape: &ModelSha
     }
 }
 
+/// Example `i` of a batch, alone.
+fn alone(batch: &Batch, i: usize) -> Batch {
+    let tokens = |t: &Tokens| Tokens {
+        n: 1,
+        time: t.time,
+        ids: t.ids[i * t.time..][..t.time].to_vec(),
+        lengths: vec![t.lengths[i]],
+    };
+    let input = match &batch.input {
+        Input::Dense { shape, data } => {
+            let width: usize = shape.iter().product();
+            Input::Dense { shape: shape.clone(), data: data[i * width..][..width].to_vec() }
+        }
+        Input::Tokens(t) => Input::Tokens(tokens(t)),
+        Input::Pair { source, target } => Input::Pair { source: tokens(source), target: tokens(target) },
+    };
+    let part = |all: &[i32]| all[i * (all.len() / batch.n)..][..all.len() / batch.n].to_vec();
+    let target = match &batch.target {
+        Target::None => Target::None,
+        Target::Classes(c) => Target::Classes(part(c)),
+        Target::Steps(c) => Target::Steps(part(c)),
+        Target::Values { width, data } => {
+            Target::Values { width: *width, data: data[i * width..][..*width].to_vec() }
+        }
+    };
+    Batch { n: 1, input, target }
+}
+
+/// The norm of each example's gradient equals that of a micro-batch of one, in every family; those with batch
+/// norm have none and say so.
+fn check_norms(name: &str) {
+    let golden = Golden::read(name);
+    let (spec, shape) = (golden.spec(), golden.shape());
+    let batch = golden.batch(&shape);
+    let mut model = Model::new(&spec.model, &shape, 1).unwrap();
+    for id in model.params.ids().collect::<Vec<_>>() {
+        let parameter = model.params.name(id).to_owned();
+        if model.params.kind(id) != ParamKind::Counter {
+            let start = golden.tensor(&format!("init.{parameter}"));
+            model.params.set(id, &start.dims, start.data.clone()).unwrap();
+        }
+    }
+    let mixes = model.params.ids().any(|id| model.params.kind(id) == ParamKind::Counter);
+    let mut squares = vec![0.0; batch.n];
+    let mut ws = Workspace::new();
+    let mut tape = Tape::new(&mut ws, &model.params, Recording::Weights, Examples::Even(batch.n));
+    let (loss, _) = model.loss(&mut tape, &batch, 0.5).unwrap();
+    tape.backward_inputs(loss, &[1.0]);
+    let asked = tape.example_norms(&mut squares);
+    if mixes {
+        let error = asked.unwrap_err().to_string();
+        assert!(error.contains("batch_norm mixes examples"), "{name}: {error}");
+        return;
+    }
+    asked.unwrap();
+    for (i, square) in squares.iter().enumerate() {
+        let one = alone(&batch, i);
+        let mut grads = Grads::new(&model.params);
+        let mut ws = Workspace::new();
+        let mut tape = Tape::new(&mut ws, &model.params, Recording::Weights, Examples::Even(1));
+        let (loss, _) = model.loss(&mut tape, &one, 0.5).unwrap();
+        tape.backward(loss, &mut grads);
+        grads.finish();
+        let want = global_norm(&model.params, &grads);
+        let error = (square.sqrt() - want).abs() / want.max(1e-3);
+        assert!(error < 1e-4, "{name}: norm of example {i} is {}, alone {want}", square.sqrt());
+    }
+}
+
 macro_rules! golden {
-    ($($name:ident),* $(,)?) => {$(
+    ($($name:ident),* $(,)?) => {
+        #[test]
+        fn norms_of_examples_equal_micro_batches_of_one() {
+            for &path in cpu::available() {
+                cpu::with_path(path, || [$(stringify!($name)),*].into_iter().for_each(check_norms));
+            }
+        }
+    $(
         #[test]
         fn $name() {
             check(stringify!($name));

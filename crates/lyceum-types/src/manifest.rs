@@ -40,6 +40,9 @@ pub struct Manifest {
     pub features: Vec<FeatureSketch>,
     /// Probes recorded at the end of training: served outputs must equal them.
     pub probes: serde_json::Value,
+    /// What training promises about each example; None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyReport>,
     /// Files of the version folder that hold larger records (`valid_logits.safetensors`, …), with sha256.
     pub files: BTreeMap<String, String>,
 }
@@ -70,6 +73,45 @@ pub struct BaselineReport {
 /// Where a number's distribution is kept, by linear interpolation between order statistics (numpy's default).
 pub const SKETCH_QUANTILES: [f64; 15] =
     [0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0];
+/// The guarantee of a privately trained version, with all that it takes to compute it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrivacyReport {
+    /// `dp_sgd`
+    pub mechanism: String,
+    pub events: Vec<PrivacyEvent>,
+    /// None: there was no noise, nothing is promised.
+    pub epsilon: Option<f64>,
+    pub delta: f64,
+    /// `rdp` or `pld`, and how its result became (ε, δ).
+    pub accountant: String,
+    pub conversion: String,
+    /// The Rényi order that gave ε.
+    pub order: Option<f64>,
+    /// What neighbours differ by: `add_remove_one`.
+    pub adjacency: String,
+    /// What the one is.
+    pub unit: String,
+    pub max_grad_norm: f64,
+    /// What the noisy sum was divided by.
+    pub expected_batch: f64,
+    /// Where noise and draws came from: `os_key` or `insecure_seed`.
+    pub randomness: String,
+    /// What the owner of the data declared to be no secret.
+    pub public: Vec<String>,
+    /// What was left out of this manifest because it would say something about the rows.
+    pub withheld: Vec<String>,
+    pub limits: Vec<String>,
+    /// In plain words.
+    pub statement: String,
+}
+
+/// Steps of the Poisson-subsampled Gaussian.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PrivacyEvent {
+    pub q: f64,
+    pub sigma: f64,
+    pub steps: u64,
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FeatureSketch {

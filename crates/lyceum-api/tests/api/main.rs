@@ -9,3 +9,5 @@ mod explain;
 mod extras;
 mod house;
 mod load;
+mod robustness;
+mod selections;

@@ -5,6 +5,7 @@
 //! `g = dy ⊙ f′`: `dx = convᵀ(g, W)`, `dW = Σ_b g[b] ⋆ x[b]`, `db = Σ_{b, p} g`.
 
 use super::{Op, Operation};
+use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::{Backward, Examples, Ledger, Tape, Var, WeightBackward};
 use crate::{Activation, NnError, Shape};
@@ -171,6 +172,25 @@ impl Operation for Conv {
                 self.add_weights(back, back.dy, Some(weights))
             }
             _ => back.weighted(back.dy, |back, dy| self.add_weights(back, dy, None)),
+        }
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let x = view.value(self.x);
+        let of = |i: usize| {
+            let shape = ConvShape { batch: examples.range(i, self.shape.batch).len(), ..self.shape };
+            (shape, &x[examples.range(i, x.len())], &dy[examples.range(i, dy.len())])
+        };
+        norms.gradients(self.weight, |i, dw, write| {
+            let (shape, x, dy) = of(i);
+            conv_backward_weight(&shape, x, dy, None, write, dw);
+        });
+        if let Some(bias) = self.bias {
+            norms.gradients(bias, |i, db, write| {
+                let (shape, _, dy) = of(i);
+                conv_backward_bias(&shape, dy, None, write, db);
+            });
         }
     }
 

@@ -4,6 +4,7 @@
 //! that of `y`, which explanations of texts are made of, is watched with [`Tape::watch_entry`].
 
 use super::{Op, Operation};
+use crate::norms::{ExampleNorms, square_by_id};
 use crate::params::ParamId;
 use crate::tape::{Backward, SavedIds, Tape, Var, WeightBackward};
 use crate::{NnError, Shape};
@@ -65,6 +66,20 @@ impl Operation for Embedding {
             back.grad(self.table, |view, dw, write| {
                 scatter_add(dy, view.output_shape().last(), view.ids(self.ids), None, dw, write);
             });
+        });
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let (ids, cols) = (view.ids(self.ids), view.output_shape().last());
+        let of = |i: usize| (&dy[examples.range(i, dy.len())], &ids[examples.range(i, ids.len())]);
+        let square = |i: usize| {
+            let (dy, ids) = of(i);
+            square_by_id(dy, cols, ids)
+        };
+        norms.squares(self.table, square, |i, dw, write| {
+            let (dy, ids) = of(i);
+            scatter_add(dy, cols, ids, None, dw, write);
         });
     }
 }

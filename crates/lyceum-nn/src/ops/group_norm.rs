@@ -6,10 +6,12 @@
 use super::batch_norm::channel_shape;
 use super::{Op, Operation};
 use crate::NnError;
+use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::batch_norm::ChannelShape;
 use lyceum_kernels::group_norm::{group_norm_backward_input, group_norm_backward_weight, group_norm_forward};
+use lyceum_kernels::matmul::Write;
 
 #[derive(Clone, Copy)]
 pub(crate) struct GroupNorm {
@@ -90,6 +92,20 @@ impl Operation for GroupNorm {
                 group_norm_backward_weight(shape, self.groups, x, mean, inv_std, dy, None, Some((db, write)));
             });
         });
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let ((shape, mean, inv_std), x) = (self.stats(view), view.value(self.x));
+        let gradient = |i: usize, dgamma: Option<(&mut [f32], Write)>, dbeta: Option<(&mut [f32], Write)>| {
+            let shape = ChannelShape { batch: examples.range(i, shape.batch).len(), ..shape };
+            let groups = examples.range(i, mean.len());
+            let (mean, inv_std) = (&mean[groups.clone()], &inv_std[groups]);
+            let (x, dy) = (&x[examples.range(i, x.len())], &dy[examples.range(i, dy.len())]);
+            group_norm_backward_weight(shape, self.groups, x, mean, inv_std, dy, dgamma, dbeta);
+        };
+        norms.gradients(self.weight, |i, dw, write| gradient(i, Some((dw, write)), None));
+        norms.gradients(self.bias, |i, db, write| gradient(i, None, Some((db, write))));
     }
 
     /// As a layer norm over each group.

@@ -5,6 +5,7 @@
 
 use super::{Op, Operation};
 use crate::NnError;
+use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::relevance::inner;
 use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
@@ -85,6 +86,24 @@ impl Operation for LayerNorm {
                 back.grad(bias, |_, db, write| col_sum(dy, db.len(), db, write));
             }
         });
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let whole = self.normed(view);
+        let of = |i: usize| {
+            let rows = examples.range(i, whole.rstd.len());
+            let x = &whole.x[examples.range(i, whole.x.len())];
+            let mean = whole.mean.map(|mean| &mean[rows.clone()]);
+            (Normed { x, cols: whole.cols, mean, rstd: &whole.rstd[rows] }, &dy[examples.range(i, dy.len())])
+        };
+        norms.gradients(self.weight, |i, dw, write| {
+            let (normed, dy) = of(i);
+            norm_backward_weights(normed, dy, None, dw, None, write);
+        });
+        if let Some(bias) = self.bias {
+            norms.gradients(bias, |i, db, write| col_sum(of(i).1, db.len(), db, write));
+        }
     }
 
     /// The deviation is a constant and the mean a sum: with `g = c ⊙ w`, `c_x = rstd · (g − mean(g))`.

@@ -5,6 +5,7 @@
 //! implement [`Operation`] for it, add its `mod` and its line in [`operations!`]. Nothing else changes.
 
 use crate::NnError;
+use crate::norms::ExampleNorms;
 use crate::tape::{Backward, Ledger, WeightBackward};
 
 /// The way back of an operation. Inputs' and weights' gradients are separate calls, each made only when
@@ -22,6 +23,9 @@ pub(crate) trait Operation {
     /// Adds to the gradients of the parameters, each example's part times its weight. Operations without
     /// parameters leave it.
     fn backward_weights(&self, _back: &mut WeightBackward<'_>) {}
+
+    /// Says how each parameter's gradient of one example is found. Operations without parameters leave it.
+    fn example_norms(&self, _norms: &mut ExampleNorms<'_>) {}
 
     /// Sends relevance on: as [`backward_inputs`](Self::backward_inputs), with relevance per unit of value in
     /// the place of gradients ([`Tape::relevance`](crate::Tape::relevance)). An operation without a rule
@@ -54,6 +58,10 @@ macro_rules! operations {
             fn backward_weights(&self, back: &mut WeightBackward<'_>) {
                 match self { Op::Leaf => {} $(Op::$variant(op) => op.backward_weights(back)),* }
             }
+            fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+                match self { Op::Leaf => {} $(Op::$variant(op) => op.example_norms(norms)),* }
+    }
+
             fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
                 match self { Op::Leaf => Ok(()), $(Op::$variant(op) => op.relevance(back, ledger)),* }
             }

@@ -4,6 +4,7 @@
 //! `dx = dy`, `dP[positions[t]] += Σ_b dy[b, t]`.
 
 use super::{Op, Operation};
+use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::{Backward, Ledger, SavedIds, Tape, Var, WeightBackward};
 use crate::{NnError, Shape};
@@ -114,6 +115,26 @@ impl Operation for Position {
                 }
             });
         });
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let Some((table, positions)) = self.learnt else { return };
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let (cols, positions) = (view.output_shape().last(), view.ids(positions));
+        // Positions are each row's own, or one sequence's that all sequences share.
+        let rows = dy.len() / cols.max(1);
+        let at = |i: usize| (examples.range(i, dy.len()), examples.range(i, rows));
+        let id = |row: usize| positions[row % positions.len()];
+        let gradient = |i: usize, dw: &mut [f32], write: Write| {
+            let (numbers, rows) = at(i);
+            if write == Write::Overwrite {
+                dw.fill(0.0);
+            }
+            for (row, dy) in rows.zip(dy[numbers].chunks_exact(cols)) {
+                add_into(&mut dw[id(row) as usize * cols..][..cols], dy);
+            }
+        };
+        norms.gradients(table, gradient);
     }
 
     /// A sum whose second term is a constant.

@@ -9,11 +9,12 @@
 mod relevance;
 
 use super::{Op, Operation};
-use crate::params::ParamId;
+use crate::norms::ExampleNorms;
+use crate::params::{ParamId, ParamKind};
 use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::elementwise::add_into;
-use lyceum_kernels::matmul::Write;
+use lyceum_kernels::matmul::{Precision, Write};
 use lyceum_kernels::recurrent::{
     self as kernel, CellWeights, Kept, KeptMut, OutputGradients, Outputs, Sequence, Side, State,
     StateGradients,
@@ -284,7 +285,7 @@ impl Operation for Recurrent {
                 (Side::Input, self.weights.w_ih, view.value(self.x)),
                 (Side::State, self.weights.w_hh, h_prev),
             ];
-            let learnt = |id| view.is_learnt(id);
+            let learnt = |id| view.kind(id) == ParamKind::Weight;
             let both = learnt(self.weights.w_ih) && learnt(self.weights.w_hh);
             if both && kernel::has_joint_gradient(self.cell) {
                 let rows = self.cell.gates() * seq.hidden;
@@ -315,6 +316,37 @@ impl Operation for Recurrent {
         });
     }
 
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, examples) = (norms.view, norms.examples);
+        let whole = self.sequence(&view);
+        let d_gates = &view.saved(self.gradients)[..Self::split(&whole).0];
+        // Steps beyond an example's length have gradients of zero.
+        let of = |i: usize| {
+            let batch = examples.range(i, whole.batch).len();
+            (Sequence { batch, lengths: None, ..whole }, &d_gates[examples.range(i, d_gates.len())])
+        };
+        let sides = [
+            (Side::Input, self.weights.w_ih, view.value(self.x)),
+            (Side::State, self.weights.w_hh, view.saved(self.kept.h_prev)),
+        ];
+        for (side, weight, right) in sides {
+            norms.gradients(weight, |i, dw, write| {
+                let ((seq, d_gates), right) = (of(i), &right[examples.range(i, right.len())]);
+                kernel::weight_gradient(&seq, side, d_gates, right, dw, write, Precision::F32);
+            });
+        }
+        for (side, bias) in [(Side::Input, self.weights.b_ih), (Side::State, self.weights.b_hh)] {
+            let Some(bias) = bias else { continue };
+            norms.gradients(bias, |i, db, write| {
+                let (seq, d_gates) = of(i);
+                scratch::with_f32(self.cell.kept() * seq.hidden, |sums| {
+                    kernel::bias_sums(&seq, d_gates, sums);
+                    kernel::bias_gradient(&seq, side, sums, db, write);
+                });
+            });
+        }
+    }
+
     fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
         self.send_relevance(back, ledger);
         Ok(())
@@ -326,7 +358,7 @@ mod tests {
     use super::*;
     use crate::check::Check;
     use crate::weights::{Tensor, read_safetensors};
-    use crate::{Examples, Grads, Init, ParamKind, Params, Recording, Workspace};
+    use crate::{Examples, Grads, Init, Params, Recording, Workspace};
     use lyceum_kernels::cpu;
     use rand::SeedableRng;
     use std::collections::HashMap;

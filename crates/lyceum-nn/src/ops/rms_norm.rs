@@ -5,6 +5,7 @@
 
 use super::{Op, Operation};
 use crate::NnError;
+use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::norm::{Normed, norm_backward, norm_backward_weights, rms_norm};
@@ -63,6 +64,21 @@ impl Operation for RmsNorm {
             back.grad(self.weight, |view, dw, write| {
                 norm_backward_weights(self.normed(view), dy, None, dw, None, write);
             });
+        });
+    }
+
+    fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
+        let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
+        let whole = self.normed(view);
+        let of = |i: usize| {
+            let rows = examples.range(i, whole.rstd.len());
+            let x = &whole.x[examples.range(i, whole.x.len())];
+            let mean = whole.mean.map(|mean| &mean[rows.clone()]);
+            (Normed { x, cols: whole.cols, mean, rstd: &whole.rstd[rows] }, &dy[examples.range(i, dy.len())])
+        };
+        norms.gradients(self.weight, |i, dw, write| {
+            let (normed, dy) = of(i);
+            norm_backward_weights(normed, dy, None, dw, None, write);
         });
     }
 

@@ -21,7 +21,7 @@ fn load(spec: &Spec) -> Loaded {
 }
 
 fn plan(spec: &Spec, loaded: &Loaded) -> Option<Robust> {
-    Robust::plan(&spec.train, &loaded.preparation, &loaded.features, &loaded.train).unwrap()
+    Robust::plan(&spec.train, &loaded.preparation, Some(&loaded.features), &loaded.train).unwrap()
 }
 
 fn run(spec: &Spec, loaded: &Loaded) -> Run {
@@ -135,7 +135,7 @@ fn rows_outside_their_bounds_and_texts_are_refused_with_the_reason() {
         *scale = Some(1.0);
     }
     let loaded = load(&wrong);
-    let found = Robust::plan(&wrong.train, &loaded.preparation, &loaded.features, &loaded.train);
+    let found = Robust::plan(&wrong.train, &loaded.preparation, Some(&loaded.features), &loaded.train);
     let Err(error) = found else { panic!("pixels of 16 are not in 0..=1") };
     assert!(error.to_string().contains("outside 0 to 1"), "{error}");
 }

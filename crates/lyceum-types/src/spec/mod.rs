@@ -5,7 +5,9 @@
 
 pub mod choose;
 pub mod parse;
+pub mod privacy;
 
+use privacy::PrivacySpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -19,6 +21,9 @@ pub struct Spec {
     pub data: DataSpec,
     pub model: ModelSpec,
     pub train: TrainSpec,
+    /// None: nothing is promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySpec>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,6 +9,7 @@
 mod choose;
 mod data;
 mod model;
+mod privacy;
 mod robust;
 mod rules;
 mod section;
@@ -16,6 +17,7 @@ mod train;
 mod tree;
 
 use super::choose::ChooseSpec;
+use super::privacy::PrivacySpec;
 use super::{DataSpec, ModelSpec, Spec, Task, TrainSpec};
 use crate::ids::ModelName;
 use section::{Problems, Section};
@@ -195,27 +197,28 @@ struct Draft {
     data: Option<DataSpec>,
     model: Option<ModelSpec>,
     train: Option<TrainSpec>,
+    privacy: Option<PrivacySpec>,
 }
 
 impl Draft {
     fn finish(self) -> Option<Spec> {
-        let Draft { name, task, seed, data, model, train } = self;
-        Some(Spec { name: name?, task: task?, seed, data: data?, model: model?, train: train? })
+        let Draft { name, task, seed, data, model, train, privacy } = self;
+        Some(Spec { name: name?, task: task?, seed, data: data?, model: model?, train: train?, privacy })
     }
 }
 
 fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
     let mut section = Section::root(root, problems)?;
     let (name, task, seed) = read_head(&mut section);
-    section.not_yet("privacy", "training with differential privacy");
     section.require("data", "the table of the data", "[data] with train = \"rows.csv\"");
     section.require("model", "the table of the model", "[model] with family = \"mlp\"");
     section.require("train", "the table of the training", "[train] with epochs = 20");
     let data = section.section("data").map(data::read);
     let model = section.section("model").and_then(|model| model::read(model, task));
     let train = section.section("train").map(train::read);
+    let privacy = section.section("privacy").map(privacy::read);
     section.finish();
-    Some(Draft { name, task, seed, data, model, train })
+    Some(Draft { name, task, seed, data, model, train, privacy })
 }
 
 /// What both kinds of document begin with.

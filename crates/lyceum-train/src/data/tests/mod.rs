@@ -48,6 +48,7 @@ fn spec(task: Task) -> Spec {
         name: "m".into(),
         task,
         seed: 1,
+        privacy: None,
         data: DataSpec {
             train: "train.csv".into(),
             valid: None,

@@ -46,6 +46,7 @@ fn read_root(root: &Node, problems: &Problems) -> Option<ChooseSpec> {
     section.require("candidates", "what is chosen from", "candidates = \"auto\"");
     section.require("budget", "how long the race may take", "[budget] with minutes = 3");
     section.elsewhere(&["model"], "a job spec; here models stand in candidates = [{ family = … }]");
+    section.not_yet("privacy", "choosing among privately trained candidates (every run of a race spends)");
     let data = section.section("data").map(data::read);
     let shared = section.section("train").map(train::read);
     let budget = section.section("budget").and_then(budget);
@@ -254,6 +255,7 @@ impl Known<'_> {
             data: self.data.cloned(),
             model,
             train: own_train.map(|(train, _)| train).or(self.shared).cloned(),
+            privacy: None,
         };
         let names = Names { path: candidate.map(|(path, _)| path), own_train: own_train.is_some() };
         let known = Problems::default();

@@ -29,16 +29,17 @@ pub(super) fn check(draft: &Draft, root: &Node, problems: &Problems) {
         early_stopping(task, train, draft.data.as_ref(), &rules);
         robust(task, train, &rules);
     }
+    super::privacy::check(draft, &rules);
 }
 
-struct Rules<'a> {
+pub(super) struct Rules<'a> {
     root: &'a Node,
     problems: &'a Problems,
 }
 
 impl Rules<'_> {
     /// Notes a contradiction at `key` unless one of the `keys` it rests on has a problem.
-    fn note(&self, key: &[&str], rests_on: &[&str], message: String, fix: impl Into<String>) {
+    pub(super) fn note(&self, key: &[&str], rests_on: &[&str], message: String, fix: impl Into<String>) {
         let path = key.join(".");
         if self.problems.at(&path) || rests_on.iter().any(|key| self.problems.touch(key)) {
             return;

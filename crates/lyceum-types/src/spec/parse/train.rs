@@ -19,7 +19,7 @@ pub(super) fn read(mut section: Section<'_>) -> TrainSpec {
     } else if !section.has("epochs") {
         section.require("steps", "how long to train", "epochs = 20 or steps = 2000");
     }
-    section.not_yet("privacy", "training with differential privacy");
+    section.elsewhere(&["privacy"], "the document itself: write [privacy]");
     section.not_yet("lora", "LoRA");
     let optimizer = section.section("optimizer").and_then(optimizer).unwrap_or(DEFAULT_OPTIMIZER);
     let schedule = section.section("schedule").and_then(schedule);
