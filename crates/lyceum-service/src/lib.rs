@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`], then [`models`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`], then [`models`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod predict;
 pub mod privacy;
 mod resident;
 pub mod robustness;
+pub mod selections;
 mod stops;
 
 pub use error::ServiceError;

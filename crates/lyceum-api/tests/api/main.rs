@@ -10,3 +10,4 @@ mod extras;
 mod house;
 mod load;
 mod robustness;
+mod selections;
