@@ -16,7 +16,7 @@ use crate::output;
 use clap::{Args, Subcommand};
 use peer::{Peer, TRAIN};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use trust::TrustBench;
 use works::{WORKS, Work, Worker};
 
@@ -94,11 +94,7 @@ impl TrainBench {
             }
             rows.push(row);
         }
-        let report = json!({ "event": "done", "rows": rows, "machine": machine(peer.as_ref()) });
-        if let Some(path) = &self.out {
-            let text = serde_json::to_string_pretty(&report).expect("a report is plain data: bug");
-            std::fs::write(path, text + "\n").map_err(|error| Failure::file("write", path, &error))?;
-        }
+        let report = report(&rows, peer.as_ref(), self.out.as_deref())?;
         if !is_json {
             table(&rows);
         }
@@ -148,6 +144,16 @@ impl TrainBench {
         }
         Ok(row)
     }
+}
+
+/// All rows beside the machine that gave them, also in a file where one is named.
+fn report(rows: &[Value], peer: Option<&Peer>, out: Option<&Path>) -> Result<Value, Failure> {
+    let report = json!({ "event": "done", "rows": rows, "machine": machine(peer) });
+    if let Some(path) = out {
+        let text = serde_json::to_string_pretty(&report).expect("a report is plain data: bug");
+        std::fs::write(path, text + "\n").map_err(|error| Failure::file("write", path, &error))?;
+    }
+    Ok(report)
 }
 
 /// Sorts, and gives the middle one.

@@ -6,7 +6,7 @@
 
 use super::peer::{Peer, TRUST};
 use super::works::{Training, WORKS, batch, model};
-use super::{machine, median};
+use super::{median, report};
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
@@ -64,11 +64,7 @@ impl TrustBench {
         for (name, accountant) in [("epsilon_rdp", Accountant::Rdp), ("epsilon_pld", Accountant::Pld)] {
             rows.push(self.accounting(name, accountant)?);
         }
-        let report = json!({ "event": "done", "rows": rows, "machine": machine(peer.as_ref()) });
-        if let Some(path) = &self.out {
-            let text = serde_json::to_string_pretty(&report).expect("a report is plain data: bug");
-            std::fs::write(path, text + "\n").map_err(|error| Failure::file("write", path, &error))?;
-        }
+        let report = report(&rows, peer.as_ref(), self.out.as_deref())?;
         if !is_json {
             table(&rows);
         }

@@ -1,5 +1,6 @@
 //! `lyceum explain MODEL`: why it answers as it does, on the terminal and as SVG, PNG and HTML files.
 
+mod row;
 mod svg;
 mod terminal;
 
@@ -23,9 +24,12 @@ const SAID_TOKENS: usize = 24;
 pub struct Explain {
     /// `name`, `name@VERSION` or `name@alias`
     model: String,
-    /// A text, a row as JSON ({"age": 3} or [3, "x"]), or a file: a picture, a wav, .json or .txt
+    /// A text, a row as JSON ({"age": 3} or [3, "x"]), or a file: a picture, a wav, .json, .txt, .csv or .tsv
     #[arg(long, value_name = "FILE|TEXT")]
     input: String,
+    /// Which row of a .csv or .tsv file, counted from 0
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    row: usize,
     /// What a language model said after the input; without it, its likeliest continuation
     #[arg(long, value_name = "TEXT")]
     completion: Option<String>,
@@ -139,7 +143,12 @@ impl Explain {
     }
 
     async fn what(&self, context: &Context, service: &Service, resident: &Resident) -> Result<What, Failure> {
-        let content = content(&self.input)?;
+        let path = Path::new(&self.input);
+        let content = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") if path.is_file() => row::row(resident, path, self.row, b',')?,
+            Some("tsv") if path.is_file() => row::row(resident, path, self.row, b'\t')?,
+            _ => content(&self.input)?,
+        };
         if resident.preparation.output != OutputPreparation::Tokens {
             if self.completion.is_some() {
                 let why = format!("{} continues no text", resident.version.id());
