@@ -47,6 +47,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message).at(Some(param.into()))
     }
 
+    /// 501: this field asks for what this version cannot do.
+    pub fn not_implemented(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", "not_implemented", message)
+            .at(Some(param.into()))
+    }
+
     /// 400: the request as a whole cannot be read.
     pub fn unreadable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
@@ -114,12 +120,17 @@ impl From<ServiceError> for ApiError {
         let message = error.to_string();
         match error {
             ServiceError::Invalid { param, code, .. } => Self::field(param, code, message),
+            ServiceError::Unsupported { param, code, .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", code, message)
+                    .at(Some(param))
+            }
+            ServiceError::NotImplemented { param, .. } => Self::not_implemented(param, message),
+            ServiceError::NotFound { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
+            }
             ServiceError::ModelNotFound { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
                     .at(Some("model".into()))
-            }
-            ServiceError::NotFound { .. } => {
-                Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "not_found", message)
             }
             ServiceError::Uncomputable { .. } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -127,9 +138,6 @@ impl From<ServiceError> for ApiError {
                 "not_computable",
                 message,
             ),
-            ServiceError::NotImplemented { .. } => {
-                Self::new(StatusCode::NOT_IMPLEMENTED, "invalid_request_error", "not_implemented", message)
-            }
             ServiceError::KeyMissing => {
                 Self::new(StatusCode::UNAUTHORIZED, "invalid_request_error", "missing_api_key", message)
             }

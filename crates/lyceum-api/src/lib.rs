@@ -82,6 +82,16 @@ pub async fn serve(
     }
 }
 
+/// The suite and the run of `/v1/robustness/runs`, for the command line, which speaks the same JSON.
+pub mod robustness {
+    pub use crate::wire::robustness::RunBody;
+
+    /// Why a suite is refused, in words.
+    pub fn suite_of(items: &[serde_json::Value]) -> Result<Vec<lyceum_service::robustness::Item>, String> {
+        crate::wire::robustness::suite(items).map_err(|error| error.detail.message)
+    }
+}
+
 /// The OpenAPI document as JSON.
 pub fn openapi() -> String {
     handlers::openapi::document()

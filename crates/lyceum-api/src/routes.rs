@@ -2,7 +2,8 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    completions, decisions, explanations, health, infer, metrics, models, openapi, predict,
+    completions, decisions, drift, explanations, health, infer, metrics, models, openapi, predict, privacy,
+    robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -30,10 +31,20 @@ pub(crate) fn router(api: Api) -> Router {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // Privacy.
+        .work("/v1/privacy/epsilon", post(privacy::epsilon))
+        .work("/v1/privacy/sigma", post(privacy::sigma))
+        .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
+        .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Why.
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
+        // Robustness.
+        .work("/v1/robustness/runs", post(robustness::create))
+        .key(Inference, "/v1/robustness/runs", get(robustness::list))
+        .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
+        .key(Inference, "/v1/models/{id}/drift", get(drift::find))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

@@ -6,6 +6,7 @@
 
 use crate::explain::{self, Explained};
 use crate::resident::Resident;
+use crate::robustness::{self, Promised, Promises};
 use crate::{Content, Service, ServiceError, predict};
 use lyceum_types::ids::{ModelRef, Project};
 
@@ -16,6 +17,7 @@ pub struct Request {
     pub questions: Vec<Question>,
     /// Also say why.
     pub explain: Option<explain::Options>,
+    pub promises: Promises,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ pub struct Decision {
     pub answers: Vec<(Option<String>, Answer)>,
     pub input_tokens: u64,
     pub explanation: Option<Explained>,
+    pub promised: Promised,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -81,7 +84,7 @@ pub async fn create(
     let input_tokens = predict::n_tokens(&prepared);
     let (logits, explanation) = match &request.explain {
         None => {
-            let rows = service.predict(&resident, vec![prepared]).await?;
+            let rows = service.predict(&resident, vec![prepared.clone()]).await?;
             (rows.into_iter().next().unwrap_or_default(), None)
         }
         Some(options) => {
@@ -91,10 +94,12 @@ pub async fn create(
             (logits, Some(explained))
         }
     };
-    let probabilities = predict::softmax(&logits);
+    let rows = [logits];
+    let promised = robustness::promise(&resident, &[prepared], &rows, &request.promises).await?;
+    let probabilities = predict::softmax(&rows[0]);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
-    Ok(Decision { model: resident.version.id(), answers, input_tokens, explanation })
+    Ok(Decision { model: resident.version.id(), answers, input_tokens, explanation, promised })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {

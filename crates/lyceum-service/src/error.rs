@@ -10,18 +10,21 @@ pub enum ServiceError {
     /// Caller: this field of the request.
     #[error("{param}: {message}")]
     Invalid { param: String, code: &'static str, message: String },
+    /// Caller: this field asks for something that does not exist for this model or input.
+    #[error("{param}: {message}")]
+    Unsupported { param: String, code: &'static str, message: String },
+    /// Caller: this field asks for something that this version cannot do.
+    #[error("{param}: {message}")]
+    NotImplemented { param: String, message: String },
+    /// Caller: no such object in its project.
+    #[error("the {what} `{id}` does not exist or you do not have access to it")]
+    NotFound { what: &'static str, id: String },
     /// Caller: no such model in its project.
     #[error("the model `{id}` does not exist or you do not have access to it")]
     ModelNotFound { id: String },
-    /// Caller: no such thing in its project.
-    #[error("{message}")]
-    NotFound { what: &'static str, message: String },
     /// Caller: the request is understood, and what it asks for has no value here.
     #[error("{message}")]
     Uncomputable { message: String },
-    /// Nobody: it is not there yet.
-    #[error("{message}")]
-    NotImplemented { message: String },
     /// Caller: no key in the request.
     #[error("no API key was given: send the header Authorization: Bearer sk-…")]
     KeyMissing,
@@ -57,6 +60,14 @@ pub enum ServiceError {
 impl ServiceError {
     pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
         Self::Invalid { param: param.into(), code, message: message.into() }
+    }
+
+    pub fn unsupported(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
+        Self::Unsupported { param: param.into(), code, message: message.into() }
+    }
+
+    pub fn not_implemented(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::NotImplemented { param: param.into(), message: message.into() }
     }
 
     pub fn internal(

@@ -4,13 +4,14 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], then [`models`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`], then [`models`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 mod error;
 pub mod explain;
 pub mod health;
@@ -19,7 +20,9 @@ pub mod infer;
 pub mod keys;
 pub mod models;
 pub mod predict;
+pub mod privacy;
 mod resident;
+pub mod robustness;
 mod stops;
 
 pub use error::ServiceError;
@@ -59,6 +62,7 @@ pub struct Service {
     /// Places for explanations under way, and those that can be asked for again.
     explaining: Semaphore,
     explanations: explain::Kept,
+    robustness_runs: robustness::Runs,
 }
 
 impl Service {
@@ -69,6 +73,7 @@ impl Service {
             residents: Residents::default(),
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
+            robustness_runs: robustness::Runs::default(),
         }
     }
 
@@ -90,6 +95,11 @@ impl Service {
         self.residents.load(project, version).await
     }
 
+    /// The robustness runs that this process has finished.
+    pub fn robustness_runs(&self) -> &robustness::Runs {
+        &self.robustness_runs
+    }
+
     /// The models that are loaded now.
     pub fn residents(&self) -> Vec<Arc<Resident>> {
         self.residents.loaded()
@@ -104,6 +114,7 @@ impl Service {
         resident: &Resident,
         examples: Vec<Prepared>,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
+        resident.watch.count(resident, &examples);
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
             groups.entry(lengths(&example.value)).or_default().push(i);

@@ -2,6 +2,7 @@
 
 use crate::explain::{self, Explained};
 use crate::resident::Resident;
+use crate::robustness::{self, Promised, Promises};
 use crate::{Content, Service, ServiceError};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue, Raw};
 use lyceum_types::ids::{ModelRef, Project};
@@ -27,14 +28,29 @@ pub async fn create(
     model: &ModelRef,
     instances: &[Content],
 ) -> Result<(String, Vec<Prediction>), ServiceError> {
+    let (id, predictions, _) =
+        create_promised(service, project, model, instances, &Promises::default()).await?;
+    Ok((id, predictions))
+}
+
+/// As [`create`], with what is promised of the answers.
+pub async fn create_promised(
+    service: &Service,
+    project: &Project,
+    model: &ModelRef,
+    instances: &[Content],
+    promises: &Promises,
+) -> Result<(String, Vec<Prediction>, Promised), ServiceError> {
     let resident = service.resident(project, model).await?;
     refuse_generators(&resident)?;
     let prepared = instances.iter().enumerate();
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
-    let rows = service.predict(&resident, prepared).await?;
+    let rows = service.predict(&resident, prepared.clone()).await?;
+    let promised = robustness::promise(&resident, &prepared, &rows, promises).await?;
     let output = &resident.preparation.output;
-    Ok((resident.version.id(), rows.iter().map(|row| prediction(output, row)).collect()))
+    let predictions = rows.iter().map(|row| prediction(output, row)).collect();
+    Ok((resident.version.id(), predictions, promised))
 }
 
 /// As [`create`], and why: one explanation an instance.

@@ -1,6 +1,7 @@
 //! Models that are loaded: each version once, whoever asks, the least recently used one leaving first.
 
 use crate::ServiceError;
+use crate::drift::Watch;
 use lyceum_models::Model;
 use lyceum_models::bundle::Bundle;
 use lyceum_models::prepare::Preparation;
@@ -21,6 +22,8 @@ pub struct Resident {
     pub manifest: Manifest,
     pub preparation: Preparation,
     pub model: Arc<Model>,
+    /// Counts of what was asked of it.
+    pub(crate) watch: Watch,
 }
 
 type Key = (Project, String, u32);
@@ -107,7 +110,7 @@ fn read(version: Version) -> Result<Resident, ServiceError> {
     }
     let Bundle { model, preparation } =
         lyceum_models::bundle::open(&manifest, &weights).map_err(|error| damaged(error.into()))?;
-    Ok(Resident { version, manifest, preparation, model: Arc::new(model) })
+    Ok(Resident { version, manifest, preparation, model: Arc::new(model), watch: Watch::default() })
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, ServiceError> {

@@ -5,7 +5,7 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`].
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`].
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod keys;
 pub mod layout;
 pub mod models;
+pub mod privacy;
 mod schema;
 
 pub use db::Store;

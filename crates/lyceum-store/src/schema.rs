@@ -6,7 +6,8 @@ use sqlx::{Connection, SqliteConnection};
 use std::path::Path;
 
 /// The statements that lead from version `n - 1` to version `n` (its place in the list, from 1).
-pub(crate) const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_first.sql")];
+pub(crate) const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_privacy.sql")];
 
 /// Brings the database to the newest version of `migrations`; refuses one that is newer than they are.
 ///

@@ -29,6 +29,9 @@ pub enum TrainError {
     /// The caller's spec: what it asks would break, or cannot keep, the promise of `[privacy]`.
     #[error("privacy: {0}")]
     Privacy(String),
+    /// Nobody's fault: the data set's budget leaves too little for this run.
+    #[error("privacy budget: {0}")]
+    BudgetExceeded(String),
     /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
     #[error("training stopped at step {step}: {stop}")]
     Stopped { step: u64, stop: Stop },
@@ -63,6 +66,9 @@ impl TrainError {
             TrainError::Eval(_) | TrainError::Baseline(_) => "give the part more rows",
             TrainError::Kept(_) => "train the model again, or import it again",
             TrainError::Spec(_) | TrainError::Model(_) | TrainError::Privacy(_) => "change the spec",
+            TrainError::BudgetExceeded(_) => {
+                "ask for less (a larger sigma, fewer steps), or train on data that nothing was taken of yet"
+            }
             TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
             TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",
             TrainError::Checkpoint { .. } => {

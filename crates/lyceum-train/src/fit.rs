@@ -124,6 +124,12 @@ pub fn fit(
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
     let mut best: Option<Params> = None;
+    if let Some(private) = &private {
+        for file in loaded.files.iter().filter(|file| file.role == "train") {
+            let (event, delta) = (private.event(steps)?, private.delta());
+            observer.event(&Event::Private { data_sha256: &file.sha256, event, delta })?;
+        }
+    }
     let newest = match &dir {
         Some(dir) => checkpoint::list(dir)?.pop(),
         None => None,

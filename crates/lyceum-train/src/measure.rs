@@ -66,6 +66,15 @@ pub fn mean_loss(
     Ok(eval::ratio("loss", &sums, &counts)?)
 }
 
+/// The mean loss of each example, for attacks that ask which rows a model was trained on.
+pub fn row_losses(model: &Model, data: &Dataset, control: &Control) -> Result<Vec<f64>, TrainError> {
+    let outputs = run(model, data, &mut Workspace::new(), control, false)?;
+    if outputs.losses.is_empty() {
+        return Err(no_targets("the rows' losses"));
+    }
+    Ok(outputs.losses.iter().map(|&(sum, n)| sum / (n.max(1) as f64)).collect())
+}
+
 /// All metrics of a model on a part.
 pub fn measure_model(
     model: &Model,

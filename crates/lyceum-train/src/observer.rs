@@ -17,6 +17,13 @@ pub enum Event<'a> {
         n_test: usize,
         warnings: &'a [Warning],
     },
+    /// A private run is about to take this of its training file, at this δ; an error keeps it from starting.
+    /// Told at every start; a resumed run takes nothing a second time.
+    Private {
+        data_sha256: &'a str,
+        event: lyceum_privacy::Event,
+        delta: f64,
+    },
     /// What the run will cost, measured on a few steps that are then thrown away. The memory is None where the
     /// system does not tell it.
     Quote {

@@ -107,6 +107,21 @@ pub const BACKGROUND_ROWS_MAX: usize = 256;
 /// Nodes, samples and permutations of one method.
 pub const EXPLAIN_SAMPLES_MAX: usize = 65_536;
 
+// Robustness.
+
+/// Rows of one robustness run over HTTP, which is answered while the client waits.
+pub const ROBUSTNESS_ROWS_MAX: usize = 512;
+/// Items of one suite.
+pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
+/// How long a robustness run over HTTP may take.
+pub const ROBUSTNESS_RUN_TIMEOUT: Duration = Duration::from_secs(300);
+/// Finished runs that a server remembers.
+pub const ROBUSTNESS_RUNS_KEPT: usize = 64;
+/// Rows of one window of drift tests; then the next begins.
+pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
+/// Samples of all certificates of one request.
+pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
+
 // The service.
 
 /// Versions that are loaded at once.

@@ -49,10 +49,12 @@ pub enum Command {
     Train(commands::train::Train),
     /// Measure a model on a data file
     Eval(commands::eval::Eval),
+    /// Attack a model, certify it, damage its inputs
+    Attack(commands::attack::Attack),
     /// Answer every row of a file
     Predict(commands::predict::Predict),
     /// Say why a model answers as it does
-    Explain(commands::explain::Explain),
+    Explain(Box<commands::explain::Explain>),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models
@@ -67,6 +69,8 @@ pub enum Command {
     Export(commands::export::Export),
     /// Training jobs
     Jobs(commands::jobs::Jobs),
+    /// What training says about single rows: calculator, ledger, budgets
+    Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
     /// Measure speed, beside a peer's

@@ -296,6 +296,10 @@ impl From<TrainError> for Failure {
                 let why = "the model cannot be built on this data";
                 Failure::new(Exit::Usage, "model", causes(&model), why, fix)
             }
+            TrainError::BudgetExceeded(message) => {
+                let why = "what was learnt from a data set cannot be taken back";
+                Failure::new(Exit::Quota, "privacy_budget_exceeded", message, why, fix)
+            }
             TrainError::Privacy(message) => Failure::new(
                 Exit::Usage,
                 "privacy",
@@ -334,17 +338,30 @@ impl From<ServiceError> for Failure {
                 failure.place.key = Some(param);
                 failure
             }
-            ServiceError::NotFound { what, .. } => {
-                let why = format!("there is no such {what}");
-                Failure::new(Exit::NotFound, "not_found", text, why, "check the id")
+            ServiceError::Unsupported { param, code, message } => {
+                let why = "this does not exist for this model or input";
+                let mut failure =
+                    Failure::new(Exit::Failed, code, message, why, "lyceum show MODEL says what it is");
+                failure.place.key = Some(param);
+                failure
+            }
+            ServiceError::NotImplemented { param, message } => {
+                let mut failure = Failure::new(
+                    Exit::Failed,
+                    "not_implemented",
+                    message,
+                    "this version cannot do it",
+                    "leave it out",
+                );
+                failure.place.key = Some(param);
+                failure
+            }
+            ServiceError::NotFound { .. } => {
+                Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
             ServiceError::Uncomputable { .. } => {
                 let fix = "another input or another method may have a value";
                 Failure::new(Exit::Failed, "not_computable", text, "there is no such number", fix)
-            }
-            ServiceError::NotImplemented { .. } => {
-                let fix = "GET /v1/models/MODEL/explanation_methods lists those that there are";
-                Failure::new(Exit::Failed, "not_implemented", text, "this is not there yet", fix)
             }
             ServiceError::Damaged { id, source } => {
                 let fix = format!("lyceum rm {id}, then train or import it again");

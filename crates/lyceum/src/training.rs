@@ -11,6 +11,7 @@ use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::NewVersion;
+use lyceum_store::privacy;
 use lyceum_store::{Store, StoreError};
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError};
@@ -160,6 +161,7 @@ async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> R
         "strong_baseline": manifest.strong_baseline.as_ref().map(|report| &report.metrics),
         "strong_baseline_name": manifest.strong_baseline.as_ref().map(|report| &report.name),
         "verdict": manifest.verdict,
+        "privacy": manifest.privacy,
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -217,6 +219,7 @@ struct JobObserver {
     log_path: PathBuf,
     checkpoints: PathBuf,
     store: Store,
+    project: lyceum_types::ids::Project,
     claim: Arc<Claim>,
     runtime: tokio::runtime::Handle,
     control: Control,
@@ -238,6 +241,7 @@ impl JobObserver {
             log_path,
             checkpoints: store.layout().checkpoints_dir(claim.id()),
             store: store.clone(),
+            project: context.project.clone(),
             claim,
             runtime: tokio::runtime::Handle::current(),
             control: context.control.clone(),
@@ -291,9 +295,11 @@ impl JobObserver {
             self.line(&line, Where::LogAndOutput)?;
         }
         if print {
+            let loss = step.loss;
+            // The loss of private rows is not told.
+            let loss = if loss.is_nan() { String::new() } else { format!("loss {loss:.4}  ") };
             let message = format!(
-                "loss {:.4}  lr {:.2e}  {:.0} samples/s  {} left",
-                step.loss,
+                "{loss}lr {:.2e}  {:.0} samples/s  {} left",
                 step.lr,
                 step.samples_per_s,
                 for_people(step.eta_s)
@@ -336,6 +342,32 @@ impl JobObserver {
         lines.filter_map(loss).last()
     }
 
+    /// Takes what a private run costs of its data set's budget, or keeps it from starting.
+    fn take(
+        &mut self,
+        data_sha256: &str,
+        event: lyceum_privacy::Event,
+        delta: f64,
+    ) -> Result<(), TrainError> {
+        let setting = (event.q(), event.sigma(), event.steps());
+        let mut spend = privacy::spend_of(self.claim.id(), data_sha256, setting, delta);
+        spend.created_at = Timestamp::now();
+        let judge = |budget: Option<&privacy::Budget>, others: &[privacy::Spend]| {
+            lyceum_service::privacy::judge(budget, others, &spend)
+        };
+        let taken = self.runtime.block_on(privacy::take(&self.store, &self.project, &spend, judge));
+        match taken {
+            Ok(privacy::Spent::Written) => {}
+            Ok(privacy::Spent::Refused(why)) => return Err(TrainError::BudgetExceeded(why)),
+            // What is not in the ledger must not happen.
+            Err(error) => return Err(TrainError::Privacy(format!("the ledger was not written: {error}"))),
+        }
+        let (q, sigma, steps) = setting;
+        self.progress.note(&format!("privacy: {steps} steps at q = {q:.4} with σ = {sigma:.3}"));
+        let line = json!({ "event": "privacy", "q": q, "sigma": sigma, "steps": steps, "delta": delta });
+        self.line(&line, Where::LogAndOutput)
+    }
+
     fn resumed(&mut self, step: u64, path: &Path) -> Result<(), TrainError> {
         self.log.flush().map_err(|source| self.log_failed(source))?;
         self.replaces = self.logged_loss(step + 1).map(|loss| (step + 1, loss));
@@ -356,6 +388,7 @@ impl Observer for JobObserver {
         let line = match event {
             Event::Step(step) => return self.step(step),
             Event::Resumed { step, path } => return self.resumed(*step, path),
+            Event::Private { data_sha256, event, delta } => return self.take(data_sha256, *event, *delta),
             Event::Data { n_train, n_valid, n_test, warnings } => {
                 self.progress
                     .note(&format!("data: {n_train} training, {n_valid} validation, {n_test} test rows"));
@@ -402,6 +435,14 @@ impl Observer for JobObserver {
 
     fn checkpoint_dir(&self) -> Option<PathBuf> {
         Some(self.checkpoints.clone())
+    }
+
+    fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| {
+            TrainError::Privacy(format!("the operating system gives no random numbers: {error}"))
+        })?;
+        Ok(key)
     }
 }
 

@@ -375,6 +375,40 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
 }
 
 #[test]
+fn an_attack_says_what_it_left_and_a_gate_speaks_through_the_exit_code() {
+    let folder = TRAINED.path();
+    let own = tempfile::tempdir().unwrap();
+    let suite = |text: &str| {
+        let path = own.path().join("suite.toml");
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let path =
+        suite("suite = [{ type = \"pgd\", eps = 0.5, steps = 10 }, { type = \"certificate\", eps = 0.01 }]");
+    let attack = |more: &[&str]| {
+        let base = ["attack", "points", "rows.csv", "--suite", &path, "--rows", "60", "--json"];
+        lyceum(folder, &[&base, more].concat())
+    };
+    let run = last_line(&attack(&[]));
+    assert_eq!(
+        (&run["object"], &run["model"], &run["n"]),
+        (&"robustness.run".into(), &"points@1".into(), &60.into())
+    );
+    assert!(run["unit"].as_str().unwrap().contains("standard deviations"), "{}", run["unit"]);
+    let value = |i: usize| run["results"][i]["value"].as_f64().unwrap();
+    assert!(value(0) > 0.9 && value(1) < value(0), "{}", run["results"]);
+    assert!(value(2) > 0.3 && value(2) <= value(0), "what is proved at 0.01 is answered rightly");
+    assert_eq!(last_line(&attack(&[]))["results"], run["results"]);
+    let gate = last_line(&attack(&["--compare-to", "points@1", "--max-drop", "0"]))["gate"].clone();
+    assert_eq!(gate["passed"], true);
+    let wrong = suite("suite = [{ type = \"pdg\", eps = 0.5 }]");
+    let (code, error) =
+        error(&lyceum(folder, &["attack", "points", "rows.csv", "--suite", &wrong, "--json"]));
+    assert_eq!(code, 2);
+    assert!(error["why"].as_str().unwrap().contains("unknown variant `pdg`"), "{error}");
+}
+
+#[test]
 fn a_preview_shows_what_training_reads_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     write_rows(folder.path(), 40);

@@ -13,8 +13,8 @@ use lyceum_service::decisions;
 #[utoipa::path(post, path = "/v1/decisions", tag = "openai", request_body = Body, responses(
     (status = 200, body = Decision), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
-    (status = 503, body = ErrorBody)))]
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
+    (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -2,6 +2,7 @@
 
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 pub mod explanations;
 pub mod health;
 pub mod infer;
@@ -9,6 +10,8 @@ pub mod metrics;
 pub mod models;
 pub mod openapi;
 pub mod predict;
+pub mod privacy;
+pub mod robustness;
 
 use lyceum_types::clock::Timestamp;
 

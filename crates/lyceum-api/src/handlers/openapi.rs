@@ -1,6 +1,8 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
-use super::{completions, decisions, explanations, health, infer, metrics, models, predict};
+use super::{
+    completions, decisions, drift, explanations, health, infer, metrics, models, predict, privacy, robustness,
+};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -11,10 +13,12 @@ use utoipa::{Modify, OpenApi};
     info(title = "Lyceum", description = "Models that were trained here, over other people's contracts."),
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
+        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
         models::list, models::find, completions::create, decisions::create, predict::verb, predict::explain_document,
         explanations::create, explanations::find, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
+        robustness::create, robustness::list, robustness::find, drift::find,
     ),
     modifiers(&Key),
     security(("key" = []))

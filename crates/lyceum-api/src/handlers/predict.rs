@@ -8,6 +8,7 @@ use crate::wire::explain::InstancesBody;
 use crate::wire::explanation::{InstancesResponse, explanation};
 use crate::wire::path_model_ref;
 use crate::wire::predict::{Body, Response, instances};
+use crate::wire::robustness::promises;
 use axum::Extension;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::response::IntoResponse;
@@ -19,8 +20,8 @@ use lyceum_types::ids::ModelRef;
     request_body = Body, responses(
     (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
-    (status = 503, body = ErrorBody)))]
+    (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
+    (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub async fn verb(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -43,16 +44,18 @@ pub async fn verb(
 }
 
 async fn answer(api: &Api, caller: &Caller, model: &ModelRef, body: Body) -> Result<Response, ApiError> {
-    let Some(options) = body.explain.clone() else {
-        let (_, predictions) = predict::create(&api.service, &caller.project, model, &body.parse()?).await?;
-        return Ok(predictions.into());
-    };
-    let (options, extras) = options.parse("explain.")?;
+    let options = body.explain.clone().map(|options| options.parse("explain.")).transpose()?;
+    let promises = promises(body.certify, body.prediction_set, body.ood);
     let instances = body.parse()?;
-    let pairs = predict::create_explained(&api.service, &caller.project, model, &instances, &options).await?;
-    let (predictions, explained): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    let explanations = explained.iter().map(|e| explanation(e, extras)).collect();
-    Ok(Response { explanations: Some(explanations), ..predictions.into() })
+    let (service, project) = (&api.service, &caller.project);
+    let (_, predictions, promised) =
+        predict::create_promised(service, project, model, &instances, &promises).await?;
+    let mut response = Response::new(predictions, promised);
+    if let Some((options, extras)) = options {
+        let pairs = predict::create_explained(service, project, model, &instances, &options).await?;
+        response.explanations = Some(pairs.iter().map(|(_, e)| explanation(e, extras)).collect());
+    }
+    Ok(response)
 }
 
 async fn explain(

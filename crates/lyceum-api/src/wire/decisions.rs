@@ -2,6 +2,7 @@
 
 use super::explain::{Extras, OptionsBody};
 use super::explanation::explanation;
+use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use base64::Engine as _;
@@ -21,6 +22,12 @@ pub struct Body {
     pub input: InputBody,
     /// 1 to 400 questions, whose labels are those of the model.
     pub questions: Vec<QuestionBody>,
+    /// Ours: a certificate of the input's class.
+    pub certify: Option<CertifyBody>,
+    /// Ours: the labels that the input may have.
+    pub prediction_set: Option<PredictionSetBody>,
+    /// Ours: how unlike the training rows the input is.
+    pub ood: Option<bool>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
     /// Accepted, without effect.
@@ -201,7 +208,8 @@ impl Body {
             Some((options, extras)) => (Some(options), extras),
             None => (None, Extras::default()),
         };
-        Ok((Request { model, input, questions, explain }, extras))
+        let promises = promises(self.certify, self.prediction_set, self.ood);
+        Ok((Request { model, input, questions, explain, promises }, extras))
     }
 }
 
@@ -332,6 +340,12 @@ pub struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub explanation: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_set: Option<SetBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ood: Option<OodBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -400,7 +414,12 @@ impl Decision {
     pub fn new(decision: decisions::Decision, extras: Extras) -> Self {
         let explanation = decision.explanation.as_ref().map(|e| explanation(e, extras));
         let input_tokens = decision.input_tokens;
+        let certificate = decision.promised.certificates.and_then(|mut all| all.pop());
+        let prediction_set = decision.promised.sets.and_then(|mut all| all.pop());
         Self {
+            certificate: certificate.map(CertificateBody::from),
+            prediction_set: prediction_set.map(SetBody::from),
+            ood: decision.promised.strange.and_then(|mut all| all.pop()).map(OodBody::from),
             model: decision.model,
             answers: decision.answers.into_iter().map(answer_body).collect(),
             usage: DecisionUsage {

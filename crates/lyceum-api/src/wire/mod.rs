@@ -3,11 +3,14 @@
 pub mod binary;
 pub mod completions;
 pub mod decisions;
+pub mod drift;
 pub mod explain;
 pub mod explanation;
 pub mod infer;
 pub mod models;
 pub mod predict;
+pub mod privacy;
+pub mod robustness;
 
 use crate::error::ApiError;
 use lyceum_types::ids::ModelRef;

@@ -1,10 +1,12 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
 use super::explain::OptionsBody;
+use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::predict::Prediction;
+use lyceum_service::robustness::Promised;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,6 +20,12 @@ pub struct Body {
     pub instances: Vec<Value>,
     /// Also say why: `explanations` then has one for each instance.
     pub explain: Option<OptionsBody>,
+    /// A certificate for each instance.
+    pub certify: Option<CertifyBody>,
+    /// A prediction set or interval for each instance.
+    pub prediction_set: Option<PredictionSetBody>,
+    /// How unlike the training rows each instance is.
+    pub ood: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -29,6 +37,15 @@ pub struct Response {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Object>>)]
     pub explanations: Option<Vec<Value>>,
+    /// Where `certify` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Vec<CertificateBody>>,
+    /// Where `prediction_set` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction_sets: Option<Vec<SetBody>>,
+    /// Where `ood` was asked for, one an instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ood: Option<Vec<OodBody>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -83,9 +100,16 @@ pub fn instance(param: &str, value: Value) -> Result<Content, ApiError> {
     }
 }
 
-impl From<Vec<Prediction>> for Response {
-    fn from(predictions: Vec<Prediction>) -> Self {
-        Self { predictions: predictions.into_iter().map(body).collect(), explanations: None }
+impl Response {
+    pub fn new(predictions: Vec<Prediction>, promised: Promised) -> Self {
+        let certificates = promised.certificates;
+        Self {
+            predictions: predictions.into_iter().map(body).collect(),
+            explanations: None,
+            certificates: certificates.map(|all| all.into_iter().map(CertificateBody::from).collect()),
+            ood: promised.strange.map(|all| all.into_iter().map(OodBody::from).collect()),
+            prediction_sets: promised.sets.map(|all| all.into_iter().map(SetBody::from).collect()),
+        }
     }
 }
 

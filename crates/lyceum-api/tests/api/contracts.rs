@@ -336,3 +336,37 @@ async fn tensors_give_what_predictions_give() {
         assert_eq!(answer.refused(400), (param.into(), code.into()), "{body}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privacy_is_accounted_for_calibrated_and_budgeted() {
+    let house = House::new().await;
+    house.publish_table("flowers").await;
+    let setting = json!({"q": 0.01, "sigma": 1.0, "steps": 1000, "delta": 1e-5, "accountant": "rdp"});
+    let cost = house.client.post("/v1/privacy/epsilon", &setting).await.json();
+    assert!((cost["epsilon"].as_f64().unwrap() - 2.1014).abs() < 1e-3, "{cost}");
+    assert_eq!((&cost["accountant"], &cost["adjacency"]), (&json!("rdp"), &json!("add_remove_one")));
+    assert!(cost["order"].is_f64() && cost["conversion"].is_string());
+    let none = json!({"q": 0.01, "sigma": 0.0, "steps": 1, "delta": 1e-5});
+    assert_eq!(house.client.post("/v1/privacy/epsilon", &none).await.json()["epsilon"], Value::Null);
+    let target = json!({"epsilon": 2.0, "q": 0.01, "steps": 1000, "delta": 1e-5});
+    let sigma = house.client.post("/v1/privacy/sigma", &target).await.json()["sigma"].as_f64().unwrap();
+    assert!((0.9..1.0).contains(&sigma), "{sigma}");
+    let wrong = json!({"q": 1.5, "sigma": 1.0, "steps": 1, "delta": 1e-5});
+    let refused = house.client.post("/v1/privacy/epsilon", &wrong).await.refused(400);
+    assert_eq!(refused, ("q".into(), "invalid_value".into()));
+
+    let sha = "ab".repeat(32);
+    let budget = json!({"data_sha256": sha, "epsilon": 3.0, "delta": 1e-5});
+    let set = house.client.post("/v1/privacy/budgets", &budget).await.json();
+    assert_eq!((&set["epsilon"], &set["spent"]["epsilon"]), (&json!(3.0), &json!(0.0)));
+    let list = house.client.get("/v1/privacy/budgets").await.json();
+    assert_eq!((&list["object"], &list["data"][0]["data_sha256"]), (&json!("list"), &json!(sha)));
+    let short = json!({"data_sha256": "ab", "epsilon": 3.0, "delta": 1e-5});
+    let refused = house.client.post("/v1/privacy/budgets", &short).await.refused(400);
+    assert_eq!(refused.0, "data_sha256");
+
+    let privacy = house.client.get("/v1/models/flowers/privacy").await.json();
+    assert_eq!((&privacy["model"], &privacy["guarantee"]), (&json!("flowers@1"), &Value::Null));
+    assert!(privacy["statement"].as_str().unwrap().contains("without differential privacy"));
+    house.client.get("/v1/models/nobody/privacy").await.refused(404);
+}

@@ -1,6 +1,6 @@
 //! Why: the whole matrix of methods and models over HTTP, inline and alone, and that others are served meanwhile.
 
-use crate::house::{House, labels, picture, table, text};
+use crate::house::{House, Kept, labels, picture, table, text};
 use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::tabular::{CategoryMissing, Code, Column, Encoder, NumberMissing};
 use lyceum_models::prepare::vision::Pixels;
@@ -65,7 +65,8 @@ async fn house() -> House {
         sketch("city", &[], &[("bonn", 15), ("rom", 5)]),
     ];
     let mlp = "family = \"mlp\"\nhidden = [6]";
-    house.publish_sketched("people", "classification", mlp, people(two()), sketches).await;
+    let kept = Kept { features: sketches, ..Kept::default() };
+    house.publish_with("people", "classification", mlp, people(two()), kept).await;
     house.publish("linear", "regression", "family = \"mlp\"\nhidden = []", table(numbers)).await;
     house.publish("picture", "classification", "family = \"mlp\"\nhidden = [4]", picture(two())).await;
     let pixels = Pixels { shape: [1, 6, 6], scale: 1.0, file_scale: 255.0, mean: vec![], std: vec![] };

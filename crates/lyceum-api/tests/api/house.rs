@@ -66,17 +66,17 @@ impl House {
 
     /// Publishes a model of this preparation with random weights.
     pub async fn publish(&self, name: &str, task: &str, model: &str, preparation: Preparation) {
-        self.publish_sketched(name, task, model, preparation, vec![]).await;
+        self.publish_with(name, task, model, preparation, Kept::default()).await;
     }
 
-    /// As [`publish`](Self::publish), with sketches of training rows.
-    pub async fn publish_sketched(
+    /// As [`publish`](Self::publish), with what training keeps beside the weights.
+    pub async fn publish_with(
         &self,
         name: &str,
         task: &str,
         model: &str,
         preparation: Preparation,
-        features: Vec<FeatureSketch>,
+        kept: Kept,
     ) {
         let store = self.service.store();
         let spec = format!(
@@ -88,16 +88,21 @@ impl House {
         let shape = preparation.shape();
         let built = Model::new(&spec.model, &shape, 7).unwrap();
         let weights = lyceum_nn::weights::to_safetensors(&built.params).unwrap();
-        let sha256 = sha256(&weights);
+        let weights_sha256 = sha256(&weights);
         let staging = Staging::create(store.layout()).unwrap();
         std::fs::write(staging.path().join("model.safetensors"), &weights).unwrap();
+        let mut files = std::collections::BTreeMap::new();
+        if let Some(bytes) = kept.valid_logits {
+            std::fs::write(staging.path().join("valid_logits.safetensors"), &bytes).unwrap();
+            files.insert("valid_logits.safetensors".to_owned(), sha256(&bytes));
+        }
         let new = NewVersion {
             name: name.parse().unwrap(),
             family: spec.model.family().into(),
             task: task.into(),
             n_params: 1,
             bytes: weights.len() as u64,
-            sha256: sha256.clone(),
+            sha256: weights_sha256.clone(),
             job: None,
         };
         let manifest = |version| {
@@ -111,7 +116,7 @@ impl House {
                 preparation: serde_json::to_value(&preparation).unwrap(),
                 shape: serde_json::to_value(&shape).unwrap(),
                 n_parameters: 1,
-                weights_sha256: sha256,
+                weights_sha256,
                 data: vec![],
                 metrics: Default::default(),
                 baseline: None,
@@ -120,10 +125,10 @@ impl House {
                 steps: 1,
                 seconds: 1.0,
                 split: Default::default(),
-                features,
+                features: kept.features,
                 probes: serde_json::Value::Null,
                 privacy: None,
-                files: Default::default(),
+                files,
             };
             serde_json::to_vec(&manifest).unwrap()
         };
@@ -149,6 +154,13 @@ impl House {
              dim_feedforward = 32\ncontext = 24\npositional = \"learned\"\nnorm_first = true";
         self.publish(name, "language_modeling", model, preparation).await;
     }
+}
+
+/// What training keeps beside the weights.
+#[derive(Default)]
+pub struct Kept {
+    pub valid_logits: Option<Vec<u8>>,
+    pub features: Vec<FeatureSketch>,
 }
 
 pub fn labels(names: &[&str]) -> OutputPreparation {

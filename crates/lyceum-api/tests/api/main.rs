@@ -9,3 +9,4 @@ mod explain;
 mod extras;
 mod house;
 mod load;
+mod robustness;

@@ -83,23 +83,59 @@ pub fn flags(victim: &mut Victim<'_>, rows: Rows<'_>, entries: &[Entry]) -> Resu
         state: FlagState::Clear,
         detail: "a forward pass of this engine is one fixed list of operations".into(),
     };
-    Ok(vec![randomized, probabilities, zero, square(entries), dynamic])
+    Ok(vec![randomized, probabilities, zero, square_sign(entries), dynamic])
 }
 
 fn flag(name: &'static str, raised: bool, detail: String) -> Flag {
     Flag { name, state: if raised { FlagState::Raised } else { FlagState::Clear }, detail }
 }
 
-fn square(entries: &[Entry]) -> Flag {
+/// Whether the square attack does better than every attack with gradients under the same threat.
+pub fn square_sign(entries: &[Entry]) -> Flag {
     let name = "square_beats_gradients";
     let is_square = |e: &&Entry| matches!(e.attack, Attack::Square { .. });
-    let found = entries.iter().filter(is_square).map(|e| e.accuracy.value).reduce(f64::min);
-    let others = entries.iter().filter(|e| !is_square(e)).map(|e| e.accuracy.value).reduce(f64::min);
-    let (Some(found), Some(others)) = (found, others) else {
-        let detail = "needs the square attack and one with gradients in the same run".into();
+    let mut worst: Option<(f64, f64)> = None;
+    for own in entries.iter().filter(is_square) {
+        let under_it = entries.iter().filter(|e| e.threat == own.threat);
+        let (squares, others): (Vec<&Entry>, Vec<&Entry>) = under_it.partition(is_square);
+        let least = |all: &[&Entry]| all.iter().map(|e| e.accuracy.value).reduce(f64::min);
+        if let (Some(square), Some(others)) = (least(&squares), least(&others))
+            && worst.is_none_or(|(s, o)| square - others < s - o)
+        {
+            worst = Some((square, others));
+        }
+    }
+    let Some((square, others)) = worst else {
+        let detail = "needs the square attack and one with gradients under the same threat".into();
         return Flag { name, state: FlagState::NotEvaluated, detail };
     };
     let detail =
-        format!("square leaves {:.2} %, the best gradient attack {:.2} %", found * 100.0, others * 100.0);
-    flag(name, found < others - SQUARE_MAX, detail)
+        format!("square leaves {:.2} %, the best gradient attack {:.2} %", square * 100.0, others * 100.0);
+    flag(name, square < others - SQUARE_MAX, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attack::PgdLoss;
+    use crate::{Norm, Spent, Threat};
+    use lyceum_types::manifest::Metric;
+
+    #[test]
+    fn square_is_compared_under_its_own_threat_only() {
+        let entry = |eps: f64, square: bool, value: f64| Entry {
+            attack: match square {
+                true => Attack::Square { queries: 1, restarts: 1 },
+                false => Attack::Pgd { steps: 1, restarts: 1, step: None, loss: PgdLoss::CrossEntropy },
+            },
+            threat: Threat { norm: Norm::Linf, eps },
+            accuracy: Metric { value, ci95: [0.0, 1.0], n: 100 },
+            spent: Spent::default(),
+        };
+        let state = |entries: &[Entry]| square_sign(entries).state;
+        assert_eq!(state(&[entry(0.2, true, 0.1), entry(0.1, false, 0.5)]), FlagState::NotEvaluated);
+        let fair = [entry(0.2, true, 0.1), entry(0.1, false, 0.5), entry(0.2, false, 0.05)];
+        assert_eq!(state(&fair), FlagState::Clear);
+        assert_eq!(state(&[entry(0.2, true, 0.1), entry(0.2, false, 0.5)]), FlagState::Raised);
+    }
 }

@@ -13,7 +13,7 @@ mod pgd;
 mod square;
 mod suite;
 
-pub use flags::{Flag, FlagState, flags};
+pub use flags::{Flag, FlagState, flags, square_sign};
 pub use suite::{Entry, Evaluation, Failure, Schedule, evaluate, standard};
 
 use crate::error::RobustError;

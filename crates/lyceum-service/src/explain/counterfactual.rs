@@ -112,7 +112,6 @@ pub(super) async fn search(
 }
 
 /// Asks again with the changed row, in words.
-#[expect(clippy::too_many_arguments, reason = "one place, where the search meets the words again")]
 async fn verified(
     service: &Service,
     resident: &Resident,

@@ -179,13 +179,11 @@ async fn run<T: Send + 'static>(
     done.map_err(|error| ServiceError::internal("an explanation failed", error))?.map_err(refused)
 }
 
-/// An explanation by its id, as long as it is kept.
+/// An explanation by its id, as long as it is kept: a process keeps its newest
+/// [`EXPLANATIONS_KEPT_MAX`](limits::EXPLANATIONS_KEPT_MAX).
 pub fn find(service: &Service, project: &Project, id: &str) -> Result<Explained, ServiceError> {
-    service.explanations.find(project, id).ok_or_else(|| {
-        let kept = limits::EXPLANATIONS_KEPT_MAX;
-        let message = format!("no such explanation is kept: a process keeps its newest {kept}");
-        ServiceError::NotFound { what: "explanation", message }
-    })
+    let missing = || ServiceError::NotFound { what: "explanation", id: id.to_owned() };
+    service.explanations.find(project, id).ok_or_else(missing)
 }
 
 /// Every method with what it costs, and why it cannot explain this model where it cannot.
@@ -213,7 +211,9 @@ fn refused(error: ExplainError) -> ServiceError {
         ExplainError::Stopped(_) => ServiceError::DeadlinePassed,
         ExplainError::Device(message) => ServiceError::NotReady { message },
         ExplainError::NotFinite { .. } => ServiceError::Uncomputable { message },
-        ExplainError::Nn(lyceum_nn::NnError::NoRelevance { .. }) => ServiceError::NotImplemented { message },
+        ExplainError::Nn(lyceum_nn::NnError::NoRelevance { .. }) => {
+            ServiceError::NotImplemented { param: "method".into(), message }
+        }
         ExplainError::Nn(error) => ServiceError::internal("an explanation failed", error),
     }
 }

@@ -96,7 +96,9 @@ fn features(
             let text = text_of(content, path)?;
             let tokens = tokenizer.encode_spans(text).map_err(|e| ServiceError::prepare(path, e))?;
             let spans = spans(text, &tokens, granularity)?;
-            let groups = groups(tokens.iter().map(|(_, span)| place(&spans, span)).collect())?;
+            let characters: Vec<char> = text.chars().collect();
+            let groups =
+                groups(tokens.iter().map(|(_, span)| place(&spans, anchor(&characters, span))).collect())?;
             Ok((groups, Parts::Text { text: text.to_owned(), spans }))
         }
         (InputPreparation::Tabular(encoder), _) => {
@@ -175,7 +177,8 @@ fn continuation(
     };
     let (source, said) = (encode("prompt", prompt)?, encode("completion", completion)?);
     let spans = spans(prompt, &source, granularity)?;
-    let own = |(_, span): &(u32, Range<usize>)| place(&spans, span);
+    let characters: Vec<char> = prompt.chars().collect();
+    let own = |(_, span): &(u32, Range<usize>)| place(&spans, anchor(&characters, span));
     let ids = |tokens: &[(u32, Range<usize>)]| tokens.iter().map(|(id, _)| *id).collect::<Vec<u32>>();
     // The last token is answered, not read.
     let read_back = &said[..said.len() - 1];
@@ -229,7 +232,7 @@ fn spans(
     let starts: Vec<usize> = match granularity {
         Some(Granularity::Token) => {
             // Bytes of one character are one part: they have one span.
-            let mut starts: Vec<usize> = tokens.iter().map(|(_, span)| span.start).collect();
+            let mut starts: Vec<usize> = tokens.iter().map(|(_, span)| anchor(&characters, span)).collect();
             starts.dedup();
             starts
         }
@@ -265,8 +268,9 @@ fn spans(
     all.insert(0, 0);
     all.push(characters.len());
     let spans: Vec<Range<usize>> = all.windows(2).map(|w| w[0]..w[1]).collect();
-    // A token belongs where it begins; a part in which none begins is of the part before it.
-    let owned = |span: &Range<usize>| tokens.iter().any(|(_, token)| span.contains(&token.start));
+    // A token belongs where its first letter is; a part that has no token is of the part before it.
+    let owned =
+        |span: &Range<usize>| tokens.iter().any(|(_, token)| span.contains(&anchor(&characters, token)));
     let mut merged: Vec<Range<usize>> = Vec::new();
     for span in spans {
         match merged.last_mut() {
@@ -277,9 +281,15 @@ fn spans(
     Ok(merged)
 }
 
-fn place(spans: &[Range<usize>], token: &Range<usize>) -> Option<u32> {
-    let found = spans.iter().rposition(|span| span.start <= token.start).unwrap_or(0);
+fn place(spans: &[Range<usize>], anchor: usize) -> Option<u32> {
+    let found = spans.iter().rposition(|span| span.start <= anchor).unwrap_or(0);
     Some(found as u32)
+}
+
+/// The first character of a token that is no space (byte-level tokens carry the space before their word).
+fn anchor(characters: &[char], token: &Range<usize>) -> usize {
+    let letter = |&i: &usize| !characters[i].is_whitespace();
+    token.clone().find(letter).unwrap_or(token.start)
 }
 
 fn groups(of_unit: Vec<Option<u32>>) -> Result<Groups, ServiceError> {
@@ -355,6 +365,15 @@ mod tests {
         );
         assert_eq!(cut(Granularity::Sentence), ["Héllo there.  ", "Is it? ", "Yes\n\n", "New 🐈 one."]);
         assert_eq!(cut(Granularity::Paragraph), ["Héllo there.  Is it? Yes\n\n", "New 🐈 one."]);
+        let corpus = [text; 3];
+        let bpe = Tokenizer::train_bpe(corpus.into_iter(), 400, Specials::default()).unwrap();
+        assert!(bpe.encode(text).unwrap().len() < 20, "words became tokens, with the space before them");
+        let by_bpe = super::tests::cut(text, &bpe, Granularity::Word);
+        assert_eq!(
+            by_bpe,
+            cut(Granularity::Word),
+            "a space before a word is no reason to join it with the word before"
+        );
         // Four bytes of one character are one part.
         assert_eq!(cut(Granularity::Token).len(), text.chars().count());
     }

@@ -13,7 +13,7 @@ mod assemble;
 mod columns;
 mod corpus;
 mod csv;
-mod dataset;
+pub(crate) mod dataset;
 mod fit;
 mod folder;
 mod idx;

@@ -10,6 +10,8 @@
 //! [`Noise`] (where draws and noise come from), [`step`] (one step), [`report`] (what is promised). Clipping is
 //! per example by [`Tape::example_norms`](lyceum_nn::Tape::example_norms); operations that mix examples refuse.
 
+#[cfg(test)]
+mod audit;
 mod noise;
 mod report;
 mod step;
@@ -91,6 +93,11 @@ impl Private {
     /// What `steps` steps are.
     pub fn event(&self, steps: u64) -> Result<Event, TrainError> {
         Ok(Event::new(self.mechanism.q, self.sigma, steps)?)
+    }
+
+    /// The δ of the promise.
+    pub fn delta(&self) -> f64 {
+        self.spec.target_delta
     }
 
     /// The seed of tests; None: the operating system's key.

@@ -1,5 +1,6 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod attack;
 pub mod bench;
 pub mod completions;
 pub mod config;
@@ -13,6 +14,7 @@ pub mod keys;
 pub mod ls;
 pub mod predict;
 pub mod preview;
+pub mod privacy;
 pub mod quickstart;
 pub mod rm;
 pub mod run;
@@ -55,6 +57,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
+        Command::Attack(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,
@@ -65,6 +68,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
+        Command::Privacy(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),

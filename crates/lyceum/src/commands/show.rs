@@ -74,6 +74,7 @@ fn object(version: &Version, manifest: &Manifest) -> Value {
         "strong_baseline": manifest.strong_baseline.as_ref().map(|report| &report.metrics),
         "strong_baseline_name": manifest.strong_baseline.as_ref().map(|report| &report.name),
         "verdict": manifest.verdict,
+        "privacy": manifest.privacy,
         "data": manifest.data,
         "spec": manifest.spec,
         "path": version.dir,
@@ -100,6 +101,9 @@ fn for_people(version: &Version, manifest: &Manifest) {
     rows.extend(manifest.data.iter().map(|file| row(&format!("{} data", file.role), data_file(file))));
     output::table(&["", ""], &rows);
     metrics_table(manifest);
+    if let Some(privacy) = &manifest.privacy {
+        output::text(&privacy.statement);
+    }
     if let Some(verdict) = &manifest.verdict {
         output::text(verdict);
     }

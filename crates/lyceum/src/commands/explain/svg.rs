@@ -154,7 +154,7 @@ mod tests {
     fn long_texts_wrap_and_bars_stay_inside() {
         let words: Vec<String> = (0..60).map(|i| format!("word{i} ")).collect();
         let drawn = text(&words, &vec![0.5; 60]);
-        for part in drawn.split("x=\"").skip(1) {
+        for part in drawn.split(" x=\"").skip(1) {
             let x: f64 = part.split('"').next().unwrap().parse().unwrap();
             assert!(x < WIDTH as f64);
         }

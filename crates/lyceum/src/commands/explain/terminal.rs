@@ -117,14 +117,19 @@ fn bars(names: &[String], e: &Explanation) -> String {
         let a = e.attributions[i];
         let length = if largest > 0.0 { (a.value.abs() / largest * BAR as f64).round() as usize } else { 0 };
         let bar = if a.value < 0.0 { "-" } else { "+" }.repeat(length);
-        let stderr = a.stderr.map_or(String::new(), |s| format!(" ± {s:.4}"));
+        let stderr = a.stderr.map_or(String::new(), |s| format!(" ± {}", short(s)));
         let padding = " ".repeat(width - shown(&names[i]).chars().count());
-        lines.push(format!("  {}{padding}  {:>10.4}{stderr}  {bar}", shown(&names[i]), a.value));
+        lines.push(format!("  {}{padding}  {:>10}{stderr}  {bar}", shown(&names[i]), short(a.value)));
     }
     if names.len() > BARS_MAX {
         lines.push(format!("  … and {} more", names.len() - BARS_MAX));
     }
     lines.join("\n")
+}
+
+/// Four decimals, or two digits of what is smaller.
+fn short(x: f64) -> String {
+    if x == 0.0 || x.abs() >= 1e-3 { format!("{x:.4}") } else { format!("{x:.1e}") }
 }
 
 fn foot(e: &Explanation) -> String {

@@ -1,0 +1,68 @@
+//! `POST /v1/privacy/{epsilon,sigma}`, `POST|GET /v1/privacy/budgets`, `GET /v1/models/{m}/privacy`
+
+use crate::Api;
+use crate::auth::Caller;
+use crate::body;
+use crate::error::{ApiError, ErrorBody};
+use crate::wire::path_model_ref;
+use crate::wire::privacy::{
+    BudgetBody, BudgetList, BudgetRequest, EpsilonBody, EpsilonRequest, ModelPrivacy, SigmaBody, SigmaRequest,
+};
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use lyceum_privacy::calibrate::Target;
+use lyceum_service::privacy;
+
+/// What a run costs.
+#[utoipa::path(post, path = "/v1/privacy/epsilon", tag = "privacy", request_body = EpsilonRequest, responses(
+    (status = 200, body = EpsilonBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+pub async fn epsilon(body::Json(body): body::Json<EpsilonRequest>) -> Result<Json<EpsilonBody>, ApiError> {
+    let guarantee = privacy::cost(body.event()?, body.delta, body.accountant.into()).await?;
+    Ok(Json(guarantee.into()))
+}
+
+/// The noise for a cost.
+#[utoipa::path(post, path = "/v1/privacy/sigma", tag = "privacy", request_body = SigmaRequest, responses(
+    (status = 200, body = SigmaBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+pub async fn sigma(body::Json(body): body::Json<SigmaRequest>) -> Result<Json<SigmaBody>, ApiError> {
+    let target = Target { epsilon: body.epsilon, delta: body.delta };
+    let sigma = privacy::noise(target, body.q, body.steps, body.accountant.into()).await?;
+    Ok(Json(SigmaBody { sigma }))
+}
+
+/// Sets what may be learnt from a data set; a job that would pass it does not start.
+#[utoipa::path(post, path = "/v1/privacy/budgets", tag = "privacy", request_body = BudgetRequest, responses(
+    (status = 200, body = BudgetBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+pub async fn set_budget(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body::Json(body): body::Json<BudgetRequest>,
+) -> Result<Json<BudgetBody>, ApiError> {
+    let (target, accountant) = (body.target()?, body.accountant.into());
+    let account =
+        privacy::set_budget(&api.service, &caller.project, body.data_sha256, target, accountant).await?;
+    Ok(Json(account.into()))
+}
+
+/// Every data set that has a budget or was trained on privately, with its ledger.
+#[utoipa::path(get, path = "/v1/privacy/budgets", tag = "privacy", responses(
+    (status = 200, body = BudgetList), (status = 401, body = ErrorBody)))]
+pub async fn budgets(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<BudgetList>, ApiError> {
+    let accounts = privacy::accounts(&api.service, &caller.project).await?;
+    Ok(Json(BudgetList { object: "list", data: accounts.into_iter().map(BudgetBody::from).collect() }))
+}
+
+/// What a model promises about the rows that it was trained on.
+#[utoipa::path(get, path = "/v1/models/{id}/privacy", tag = "privacy", params(("id" = String, Path)), responses(
+    (status = 200, body = ModelPrivacy), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn model(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelPrivacy>, ApiError> {
+    let (model, report) = privacy::of_model(&api.service, &caller.project, &path_model_ref(&id)?).await?;
+    Ok(Json(ModelPrivacy::new(model, report)))
+}

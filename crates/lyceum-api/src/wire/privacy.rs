@@ -1,0 +1,190 @@
+//! `/v1/privacy/…` and `GET /v1/models/{m}/privacy`.
+
+use crate::error::ApiError;
+use lyceum_privacy::account::ADJACENCY;
+use lyceum_privacy::calibrate::Target;
+use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError};
+use lyceum_service::privacy::Account;
+use lyceum_types::manifest::PrivacyReport;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccountantName {
+    Rdp,
+    #[default]
+    Pld,
+}
+
+impl From<AccountantName> for Accountant {
+    fn from(name: AccountantName) -> Self {
+        match name {
+            AccountantName::Rdp => Accountant::Rdp,
+            AccountantName::Pld => Accountant::Pld,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EpsilonRequest {
+    /// The probability with which a step draws an example.
+    pub q: f64,
+    /// The noise's deviation over the clipping norm.
+    pub sigma: f64,
+    pub steps: u64,
+    pub delta: f64,
+    #[serde(default)]
+    pub accountant: AccountantName,
+}
+
+impl EpsilonRequest {
+    pub fn event(&self) -> Result<Event, ApiError> {
+        Event::new(self.q, self.sigma, self.steps).map_err(out_of_range)
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SigmaRequest {
+    pub epsilon: f64,
+    pub q: f64,
+    pub steps: u64,
+    pub delta: f64,
+    #[serde(default)]
+    pub accountant: AccountantName,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetRequest {
+    /// Of the training file.
+    pub data_sha256: String,
+    pub epsilon: f64,
+    pub delta: f64,
+    #[serde(default)]
+    pub accountant: AccountantName,
+}
+
+impl BudgetRequest {
+    pub fn target(&self) -> Result<Target, ApiError> {
+        let Self { epsilon, delta, .. } = *self;
+        if !(epsilon > 0.0 && epsilon.is_finite()) {
+            return Err(ApiError::field("epsilon", "invalid_value", "epsilon: must be above 0"));
+        }
+        if !(delta > 0.0 && delta < 1.0) {
+            return Err(ApiError::field("delta", "invalid_value", "delta: must be above 0 and below 1"));
+        }
+        Ok(Target { epsilon, delta })
+    }
+}
+
+fn out_of_range(error: PrivacyError) -> ApiError {
+    let param = match error {
+        PrivacyError::OutOfRange { what, .. } => what,
+        _ => "privacy",
+    };
+    ApiError::field(param, "invalid_value", format!("{param}: {error}"))
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EpsilonBody {
+    /// null: there is no noise, nothing is promised.
+    pub epsilon: Option<f64>,
+    pub delta: f64,
+    pub accountant: &'static str,
+    /// The Rényi order that gave ε.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<f64>,
+    pub adjacency: &'static str,
+    pub conversion: &'static str,
+}
+
+impl From<Guarantee> for EpsilonBody {
+    fn from(guarantee: Guarantee) -> Self {
+        EpsilonBody {
+            epsilon: guarantee.epsilon.is_finite().then_some(guarantee.epsilon),
+            delta: guarantee.delta,
+            accountant: guarantee.accountant.as_str(),
+            order: guarantee.order,
+            adjacency: ADJACENCY,
+            conversion: guarantee.accountant.conversion(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SigmaBody {
+    pub sigma: f64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BudgetList {
+    /// `list`
+    pub object: &'static str,
+    pub data: Vec<BudgetBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct BudgetBody {
+    /// `privacy.budget`
+    pub object: &'static str,
+    pub data_sha256: String,
+    /// null: no budget was set, nothing stops a job.
+    pub epsilon: Option<f64>,
+    pub spent: EpsilonBody,
+    pub ledger: Vec<SpendBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SpendBody {
+    pub job: String,
+    pub q: f64,
+    pub sigma: f64,
+    pub steps: u64,
+    /// Seconds since 1970.
+    pub created_at: i64,
+}
+
+impl From<Account> for BudgetBody {
+    fn from(account: Account) -> Self {
+        let spend = |s: lyceum_service::privacy::Spend| SpendBody {
+            job: s.job,
+            q: s.q,
+            sigma: s.sigma,
+            steps: s.steps,
+            created_at: s.created_at.seconds(),
+        };
+        BudgetBody {
+            object: "privacy.budget",
+            data_sha256: account.data_sha256,
+            epsilon: account.budget.as_ref().map(|b| b.epsilon),
+            spent: account.spent.into(),
+            ledger: account.spends.into_iter().map(spend).collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelPrivacy {
+    /// `model.privacy`
+    pub object: &'static str,
+    /// `name@version`
+    pub model: String,
+    /// The guarantee with all that it takes to compute it again; null: none.
+    #[schema(value_type = Option<Object>)]
+    pub guarantee: Option<Value>,
+    pub statement: String,
+}
+
+impl ModelPrivacy {
+    pub fn new(model: String, report: Option<PrivacyReport>) -> Self {
+        let none = "This model was trained without differential privacy: nothing is promised about any row.";
+        let statement = report.as_ref().map_or(none, |r| r.statement.as_str()).to_owned();
+        let guarantee =
+            report.map(|report| serde_json::to_value(report).expect("a report is plain data: bug"));
+        ModelPrivacy { object: "model.privacy", model, guarantee, statement }
+    }
+}

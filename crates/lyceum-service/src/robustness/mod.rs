@@ -1,0 +1,470 @@
+//! How well a model stands changed inputs: a suite of attacks, certificates, corruptions and checks over labelled
+//! rows, one list of findings, and a gate beside another model.
+//!
+//! [`run()`] is synchronous and bounded by its control; doors decide where it runs. [`certificate`] and
+//! [`calibration`] answer for single requests.
+
+pub mod calibration;
+pub mod certificate;
+mod items;
+mod runs;
+pub mod strange;
+
+pub use items::{Item, default_suite};
+pub use runs::{Runs, Stored};
+
+use crate::resident::Resident;
+use crate::{Content, Service, ServiceError, predict};
+use calibration::{Calibration, PredictionSet};
+use certificate::{Certificate, Certify};
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue};
+use lyceum_models::space::Domain;
+use lyceum_robust::attack::{Flag, FlagState};
+use lyceum_robust::conformal::Score;
+use lyceum_robust::{RobustError, Victim};
+use lyceum_types::control::Control;
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+use lyceum_types::manifest::Metric;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strange::Strange;
+
+/// Rows with their labels, as the model's preparation made them.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    pub inputs: Inputs,
+    /// Places in the model's list of labels.
+    pub labels: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Inputs {
+    /// Prepared numbers `[n, width]`.
+    Numbers(Vec<f32>),
+    Texts(Vec<String>),
+}
+
+/// One number that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// `clean_accuracy`, `robust_accuracy`, `certified_accuracy`, `abstained`, `agreement`, `ece`, …
+    pub metric: &'static str,
+    /// What was done: `pgd`, `smoothing`, `blur`, …
+    pub method: String,
+    /// How strongly: `linf eps 0.1`, `severity 3`, …
+    pub setting: String,
+    pub value: f64,
+    pub ci95: Option<[f64; 2]>,
+    pub n: u64,
+    pub budget: String,
+    /// What makes the number doubtful.
+    pub flags: Vec<String>,
+}
+
+impl Finding {
+    pub(crate) fn share(metric: &'static str, method: impl Into<String>, found: &Metric) -> Self {
+        Finding {
+            metric,
+            method: method.into(),
+            setting: String::new(),
+            value: found.value,
+            ci95: Some(found.ci95),
+            n: found.n,
+            budget: String::new(),
+            flags: Vec::new(),
+        }
+    }
+
+    pub(crate) fn setting(mut self, setting: impl Into<String>) -> Self {
+        self.setting = setting.into();
+        self
+    }
+
+    pub(crate) fn budget(mut self, budget: impl Into<String>) -> Self {
+        self.budget = budget.into();
+        self
+    }
+}
+
+/// A row that was changed so that the answer changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedRow {
+    pub row: usize,
+    pub method: &'static str,
+    pub setting: String,
+    pub label: String,
+    pub answer: String,
+    pub distance: f64,
+    /// In the run's unit.
+    pub adversarial: Vec<f32>,
+}
+
+/// What a suite found.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// `name@3`
+    pub model: String,
+    pub sha256: String,
+    /// What one unit of eps, sigma and distance is; None for texts.
+    pub unit: Option<String>,
+    pub n: usize,
+    pub seed: u64,
+    pub findings: Vec<Finding>,
+    /// The signs of a masked gradient.
+    pub signs: Vec<Flag>,
+    pub failures: Vec<FailedRow>,
+    /// What a suite of this model could have had and has not, with the reason.
+    pub not_evaluated: Vec<String>,
+}
+
+/// Runs the items in their order. Item `k` draws from `seed + 1000 k`.
+///
+/// # Errors
+/// An item that this model or these rows do not allow (its place is named), cancellation, the deadline.
+pub fn run(
+    resident: &Resident,
+    rows: &Rows,
+    items: &[Item],
+    seed: u64,
+    control: &Control,
+) -> Result<Run, ServiceError> {
+    let OutputPreparation::Labels { names } = &resident.preparation.output else {
+        return Err(no_classifier());
+    };
+    if rows.labels.is_empty() {
+        return Err(ServiceError::invalid("labels", "invalid_value", "there are no rows"));
+    }
+    let domain = match &rows.inputs {
+        Inputs::Numbers(x) => {
+            let domain = Domain::of(&resident.preparation).map_err(|error| refused(error.into()))?;
+            domain.admit(&mut domain.from_model(x)).map_err(|error| refused(error.into()))?;
+            Some(domain)
+        }
+        Inputs::Texts(_) => None,
+    };
+    let mut run = Run {
+        model: resident.version.id(),
+        sha256: resident.version.sha256.clone(),
+        unit: domain.as_ref().map(|domain| domain.unit.clone()),
+        n: rows.labels.len(),
+        seed,
+        findings: Vec::new(),
+        signs: Vec::new(),
+        failures: Vec::new(),
+        not_evaluated: Vec::new(),
+    };
+    let mut bench = items::Bench { resident, names, rows, domain: domain.as_ref(), control, entries: vec![] };
+    run.findings.push(bench.clean().map_err(|error| at(None, error))?);
+    for (k, item) in items.iter().enumerate() {
+        let seed = seed.wrapping_add(1000 * k as u64);
+        bench.run(item, seed, &mut run).map_err(|error| at(Some(k), error))?;
+    }
+    // A masked gradient makes every attack's number doubtful, also those before it was seen.
+    let raised = run.signs.iter().filter(|sign| sign.state == FlagState::Raised);
+    let raised: Vec<String> = raised.map(|sign| sign.name.to_owned()).collect();
+    for finding in run.findings.iter_mut().filter(|f| f.metric == "robust_accuracy") {
+        finding.flags.clone_from(&raised);
+    }
+    run.not_evaluated.extend(items::not_evaluated(&resident.preparation.input, items));
+    Ok(run)
+}
+
+/// What a request wants to be promised of its answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Promises {
+    pub certify: Option<Certify>,
+    pub prediction_set: Option<SetAsked>,
+    pub ood: OodAsked,
+}
+
+/// Whether a request asks how strange its rows are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OodAsked {
+    #[default]
+    No,
+    Yes,
+}
+
+/// A prediction set or interval at level `1 - alpha`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SetAsked {
+    pub alpha: f64,
+    pub score: Score,
+}
+
+/// What could be promised, an entry a row; None where it was not asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Promised {
+    pub certificates: Option<Vec<Certificate>>,
+    pub sets: Option<Vec<PredictionSet>>,
+    pub strange: Option<Vec<Strange>>,
+}
+
+/// Keeps the promises for prepared rows and the model's outputs on them.
+///
+/// # Errors
+/// A promise that this model or input does not allow.
+pub(crate) async fn promise(
+    resident: &Arc<Resident>,
+    prepared: &[Prepared],
+    outputs: &[Vec<f32>],
+    asked: &Promises,
+) -> Result<Promised, ServiceError> {
+    let certificates = match asked.certify {
+        Some(certify) => Some(certificate::certify(resident, prepared, certify).await?),
+        None => None,
+    };
+    let sets = match asked.prediction_set {
+        Some(SetAsked { alpha, score }) => {
+            let (resident, outputs) = (resident.clone(), outputs.to_vec());
+            let work = move || {
+                let calibration = Calibration::of(&resident);
+                calibration.and_then(|c| c.sets(&resident, score, alpha, &outputs)).map_err(in_set)
+            };
+            let sets = tokio::task::spawn_blocking(work).await;
+            Some(sets.map_err(|error| ServiceError::internal("a prediction set broke off", error))??)
+        }
+        None => None,
+    };
+    let strange = match asked.ood {
+        OodAsked::Yes => {
+            let (resident, prepared, outputs) = (resident.clone(), prepared.to_vec(), outputs.to_vec());
+            let found =
+                tokio::task::spawn_blocking(move || strange::of(&resident, &prepared, &outputs)).await;
+            Some(found.map_err(|error| ServiceError::internal("a score broke off", error))??)
+        }
+        OodAsked::No => None,
+    };
+    Ok(Promised { certificates, sets, strange })
+}
+
+fn no_classifier() -> ServiceError {
+    let message = "a robustness run needs a classifier with one label a row";
+    ServiceError::unsupported("model", "unsupported_model", message)
+}
+
+/// The place of an error inside the field `prediction_set`.
+fn in_set(error: ServiceError) -> ServiceError {
+    match error {
+        ServiceError::Invalid { param, code, message } => {
+            ServiceError::Invalid { param: format!("prediction_set.{param}"), code, message }
+        }
+        ServiceError::Unsupported { code, message, .. } => {
+            ServiceError::Unsupported { param: "prediction_set".into(), code, message }
+        }
+        other => other,
+    }
+}
+
+/// What a client asks for, with its rows as they came.
+pub struct Asked {
+    pub model: ModelRef,
+    pub rows: Vec<Content>,
+    /// The right label of each row.
+    pub labels: Vec<String>,
+    pub suite: Vec<Item>,
+    pub seed: u64,
+    /// Another model that gets the same, and how far no accuracy may be below its.
+    pub compare: Option<(ModelRef, f64)>,
+}
+
+/// Runs a suite while the client waits; one at a time, within
+/// [`ROBUSTNESS_RUN_TIMEOUT`](limits::ROBUSTNESS_RUN_TIMEOUT).
+///
+/// # Errors
+/// Rows that the model cannot read, an item that it does not allow, a run under way, the deadline.
+pub async fn create(
+    service: &Service,
+    project: &Project,
+    asked: Asked,
+) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
+    let Ok(_place) = service.robustness_runs().place.try_acquire() else {
+        return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(10) });
+    };
+    let asked = Arc::new(asked);
+    let deadline = Instant::now() + limits::ROBUSTNESS_RUN_TIMEOUT;
+    let of = async |model: &ModelRef| -> Result<Arc<Run>, ServiceError> {
+        let resident = service.resident(project, model).await?;
+        let rows = rows(&resident, &asked)?;
+        let asked = asked.clone();
+        // A client that leaves drops this, and the run ends at its next pass.
+        let control = Control::new().with_deadline(deadline);
+        let _cancel = CancelOnDrop(control.clone());
+        let work = move || run(&resident, &rows, &asked.suite, asked.seed, &control).map(Arc::new);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| ServiceError::internal("a robustness run broke off", error))?
+    };
+    let ours = of(&asked.model).await?;
+    let Some((other, max_drop)) = &asked.compare else { return Ok((ours, None)) };
+    let theirs = of(other).await?;
+    let gate = gate(&ours, &theirs, *max_drop)?;
+    Ok((ours, Some(gate)))
+}
+
+struct CancelOnDrop(Control);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
+    let OutputPreparation::Labels { names } = &resident.preparation.output else {
+        return Err(no_classifier());
+    };
+    let place = |(i, label): (usize, &String)| {
+        let found = names.iter().position(|name| name == label);
+        found.map(|at| at as u32).ok_or_else(|| {
+            let message = format!("{label:?} is not a label of {}", resident.version.id());
+            ServiceError::invalid(format!("labels[{i}]"), "labels_differ", message)
+        })
+    };
+    let labels = asked.labels.iter().enumerate().map(place).collect::<Result<_, _>>()?;
+    let contents = asked.rows.iter().enumerate();
+    let inputs = if reads_text(resident) {
+        let text = |(i, content): (usize, &Content)| match content {
+            Content::Text(text) => Ok(text.clone()),
+            _ => {
+                Err(ServiceError::invalid(format!("instances[{i}]"), "wrong_input", "the model reads texts"))
+            }
+        };
+        Inputs::Texts(contents.map(text).collect::<Result<_, _>>()?)
+    } else {
+        let mut numbers = Vec::new();
+        for (i, content) in contents {
+            let prepared = predict::prepare(resident, content, &format!("instances[{i}]"))?;
+            let PreparedValue::Dense(row) = prepared.value else {
+                let message = "a robustness run needs rows of numbers or texts";
+                return Err(ServiceError::unsupported("model", "unsupported_model", message));
+            };
+            numbers.extend(row);
+        }
+        Inputs::Numbers(numbers)
+    };
+    Ok(Rows { inputs, labels })
+}
+
+/// A gate between a model and the one that it would replace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gate {
+    pub compared_to: String,
+    pub max_drop: f64,
+    pub passed: bool,
+    /// The accuracies that both runs have, ours less theirs, worst first.
+    pub differences: Vec<(String, f64)>,
+}
+
+/// Compares every accuracy that both runs measured in the same way; it passes where none is lower by more than
+/// `max_drop`.
+///
+/// # Errors
+/// Runs that share no accuracy, or a drop that is not between 0 and 1.
+pub fn gate(ours: &Run, theirs: &Run, max_drop: f64) -> Result<Gate, ServiceError> {
+    if !(0.0..=1.0).contains(&max_drop) {
+        let message = format!("{max_drop} is not between 0 and 1");
+        return Err(ServiceError::invalid("gate.max_drop", "invalid_value", message));
+    }
+    let mut differences = Vec::new();
+    for own in ours.findings.iter().filter(|f| f.metric.ends_with("accuracy")) {
+        let same = |f: &&Finding| {
+            (f.metric, &f.method, &f.setting, &f.budget)
+                == (own.metric, &own.method, &own.setting, &own.budget)
+        };
+        if let Some(other) = theirs.findings.iter().find(same) {
+            let name = [own.metric, &own.method, &own.setting].join(" ").trim().to_owned();
+            differences.push((name, own.value - other.value));
+        }
+    }
+    if differences.is_empty() {
+        let message = "the two runs share no accuracy: give both the same suite";
+        return Err(ServiceError::invalid("compare_to", "not_comparable", message));
+    }
+    differences.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let passed = differences[0].1 >= -max_drop - 1e-12;
+    Ok(Gate { compared_to: theirs.model.clone(), max_drop, passed, differences })
+}
+
+fn at(item: Option<usize>, error: ServiceError) -> ServiceError {
+    let Some(item) = item else { return error };
+    let place = |param: String| format!("suite[{item}].{param}");
+    match error {
+        ServiceError::Invalid { param, code, message } => {
+            ServiceError::Invalid { param: place(param), code, message }
+        }
+        ServiceError::Unsupported { param, code, message } => {
+            ServiceError::Unsupported { param: place(param), code, message }
+        }
+        ServiceError::NotImplemented { param, message } => {
+            ServiceError::NotImplemented { param: place(param), message }
+        }
+        other => other,
+    }
+}
+
+/// What the mathematics refuses, and whose fault it is.
+pub(crate) fn refused(error: RobustError) -> ServiceError {
+    let fix = error.fix().to_owned();
+    match error {
+        RobustError::Unsupported { method, reason, .. } => {
+            let message = format!("{method} cannot be computed here: {reason}; {fix}");
+            ServiceError::unsupported("type", "unsupported_method", message)
+        }
+        RobustError::Parameter { name, problem } => ServiceError::invalid(name, "invalid_value", problem),
+        RobustError::Rows(text) => ServiceError::invalid("rows", "invalid_value", format!("{text}; {fix}")),
+        RobustError::Stopped(_) => ServiceError::DeadlinePassed,
+        RobustError::NotFinite { .. } | RobustError::Nn(_) => {
+            ServiceError::internal("the model could not be run", error)
+        }
+    }
+}
+
+/// Whether rows are given as texts to this model.
+pub fn reads_text(resident: &Resident) -> bool {
+    matches!(resident.preparation.input, InputPreparation::Text { .. })
+}
+
+/// A victim over the resident's model.
+pub(crate) fn victim<'r>(
+    resident: &'r Resident,
+    domain: &'r Domain,
+    control: &'r Control,
+) -> Result<Victim<'r>, ServiceError> {
+    Victim::new(&resident.model, domain, control).map_err(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_of(model: &str, accuracies: &[(&'static str, f64)]) -> Run {
+        let finding = |&(setting, value): &(&'static str, f64)| {
+            let metric = Metric { value, ci95: [0.0, 1.0], n: 10 };
+            Finding::share("robust_accuracy", "pgd", &metric).setting(setting)
+        };
+        Run {
+            model: model.into(),
+            sha256: String::new(),
+            unit: None,
+            n: 10,
+            seed: 0,
+            findings: accuracies.iter().map(finding).collect(),
+            signs: vec![],
+            failures: vec![],
+            not_evaluated: vec![],
+        }
+    }
+
+    #[test]
+    fn a_gate_refuses_what_drops_too_far_and_what_cannot_be_compared() {
+        let theirs = run_of("m@1", &[("linf eps 0.1", 0.8), ("linf eps 0.2", 0.5)]);
+        let ours = run_of("m@2", &[("linf eps 0.1", 0.9), ("linf eps 0.2", 0.47)]);
+        let found = gate(&ours, &theirs, 0.02).unwrap();
+        assert!(!found.passed && found.differences[0].0.ends_with("eps 0.2"), "{found:?}");
+        assert!(gate(&ours, &theirs, 0.03).unwrap().passed);
+        assert!(gate(&ours, &run_of("n@1", &[("l2 eps 1", 0.1)]), 0.1).is_err());
+        assert!(gate(&ours, &theirs, 1.5).is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! `lyceum attack MODEL DATA --suite FILE`
+
+use crate::commands::show;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output;
+use clap::Args;
+use lyceum_api::robustness::{RunBody, suite_of};
+use lyceum_service::robustness::{self, Gate, Inputs, Item, Rows, Run};
+use lyceum_service::{Resident, ServiceError};
+use lyceum_train::data;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::manifest::Metric;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+#[derive(Debug, Args)]
+pub struct Attack {
+    /// `name`, `name@VERSION` or `name@alias`
+    model: String,
+    /// Rows with their labels, in the format that the model was trained on
+    data: PathBuf,
+    /// A JSON or TOML file with `suite = [{ type = "pgd", norm = "linf", eps = 0.1, steps = 40, restarts = 3 }, …]`;
+    /// without it that one attack. Types: fgsm, pgd, apgd-ce, apgd-t, fab-t, square, autoattack, certificate,
+    /// smoothing, corruptions, text, tabular, environments, calibration
+    #[arg(long, value_name = "FILE")]
+    suite: Option<PathBuf>,
+    /// Only the first N rows
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Another model that gets the same rows and suite; the command fails (exit 1) where an accuracy is lower by
+    /// more than --max-drop
+    #[arg(long, value_name = "MODEL", requires = "max_drop")]
+    compare_to: Option<String>,
+    #[arg(long, value_name = "DROP", requires = "compare_to")]
+    max_drop: Option<f64>,
+}
+
+impl Attack {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let items = match &self.suite {
+            Some(path) => read_suite(path)?,
+            None => robustness::default_suite()?,
+        };
+        let items = Arc::new(items);
+        let ours = self.try_model(context, &self.model, &items).await?;
+        let gate = match (&self.compare_to, self.max_drop) {
+            (Some(other), Some(max_drop)) => {
+                let theirs = self.try_model(context, other, &items).await?;
+                Some(robustness::gate(&ours, &theirs, max_drop)?)
+            }
+            _ => None,
+        };
+        if context.is_json() {
+            let now = Timestamp::now();
+            let body = RunBody::new(&format!("rob_{:x}", now.millis()), now.seconds(), &ours, gate.as_ref());
+            let value = serde_json::to_value(body)
+                .map_err(|error| Failure::internal("the run cannot be written", &error))?;
+            output::json_line(&value);
+        } else {
+            show_run(&ours, gate.as_ref());
+        }
+        match gate {
+            Some(gate) if !gate.passed => Err(refused(&ours, &gate)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn try_model(
+        &self,
+        context: &Context,
+        model: &str,
+        items: &Arc<Vec<Item>>,
+    ) -> Result<Run, Failure> {
+        let (_service, resident) = context.resident(model).await?;
+        let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
+        let (path, n_max) = (self.data.clone(), self.rows);
+        let work = move || -> Result<Run, Failure> {
+            let rows = load(&resident, &path, n_max, &control)?;
+            robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
+                // The only deadline here is Ctrl-C.
+                ServiceError::DeadlinePassed => Failure::interrupted("nothing is kept of a part of a run"),
+                other => other.into(),
+            })
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Failure::internal("the attack broke off", &error))?
+    }
+}
+
+/// The rows of a file, as the model reads them.
+fn load(
+    resident: &Resident,
+    path: &Path,
+    n_max: Option<usize>,
+    control: &lyceum_types::control::Control,
+) -> Result<Rows, Failure> {
+    let data = data::load_eval(&resident.preparation, &resident.manifest.spec, path, control)
+        .map_err(lyceum_train::TrainError::from)?;
+    let no_labels = || {
+        let message = format!("{} has no labels to attack", path.display());
+        Failure::usage(
+            message,
+            "an attack needs the right answer of each row",
+            "give the target column, as for eval",
+        )
+    };
+    let mut labels = data.labels().ok_or_else(no_labels)?.to_vec();
+    labels.truncate(n_max.unwrap_or(usize::MAX));
+    let inputs = match (data.texts(), data.dense()) {
+        (Some(texts), _) => Inputs::Texts(texts[..labels.len()].to_vec()),
+        (None, Some((x, width))) => Inputs::Numbers(x[..labels.len() * width].to_vec()),
+        (None, None) => return Err(no_labels()),
+    };
+    Ok(Rows { inputs, labels })
+}
+
+fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {
+    let shown = path.display().to_string();
+    let wrong = |why: String| {
+        Failure::usage(
+            format!("the suite {shown} cannot be read"),
+            why,
+            "write suite = [{ type = \"pgd\", norm = \"linf\", eps = 0.1 }] (TOML), or the same as JSON",
+        )
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let mut failure = wrong(error.to_string());
+        failure.exit = Exit::NotFound;
+        failure
+    })?;
+    let document: Value = if path.extension().is_some_and(|extension| extension == "toml") {
+        toml::from_str(&text).map_err(|error| wrong(error.to_string()))?
+    } else {
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?
+    };
+    let items = match &document {
+        Value::Array(items) => items,
+        Value::Object(table) if table.keys().all(|key| key == "suite") => match table.get("suite") {
+            Some(Value::Array(items)) => items,
+            _ => return Err(wrong("suite is no list".into())),
+        },
+        _ => return Err(wrong("there must be one key, suite".into())),
+    };
+    suite_of(items).map_err(wrong)
+}
+
+fn refused(run: &Run, gate: &Gate) -> Failure {
+    let (metric, difference) = &gate.differences[0];
+    let message = format!("{} does not pass the gate beside {}", run.model, gate.compared_to);
+    let why = format!("{metric} is {:.4} lower, and {} is allowed", -difference, gate.max_drop);
+    let mut failure =
+        Failure::usage(message, why, "keep the other model, or train with train.robust and try again");
+    failure.exit = Exit::Failed;
+    failure.code = "gate_refused".into();
+    failure
+}
+
+fn show_run(run: &Run, gate: Option<&Gate>) {
+    let row = |f: &robustness::Finding| {
+        let value = match f.ci95 {
+            Some(ci95) => show::metric(&Metric { value: f.value, ci95, n: f.n }),
+            None => format!("{:.4}", f.value),
+        };
+        vec![f.metric.to_owned(), f.method.clone(), f.setting.clone(), value, f.budget.clone()]
+    };
+    let rows: Vec<Vec<String>> = run.findings.iter().map(row).collect();
+    output::table(&["metric", "method", "setting", &run.model, "budget"], &rows);
+    if let Some(unit) = &run.unit {
+        output::text(format!("eps, sigma and distances are in: {unit}"));
+    }
+    output::text(format!("{} rows, seed {}; intervals: Clopper-Pearson, 95 %", run.n, run.seed));
+    for sign in &run.signs {
+        use lyceum_robust::attack::FlagState;
+        let state = match sign.state {
+            FlagState::Clear => "clear",
+            FlagState::Raised => "RAISED",
+            FlagState::NotEvaluated => "not evaluated",
+        };
+        output::text(format!("sign {}: {state} ({})", sign.name, sign.detail));
+    }
+    if !run.not_evaluated.is_empty() {
+        output::text(format!("not evaluated: {}", run.not_evaluated.join(", ")));
+    }
+    if let Some(gate) = gate {
+        let word = if gate.passed { "passed" } else { "refused" };
+        output::text(format!("gate beside {}: {word} (max_drop {})", gate.compared_to, gate.max_drop));
+    }
+}

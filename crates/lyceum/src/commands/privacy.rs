@@ -1,0 +1,265 @@
+//! `lyceum privacy epsilon|sigma|ledger|budget|audit`: the calculator, what was taken of each data set, and what
+//! an attack finds.
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output;
+use clap::{Args, Subcommand, ValueEnum};
+use lyceum_privacy::account::ADJACENCY;
+use lyceum_privacy::calibrate::Target;
+use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, membership, sigma};
+use lyceum_service::privacy::{Account, together};
+use lyceum_store::privacy::{self, Budget};
+use lyceum_train::{TrainError, data, measure};
+use lyceum_types::clock::Timestamp;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct Privacy {
+    #[command(subcommand)]
+    command: PrivacyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PrivacyCommand {
+    /// What steps of noisy training cost
+    Epsilon(EpsilonArgs),
+    /// The noise for a cost
+    Sigma(SigmaArgs),
+    /// What was taken of each data set, and its budget
+    Ledger,
+    /// Set what may be learnt from a data file, over all jobs
+    Budget(BudgetArgs),
+    /// How well losses tell rows that a model was trained on from rows that it was not
+    Audit(AuditArgs),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum AccountantName {
+    Rdp,
+    Pld,
+}
+
+impl From<AccountantName> for Accountant {
+    fn from(name: AccountantName) -> Self {
+        match name {
+            AccountantName::Rdp => Accountant::Rdp,
+            AccountantName::Pld => Accountant::Pld,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct EpsilonArgs {
+    /// The probability with which a step draws an example
+    #[arg(long)]
+    q: f64,
+    /// The noise's deviation over the clipping norm
+    #[arg(long)]
+    sigma: f64,
+    #[arg(long)]
+    steps: u64,
+    #[arg(long)]
+    delta: f64,
+    #[arg(long, value_enum, default_value = "pld")]
+    accountant: AccountantName,
+}
+
+#[derive(Debug, Args)]
+struct SigmaArgs {
+    #[arg(long)]
+    epsilon: f64,
+    /// The probability with which a step draws an example
+    #[arg(long)]
+    q: f64,
+    #[arg(long)]
+    steps: u64,
+    #[arg(long)]
+    delta: f64,
+    #[arg(long, value_enum, default_value = "pld")]
+    accountant: AccountantName,
+}
+
+#[derive(Debug, Args)]
+struct BudgetArgs {
+    /// The training file
+    file: PathBuf,
+    #[arg(long)]
+    epsilon: f64,
+    #[arg(long)]
+    delta: f64,
+    #[arg(long, value_enum, default_value = "pld")]
+    accountant: AccountantName,
+}
+
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// `name`, `name@VERSION` or `name@alias`
+    model: String,
+    /// Rows that it was trained on
+    #[arg(long, value_name = "FILE")]
+    members: PathBuf,
+    /// Rows of the same kind that it was not trained on
+    #[arg(long, value_name = "FILE")]
+    others: PathBuf,
+}
+
+impl Privacy {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match self.command {
+            PrivacyCommand::Epsilon(args) => print_epsilon(&args, context),
+            PrivacyCommand::Sigma(args) => print_sigma(&args, context),
+            PrivacyCommand::Ledger => ledger(context).await,
+            PrivacyCommand::Budget(args) => budget(args, context).await,
+            PrivacyCommand::Audit(args) => audit(args, context).await,
+        }
+    }
+}
+
+fn print_epsilon(args: &EpsilonArgs, context: &Context) -> Result<(), Failure> {
+    let accountant = Accountant::from(args.accountant);
+    let event = Event::new(args.q, args.sigma, args.steps).map_err(usage)?;
+    let guarantee = epsilon(&[event], args.delta, accountant).map_err(usage)?;
+    if !context.is_json() {
+        output::text(format!("ε = {:.4} at δ = {}", guarantee.epsilon, guarantee.delta));
+        output::text(format!("by {}: {}", accountant.as_str(), accountant.conversion()));
+        output::text(lyceum_privacy::words::statement(&guarantee, "example"));
+        return Ok(());
+    }
+    let mut line = json!({
+        "epsilon": guarantee.epsilon.is_finite().then_some(guarantee.epsilon),
+        "delta": guarantee.delta,
+        "accountant": accountant.as_str(),
+        "adjacency": ADJACENCY,
+    });
+    if let Some(order) = guarantee.order {
+        line["order"] = json!(order);
+    }
+    output::json_line(&line);
+    Ok(())
+}
+
+fn print_sigma(args: &SigmaArgs, context: &Context) -> Result<(), Failure> {
+    let target = Target { epsilon: args.epsilon, delta: args.delta };
+    let found = sigma(target, args.q, args.steps, &[], args.accountant.into()).map_err(usage)?;
+    if context.is_json() {
+        output::json_line(&json!({ "sigma": found }));
+    } else {
+        output::text(format!("σ = {found:.4}"));
+    }
+    Ok(())
+}
+
+async fn ledger(context: &Context) -> Result<(), Failure> {
+    let store = context.store().await?;
+    let budgets = privacy::budgets(&store, &context.project).await?;
+    let spends = privacy::spends(&store, &context.project).await?;
+    let accounts = together(budgets, spends).map_err(usage)?;
+    if context.is_json() {
+        let lines: Vec<Value> = accounts.iter().map(object).collect();
+        output::json_line(&json!({ "data": lines }));
+        return Ok(());
+    }
+    let row = |account: &Account| {
+        let budget = account.budget.as_ref().map_or("none".to_owned(), |b| b.epsilon.to_string());
+        vec![
+            account.data_sha256.chars().take(12).collect(),
+            account.spends.len().to_string(),
+            format!("{:.4}", account.spent.epsilon),
+            budget,
+            account.spent.delta.to_string(),
+            account.spent.accountant.as_str().to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
+    output::table(&["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"], &rows);
+    Ok(())
+}
+
+fn object(account: &Account) -> Value {
+    let spend = |s: &privacy::Spend| json!({ "job": s.job, "q": s.q, "sigma": s.sigma, "steps": s.steps, "created_at": s.created_at.seconds() });
+    json!({
+        "data_sha256": account.data_sha256,
+        "budget": account.budget.as_ref().map(|b| b.epsilon),
+        "epsilon": account.spent.epsilon.is_finite().then_some(account.spent.epsilon),
+        "delta": account.spent.delta,
+        "accountant": account.spent.accountant.as_str(),
+        "adjacency": ADJACENCY,
+        "ledger": account.spends.iter().map(spend).collect::<Vec<_>>(),
+    })
+}
+
+async fn budget(args: BudgetArgs, context: &Context) -> Result<(), Failure> {
+    let is_right = args.epsilon > 0.0 && args.epsilon.is_finite() && args.delta > 0.0 && args.delta < 1.0;
+    if !is_right {
+        let fix = "write as in --epsilon 3 --delta 1e-5";
+        return Err(Failure::usage("the budget is no (ε, δ)", "ε is above 0, δ between 0 and 1", fix));
+    }
+    let bytes = std::fs::read(&args.file).map_err(|error| Failure::file("read", &args.file, &error))?;
+    let budget = Budget {
+        data_sha256: lyceum_train::checkpoint::digest(&bytes),
+        epsilon: args.epsilon,
+        delta: args.delta,
+        accountant: Accountant::from(args.accountant).as_str().into(),
+        created_at: Timestamp::now(),
+    };
+    let store = context.store().await?;
+    privacy::set_budget(&store, &context.project, &budget).await?;
+    if context.is_json() {
+        output::json_line(&json!({ "data_sha256": budget.data_sha256, "budget": budget.epsilon }));
+    } else {
+        output::text(format!("ε = {} at δ = {} for {}", budget.epsilon, budget.delta, budget.data_sha256));
+    }
+    Ok(())
+}
+
+/// False positive rates at which the attack is read.
+const FPRS: [f64; 3] = [0.1, 0.01, 0.001];
+
+/// The loss attack (Yeom et al. 2018): rows with small losses are said to be members.
+async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
+    let (_service, resident) = context.resident(&args.model).await?;
+    let (asked, control) = (resident.clone(), context.control.clone());
+    let work = move || -> Result<_, TrainError> {
+        let scores = |path: &PathBuf| -> Result<Vec<f64>, TrainError> {
+            let data = data::load_eval(&asked.preparation, &asked.manifest.spec, path, &control)?;
+            let losses = measure::row_losses(&asked.model, &data, &control)?;
+            Ok(losses.into_iter().map(|loss| -loss).collect())
+        };
+        Ok(membership::attack(&scores(&args.members)?, &scores(&args.others)?, &FPRS)?)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    let attack = done.map_err(|error| Failure::internal("the audit broke off", &error))??;
+    let claimed = resident.manifest.privacy.as_ref();
+    let model = resident.version.id();
+    if context.is_json() {
+        output::json_line(&json!({
+            "model": model,
+            "attack": "loss",
+            "auc": attack.auc,
+            "tpr_at": attack.tpr_at,
+            "epsilon_claimed": claimed.and_then(|report| report.epsilon),
+            "delta": claimed.map(|report| report.delta),
+        }));
+        return Ok(());
+    }
+    let cells = |e: &membership::Estimate| format!("{:.4} [{:.4}, {:.4}]", e.value, e.ci95[0], e.ci95[1]);
+    let mut rows = vec![vec!["area under the curve".to_owned(), cells(&attack.auc)]];
+    rows.extend(attack.tpr_at.iter().map(|at| {
+        vec![format!("members found where {} % of others are accused", 100.0 * at.fpr), cells(&at.tpr)]
+    }));
+    output::table(&["membership by loss", &model], &rows);
+    let low = attack.auc.ci95[0];
+    output::text(if low > 0.5 {
+        "The model tells its rows from others: 0.5 would be a guess."
+    } else {
+        "This attack does not tell the model's rows from others; a stronger one might."
+    });
+    Ok(())
+}
+
+fn usage(error: PrivacyError) -> Failure {
+    let why = "privacy cannot be accounted for with this number";
+    Failure::new(Exit::Usage, "usage", error.to_string(), why, "lyceum privacy --help shows the flags")
+}
