@@ -11,6 +11,7 @@
 
 mod db;
 mod error;
+pub mod evidence;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

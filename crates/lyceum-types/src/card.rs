@@ -232,9 +232,8 @@ impl Section {
 
     /// Adds what `newer` found; its numbers take the place of older ones of the same name, method and place.
     pub fn take(&mut self, newer: Section) {
-        let same = |a: &Number, b: &Number| {
-            (&a.name, &a.of, &a.method, &a.at) == (&b.name, &b.of, &b.method, &b.at)
-        };
+        let same =
+            |a: &Number, b: &Number| (&a.name, &a.of, &a.method, &a.at) == (&b.name, &b.of, &b.method, &b.at);
         self.numbers.retain(|old| !newer.numbers.iter().any(|new| same(old, new)));
         self.numbers.extend(newer.numbers);
         self.facts.retain(|old| !newer.facts.iter().any(|new| new.name == old.name));
