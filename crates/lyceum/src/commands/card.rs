@@ -26,8 +26,8 @@ pub struct Card {
     out: Option<PathBuf>,
     /// Check a card against the version's files and compute again what is cheap: the JSON card in FILE, or the one
     /// that was issued last. Exit 1 where something does not hold
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["format", "out"])]
-    verify: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "out"])]
+    verify: Option<Option<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -46,7 +46,7 @@ impl Card {
         }
         let service = crate::assemble::service(store)?;
         if let Some(file) = &self.verify {
-            let given = if file.as_os_str().is_empty() { None } else { Some(read(file)?) };
+            let given = file.as_deref().map(read).transpose()?;
             return verify(context, &service, &reference, given).await;
         }
         let signed = card::create(&service, &context.project, &reference).await?;
