@@ -82,6 +82,11 @@ pub async fn serve(
     }
 }
 
+/// The forms of a model card, for the command line as well.
+pub mod cards {
+    pub use crate::wire::card::{Form, VerificationBody};
+}
+
 /// The suite and the run of `/v1/robustness/runs`, for the command line, which speaks the same JSON.
 pub mod robustness {
     pub use crate::wire::robustness::RunBody;

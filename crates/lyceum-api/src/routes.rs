@@ -2,8 +2,8 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    completions, decisions, drift, explanations, health, infer, metrics, model_selections, models, openapi,
-    predict, privacy, robustness,
+    card, completions, decisions, drift, explanations, health, infer, metrics, model_selections, models,
+    openapi, predict, privacy, robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -47,6 +47,9 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Inference, "/v1/robustness/runs", get(robustness::list))
         .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
+        // What is known of a version.
+        .key(Inference, "/v1/models/{id}/card", get(card::find))
+        .work("/v1/models/{id}/card/verify", post(card::verify))
         // Open Inference Protocol v2.
         .key(Metrics, "/v2/health/live", get(health::v2_live))
         .key(Metrics, "/v2/health/ready", get(health::v2_ready))

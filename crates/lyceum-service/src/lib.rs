@@ -4,11 +4,13 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`], then [`models`], [`selections`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
+//! [`card`], then [`models`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
+pub mod card;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

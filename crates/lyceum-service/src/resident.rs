@@ -95,7 +95,7 @@ impl Residents {
 
 /// Reads a version's folder; every byte of the weights is checked against the hash that was registered, and
 /// the loaded model against the probes that training recorded.
-fn read(version: Version) -> Result<Resident, ServiceError> {
+pub(crate) fn read(version: Version) -> Result<Resident, ServiceError> {
     type Why = Box<dyn std::error::Error + Send + Sync>;
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
     let manifest = file(&version.dir.join(MANIFEST))?;

@@ -12,6 +12,7 @@
 
 mod db;
 mod error;
+pub mod evidence;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

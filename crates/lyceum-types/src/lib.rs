@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod card;
 pub mod clock;
 pub mod control;
 pub mod ids;

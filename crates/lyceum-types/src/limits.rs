@@ -34,6 +34,9 @@ pub const IDEMPOTENCY_BODY_BYTES_MAX: usize = 4 << 20;
 /// How long a worker may be silent before another one takes its job; renewed every third of it.
 pub const JOB_LEASE: Duration = Duration::from_secs(60);
 
+/// Measurements that lie beside one version.
+pub const EVIDENCE_MAX: usize = 256;
+
 // The wire.
 
 /// The largest request body.

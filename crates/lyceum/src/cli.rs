@@ -63,6 +63,8 @@ pub enum Command {
     Ls(commands::ls::Ls),
     /// Show all that is known of one model
     Show(commands::show::Show),
+    /// What is known of a model, how, and what is not: a signed card
+    Card(commands::card::Card),
     /// Remove one version of a model
     Rm(commands::rm::Rm),
     /// Take in a model that was exported

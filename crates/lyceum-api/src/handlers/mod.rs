@@ -1,5 +1,6 @@
 //! One file a resource: parse, call the use case, write the answer.
 
+pub mod card;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

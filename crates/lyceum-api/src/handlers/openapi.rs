@@ -1,8 +1,8 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    completions, decisions, drift, explanations, health, infer, metrics, model_selections, models, predict,
-    privacy, robustness,
+    card, completions, decisions, drift, explanations, health, infer, metrics, model_selections, models,
+    predict, privacy, robustness,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,7 +19,7 @@ use utoipa::{Modify, OpenApi};
         explanations::create, explanations::find, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
-        robustness::create, robustness::list, robustness::find, drift::find,
+        robustness::create, robustness::list, robustness::find, drift::find, card::find, card::verify,
     ),
     modifiers(&Key),
     security(("key" = []))

@@ -1,6 +1,7 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
 pub mod binary;
+pub mod card;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

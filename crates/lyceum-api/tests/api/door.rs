@@ -25,6 +25,8 @@ fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
         ("POST", "/v1/explanations", Inference),
         ("GET", "/v1/explanations/flowers", Inference),
         ("GET", "/v1/models/flowers/drift", Inference),
+        ("GET", "/v1/models/flowers/card", Inference),
+        ("POST", "/v1/models/flowers/card/verify", Inference),
         ("POST", "/v1/robustness/runs", Inference),
         ("GET", "/v1/robustness/runs", Inference),
         ("GET", "/v1/robustness/runs/flowers", Inference),

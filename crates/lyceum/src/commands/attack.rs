@@ -3,13 +3,15 @@
 use crate::commands::show;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output;
+use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
 use lyceum_service::robustness::{self, Gate, Inputs, Item, Rows, Run};
 use lyceum_service::{Resident, ServiceError};
+use lyceum_train::checkpoint::digest;
 use lyceum_train::data;
 use lyceum_types::clock::Timestamp;
+use lyceum_types::limits;
 use lyceum_types::manifest::Metric;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -69,6 +71,18 @@ impl Attack {
         }
     }
 
+    /// The command that runs it again.
+    fn again(&self, model: &str) -> String {
+        let mut command = format!("lyceum attack {model} {}", self.data.display());
+        if let Some(suite) = &self.suite {
+            command += &format!(" --suite {}", suite.display());
+        }
+        if let Some(rows) = self.rows {
+            command += &format!(" --rows {rows}");
+        }
+        format!("{command} --seed {}", self.seed)
+    }
+
     async fn try_model(
         &self,
         context: &Context,
@@ -78,13 +92,25 @@ impl Attack {
         let (_service, resident) = context.resident(model).await?;
         let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
         let (path, n_max) = (self.data.clone(), self.rows);
+        let command = self.again(&resident.version.id());
         let work = move || -> Result<Run, Failure> {
             let rows = load(&resident, &path, n_max, &control)?;
-            robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
-                // The only deadline here is Ctrl-C.
-                ServiceError::DeadlinePassed => Failure::interrupted("nothing is kept of a part of a run"),
-                other => other.into(),
-            })
+            let run =
+                robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
+                    // The only deadline here is Ctrl-C.
+                    ServiceError::DeadlinePassed => {
+                        Failure::interrupted("nothing is kept of a part of a run")
+                    }
+                    other => other.into(),
+                })?;
+            // It stands on the model's card from now on.
+            let sha256 = match path.is_file() {
+                true => digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?),
+                false => "not_applicable: a folder".to_owned(),
+            };
+            let data = format!("{} rows of {} (sha256 {sha256})", run.n, path.display());
+            lyceum_service::card::measured::keep_run(&resident, &run, &data, &command)?;
+            Ok(run)
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| Failure::internal("the attack broke off", &error))?

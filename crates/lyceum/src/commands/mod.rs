@@ -2,6 +2,7 @@
 
 pub mod attack;
 pub mod bench;
+pub mod card;
 pub mod choose;
 pub mod completions;
 pub mod config;
@@ -65,6 +66,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Run(args) => args.run(context).await,
         Command::Import(args) => args.run(context).await,
         Command::Export(args) => args.run(context).await,
+        Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,

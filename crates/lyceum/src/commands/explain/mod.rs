@@ -284,7 +284,7 @@ fn target_text(target: &TargetShown) -> String {
 }
 
 /// The name of each attribution: a span's text, a column, a patch, a step, a unit.
-fn names(parts: &Parts, explanation: &Explanation) -> Vec<String> {
+pub fn names(parts: &Parts, explanation: &Explanation) -> Vec<String> {
     let n = explanation.attributions.len();
     if let explain::Of::Layer { name, .. } = &explanation.of {
         return (0..n).map(|i| format!("{name} unit {i}")).collect();

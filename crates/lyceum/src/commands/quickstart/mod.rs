@@ -5,6 +5,7 @@
 
 mod show;
 mod starters;
+mod trust;
 
 use crate::commands::serve;
 use crate::context::Context;
@@ -102,7 +103,14 @@ impl Quickstart {
         if !context.is_json() {
             output::text(shown);
         }
+        if !self.shuffle_labels {
+            trust::show(context, service, &spec.name, starter).await?;
+        }
+        let has_twin = spec.name == trust::WITH_TWIN;
         names.push(spec.name);
+        if has_twin {
+            names.push(trust::twin(context, store, service, folder, starter).await?);
+        }
         Ok(())
     }
 }

@@ -1,0 +1,172 @@
+//! What was measured of a version after its training, on its way to later cards: numbers only, never rows.
+
+use super::sections::number;
+use crate::ServiceError;
+use crate::resident::Resident;
+use crate::robustness::Run;
+use lyceum_explain::{Checks, Explanation};
+use lyceum_robust::attack::FlagState;
+use lyceum_robust::share::share;
+use lyceum_store::evidence;
+use lyceum_types::card::{At, Evidence, FORMAT_VERSION, Number, Part, Section, Stated};
+use lyceum_types::clock::Timestamp;
+
+/// Keeps what a robustness run found beside the version. `data` names the rows, `recompute` is the command that
+/// runs it again.
+///
+/// # Errors
+/// The folder is full, or the disk refuses.
+pub fn keep_run(resident: &Resident, run: &Run, data: &str, recompute: &str) -> Result<(), ServiceError> {
+    let now = Timestamp::now();
+    let (mut robustness, mut environments) = (Section::default(), Section::default());
+    for finding in &run.findings {
+        let mut number = number(resident, finding.metric, finding.value, "share");
+        if finding.metric == "temperature" || finding.metric == "ece" {
+            // The card computes them from the same rows.
+            continue;
+        }
+        (number.ci95, number.interval) = match finding.ci95 {
+            Some(ci95) => (Stated::Is(ci95), "Clopper and Pearson, 95 %".into()),
+            None => (Stated::not_evaluated("the run made none"), "none".into()),
+        };
+        number.n = Stated::Is(finding.n);
+        number.at = place(&finding.setting, run.unit.as_deref());
+        let words = [finding.method.as_str(), finding.setting.as_str(), finding.budget.as_str()];
+        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        number.method = format!("{} on {data}", words.join(", "));
+        number.seed = Stated::Is(run.seed);
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        number.doubts.clone_from(&finding.flags);
+        let of_environments = matches!(finding.metric, "agreement" | "environment_accuracy");
+        if of_environments { &mut environments } else { &mut robustness }.numbers.push(number);
+    }
+    if let Some(unit) = &run.unit {
+        robustness.fact("unit of ε, σ and distances", unit.clone());
+    }
+    for sign in &run.signs {
+        let name = format!("sign of a masked gradient: {}", sign.name);
+        match sign.state {
+            FlagState::Clear => robustness.fact(&name, format!("clear ({})", sign.detail)),
+            FlagState::Raised => robustness.fact(&name, format!("RAISED ({})", sign.detail)),
+            FlagState::NotEvaluated => {
+                robustness.missing(&name, sign.detail.clone(), "add autoattack to the suite")
+            }
+        }
+    }
+    let attacks = "An attack's accuracy is an upper bound of the truth: a stronger attack may find more.";
+    robustness.statements.push(attacks.into());
+    keep(resident, Part::Robustness, robustness, now)?;
+    keep(resident, Part::Environments, environments, now)
+}
+
+/// `linf eps 0.1` has its place on the curve of that norm.
+fn place(setting: &str, unit: Option<&str>) -> Option<At> {
+    let (before, value) = setting.split_once("eps ")?;
+    let value = value.split_whitespace().next()?.parse().ok()?;
+    let name =
+        format!("{}eps", before.split_whitespace().next().map(|n| format!("{n} ")).unwrap_or_default());
+    Some(At { name, value, unit: unit.unwrap_or("the run's unit").to_owned() })
+}
+
+/// Keeps how explanations of several rows fared beside the version: the gap of what must add up, and how much more
+/// the named parts count than random ones (difference of comprehensiveness to its random control, row by row).
+///
+/// # Errors
+/// No explanations, the folder is full, or the disk refuses.
+pub fn keep_explanations(
+    resident: &Resident,
+    explanations: &[Explanation],
+    data: &str,
+    recompute: &str,
+) -> Result<Section, ServiceError> {
+    let Some(first) = explanations.first() else {
+        return Err(ServiceError::invalid("rows", "invalid_value", "there are no explanations to keep"));
+    };
+    let now = Timestamp::now();
+    let mut section = Section::default();
+    let checks: Vec<&Checks> = explanations.iter().map(|e| &e.checks).collect();
+    let say = |name: &str, value: f64, unit: &str, n: usize, method: &str| {
+        let mut number = number(resident, name, value, unit);
+        number.ci95 = Stated::not_evaluated("it is the largest of the rows");
+        number.n = Stated::Is(n as u64);
+        number.method = format!("{} ({}), {method}, on {data}", first.method, first.baseline);
+        number.seed = Stated::Is(first.seed);
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        number
+    };
+    let gaps: Vec<f64> = checks.iter().filter_map(|c| c.completeness_gap).map(f64::abs).collect();
+    if gaps.is_empty() {
+        section.missing(
+            "completeness gap",
+            "the method does not promise to add up",
+            "lyceum explain --method integrated_gradients",
+        );
+    } else {
+        let largest = gaps.iter().copied().fold(0.0, f64::max);
+        section.numbers.push(say(
+            "completeness gap",
+            largest,
+            "of the output",
+            gaps.len(),
+            "largest of the rows",
+        ));
+    }
+    let gains: Vec<f64> = checks
+        .iter()
+        .filter_map(|c| Some(c.comprehensiveness? - c.random_control.comprehensiveness?[0]))
+        .collect();
+    if gains.len() >= 2 {
+        let n = gains.len() as f64;
+        let mean = gains.iter().sum::<f64>() / n;
+        let variance = gains.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / (n - 1.0);
+        let half = 1.96 * (variance / n).sqrt();
+        let method = "comprehensiveness above a random control, mean over rows";
+        let mut number = say("comprehensiveness gain", mean, "of the output", gains.len(), method);
+        number.ci95 = Stated::Is([mean - half, mean + half]);
+        number.interval = "normal, 95 %".into();
+        section.numbers.push(number);
+    } else {
+        section.missing("comprehensiveness gain", "fewer than two rows were measured", "measure more rows");
+    }
+    let judged: Vec<bool> = checks.iter().filter_map(|c| c.faithful).collect();
+    if !judged.is_empty() {
+        let n_faithful = judged.iter().filter(|&&faithful| faithful).count();
+        let found = share(n_faithful as u64, judged.len() as u64).map_err(crate::robustness::refused)?;
+        let mut number: Number =
+            say("faithful", found.value, "share", judged.len(), "rows above the random control");
+        number.ci95 = Stated::Is(found.ci95);
+        number.interval = "Clopper and Pearson, 95 %".into();
+        section.numbers.push(number);
+    }
+    keep(resident, Part::Explainability, section.clone(), now)?;
+    Ok(section)
+}
+
+fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
+    if section.numbers.is_empty() {
+        return Ok(());
+    }
+    let evidence = Evidence {
+        format_version: FORMAT_VERSION,
+        weights_sha256: resident.version.sha256.clone(),
+        created: u64::try_from(now.seconds()).unwrap_or(0),
+        part,
+        section,
+    };
+    evidence::add(&resident.version.dir, &evidence)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_with_an_epsilon_has_its_place_on_a_curve() {
+        let at = place("linf eps 0.1", Some("pixel / 16")).unwrap();
+        assert_eq!((at.name.as_str(), at.value, at.unit.as_str()), ("linf eps", 0.1, "pixel / 16"));
+        assert_eq!(place("severity 3", None), None);
+    }
+}
