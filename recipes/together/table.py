@@ -116,7 +116,7 @@ def difference(a, b):
     points = 100 * (statistics.mean(b) - statistics.mean(a))
     error = 100 * math.sqrt(deviation(a) ** 2 / len(a) + deviation(b) ** 2 / len(b))
     told = "" if abs(points) > 2 * error else ", not told apart"
-    return f"{points:+.1f}".replace("-", "−") + f" points (± {error:.1f}{told})"
+    return f"{points:+.2f}".replace("-", "−") + f" points (± {error:.2f}{told})"
 
 
 def costs(name, all_found):
