@@ -5,10 +5,9 @@ use crate::account::Guarantee;
 /// One paragraph: what an attacker gains at most, and what is not promised.
 pub fn statement(guarantee: &Guarantee, unit: &str) -> String {
     let Guarantee { epsilon, delta, .. } = *guarantee;
-    let a = if unit.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" };
     if !epsilon.is_finite() {
         return format!(
-            "No privacy is promised: whoever holds the model may learn anything about {a} {unit}."
+            "No privacy is promised: whoever holds the model may learn anything about any {unit}."
         );
     }
     // Posterior of an attacker whose prior was even: e^ε / (1 + e^ε) (of pure differential privacy).
@@ -25,7 +24,7 @@ pub fn statement(guarantee: &Guarantee, unit: &str) -> String {
     format!(
         "Adding or removing one {unit} changes the probability of any outcome of training by a factor of at \
          most e^{epsilon:.3} = {:.3}, but for a probability of {delta:e}: {strength}. Somebody who thought it \
-         even whether {a} {unit} was trained on, and who sees the whole model, can be at most {belief:.1} % sure \
+         even whether one {unit} was trained on, and who sees the whole model, can be at most {belief:.1} % sure \
          afterwards, and guesses right in at most {success:.1} % of cases. This says nothing about what is true \
          of the population as a whole, and nothing about a person with several rows unless the {unit} is the \
          person.",
@@ -46,5 +45,9 @@ mod tests {
         assert!(text.contains("73.1 % sure") && text.contains("73.1 % of cases"), "{text}");
         assert!(text.contains("one row") && text.contains("1e-5"), "{text}");
         assert!(statement(&guarantee(f64::INFINITY), "row").starts_with("No privacy"));
+        for epsilon in [1.0, f64::INFINITY] {
+            let text = statement(&guarantee(epsilon), "example");
+            assert!(!text.contains(" a example"), "{text}");
+        }
     }
 }

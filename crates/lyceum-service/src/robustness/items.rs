@@ -5,6 +5,7 @@ use super::{FailedRow, Finding, Inputs, Rows, Run, refused, victim};
 use crate::ServiceError;
 use crate::resident::Resident;
 use lyceum_models::answer::likeliest;
+use lyceum_models::prepare::tabular::{Code, Encoder};
 use lyceum_models::prepare::{InputPreparation, Raw};
 use lyceum_models::space::Domain;
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
@@ -20,7 +21,7 @@ use lyceum_robust::environments::{self, Environment};
 use lyceum_robust::share::share;
 use lyceum_robust::{Norm, Threat};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{FeatureSketch, Metric};
 
 /// One thing to be found out.
 #[derive(Clone, Debug, PartialEq)]
@@ -377,13 +378,17 @@ impl<'r> Bench<'r> {
             return Err(ServiceError::unsupported("type", "unsupported_method", message));
         };
         let domain = self.numbers("tabular")?;
-        let spread_of = |name: &str| {
-            let sketch = self.resident.manifest.features.iter().find(|sketch| sketch.name == name);
-            sketch.and_then(|sketch| sketch.std).unwrap_or(0.0)
-        };
-        let spread: Vec<f64> = encoder.columns.iter().map(|column| spread_of(&column.name)).collect();
+        let (spread, unknown) = spreads(encoder, &self.resident.manifest.features);
         let mut victim = victim(self.resident, domain, self.control)?;
         for &damage in only {
+            if let (Damage::Shift | Damage::Noise, Some(column)) = (damage, unknown) {
+                // A damage of size 0 would pass for a model that stands it.
+                run.not_evaluated.push(format!(
+                    "tabular {}: the version keeps no deviation of \"{column}\" (private training withholds it)",
+                    damage.name()
+                ));
+                continue;
+            }
             for &severity in severities {
                 let (mut kept, mut labels, mut n_refused) = (Vec::new(), Vec::new(), 0u64);
                 for (i, row) in x.chunks_exact(encoder.width()).enumerate() {
@@ -482,5 +487,37 @@ fn merge_signs(all: &mut Vec<attack::Flag>, new: Vec<attack::Flag>) {
                 (NotEvaluated, _) | (Clear, Raised) => *old = flag,
             },
         }
+    }
+}
+
+/// The deviation of each column among the training rows (0 of categories, where it is not read), and the first
+/// number whose deviation the version does not keep.
+fn spreads<'e>(encoder: &'e Encoder, features: &[FeatureSketch]) -> (Vec<f64>, Option<&'e str>) {
+    let mut unknown = None;
+    let spread = encoder.columns.iter().map(|column| {
+        let sketch = features.iter().find(|sketch| sketch.name == column.name);
+        let std = sketch.and_then(|sketch| sketch.std);
+        if std.is_none() && matches!(column.code, Code::Number { .. }) {
+            unknown = unknown.or(Some(column.name.as_str()));
+        }
+        std.unwrap_or(0.0)
+    });
+    (spread.collect(), unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_models::prepare::tabular::{Column, NumberMissing};
+
+    #[test]
+    fn a_number_without_a_kept_deviation_is_named() {
+        let code = Code::Number { mean: 0.0, std: 1.0, missing: NumberMissing::Error };
+        let encoder = Encoder { columns: vec![Column { name: "age".into(), code }] };
+        assert_eq!(spreads(&encoder, &[]), (vec![0.0], Some("age")));
+        let known = r#"{"name":"age","n":9,"n_missing":0,"mean":1.0,"std":4.0,"min":0.0,"max":9.0,"quantiles":[],
+            "counts":{}}"#;
+        let known = serde_json::from_str(known).unwrap();
+        assert_eq!(spreads(&encoder, &[known]), (vec![4.0], None));
     }
 }
