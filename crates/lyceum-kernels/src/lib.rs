@@ -15,6 +15,7 @@
 #![allow(clippy::too_many_arguments, reason = "a kernel takes its shapes beside its slices")]
 #![allow(unsafe_code, reason = "the one crate for it; every block says why it is sound")]
 
+mod chacha;
 pub mod cpu;
 pub mod pool;
 mod row;
@@ -30,6 +31,7 @@ pub mod conv;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;
+pub mod gaussian;
 pub mod group_norm;
 pub mod matmul;
 pub mod norm;

@@ -3,16 +3,16 @@
 //! spends nothing twice.
 //!
 //! Floating point leaves traces in a single Gaussian sample from which noise can be told from data (Mironov
-//! 2012). Each number here is half the sum of four samples, whose low bits cannot be traced back in feasible
-//! time (Holohan & Braghin 2021, arXiv:2107.10138); the last rounding, to f32, is not covered by the proof of
+//! 2012). Each number here is half the sum of four samples, made of four uniforms of 64 bits
+//! ([`gaussian`]), whose low bits cannot be traced back in feasible time (Holohan & Braghin 2021,
+//! arXiv:2107.10138); the last rounding, to f32, is not covered by the proof of
 //! the guarantee, and reports say so.
 
-use lyceum_kernels::pool;
+use lyceum_kernels::gaussian;
 use lyceum_nn::{Grads, ParamKind, Params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use sha2::{Digest, Sha256};
-use std::f64::consts::TAU;
 
 /// The secret that draws and noise come from. It shows nothing of itself in logs.
 #[derive(Clone, PartialEq)]
@@ -25,10 +25,6 @@ impl std::fmt::Debug for Noise {
         f.write_str("Noise(…)")
     }
 }
-
-/// Numbers that one generator position serves, and the words kept for them.
-const CHUNK: usize = 1024;
-const CHUNK_WORDS: u128 = 1 << 16;
 
 impl Noise {
     pub fn from_key(key: [u8; 32]) -> Self {
@@ -44,20 +40,15 @@ impl Noise {
         &self.key
     }
 
-    fn generator(&self, stream: u64) -> ChaCha20Rng {
-        let mut rng = ChaCha20Rng::from_seed(self.key);
-        rng.set_stream(stream);
-        rng
-    }
-
     /// Poisson sampling: each of `n` examples with probability `q`, by itself.
     pub fn draw(&self, step: u64, n: usize, q: f64, rows: &mut Vec<usize>) {
-        let mut rng = self.generator(2 * step);
+        let mut rng = ChaCha20Rng::from_seed(self.key);
+        rng.set_stream(2 * step);
         rows.clear();
         rows.extend((0..n).filter(|_| rng.random::<f64>() < q));
     }
 
-    /// Adds N(0, deviation²) to every learnt number; the same on any number of threads.
+    /// Adds N(0, deviation²) to every learnt number; the same on any number of threads and any processor.
     pub fn add(&self, step: u64, deviation: f64, params: &Params, grads: &mut Grads) {
         if deviation == 0.0 {
             return;
@@ -65,27 +56,10 @@ impl Noise {
         let mut chunks_before = 0;
         for id in params.ids().filter(|&id| params.kind(id) == ParamKind::Weight) {
             let values = grads.value_mut(id);
-            let n_chunks = values.len().div_ceil(CHUNK);
-            pool::for_each_chunk(values, CHUNK, |i, values| {
-                let mut rng = self.generator(2 * step + 1);
-                rng.set_word_pos((chunks_before + i) as u128 * CHUNK_WORDS);
-                for value in values {
-                    *value = (f64::from(*value) + deviation * normal(&mut rng)) as f32;
-                }
-            });
-            chunks_before += n_chunks;
+            gaussian::add_normal(&self.key, 2 * step + 1, chunks_before, deviation, values);
+            chunks_before += values.len().div_ceil(gaussian::CHUNK) as u64;
         }
     }
-}
-
-/// N(0, 1) as half the sum of four (two pairs of Box and Muller).
-fn normal(rng: &mut ChaCha20Rng) -> f64 {
-    let mut pair = || {
-        let u = 1.0 - rng.random::<f64>();
-        let (sin, cos) = (TAU * rng.random::<f64>()).sin_cos();
-        (-2.0 * u.ln()).sqrt() * (sin + cos)
-    };
-    0.5 * (pair() + pair())
 }
 
 #[cfg(test)]
