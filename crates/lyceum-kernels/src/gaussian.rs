@@ -14,7 +14,7 @@
 //! functions written out.
 //!
 //! The bodies are plain loops without fused multiply-adds: addition, product, quotient and root are rounded by
-//! IEEE 754, so each path, and each processor, has the same bits.
+//! IEEE 754, so each path, and each little-endian processor, has the same bits.
 
 use crate::chacha::{self, GROUP_WORDS};
 use crate::simd::{Simd, on_path};

@@ -215,11 +215,14 @@ pub(super) fn say_what_is_missing(resident: &Resident, part: Part, section: &mut
     let has = |name: &str| section.numbers.iter().any(|number| number.name == name);
     let mut missing = Vec::new();
     match part {
-        Part::Explainability => {
-            if section.numbers.is_empty() {
-                missing.push(("faithfulness over a random control", format!("lyceum quickstart measures its starters; lyceum explain {id} --input … --evaluate comprehensiveness,sufficiency one answer")));
-            }
+        Part::Explainability if section.numbers.is_empty() => {
+            let how = format!(
+                "lyceum quickstart measures its starters; lyceum explain {id} --input … --evaluate \
+                 comprehensiveness,sufficiency one answer"
+            );
+            missing.push(("faithfulness over a random control", how));
         }
+        Part::Explainability => {}
         Part::Robustness => {
             for (name, what) in [
                 ("robust_accuracy", "accuracy under attack"),
