@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each crate; a crate imports strictly lower floors.
-const FLOORS: [(&str, u8); 13] = [
+const FLOORS: [(&str, u8); 14] = [
     ("lyceum-types", 0),
     ("lyceum-kernels", 1),
     ("lyceum-privacy", 1),
@@ -17,13 +17,14 @@ const FLOORS: [(&str, u8); 13] = [
     ("lyceum-robust", 4),
     ("lyceum-engine", 4),
     ("lyceum-store", 4),
+    ("lyceum-choose", 5),
     ("lyceum-service", 5),
     ("lyceum-api", 6),
     ("lyceum", 7),
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 8] = [
+const MATHEMATICS: [&str; 9] = [
     "lyceum-kernels",
     "lyceum-privacy",
     "lyceum-nn",
@@ -32,6 +33,7 @@ const MATHEMATICS: [&str; 8] = [
     "lyceum-explain",
     "lyceum-robust",
     "lyceum-engine",
+    "lyceum-choose",
 ];
 const WORLD: [&str; 8] = ["lyceum-store", "axum", "sqlx", "tokio", "tower", "tower-http", "hyper", "reqwest"];
 

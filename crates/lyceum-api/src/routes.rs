@@ -2,8 +2,8 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    card, completions, decisions, drift, explanations, health, infer, metrics, models, openapi, predict,
-    privacy, robustness,
+    card, completions, decisions, drift, explanations, health, infer, metrics, model_selections, models,
+    openapi, predict, privacy, robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -26,6 +26,8 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Metrics, "/openapi.json", get(openapi::openapi))
         // OpenAI.
         .key(Inference, "/v1/models", get(models::list))
+        .key(Inference, "/v1/model_selections", post(model_selections::create).get(model_selections::list))
+        .key(Inference, "/v1/model_selections/{id}", get(model_selections::find))
         .work("/v1/completions", post(completions::create))
         .work("/v1/decisions", post(decisions::create))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.

@@ -49,6 +49,8 @@ struct ConvLayer {
     norm: Option<Norm>,
     pool: Option<Window>,
     residual: Option<Residual>,
+    /// Pixels or steps that the convolution puts out.
+    positions: usize,
 }
 
 /// `torch.nn.Conv2d` or `Conv1d`.
@@ -124,6 +126,19 @@ impl Cnn {
         });
         let activation = layers::activation(spec.activation);
         Ok(Cnn { layers, global_pool, hidden, output, activation, dropout: spec.dropout, series })
+    }
+
+    /// Matrices, and how often an answer multiplies by each.
+    pub(crate) fn products(&self) -> Vec<(ParamId, usize)> {
+        let shortcut =
+            |layer: &ConvLayer| layer.residual.as_ref()?.shortcut.as_ref().map(|(conv, _)| conv.weight);
+        let convs = self.layers.iter().flat_map(|layer| {
+            [Some(layer.conv.weight), shortcut(layer)]
+                .into_iter()
+                .flatten()
+                .map(|weight| (weight, layer.positions))
+        });
+        convs.chain(self.hidden.iter().chain([&self.output]).map(|linear| (linear.weight, 1))).collect()
     }
 
     /// `x` as the module says, to `[n, outputs]`.
@@ -207,7 +222,8 @@ impl ConvLayer {
             Some(span) => Some(Residual::new(b, spec, i, span, entering, series)?),
             None => None,
         };
-        Ok(ConvLayer { conv, norm, pool, residual })
+        let positions = conv_output(layer, i, size, series)?.iter().product();
+        Ok(ConvLayer { conv, norm, pool, residual, positions })
     }
 
     fn forward(&self, tape: &mut Tape<'_>, x: Var, opened: Var, f: Activation) -> Result<Var, NnError> {

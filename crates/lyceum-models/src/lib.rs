@@ -14,6 +14,7 @@ pub mod decode;
 pub mod layers;
 pub mod mlp;
 pub mod model;
+mod operations;
 pub mod recurrent;
 pub mod space;
 pub mod transformer;

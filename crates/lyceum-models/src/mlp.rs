@@ -5,7 +5,7 @@
 
 use crate::layers::{self, Builder, Linear};
 use crate::walk::Layer;
-use lyceum_nn::{Activation, NnError, Tape, Var};
+use lyceum_nn::{Activation, NnError, ParamId, Tape, Var};
 use lyceum_types::spec::MlpSpec;
 
 #[derive(Clone, Debug)]
@@ -26,6 +26,11 @@ impl Mlp {
         }
         let output = Linear::new(b, "output", width, outputs);
         Mlp { hidden, output, activation: layers::activation(spec.activation), dropout: spec.dropout }
+    }
+
+    /// Matrices, and how often an answer multiplies by each.
+    pub(crate) fn products(&self) -> Vec<(ParamId, usize)> {
+        self.hidden.iter().chain([&self.output]).map(|layer| (layer.weight, 1)).collect()
     }
 
     /// `x [n, …]` to `[n, outputs]`.

@@ -99,6 +99,27 @@ impl Recurrent {
             .collect()
     }
 
+    /// Matrices, and how often an answer to the longest input multiplies by each.
+    pub(crate) fn products(&self, input: &InputShape) -> Vec<(ParamId, usize)> {
+        let (steps, answered) = match *input {
+            InputShape::Series { steps, .. } => (steps, steps),
+            InputShape::Image { shape: [_, height, _] } => (height, height),
+            InputShape::Tokens { time, .. } => (time, time),
+            InputShape::Pair { source_time, target_time, .. } => (source_time, target_time),
+            InputShape::Features { .. } => (1, 1),
+        };
+        let of = |stack: &Stack, times: usize| {
+            let both = |layer: &Layer| [Some(layer.forward), layer.reverse].into_iter().flatten();
+            let pair = move |w: RecurrentWeights| [(w.w_ih, times), (w.w_hh, times)];
+            stack.layers.iter().flat_map(both).flat_map(pair).collect::<Vec<_>>()
+        };
+        let mut all = of(&self.rnn, steps);
+        all.extend(self.decoder.iter().flat_map(|decoder| of(decoder, answered)));
+        let one_answer = self.decoder.is_none() && self.reads == Reads::Last;
+        all.push((self.output.weight, if one_answer { 1 } else { answered }));
+        all
+    }
+
     /// `[n, outputs]` for `last`, else `[n · time, outputs]`.
     pub(crate) fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
         let (entry, x, lengths) = match (input, &self.decoder) {

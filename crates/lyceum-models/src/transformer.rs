@@ -18,7 +18,7 @@ use crate::model::{Forward, InputShape, ModelError, ModelShape, dense_entry, uns
 use lyceum_nn::ops::attention::{AttentionOptions, Mask};
 use lyceum_nn::ops::position::sinusoidal;
 use lyceum_nn::ops::rope::RopeTable;
-use lyceum_nn::{Activation, Init, NnError, ParamId, Tape, Var};
+use lyceum_nn::{Activation, Init, NnError, ParamId, Params, Tape, Var};
 use lyceum_types::spec::{NormKind, Positional, TransformerSpec, TransformerVariant};
 
 /// Base of the rotary angles.
@@ -158,6 +158,43 @@ impl Transformer {
         }
         let numbers = (0..spec.context as u32).collect();
         Ok(Transformer { spec: spec.clone(), entry, positions, encoder, decoder, output, numbers })
+    }
+
+    /// Matrices, and how often an answer to the longest input multiplies by each; and the products of one
+    /// number by another that attention makes besides.
+    pub(crate) fn products(&self, input: &InputShape, params: &Params) -> (Vec<(ParamId, usize)>, u64) {
+        let (read, written) = match *input {
+            InputShape::Pair { source_time, target_time, .. } => (source_time, target_time),
+            InputShape::Tokens { time, .. } => (time, time),
+            InputShape::Series { steps, .. } => (steps, steps),
+            InputShape::Features { .. } | InputShape::Image { .. } => (1, 1),
+        };
+        let mut all = Vec::new();
+        let mut looked = 0;
+        if let Entry::Steps(linear) = self.entry {
+            all.push((linear.weight, read));
+        }
+        let c = self.spec.d_model;
+        for (stack, times, causal) in [(&self.encoder, read, false), (&self.decoder, written, true)] {
+            for layer in stack.iter().flat_map(|stack| &stack.layers) {
+                let own = [layer.self_attn.in_proj_weight, layer.self_attn.out_proj.weight];
+                all.extend(
+                    own.into_iter().chain([layer.linear1.weight, layer.linear2.weight]).map(|w| (w, times)),
+                );
+                // Scores and their weighed sum: each pair of positions that see each other, C numbers, twice.
+                let pairs = if causal { times * (times + 1) / 2 } else { times * times };
+                looked += (2 * c * pairs) as u64;
+                if let Some((attn, _)) = &layer.cross_attn {
+                    all.push((attn.out_proj.weight, times));
+                    // A third of the rows makes queries of the target, two thirds keys and values of the source.
+                    looked += (c * c * times + 2 * c * c * read + 2 * c * times * read) as u64;
+                }
+            }
+        }
+        let once = self.spec.variant == TransformerVariant::Encoder;
+        let head = self.output.map(|output| output.weight).or_else(|| params.find("embedding.weight"));
+        all.extend(head.map(|weight| (weight, if once { 1 } else { written })));
+        (all, looked)
     }
 
     pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {

@@ -148,6 +148,14 @@ impl Params {
         self.list.iter().filter(|p| p.kind == ParamKind::Weight).map(|p| p.value.len()).sum()
     }
 
+    /// Memory of all values and of their packed copies.
+    pub fn bytes(&self) -> usize {
+        let one =
+            |p: &Param| p.value.capacity() * size_of::<f32>() + p.packed.as_ref().map_or(0, Packed::bytes);
+        self.list.iter().map(one).sum::<usize>()
+            + self.cells.iter().map(|cell| cell.packed.bytes()).sum::<usize>()
+    }
+
     /// Packs the matrix `id` (`[out, in]`) once for products of few rows; the model will not be trained.
     pub fn freeze(&mut self, id: ParamId) {
         let param = &mut self.list[id.0 as usize];

@@ -75,6 +75,14 @@ impl Workspace {
         }
     }
 
+    /// Forgets the last tape and says how much memory is kept: what the largest tape so far needed.
+    pub fn bytes(&mut self) -> usize {
+        self.reset();
+        let numbers = |buffers: &Vec<Vec<f32>>| buffers.iter().map(Vec::capacity).sum::<usize>();
+        let ids: usize = self.free_ids.iter().map(Vec::capacity).sum();
+        self.free.values().map(numbers).sum::<usize>() * size_of::<f32>() + ids * size_of::<u32>()
+    }
+
     /// Gives the running statistics that the last pass computed to the parameters they belong to.
     pub fn apply_buffer_updates(&mut self, params: &mut Params) {
         for i in 0..self.buffer_updates.len() {
@@ -121,5 +129,7 @@ mod tests {
         ws.give(buffer);
         let again = ws.take(990);
         assert_eq!((again.len(), again.as_ptr()), (990, at));
+        ws.give(again);
+        assert_eq!(ws.bytes(), 4 * size_class(1000));
     }
 }

@@ -1,8 +1,9 @@
 //! Whether what a model is asked still looks like what it was trained on.
 //!
-//! A loaded model counts the features of the rows that it predicts, beside the sketches that its manifest keeps of the
-//! training rows. Counts are all that is kept, in memory, and they go with the model: no value of any request is
-//! stored anywhere. When a window is full the next begins, and the last full one stays readable.
+//! A loaded model counts the features of the rows that clients ask it about (not those of readiness or of
+//! explanations), beside the sketches that its manifest keeps of the training rows. Counts are all that is kept, in
+//! memory, and they go with the model: no value of any request is stored anywhere. When a window is full the next
+//! begins, and the last full one stays readable.
 
 use crate::resident::Resident;
 use crate::{Service, ServiceError, robustness};

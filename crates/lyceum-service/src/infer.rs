@@ -139,6 +139,7 @@ pub async fn create(
     let contents = examples(&resident, request.inputs)?;
     let prepared = contents.iter().map(|(path, content)| prepare(&resident, content, path));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+    resident.watch.count(&resident, &prepared);
     let rows = service.predict(&resident, prepared).await?;
     let wanted = |output: &OutputTensor| {
         request.outputs.is_empty() || request.outputs.iter().any(|name| name == output.name)

@@ -4,8 +4,8 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`card`], then [`models`], [`keys`],
+//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`], [`card`],
+//! then [`models`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod predict;
 pub mod privacy;
 mod resident;
 pub mod robustness;
+pub mod selections;
 mod stops;
 
 pub use error::ServiceError;
@@ -116,7 +117,6 @@ impl Service {
         resident: &Resident,
         examples: Vec<Prepared>,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
-        resident.watch.count(resident, &examples);
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
             groups.entry(lengths(&example.value)).or_default().push(i);

@@ -8,6 +8,7 @@
 //! DATA_DIR/models/NAME/VERSION/manifest.sha256        its hash, as sha256sum writes it; written last
 //! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
+//! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
 //! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
@@ -75,6 +76,15 @@ impl Layout {
 
     pub fn job_lock(&self, id: &JobId) -> PathBuf {
         self.job_dir(id).join("owner.lock")
+    }
+
+    /// What the choices of a project found. The default project needs no folder of its own.
+    pub fn selections(&self, project: &Project) -> PathBuf {
+        if *project == Project::default_project() {
+            return self.root.join("selections");
+        }
+        let of = self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id));
+        of.join("selections")
     }
 
     pub fn staging(&self) -> PathBuf {

@@ -5,7 +5,8 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`].
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`];
+//! [`selections`] are documents in files.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod layout;
 pub mod models;
 pub mod privacy;
 mod schema;
+pub mod selections;
 
 pub use db::Store;
 pub use error::StoreError;

@@ -98,13 +98,40 @@ pub fn adopt(
     finish(spec, model, shape, loaded, 0, 0.0, control)
 }
 
-/// Trains on loaded data; continues from the newest checkpoint of the observer's folder.
+/// Trains on loaded data and measures; continues from the newest checkpoint of the observer's folder.
 pub fn fit(
     spec: &Spec,
     loaded: Loaded,
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
+    let Learnt { model, shape, steps, seconds, privacy } = learn(spec, &loaded, observer, control)?;
+    observer.event(&Event::Measuring)?;
+    let mut fitted = finish(spec, model, shape, loaded, steps, seconds, control)?;
+    if privacy.is_some() {
+        observer.checkpoint_dir().as_deref().map_or(Ok(()), checkpoint::forget_noise)?;
+    }
+    fitted.privacy = privacy;
+    Ok(fitted)
+}
+
+/// A model that was trained and is not measured yet.
+pub struct Learnt {
+    pub model: Model,
+    pub shape: ModelShape,
+    pub steps: u64,
+    pub seconds: f64,
+    /// What is promised; None where the spec asks for no privacy.
+    pub privacy: Option<PrivacyReport>,
+}
+
+/// The loop alone: for who compares many models on data that is loaded once.
+pub fn learn(
+    spec: &Spec,
+    loaded: &Loaded,
+    observer: &mut dyn Observer,
+    control: &Control,
+) -> Result<Learnt, TrainError> {
     let shape = loaded.preparation.shape();
     let model = Model::new(&spec.model, &shape, spec.seed)?;
     if spec.train.early_stopping.is_some() && loaded.valid.is_none() {
@@ -112,7 +139,7 @@ pub fn fit(
             "early_stopping needs a validation part: set valid or valid_fraction".into(),
         ));
     }
-    let robust = plan_robust(spec, &loaded)?;
+    let robust = plan_robust(spec, loaded)?;
     let mut run = Run::new(&spec.train, spec.seed, model, &loaded.train).with_robust(robust);
     let steps = run.total_steps();
     let private = match &spec.privacy {
@@ -120,7 +147,7 @@ pub fn fit(
         None => None,
     };
     let mut noise: Option<Noise> = None;
-    let identity = identity(spec, &loaded);
+    let identity = identity(spec, loaded);
     let dir = observer.checkpoint_dir();
     let mut progress = Progress::default();
     let mut best: Option<Params> = None;
@@ -143,7 +170,7 @@ pub fn fit(
         }
         observer.event(&Event::Resumed { step: progress.step, path: &path })?;
     } else if run.total_steps() >= QUOTED_STEPS_MIN {
-        quote(spec, &run, &loaded, private.as_ref(), observer)?;
+        quote(spec, &run, loaded, private.as_ref(), observer)?;
     }
     if let (Some(private), None) = (&private, &noise) {
         let fresh = match private.insecure_seed() {
@@ -187,7 +214,7 @@ pub fn fit(
             eta_s: per_step * (run.total_steps() - progress.step) as f64,
         }))?;
         if is_due(progress.step, spec.train.eval_every, spec, &run) && loaded.valid.is_some() {
-            evaluate(spec, &run, &loaded, &mut progress, &mut best, &mut ws, observer, control)?;
+            evaluate(spec, &run, loaded, &mut progress, &mut best, &mut ws, observer, control)?;
         }
         let due = is_due(progress.step, spec.train.checkpoint_every, spec, &run);
         if let Some(dir) = dir.as_deref().filter(|_| due || progress.early.stopped) {
@@ -201,14 +228,9 @@ pub fn fit(
     if stopped_early {
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
-    observer.event(&Event::Measuring)?;
     let steps = progress.step;
-    let mut fitted = finish(spec, run.model, shape, loaded, steps, progress.seconds, control)?;
-    if let Some(private) = &private {
-        fitted.privacy = Some(private.report(steps)?);
-        dir.as_deref().map_or(Ok(()), checkpoint::forget_noise)?;
-    }
-    Ok(fitted)
+    let privacy = private.as_ref().map(|private| private.report(steps)).transpose()?;
+    Ok(Learnt { model: run.model, shape, steps, seconds: progress.seconds, privacy })
 }
 
 /// All statistics that would be published without having been declared, in one message.

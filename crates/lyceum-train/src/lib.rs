@@ -25,5 +25,5 @@ pub mod schedule;
 pub mod version;
 
 pub use error::TrainError;
-pub use fit::{Fitted, adopt, fit, train};
+pub use fit::{Fitted, Learnt, adopt, fit, learn, train};
 pub use observer::{Event, Observer, Silent, StepEvent};

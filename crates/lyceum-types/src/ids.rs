@@ -161,6 +161,10 @@ impl fmt::Display for ModelRef {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(String);
 
+/// `sel_` and 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SelectionId(String);
+
 /// `key_` and 32 hexadecimal digits: the public id of an API key, never its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(String);
@@ -199,6 +203,7 @@ macro_rules! prefixed_id {
     };
 }
 prefixed_id!(JobId, "job_", "job id");
+prefixed_id!(SelectionId, "sel_", "model selection id");
 prefixed_id!(KeyId, "key_", "key id");
 
 /// What a key may do.

@@ -47,6 +47,8 @@ pub enum Command {
     Preview(commands::preview::Preview),
     /// Train a model as a job spec says
     Train(commands::train::Train),
+    /// Race candidates on your data within limits and a budget, and take one
+    Choose(commands::choose::Choose),
     /// Measure a model on a data file
     Eval(commands::eval::Eval),
     /// Attack a model, certify it, damage its inputs

@@ -1,6 +1,7 @@
 //! What a command says when it does not succeed: what, why, and what to do; for people on lines, for programs
 //! as the last line of stderr. The one place of the binary that turns errors into exit codes.
 
+use lyceum_choose::ChooseError;
 use lyceum_service::ServiceError;
 use lyceum_store::StoreError;
 use lyceum_train::TrainError;
@@ -322,6 +323,29 @@ impl From<TrainError> for Failure {
             }
             TrainError::Io { action, path, source } => Failure::file(action, Path::new(&path), &source),
             other => Failure::new(Exit::Failed, "training", text, causes(&other), fix),
+        }
+    }
+}
+
+impl From<ChooseError> for Failure {
+    fn from(error: ChooseError) -> Self {
+        let (text, why) = (error.to_string(), causes(&error));
+        match error {
+            ChooseError::Train(error) => error.into(),
+            ChooseError::Eval(error) => TrainError::from(error).into(),
+            ChooseError::Budget { .. } => {
+                let why = "training in full takes longer than that";
+                let fix = "write more minutes, fewer or smaller candidates, or fewer epochs under [train]";
+                Failure::new(Exit::Failed, "budget", text, why, fix)
+            }
+            ChooseError::NoneTrains { .. } => {
+                let fix = "say what a row is with data.input, or write candidates = \"auto\"";
+                Failure::new(Exit::Usage, "no_candidate", text, "families and data do not fit together", fix)
+            }
+            ChooseError::Engine(_) | ChooseError::Start(_) => {
+                let fix = "run lyceum doctor; if it finds nothing, this is a fault of lyceum";
+                Failure::new(Exit::Failed, "internal", text, why, fix)
+            }
         }
     }
 }

@@ -66,6 +66,12 @@ pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<Job
 
 /// Works on a job until it ends, and says how it ended.
 pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Result<(), Failure> {
+    let outcome = carry_out(context, store, id, plan).await?;
+    say_done(context, &outcome)
+}
+
+/// Works on a job until it ends. Returns its `done` line.
+pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Result<String, Failure> {
     let worker = format!("pid {}", std::process::id());
     let claim = jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?;
     let claim = Arc::new(claim);
@@ -80,10 +86,7 @@ pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Re
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
-        Ok(fitted) => {
-            let outcome = publish(store, &claim, &plan.spec, fitted).await?;
-            say_done(context, &outcome)
-        }
+        Ok(fitted) => publish(store, &claim, &plan.spec, fitted).await,
         Err(error) => {
             let now = Timestamp::now();
             let stopped = matches!(

@@ -8,6 +8,7 @@ pub mod explanations;
 pub mod health;
 pub mod infer;
 pub mod metrics;
+pub mod model_selections;
 pub mod models;
 pub mod openapi;
 pub mod predict;

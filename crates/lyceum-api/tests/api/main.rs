@@ -11,3 +11,4 @@ mod extras;
 mod house;
 mod load;
 mod robustness;
+mod selections;

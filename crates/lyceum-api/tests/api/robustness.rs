@@ -284,6 +284,9 @@ async fn drift_is_found_in_what_was_asked_and_not_in_what_was_not() {
     trained(&house, "table").await;
     let empty = house.client.get("/v1/models/table/drift").await.json();
     assert_eq!((&empty["n"], &empty["since"], &empty["features"]), (&json!(0), &Value::Null, &json!([])));
+    // Readiness asks every loaded model too, and is no client.
+    assert_eq!(house.client.get("/ready").await.status, 200);
+    assert_eq!(house.client.get("/v1/models/table/drift").await.json()["n"], 0);
     // `a` as in training, uniform in 0 to 1; `b` far above it.
     let rows: Vec<Value> =
         (0..200).map(|i| json!([(i as f64 + 0.5) / 200.0, 0.8 + i as f64 / 400.0])).collect();

@@ -23,6 +23,11 @@ pub struct PackedCell {
 }
 
 impl PackedCell {
+    /// Memory that it holds.
+    pub fn bytes(&self) -> usize {
+        self.data.capacity() * size_of::<f32>()
+    }
+
     /// Packs for the path of the calling thread ([`cpu::path`]), which must also be the path of the calls.
     pub fn new(cell: Cell, input: usize, hidden: usize, weights: &CellWeights<'_>) -> PackedCell {
         let seq = Sequence {

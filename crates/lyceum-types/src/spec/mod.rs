@@ -3,6 +3,7 @@
 //! These types are the parsed form, in which every optional key that has a default has its value. [`parse`]
 //! turns TOML or JSON into them, with every unknown key, wrong type and contradiction reported at its place.
 
+pub mod choose;
 pub mod parse;
 pub mod privacy;
 

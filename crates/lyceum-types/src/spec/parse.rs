@@ -6,6 +6,7 @@
 //! must hold between tables). Every problem of a document is found in one pass. It may not know files: the
 //! caller reads the text and resolves the paths that stand in it.
 
+mod choose;
 mod data;
 mod model;
 mod privacy;
@@ -15,6 +16,7 @@ mod section;
 mod train;
 mod tree;
 
+use super::choose::ChooseSpec;
 use super::privacy::PrivacySpec;
 use super::{DataSpec, ModelSpec, Spec, Task, TrainSpec};
 use crate::ids::ModelName;
@@ -32,24 +34,7 @@ impl Spec {
     /// # Errors
     /// All problems of the document, each with its key, line and column.
     pub fn from_toml(text: &str, file_name: &str) -> Result<Self, SpecErrors> {
-        let file = Some(file_name.to_owned());
-        if text.len() > SPEC_BYTES_MAX {
-            let problem = Problem {
-                key: String::new(),
-                line: None,
-                column: None,
-                code: ProblemCode::OutOfRange,
-                message: format!("the document has {} bytes; at most {SPEC_BYTES_MAX} are read", text.len()),
-                fix: "give the job spec, not the data".into(),
-            };
-            return Err(SpecErrors { file, problems: vec![problem] });
-        }
-        let (root, syntax) = tree::from_toml(text);
-        // After a syntax error a table may be half read: its missing keys would be false alarms.
-        if !syntax.is_empty() {
-            return Err(SpecErrors { file, problems: syntax });
-        }
-        read(&root).map_err(|problems| SpecErrors { file, problems })
+        read_toml(text, file_name, read)
     }
 
     /// Reads the same document as JSON, as a request carries it.
@@ -59,6 +44,49 @@ impl Spec {
     pub fn from_json(value: &serde_json::Value) -> Result<Self, SpecErrors> {
         read(&tree::from_json(value)).map_err(|problems| SpecErrors { file: None, problems })
     }
+}
+
+impl ChooseSpec {
+    /// Reads what is to be chosen from. `file_name` is only said in errors.
+    ///
+    /// # Errors
+    /// All problems of the document, each with its key, line and column.
+    pub fn from_toml(text: &str, file_name: &str) -> Result<Self, SpecErrors> {
+        read_toml(text, file_name, choose::read)
+    }
+
+    /// Reads the same document as JSON, as a request carries it.
+    ///
+    /// # Errors
+    /// All problems of the document, each with its key.
+    pub fn from_json(value: &serde_json::Value) -> Result<Self, SpecErrors> {
+        choose::read(&tree::from_json(value)).map_err(|problems| SpecErrors { file: None, problems })
+    }
+}
+
+fn read_toml<T>(
+    text: &str,
+    file_name: &str,
+    read: fn(&Node) -> Result<T, Vec<Problem>>,
+) -> Result<T, SpecErrors> {
+    let file = Some(file_name.to_owned());
+    if text.len() > SPEC_BYTES_MAX {
+        let problem = Problem {
+            key: String::new(),
+            line: None,
+            column: None,
+            code: ProblemCode::OutOfRange,
+            message: format!("the document has {} bytes; at most {SPEC_BYTES_MAX} are read", text.len()),
+            fix: "give the job spec, not the data".into(),
+        };
+        return Err(SpecErrors { file, problems: vec![problem] });
+    }
+    let (root, syntax) = tree::from_toml(text);
+    // After a syntax error a table may be half read: its missing keys would be false alarms.
+    if !syntax.is_empty() {
+        return Err(SpecErrors { file, problems: syntax });
+    }
+    read(&root).map_err(|problems| SpecErrors { file, problems })
 }
 
 /// Everything that is wrong with a document, in the order of its lines.
@@ -181,6 +209,20 @@ impl Draft {
 
 fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
     let mut section = Section::root(root, problems)?;
+    let (name, task, seed) = read_head(&mut section);
+    section.require("data", "the table of the data", "[data] with train = \"rows.csv\"");
+    section.require("model", "the table of the model", "[model] with family = \"mlp\"");
+    section.require("train", "the table of the training", "[train] with epochs = 20");
+    let data = section.section("data").map(data::read);
+    let model = section.section("model").and_then(|model| model::read(model, task));
+    let train = section.section("train").map(train::read);
+    let privacy = section.section("privacy").map(privacy::read);
+    section.finish();
+    Some(Draft { name, task, seed, data, model, train, privacy })
+}
+
+/// What both kinds of document begin with.
+fn read_head(section: &mut Section<'_>) -> (Option<String>, Option<Task>, u64) {
     section.require("name", "the model's name", "name = \"digits\"");
     let name = section.text("name");
     if let Some(name) = &name
@@ -192,16 +234,7 @@ fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
     section.require("task", "what is to be learnt", "task = \"classification\"");
     let task = section.choice("task", TASKS);
     let seed = section.integer("seed", 0, i128::from(u64::MAX)).unwrap_or(0);
-    section.require("data", "the table of the data", "[data] with train = \"rows.csv\"");
-    section.require("model", "the table of the model", "[model] with family = \"mlp\"");
-    section.require("train", "the table of the training", "[train] with epochs = 20");
-    let data = section.section("data").map(data::read);
-    let model = section.section("model").and_then(|model| model::read(model, task));
-    let train = section.section("train").map(train::read);
-    let privacy = section.section("privacy").map(privacy::read);
-    section.finish();
-    let seed = u64::try_from(seed).expect("the bound was checked: bug");
-    Some(Draft { name, task, seed, data, model, train, privacy })
+    (name, task, u64::try_from(seed).expect("the bound was checked: bug"))
 }
 
 /// Names of the tasks as the spec writes them.

@@ -3,6 +3,7 @@
 pub mod attack;
 pub mod bench;
 pub mod card;
+pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
@@ -57,6 +58,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(args) => args.run(context).await,
         Command::Preview(args) => args.run(context).await,
         Command::Train(args) => args.run(context).await,
+        Command::Choose(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Attack(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,

@@ -7,6 +7,7 @@ use crate::training::{self, Plan};
 use clap::Args;
 use lyceum_types::ids::ModelName;
 use lyceum_types::spec::Spec;
+use lyceum_types::spec::parse::SpecErrors;
 use std::path::{Path, PathBuf};
 
 const SPEC_BYTES_MAX: u64 = 1 << 20;
@@ -42,19 +43,32 @@ impl Train {
 
 /// A job spec, and the folder that its paths are relative to.
 pub fn read_spec(path: &Path) -> Result<(Spec, PathBuf), Failure> {
-    let spec = parse(path)?;
+    read_document(path, Spec::from_toml, Spec::from_json)
+}
+
+/// A document that people write, in TOML or JSON, and the folder that its paths are relative to.
+pub fn read_document<T>(
+    path: &Path,
+    from_toml: fn(&str, &str) -> Result<T, SpecErrors>,
+    from_json: fn(&serde_json::Value) -> Result<T, SpecErrors>,
+) -> Result<(T, PathBuf), Failure> {
+    let document = parse(path, from_toml, from_json)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Absolute, so that the job can be resumed from anywhere.
     let base_dir = folder.canonicalize().map_err(|error| Failure::file("open", folder, &error))?;
-    Ok((spec, base_dir))
+    Ok((document, base_dir))
 }
 
-fn parse(path: &Path) -> Result<Spec, Failure> {
+fn parse<T>(
+    path: &Path,
+    from_toml: fn(&str, &str) -> Result<T, SpecErrors>,
+    from_json: fn(&serde_json::Value) -> Result<T, SpecErrors>,
+) -> Result<T, Failure> {
     let text = files::read_text(path, SPEC_BYTES_MAX)?;
     let shown = path.display().to_string();
     if path.extension().is_none_or(|extension| extension != "json") {
-        return Ok(Spec::from_toml(&text, &shown)?);
+        return Ok(from_toml(&text, &shown)?);
     }
     let value = serde_json::from_str(&text).map_err(|error| {
         let mut failure =
@@ -64,7 +78,7 @@ fn parse(path: &Path) -> Result<Spec, Failure> {
         failure.place.column = Some(error.column());
         failure
     })?;
-    Spec::from_json(&value).map_err(|mut errors| {
+    from_json(&value).map_err(|mut errors| {
         errors.file = Some(shown);
         errors.into()
     })

@@ -33,6 +33,15 @@ impl Problems {
         });
     }
 
+    /// What was found so far.
+    pub(super) fn all(&self) -> Vec<Problem> {
+        self.0.borrow().clone()
+    }
+
+    pub(super) fn push(&self, problem: Problem) {
+        self.0.borrow_mut().push(problem);
+    }
+
     /// Whether this very key has a problem already.
     pub(super) fn at(&self, key: &str) -> bool {
         self.0.borrow().iter().any(|problem| problem.key == key)
@@ -79,7 +88,7 @@ impl<'a> Section<'a> {
         Self::open(node, String::new(), problems)
     }
 
-    fn open(node: &'a Node, path: String, problems: &'a Problems) -> Option<Self> {
+    pub(super) fn open(node: &'a Node, path: String, problems: &'a Problems) -> Option<Self> {
         let Value::Table(entries) = &node.value else {
             let message = format!("must be a table, is {}", node.kind());
             problems.note(node.place, path, ProblemCode::WrongType, message, "write a table of keys");

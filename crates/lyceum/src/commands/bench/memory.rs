@@ -1,6 +1,6 @@
 //! Peak memory of a training run: a fresh process for each side, so that nothing is counted twice.
 
-use super::peer::Peer;
+use super::peer::{Peer, TRAIN};
 use super::works::Work;
 use crate::failure::Failure;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use std::process::Command;
 /// Bytes that each side's process had at its peak, and those of the peer before it had a model. The peer
 /// runs eagerly: compiling would count its compiler too.
 pub fn measure(work: &Work, peer: &str) -> Result<Value, Failure> {
-    let mut process = Peer::start(peer)?;
+    let mut process = Peer::start(peer, TRAIN)?;
     let started = process.about["rss_bytes"].clone();
     let peak = process.peak_memory(work)?;
     drop(process);

@@ -1,4 +1,5 @@
-//! `lyceum bench train`: our training steps, and a peer's, in turn on the same machine.
+//! `lyceum bench`: our work, and a peer's, in turn on the same machine. Here training steps; `trust` has
+//! explanations, private steps, attacks and accounting.
 //!
 //! A work is warmed up on both sides, then rounds alternate ours and theirs, so that a machine whose speed
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
@@ -6,15 +7,17 @@
 
 mod memory;
 mod peer;
+mod trust;
 mod works;
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
-use peer::Peer;
+use peer::{Peer, TRAIN};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use trust::TrustBench;
 use works::{WORKS, Work, Worker};
 
 #[derive(Debug, Args)]
@@ -27,6 +30,8 @@ pub struct Bench {
 enum Kind {
     /// Training steps and the matrix product
     Train(TrainBench),
+    /// Explanations, private steps, attacks and privacy accounting
+    Trust(TrustBench),
 }
 
 #[derive(Debug, Args)]
@@ -50,10 +55,13 @@ struct TrainBench {
 
 impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let Kind::Train(bench) = self.kind;
         let control = context.control.clone();
         let is_json = context.is_json();
-        let report = tokio::task::spawn_blocking(move || bench.measure(&control, is_json))
+        let measure = move || match self.kind {
+            Kind::Train(bench) => bench.measure(&control, is_json),
+            Kind::Trust(bench) => bench.measure(&control, is_json),
+        };
+        let report = tokio::task::spawn_blocking(measure)
             .await
             .map_err(|error| Failure::internal("the benchmark broke off", &error))??;
         if is_json {
@@ -72,7 +80,7 @@ impl TrainBench {
             let why = format!("there are {}", known.join(", "));
             return Err(Failure::usage(format!("no work is called {name:?}"), why, "name one of them"));
         }
-        let mut peer = self.peer.as_deref().map(Peer::start).transpose()?;
+        let mut peer = self.peer.as_deref().map(|named| Peer::start(named, TRAIN)).transpose()?;
         let mut rows = Vec::new();
         for work in WORKS.iter().filter(|w| self.only.is_empty() || self.only.iter().any(|n| w.is_called(n)))
         {

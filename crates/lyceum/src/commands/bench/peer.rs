@@ -1,6 +1,6 @@
 //! The other side: a process that takes one JSON object a line and answers with one.
 //!
-//! The script comes with this program (`bench/peers/pytorch_train.py`); the Python that has PyTorch does not.
+//! The script comes with this program (`bench/peers/`); the Python that has PyTorch does not.
 
 use super::works::{Training, Work};
 use crate::failure::{Exit, Failure};
@@ -11,7 +11,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-const SCRIPT: &str = include_str!("../../../../../bench/peers/pytorch_train.py");
+/// The peer's side of each benchmark.
+pub const TRAIN: &str = include_str!("../../../../../bench/peers/pytorch_train.py");
+pub const TRUST: &str = include_str!("../../../../../bench/peers/pytorch_trust.py");
 /// Peers started so far.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Steps over which the losses of both sides must agree.
@@ -55,8 +57,8 @@ impl Drop for Peer {
 }
 
 impl Peer {
-    /// `pytorch=PATH`
-    pub fn start(named: &str) -> Result<Self, Failure> {
+    /// `pytorch=PATH`, and the script that it runs.
+    pub fn start(named: &str, text: &str) -> Result<Self, Failure> {
         let Some(("pytorch", python)) = named.split_once('=') else {
             let fix = "write --peer pytorch=PATH, the path of a Python that has PyTorch";
             return Err(Failure::usage(format!("no peer is called {named:?}"), "there is pytorch", fix));
@@ -65,8 +67,8 @@ impl Peer {
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("lyceum-bench-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file("make", &folder, &error))?;
-        let script = folder.join("pytorch_train.py");
-        std::fs::write(&script, SCRIPT).map_err(|error| Failure::file("write", &script, &error))?;
+        let script = folder.join("peer.py");
+        std::fs::write(&script, text).map_err(|error| Failure::file("write", &script, &error))?;
         let mut child = Command::new(python)
             .arg(&script)
             .args(["--threads", &lyceum_kernels::pool::threads().to_string()])
@@ -90,6 +92,18 @@ impl Peer {
             Some(error) => Err(error.to_owned()),
             None => Ok(answer["mode"].as_str().unwrap_or_default().to_owned()),
         }
+    }
+
+    /// Warms up a work that has no precision; how the peer does it fastest.
+    pub fn prepare_named(&mut self, work: &str) -> Result<String, Failure> {
+        let answer = self.ask(&json!({ "work": work }))?;
+        answer["mode"].as_str().map(str::to_owned).ok_or_else(|| failed(&answer.to_string()))
+    }
+
+    /// Median seconds of a step of such a work.
+    pub fn run_named(&mut self, work: &str, steps: usize) -> Result<f64, Failure> {
+        let answer = self.ask(&json!({ "run": work, "steps": steps }))?;
+        answer["seconds"].as_f64().ok_or_else(|| failed(&answer.to_string()))
     }
 
     /// Makes some steps of a work in plain eager mode; the most memory that the process had.

@@ -7,6 +7,7 @@ use lyceum_models::batch::{Batch, Input, Target, Tokens};
 use lyceum_models::{InputShape, Model, ModelShape, OutputShape};
 use lyceum_nn::{Dropout, Examples, Grads, Recording, Tape, Workspace};
 use lyceum_train::optim::Optimizer;
+use lyceum_train::private::Noise;
 use lyceum_types::spec::{
     ActivationSpec, CnnSpec, ConvSpec, MlpSpec, ModelSpec, NormKind, OptimizerSpec, Positional,
     RecurrentHead, RecurrentSpec, TransformerSpec, TransformerVariant,
@@ -158,6 +159,36 @@ impl Training {
         }
     }
 
+    /// The same with plain gradient descent.
+    pub fn with_sgd(work: &Work, lr: f64) -> Self {
+        let mut training = Self::new(work);
+        training.optimizer = Optimizer::new(
+            &OptimizerSpec::Sgd { lr, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 },
+            &training.model.params,
+        );
+        training
+    }
+
+    /// The calls of a private step over one batch: gradients, norms, the weighted sum, noise of the clip.
+    pub fn private_step(&mut self) -> Result<(), lyceum_nn::NnError> {
+        let batch = &self.batches[self.step as usize % self.batches.len()];
+        self.grads.clear();
+        let mut tape =
+            Tape::new(&mut self.ws, &self.model.params, Recording::Weights, Examples::Even(batch.n))
+                .training(Dropout { seed: 1, step: self.step });
+        let (loss, _) = self.model.loss(&mut tape, batch, 1.0)?;
+        tape.backward_inputs(loss, &[1.0]);
+        let mut squares = vec![0.0; batch.n];
+        tape.example_norms(&mut squares)?;
+        let weights: Vec<f32> = squares.iter().map(|square| (1.0 / square.sqrt()).min(1.0) as f32).collect();
+        tape.backward_weights(&mut self.grads, Some(&weights));
+        self.grads.finish();
+        Noise::insecure(1).add(self.step, 1.0, &self.model.params, &mut self.grads);
+        self.optimizer.step(&mut self.model.params, &self.grads, 0.1, 1.0 / batch.n as f32);
+        self.step += 1;
+        Ok(())
+    }
+
     /// One optimiser step; the loss before it.
     pub fn step(&mut self) -> f32 {
         let batch = &self.batches[self.step as usize % self.batches.len()];
@@ -178,7 +209,7 @@ impl Training {
     }
 }
 
-fn model(name: &str) -> (ModelSpec, ModelShape) {
+pub fn model(name: &str) -> (ModelSpec, ModelShape) {
     let gpt = |layers, nhead, d_model, context| {
         let spec = TransformerSpec {
             variant: TransformerVariant::Decoder,
@@ -251,7 +282,7 @@ fn model(name: &str) -> (ModelSpec, ModelShape) {
 }
 
 /// Numbers that need no generator: speed does not depend on them.
-fn batch(name: &str, number: usize) -> Batch {
+pub fn batch(name: &str, number: usize) -> Batch {
     let mix = |i: usize| (i * 2_654_435_761 + number * 97 + 13) >> 7;
     let tokens = |n: usize, time: usize| {
         let ids = |salt: usize| (0..n * time).map(move |i| (mix(i + salt) % 65) as u32);

@@ -1,0 +1,530 @@
+//! The door: from the document and the data to measured rows and a recommendation.
+
+use crate::candidates::{self, shortened};
+use crate::error::ChooseError;
+use crate::holm::holm;
+use crate::lab::{Lab, held_out};
+use crate::limits::{Stage, excesses, nothing_left};
+use crate::pareto::front;
+use crate::race::{Field, Out, Race, Run, Trial, race};
+use crate::row::{Explained, Row, Standing};
+use crate::rule::{self, Against, Contender};
+use crate::scores::{ALPHA, Loss, Paired, Scores, Separation};
+use crate::serve::{Bench, Samples};
+use crate::ties;
+use crate::trust;
+use lyceum_models::Model;
+use lyceum_models::batch::Input;
+use lyceum_nn::{Examples, Recording, Tape, Workspace, weights};
+use lyceum_train::TrainError;
+use lyceum_train::data::Loaded;
+use lyceum_types::control::Control;
+use lyceum_types::spec::Spec;
+use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, usual_name};
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The part of the budget in which runs may begin; the rest measures, registers and opens the test part.
+const RACING: f64 = 0.75;
+/// Each measurement before the race, and each of the rounds after it, with one client and with all.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(150);
+/// Looks at a candidate that seems too slow.
+const LOOKS_MAX: usize = 4;
+/// Finalists take turns in this many rounds, so that what else the machine does falls on all of them.
+const ROUNDS: usize = 3;
+/// Held-out rows that clients ask.
+const QUESTIONS: usize = 64;
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A candidate with what is known before it is trained.
+    Entered(&'a Row),
+    /// One run has ended.
+    Ran { name: &'a str, run: Run, ended: &'a Result<Trial, Out> },
+    /// Finalists are being measured.
+    Measuring { finalists: usize },
+}
+
+/// Sees a choice being made.
+pub trait Watch {
+    fn event(&mut self, event: &Event<'_>);
+}
+
+/// Two rows compared; numbers are those of the rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair {
+    pub first: usize,
+    pub second: usize,
+    pub paired: Paired,
+    /// Holm's, over all pairs.
+    pub p_adjusted: f64,
+    pub separation: Separation,
+}
+
+/// Rows that are not distinguishable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tie {
+    pub members: Vec<usize>,
+    /// The two of them that lie furthest apart, and what would separate those.
+    pub apart: (usize, usize),
+    pub separation: Separation,
+}
+
+#[derive(Clone, Debug)]
+pub struct Recommendation {
+    pub row: usize,
+    pub best: usize,
+    /// The winner's job with its test part, as it is to be trained and registered.
+    pub job: Spec,
+    pub sentence: String,
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    pub rows: Vec<Row>,
+    pub loss: Loss,
+    pub pairs: Vec<Pair>,
+    pub ties: Vec<Tie>,
+    /// The recommendation; or why there is none.
+    pub recommendation: Result<Recommendation, String>,
+    pub n_rows: usize,
+    pub seeds: usize,
+    /// Of the training as it is written, that finalists had.
+    pub share: f64,
+    /// What was not measured, and why.
+    pub not_evaluated: Vec<(String, String)>,
+    pub seconds: f64,
+}
+
+/// Chooses; paths are relative to `base_dir`.
+///
+/// # Errors
+/// Data or candidates that cannot be used, a budget in which nothing can be trained, a cancellation. That every
+/// candidate breaks a limit is no error but a result.
+pub fn choose(
+    spec: &ChooseSpec,
+    base_dir: &Path,
+    watch: &mut dyn Watch,
+    control: &Control,
+) -> Result<Selection, ChooseError> {
+    let begun = Instant::now();
+    let watch = RefCell::new(watch);
+    let names = RefCell::new(Vec::<String>::new());
+    let mut on_trial = |run: Run, ended: &Result<Trial, Out>| {
+        let name = &names.borrow()[run.candidate];
+        watch.borrow_mut().event(&Event::Ran { name, run, ended });
+    };
+    let mut lab = Lab::new(spec, base_dir, control, begun, &mut on_trial);
+    let mut not_evaluated = Vec::new();
+    let entrants = entrants(spec, &mut lab)?;
+    let jobs: Vec<Spec> = entrants.iter().map(|candidate| candidates::job(spec, candidate)).collect();
+    lab.enter(jobs.clone());
+    *names.borrow_mut() = entrants.iter().map(|candidate| candidate.name.clone()).collect();
+
+    let bench = Bench::start(spec.concurrency)?;
+    let mut rows = Vec::new();
+    for (candidate, job) in entrants.iter().zip(&jobs) {
+        let row = enter(spec, candidate, job, &mut lab, &bench, control)?;
+        watch.borrow_mut().event(&Event::Entered(&row));
+        rows.push(row);
+    }
+    let alive: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].standing == Standing::Finalist).collect();
+    let Some(&simplest) = alive.iter().min_by_key(|&&i| (rows[i].operations, rows[i].parameters)) else {
+        return nobody(rows, spec, begun, not_evaluated);
+    };
+    let baselines = lab.baselines(&jobs[simplest])?;
+    let field = Field {
+        candidates: &alive,
+        simplest,
+        seeds: spec.seeds,
+        seconds: spec.budget_minutes * 60.0 * RACING,
+    };
+    let raced = race(field, &mut lab)?;
+    for (candidate, out) in &raced.out {
+        rows[*candidate].standing = Standing::Out(out.clone());
+    }
+    if raced.finalists.is_empty() && raced.out.iter().any(|(_, out)| *out == Out::Budget) {
+        return Err(ChooseError::Budget { budget_minutes: spec.budget_minutes, needed_minutes: None });
+    }
+    watch.borrow_mut().event(&Event::Measuring { finalists: raced.finalists.len() });
+    not_evaluated.extend(measure_finalists(spec, &raced, &jobs, &mut lab, &bench, &mut rows, control)?);
+    let mut scores: Vec<(usize, Scores)> =
+        raced.finalists.iter().map(|(i, seeds)| (*i, lab.scores(seeds.clone()))).collect();
+    for (i, scores) in &scores {
+        rows[*i].quality = Some(scores.quality()?);
+        let excesses = excesses(&spec.limits, &rows[*i], Stage::After);
+        if !excesses.is_empty() {
+            rows[*i].standing = Standing::Excluded(excesses);
+        }
+    }
+    for baseline in baselines {
+        match baseline {
+            Ok((name, found)) => {
+                let mut row = Row::new(format!("{name} baseline"), "baseline".into(), None);
+                row.standing = Standing::Baseline;
+                row.quality = Some(found.quality()?);
+                scores.push((rows.len(), found));
+                rows.push(row);
+            }
+            Err(reason) => not_evaluated.push(("a baseline".into(), reason)),
+        }
+    }
+    unmeasured(spec, &rows, raced.seeds, &mut not_evaluated);
+    conclude(spec, rows, scores, &raced, not_evaluated, begun)
+}
+
+/// The candidates of the document, or those that the data can be read by.
+fn entrants(spec: &ChooseSpec, lab: &mut Lab<'_>) -> Result<Vec<Candidate>, ChooseError> {
+    match &spec.candidates {
+        Candidates::Listed(listed) => Ok(listed.clone()),
+        Candidates::Auto => {
+            let model = candidates::linear();
+            let probe = Candidate { name: usual_name(&model), model, train: None };
+            let loaded = lab.data(&candidates::job(spec, &probe))?;
+            Ok(candidates::auto(&loaded[0].preparation.shape().input))
+        }
+    }
+}
+
+/// What is known of a candidate before it is trained.
+fn enter(
+    spec: &ChooseSpec,
+    candidate: &Candidate,
+    job: &Spec,
+    lab: &mut Lab<'_>,
+    bench: &Bench,
+    control: &Control,
+) -> Result<Row, ChooseError> {
+    let mut row = Row::new(candidate.name.clone(), candidate.model.family().into(), Some(job.clone()));
+    let loaded = lab.data(job)?;
+    let mut model = match Model::new(&job.model, &loaded[0].preparation.shape(), job.seed) {
+        Ok(model) => model,
+        Err(error) => {
+            row.standing = Standing::Out(Out::Failed(error.to_string()));
+            return Ok(row);
+        }
+    };
+    row.parameters = Some(model.params.n_trainable() as u64);
+    row.operations = Some(model.operations());
+    row.disk_bytes = Some(weights::to_safetensors(&model.params)?.len() as u64);
+    model.freeze();
+    let model = Arc::new(model);
+    row.ram_bytes = Some(memory(&model, &loaded[0], spec.concurrency)?);
+    first_look(spec, &model, &questions(&loaded[0])?, bench, &mut row)?;
+    row.explained =
+        Some(Explained { exact: trust::exact_method(&model, &loaded[0], control), measured: None });
+    let excesses = excesses(&spec.limits, &row, Stage::Before);
+    if !excesses.is_empty() {
+        row.standing = Standing::Excluded(excesses);
+    }
+    Ok(row)
+}
+
+/// Costs before the race. Whatever else the machine does can only make a look slower, so a candidate that breaks the
+/// limit on latency is looked at again, and the quietest look counts.
+fn first_look(
+    spec: &ChooseSpec,
+    model: &Arc<Model>,
+    questions: &[Input],
+    bench: &Bench,
+    row: &mut Row,
+) -> Result<(), ChooseError> {
+    let p95 = |row: &Row| row.serving.as_ref().map_or(f64::INFINITY, |serving| serving.alone.p95_ms);
+    for _ in 0..LOOKS_MAX {
+        let mut look = row.clone();
+        let mut samples = Samples::default();
+        bench.measure(model, questions, FIRST_LOOK, &mut samples)?;
+        costs(spec, &samples, &mut look);
+        if p95(&look) < p95(row) {
+            *row = look;
+        }
+        if spec.limits.latency_ms_p95.is_none_or(|limit| p95(row) <= limit) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn costs(spec: &ChooseSpec, samples: &Samples, row: &mut Row) {
+    row.serving = samples.serving(spec.concurrency);
+    let cpu_seconds = row.serving.as_ref().and_then(|serving| serving.cpu_seconds_per_1k);
+    row.usd_per_1k = spec.usd_per_cpu_hour.zip(cpu_seconds).map(|(price, seconds)| price * seconds / 3600.0);
+}
+
+/// Single rows that clients ask.
+fn questions(loaded: &Loaded) -> Result<Vec<Input>, ChooseError> {
+    let part = held_out(loaded)?;
+    let one = |i: usize| {
+        let mut batch = part.new_batch();
+        part.fill(&[i], &mut batch);
+        batch.input
+    };
+    Ok((0..part.len().min(QUESTIONS)).map(one).collect())
+}
+
+/// Bytes of the weights as they are served, with their packed copies, and of what one batch of all clients' rows
+/// needs beside them.
+fn memory(model: &Model, loaded: &Loaded, concurrency: usize) -> Result<u64, ChooseError> {
+    let part = held_out(loaded)?;
+    let rows: Vec<usize> = (0..concurrency).map(|i| i % part.len()).collect();
+    let mut batch = part.new_batch();
+    part.fill(&rows, &mut batch);
+    let mut ws = Workspace::new();
+    let mut tape = Tape::new(&mut ws, &model.params, Recording::Off, Examples::Even(batch.n));
+    model.forward(&mut tape, &batch.input)?;
+    drop(tape);
+    Ok((model.params.bytes() + ws.bytes()) as u64)
+}
+
+fn measure_finalists(
+    spec: &ChooseSpec,
+    raced: &Race,
+    jobs: &[Spec],
+    lab: &mut Lab<'_>,
+    bench: &Bench,
+    rows: &mut [Row],
+    control: &Control,
+) -> Result<Vec<(String, String)>, ChooseError> {
+    let mut samples: Vec<Samples> = raced.finalists.iter().map(|_| Samples::default()).collect();
+    for _ in 0..ROUNDS {
+        for ((i, _), samples) in raced.finalists.iter().zip(&mut samples) {
+            let questions = questions(&lab.data(&jobs[*i])?[0])?;
+            let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
+            bench.measure(&kept.model, &questions, LOOK, samples)?;
+        }
+    }
+    for ((i, _), samples) in raced.finalists.iter().zip(&samples) {
+        let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
+        rows[*i].ece = kept.ece.clone();
+        rows[*i].training_seconds = Some(kept.seconds);
+        costs(spec, samples, &mut rows[*i]);
+    }
+    let mut refused: Vec<(String, String)> = Vec::new();
+    for (i, _) in &raced.finalists {
+        let loaded = lab.data(&jobs[*i])?;
+        let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
+        match trust::robustness(&kept.model, &loaded[0], spec.seed, control) {
+            Ok(found) => rows[*i].robustness = Some(found),
+            Err(why) if refused.iter().all(|(_, other)| *other != why) => {
+                refused.push(("robustness".into(), why));
+            }
+            Err(_) => {}
+        }
+        match trust::faithfulness(&kept.model, &loaded[0], spec.seed, control) {
+            Ok(found) => {
+                if let Some(explained) = &mut rows[*i].explained {
+                    explained.measured = Some(found);
+                }
+            }
+            Err(why) => refused.push((format!("faithfulness of {}", rows[*i].name), why)),
+        }
+        control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+    }
+    Ok(refused)
+}
+
+/// Nobody may run: every candidate breaks a limit, or cannot read the data.
+fn nobody(
+    rows: Vec<Row>,
+    spec: &ChooseSpec,
+    begun: Instant,
+    not_evaluated: Vec<(String, String)>,
+) -> Result<Selection, ChooseError> {
+    let sentence = excluded_sentence(&rows);
+    if rows.iter().all(|row| matches!(row.standing, Standing::Out(_))) {
+        let reason = |row: &Row| match &row.standing {
+            Standing::Out(Out::Failed(why)) => format!("{}: {why}", row.name),
+            _ => row.name.clone(),
+        };
+        return Err(ChooseError::NoneTrains {
+            reasons: rows.iter().map(reason).collect::<Vec<_>>().join("; "),
+        });
+    }
+    let loss =
+        if spec.task == lyceum_types::spec::Task::Classification { Loss::Error } else { Loss::Squared };
+    Ok(Selection {
+        rows,
+        loss,
+        pairs: Vec::new(),
+        ties: Vec::new(),
+        recommendation: Err(sentence),
+        n_rows: 0,
+        seeds: 0,
+        share: 0.0,
+        not_evaluated,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+fn excluded_sentence(rows: &[Row]) -> String {
+    let excluded: Vec<_> = rows
+        .iter()
+        .filter_map(|row| match &row.standing {
+            Standing::Excluded(excesses) => Some((row.name.as_str(), excesses.as_slice())),
+            _ => None,
+        })
+        .collect();
+    nothing_left(&excluded)
+}
+
+/// Comparisons, ties, the front, and the rule.
+fn conclude(
+    spec: &ChooseSpec,
+    mut rows: Vec<Row>,
+    scores: Vec<(usize, Scores)>,
+    raced: &Race,
+    not_evaluated: Vec<(String, String)>,
+    begun: Instant,
+) -> Result<Selection, ChooseError> {
+    let compared: Vec<&(usize, Scores)> = scores
+        .iter()
+        .filter(|(i, _)| matches!(rows[*i].standing, Standing::Finalist | Standing::Baseline))
+        .collect();
+    let n_rows = scores.first().map_or(0, |(_, scores)| scores.n_rows());
+    let loss = scores.first().map_or(Loss::Error, |(_, scores)| scores.loss);
+    let pairs = compare_all(&compared, n_rows)?;
+    let find = |a: usize, b: usize| {
+        pairs.iter().find(|p| (p.first, p.second) == (a, b) || (p.first, p.second) == (b, a))
+    };
+    let ties = tie_groups(&compared, &pairs);
+    let finalists: Vec<usize> =
+        compared.iter().map(|(i, _)| *i).filter(|&i| rows[i].standing == Standing::Finalist).collect();
+    let mean = |i: usize| scores.iter().find(|(j, _)| *j == i).map_or(f64::INFINITY, |(_, s)| s.mean());
+    let contenders: Vec<Contender> = finalists.iter().map(|&i| contender(&rows[i], mean(i))).collect();
+    let points: Vec<[f64; 2]> = contenders.iter().map(|c| [c.mean_loss, c.cost]).collect();
+    for (&i, on) in finalists.iter().zip(front(&points)) {
+        rows[i].pareto = on;
+    }
+    let worse = |a: usize, best: usize| {
+        let pair = find(finalists[a], finalists[best]);
+        contenders[a].mean_loss > contenders[best].mean_loss && pair.is_some_and(|p| p.p_adjusted < ALPHA)
+    };
+    let recommendation = match rule::take(&contenders, worse) {
+        None => Err(excluded_sentence(&rows)),
+        Some(taken) => {
+            let (row, best) = (finalists[taken.winner], finalists[taken.best]);
+            let against = |other: usize| -> Option<(usize, Paired, f64, Separation)> {
+                let pair = find(row, other)?;
+                Some((other, seen_from(pair, row), pair.p_adjusted, pair.separation))
+            };
+            let cheaper = (0..finalists.len())
+                .filter(|&c| contenders[c].cost < contenders[taken.winner].cost && worse(c, taken.best))
+                .map(|c| finalists[c]);
+            let baselines =
+                compared.iter().map(|(i, _)| *i).filter(|&i| rows[i].standing == Standing::Baseline);
+            let to_best = if best == row { None } else { against(best) };
+            let cheaper: Vec<_> =
+                if best == row { cheaper.filter_map(against).collect() } else { Vec::new() };
+            let baselines: Vec<_> = baselines.filter_map(against).collect();
+            let words = |found| words_of(found, &rows);
+            let own = rows[row].quality.as_ref().map_or(f64::NAN, |q| q.value);
+            let sentence = rule::sentence(
+                loss,
+                &contenders,
+                &taken,
+                own,
+                to_best.as_ref().map(words).as_ref(),
+                &cheaper.iter().map(words).collect::<Vec<_>>(),
+                &baselines.iter().map(words).collect::<Vec<_>>(),
+            );
+            let mut job = rows[row].job.clone().expect("a finalist has a job: bug");
+            job.data.test.clone_from(&spec.data.test);
+            job.train = shortened(&job.train, raced.share);
+            Ok(Recommendation { row, best, job, sentence })
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    let (seeds, share) = (raced.seeds, raced.share);
+    Ok(Selection { rows, loss, pairs, ties, recommendation, n_rows, seeds, share, not_evaluated, seconds })
+}
+
+fn words_of<'r>(found: &'r (usize, Paired, f64, Separation), rows: &'r [Row]) -> Against<'r> {
+    let (other, paired, p_adjusted, separation) = found;
+    let quality = rows[*other].quality.as_ref().map_or(f64::NAN, |q| q.value);
+    Against { name: &rows[*other].name, quality, paired, p_adjusted: *p_adjusted, separation: *separation }
+}
+
+fn contender(row: &Row, mean_loss: f64) -> Contender {
+    let serving = row.serving.as_ref();
+    let cost = serving.map(|s| s.cpu_seconds_per_1k.unwrap_or(s.alone.p50_ms));
+    Contender {
+        name: row.name.clone(),
+        mean_loss,
+        cost: cost.unwrap_or(f64::INFINITY),
+        operations: row.operations.unwrap_or(u64::MAX),
+        parameters: row.parameters.unwrap_or(u64::MAX),
+    }
+}
+
+/// The pair's numbers with this row as the first.
+fn seen_from(pair: &Pair, row: usize) -> Paired {
+    let paired = pair.paired.clone();
+    if pair.first == row {
+        return paired;
+    }
+    Paired { difference: -paired.difference, ci95: [-paired.ci95[1], -paired.ci95[0]], ..paired }
+}
+
+fn compare_all(compared: &[&(usize, Scores)], n_rows: usize) -> Result<Vec<Pair>, ChooseError> {
+    let mut pairs = Vec::new();
+    let n = compared.len();
+    let n_pairs = n * n.saturating_sub(1) / 2;
+    for (place, (first, a)) in compared.iter().enumerate() {
+        for (second, b) in &compared[place + 1..] {
+            let paired = a.compare(b)?;
+            let separation = paired.separation(n_rows, n_pairs);
+            pairs.push(Pair { first: *first, second: *second, p_adjusted: paired.p, paired, separation });
+        }
+    }
+    let raw: Vec<f64> = pairs.iter().map(|pair| pair.paired.p).collect();
+    for (pair, adjusted) in pairs.iter_mut().zip(holm(&raw)) {
+        pair.p_adjusted = adjusted;
+    }
+    Ok(pairs)
+}
+
+fn tie_groups(compared: &[&(usize, Scores)], pairs: &[Pair]) -> Vec<Tie> {
+    let of = |a: usize, b: usize| {
+        pairs.iter().find(|p| (p.first, p.second) == (a, b) || (p.first, p.second) == (b, a))
+    };
+    // Best first, so that a group reads from its best to its worst.
+    let mut order: Vec<&(usize, Scores)> = compared.to_vec();
+    order.sort_by(|a, b| a.1.mean().total_cmp(&b.1.mean()));
+    let row = |place: usize| order[place].0;
+    let tie = |a: usize, b: usize| of(row(a), row(b)).is_some_and(|pair| pair.p_adjusted >= ALPHA);
+    let with_pair = |group: Vec<usize>| {
+        let members: Vec<usize> = group.into_iter().map(row).collect();
+        let apart = (members[0], members[members.len() - 1]);
+        let separation = of(apart.0, apart.1).map_or(Separation::Nothing, |pair| pair.separation);
+        Tie { members, apart, separation }
+    };
+    ties::groups(order.len(), tie).into_iter().map(with_pair).collect()
+}
+
+/// Says what stays blank, and why.
+fn unmeasured(spec: &ChooseSpec, rows: &[Row], seeds: usize, said: &mut Vec<(String, String)>) {
+    let mut say = |what: &str, why: &str| said.push((what.to_owned(), why.to_owned()));
+    if spec.data.test.is_none() {
+        say("test", "data.test names no file: the quality here decided the choice and is a little too good");
+    }
+    if spec.usd_per_cpu_hour.is_none() {
+        say("usd_per_1k", "prices.usd_per_cpu_hour is not given");
+    }
+    if seeds < spec.seeds {
+        say("seeds", &format!("{seeds} of {} seeds: the budget was over", spec.seeds));
+    }
+    let blind = |row: &Row| row.serving.is_some_and(|serving| serving.cpu_seconds_per_1k.is_none());
+    if rows.iter().any(blind) {
+        say(
+            "cpu_seconds_per_1k",
+            "this system does not tell the processor time of threads; cost is latency here",
+        );
+    }
+    say("epsilon", "candidates are trained without privacy: their ε is infinite");
+    say("baselines", "simple methods are compared in quality only: they are not served");
+}
