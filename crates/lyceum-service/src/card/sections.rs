@@ -109,8 +109,13 @@ fn training(resident: &Resident, section: &mut Section) {
     let mut steps = number(resident, "steps", manifest.steps as f64, "optimiser steps");
     steps.seed = Stated::Is(manifest.spec.seed);
     section.numbers.push(steps);
-    let again = "Trained again from this spec and seed on files with these hashes, the program that issued this card \
-         gives the same weights on the same instruction set.";
+    let again = if manifest.privacy.as_ref().is_some_and(|report| report.randomness == "os_key") {
+        "Noise and draws came from a secret of the operating system: trained again, it has other weights and about \
+         the same quality."
+    } else {
+        "Trained again by the same program from this spec and seed, on files with these hashes, it has the same \
+         weights on the same instruction set."
+    };
     section.statements.push(again.into());
     section.statements.extend(manifest.verdict.clone());
 }

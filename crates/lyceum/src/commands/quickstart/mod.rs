@@ -1,4 +1,4 @@
-//! `lyceum quickstart`: from nothing to six served models, on data that is in the binary.
+//! `lyceum quickstart`: from nothing to six served models and a private twin of one, on data in the binary.
 //!
 //! Each starter is an ordinary job from an ordinary spec; nothing here trains or measures by itself. The
 //! server is up before the first job ends, so every model answers as soon as it is registered.

@@ -29,10 +29,10 @@ const ATTACKED: usize = 128;
 const NAMED: usize = 3;
 const AGAIN: &str = "lyceum quickstart --no-serve --data-dir NEW";
 
-/// The twin of the digits that is trained with noise: no batch norm, which mixes rows, and plain steps.
-const TWIN: &str = include_str!("../../../starter/digits-private.toml");
+/// The twin of the diagnosis that is trained with noise: the same layers, plain steps, no dropout.
+const TWIN: &str = include_str!("../../../starter/breast-cancer-private.toml");
 /// The starter that has a twin.
-pub const WITH_TWIN: &str = "digits";
+pub const WITH_TWIN: &str = "breast-cancer";
 
 /// Says why the model answers the first held-out row as it does, and tries it under attack.
 pub async fn show(
@@ -207,14 +207,14 @@ pub async fn twin(
     folder: &Path,
     starter: &Starter,
 ) -> Result<String, Failure> {
-    let spec = Spec::from_toml(TWIN, "digits-private.toml")?;
+    let spec = Spec::from_toml(TWIN, "breast-cancer-private.toml")?;
     let name = spec.name.clone();
     let open = service.resident(&context.project, &WITH_TWIN.parse()?).await?;
     let found = models::list(store, &context.project).await?;
     if !found.iter().any(|version| version.name.as_str() == name) {
         write_parts(folder, starter, open.manifest.split.get("valid").map_or(&[][..], Vec::as_slice), &spec)?;
         if !context.is_json() {
-            output::text(format!("\n{name}: the digits again, with noise that hides each row"));
+            output::text(format!("\n{name}: the same diagnosis, trained with noise that hides each patient"));
         }
         let plan = Plan { spec, base_dir: folder.to_owned() };
         let id = training::create(context, store, &plan).await?;
