@@ -47,10 +47,11 @@ def read(out, name, kind):
         if seed == seeds[0]:
             found["interval"] = accuracy["ci95"]
             found["n"] = accuracy["n"]
-    def checks(method):
-        return [json.loads(line)["checks"] for line in (out / f"{name}-{kind}.{method}.jsonl").read_text().splitlines()]
+    def explanations(method):
+        return [json.loads(line) for line in (out / f"{name}-{kind}.{method}.jsonl").read_text().splitlines()]
 
-    found["checks"], found["saliency"] = checks("integrated_gradients"), checks("saliency")
+    found["checks"], found["saliency"] = ([e["checks"] for e in explanations(m)] for m in ["integrated_gradients", "saliency"])
+    found["passes"] = [e["usage"]["backward_passes"] for e in explanations("integrated_gradients")]
     found["epsilon"] = found["privacy"]["epsilon"] if found["privacy"] else math.inf
     return found
 
@@ -84,7 +85,7 @@ def promises(name, all_found):
 
 
 def explained(name, all_found):
-    head = ["Trained", "faithful", "adds up", "comprehensiveness (random)", "sufficiency (random)", "deletion AUC (random)", "insertion AUC (random)", "saliency faithful"]
+    head = ["Trained", "faithful", "adds up", "comprehensiveness (random)", "sufficiency (random)", "deletion AUC (random)", "insertion AUC (random)", "passes back", "saliency faithful"]
     rows = []
     for kind, words in KINDS.items():
         checks = all_found[name, kind]["checks"]
@@ -97,8 +98,9 @@ def explained(name, all_found):
 
         faithful, complete = (sum(c[k] is True for c in checks) for k in ["faithful", "complete"])
         saliency = all_found[name, kind]["saliency"]
+        passes = statistics.mean(all_found[name, kind]["passes"])
         control = f"{sum(c['faithful'] is True for c in saliency)} of {len(saliency)}"
-        rows.append([words, f"{faithful} of {n}", f"{complete} of {n}", *map(beside, ["comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc"]), control])
+        rows.append([words, f"{faithful} of {n}", f"{complete} of {n}", *map(beside, ["comprehensiveness", "sufficiency", "deletion_auc", "insertion_auc"]), f"{passes:.0f}", control])
     return table(head, rows)
 
 
@@ -193,7 +195,7 @@ def plot(all_found):
             words += "" if kind in best else " (beaten)"
             # Robust marks carry their words below, the others above, all inside the panel.
             half = 3.4 * len(words) + 4
-            at, down = min(max(x, x0 + half), x0 + side - half), 24 if "robust" in kind else -14
+            at, down = min(max(x, x0 + half), x0 + side - half), dy + 24 if "robust" in kind else -dy - 14
             parts.append(f'<text x="{at:.1f}" y="{y + down:.1f}" text-anchor="middle" fill="{ink}">{escape(words)}</text>')
             described.append(f"{title} {words}: accuracy {statistics.mean(f['accuracy']):.3f}, under PGD {statistics.mean(f['pgd']):.3f}")
     return "\n".join([
