@@ -84,6 +84,9 @@ fn a_budget_stops_the_job_that_would_pass_it() {
     let auc = audit["auc"]["value"].as_f64().unwrap();
     assert!((auc - 0.5).abs() < 1e-9 && audit["auc"]["n"] == 400, "{audit}");
     assert_eq!(audit["epsilon_claimed"], report["epsilon"]);
+    let measured = last(&run(&["eval", "points", "rows.csv"]));
+    let missing = measured["baseline_missing"].as_str().unwrap();
+    assert!(missing.contains("is private") && !missing.contains("train it again"), "{missing}");
     let (code, error) = refusal(&run(&["train", "spec.toml"]));
     assert_eq!((code, &error["code"]), (6, &"privacy_budget_exceeded".into()), "{error}");
     assert_eq!(last(&run(&["privacy", "ledger"])), ledger, "a job that did not start took nothing");

@@ -41,7 +41,11 @@ impl Eval {
         let (measured, trivial) =
             done.map_err(|error| Failure::internal("the evaluation broke off", &error))??;
         let model = resident.version.id();
+        let is_private = resident.manifest.privacy.is_some();
         let why = trivial.is_none().then(|| {
+            if is_private {
+                return format!("{model} is private: a trivial baseline counts training rows, so it keeps none");
+            }
             format!(
                 "{model} was trained before versions kept their trivial baseline: train it again to have one beside it"
             )
