@@ -8,7 +8,7 @@ use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::relevance::inner;
-use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Examples, Ledger, Saved, Tape, Var, View, WeightBackward};
 use lyceum_kernels::elementwise::col_sum;
 use lyceum_kernels::norm::{Normed, layer_norm, norm_backward, norm_backward_weights};
 
@@ -91,12 +91,7 @@ impl Operation for LayerNorm {
     fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
         let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
         let whole = self.normed(view);
-        let of = |i: usize| {
-            let rows = examples.range(i, whole.rstd.len());
-            let x = &whole.x[examples.range(i, whole.x.len())];
-            let mean = whole.mean.map(|mean| &mean[rows.clone()]);
-            (Normed { x, cols: whole.cols, mean, rstd: &whole.rstd[rows] }, &dy[examples.range(i, dy.len())])
-        };
+        let of = |i: usize| (one(whole, examples, i), &dy[examples.range(i, dy.len())]);
         norms.gradients(self.weight, |i, dw, write| {
             let (normed, dy) = of(i);
             norm_backward_weights(normed, dy, None, dw, None, write);
@@ -121,6 +116,17 @@ impl Operation for LayerNorm {
         let c = back.dy.clone();
         back.send(self.x, &c);
         Ok(())
+    }
+}
+
+/// The rows of example `i` of a normed batch.
+pub(super) fn one<'v>(whole: Normed<'v>, examples: &Examples, i: usize) -> Normed<'v> {
+    let rows = examples.range(i, whole.rstd.len());
+    Normed {
+        x: &whole.x[examples.range(i, whole.x.len())],
+        cols: whole.cols,
+        mean: whole.mean.map(|mean| &mean[rows.clone()]),
+        rstd: &whole.rstd[rows],
     }
 }
 

@@ -3,6 +3,7 @@
 //! x and y `[…, C]`, w `[C]`. Backward, with `x̂ = x · rstd` and `g = dy ⊙ w`:
 //! `dx = rstd · (g − x̂ · mean(g ⊙ x̂))`, `dw = Σ_rows dy ⊙ x̂`.
 
+use super::layer_norm::one;
 use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
@@ -70,12 +71,7 @@ impl Operation for RmsNorm {
     fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
         let (view, dy, examples) = (norms.view, norms.dy, norms.examples);
         let whole = self.normed(view);
-        let of = |i: usize| {
-            let rows = examples.range(i, whole.rstd.len());
-            let x = &whole.x[examples.range(i, whole.x.len())];
-            let mean = whole.mean.map(|mean| &mean[rows.clone()]);
-            (Normed { x, cols: whole.cols, mean, rstd: &whole.rstd[rows] }, &dy[examples.range(i, dy.len())])
-        };
+        let of = |i: usize| (one(whole, examples, i), &dy[examples.range(i, dy.len())]);
         norms.gradients(self.weight, |i, dw, write| {
             let (normed, dy) = of(i);
             norm_backward_weights(normed, dy, None, dw, None, write);
