@@ -12,7 +12,10 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+mod held;
+pub mod reasoning;
 pub mod template;
 pub mod tokenizer;
+pub mod tools;
 
 pub use error::LanguageError;
