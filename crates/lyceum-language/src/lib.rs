@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod grammar;
 mod held;
 pub mod reasoning;
 pub mod template;
