@@ -287,8 +287,15 @@ proptest! {
 
     #[test]
     fn pairs_merge_as_in_the_slow_twin(text in "(the|cat|in|er|[thecaoné ]){0,30}") {
-        for adds_space in [true, false] {
-            let vocabulary = sentence_piece(adds_space);
+        for (adds_space, across) in [(true, false), (false, false), (true, true)] {
+            let mut vocabulary = sentence_piece(adds_space);
+            if across {
+                // A token that reaches over a word's beginning.
+                let id = vocabulary.tokens.iter().position(|token| token == "g").unwrap();
+                vocabulary.tokens[id] = "t▁c".into();
+                let id = vocabulary.tokens.iter().position(|token| token == "w").unwrap();
+                vocabulary.tokens[id] = "t▁".into();
+            }
             let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
             let ids = tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
             let slow = if text.is_empty() { Vec::new() } else { merged_slowly(&vocabulary, &text) };
@@ -300,4 +307,17 @@ proptest! {
 fn trained_once() -> &'static GgufVocabulary {
     static VOCABULARY: std::sync::OnceLock<GgufVocabulary> = std::sync::OnceLock::new();
     VOCABULARY.get_or_init(|| trained().1)
+}
+
+#[test]
+fn long_runs_come_back() {
+    for pre in ["smollm", "tekken"] {
+        let vocabulary = GgufVocabulary { pre: Some(pre.into()), ..trained().1 };
+        let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
+        for one in [" ", "a", " \n", "\u{301}"] {
+            let text = one.repeat(40_000 / one.len());
+            let ids = tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{pre} {one:?}");
+        }
+    }
 }
