@@ -237,6 +237,15 @@ fn work_is_bounded() {
 }
 
 #[test]
+fn grammars_are_shared_and_matchers_sent() {
+    fn is_shared<T: Send + Sync>() {}
+    fn is_sent<T: Send>() {}
+    is_shared::<GrammarCompiler>();
+    is_sent::<Grammar>();
+    is_sent::<Matcher>();
+}
+
+#[test]
 fn it_fails_closed() {
     let grammar = compile(&Constraint::Choice(vec!["cat".into()])).unwrap();
     let mut matcher = grammar.matcher();
