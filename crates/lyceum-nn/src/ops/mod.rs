@@ -85,6 +85,7 @@ pub mod embedding;
 pub mod gated;
 pub mod group_norm;
 pub mod head_norm;
+pub mod joined;
 pub mod layer_norm;
 pub mod linear;
 pub mod mean_steps;
