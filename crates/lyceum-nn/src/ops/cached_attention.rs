@@ -118,6 +118,7 @@ impl Tape<'_> {
             let step = Attention {
                 batch: 1,
                 heads,
+                kv_heads: heads,
                 head_size,
                 n_queries: n_new,
                 n_keys: first + n_new,
