@@ -60,6 +60,7 @@ impl Model {
     pub fn context(&self) -> Option<usize> {
         match &self.arch {
             Arch::Transformer(t) => Some(t.spec.context),
+            Arch::CausalLm(m) => Some(m.config.max_position_embeddings),
             _ => None,
         }
     }

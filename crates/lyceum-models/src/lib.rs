@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod batch;
 pub mod bundle;
+pub mod causal_lm;
 pub mod cnn;
 pub mod decode;
 pub mod layers;

@@ -1,6 +1,7 @@
 //! A model of any family: parameters, and one forward that trains, serves, is explained and is attacked.
 
 use crate::batch::{Batch, Input, Target};
+use crate::causal_lm::{CausalLm, Loaded};
 use crate::cnn::Cnn;
 use crate::layers::Builder;
 use crate::mlp::Mlp;
@@ -91,6 +92,7 @@ pub(crate) enum Arch {
     Cnn(Cnn),
     Recurrent(Recurrent),
     Transformer(Box<Transformer>),
+    CausalLm(Box<CausalLm>),
 }
 
 impl Model {
@@ -118,6 +120,17 @@ impl Model {
         Ok(model)
     }
 
+    /// A language model that was read from a checkpoint.
+    pub fn language(loaded: Loaded) -> Self {
+        let Loaded { params, model, .. } = loaded;
+        let (vocabulary, time) = (model.config.vocab_size, model.config.max_position_embeddings);
+        let shape = ModelShape {
+            input: InputShape::Tokens { vocabulary, time },
+            output: OutputShape::Tokens { vocabulary },
+        };
+        Model { params, shape, arch: Arch::CausalLm(Box::new(model)) }
+    }
+
     /// Packs all matrices for serving, those of recurrent layers as whole layers.
     pub fn freeze(&mut self) {
         let layers = match &self.arch {
@@ -142,6 +155,7 @@ impl Model {
             }
             (Arch::Recurrent(recurrent), input) => recurrent.forward(tape, input),
             (Arch::Transformer(transformer), input) => transformer.forward(tape, input),
+            (Arch::CausalLm(model), input) => model.forward(tape, input),
             (Arch::Cnn(cnn), Input::Dense { .. }) => {
                 let entry = dense_entry(tape, input)?;
                 Ok(Forward { logits: cnn.forward(tape, entry)?, entry })
