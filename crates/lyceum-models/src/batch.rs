@@ -25,6 +25,8 @@ pub struct Tokens {
     pub time: usize,
     pub ids: Vec<u32>,
     pub lengths: Vec<u32>,
+    /// For encoders of pairs: where each row's second text begins. Empty: no row has one.
+    pub second: Vec<u32>,
 }
 
 /// What the model should have said.
@@ -53,7 +55,13 @@ pub struct Batch {
 impl Tokens {
     /// One row of ids.
     pub fn single(ids: &[u32]) -> Self {
-        Tokens { n: 1, time: ids.len(), ids: ids.to_vec(), lengths: vec![ids.len() as u32] }
+        Tokens {
+            n: 1,
+            time: ids.len(),
+            ids: ids.to_vec(),
+            lengths: vec![ids.len() as u32],
+            ..Tokens::default()
+        }
     }
 }
 

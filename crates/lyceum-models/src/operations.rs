@@ -15,6 +15,7 @@ impl Model {
             Arch::Recurrent(recurrent) => (recurrent.products(&self.shape.input), 0),
             Arch::Transformer(transformer) => transformer.products(&self.shape.input, &self.params),
             Arch::CausalLm(model) => model.products(),
+            Arch::Encoder(encoder) => encoder.products(),
         };
         let one = |(weight, times): (lyceum_nn::ParamId, usize)| {
             self.params.shape(weight).len() as u64 * times as u64

@@ -2,31 +2,14 @@
 //! and in which form it is laid out.
 
 use super::families::{self, DescribeError, Family};
-use super::{CausalLm, Config, Weights};
+use super::{CausalLm, Config};
 use crate::causal_lm::config::Scaling;
-use lyceum_kernels::stored::{Stored, StoredWeight, quantise};
-use lyceum_nn::checkpoint::{Checkpoint, TensorAt};
-use lyceum_nn::gguf::{GgufError, Header};
-use lyceum_nn::{Init, NnError, ParamId, ParamKind, Params};
-use lyceum_types::control::{Control, Stop};
-
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Describe(#[from] DescribeError),
-    #[error(transparent)]
-    Nn(#[from] NnError),
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// The checkpoint's fault.
-    #[error("weights: tensor \"{name}\" {problem}")]
-    Tensor { name: String, problem: String },
-    /// The caller's fault.
-    #[error("quantisation: {0}")]
-    Quantise(String),
-    #[error("loading was ended: {0}")]
-    Stopped(#[from] Stop),
-}
+use crate::from_checkpoint::{LoadError, Naming, Reader};
+use lyceum_kernels::stored::Stored;
+use lyceum_nn::Params;
+use lyceum_nn::checkpoint::Checkpoint;
+use lyceum_nn::gguf::Header;
+use lyceum_types::control::Control;
 
 /// Where a model comes from.
 pub enum Source<'a> {
@@ -72,36 +55,58 @@ pub fn load(
     if let Some(context) = context {
         config.max_position_embeddings = config.max_position_embeddings.min(context.max(1));
     }
-    let naming = match source {
-        Source::HuggingFace { .. } => Naming::HuggingFace,
-        Source::Gguf { .. } => Naming::Gguf { neighbours: family.gguf_pairs_are_neighbours },
-    };
     if config.tie_word_embeddings {
         // Some files repeat the table as a head.
         checkpoint.remove("lm_head.weight");
     }
-    let mut params = Params::new();
-    let mut reader = Reader {
-        checkpoint,
-        params: &mut params,
-        naming,
-        quant,
-        config: config.clone(),
-        control,
-        buffer: Vec::new(),
-        notes: Vec::new(),
-    };
-    let model = CausalLm::build(config, &mut reader)?;
-    let notes = std::mem::take(&mut reader.notes);
+    let hugging_face: &dyn Naming = &HuggingFaceNames { norms_minus_one: config.norm_weights_minus_one };
+    let gguf: &dyn Naming = &GgufNames { family, config: &config };
+    let naming = if let Source::Gguf { .. } = source { gguf } else { hugging_face };
+    let mut reader = Reader::new(checkpoint, naming, quant, control);
+    let model = CausalLm::build(config.clone(), &mut reader)?;
+    let Reader { checkpoint, params, notes, .. } = reader;
     // Tables that older files carry and that this program computes.
-    let foreign = reader.checkpoint.names().find(|name| !name.ends_with("rotary_emb.inv_freq"));
-    if let Some(name) = foreign {
-        return Err(LoadError::Tensor {
-            name: name.into(),
-            problem: format!("is not part of a {} model", family.model_type),
-        });
+    if let Some(name) = checkpoint.names().find(|name| !name.ends_with("rotary_emb.inv_freq")) {
+        let problem = format!("is not part of a {} model", family.model_type);
+        return Err(LoadError::Tensor { name: name.into(), problem });
     }
     Ok(Loaded { params, model, notes })
+}
+
+/// Parameters have the tensors' names.
+struct HuggingFaceNames {
+    norms_minus_one: bool,
+}
+
+impl Naming for HuggingFaceNames {
+    fn tensor(&self, name: &str) -> String {
+        name.into()
+    }
+
+    fn minus_one(&self, name: &str) -> bool {
+        self.norms_minus_one && name.ends_with("norm.weight")
+    }
+}
+
+struct GgufNames<'a> {
+    family: &'a Family,
+    config: &'a Config,
+}
+
+impl Naming for GgufNames<'_> {
+    fn tensor(&self, name: &str) -> String {
+        Family::gguf_name(name, self.config.post_norms).expect("every parameter has a name in GGUF: bug")
+    }
+
+    fn neighbours(&self, name: &str) -> Option<usize> {
+        let config = self.config;
+        let heads = match () {
+            () if name.contains("self_attn.q_proj.") => Some(config.num_attention_heads),
+            () if name.contains("self_attn.k_proj.") => Some(config.num_key_value_heads),
+            () => None,
+        };
+        heads.filter(|_| self.family.gguf_pairs_are_neighbours)
+    }
 }
 
 impl Family {
@@ -135,137 +140,4 @@ impl Family {
         };
         Some(format!("blk.{layer}.{part}.{kind}"))
     }
-}
-
-#[derive(Clone, Copy)]
-enum Naming {
-    HuggingFace,
-    /// With rotary pairs as neighbours in the rows of queries and keys, or in halves.
-    Gguf {
-        neighbours: bool,
-    },
-}
-
-struct Reader<'a> {
-    checkpoint: Checkpoint,
-    params: &'a mut Params,
-    naming: Naming,
-    quant: Option<Stored>,
-    config: Config,
-    control: &'a Control,
-    buffer: Vec<u8>,
-    notes: Vec<String>,
-}
-
-impl Weights for Reader<'_> {
-    fn parameter(&mut self, name: &str, dims: &[usize], _init: Init) -> Result<ParamId, LoadError> {
-        self.control.check()?;
-        let stored_name = match self.naming {
-            Naming::HuggingFace => name.to_owned(),
-            Naming::Gguf { .. } => Family::gguf_name(name, self.config.post_norms)
-                .expect("every parameter has a name in GGUF: bug"),
-        };
-        let problem = |problem: String| LoadError::Tensor { name: stored_name.clone(), problem };
-        let tensor = self.checkpoint.remove(&stored_name).ok_or_else(|| problem("is missing".into()))?;
-        if tensor.dims != dims {
-            return Err(problem(format!("has dimensions {:?}, the model needs {dims:?}", tensor.dims)));
-        }
-        match dims {
-            [rows, _] => {
-                let heads = self.heads_of(name);
-                let weight = self.matrix(&tensor, heads.map(|n| rows / n), &stored_name)?;
-                Ok(self.params.add_stored(name, weight))
-            }
-            _ => {
-                let mut value = self.checkpoint.numbers(&tensor)?;
-                if let Some(heads) = self.heads_of(name) {
-                    value = in_halves(&value, value.len() / heads, 1);
-                }
-                if self.config.norm_weights_minus_one
-                    && matches!(self.naming, Naming::HuggingFace)
-                    && name.ends_with("norm.weight")
-                {
-                    value.iter_mut().for_each(|w| *w += 1.0);
-                }
-                Ok(self.params.add_value(name, dims, ParamKind::Weight, value))
-            }
-        }
-    }
-}
-
-impl Reader<'_> {
-    /// The number of heads whose rows stand in GGUF's order of neighbours; None where rows stay as they are.
-    fn heads_of(&self, name: &str) -> Option<usize> {
-        if !matches!(self.naming, Naming::Gguf { neighbours: true }) {
-            return None;
-        }
-        let config = &self.config;
-        if name.contains("self_attn.q_proj.") {
-            Some(config.num_attention_heads)
-        } else if name.contains("self_attn.k_proj.") {
-            Some(config.num_key_value_heads)
-        } else {
-            None
-        }
-    }
-
-    /// A matrix in its form; the rows of each head of `head_rows` rows go back to halves.
-    fn matrix(
-        &mut self,
-        tensor: &TensorAt,
-        head_rows: Option<usize>,
-        name: &str,
-    ) -> Result<StoredWeight, LoadError> {
-        let [n, k] = tensor.dims[..] else { unreachable!("a matrix has two dimensions: bug") };
-        let bytes = self.checkpoint.read(tensor, &mut self.buffer)?;
-        let reordered;
-        let bytes = match head_rows {
-            None => bytes,
-            Some(rows) => {
-                reordered = in_halves(bytes, rows, bytes.len() / n);
-                &reordered
-            }
-        };
-        let weight = match self.quant.filter(|&quant| quant != tensor.kind) {
-            None => StoredWeight::pack(tensor.kind, bytes, n, k),
-            Some(quant) => {
-                let mut numbers = vec![0.0; n * k];
-                lyceum_kernels::stored::dequantise(tensor.kind, bytes, &mut numbers);
-                // Rows that are no whole number of blocks keep more bits.
-                let kind = if quant.row_bytes(k).is_some() { quant } else { Stored::Q8_0 };
-                let kind = if kind.row_bytes(k).is_some() { kind } else { Stored::Bf16 };
-                if kind != quant {
-                    let (k, block) = (k, quant.block_len());
-                    let note = format!(
-                        "{name}: rows of {k} numbers are no blocks of {block}; {} instead",
-                        kind.name()
-                    );
-                    self.notes.push(note);
-                }
-                let mut out = Vec::new();
-                quantise(kind, &numbers, &mut out).map_err(|error| LoadError::Quantise(error.to_string()))?;
-                drop(numbers);
-                StoredWeight::pack(kind, &out, n, k)
-            }
-        };
-        if weight.tile_kind() != weight.kind() {
-            let (from, to) = (weight.kind().name(), weight.tile_kind().name());
-            self.notes.push(format!("{name}: {from} is computed as {to}"));
-        }
-        Ok(weight)
-    }
-}
-
-/// Rows whose rotary pairs are neighbours, `[i][part]` in each head, to rows in halves, `[part][i]`. A head has
-/// `head_rows` rows of `row_len` elements.
-fn in_halves<T: Copy>(rows: &[T], head_rows: usize, row_len: usize) -> Vec<T> {
-    let mut out = Vec::with_capacity(rows.len());
-    for head in rows.chunks_exact(head_rows * row_len) {
-        for part in 0..2 {
-            for i in 0..head_rows / 2 {
-                out.extend_from_slice(&head[(2 * i + part) * row_len..][..row_len]);
-            }
-        }
-    }
-    out
 }

@@ -16,9 +16,10 @@ mod load;
 mod tests;
 
 pub use config::Config;
-pub use load::{LoadError, Loaded, Source, load};
+pub use load::{Loaded, Source, load};
 
 use crate::batch::{Input, Tokens};
+use crate::from_checkpoint::{LoadError, Weights};
 use crate::model::{Forward, wrong_input};
 use lyceum_nn::ops::attention::AttentionOptions;
 use lyceum_nn::ops::head_norm::Heads;
@@ -50,12 +51,6 @@ struct LayerWeights {
     gate_up: [Part; 2],
     down_proj: Part,
     post_feedforward_norm: Option<ParamId>,
-}
-
-/// Where a builder's parameters come from: a fresh start, or a checkpoint.
-pub(crate) trait Weights {
-    /// The parameter of this name and these dimensions; `init` is how a fresh one starts.
-    fn parameter(&mut self, name: &str, dims: &[usize], init: Init) -> Result<ParamId, LoadError>;
 }
 
 impl CausalLm {
@@ -162,7 +157,7 @@ impl CausalLm {
     /// Whole sequences, with a way back where one is recorded.
     pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
         let Input::Tokens(tokens) = input else { return Err(wrong_input("causal_lm", "tokens")) };
-        let Tokens { ids, lengths, n, time } = tokens;
+        let Tokens { ids, lengths, n, time, .. } = tokens;
         let positions = self.numbers.get(..*time).ok_or_else(|| self.too_long(*time))?;
         let x = tape.embedding(self.embed_tokens, ids, &[*n, *time])?;
         let entry = tape.watch_entry(x);
@@ -170,11 +165,6 @@ impl CausalLm {
             tape.self_attention(qkv, AttentionOptions { key_lens: Some(lengths), ..self.options(i) })
         })?;
         Ok(Forward { logits: self.head(tape, x)?, entry })
-    }
-
-    /// Rows of the embedding, before [`run`](Self::run).
-    pub(crate) fn embed(&self, tape: &mut Tape<'_>, ids: &[u32], dims: &[usize]) -> Result<Var, NnError> {
-        tape.embedding(self.embed_tokens, ids, dims)
     }
 
     /// All layers and the last norm. x `[B, T, C]`; `positions` holds T numbers or B·T; `attend` is given a

@@ -1,6 +1,6 @@
 use super::families::Family;
 use super::*;
-use crate::{Model, ModelShape};
+use crate::{LoadError, Model, ModelShape};
 use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_nn::gguf::{self, Value as Meta};
@@ -41,7 +41,7 @@ fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
     let mut ws = Workspace::new();
     let mut tape = Tape::new(&mut ws, &model.params, Recording::Off, Examples::Even(2));
     let time = ids.len() / 2;
-    let tokens = Tokens { ids: ids.into(), lengths: vec![time as u32; 2], n: 2, time };
+    let tokens = Tokens { ids: ids.into(), lengths: vec![time as u32; 2], n: 2, time, ..Tokens::default() };
     let forward = model.forward(&mut tape, &Input::Tokens(tokens)).unwrap();
     tape.value(forward.logits).to_vec()
 }
@@ -147,7 +147,13 @@ fn relevance_and_gradients_pass_through_every_family() {
         let case = case(name);
         let model = Model::language(case.load(Some(Stored::F32)).unwrap());
         let (time, v) = (9, model.shape.output.width());
-        let tokens = Tokens { ids: case.ids[..time].into(), lengths: vec![time as u32], n: 1, time };
+        let tokens = Tokens {
+            ids: case.ids[..time].into(),
+            lengths: vec![time as u32],
+            n: 1,
+            time,
+            ..Tokens::default()
+        };
         let mut ws = Workspace::new();
         let mut tape = Tape::new(&mut ws, &model.params, Recording::Inputs, Examples::Even(1));
         let forward = model.forward(&mut tape, &Input::Tokens(tokens)).unwrap();
