@@ -5,7 +5,7 @@
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
 //! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`card`], then [`models`], [`selections`], [`keys`],
+//! [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod decisions;
 pub mod drift;
 mod error;
 pub mod explain;
+pub mod files;
 pub mod health;
 pub mod idempotency;
 pub mod infer;

@@ -35,11 +35,32 @@ impl State {
     }
 }
 
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Trains one model; what it publishes is a version.
+    Train,
+    /// Chooses among several; what it writes is a document.
+    Choose,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Train, Kind::Choose];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Train => "train",
+            Kind::Choose => "choose",
+        }
+    }
+}
+
 /// A job as its row tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,
     pub project: Project,
+    pub kind: Kind,
     pub state: State,
     /// How many times it was begun.
     pub attempt: u32,
@@ -63,6 +84,7 @@ pub struct Job {
 
 #[derive(Clone, Debug)]
 pub struct NewJob {
+    pub kind: Kind,
     /// The specification as JSON.
     pub spec: String,
     /// The name of the model that it makes.
@@ -111,7 +133,7 @@ pub async fn create(
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \
-         message, created_at) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7)",
+         message, created_at, kind) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7, $8)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -120,6 +142,7 @@ pub async fn create(
     .bind(new.model)
     .bind(saturate(new.steps))
     .bind(now.millis())
+    .bind(new.kind.as_str())
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
@@ -135,38 +158,99 @@ pub async fn claim(
     worker: &str,
     now: Timestamp,
 ) -> Result<Claim, StoreError> {
+    let states = ["queued", "running", "failed", "cancelled"];
+    claim_from(store, project, id, worker, (&states, now)).await
+}
+
+/// As [`claim`], for a worker that nobody told to begin anew what has ended: a queued job, or one whose owner is
+/// dead.
+pub async fn claim_waiting(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    now: Timestamp,
+) -> Result<Claim, StoreError> {
+    claim_from(store, project, id, worker, (&["queued", "running"], now)).await
+}
+
+async fn claim_from(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    (states, now): (&[&'static str], Timestamp),
+) -> Result<Claim, StoreError> {
     // Before the lock: a job that is not there must leave no folder.
     find(store, project, id).await?;
     let Some(lock) = JobLock::try_acquire(store.layout(), id)? else {
         return Err(StoreError::JobOwned { id: id.to_string() });
     };
     let mut transaction = store.write().await?;
-    let row: Option<(i64,)> = sqlx::query_as(
-        "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $4, lease_expires_at = $5, \
-         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $6) \
-         WHERE tenant = $1 AND project = $2 AND id = $3 AND state <> 'done' RETURNING attempt",
+    let of: Option<(String,)> =
+        sqlx::query_as("SELECT state FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3")
+            .bind(&project.tenant)
+            .bind(&project.id)
+            .bind(id.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let state = of.map(|(state,)| state).unwrap_or_default();
+    if !states.contains(&state.as_str()) {
+        return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state });
+    }
+    let (attempt,): (i64,) = sqlx::query_as(
+        "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
+         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $4) \
+         WHERE id = $1 RETURNING attempt",
     )
-    .bind(&project.tenant)
-    .bind(&project.id)
     .bind(id.as_str())
     .bind(worker)
     .bind(now.plus(limits::JOB_LEASE).millis())
     .bind(now.millis())
-    .fetch_optional(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
-    let Some((attempt,)) = row else {
-        return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state: "done".into() });
-    };
     transaction.commit().await?;
     Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
 }
 
-/// Takes the oldest job that waits, of any project: a queued one, or a running one whose lease is over and
+/// The oldest job of a kind that nobody works on, of any project: a queued one, or one whose owner is dead.
+pub async fn next_waiting(store: &Store, kind: Kind) -> Result<Option<Job>, StoreError> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT tenant, project, id FROM jobs WHERE kind = $1 AND state IN ('queued', 'running') \
+         ORDER BY created_at, id LIMIT 64",
+    )
+    .bind(kind.as_str())
+    .fetch_all(&store.reader)
+    .await?;
+    for (tenant, project, id) in rows {
+        let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
+        if JobLock::try_acquire(store.layout(), &id)?.is_some() {
+            return find(store, &Project { tenant, id: project }, &id).await.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// How many jobs of a kind a project has that have not ended.
+pub async fn count_unfinished(store: &Store, project: &Project, kind: Kind) -> Result<u64, StoreError> {
+    let (n,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM jobs \
+         WHERE tenant = $1 AND project = $2 AND kind = $3 AND state IN ('queued', 'running')",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(kind.as_str())
+    .fetch_one(&store.reader)
+    .await?;
+    number(n)
+}
+
+/// Takes the oldest training job that waits, of any project: a queued one, or a running one whose lease is over and
 /// whose owner is dead. `None` when there is no work.
 pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<Option<Claim>, StoreError> {
     let candidates: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT tenant, project, id FROM jobs \
-         WHERE state = 'queued' OR (state = 'running' AND lease_expires_at <= $1) \
+         WHERE kind = 'train' AND (state = 'queued' OR (state = 'running' AND lease_expires_at <= $1)) \
          ORDER BY created_at, id LIMIT 16",
     )
     .bind(now.millis())
@@ -255,6 +339,24 @@ pub async fn finish_done(
     }
     models::commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
+}
+
+/// Ends a job that makes no version with success. `outcome` is what it answers when it is asked again.
+pub async fn finish_done_with(
+    store: &Store,
+    claim: &Claim,
+    outcome: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    end(&mut transaction, claim, State::Done, "", now).await?;
+    sqlx::query("UPDATE jobs SET outcome = $2 WHERE id = $1")
+        .bind(claim.id().as_str())
+        .bind(outcome)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Ends the job without a result, so that it can be resumed later.
@@ -349,7 +451,7 @@ pub async fn cancel(
 pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, StoreError> {
     let row: Option<JobRow> = sqlx::query_as(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
+         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -363,7 +465,7 @@ pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, S
 pub async fn list(store: &Store, project: &Project) -> Result<Vec<Job>, StoreError> {
     let rows: Vec<JobRow> = sqlx::query_as(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 \
+         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 \
          ORDER BY created_at, id",
     )
     .bind(&project.tenant)
@@ -406,12 +508,17 @@ type JobRow = (
     i64,
     Option<i64>,
     Option<i64>,
+    String,
 );
 
 fn parse(row: JobRow, project: &Project) -> Result<Job, StoreError> {
     Ok(Job {
         id: row.0.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: row.0.clone() })?,
         project: project.clone(),
+        kind: Kind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == row.15)
+            .ok_or_else(|| StoreError::Damaged { table: "jobs", value: row.15.clone() })?,
         state: parse_state(&row.1)?,
         attempt: number(row.2)?,
         worker: row.3,

@@ -37,12 +37,28 @@ pub const JOB_LEASE: Duration = Duration::from_secs(60);
 /// Measurements that lie beside one version.
 pub const EVIDENCE_MAX: usize = 256;
 
+/// Files that one project may have, and their bytes.
+pub const FILES_MAX: i64 = 10_000;
+pub const FILES_BYTES_MAX: u64 = 64 << 30;
+
 // The wire.
 
 /// The largest request body.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest file that a request may bring (OpenAI's bound).
+pub const FILE_BYTES_MAX: u64 = 512 << 20;
+/// How long a file may take to arrive; each part of it has [`BODY_TIMEOUT`].
+pub const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Files that may be on their way at once.
+pub const UPLOADS_MAX: usize = 16;
+/// The longest name of a file.
+pub const FILE_NAME_CHARS_MAX: usize = 512;
+/// Files that one page of a list may have, and how many it has when the request does not say (OpenAI's).
+pub const FILES_LISTED_MAX: u32 = 10_000;
+/// How long after its creation a file may be told to expire, in seconds (OpenAI's).
+pub const FILE_EXPIRES_SECONDS: (u64, u64) = (3600, 2_592_000);
 /// The deepest nesting of a JSON body.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Requests that may be under way at once; the next one is told to come again.

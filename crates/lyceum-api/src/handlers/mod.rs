@@ -5,6 +5,7 @@ pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod explanations;
+pub mod files;
 pub mod health;
 pub mod infer;
 pub mod metrics;

@@ -1,8 +1,8 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    card, completions, decisions, drift, explanations, health, infer, metrics, model_selections, models,
-    predict, privacy, robustness,
+    card, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
+    models, predict, privacy, robustness,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +19,7 @@ use utoipa::{Modify, OpenApi};
         explanations::create, explanations::find, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
+        files::create, files::list, files::find, files::content, files::delete,
         robustness::create, robustness::list, robustness::find, drift::find, card::find, card::verify,
     ),
     modifiers(&Key),

@@ -7,6 +7,7 @@ pub mod decisions;
 pub mod drift;
 pub mod explain;
 pub mod explanation;
+pub mod files;
 pub mod infer;
 pub mod models;
 pub mod predict;

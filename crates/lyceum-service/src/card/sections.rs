@@ -5,7 +5,6 @@ use lyceum_models::prepare::OutputPreparation;
 use lyceum_types::card::{Number, Section, Sections, Stated, canonical};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::manifest::{Manifest, Metric};
-use serde_json::Value;
 
 /// A number of a version with everything said but its own value; the rest is set by the caller.
 pub(super) fn number(resident: &Resident, name: &str, value: f64, unit: &str) -> Number {
@@ -101,7 +100,7 @@ fn data(resident: &Resident, section: &mut Section) {
 
 fn training(resident: &Resident, section: &mut Section) {
     let manifest = &resident.manifest;
-    let spec = serde_json::to_value(&manifest.spec).unwrap_or(Value::Null);
+    let spec = serde_json::to_value(&manifest.spec).expect("a spec is plain data: bug");
     for part in ["model", "train"] {
         section.fact(&format!("[{part}]"), canonical(&spec[part]));
     }
