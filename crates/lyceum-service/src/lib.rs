@@ -21,6 +21,7 @@ pub mod health;
 pub mod idempotency;
 pub mod infer;
 pub mod keys;
+pub mod language;
 pub mod models;
 pub mod predict;
 pub mod privacy;
