@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod template;
 pub mod tokenizer;
 
 pub use error::LanguageError;

@@ -15,7 +15,7 @@ mod pre;
 mod sentencepiece;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use gguf::{GgufVocabulary, TokenKind};
 pub use stream::{Position, TextStream};

@@ -3,6 +3,7 @@
 
 mod gguf;
 mod json;
+mod templates;
 mod vocabularies;
 
 use std::path::PathBuf;
