@@ -207,6 +207,18 @@ fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(String, u64),
     }
 }
 
+/// The sha256 of a file.
+pub(super) fn hash_of(path: &Path) -> io::Result<String> {
+    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 4 << 20]);
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hexadecimal(&hash.finalize()));
+        }
+        hash.update(&buffer[..n]);
+    }
+}
+
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

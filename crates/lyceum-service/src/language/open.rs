@@ -100,7 +100,8 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
     let readers = files.iter().map(|file| weights(file)).collect::<Result<_, _>>()?;
     let checkpoint = Checkpoint::safetensors(readers)?;
     let words = hugging_face_words(dir)?;
-    let encodes = config["model_type"].as_str().is_some_and(|t| matches!(t, "bert" | "roberta" | "xlm-roberta"));
+    let encodes =
+        config["model_type"].as_str().is_some_and(|t| matches!(t, "bert" | "roberta" | "xlm-roberta"));
     let licence = licence_of_readme(dir);
     let (model, kind, notes) = if encodes {
         let modules = json(&dir.join("modules.json"))?;
@@ -133,7 +134,9 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
             return Ok(vec![one]);
         }
         let problem = match dir.join("pytorch_model.bin").exists() {
-            true => "its weights are a pickle, which can run code when it is read; convert them to safetensors",
+            true => {
+                "its weights are a pickle, which can run code when it is read; convert them to safetensors"
+            }
             false => "there is no model.safetensors",
         };
         return Err(OpenError::File { path: dir.to_owned(), problem: problem.into() });
@@ -212,7 +215,9 @@ fn gguf_words(header: &Header, path: &Path) -> Result<Words, OpenError> {
         None => Vec::new(),
         Some(Meta::Integers(all)) => all
             .iter()
-            .map(|&n| TokenKind::of_number(n).ok_or_else(|| bad("token_type", "holds a number that is no type")))
+            .map(|&n| {
+                TokenKind::of_number(n).ok_or_else(|| bad("token_type", "holds a number that is no type"))
+            })
             .collect::<Result<_, _>>()?,
         Some(_) => return Err(bad("token_type", "is no list of numbers")),
     };
@@ -262,7 +267,9 @@ fn hugging_face_words(dir: &Path) -> Result<Words, OpenError> {
     let mut tokenizer = Tokenizer::from_json(&file, config.as_ref())?;
     let generation = json(&dir.join("generation_config.json"))?.unwrap_or_default();
     let ends: Vec<u32> = match &generation["eos_token_id"] {
-        Value::Array(all) => all.iter().filter_map(Value::as_u64).filter_map(|id| id.try_into().ok()).collect(),
+        Value::Array(all) => {
+            all.iter().filter_map(Value::as_u64).filter_map(|id| id.try_into().ok()).collect()
+        }
         one => one.as_u64().and_then(|id| id.try_into().ok()).into_iter().collect(),
     };
     if !ends.is_empty() {
