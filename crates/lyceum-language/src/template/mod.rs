@@ -98,6 +98,8 @@ impl ChatTemplate {
         environment.set_formatter(python::print);
         environment.set_unknown_method_callback(python::method);
         environment.add_filter("tojson", python::tojson);
+        environment.add_filter("string", python::string);
+        environment.add_test("iterable", python::is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime::strftime_now);
         environment

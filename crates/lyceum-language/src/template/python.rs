@@ -18,6 +18,20 @@ pub(super) fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Val
     minijinja::escape_formatter(out, state, value)
 }
 
+/// `value | string`.
+pub(super) fn string(value: &Value) -> String {
+    match f64::try_from(value.clone()) {
+        Ok(number) if value.kind() == ValueKind::Number && !value.is_integer() => float(number),
+        _ => value.to_string(),
+    }
+}
+
+/// `value is iterable`; none is not.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    use ValueKind::{Iterable, Map, Seq, String, Undefined};
+    matches!(value.kind(), Iterable | Map | Seq | String | Undefined)
+}
+
 /// Methods of strings, lists and dicts.
 pub(super) fn method(
     state: &mut State<'_, '_>,
