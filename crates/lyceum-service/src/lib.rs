@@ -223,6 +223,9 @@ fn refused(error: EngineError) -> ServiceError {
         EngineError::Overloaded { .. } => ServiceError::Overloaded { retry_after: Duration::from_secs(1) },
         EngineError::Stopped => ServiceError::NotReady { message: "the engine has stopped".into() },
         // Inputs are checked by the preparation, so what the model refuses is a fault of ours.
+        EngineError::Constraint(message) => {
+            ServiceError::internal("what the answer had to follow allowed no token", message)
+        }
         EngineError::Input(message) => ServiceError::internal("the model refused a prepared input", message),
     }
 }

@@ -253,6 +253,7 @@ impl Block<'_> {
                         a_row: shape.q.row,
                         d,
                         panel: k_panels[i * d * width..].as_ptr(),
+                        panel_row: width,
                         scale: shape.scale,
                         out: p[at..].as_mut_ptr(),
                         out_row: cols,
@@ -314,6 +315,7 @@ impl Block<'_> {
                     out: dq.add((self.t + r) * shape.q.row),
                     out_row: shape.q.row,
                     write,
+                    goes_on: false,
                     terms: shape.terms(self.group.b, self.t + r, m),
                     factors: [1.0; ROWS],
                 };
@@ -350,6 +352,7 @@ impl Block<'_> {
                     out: to.add(s * shape.kv.row),
                     out_row: shape.kv.row,
                     write: Write::Add,
+                    goes_on: false,
                     terms: Terms::first(last - first),
                     factors: [1.0; ROWS],
                 };

@@ -14,9 +14,15 @@
 //! neither the queries beside it nor the length of the buffer, so that decoding one row at a time against a
 //! cache repeats the bits of the whole sequence.
 //!
+//! Keys come in blocks of [`BLOCK`]; what the blocks of a query say is put together from the first to the
+//! last, as in Milakov and Gimelshein 2018 (arXiv:1805.02867). [`paged`] does the same over pages.
+//!
 //! Tasks are (example, head) pairs, on the way back (example, head of keys); all sums have one order.
 
 mod backward;
+mod blocks;
+pub mod paged;
+mod pages;
 mod tile;
 
 pub use backward::{Gradients, attention_backward};
@@ -25,12 +31,15 @@ use crate::cpu::{self, CpuPath};
 use crate::dropout::Dropout;
 use crate::elementwise::Write;
 use crate::pool::parallel_for;
-use crate::row::{Parts, max};
+use crate::row::Parts;
 use crate::scratch;
 use crate::simd::{Simd, on_path};
-use crate::softmax::exp_row;
+use blocks::{Gathered, Tile};
 use std::ops::Range;
 use tile::{PANEL_WIDTH_MAX, Product, ROWS, Scores, Terms, pack_panel, panel_width, product, score_panel};
+
+/// Keys that are summed up before the next are looked at; a multiple of a panel and of a page.
+pub(crate) const BLOCK: usize = 256;
 
 /// Which keys a query may see (beyond the example's key length).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +217,7 @@ pub fn attention(
         let (k, v) = (k.as_ptr().wrapping_add(kv_at), v.as_ptr().wrapping_add(kv_at));
         let out = out.pointer(b * shape.out.batch + h * d);
         let cols = columns(shape.visible(b, n_queries - 1).end);
-        scratch::with_f32(cols * d + (ROWS + 1) * cols, |memory| {
+        scratch::with_f32(cols * d + (ROWS + 1) * BLOCK + ROWS * d, |memory| {
             on_path!(path, head_forward(path: CpuPath, shape: &Attention<'_>, task: usize, q: *const f32, k: *const f32, v: *const f32, out: *mut f32, lse: Option<&mut [f32]>, memory: &mut [f32]));
         });
     });
@@ -235,67 +244,86 @@ unsafe fn head_forward<S: Simd>(
 ) {
     let (b, d, width) = (task / shape.heads, shape.head_size, panel_width::<S>());
     let n_panels = shape.visible(b, shape.n_queries - 1).end.div_ceil(width);
-    let cols = n_panels * width;
     let (panels, rest) = memory.split_at_mut(n_panels * d * width);
-    let (scores, factors) = rest.split_at_mut(ROWS * cols);
+    let (scores, rest) = rest.split_at_mut(ROWS * BLOCK);
+    let (factors, partial) = rest.split_at_mut(BLOCK);
     let mut n_packed = 0;
     for t in (0..shape.n_queries).step_by(ROWS) {
         let m = ROWS.min(shape.n_queries - t);
         let terms = shape.terms(b, t, m);
-        let first = terms.starts[0] / width;
-        n_packed = first.max(n_packed);
-        let mut inverses = [0.0; ROWS];
+        n_packed = (terms.starts[0] / width).max(n_packed);
+        let blocks = terms.starts[0] / BLOCK..terms.ends[m - 1].div_ceil(BLOCK);
+        let out = Tile { rows: out.wrapping_add(t * shape.out.row), row: shape.out.row, d };
+        let mut gathered = Gathered::NOTHING;
         // SAFETY: `on_path!` has the path; `check` saw that all rows lie inside their buffers, and the
         // rows of this head are written by this task alone.
         unsafe {
-            for p in first..terms.ends[m - 1].div_ceil(width) {
-                let panel = panels[p * d * width..(p + 1) * d * width].as_mut_ptr();
-                if p == n_packed {
-                    let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
-                    let from = k.add(p * width * shape.kv.row);
-                    pack_panel::<S>(from, shape.kv.row, n_keys - p * width, d, panel);
-                    n_packed += 1;
+            out.clear(if blocks.is_empty() { m } else { 0 });
+            for block in blocks.clone() {
+                let first = block * BLOCK;
+                let terms = terms.within(first..first + BLOCK);
+                for p in terms.starts[0] / width..terms.ends[m - 1].div_ceil(width) {
+                    let p = first / width + p;
+                    let panel = panels[p * d * width..(p + 1) * d * width].as_mut_ptr();
+                    if p == n_packed {
+                        let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
+                        let from = k.add(p * width * shape.kv.row);
+                        pack_panel::<S>(from, shape.kv.row, n_keys - p * width, d, panel);
+                        n_packed += 1;
+                    }
+                    let scores = Scores {
+                        a: q.add(t * shape.q.row),
+                        a_row: shape.q.row,
+                        d,
+                        panel,
+                        panel_row: width,
+                        scale: shape.scale,
+                        out: scores.as_mut_ptr().add(p * width - first),
+                        out_row: BLOCK,
+                    };
+                    score_panel(path, &scores, m);
                 }
-                let scores = Scores {
-                    a: q.add(t * shape.q.row),
-                    a_row: shape.q.row,
-                    d,
-                    panel,
-                    scale: shape.scale,
-                    out: scores.as_mut_ptr().add(p * width),
-                    out_row: cols,
-                };
-                score_panel(path, &scores, m);
-            }
-            for r in 0..m {
-                let row = &mut scores[r * cols..][terms.of(r)];
-                let top = max::<S>(row);
-                let sum = exp_row::<S>(row.as_ptr(), row.len(), top, row.as_mut_ptr());
-                inverses[r] = if row.is_empty() { 0.0 } else { 1.0 / sum };
-                if let Some(lse) = lse.as_deref_mut() {
-                    lse[t + r] = top + sum.ln();
-                }
+                let heard = Gathered::softmax::<S>(scores, &terms, m);
                 if let Some(dropout) = &shape.dropout {
-                    let factors = &mut factors[..row.len()];
-                    let first = (task * shape.n_queries + t + r) * shape.n_keys + terms.starts[r];
-                    dropout.factors(first as u64, factors);
-                    row.iter_mut().zip(factors).for_each(|(x, f)| *x *= *f);
+                    for r in 0..m {
+                        let row = &mut scores[r * BLOCK..][terms.of(r)];
+                        let factors = &mut factors[..row.len()];
+                        let number =
+                            (task * shape.n_queries + t + r) * shape.n_keys + first + terms.starts[r];
+                        dropout.factors(number as u64, factors);
+                        row.iter_mut().zip(factors).for_each(|(x, f)| *x *= *f);
+                    }
+                }
+                // The first block's values go straight to the output.
+                let to =
+                    if block == blocks.start { out } else { Tile { rows: partial.as_mut_ptr(), row: d, d } };
+                let weighted = Product {
+                    a: scores.as_ptr(),
+                    a_row: BLOCK,
+                    a_k: 1,
+                    b: v.wrapping_add(first * shape.kv.row),
+                    b_row: shape.kv.row,
+                    cols: d,
+                    out: to.rows,
+                    out_row: to.row,
+                    write: Write::Overwrite,
+                    goes_on: false,
+                    terms,
+                    factors: [1.0; ROWS],
+                };
+                product(path, &weighted, m);
+                if block == blocks.start {
+                    gathered = heard;
+                } else {
+                    gathered.add::<S>(out, &heard, to, m);
                 }
             }
-            let weighted = Product {
-                a: scores.as_ptr(),
-                a_row: cols,
-                a_k: 1,
-                b: v,
-                b_row: shape.kv.row,
-                cols: d,
-                out: out.add(t * shape.out.row),
-                out_row: shape.out.row,
-                write: Write::Overwrite,
-                terms,
-                factors: inverses,
-            };
-            product(path, &weighted, m);
+            out.divide::<S>(&gathered, m);
+            if let Some(lse) = lse.as_deref_mut() {
+                for r in 0..m {
+                    lse[t + r] = gathered.top[r] + gathered.sum[r].ln();
+                }
+            }
         }
     }
 }

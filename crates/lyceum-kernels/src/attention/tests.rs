@@ -130,6 +130,7 @@ fn separate_buffers_agree_with_f64() {
     cases.push(Case { kv_heads: 1, dropout: 0.2, ..Case::new(2, 4, 17, 33, 33, window(0, 9)) });
     cases.push(Case { kv_heads: 3, lens: Some(&[70, 11]), ..Case::new(2, 3, 16, 90, 90, window(0, 40)) });
     cases.push(Case::new(1, 2, 64, 50, 150, window(100, 1)));
+    cases.push(Case { kv_heads: 1, dropout: 0.1, ..Case::new(1, 2, 8, 530, 530, window(0, 270)) });
     cases.push(Case { kv_heads: 1, ..Case::new(1, 2, 8, 100, 100, window(0, 1000)) });
     cases.push(Case { dropout: 0.5, ..Case::new(2, 2, 16, 9, 35, Mask::Full) });
     each_path(|| {

@@ -89,6 +89,8 @@ pub(super) struct Scores {
     pub a_row: usize,
     pub d: usize,
     pub panel: *const f32,
+    /// From one of its `d` rows to the next.
+    pub panel_row: usize,
     pub scale: f32,
     pub out: *mut f32,
     pub out_row: usize,
@@ -145,12 +147,12 @@ unsafe fn product_body<S: Simd>(product: &Product, m: usize) {
 
 #[inline(always)]
 unsafe fn score_rows<S: Simd, const M: usize>(scores: &Scores) {
-    let Scores { a, a_row, d, panel, scale, out, out_row } = *scores;
+    let Scores { a, a_row, d, panel, panel_row, scale, out, out_row } = *scores;
     // SAFETY: the caller of `score_panel`.
     unsafe {
         let mut acc = [[S::zero(); 2]; M];
         for c in 0..d {
-            let b = panel.add(c * 2 * S::LANES);
+            let b = panel.add(c * panel_row);
             let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
             for r in 0..M {
                 let x = S::splat(*a.add(r * a_row + c));
@@ -179,6 +181,19 @@ impl Terms {
         Terms { starts: [0; ROWS], ends: [n; ROWS] }
     }
 
+    /// Those in `range`, counted from its start.
+    #[inline(always)]
+    pub(super) fn within(&self, range: Range<usize>) -> Terms {
+        let at = |x: usize| x.clamp(range.start, range.end) - range.start;
+        Terms { starts: self.starts.map(at), ends: self.ends.map(at) }
+    }
+
+    /// Whether no row of the first `m` has any.
+    #[inline(always)]
+    pub(super) fn is_empty(&self, m: usize) -> bool {
+        (0..m).all(|r| self.of(r).is_empty())
+    }
+
     #[inline(always)]
     pub(super) fn of(&self, r: usize) -> Range<usize> {
         self.starts[r]..self.ends[r]
@@ -200,6 +215,8 @@ pub(super) struct Product {
     pub out: *mut f32,
     pub out_row: usize,
     pub write: Write,
+    /// The sum goes on from what is there: the same chain as one product over all terms.
+    pub goes_on: bool,
     pub terms: Terms,
     pub factors: [f32; ROWS],
 }
@@ -258,6 +275,9 @@ impl Product {
         // SAFETY: the caller of `product`.
         unsafe {
             let mut acc = [[S::zero(); N]; M];
+            for r in 0..if self.goes_on { M } else { 0 } {
+                acc[r] = vectors::<S, N>(self.out.add(r * self.out_row + c), last);
+            }
             let b = self.b.add(c);
             // What all rows have in common, between two ragged ends (under a causal mask or a window small
             // triangles). A row never meets a term that is not its own, not even times zero: what lies there
