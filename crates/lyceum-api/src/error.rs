@@ -167,6 +167,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "file_too_large", message)
             }
+            ServiceError::Conflict { code, .. } => {
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+            }
             ServiceError::QuotaReached { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "permission_error", "quota_reached", message)
             }

@@ -26,8 +26,10 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Metrics, "/openapi.json", get(openapi::openapi))
         // OpenAI.
         .key(Inference, "/v1/models", get(models::list))
-        .key(Inference, "/v1/model_selections", post(model_selections::create).get(model_selections::list))
+        .work("/v1/model_selections", post(model_selections::create))
+        .key(Inference, "/v1/model_selections", get(model_selections::list))
         .key(Inference, "/v1/model_selections/{id}", get(model_selections::find))
+        .work("/v1/model_selections/{id}/cancel", post(model_selections::cancel))
         .upload("/v1/files", post(files::create).get(files::list))
         .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
         .key(Inference, "/v1/files/{id}/content", get(files::content))

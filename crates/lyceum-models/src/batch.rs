@@ -29,6 +29,36 @@ pub struct Tokens {
     pub second: Vec<u32>,
 }
 
+impl Input {
+    /// Each row as an input of its own.
+    pub fn rows(&self) -> Vec<Input> {
+        match self {
+            Input::Dense { shape, data } => {
+                let size = shape.iter().product::<usize>().max(1);
+                let row = |row: &[f32]| Input::Dense { shape: shape.clone(), data: row.to_vec() };
+                data.chunks_exact(size).map(row).collect()
+            }
+            Input::Tokens(tokens) => tokens.rows().map(Input::Tokens).collect(),
+            Input::Pair { source, target } => source
+                .rows()
+                .zip(target.rows())
+                .map(|(source, target)| Input::Pair { source, target })
+                .collect(),
+        }
+    }
+}
+
+impl Tokens {
+    /// Each row without its padding.
+    fn rows(&self) -> impl Iterator<Item = Tokens> + '_ {
+        self.lengths.iter().enumerate().map(|(i, &length)| {
+            let time = length as usize;
+            let ids = self.ids[i * self.time..][..time].to_vec();
+            Tokens { n: 1, time, ids, lengths: vec![length] }
+        })
+    }
+}
+
 /// What the model should have said.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {

@@ -46,6 +46,9 @@ pub enum ServiceError {
     /// Caller: what it brings is larger than it may be.
     #[error("the file is larger than {bytes_max} bytes")]
     TooLarge { bytes_max: u64 },
+    /// Caller: the object's state does not allow it.
+    #[error("{message}")]
+    Conflict { code: &'static str, message: String },
     /// Tenant: it has as much as it may.
     #[error("{message}")]
     QuotaReached { message: String },

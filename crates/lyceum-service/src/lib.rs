@@ -44,7 +44,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// What a request gives a model to read.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +70,7 @@ pub struct Service {
     explaining: Semaphore,
     explanations: explain::Kept,
     robustness_runs: robustness::Runs,
+    selections_wanted: Notify,
 }
 
 impl Service {
@@ -82,6 +83,7 @@ impl Service {
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
             robustness_runs: robustness::Runs::default(),
+            selections_wanted: Notify::new(),
         }
     }
 
@@ -143,6 +145,11 @@ impl Service {
     /// The robustness runs that this process has finished.
     pub fn robustness_runs(&self) -> &robustness::Runs {
         &self.robustness_runs
+    }
+
+    /// Wakes the worker that makes choices: one was asked for.
+    pub fn selections_wanted(&self) -> &Notify {
+        &self.selections_wanted
     }
 
     /// The models that are loaded now.

@@ -141,6 +141,15 @@ pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
 /// Samples of all certificates of one request.
 pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
 
+// Choices.
+
+/// Choices of one project that wait or run; the next one is told to come again.
+pub const SELECTIONS_UNFINISHED_MAX: u64 = 16;
+/// The largest budget of a choice over HTTP.
+pub const SELECTION_MINUTES_MAX: f64 = 1440.0;
+/// How often a choice is begun whose process dies.
+pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
+
 // The service.
 
 /// Versions that are loaded at once.

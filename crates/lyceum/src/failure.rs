@@ -385,6 +385,16 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::TooLarge { .. } | ServiceError::QuotaReached { .. } => Failure::new(
+                Exit::Quota,
+                "quota_reached",
+                text,
+                "a bound of this server",
+                "delete or part files",
+            ),
+            ServiceError::Conflict { code, .. } => {
+                Failure::new(Exit::Conflict, code, text, "its state does not allow it", "look at its state")
+            }
             ServiceError::Uncomputable { .. } => {
                 let fix = "another input or another method may have a value";
                 Failure::new(Exit::Failed, "not_computable", text, "there is no such number", fix)

@@ -38,6 +38,7 @@ fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
         ("POST", "/v1/model_selections", Inference),
         ("GET", "/v1/model_selections", Inference),
         ("GET", "/v1/model_selections/flowers", Inference),
+        ("POST", "/v1/model_selections/flowers/cancel", Inference),
         ("POST", "/v1/privacy/epsilon", Inference),
         ("POST", "/v1/privacy/sigma", Inference),
         ("POST", "/v1/privacy/budgets", Inference),

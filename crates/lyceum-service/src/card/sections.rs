@@ -209,7 +209,6 @@ fn cost(resident: &Resident, section: &mut Section) {
     seconds.ci95 = Stated::not_evaluated("it was measured once");
     seconds.recompute = format!("lyceum train SPEC (its spec is in lyceum show {} --json)", version.id());
     section.numbers.push(seconds);
-    section.missing("time and memory of an answer", "not measured of this version", "lyceum bench serve");
     section.missing("energy", "this program reads no power meter", "measure it at the wall");
     section.missing("price", "nobody stated what an hour of this machine costs", "multiply the times by it");
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Layout;
+use crate::files::JobLock;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -198,5 +199,10 @@ async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled()
     assert_eq!(next().await, None);
     let again = claim_waiting(&store, &project(), &second, "w", NOW).await;
     assert!(matches!(again, Err(StoreError::JobState { .. })), "{again:?}");
-    assert!(claim(&store, &project(), &second, "w", NOW).await.is_ok(), "somebody may begin it anew");
+    let _anew = claim(&store, &project(), &second, "w", NOW).await.expect("somebody may begin it anew");
+    let new = NewJob { kind: Kind::Choose, spec: "{}".into(), model: "digits".into(), steps: 0 };
+    let own = create_claimed(&store, &project(), new, "w", NOW).await.unwrap();
+    assert_eq!((own.attempt, next().await), (1, None));
+    drop(own);
+    assert!(next().await.is_some(), "its process died");
 }
