@@ -54,7 +54,7 @@ impl Tokens {
         self.lengths.iter().enumerate().map(|(i, &length)| {
             let time = length as usize;
             let ids = self.ids[i * self.time..][..time].to_vec();
-            Tokens { n: 1, time, ids, lengths: vec![length] }
+            Tokens { n: 1, time, ids, lengths: vec![length], ..Tokens::default() }
         })
     }
 }

@@ -424,16 +424,6 @@ impl From<ServiceError> for Failure {
             ServiceError::Overloaded { .. } => {
                 Failure::new(Exit::Quota, "overloaded", text, "all places are taken", "try again soon")
             }
-            ServiceError::TooLarge { .. } => {
-                Failure::new(Exit::Quota, "too_large", text, "files have a bound", "split the file")
-            }
-            ServiceError::QuotaReached { .. } => Failure::new(
-                Exit::Quota,
-                "quota_reached",
-                text,
-                "files have a bound",
-                "delete files that are done with",
-            ),
             ServiceError::NotReady { .. } | ServiceError::DeadlinePassed => {
                 let fix = "lyceum doctor checks this machine";
                 Failure::new(Exit::Unreachable, "unreachable", text, "the engine does not answer", fix)

@@ -22,6 +22,7 @@ use crate::batch::{Input, Tokens};
 use crate::from_checkpoint::{LoadError, Weights};
 use crate::model::{Forward, wrong_input};
 use lyceum_nn::ops::attention::AttentionOptions;
+use lyceum_nn::ops::cached_attention::CachedOptions;
 use lyceum_nn::ops::head_norm::Heads;
 use lyceum_nn::ops::joined::Part;
 use lyceum_nn::ops::rope::{Pairs, RopeOptions, RopeTable};
@@ -164,10 +165,22 @@ impl CausalLm {
         let x = self.run(tape, entry, positions, |tape, i, qkv| {
             tape.self_attention(qkv, AttentionOptions { key_lens: Some(lengths), ..self.options(i) })
         })?;
+        let x = self.last_norm(tape, x)?;
         Ok(Forward { logits: self.head(tape, x)?, entry })
     }
 
-    /// All layers and the last norm. x `[B, T, C]`; `positions` holds T numbers or B·T; `attend` is given a
+    /// Rows of the embedding, before [`run`](Self::run).
+    pub(crate) fn embed(&self, tape: &mut Tape<'_>, ids: &[u32], dims: &[usize]) -> Result<Var, NnError> {
+        tape.embedding(self.embed_tokens, ids, dims)
+    }
+
+    /// What attention of layer `i` sees of a sequence whose past lies in pages.
+    pub(crate) fn cached_options(&self, i: usize) -> CachedOptions {
+        let (heads, scale) = (self.config.num_attention_heads, Some(self.config.attention_scale));
+        CachedOptions { heads, scale, window: self.config.layers[i].window }
+    }
+
+    /// All layers. x `[B, T, C]`; `positions` holds T numbers or B·T; `attend` is given a
     /// layer's number and its turned `[q | k | v]` rows.
     pub(crate) fn run(
         &self,
@@ -192,7 +205,12 @@ impl CausalLm {
             x = self.add_branch(tape, x, y, layer.down_proj, layer.post_feedforward_norm)?;
             tape.mark(x, || format!("layers.{i}"));
         }
-        tape.rms_norm(x, self.norm, eps)
+        Ok(x)
+    }
+
+    /// The norm between the last layer and the head.
+    pub(crate) fn last_norm(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var, NnError> {
+        tape.rms_norm(x, self.norm, self.config.rms_norm_eps)
     }
 
     /// Rows of the last norm to logits `[…, V]`.

@@ -1,9 +1,11 @@
 use super::families::Family;
 use super::*;
+use crate::decode::{DecodeRow, DecodeState, Rows};
 use crate::{LoadError, Model, ModelShape};
 use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_nn::gguf::{self, Value as Meta};
+use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_nn::{Examples, Recording, Workspace};
 use lyceum_types::control::Control;
 use serde_json::Value;
@@ -70,6 +72,51 @@ fn a_gguf_file_of_the_same_weights_gives_the_same_logits() {
         let loaded = load(checkpoint, Source::Gguf { header: &header }, None, None, &Control::new()).unwrap();
         let far = worst(&logits(&Model::language(loaded), &case.ids), &case.logits);
         assert!(far < 1e-3, "{name}: {far}");
+    }
+}
+
+/// Sequences that are read piece by piece from pages say what whole sequences say, to the bit, in every stored form.
+#[test]
+fn pages_and_pieces_change_no_bit() {
+    for (name, quant) in NAMES.into_iter().flat_map(|n| [(n, Stored::F32), (n, Stored::Bf16)]) {
+        let case = case(name);
+        let model = Model::language(case.load(Some(quant)).unwrap());
+        let (time, v) = (case.ids.len() / 2, model.shape.output.width());
+        let whole = logits(&model, &case.ids);
+        let mut ws = Workspace::new();
+        let mut pool = KvPool::new(model.kv_shape(8, KvStorage::F32).unwrap());
+        let pages = [[5u32, 0], [2, 7]];
+        let mut states: Vec<DecodeState> = (0..2).map(|_| model.start(&mut ws, None).unwrap()).collect();
+        let mut got = vec![Vec::new(); 2];
+        // The first sequence in pieces of 7, 1, 1, …; the second in pieces of 3.
+        while got.iter().any(|g| g.len() < time * v) {
+            let mut rows = Vec::new();
+            for (i, state) in states.iter_mut().enumerate() {
+                let (seen, n) = (
+                    state.n_seen(),
+                    if i == 1 {
+                        3
+                    } else if state.n_seen() == 0 {
+                        7
+                    } else {
+                        1
+                    },
+                );
+                let tokens = &case.ids[i * time..][seen..time.min(seen + n)];
+                if !tokens.is_empty() {
+                    rows.push((i, DecodeRow { state, tokens, rows: Rows::All, pages: &pages[i] }));
+                }
+            }
+            let (who, mut rows): (Vec<usize>, Vec<DecodeRow<'_>>) = rows.into_iter().unzip();
+            let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
+            let logits = model.decode(&mut ws, Some(&mut pool), &mut rows).unwrap();
+            let mut start = 0;
+            for (i, n) in who.into_iter().zip(lengths) {
+                got[i].extend_from_slice(&logits[start..start + n * v]);
+                start += n * v;
+            }
+        }
+        assert!(got.concat() == whole, "{name} in {quant:?}");
     }
 }
 
