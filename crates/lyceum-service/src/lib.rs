@@ -17,6 +17,7 @@ pub mod drift;
 mod error;
 pub mod explain;
 pub mod files;
+mod generation;
 pub mod health;
 pub mod idempotency;
 pub mod infer;

@@ -91,6 +91,13 @@ pub const STOPS_MAX: usize = 4;
 pub const STOP_CHARS_MAX: usize = 256;
 /// The largest `top_k`.
 pub const TOP_K_MAX: usize = 1 << 20;
+/// Tokens with a bias of their own.
+pub const LOGIT_BIAS_MAX: usize = 4096;
+/// Messages of a chat, and tools that it offers.
+pub const MESSAGES_MAX: usize = 4096;
+pub const TOOLS_MAX: usize = 128;
+/// Log-probabilities of most likely tokens in a chat.
+pub const TOP_LOGPROBS_MAX: usize = 20;
 /// The longest advisory text (`user`, `safety_identifier`, `prompt_cache_key`).
 pub const ADVISORY_CHARS_MAX: usize = 512;
 

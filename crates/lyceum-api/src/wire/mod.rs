@@ -13,6 +13,7 @@ pub mod models;
 pub mod predict;
 pub mod privacy;
 pub mod robustness;
+pub mod sampling;
 pub mod selections;
 
 use crate::error::ApiError;
