@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    card, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
+    card, chat, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
     models, openapi, predict, privacy, robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
@@ -34,6 +34,7 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
         .key(Inference, "/v1/files/{id}/content", get(files::content))
         .work("/v1/completions", post(completions::create))
+        .work("/v1/chat/completions", post(chat::create))
         .work("/v1/decisions", post(decisions::create))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))

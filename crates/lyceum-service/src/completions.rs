@@ -1,6 +1,8 @@
 //! Continues texts: a language model continues its prompt, a sequence-to-sequence model answers it.
 
-pub use crate::generation::{Alternative, Finish, Piece, PromptToken, Running, Sampling, Token, Usage};
+pub use crate::generation::{
+    Alternative, Finish, Likely, Piece, PromptToken, Running, Sampling, Token, Usage,
+};
 
 use crate::generation::{self, Encoded, Options, Speaker};
 use crate::{Service, ServiceError};

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

@@ -1,6 +1,7 @@
 //! One file a resource: parse, call the use case, write the answer.
 
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

@@ -106,12 +106,29 @@ pub enum Delivery {
     Stream { include_usage: bool },
 }
 
+impl Delivery {
+    pub fn parse(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Self, ApiError> {
+        if !stream.unwrap_or(false) {
+            if options.is_some() {
+                let message = "stream_options: only allowed with stream: true";
+                return Err(ApiError::field("stream_options", "invalid_value", message));
+            }
+            return Ok(Delivery::Whole);
+        }
+        let options = options.unwrap_or_default();
+        if options.include_obfuscation == Some(true) {
+            return Err(unsupported("stream_options.include_obfuscation", "leave it out or send false"));
+        }
+        Ok(Delivery::Stream { include_usage: options.include_usage.unwrap_or(false) })
+    }
+}
+
 impl Body {
     /// The request, and how its answer travels.
     pub fn parse(mut self) -> Result<(Request, Delivery, Option<Why>), ApiError> {
         self.refuse_unsupported()?;
         let why = self.why()?;
-        let delivery = self.delivery()?;
+        let delivery = Delivery::parse(self.stream, self.stream_options)?;
         let prompts = prompts(self.prompt)?;
         let n = within("n", self.n.unwrap_or(1), 1, limits::CHOICES_MAX as i64)? as usize;
         if n * prompts.len() > limits::CHOICES_MAX {
@@ -181,21 +198,6 @@ impl Body {
         }
         Ok(())
     }
-
-    fn delivery(&self) -> Result<Delivery, ApiError> {
-        if !self.stream.unwrap_or(false) {
-            if self.stream_options.is_some() {
-                let message = "stream_options: only allowed with stream: true";
-                return Err(ApiError::field("stream_options", "invalid_value", message));
-            }
-            return Ok(Delivery::Whole);
-        }
-        let options = self.stream_options.unwrap_or_default();
-        if options.include_obfuscation == Some(true) {
-            return Err(unsupported("stream_options.include_obfuscation", "leave it out or send false"));
-        }
-        Ok(Delivery::Stream { include_usage: options.include_usage.unwrap_or(false) })
-    }
 }
 
 fn prompts(body: Option<PromptBody>) -> Result<Vec<Prompt>, ApiError> {
@@ -220,7 +222,7 @@ fn prompts(body: Option<PromptBody>) -> Result<Vec<Prompt>, ApiError> {
     Ok(prompts)
 }
 
-fn stops(body: Option<StopBody>) -> Result<Vec<String>, ApiError> {
+pub(super) fn stops(body: Option<StopBody>) -> Result<Vec<String>, ApiError> {
     let stops = match body {
         None => vec![],
         Some(StopBody::One(stop)) => vec![stop],

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;

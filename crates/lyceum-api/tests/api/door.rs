@@ -23,6 +23,7 @@ fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
         ("DELETE", "/v1/files/flowers", Inference),
         ("GET", "/v1/files/flowers/content", Inference),
         ("POST", "/v1/completions", Inference),
+        ("POST", "/v1/chat/completions", Inference),
         ("POST", "/v1/decisions", Inference),
         ("POST", "/v1/models/flowers:predict", Inference),
         ("POST", "/v1/models/flowers:explain", Inference),

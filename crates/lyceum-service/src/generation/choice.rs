@@ -2,7 +2,7 @@
 //! token with its place in the text.
 
 use super::speaker::{Speaker, SpeakerStream};
-use super::{Alternative, Finish, Options, PromptToken, Token};
+use super::{Alternative, Finish, Likely, Options, PromptToken, Token};
 use crate::ServiceError;
 use crate::stops::{Found, StopFinder};
 use lyceum_engine::TokenEvent;
@@ -118,16 +118,19 @@ impl Choice {
 }
 
 fn token(speaker: &Speaker, event: &TokenEvent, offset: usize, n_top: usize) -> Token {
-    let text = speaker.token_text(event.id);
-    let Some(logprobs) = &event.logprobs else { return Token { text, offset, logprob: None, top: vec![] } };
+    let (text, bytes) = (speaker.token_text(event.id), speaker.token_bytes(event.id));
+    let Some(logprobs) = &event.logprobs else {
+        return Token { text, offset, logprob: None, bytes, top: vec![] };
+    };
     // The prompt's tokens may have been asked for more.
     let likeliest = &logprobs.top[..n_top.min(logprobs.top.len())];
-    let mut top: Vec<(String, f32)> =
-        likeliest.iter().map(|&(id, logprob)| (speaker.token_text(id), logprob)).collect();
+    let likely =
+        |id, logprob| Likely { text: speaker.token_text(id), bytes: speaker.token_bytes(id), logprob };
+    let mut top: Vec<Likely> = likeliest.iter().map(|&(id, logprob)| likely(id, logprob)).collect();
     if !likeliest.iter().any(|(id, _)| *id == event.id) {
-        top.push((text.clone(), logprobs.chosen));
+        top.push(likely(event.id, logprobs.chosen));
     }
-    Token { text, offset, logprob: Some(logprobs.chosen), top }
+    Token { text, offset, logprob: Some(logprobs.chosen), bytes, top }
 }
 
 pub(super) fn prompt_token(speaker: &Speaker, event: &TokenEvent, n_top: usize) -> PromptToken {

@@ -92,8 +92,18 @@ pub struct Token {
     pub offset: usize,
     /// None for the first token of an echoed prompt.
     pub logprob: Option<f32>,
+    /// Its bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
     /// The most likely tokens, best first, and this one.
-    pub top: Vec<(String, f32)>,
+    pub top: Vec<Likely>,
+}
+
+/// One of the most likely tokens at a place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Likely {
+    pub text: String,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
 }
 
 /// A token of the prompt: what the model thought of it where it stands.
