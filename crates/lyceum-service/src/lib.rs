@@ -5,11 +5,12 @@
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
 //! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`card`], then [`models`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`models`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
+pub mod background;
 pub mod card;
 pub mod completions;
 pub mod decisions;
@@ -29,6 +30,7 @@ pub mod selections;
 mod stops;
 
 pub use error::ServiceError;
+pub use lyceum_store::runs;
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
@@ -65,7 +67,7 @@ pub struct Service {
     /// Places for explanations under way, and those that can be asked for again.
     explaining: Semaphore,
     explanations: explain::Kept,
-    robustness_runs: robustness::Runs,
+    background: background::Background,
 }
 
 impl Service {
@@ -76,7 +78,7 @@ impl Service {
             residents: Residents::default(),
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
-            robustness_runs: robustness::Runs::default(),
+            background: background::Background::default(),
         }
     }
 
@@ -96,11 +98,6 @@ impl Service {
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
         self.residents.load(project, version).await
-    }
-
-    /// The robustness runs that this process has finished.
-    pub fn robustness_runs(&self) -> &robustness::Runs {
-        &self.robustness_runs
     }
 
     /// The models that are loaded now.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 const MLP: &str = "family = \"mlp\"\nhidden = [8]";
 
 /// Logits of 30 rows of two classes with the labels 0 and 1 in turn, the surer the later, every fifth of them wrong.
-fn valid_logits() -> Vec<u8> {
+pub fn valid_logits() -> Vec<u8> {
     let logits: Vec<u8> = (0..30u32)
         .flat_map(
             |i| if (i % 2 == 0) != (i % 5 == 4) { [i as f32 / 10.0, 0.0] } else { [0.0, i as f32 / 10.0] },
@@ -50,6 +50,19 @@ async fn answers(house: &House, model: &str, rows: &Value) -> Vec<String> {
     predictions.iter().map(|p| p["label"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The run as it is once it has ended.
+pub async fn finished(house: &House, run: &Value) -> Value {
+    let path = format!("/v1/robustness/runs/{}", run["id"].as_str().unwrap_or_else(|| panic!("{run}")));
+    for _ in 0..4000 {
+        let run = house.client.get(&path).await.json();
+        if !matches!(run["status"].as_str(), Some("queued" | "in_progress")) {
+            return run;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{path} does not end");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
     let house = House::new().await;
@@ -69,7 +82,9 @@ async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
         ],
         "compare_to": "table@1", "gate": {"max_drop": 0.0}
     });
-    let run = house.client.post("/v1/robustness/runs", &body).await.json();
+    let queued = house.client.post("/v1/robustness/runs", &body).await.json();
+    assert!(queued["results"].is_null() && queued["status"] == "queued", "{queued}");
+    let run = finished(&house, &queued).await;
     assert_eq!(
         (&run["object"], &run["model"], &run["n"]),
         (&json!("robustness.run"), &json!("table@1"), &json!(8))
@@ -96,13 +111,23 @@ async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
     let flags = run["flags"].as_array().unwrap();
     assert_eq!(flags.len(), 5);
     assert!(flags.iter().all(|flag| flag["state"] != "not_evaluated"), "{flags:?}");
-    assert!(!run["failures"].as_array().unwrap().is_empty());
+    let lines =
+        house.client.get(&format!("/v1/robustness/runs/{}/failures", run["id"].as_str().unwrap())).await;
+    assert_eq!(lines.header("content-type"), Some("application/jsonl"));
+    let rows: Vec<Value> = lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!rows.is_empty() && rows.len() as u64 == run["n_failures"].as_u64().unwrap());
+    for row in &rows {
+        let at = row["row"].as_u64().unwrap() as usize;
+        assert_eq!(row["label"], labels[at], "{row}");
+        let fooled = answers(&house, "table", &json!([row["adversarial"]])).await;
+        assert_eq!(row["answer"], fooled[0].as_str(), "the changed row is answered so: {row}");
+    }
     assert_eq!(run["gate"]["passed"], true, "a model is as good as itself: {}", run["gate"]);
     let id = run["id"].as_str().unwrap();
     assert_eq!(house.client.get(&format!("/v1/robustness/runs/{id}")).await.json(), run);
     assert_eq!(house.client.get("/v1/robustness/runs").await.json()["data"][0]["id"], id);
     assert_eq!(house.client.get("/v1/robustness/runs/rob_0").await.refused(404).1, "not_found");
-    let again = house.client.post("/v1/robustness/runs", &body).await.json();
+    let again = finished(&house, &house.client.post("/v1/robustness/runs", &body).await.json()).await;
     assert_eq!(again["results"], run["results"], "a seed repeats a run");
 }
 
@@ -248,6 +273,7 @@ async fn what_cannot_be_computed_is_refused_with_its_reason() {
         assert_eq!(answer.refused(status), (param.into(), code.into()), "{model} {item}");
     }
     let perturbed = run("text", &words, json!({"type": "text", "severities": [3]})).await.json();
+    let perturbed = finished(&house, &perturbed).await;
     assert_eq!(perturbed["results"].as_array().unwrap().len(), 6, "{perturbed}");
     assert_eq!(perturbed["unit"], Value::Null);
     let answer = run("table", &row, pgd.clone()).await;
