@@ -98,16 +98,20 @@ impl Probes {
         Ok(Probes { input, outputs })
     }
 
-    /// The largest difference to the recorded outputs.
-    pub fn difference(&self, model: &Model) -> Result<f32, NnError> {
-        let input = match self.input.clone() {
+    /// What was put in.
+    pub fn input(&self) -> Input {
+        match self.input.clone() {
             ProbeInput::Dense { shape, data } => Input::Dense { shape, data },
             ProbeInput::Tokens(tokens) => Input::Tokens(tokens.into()),
             ProbeInput::Pair { source, target } => {
                 Input::Pair { source: source.into(), target: target.into() }
             }
-        };
-        let found = outputs(model, &input)?;
+        }
+    }
+
+    /// The largest difference to the recorded outputs.
+    pub fn difference(&self, model: &Model) -> Result<f32, NnError> {
+        let found = outputs(model, &self.input())?;
         if found.len() != self.outputs.len() {
             return Ok(f32::INFINITY);
         }

@@ -23,6 +23,7 @@ use lyceum_service::robustness::{
 };
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
+use lyceum_types::manifest::CalibrationReport;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -396,6 +397,25 @@ pub struct SetBody {
     pub score: &'static str,
     /// What is promised, and what not.
     pub guarantee: String,
+}
+
+/// A temperature that is part of the version's weights.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Calibration)]
+pub struct CalibrationBody {
+    pub method: String,
+    pub temperature: f64,
+    /// Validation rows that it was fitted on.
+    pub n: u64,
+    /// The version that was calibrated.
+    pub parent: String,
+}
+
+impl From<CalibrationReport> for CalibrationBody {
+    fn from(report: CalibrationReport) -> Self {
+        let CalibrationReport { method, temperature, n, parent, .. } = report;
+        CalibrationBody { method, temperature, n, parent }
+    }
 }
 
 /// How unlike the training rows an input is.

@@ -139,6 +139,7 @@ impl House {
                 features: kept.features,
                 probes: serde_json::Value::Null,
                 privacy: None,
+                calibration: None,
                 files,
             };
             serde_json::to_vec(&manifest).unwrap()

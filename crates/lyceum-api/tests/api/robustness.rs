@@ -2,6 +2,8 @@
 
 use crate::house::{House, Kept, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
+use lyceum_service::robustness::calibrated;
+use lyceum_types::ids::Project;
 use lyceum_types::manifest::{FeatureSketch, SKETCH_QUANTILES};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -172,6 +174,58 @@ async fn answers_come_with_certificates_and_prediction_sets() {
     let score = |i: usize| ood[i]["ood_score"].as_f64().unwrap();
     assert!(score(0) < 0.8 && score(1) > 0.99, "{ood}");
     assert!(ood[1]["energy_p_value"].is_number() && ood[1]["n_reference"] == 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calibrated_version_answers_with_the_temperature_and_the_old_one_as_before() {
+    let house = House::new().await;
+    trained(&house, "table").await;
+    let rows = json!([[0.2, 0.9], [2.0, -3.0], [-1.0, 0.4]]);
+    let ask = async |model: &str| {
+        let answer =
+            house.client.post(&format!("/v1/models/{model}:predict"), &json!({"instances": rows})).await;
+        answer.json()
+    };
+    let before = ask("table").await;
+    let (project, reference) = (Project::default_project(), "table".parse().unwrap());
+    let (version, report) = calibrated::publish(&house.service, &project, &reference).await.unwrap();
+    assert_eq!((version.id().as_str(), report.parent.as_str(), report.n), ("table@2", "table@1", 30));
+    let t = report.temperature;
+    assert!((t - 1.0).abs() > 0.02 && report.ece_after < report.ece_before + 0.05, "{report:?}");
+    assert_eq!(ask("table@1").await, before, "a version never changes how it answers");
+    let after = ask("table").await;
+    assert_eq!(after["calibration"]["temperature"], t);
+    assert!(before.get("calibration").is_none());
+    for (old, new) in
+        before["predictions"].as_array().unwrap().iter().zip(after["predictions"].as_array().unwrap())
+    {
+        assert_eq!(old["label"], new["label"]);
+        // Of two classes the odds are taken to the power of 1 / T.
+        let odds = |p: &Value| {
+            (p["probabilities"]["yes"].as_f64().unwrap() / p["probabilities"]["no"].as_f64().unwrap()).ln()
+        };
+        assert!((odds(new) - odds(old) / t).abs() < 1e-5, "{old} {new}");
+    }
+    let decision = json!({
+        "model": "table", "input": [{"role": "user", "content": [{"type": "input_json", "data": {"a": 0.2, "b": 0.9}}]}],
+        "questions": [{"type": "predicate", "instructions": "yes"}]
+    });
+    let decided = house.client.post("/v1/decisions", &decision).await.json();
+    assert_eq!(decided["calibration"], after["calibration"]);
+    assert_eq!(decided["answers"][0]["probability"], after["predictions"][0]["probabilities"]["yes"]);
+    let sets = json!({"instances": rows, "prediction_set": {"alpha": 0.1}});
+    let sets = house.client.post("/v1/models/table:predict", &sets).await.json();
+    assert!(sets["prediction_sets"][0]["guarantee"].as_str().unwrap().contains("the temperature"), "{sets}");
+    // On the rows that chose it, the temperature of the new version is 1.
+    let body = json!({"model": "table", "instances": [[0.1, 0.2]], "labels": ["no"], "suite": [{"type": "calibration"}]});
+    let run = finished(&house, &house.client.post("/v1/robustness/runs", &body).await.json()).await;
+    let found = run["results"].as_array().unwrap().iter().find(|r| r["metric"] == "temperature").unwrap();
+    assert!((found["value"].as_f64().unwrap() - 1.0).abs() < 1e-4, "{found}");
+    let again = calibrated::publish(&house.service, &project, &reference).await.unwrap_err();
+    assert!(again.to_string().contains("calibrated already"), "{again}");
+    house.publish("plain", "classification", MLP, table(labels(&["no", "yes"]))).await;
+    let none = calibrated::publish(&house.service, &project, &"plain".parse().unwrap()).await.unwrap_err();
+    assert!(none.to_string().contains("without validation rows"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

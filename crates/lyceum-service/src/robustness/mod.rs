@@ -4,6 +4,7 @@
 //! [`run()`] is synchronous and bounded by its control; doors decide where it runs. [`certificate`] and
 //! [`calibration`] answer for single requests.
 
+pub mod calibrated;
 pub mod calibration;
 pub mod certificate;
 mod items;
@@ -24,7 +25,7 @@ use lyceum_robust::attack::{Flag, FlagState};
 use lyceum_robust::conformal::Score;
 use lyceum_robust::{RobustError, Victim};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{CalibrationReport, Metric};
 use std::sync::Arc;
 use strange::Strange;
 
@@ -213,6 +214,8 @@ pub struct Promised {
     pub certificates: Option<Vec<Certificate>>,
     pub sets: Option<Vec<PredictionSet>>,
     pub strange: Option<Vec<Strange>>,
+    /// How the version's probabilities were calibrated; None: they are not.
+    pub calibration: Option<CalibrationReport>,
 }
 
 /// Keeps the promises for prepared rows and the model's outputs on them.
@@ -250,7 +253,8 @@ pub(crate) async fn promise(
         }
         OodAsked::No => None,
     };
-    Ok(Promised { certificates, sets, strange })
+    let calibration = resident.manifest.calibration.clone();
+    Ok(Promised { certificates, sets, strange, calibration })
 }
 
 fn no_classifier() -> ServiceError {
