@@ -214,13 +214,13 @@ async fn subjects(house: &House) -> Vec<Subject> {
     for kind in [Kind::Table, Kind::Image, Kind::Series, Kind::Sound, Kind::Text] {
         for (family, model) in FAMILIES {
             for answers in [Answers::Labels, Answers::Numbers] {
-                let fits = match (kind, family) {
-                    (Kind::Table, "linear" | "mlp") => true,
-                    (Kind::Image | Kind::Sound, "linear" | "mlp" | "cnn") => true,
-                    (Kind::Series, "linear" | "mlp" | "rnn" | "lstm" | "gru") => true,
-                    (Kind::Text, "rnn" | "lstm" | "gru" | "encoder") => true,
-                    _ => false,
-                };
+                let fits = matches!(
+                    (kind, family),
+                    (Kind::Table, "linear" | "mlp")
+                        | (Kind::Image | Kind::Sound, "linear" | "mlp" | "cnn")
+                        | (Kind::Series, "linear" | "mlp" | "rnn" | "lstm" | "gru")
+                        | (Kind::Text, "rnn" | "lstm" | "gru" | "encoder")
+                );
                 // One family is enough to see that numbers are refused.
                 if !fits || (answers == Answers::Numbers && !matches!(family, "linear" | "lstm")) {
                     continue;
