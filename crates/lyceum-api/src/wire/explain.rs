@@ -103,6 +103,13 @@ pub struct Extras {
     pub png: bool,
 }
 
+/// When the answer is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Now,
+    InBackground,
+}
+
 impl OptionsBody {
     /// The options, whose errors name fields below `path` (`explain.` or nothing).
     pub fn parse(self, path: &str) -> Result<(Options, Extras), ApiError> {
@@ -333,7 +340,8 @@ pub struct Body {
     /// A row: an object of features, or values in the model's order.
     #[schema(value_type = Option<Object>)]
     pub features: Option<Value>,
-    /// Not supported when true.
+    /// Answer at once with `status: queued`; the explanation is then under `GET /v1/explanations/{id}`, also after a
+    /// restart: it is kept on disk with the words that it is about.
     pub background: Option<bool>,
     #[serde(flatten)]
     pub options: OptionsBody,
@@ -355,7 +363,7 @@ const SUBJECT_FIELDS: [&str; 7] =
 
 impl Body {
     /// The fields of both parts in one object.
-    pub fn parse(bytes: &[u8]) -> Result<(Request, Extras), ApiError> {
+    pub fn parse(bytes: &[u8]) -> Result<(Request, Extras, When), ApiError> {
         let mut all: Map<String, Value> = crate::body::parse(bytes)?;
         let mut subject = Map::new();
         for field in SUBJECT_FIELDS {
@@ -365,11 +373,9 @@ impl Body {
         }
         let subject: Subject = crate::body::parse(Value::Object(subject).to_string().as_bytes())?;
         let options: OptionsBody = crate::body::parse(Value::Object(all).to_string().as_bytes())?;
-        if subject.background == Some(true) {
-            return Err(unsupported("background", "explanations answer at once: leave it out"));
-        }
+        let when = if subject.background == Some(true) { When::InBackground } else { When::Now };
         let (options, extras) = options.parse("")?;
-        Ok((Request { model: model_ref(&subject.model)?, what: subject.what()?, options }, extras))
+        Ok((Request { model: model_ref(&subject.model)?, what: subject.what()?, options }, extras, when))
     }
 }
 
@@ -454,7 +460,6 @@ mod tests {
             (json!({"evaluate": ["truth"]}), "evaluate[0]", "invalid_value"),
             (json!({"max_passes": 0}), "max_passes", "invalid_value"),
             (json!({"target": {"label": "a", "text": "b"}}), "target", "invalid_value"),
-            (json!({"background": true}), "background", "unsupported_parameter"),
             (json!({"baseline": {"type": "background", "rows": []}}), "baseline.rows", "invalid_value"),
         ] {
             let mut body = json!({"model": "m", "input": "x"});

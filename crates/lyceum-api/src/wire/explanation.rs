@@ -3,6 +3,7 @@
 
 use super::explain::Extras;
 use base64::Engine as _;
+use lyceum_service::background::Record;
 use lyceum_service::explain::{
     Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Map as AttentionMap,
     MethodInfo, Of, Parts, TargetShown,
@@ -72,6 +73,28 @@ impl From<MethodInfo> for MethodBody {
             reason: info.refusal,
         }
     }
+}
+
+/// An explanation of the background as its document stands: `status` and, once it is `completed`, all that an answer
+/// has.
+pub fn background_explanation(record: &Record) -> Value {
+    let mut body = json!({"object": "explanation"});
+    if let Some(all) = body.as_object_mut() {
+        for part in [&record.request, &record.result] {
+            all.extend(
+                part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
+            );
+        }
+        all.extend([
+            ("id".to_owned(), record.id.clone().into()),
+            ("created_at".to_owned(), record.created_at.into()),
+            ("started_at".to_owned(), record.started_at.into()),
+            ("finished_at".to_owned(), record.finished_at.into()),
+            ("status".to_owned(), record.status.as_str().into()),
+            ("error".to_owned(), json!(record.error)),
+        ]);
+    }
+    body
 }
 
 /// The answer as the wire has it.

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
+mod background;
 mod card;
 mod client;
 mod contracts;
@@ -11,5 +12,6 @@ mod extras;
 mod files;
 mod house;
 mod load;
+mod robust_matrix;
 mod robustness;
 mod selections;

@@ -93,7 +93,18 @@ fn calibration(resident: &Resident, section: &mut Section) -> Result<(), Service
         }
         Err(error) => return Err(error),
     }
-    section.statements.push("The temperature is reported; served probabilities are not scaled by it.".into());
+    match &resident.manifest.calibration {
+        Some(report) => section.statements.push(format!(
+            "Served probabilities are calibrated: a temperature of {:.4}, fitted on {} validation rows of {} (ECE {:.4} \
+             before, {:.4} after, on the same rows), is part of the weights.",
+            report.temperature, report.n, report.parent, report.ece_before, report.ece_after
+        )),
+        None => section.statements.push(
+            "The temperature is reported; served probabilities are not scaled by it (lyceum calibrate publishes a \
+             version that is)."
+                .into(),
+        ),
+    }
     Ok(())
 }
 

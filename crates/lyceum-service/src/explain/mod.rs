@@ -88,6 +88,29 @@ pub async fn create(
     Ok(explained)
 }
 
+/// Looks at a request for the background as [`create`] would, without a pass: words, target, method and baseline fit
+/// the model. Returns the version that will be explained.
+///
+/// # Errors
+/// What [`create`] would refuse before its first pass.
+pub async fn check(
+    service: &Service,
+    project: &Project,
+    request: &Request,
+) -> Result<Arc<Resident>, ServiceError> {
+    let resident = service.resident(project, &request.model).await?;
+    let read = parts::read(&resident, &request.what, &request.options, "input")?;
+    let (target, _) = target::choose(&resident, &read, &request.options)?;
+    let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
+        .map_err(refused)?;
+    if !matches!(request.options.method, MethodChoice::Attention { .. }) {
+        let method = options::method(&resident, &subject, &request.options.method)?;
+        method.check_model(&resident.model).map_err(refused)?;
+        options::baseline(&resident, &method, &request.options.baseline)?;
+    }
+    Ok(resident)
+}
+
 /// The answer to an input with its explanation, from the same passes; kept for [`find`].
 pub(crate) async fn answer_and_explain(
     service: &Service,
