@@ -146,19 +146,11 @@ impl Service {
         Ok(self.languages.unload(project, &version))
     }
 
-<<<<<<< HEAD
-    /// The robustness runs that this process has finished.
-    pub fn robustness_runs(&self) -> &robustness::Runs {
-        &self.robustness_runs
-    }
-
     /// Wakes the worker that makes choices: one was asked for.
     pub fn selections_wanted(&self) -> &Notify {
         &self.selections_wanted
     }
 
-=======
->>>>>>> robust
     /// The models that are loaded now.
     pub fn residents(&self) -> Vec<Arc<Resident>> {
         self.residents.loaded()

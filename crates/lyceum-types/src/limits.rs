@@ -133,6 +133,10 @@ pub const BACKGROUND_ROWS_MAX: usize = 256;
 /// Nodes, samples and permutations of one method.
 pub const EXPLAIN_SAMPLES_MAX: usize = 65_536;
 
+/// Checkpoints of a job that may stay, and training rows that an influence answer lists on each side.
+pub const CHECKPOINTS_KEPT_MAX: usize = 100;
+pub const INFLUENCE_ROWS: usize = 10;
+
 // Robustness.
 
 /// Rows of one robustness run over HTTP.

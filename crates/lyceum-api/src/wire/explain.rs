@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::explain::{
-    BaselineChoice, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request, Steps,
+    BaselineChoice, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request, Steps, TRACIN,
     TargetChoice, What, Wish,
 };
 use lyceum_types::limits;
@@ -18,7 +18,8 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 #[schema(as = ExplainOptions)]
 pub struct OptionsBody {
-    /// `auto`, a name of `GET /v1/models/{m}/explanation_methods`, `attention_weights` or `attention_rollout`.
+    /// `auto`, a name of `GET /v1/models/{m}/explanation_methods`, `attention_weights`, `attention_rollout`, or `tracin`:
+    /// the training rows that pulled the answer where it is.
     pub method: Option<String>,
     /// `token`, `word`, `sentence`, `paragraph`, `feature`, `patch:16`, `step` or `channel`.
     pub granularity: Option<String>,
@@ -194,7 +195,7 @@ impl OptionsBody {
         let name = self.method.as_deref().unwrap_or("auto");
         let mut method = match name {
             "auto" => None,
-            "attention_weights" | "attention_rollout" => None,
+            "attention_weights" | "attention_rollout" | TRACIN => None,
             // The name by which the wire knows ablation with tokens left out.
             "leave_one_out" => Some(Method::Ablation),
             name => match Method::named(name) {
@@ -270,6 +271,7 @@ impl OptionsBody {
         Ok(match (name, method) {
             ("attention_weights", _) => MethodChoice::Attention { rollout: false },
             ("attention_rollout", _) => MethodChoice::Attention { rollout: true },
+            (TRACIN, _) => MethodChoice::Tracin,
             (_, Some(method)) => MethodChoice::Named(method),
             (_, None) => MethodChoice::Auto,
         })

@@ -190,9 +190,9 @@ fn privacy(resident: &Resident, section: &mut Section) {
 
 fn membership(section: &mut Section) {
     section.missing(
-        "membership inference and audit",
-        "no attack was run on this version",
-        "lyceum privacy --help",
+        "audit with canaries",
+        "canaries inside a job are not there yet; a membership attack, where one was run, is listed",
+        "lyceum privacy audit --help",
     );
 }
 
