@@ -25,6 +25,8 @@ pub struct Tokens {
     pub time: usize,
     pub ids: Vec<u32>,
     pub lengths: Vec<u32>,
+    /// For encoders of pairs: where each row's second text begins. Empty: no row has one.
+    pub second: Vec<u32>,
 }
 
 impl Input {
@@ -52,7 +54,7 @@ impl Tokens {
         self.lengths.iter().enumerate().map(|(i, &length)| {
             let time = length as usize;
             let ids = self.ids[i * self.time..][..time].to_vec();
-            Tokens { n: 1, time, ids, lengths: vec![length] }
+            Tokens { n: 1, time, ids, lengths: vec![length], ..Tokens::default() }
         })
     }
 }
@@ -83,7 +85,13 @@ pub struct Batch {
 impl Tokens {
     /// One row of ids.
     pub fn single(ids: &[u32]) -> Self {
-        Tokens { n: 1, time: ids.len(), ids: ids.to_vec(), lengths: vec![ids.len() as u32] }
+        Tokens {
+            n: 1,
+            time: ids.len(),
+            ids: ids.to_vec(),
+            lengths: vec![ids.len() as u32],
+            ..Tokens::default()
+        }
     }
 }
 

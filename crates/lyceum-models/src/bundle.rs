@@ -150,6 +150,6 @@ impl From<Tokens> for ProbeTokens {
 
 impl From<ProbeTokens> for Tokens {
     fn from(t: ProbeTokens) -> Self {
-        Tokens { n: t.lengths.len(), time: t.time, ids: t.ids, lengths: t.lengths }
+        Tokens { n: t.lengths.len(), time: t.time, ids: t.ids, lengths: t.lengths, ..Tokens::default() }
     }
 }

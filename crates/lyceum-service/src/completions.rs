@@ -156,6 +156,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
                 top_p: request.sampling.top_p,
                 top_k: request.sampling.top_k.unwrap_or(0),
                 seed: base_seed.wrapping_add(i as u64),
+                ..lyceum_engine::Sampling::default()
             };
             let choice = Choice::new(&request);
             prompt_ids.push(ids.clone());
@@ -166,17 +167,15 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
                 continue;
             }
             let sequence = GenerateRequest {
-                model: resident.model.clone(),
                 source: prompt.source.clone(),
-                prompt: prompt.prompt.clone(),
-                n_tokens_max: prompt.max_tokens,
                 end_tokens: tokenizer(&resident)?.eos().into_iter().collect(),
                 never_tokens: tokenizer(&resident)?.never_said(),
                 sampling,
                 logprobs: request.logprobs,
                 echo: request.echo,
                 prompt_logprobs: request.prompt_logprobs,
-                sink,
+                cancelled: Some(choice.is_over.clone()),
+                ..GenerateRequest::new(resident.model.clone(), prompt.prompt.clone(), prompt.max_tokens, sink)
             };
             service.engine().generate(sequence).map_err(crate::refused)?;
             choices.push(choice);
@@ -489,6 +488,13 @@ struct Choice {
     /// Characters decoded so far, the held ones too.
     n_decoded: usize,
     tokens: VecDeque<Token>,
+}
+
+impl Drop for Choice {
+    /// Whoever no longer waits for a choice frees its place in the engine.
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Choice {

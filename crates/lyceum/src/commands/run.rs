@@ -173,18 +173,14 @@ impl Run {
                 let heard = control.check().is_ok() && sender.try_send(event).is_ok();
                 if heard { Flow::Continue } else { Flow::Stop }
             });
+            let sampling = Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
             let request = GenerateRequest {
-                model: resident.model.clone(),
                 source,
-                prompt: ids,
-                n_tokens_max: self.max_tokens as usize,
                 end_tokens: tokenizer.eos().into_iter().collect(),
                 never_tokens: tokenizer.never_said(),
-                sampling: Sampling { temperature: self.temperature, top_p: 1.0, top_k: 0, seed: self.seed },
+                sampling,
                 logprobs: self.logprobs.map(|n| n as usize),
-                echo: false,
-                prompt_logprobs: None,
-                sink,
+                ..GenerateRequest::new(resident.model.clone(), ids, self.max_tokens as usize, sink)
             };
             let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
             service.engine().generate(request).map_err(failed)?;
