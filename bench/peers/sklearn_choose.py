@@ -179,7 +179,7 @@ def compare(table):
         "best_by_choose": document["recommendation"]["best"], "lyceum_seconds": our_seconds,
         "sklearn": their_score, "sklearn_ci95": their_ci, "sklearn_taken": kind, "settings": n,
         "sklearn_seconds": their_seconds, "p": p_value(y_test, ours, theirs, is_class),
-        "within_interval": their_score <= our_ci[1],
+        "their_score_in_our_interval": bool(our_ci[0] <= their_score <= our_ci[1]),
     }
     print(json.dumps(row), flush=True)
     return row
