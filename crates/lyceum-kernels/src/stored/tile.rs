@@ -81,11 +81,11 @@ impl Tile {
     }
 
     #[inline(always)]
-    unsafe fn begin<L: Lanes, const R: usize, const V: usize>(&self) -> [[L::F; V]; R] {
+    unsafe fn begin<L: Lanes, const R: usize, const V: usize>(&self, start: Start) -> [[L::F; V]; R] {
         // SAFETY: the tile's output is good for `R` rows of `cols`.
         unsafe {
             let mut sums = [[L::float(0.0); V]; R];
-            if self.start == Start::Output {
+            if start == Start::Output {
                 for i in 0..R {
                     for v in 0..V {
                         if v * L::N < self.cols {
@@ -150,7 +150,7 @@ unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: us
 pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
+        let mut sums = t.begin::<L, R, V>(t.start);
         let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut starts, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
         for _ in 0..t.n_blocks {
@@ -206,10 +206,10 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
 pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
         let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut constants) = (t.words, t.scales, t.sums);
         let pairs = F::PART / 8;
+        let mut start = t.start;
         for _ in 0..t.n_blocks {
             let mut whole = [[L::splat(0); V]; R];
             for quad in 0..64 / F::PART {
@@ -242,6 +242,9 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
                     }
                 }
             }
+            // The sums wait in the result, or registers would be short in the loops above.
+            let mut sums = t.begin::<L, R, V>(start);
+            start = Start::Output;
             for v in 0..V {
                 let d = L::load_half(w[v].head);
                 let d_least = if F::LEAST { L::load_half(w[v].head.add(HALVES)) } else { d };
@@ -258,6 +261,7 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
                 }
             }
             t.prefetch(&w[0]);
+            t.end::<L, R, V>(sums);
             for w in &mut w {
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
@@ -266,7 +270,6 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
             scales = scales.add(R);
             constants = constants.add(SUMS * R);
         }
-        t.end::<L, R, V>(sums);
     }
 }
 
@@ -278,7 +281,7 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
 pub(super) unsafe fn floats<L: Lanes, F: Floats, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
+        let mut sums = t.begin::<L, R, V>(t.start);
         let mut w: [_; V] = t.columns::<L, V>(0, F::BODY);
         let mut words: *const f32 = t.words.cast();
         for _ in 0..t.n_blocks {
@@ -313,7 +316,7 @@ pub(super) unsafe fn bf16_pairs<const R: usize, const V: usize>(t: &Tile) {
     use std::mem::transmute;
     // SAFETY: the caller's; all types are 512 bits.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
+        let mut sums = t.begin::<L, R, V>(t.start);
         let mut w: [_; V] = t.columns::<L, V>(0, GROUP);
         let mut words = t.words;
         for _ in 0..t.n_blocks {

@@ -5,9 +5,10 @@ use super::formats::{ROWS, WOVEN};
 use super::kind::Stored;
 use super::layout::{self, Place, block_parts, float_at};
 use super::memory::Memory;
-use super::quantise::{QuantiseError, quantise};
+use super::quantise::{self, QuantiseError, quantise};
 use crate::pool::{self, SendPtr};
 use half::{bf16, f16};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// A weight `[n, k]` (PyTorch's `[out, in]`), laid out once; the bytes that it was made from are not needed
@@ -36,40 +37,21 @@ impl StoredWeight {
             bytes.len()
         );
         let row_bytes = row_bytes.unwrap_or_default();
-        let tile_kind = tile_kind_of(kind);
-        let tile_bytes = tile_bytes_of(tile_kind, k);
-        let n_tiles = n.div_ceil(ROWS);
-        let tiles = Memory::new(n_tiles * tile_bytes);
-        let base = SendPtr(tiles.as_ptr());
-        pool::parallel_for(n_tiles.div_ceil(WOVEN), |group| {
-            let first = group * WOVEN;
-            let n_woven = WOVEN.min(n_tiles - first);
-            // SAFETY: each task has its own tiles; the memory is this function's alone.
-            let woven = unsafe {
-                let at = base.get().add(first * tile_bytes);
-                at.write_bytes(0, n_woven * tile_bytes);
-                std::slice::from_raw_parts_mut(at, n_woven * tile_bytes)
-            };
-            for row in first * ROWS..n.min((first + n_woven) * ROWS) {
-                let bytes = tile_row(kind, &bytes[row * row_bytes..][..row_bytes]);
-                put_row(tile_kind, &bytes, row - first * ROWS, n_woven, woven);
-            }
-        });
-        StoredWeight { kind, tile_kind, tiles, n, k }
+        lay_out(kind, n, k, |row| tile_row(kind, &bytes[row * row_bytes..][..row_bytes]))
     }
 
-    /// Quantises dense `[n, k]` numbers and lays them out.
+    /// Quantises dense `[n, k]` numbers and lays them out, a few rows at a time.
     ///
     /// # Panics
     /// When `values` are not `n × k` numbers.
     pub fn from_f32(kind: Stored, values: &[f32], n: usize, k: usize) -> Result<StoredWeight, QuantiseError> {
         assert_eq!(values.len(), n * k, "stored weight: [{n}, {k}] in {} numbers", values.len());
-        if kind.row_bytes(k).is_none() {
-            return Err(QuantiseError::NotWholeBlocks { to: kind, n_numbers: k });
-        }
-        let mut bytes = Vec::new();
-        quantise(kind, values, &mut bytes)?;
-        Ok(StoredWeight::pack(kind, &bytes, n, k))
+        quantise::check(kind, values, k)?;
+        Ok(lay_out(kind, n, k, |row| {
+            let mut bytes = Vec::new();
+            quantise(kind, &values[row * k..][..k], &mut bytes).expect("checked before: bug");
+            Cow::Owned(bytes)
+        }))
     }
 
     /// The type that it was made from.
@@ -136,6 +118,34 @@ impl StoredWeight {
             n_woven * (head + body),
         )
     }
+}
+
+/// Lays out rows as `tile_row` gives them, in the tile's type.
+fn lay_out<'a>(
+    kind: Stored,
+    n: usize,
+    k: usize,
+    tile_row: impl Fn(usize) -> Cow<'a, [u8]> + Sync,
+) -> StoredWeight {
+    let tile_kind = tile_kind_of(kind);
+    let tile_bytes = tile_bytes_of(tile_kind, k);
+    let n_tiles = n.div_ceil(ROWS);
+    let tiles = Memory::new(n_tiles * tile_bytes);
+    let base = SendPtr(tiles.as_ptr());
+    pool::parallel_for(n_tiles.div_ceil(WOVEN), |group| {
+        let first = group * WOVEN;
+        let n_woven = WOVEN.min(n_tiles - first);
+        // SAFETY: each task has its own tiles; the memory is this function's alone.
+        let woven = unsafe {
+            let at = base.get().add(first * tile_bytes);
+            at.write_bytes(0, n_woven * tile_bytes);
+            std::slice::from_raw_parts_mut(at, n_woven * tile_bytes)
+        };
+        for row in first * ROWS..n.min((first + n_woven) * ROWS) {
+            put_row(tile_kind, &tile_row(row), row - first * ROWS, n_woven, woven);
+        }
+    });
+    StoredWeight { kind, tile_kind, tiles, n, k }
 }
 
 fn tile_kind_of(kind: Stored) -> Stored {
