@@ -2,7 +2,7 @@
 
 use crate::resident::Resident;
 use crate::{Service, ServiceError};
-use lyceum_engine::{Event, Flow, GenerateRequest, Sampling};
+use lyceum_engine::{Event, Flow, GenerateRequest};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{OutputPreparation, Prepared, PreparedValue};
 use lyceum_types::limits;
