@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each crate; a crate imports strictly lower floors.
-const FLOORS: [(&str, u8); 14] = [
+const FLOORS: [(&str, u8); 15] = [
     ("lyceum-types", 0),
     ("lyceum-kernels", 1),
     ("lyceum-privacy", 1),
+    ("lyceum-language", 1),
     ("lyceum-nn", 2),
     ("lyceum-models", 3),
     ("lyceum-train", 4),
@@ -24,9 +25,10 @@ const FLOORS: [(&str, u8); 14] = [
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 9] = [
+const MATHEMATICS: [&str; 10] = [
     "lyceum-kernels",
     "lyceum-privacy",
+    "lyceum-language",
     "lyceum-nn",
     "lyceum-models",
     "lyceum-train",

@@ -6,6 +6,7 @@
 //! pass.
 
 use crate::batch::Tokens;
+use crate::causal_lm::CausalLm;
 use crate::model::{Arch, InputShape, Model, wrong_input};
 use crate::recurrent::RecurrentState;
 use crate::transformer::{Part, Transformer};
@@ -83,6 +84,7 @@ impl Model {
     pub fn context(&self) -> Option<usize> {
         match &self.arch {
             Arch::Transformer(t) => Some(t.spec.context),
+            Arch::CausalLm(m) => Some(m.config.max_position_embeddings),
             _ => None,
         }
     }
@@ -102,6 +104,13 @@ impl Model {
                 head_size: t.spec.d_model / t.spec.nhead,
                 storage,
             }),
+            Arch::CausalLm(m) => Some(KvShape {
+                n_layers: m.config.layers.len(),
+                n_pages,
+                kv_heads: m.config.num_key_value_heads,
+                head_size: m.config.head_dim,
+                storage,
+            }),
             _ => None,
         }
     }
@@ -112,6 +121,7 @@ impl Model {
             (Arch::Transformer(t), None) if t.spec.variant == TransformerVariant::Decoder => {
                 Memory::Paged { source: Vec::new() }
             }
+            (Arch::CausalLm(_), None) => Memory::Paged { source: Vec::new() },
             (Arch::Transformer(t), Some(source)) if t.spec.variant == TransformerVariant::EncoderDecoder => {
                 Memory::Paged { source: self.read_source(ws, t, source)? }
             }
@@ -136,8 +146,9 @@ impl Model {
     ) -> Result<Vec<f32>, NnError> {
         match (&self.arch, pool) {
             (Arch::Transformer(t), Some(pool)) => self.decode_transformer(ws, t, pool, rows),
+            (Arch::CausalLm(m), Some(pool)) => self.decode_causal_lm(ws, m, pool, rows),
             (Arch::Recurrent(_), None) => self.decode_recurrent(ws, rows),
-            (Arch::Transformer(_) | Arch::Recurrent(_), _) => {
+            (Arch::Transformer(_) | Arch::CausalLm(_) | Arch::Recurrent(_), _) => {
                 Err(wrong_input("generate", "a pool of the model's own shape"))
             }
             _ => Err(wrong_input("generate", "a model of language")),
@@ -186,6 +197,34 @@ impl Model {
         crossings
             .map(|(attn, _)| t.keys_values(&mut tape, attn, memory).map(|kv| tape.value(kv).to_vec()))
             .collect()
+    }
+
+    fn decode_causal_lm(
+        &self,
+        ws: &mut Workspace,
+        m: &CausalLm,
+        pool: &mut KvPool,
+        rows: &mut [DecodeRow<'_>],
+    ) -> Result<Vec<f32>, NnError> {
+        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let Pass { ids, positions, spans } = Pass::of(rows, m.config.max_position_embeddings)?;
+        let x = m.embed(&mut tape, &ids, &[1, ids.len()])?;
+        let x = m.run(&mut tape, x, &positions, |tape, i, qkv| {
+            tape.cached_attention(qkv, m.cached_options(i), pool, i, &spans)
+        })?;
+        let logits = match rows.iter().any(|row| row.n_logits() > 0) {
+            false => Vec::new(),
+            true => {
+                let x = m.last_norm(&mut tape, x)?;
+                let wanted = wanted_rows(&mut tape, rows, x)?;
+                let logits = m.head(&mut tape, wanted)?;
+                tape.value(logits).to_vec()
+            }
+        };
+        for row in rows {
+            row.state.n_seen += row.tokens.len();
+        }
+        Ok(logits)
     }
 
     fn decode_transformer(

@@ -9,6 +9,7 @@ use lyceum_kernels::stored::StoredWeight;
 use rand::Rng;
 use rand::RngExt;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A parameter of one [`Params`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -53,7 +54,8 @@ struct Param {
     /// Empty where the weight is stored in another form.
     value: Vec<f32>,
     packed: Option<Packed>,
-    stored: Option<StoredWeight>,
+    /// Shared between clones: it does not change.
+    stored: Option<Arc<StoredWeight>>,
 }
 
 /// All parameters of a model, in the order in which its builder added them.
@@ -125,7 +127,7 @@ impl Params {
                 kind: ParamKind::Buffer,
                 value: Vec::new(),
                 packed: None,
-                stored: Some(weight),
+                stored: Some(Arc::new(weight)),
             },
         )
     }
@@ -178,7 +180,7 @@ impl Params {
 
     /// The weight that is laid out for serving, where it is.
     pub fn stored(&self, id: ParamId) -> Option<&StoredWeight> {
-        self.list[id.0 as usize].stored.as_ref()
+        self.list[id.0 as usize].stored.as_deref()
     }
 
     /// The value for change; a packed copy made by [`freeze`](Self::freeze) is dropped.
@@ -199,7 +201,7 @@ impl Params {
         let one = |p: &Param| {
             p.value.capacity() * size_of::<f32>()
                 + p.packed.as_ref().map_or(0, Packed::bytes)
-                + p.stored.as_ref().map_or(0, StoredWeight::bytes)
+                + p.stored.as_deref().map_or(0, StoredWeight::bytes)
         };
         self.list.iter().map(one).sum::<usize>()
             + self.cells.iter().map(|cell| cell.packed.bytes()).sum::<usize>()

@@ -8,13 +8,14 @@
 //! DATA_DIR/models/NAME/VERSION/manifest.sha256        its hash, as sha256sum writes it; written last
 //! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
+//! DATA_DIR/files/ID/NAME                              what a request brought, under a name that leads nowhere else
 //! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
 //! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
 //! a project other than the default one lie below `DATA_DIR/projects/TENANT/PROJECT/`.
 
-use lyceum_types::ids::{JobId, ModelName, Project};
+use lyceum_types::ids::{FileId, JobId, ModelName, Project};
 use std::path::{Path, PathBuf};
 
 pub const DATABASE: &str = "lyceum.db";
@@ -76,6 +77,14 @@ impl Layout {
 
     pub fn job_lock(&self, id: &JobId) -> PathBuf {
         self.job_dir(id).join("owner.lock")
+    }
+
+    pub fn data_files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
+    pub fn data_file_dir(&self, id: &FileId) -> PathBuf {
+        self.data_files().join(id.as_str())
     }
 
     /// What the choices of a project found. The default project needs no folder of its own.

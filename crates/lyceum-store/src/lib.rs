@@ -5,11 +5,12 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`];
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
 //! [`selections`] are documents in files.
 
 #![forbid(unsafe_code)]
 
+pub mod data_files;
 mod db;
 mod error;
 pub mod evidence;

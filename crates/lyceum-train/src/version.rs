@@ -187,7 +187,7 @@ fn made_up(shape: &InputShape) -> Input {
         let time = time.clamp(1, 16);
         let id = |i: usize| ((i * 7 + i / 16) % vocabulary.max(1)) as u32;
         let ids = (0..PROBES * time).map(id).collect();
-        Tokens { n: PROBES, time, ids, lengths: vec![time as u32; PROBES] }
+        Tokens { n: PROBES, time, ids, lengths: vec![time as u32; PROBES], ..Tokens::default() }
     };
     match *shape {
         InputShape::Features { n } => dense(vec![n]),

@@ -47,6 +47,56 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
 }
 
+/// `manifest.json` of a version that was imported from the files of another program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImportedManifest {
+    pub format_version: u32,
+    /// Tells it from the manifest of a trained version, which has no such field.
+    pub kind: ImportedKind,
+    pub name: String,
+    pub version: u32,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// A path or a reference of a hub, as it was asked for.
+    pub source: String,
+    /// `gguf` or `safetensors`.
+    pub format: String,
+    /// `llama`, `qwen3`, `bert`, … as the files say.
+    pub family: String,
+    pub n_parameters: u64,
+    /// What matrices become when it is loaded; None: what they are in the files.
+    pub quant: Option<String>,
+    /// The longest sequence in tokens.
+    pub context: u64,
+    /// As the files say it; None: they say none.
+    pub licence: Option<String>,
+    /// Files of the folder, with sha256.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What an imported model does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportedKind {
+    /// Continues texts.
+    Language,
+    /// Makes vectors of texts.
+    Embedding,
+    /// Gives numbers to texts or pairs of texts.
+    Classifier,
+}
+
+impl ImportedKind {
+    /// The task's name in lists of models.
+    pub fn task(self) -> &'static str {
+        match self {
+            ImportedKind::Language => "language_modeling",
+            ImportedKind::Embedding => "embedding",
+            ImportedKind::Classifier => "scoring",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataFile {
     pub role: String,

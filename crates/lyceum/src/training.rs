@@ -60,7 +60,7 @@ impl Plan {
 pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.spec.train.steps.unwrap_or(0) as u64;
-    let new = jobs::NewJob { spec, model: plan.spec.name.clone(), steps };
+    let new = jobs::NewJob { kind: jobs::Kind::Train, spec, model: plan.spec.name.clone(), steps };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 

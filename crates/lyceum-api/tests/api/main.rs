@@ -8,6 +8,7 @@ mod contracts;
 mod door;
 mod explain;
 mod extras;
+mod files;
 mod house;
 mod load;
 mod robustness;

@@ -24,7 +24,7 @@ use crate::activation::Activation;
 use crate::cpu::{self, CpuPath};
 pub use crate::elementwise::Write;
 use blocks::{Product, Right, run};
-use epilogue::Finish;
+pub(crate) use epilogue::Finish;
 use pack::{Lines, Words};
 pub use packed::{Packed, matmul_packed};
 use panels::Operand;

@@ -47,7 +47,7 @@ fn golden(name: &str) -> (Model, Batch, HashMap<String, Tensor>) {
             Some(l) => numbers(l).map(|l| l as u32).collect(),
             None => vec![time as u32; n],
         };
-        Tokens { n, time, ids: numbers(x).map(|i| i as u32).collect(), lengths }
+        Tokens { n, time, ids: numbers(x).map(|i| i as u32).collect(), lengths, ..Tokens::default() }
     };
     let (input_shape, input) = if file.contains_key("batch.source") {
         let source = rows("batch.source", "batch.source_lengths");
@@ -138,7 +138,7 @@ fn tokens(lengths: &[u32], vocabulary: u32) -> Tokens {
     let id = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
     let valid = |i: usize| i % time < lengths[i / time] as usize;
     let ids = (0..n * time).map(|i| if valid(i) { id(i) % vocabulary } else { 0 }).collect();
-    Tokens { n, time, ids, lengths: lengths.to_vec() }
+    Tokens { n, time, ids, lengths: lengths.to_vec(), ..Tokens::default() }
 }
 
 #[test]

@@ -144,6 +144,58 @@ pub fn keep_explanations(
     Ok(section)
 }
 
+/// The number that says that times of answers were measured.
+pub const MEDIAN_TIME: &str = "time of an answer, median";
+
+/// What an answer was measured to cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    pub name: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    /// None: the value is one count over the whole measurement.
+    pub ci95: Option<[f64; 2]>,
+    /// Answers behind it.
+    pub n: u64,
+    pub method: String,
+}
+
+/// Keeps what answers cost beside the version. `machine` says where: costs of another machine are others.
+///
+/// # Errors
+/// The folder is full, or the disk refuses.
+pub fn keep_costs(
+    resident: &Resident,
+    found: &[Cost],
+    machine: &str,
+    recompute: &str,
+) -> Result<(), ServiceError> {
+    let now = Timestamp::now();
+    let mut section = Section::default();
+    for cost in found {
+        let mut number = number(resident, cost.name, cost.value, cost.unit);
+        (number.ci95, number.interval) = match cost.ci95 {
+            Some(ci95) => (Stated::Is(ci95), "order statistics, 95 %".into()),
+            None => (Stated::not_evaluated("it was measured once"), "none".into()),
+        };
+        number.n = Stated::Is(cost.n);
+        number.method.clone_from(&cost.method);
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        section.numbers.push(number);
+    }
+    let bytes = resident.model.params.bytes() as f64;
+    let mut memory = number(resident, "memory of the weights as served", bytes, "bytes");
+    memory.date = now.date_time();
+    memory.recompute = recompute.to_owned();
+    section.numbers.push(memory);
+    section.fact("machine of the times", machine);
+    let clock = "Times are of the engine, without HTTP, and of a machine that does other things too; answers in a row are \
+                 not independent, so an interval may be too narrow.";
+    section.statements.push(clock.into());
+    keep(resident, Part::Cost, section, now)
+}
+
 fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
     if section.numbers.is_empty() {
         return Ok(());

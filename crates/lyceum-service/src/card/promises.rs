@@ -242,6 +242,9 @@ pub(super) fn say_what_is_missing(resident: &Resident, part: Part, section: &mut
                 format!("lyceum attack {id} DATA --suite FILE with type = \"environments\""),
             ));
         }
+        Part::Cost if !has(super::measured::MEDIAN_TIME) => {
+            missing.push(("time and memory of an answer", format!("lyceum card {id} --measure")));
+        }
         _ => {}
     }
     for (what, how) in missing {

@@ -149,6 +149,9 @@ pub enum ModelSpec {
 }
 
 impl ModelSpec {
+    /// Every family that a job spec can ask for.
+    pub const FAMILIES: [&'static str; 6] = ["mlp", "cnn", "rnn", "lstm", "gru", "transformer"];
+
     /// The family's name as the spec writes it.
     pub fn family(&self) -> &'static str {
         match self {

@@ -286,7 +286,8 @@ pub fn batch(name: &str, number: usize) -> Batch {
     let mix = |i: usize| (i * 2_654_435_761 + number * 97 + 13) >> 7;
     let tokens = |n: usize, time: usize| {
         let ids = |salt: usize| (0..n * time).map(move |i| (mix(i + salt) % 65) as u32);
-        let input = Tokens { n, time, ids: ids(0).collect(), lengths: vec![time as u32; n] };
+        let input =
+            Tokens { n, time, ids: ids(0).collect(), lengths: vec![time as u32; n], ..Tokens::default() };
         let target = Target::Steps(ids(1).map(|id| id as i32).collect());
         Batch { n, input: Input::Tokens(input), target }
     };

@@ -226,7 +226,7 @@ async fn said(
         n: 1,
         // Within the context; `None` would be OpenAI's 16.
         max_tokens: resident.model.context().is_none().then_some(SAID_TOKENS),
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None, seed: Some(0) },
+        sampling: Sampling { seed: Some(0), ..Sampling::greedy() },
         stop: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,

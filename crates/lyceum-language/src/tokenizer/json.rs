@@ -1,0 +1,179 @@
+//! A tokenizer from `tokenizer.json`, with what `tokenizer_config.json` adds to it.
+
+use super::sentencepiece::{SPACE, byte_of};
+use super::{Body, Joins, Parts, Piece, Tokenizer, byte_level};
+use crate::LanguageError;
+use crate::tokenizer::gguf::TOKENS_MAX;
+use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// A `tokenizer.json` is at most this big, in bytes.
+pub const JSON_BYTES_MAX: usize = 256 << 20;
+
+/// How the tokens of a file are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Spelling {
+    byte_level: bool,
+    /// `▁` is a space.
+    spaces: bool,
+    byte_fallback: bool,
+    first_space_is_added: bool,
+    other: bool,
+}
+
+impl Tokenizer {
+    /// The tokenizer of a `tokenizer.json`. `config` is the model's `tokenizer_config.json`, which names its
+    /// special tokens. Truncation and padding that the file asks for are left out: nothing is cut silently.
+    ///
+    /// # Errors
+    /// A file that the `tokenizers` library does not read, or special tokens that are not in it.
+    pub fn from_json(json: &[u8], config: Option<&Value>) -> Result<Self, LanguageError> {
+        if json.len() > JSON_BYTES_MAX {
+            return Err(LanguageError::bound(
+                format!("tokenizer.json of {} bytes", json.len()),
+                JSON_BYTES_MAX,
+            ));
+        }
+        let mut tokenizer = read(json)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(library)?;
+        let spelling = spelling(&tokenizer)?;
+        let pieces = pieces(&tokenizer, spelling)?;
+        let (prefix, suffix) = affixes(&tokenizer)?;
+        let added = tokenizer.get_added_vocabulary().clone();
+        let joins = match spelling {
+            Spelling { other: true, .. } => Joins::Library,
+            Spelling { byte_level: true, .. } => Joins::Bytes,
+            Spelling { spaces: true, first_space_is_added: true, .. } => Joins::BytesAfterSpace,
+            Spelling { spaces: true, .. } => Joins::Bytes,
+            _ => Joins::Library,
+        };
+        let body = Body::Pipeline(Box::new(tokenizer));
+        let mut tokenizer = Tokenizer::assemble(Parts { body, added, pieces, joins, prefix, suffix });
+        if let Some(config) = config {
+            tokenizer.bos = tokenizer.named(config, "bos_token")?;
+            tokenizer.unk = tokenizer.named(config, "unk_token")?;
+            tokenizer.ends = tokenizer.named(config, "eos_token")?.into_iter().collect();
+        }
+        Ok(tokenizer)
+    }
+
+    /// The id of a special token that `tokenizer_config.json` names, as a string or as an object with `content`.
+    fn named(&self, config: &Value, key: &str) -> Result<Option<u32>, LanguageError> {
+        let text = match &config[key] {
+            Value::Null => return Ok(None),
+            Value::Object(token) => token.get("content").and_then(Value::as_str),
+            token => token.as_str(),
+        };
+        let text =
+            text.ok_or_else(|| LanguageError::Tokenizer(format!("{key} is neither a string nor a token")))?;
+        match self.token_id(text) {
+            Some(id) => Ok(Some(id)),
+            None => {
+                Err(LanguageError::Tokenizer(format!("{key} is {text:?}, which is not in the vocabulary")))
+            }
+        }
+    }
+}
+
+/// The library indexes with what merges claim; a malformed file makes it panic.
+fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, LanguageError> {
+    serde_json::from_slice::<serde::de::IgnoredAny>(json)
+        .map_err(|error| LanguageError::Tokenizer(format!("tokenizer.json is not JSON: {error}")))?;
+    match catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_bytes(json))) {
+        Ok(read) => read.map_err(library),
+        Err(_) => Err(LanguageError::Tokenizer("tokenizer.json contradicts itself".into())),
+    }
+}
+
+fn library(error: tokenizers::Error) -> LanguageError {
+    LanguageError::Tokenizer(error.to_string())
+}
+
+fn spelling(tokenizer: &tokenizers::Tokenizer) -> Result<Spelling, LanguageError> {
+    let decoder = serde_json::to_value(tokenizer.get_decoder())
+        .map_err(|error| LanguageError::Tokenizer(format!("the decoder cannot be read: {error}")))?;
+    let mut spelling = Spelling::default();
+    read_decoder(&decoder, &mut spelling);
+    Ok(spelling)
+}
+
+fn read_decoder(decoder: &Value, spelling: &mut Spelling) {
+    match decoder["type"].as_str() {
+        Some("Sequence") => {
+            for step in decoder["decoders"].as_array().into_iter().flatten() {
+                read_decoder(step, spelling);
+            }
+        }
+        Some("ByteLevel") => spelling.byte_level = true,
+        Some("ByteFallback") => spelling.byte_fallback = true,
+        Some("Fuse") => {}
+        Some("Replace") if decoder["pattern"]["String"] == SPACE && decoder["content"] == " " => {
+            spelling.spaces = true;
+        }
+        Some("Metaspace") if decoder["replacement"] == SPACE => {
+            spelling.spaces = true;
+            spelling.first_space_is_added |= decoder["prepend_scheme"] != "never";
+        }
+        Some("Strip") if decoder["content"] == " " && decoder["start"] == 1 && decoder["stop"] == 0 => {
+            spelling.first_space_is_added = true;
+        }
+        _ => spelling.other = true,
+    }
+}
+
+fn pieces(
+    tokenizer: &tokenizers::Tokenizer,
+    spelling: Spelling,
+) -> Result<Vec<Option<Piece>>, LanguageError> {
+    let added = tokenizer.get_added_tokens_decoder();
+    let vocabulary = tokenizer.get_vocab(true);
+    let n = vocabulary.values().map(|&id| id as usize + 1).max().unwrap_or(0);
+    if n == 0 {
+        return Err(LanguageError::Tokenizer("the vocabulary is empty".into()));
+    }
+    if n > TOKENS_MAX {
+        return Err(LanguageError::bound(format!("a vocabulary of {n} tokens"), TOKENS_MAX));
+    }
+    let mut pieces = vec![None; n];
+    for (token, id) in vocabulary {
+        let piece = match added.get(&id) {
+            // A special token's name is shown as it is written; others are spelt like the rest.
+            Some(token) if token.special || spelling.byte_level => {
+                Piece { bytes: token.content.clone().into_bytes(), special: token.special }
+            }
+            Some(token) => Piece { bytes: spelling.bytes_of(&token.content), special: false },
+            None => Piece { bytes: spelling.bytes_of(&token), special: false },
+        };
+        pieces[id as usize] = Some(piece);
+    }
+    Ok(pieces)
+}
+
+impl Spelling {
+    fn bytes_of(self, token: &str) -> Vec<u8> {
+        if self.byte_level {
+            return byte_level::bytes_of(token).unwrap_or_else(|| token.as_bytes().to_vec());
+        }
+        if let Some(byte) = byte_of(token).filter(|_| self.byte_fallback) {
+            return vec![byte];
+        }
+        if self.spaces {
+            return token.replace(SPACE, " ").into_bytes();
+        }
+        token.strip_prefix("##").unwrap_or(token).as_bytes().to_vec()
+    }
+}
+
+/// What the post-processor puts around a text: seen by processing one token that is no id.
+fn affixes(tokenizer: &tokenizers::Tokenizer) -> Result<(Vec<u32>, Vec<u32>), LanguageError> {
+    const TEXT: u32 = u32::MAX;
+    let text = tokenizers::Token::new(TEXT, "x".into(), (0, 1));
+    let encoding = tokenizers::Encoding::from_tokens(vec![text], 0);
+    let processed = tokenizer.post_process(encoding, None, true).map_err(library)?;
+    let ids = processed.get_ids();
+    let Some(at) = ids.iter().position(|&id| id == TEXT) else {
+        return Err(LanguageError::Tokenizer("the post-processor drops the text".into()));
+    };
+    Ok((ids[..at].to_vec(), ids[at + 1..].to_vec()))
+}

@@ -1,0 +1,26 @@
+//! What needs real vocabularies and templates: `scripts/fetch-assets vocabularies smollm2 tokenizers`. Without
+//! them each test says `skipped: asset …`.
+
+mod gguf;
+mod json;
+mod templates;
+mod vocabularies;
+
+use std::path::PathBuf;
+
+/// The file of an asset, or a word that it is absent.
+fn asset(path: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("LYCEUM_ASSETS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../.cache/assets")),
+        PathBuf::from,
+    );
+    let file = folder.join(path);
+    if !file.exists() {
+        eprintln!(
+            "skipped: asset {path} (scripts/fetch-assets {})",
+            path.split('/').next().unwrap_or_default()
+        );
+        return None;
+    }
+    Some(file)
+}
