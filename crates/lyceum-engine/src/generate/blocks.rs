@@ -34,7 +34,7 @@ struct Page {
 pub(crate) struct Blocks {
     /// Positions of a page.
     pub page: usize,
-    shares: bool,
+    pub shares: bool,
     pages: Vec<Page>,
     free: Vec<u32>,
     known: HashMap<Key, u32>,

@@ -270,3 +270,24 @@ fn requests_that_are_cancelled_leave_at_once_and_those_that_can_never_fit_do_not
     assert_eq!((gauges.sequences.load(Ordering::Relaxed), generator.is_idle()), (0, true));
     assert_eq!(gauges.kv_pages_used.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn models_beyond_the_bound_wait_for_their_turn() {
+    let (models, wishes) = ([model(), model(), model()], wishes(6));
+    let limits = EngineLimits { models_max: 1, ..limits() };
+    let (alone, _) = run(&models[0], &wishes, 1, limits, None);
+    let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));
+    let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
+    gauges.sequences.store(wishes.len(), Ordering::Relaxed);
+    for (i, wish) in wishes.iter().enumerate() {
+        generator.push(request(&models[i % 3], wish, i, &answers));
+    }
+    while !generator.is_idle() {
+        generator.step(&mut ws, &gauges);
+        assert!(generator.lanes().len() <= 1);
+    }
+    assert!(*answers.lock().unwrap() == alone);
+    drop(models);
+    generator.step(&mut ws, &gauges);
+    assert!(generator.lanes().is_empty(), "the memory of a model that nobody holds is given back");
+}

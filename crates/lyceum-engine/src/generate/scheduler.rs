@@ -97,10 +97,27 @@ impl Scheduler {
         line.insert(at, sequence.id);
     }
 
-    /// Who is next in a class: of the tenant that got the least (of equals, who came first).
+    /// Who is next in a class: of the tenant that got the least (of equals, who came first), but nobody whose
+    /// beginning is just being computed.
     fn next(&self, priority: Priority) -> Option<u64> {
         let lines = self.waiting.iter().filter(|((class, _), _)| *class == priority);
-        lines.map(|((_, tenant), line)| (self.served[tenant], line[0])).min().map(|(_, id)| id)
+        let ready = lines.filter_map(|((_, tenant), line)| {
+            let id = line.iter().find(|id| !self.is_being_computed(&self.sequences[id]))?;
+            Some((self.served[tenant], *id))
+        });
+        ready.min().map(|(_, id)| id)
+    }
+
+    /// Whether somebody who runs is about to leave pages that this sequence begins with.
+    fn is_being_computed(&self, sequence: &Sequence) -> bool {
+        let Some(blocks) = self.blocks.as_ref().filter(|blocks| blocks.shares && sequence.shares) else {
+            return false;
+        };
+        self.running.iter().map(|id| &self.sequences[id]).any(|other| {
+            let reads = other.shares && other.tenant == sequence.tenant && other.n_unseen() > 1;
+            let both = || other.tokens.iter().zip(&sequence.tokens[..sequence.tokens.len() - 1]);
+            reads && both().take_while(|(a, b)| a == b).count() / blocks.page > other.n_remembered
+        })
     }
 
     /// The next pass; empty when there is nothing to do.
@@ -120,7 +137,7 @@ impl Scheduler {
             {
                 self.take(id, &mut rows, &mut budget);
             }
-            if self.next(class).is_some() {
+            if self.waiting.keys().any(|(waits, _)| *waits == class) {
                 // Room that comes free is for them.
                 break;
             }

@@ -231,6 +231,24 @@ fn batch_work_gives_way_to_interactive_work_and_comes_back() {
 }
 
 #[test]
+fn several_answers_to_one_prompt_compute_it_once() {
+    let mut scheduler = small(4, 16);
+    for id in 0..3 {
+        scheduler.add(Sequence::new(id, Tenant(1), (0..14).collect(), 20));
+    }
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let rows = scheduler.plan();
+        seen.extend(rows.iter().map(|row| (row.id, row.start, row.n)));
+        for row in &rows {
+            let complete = row.start + row.n == 14;
+            scheduler.advance(row, if complete { &[99] } else { &[] });
+        }
+    }
+    assert_eq!(seen, [(0, 0, 8), (0, 8, 6), (0, 14, 1), (1, 12, 2), (2, 12, 2)]);
+}
+
+#[test]
 fn a_known_beginning_is_not_computed_again_but_for_its_last_token() {
     let mut scheduler = small(4, 8);
     let prompt = |id: u64| Sequence::new(id, Tenant(1), (0..8).collect(), 10);
