@@ -2,6 +2,9 @@
 //! them each test says `skipped: asset …`.
 
 mod gguf;
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod grammars;
 mod json;
 mod templates;
 mod vocabularies;
