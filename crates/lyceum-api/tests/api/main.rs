@@ -11,6 +11,7 @@ mod explain;
 mod extras;
 mod files;
 mod house;
+mod language;
 mod load;
 mod robust_matrix;
 mod robustness;
