@@ -59,6 +59,8 @@ pub struct Delta {
     /// The number of the first of them in its answer.
     pub first_call: usize,
     pub tokens: Vec<Token>,
+    /// All tokens since the part before.
+    pub token_ids: Vec<u32>,
     /// The last part of an answer has it.
     pub finish: Option<Ending>,
 }
@@ -125,6 +127,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
             reasoning: reasoning.map(ReasoningParser::new),
             tools: offer.parser(seed.wrapping_add(i), request.calls),
             n_calls: 0,
+            token_ids: Vec::new(),
         })
         .collect();
     Ok(Running { running, answers })
@@ -272,6 +275,8 @@ struct Answer {
     reasoning: Option<ReasoningParser>,
     tools: Option<ToolParser>,
     n_calls: usize,
+    /// Made and not yet told of.
+    token_ids: Vec<u32>,
 }
 
 impl Running {
@@ -293,8 +298,11 @@ impl Running {
     /// The next part of any answer; `None` when all are finished.
     pub async fn next(&mut self) -> Result<Option<Delta>, ServiceError> {
         while let Some(piece) = self.running.next().await? {
-            let delta = self.answers[piece.choice].take(piece);
+            let answer = &mut self.answers[piece.choice];
+            let mut delta = answer.take(piece);
+            answer.token_ids.append(&mut delta.token_ids);
             if delta.says_something() {
+                delta.token_ids = std::mem::take(&mut answer.token_ids);
                 return Ok(Some(delta));
             }
         }
@@ -305,7 +313,8 @@ impl Running {
 impl Answer {
     fn take(&mut self, piece: Piece) -> Delta {
         let is_last = piece.finish.is_some();
-        let mut delta = Delta { choice: piece.choice, tokens: piece.tokens, ..Delta::default() };
+        let (choice, tokens, token_ids) = (piece.choice, piece.tokens, piece.token_ids);
+        let mut delta = Delta { choice, tokens, token_ids, ..Delta::default() };
         let mut answered = String::new();
         match &mut self.reasoning {
             None => answered = piece.text,
