@@ -79,7 +79,7 @@ fn reversal(n: usize) -> Batch {
         target.extend_from_slice(&backwards[..time - 1]);
         wanted.extend(backwards.iter().map(|&d| d as i32));
     }
-    let tokens = |ids| Tokens { n, time, ids, lengths: vec![time as u32; n] };
+    let tokens = |ids| Tokens { n, time, ids, lengths: vec![time as u32; n], ..Tokens::default() };
     let input = Input::Pair { source: tokens(source), target: tokens(target) };
     Batch { n, input, target: Target::Steps(wanted) }
 }

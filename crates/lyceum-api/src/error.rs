@@ -89,6 +89,12 @@ impl ApiError {
         )
     }
 
+    pub fn not_a_form() -> Self {
+        let message = "the body must be a form, with content-type: multipart/form-data and its boundary";
+        let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type");
+        Self::new(status, "invalid_request_error", code, message)
+    }
+
     pub fn compressed(encoding: &str) -> Self {
         let message = format!("Content-Encoding: {encoding} is not supported; send the body as it is");
         let (status, code) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding");
@@ -157,6 +163,15 @@ impl From<ServiceError> for ApiError {
             ServiceError::Overloaded { retry_after } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message)
                     .retry_after(retry_after)
+            }
+            ServiceError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "file_too_large", message)
+            }
+            ServiceError::Conflict { code, .. } => {
+                Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+            }
+            ServiceError::QuotaReached { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "permission_error", "quota_reached", message)
             }
             ServiceError::NotReady { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "not_ready", message)

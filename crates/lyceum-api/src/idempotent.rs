@@ -10,7 +10,7 @@ use crate::handlers::infer;
 use crate::sse;
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -19,26 +19,49 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 
 pub async fn idempotent(State(api): State<Api>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let Some(key) = request.headers().get("idempotency-key") else { return Ok(next.run(request).await) };
-    let key = key
-        .to_str()
-        .map_err(|_| {
-            ApiError::field("Idempotency-Key", "invalid_value", "Idempotency-Key: must be plain ASCII")
-        })?
-        .to_owned();
-    let Some(Caller { project }) = request.extensions().get::<Caller>().cloned() else {
+    let Some(key) = key(request.headers())? else { return Ok(next.run(request).await) };
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return Ok(next.run(request).await);
     };
     let route = request.uri().path().to_owned();
     let (parts, body) = request.into_parts();
     let body = crate::body::read(Request::new(body)).await?;
-    let held = match idempotency::begin(&api.service, &project, &key, &route, &body, Timestamp::now()).await?
-    {
+    let asked = Asked { caller: &caller, key: &key, route: &route, body: &body };
+    let work = next.run(Request::from_parts(parts, Body::from(body.clone())));
+    once(api, asked, work).await
+}
+
+/// The header's text.
+pub fn key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = key.to_str().map_err(|_| {
+        ApiError::field("Idempotency-Key", "invalid_value", "Idempotency-Key: must be plain ASCII")
+    })?;
+    Ok(Some(key.to_owned()))
+}
+
+/// A request with a key.
+pub struct Asked<'a> {
+    pub caller: &'a Caller,
+    pub key: &'a str,
+    pub route: &'a str,
+    /// What the request asks, byte for byte.
+    pub body: &'a [u8],
+}
+
+/// Does the work for the first request with this key; the same request again gets the first answer.
+pub async fn once(
+    api: Api,
+    asked: Asked<'_>,
+    work: impl Future<Output = Response>,
+) -> Result<Response, ApiError> {
+    let Asked { caller: Caller { project }, key, route, body } = asked;
+    let held = match idempotency::begin(&api.service, project, key, route, body, Timestamp::now()).await? {
         Begun::New(held) => held,
         Begun::Answered(answer) => return Ok(replay(answer)),
     };
     let guard = Guard { api, held: Some(held) };
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let response = work.await;
     keep(guard, response).await
 }
 

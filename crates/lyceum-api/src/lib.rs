@@ -42,6 +42,8 @@ pub(crate) struct Api {
     pub(crate) counters: Arc<observe::Counters>,
     /// A permit for each request that may be under way.
     pub(crate) places: Arc<Semaphore>,
+    /// A permit for each file that may be on its way in.
+    pub(crate) uploads: Arc<Semaphore>,
 }
 
 /// Answers on `listener` until `shutdown` is done; then takes no new requests and waits for those under way,
@@ -51,8 +53,12 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let api =
-        Api { service, counters: Arc::default(), places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)) };
+    let api = Api {
+        service,
+        counters: Arc::default(),
+        places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
+        uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
+    };
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
     let listener = listener.tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {

@@ -2,12 +2,12 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    card, completions, decisions, drift, explanations, health, infer, metrics, model_selections, models,
-    openapi, predict, privacy, robustness,
+    card, chat, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
+    models, openapi, predict, privacy, robustness,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
@@ -26,9 +26,15 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Metrics, "/openapi.json", get(openapi::openapi))
         // OpenAI.
         .key(Inference, "/v1/models", get(models::list))
-        .key(Inference, "/v1/model_selections", post(model_selections::create).get(model_selections::list))
+        .work("/v1/model_selections", post(model_selections::create))
+        .key(Inference, "/v1/model_selections", get(model_selections::list))
         .key(Inference, "/v1/model_selections/{id}", get(model_selections::find))
+        .work("/v1/model_selections/{id}/cancel", post(model_selections::cancel))
+        .upload("/v1/files", post(files::create).get(files::list))
+        .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
+        .key(Inference, "/v1/files/{id}/content", get(files::content))
         .work("/v1/completions", post(completions::create))
+        .work("/v1/chat/completions", post(chat::create))
         .work("/v1/decisions", post(decisions::create))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
@@ -41,11 +47,14 @@ pub(crate) fn router(api: Api) -> Router {
         // Why.
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
+        .key(Inference, "/v1/explanations/{id}/cancel", post(explanations::cancel))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
         // Robustness.
         .work("/v1/robustness/runs", post(robustness::create))
         .key(Inference, "/v1/robustness/runs", get(robustness::list))
         .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
+        .key(Inference, "/v1/robustness/runs/{id}/cancel", post(robustness::cancel))
+        .key(Inference, "/v1/robustness/runs/{id}/failures", get(robustness::failures))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
         // What is known of a version.
         .key(Inference, "/v1/models/{id}/card", get(card::find))
@@ -70,7 +79,7 @@ pub(crate) fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-/// Builds the table; the three kinds of route are its three words.
+/// Builds the table; the four kinds of route are its four words.
 struct Table {
     api: Api,
     router: Router<Api>,
@@ -87,6 +96,16 @@ impl Table {
     fn key(mut self, scope: KeyScope, path: &str, methods: MethodRouter<Api>) -> Self {
         let key = from_fn_with_state((self.api.clone(), scope), auth::require);
         self.router = self.router.route(path, methods.layer(key));
+        self
+    }
+
+    /// Bytes come in that go to the disk part by part: a key and a place. The handler bounds what it reads, and
+    /// knows what an `Idempotency-Key` stands for.
+    fn upload(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let place = from_fn_with_state(self.api.clone(), places::take);
+        let unbounded = DefaultBodyLimit::disable();
+        self.router = self.router.route(path, methods.layer(unbounded).layer(place).layer(key));
         self
     }
 

@@ -122,7 +122,13 @@ pub fn choose(
     let mut lab = Lab::new(spec, base_dir, control, begun, &mut on_trial);
     let mut not_evaluated = Vec::new();
     let entrants = entrants(spec, &mut lab)?;
-    let jobs: Vec<Spec> = entrants.iter().map(|candidate| candidates::job(spec, candidate)).collect();
+    let mut jobs: Vec<Spec> = entrants.iter().map(|candidate| candidates::job(spec, candidate)).collect();
+    for (job, candidate) in jobs.iter_mut().zip(&entrants) {
+        if candidate.train.is_none() && spec.train.is_none() {
+            let n_rows = lab.data(job)?[0].train.len();
+            job.train = candidates::lengthened(&job.train, n_rows);
+        }
+    }
     lab.enter(jobs.clone());
     *names.borrow_mut() = entrants.iter().map(|candidate| candidate.name.clone()).collect();
 

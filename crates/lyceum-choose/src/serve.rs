@@ -26,6 +26,14 @@ pub struct Latency {
     pub n: usize,
 }
 
+/// A quantile of times with an interval that assumes no distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quantile {
+    pub ms: f64,
+    pub ci95: [f64; 2],
+    pub n: usize,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Serving {
     /// One client.
@@ -149,6 +157,16 @@ fn ask(engine: &Engine, model: &Arc<Model>, input: &Input) -> Result<(), EngineE
 }
 
 impl Samples {
+    /// A quantile of the answers to one client; None without any.
+    pub fn alone(&self, share: f64) -> Option<Quantile> {
+        quantile(&self.alone_ms, share)
+    }
+
+    /// A quantile of the answers to all clients at once.
+    pub fn together(&self, share: f64) -> Option<Quantile> {
+        quantile(&self.together_ms, share)
+    }
+
     /// What the samples say; None without any.
     pub fn serving(&self, concurrency: usize) -> Option<Serving> {
         let (alone, together) = (latency(&self.alone_ms)?, latency(&self.together_ms)?);
@@ -171,6 +189,20 @@ fn latency(times_ms: &[f64]) -> Option<Latency> {
     Some(Latency { p50_ms: at(0.5)?, p95_ms: at(0.95)?, n: sorted.len() })
 }
 
+/// The quantile and, as its interval, the order statistics at `n·q ± 1.96·√(n·q·(1 − q))` (the count below a quantile is
+/// binomial). It takes answers as independent, which those of one clock in a row are not quite.
+fn quantile(times_ms: &[f64], share: f64) -> Option<Quantile> {
+    let mut sorted = times_ms.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let n = sorted.len() as f64;
+    let at = |rank: f64| {
+        sorted.get((rank.ceil().max(1.0) as usize - 1).min(sorted.len().saturating_sub(1))).copied()
+    };
+    let half = 1.959_964 * (n * share * (1.0 - share)).sqrt();
+    let ci95 = [at((n * share - half).floor())?, at(n * share + half + 1.0)?];
+    Some(Quantile { ms: at(n * share)?, ci95, n: sorted.len() })
+}
+
 /// Seconds on a processor of all living threads of this process (`/proc/self/task/*/schedstat`, nanoseconds).
 fn cpu_seconds() -> Option<f64> {
     let mut nanoseconds = 0u64;
@@ -191,6 +223,11 @@ mod tests {
     fn percentiles_are_of_the_times_that_were_seen() {
         let times: Vec<f64> = (1..=100).rev().map(f64::from).collect();
         assert_eq!(latency(&times), Some(Latency { p50_ms: 50.0, p95_ms: 95.0, n: 100 }));
+        let middle = quantile(&times, 0.5).unwrap();
+        // Ranks 40 and 61 of 100: Binomial(100, 1/2) lies between them with 96 %.
+        assert_eq!((middle.ms, middle.ci95, middle.n), (50.0, [40.0, 61.0], 100));
+        assert_eq!(quantile(&times, 0.95).unwrap().ci95, [90.0, 100.0]);
+        assert_eq!(quantile(&[], 0.5), None);
         assert_eq!(latency(&[3.0]), Some(Latency { p50_ms: 3.0, p95_ms: 3.0, n: 1 }));
         assert_eq!(latency(&[]), None);
     }

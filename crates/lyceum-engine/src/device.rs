@@ -21,7 +21,7 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
     let _alive = Alive(gauges);
     let mut workspace = Workspace::new();
     let mut predictor = Predictor::default();
-    let mut generator = Generator::default();
+    let mut generator = Generator::new(limits);
     let mut tasks: VecDeque<Task> = VecDeque::new();
     let take =
         |work, predictor: &mut Predictor, generator: &mut Generator, tasks: &mut VecDeque<Task>| match work {
@@ -49,7 +49,7 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
             }
         }
         predictor.step(&mut workspace, gauges, &limits);
-        generator.step(&mut workspace, gauges, &limits);
+        generator.step(&mut workspace, gauges);
         if let Some(task) = tasks.pop_front() {
             task();
         }

@@ -7,19 +7,24 @@
 //! The loop of the device thread ([`device`]) has four lines: take what has arrived, make one batch of
 //! predictions, make one step of generation, run one task. Predictions of different clients run as one batch, tokens of
 //! different sequences as one step; a row's bits do not depend on its neighbours, so everyone gets the
-//! answer that they would have had alone.
+//! answer that they would have had alone. A sequence that can never fit into memory is refused when it comes,
+//! what fits is never refused later.
 
 #![forbid(unsafe_code)]
 
 mod device;
 mod generate;
 mod predict;
-mod sampler;
 
-pub use generate::{Event, Finish, Flow, GenerateRequest, Logprobs, Sink, TokenEvent};
+pub use generate::{
+    BitMask, Event, Finish, Flow, GenerateRequest, Logprobs, Priority, Sampling, Sink, Tenant, TokenEvent,
+    TokenMask,
+};
+pub use lyceum_nn::ops::cached_attention::KvStorage;
 pub use predict::{PredictRequest, Prediction, Reply};
-pub use sampler::Sampling;
 
+use lyceum_models::Model;
+use lyceum_models::decode::PAGE;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -37,6 +42,18 @@ pub struct EngineLimits {
     pub sequences_running_max: usize,
     /// Prompt tokens of one sequence in one step.
     pub prefill_tokens_max: usize,
+    /// Tokens of all sequences of a model in one step.
+    pub step_tokens_max: usize,
+    /// Models that generate at once, each with its own memory for keys and values; the others wait.
+    pub models_max: usize,
+    /// Memory for the keys and values of one model's sequences; fixed when the model first generates.
+    pub kv_bytes_per_model_max: usize,
+    /// What keys and values are stored as.
+    pub kv_storage: KvStorage,
+    /// Whether beginnings that were computed are kept for whoever begins the same.
+    pub prefix_cache: bool,
+    /// Tokens that are guessed from what was said before; 0: none.
+    pub draft_tokens_max: usize,
 }
 
 impl Default for EngineLimits {
@@ -47,7 +64,24 @@ impl Default for EngineLimits {
             sequences_max: 1024,
             sequences_running_max: 64,
             prefill_tokens_max: 256,
+            step_tokens_max: 512,
+            models_max: 8,
+            kv_bytes_per_model_max: 1 << 30,
+            kv_storage: KvStorage::F32,
+            prefix_cache: true,
+            draft_tokens_max: 4,
         }
+    }
+}
+
+impl EngineLimits {
+    /// Pages of the model's pool: what the memory holds, but no more than all running sequences can need.
+    /// None for models that keep nothing in pages.
+    pub fn kv_pages(&self, model: &Model) -> Option<usize> {
+        let page_bytes = model.kv_shape(0, self.kv_storage)?.page_bytes();
+        let by_memory = self.kv_bytes_per_model_max / page_bytes.max(1);
+        let needed = model.context().map(|context| context.div_ceil(PAGE) * self.sequences_running_max);
+        Some(needed.map_or(by_memory, |needed| needed.min(by_memory)))
     }
 }
 
@@ -62,6 +96,9 @@ pub enum EngineError {
     /// The caller's input does not fit the model.
     #[error("{0}")]
     Input(String),
+    /// What decides which tokens are allowed has failed, or allows none.
+    #[error("engine: {0}")]
+    Constraint(String),
 }
 
 /// What is in the engine now.
@@ -69,12 +106,15 @@ pub enum EngineError {
 pub struct Load {
     pub predictions_queued: usize,
     pub sequences: usize,
+    /// Pages of keys and values that sequences hold; kept beginnings that nobody uses are not among them.
+    pub kv_pages_used: usize,
 }
 
 #[derive(Default)]
 pub(crate) struct Gauges {
     predictions: AtomicUsize,
     sequences: AtomicUsize,
+    kv_pages_used: AtomicUsize,
     dead: AtomicBool,
 }
 
@@ -115,7 +155,7 @@ impl Engine {
 
     /// Queues a sequence; its sink is called for every token, on the device thread, and must not block.
     pub fn generate(&self, request: GenerateRequest) -> Result<(), EngineError> {
-        request.check()?;
+        request.check(&self.limits)?;
         admit(&self.gauges.sequences, self.limits.sequences_max, "sequences")?;
         self.send(Work::Generate(Box::new(request)), &self.gauges.sequences)
     }
@@ -129,6 +169,7 @@ impl Engine {
         Load {
             predictions_queued: self.gauges.predictions.load(Ordering::Relaxed),
             sequences: self.gauges.sequences.load(Ordering::Relaxed),
+            kv_pages_used: self.gauges.kv_pages_used.load(Ordering::Relaxed),
         }
     }
 

@@ -301,7 +301,13 @@ fn repeated(input: &Input, n: usize) -> Input {
 }
 
 fn repeated_tokens(tokens: &Tokens, n: usize) -> Tokens {
-    Tokens { n, time: tokens.time, ids: tokens.ids.repeat(n), lengths: tokens.lengths.repeat(n) }
+    Tokens {
+        n,
+        time: tokens.time,
+        ids: tokens.ids.repeat(n),
+        lengths: tokens.lengths.repeat(n),
+        second: tokens.second.repeat(n),
+    }
 }
 
 /// # Errors

@@ -11,6 +11,7 @@ fn main() {
         let shape = Attention {
             batch,
             heads,
+            kv_heads: heads,
             head_size: d,
             n_queries: t,
             n_keys: t,

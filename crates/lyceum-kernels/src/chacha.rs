@@ -36,6 +36,8 @@ pub(crate) fn fill(path: CpuPath, key: &[u32; 8], stream: u64, block: u64, out: 
 trait Words: Simd {
     /// Divides [`GROUP_BLOCKS`].
     const BLOCKS: usize;
+    /// States that fit into the registers: rounds of one wait for each other, those of two fill the gaps.
+    const STATES: usize;
     type W: Copy;
 
     unsafe fn splat_word(x: u32) -> Self::W;
@@ -49,79 +51,124 @@ trait Words: Simd {
 #[inline(always)]
 unsafe fn groups<S: Words>(key: &[u32; 8], stream: u64, block: u64, out: &mut [u32]) {
     let mut at = block;
-    for group in out.chunks_exact_mut(GROUP_WORDS) {
-        for first in (0..GROUP_BLOCKS).step_by(S::BLOCKS) {
-            // SAFETY: the caller has the path; word 15's last lane is the group's word `GROUP_WORDS - 1` at most.
-            unsafe { blocks::<S>(key, stream, at.wrapping_add(first as u64), group.as_mut_ptr().add(first)) }
+    let mut pairs = out.chunks_exact_mut(S::STATES * GROUP_WORDS);
+    for groups in &mut pairs {
+        // SAFETY: the caller has the path; `groups` are as many as there are states.
+        unsafe {
+            match S::STATES {
+                1 => group::<S, 1>(key, stream, at, groups),
+                _ => group::<S, 2>(key, stream, at, groups),
+            }
         }
+        at = at.wrapping_add((S::STATES * GROUP_BLOCKS) as u64);
+    }
+    for one in pairs.into_remainder().chunks_exact_mut(GROUP_WORDS) {
+        // SAFETY: as above; one group, one state.
+        unsafe { group::<S, 1>(key, stream, at, one) };
         at = at.wrapping_add(GROUP_BLOCKS as u64);
     }
 }
 
-/// `S::BLOCKS` blocks from number `block` on; word `w` of them goes to `out + 16 w`.
+/// `N` groups, a state each.
 #[inline(always)]
-unsafe fn blocks<S: Words>(key: &[u32; 8], stream: u64, block: u64, out: *mut u32) {
-    let (mut low, mut high) = ([0; GROUP_BLOCKS], [0; GROUP_BLOCKS]);
-    for i in 0..GROUP_BLOCKS {
+unsafe fn group<S: Words, const N: usize>(key: &[u32; 8], stream: u64, block: u64, out: &mut [u32]) {
+    for first in (0..GROUP_BLOCKS).step_by(S::BLOCKS) {
+        // SAFETY: the caller has the path; word 15's last lane is the last group's word `GROUP_WORDS - 1` at most.
+        unsafe { blocks::<S, N>(key, stream, block.wrapping_add(first as u64), out.as_mut_ptr().add(first)) }
+    }
+}
+
+/// `S::BLOCKS` blocks from number `block` on, and as many of each further group; word `w` of group `g` goes to
+/// `out + GROUP_WORDS g + 16 w`.
+#[inline(always)]
+unsafe fn blocks<S: Words, const N: usize>(key: &[u32; 8], stream: u64, block: u64, out: *mut u32) {
+    let (mut low, mut high) = ([0; 2 * GROUP_BLOCKS], [0; 2 * GROUP_BLOCKS]);
+    for i in 0..N * GROUP_BLOCKS {
         let number = block.wrapping_add(i as u64);
         (low[i], high[i]) = (number as u32, (number >> 32) as u32);
     }
-    // SAFETY: the caller has the path and gives the place; `low` and `high` have at least `S::BLOCKS` words.
+    // SAFETY: the caller has the path and gives the place; `low` and `high` have the words of two groups.
     unsafe {
-        let key = key.map(|word| S::splat_word(word));
-        let start = [
+        let mut x = [start::<S>(key, stream, low.as_ptr(), high.as_ptr()); N];
+        if let Some(second) = x.get_mut(1) {
+            second[12] = S::load_words(low.as_ptr().add(GROUP_BLOCKS));
+            second[13] = S::load_words(high.as_ptr().add(GROUP_BLOCKS));
+        }
+        let begun = x;
+        for _ in 0..10 {
+            quarters::<S, N>(&mut x, [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]]);
+            quarters::<S, N>(&mut x, [[0, 5, 10, 15], [1, 6, 11, 12], [2, 7, 8, 13], [3, 4, 9, 14]]);
+        }
+        for g in 0..N {
+            for w in 0..16 {
+                let word = S::add_words(x[g][w], begun[g][w]);
+                S::store_words(out.add(GROUP_WORDS * g + GROUP_BLOCKS * w), word);
+            }
+        }
+    }
+}
+
+/// The state of the blocks whose numbers `low` and `high` hold, before the rounds.
+#[inline(always)]
+unsafe fn start<S: Words>(key: &[u32; 8], stream: u64, low: *const u32, high: *const u32) -> [S::W; 16] {
+    // SAFETY: the caller has the path and gives the words of `S::BLOCKS` blocks.
+    unsafe {
+        [
             // "expand 32-byte k"
             S::splat_word(0x6170_7865),
             S::splat_word(0x3320_646e),
             S::splat_word(0x7962_2d32),
             S::splat_word(0x6b20_6574),
-            key[0],
-            key[1],
-            key[2],
-            key[3],
-            key[4],
-            key[5],
-            key[6],
-            key[7],
-            S::load_words(low.as_ptr()),
-            S::load_words(high.as_ptr()),
+            S::splat_word(key[0]),
+            S::splat_word(key[1]),
+            S::splat_word(key[2]),
+            S::splat_word(key[3]),
+            S::splat_word(key[4]),
+            S::splat_word(key[5]),
+            S::splat_word(key[6]),
+            S::splat_word(key[7]),
+            S::load_words(low),
+            S::load_words(high),
             S::splat_word(stream as u32),
             S::splat_word((stream >> 32) as u32),
-        ];
-        let mut x = start;
-        for _ in 0..10 {
-            quarter::<S>(&mut x, 0, 4, 8, 12);
-            quarter::<S>(&mut x, 1, 5, 9, 13);
-            quarter::<S>(&mut x, 2, 6, 10, 14);
-            quarter::<S>(&mut x, 3, 7, 11, 15);
-            quarter::<S>(&mut x, 0, 5, 10, 15);
-            quarter::<S>(&mut x, 1, 6, 11, 12);
-            quarter::<S>(&mut x, 2, 7, 8, 13);
-            quarter::<S>(&mut x, 3, 4, 9, 14);
-        }
-        for w in 0..16 {
-            S::store_words(out.add(GROUP_BLOCKS * w), S::add_words(x[w], start[w]));
-        }
+        ]
     }
 }
 
+/// Four quarter rounds of each state, whose steps do not wait for each other.
 #[inline(always)]
-unsafe fn quarter<S: Words>(x: &mut [S::W; 16], a: usize, b: usize, c: usize, d: usize) {
+unsafe fn quarters<S: Words, const N: usize>(x: &mut [[S::W; 16]; N], of: [[usize; 4]; 4]) {
     // SAFETY: the caller has the path.
     unsafe {
-        x[a] = S::add_words(x[a], x[b]);
-        x[d] = S::xor_turn::<16, 16>(x[d], x[a]);
-        x[c] = S::add_words(x[c], x[d]);
-        x[b] = S::xor_turn::<12, 20>(x[b], x[c]);
-        x[a] = S::add_words(x[a], x[b]);
-        x[d] = S::xor_turn::<8, 24>(x[d], x[a]);
-        x[c] = S::add_words(x[c], x[d]);
-        x[b] = S::xor_turn::<7, 25>(x[b], x[c]);
+        step::<S, N, 16, 16>(x, of, [0, 1, 3]);
+        step::<S, N, 12, 20>(x, of, [2, 3, 1]);
+        step::<S, N, 8, 24>(x, of, [0, 1, 3]);
+        step::<S, N, 7, 25>(x, of, [2, 3, 1]);
+    }
+}
+
+/// `a += b; c = (c ^ a) <<< L` of all quarters.
+#[inline(always)]
+unsafe fn step<S: Words, const N: usize, const L: i32, const R: i32>(
+    x: &mut [[S::W; 16]; N],
+    of: [[usize; 4]; 4],
+    [a, b, c]: [usize; 3],
+) {
+    for words in of {
+        for x in &mut *x {
+            let (a, b, c) = (words[a], words[b], words[c]);
+            // SAFETY: the caller has the path.
+            unsafe {
+                x[a] = S::add_words(x[a], x[b]);
+                x[c] = S::xor_turn::<L, R>(x[c], x[a]);
+            }
+        }
     }
 }
 
 impl Words for Portable {
     const BLOCKS: usize = 1;
+    const STATES: usize = 1;
     type W = u32;
 
     #[inline(always)]
@@ -155,6 +202,7 @@ mod x86 {
 
     impl Words for Avx2 {
         const BLOCKS: usize = 8;
+        const STATES: usize = 1;
         type W = __m256i;
 
         #[inline(always)]
@@ -189,6 +237,7 @@ mod x86 {
 
     impl Words for Avx512 {
         const BLOCKS: usize = 16;
+        const STATES: usize = 2;
         type W = __m512i;
 
         #[inline(always)]

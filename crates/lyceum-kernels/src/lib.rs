@@ -40,3 +40,4 @@ pub mod pooling;
 pub mod recurrent;
 pub mod rope;
 pub mod softmax;
+pub mod stored;

@@ -2,8 +2,9 @@
 //! likely token each time. Used to measure exact matches; the serving engine has its own loop.
 
 use crate::batch::{Input, Tokens};
-use crate::decode::{DecodeRow, DecodeState, Rows};
+use crate::decode::{DecodeRow, DecodeState, PAGE, Rows};
 use crate::model::{InputShape, Model};
+use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_nn::{Examples, NnError, Recording, Tape, Workspace};
 
 /// What to continue.
@@ -48,11 +49,23 @@ impl Model {
         let mut answers = vec![Vec::new(); questions.len()];
         let mut open: Vec<usize> = (0..questions.len()).collect();
         let width = self.shape.output.width();
+        let n_prompt = |i: usize| match &questions[i] {
+            Question::Source { .. } => 1,
+            Question::Prompt(prompt) => prompt.len(),
+        };
+        // Pages for the longest answer to each question.
+        let positions = |i| self.context().unwrap_or(0).min(n_prompt(i) + n_tokens_max);
+        let mut n_pages = 0;
+        let tables: Vec<Vec<u32>> = (0..questions.len())
+            .map(|i| {
+                let first = n_pages;
+                n_pages += positions(i).div_ceil(PAGE) as u32;
+                (first..n_pages).collect()
+            })
+            .collect();
+        let mut pool = self.kv_shape(n_pages as usize, KvStorage::F32).map(KvPool::new);
         let room = |i: usize, answer: &Vec<u32>| {
-            let prompt = match &questions[i] {
-                Question::Source { .. } => 1,
-                Question::Prompt(prompt) => prompt.len(),
-            };
+            let prompt = n_prompt(i);
             answer.len() < n_tokens_max && self.context().is_none_or(|c| prompt + answer.len() <= c)
         };
         open.retain(|&i| room(i, &answers[i]));
@@ -61,9 +74,9 @@ impl Model {
                 .iter_mut()
                 .enumerate()
                 .filter(|(i, _)| open.binary_search(i).is_ok())
-                .map(|(_, (state, tokens))| DecodeRow { state, tokens, rows: Rows::Last })
+                .map(|(i, (state, tokens))| DecodeRow { state, tokens, rows: Rows::Last, pages: &tables[i] })
                 .collect();
-            let logits = self.decode(ws, &mut rows)?;
+            let logits = self.decode(ws, pool.as_mut(), &mut rows)?;
             drop(rows);
             let mut still = Vec::new();
             for (&i, row) in open.iter().zip(logits.chunks_exact(width)) {

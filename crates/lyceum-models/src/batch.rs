@@ -25,6 +25,38 @@ pub struct Tokens {
     pub time: usize,
     pub ids: Vec<u32>,
     pub lengths: Vec<u32>,
+    /// For encoders of pairs: where each row's second text begins. Empty: no row has one.
+    pub second: Vec<u32>,
+}
+
+impl Input {
+    /// Each row as an input of its own.
+    pub fn rows(&self) -> Vec<Input> {
+        match self {
+            Input::Dense { shape, data } => {
+                let size = shape.iter().product::<usize>().max(1);
+                let row = |row: &[f32]| Input::Dense { shape: shape.clone(), data: row.to_vec() };
+                data.chunks_exact(size).map(row).collect()
+            }
+            Input::Tokens(tokens) => tokens.rows().map(Input::Tokens).collect(),
+            Input::Pair { source, target } => source
+                .rows()
+                .zip(target.rows())
+                .map(|(source, target)| Input::Pair { source, target })
+                .collect(),
+        }
+    }
+}
+
+impl Tokens {
+    /// Each row without its padding.
+    fn rows(&self) -> impl Iterator<Item = Tokens> + '_ {
+        self.lengths.iter().enumerate().map(|(i, &length)| {
+            let time = length as usize;
+            let ids = self.ids[i * self.time..][..time].to_vec();
+            Tokens { n: 1, time, ids, lengths: vec![length], ..Tokens::default() }
+        })
+    }
 }
 
 /// What the model should have said.
@@ -53,7 +85,13 @@ pub struct Batch {
 impl Tokens {
     /// One row of ids.
     pub fn single(ids: &[u32]) -> Self {
-        Tokens { n: 1, time: ids.len(), ids: ids.to_vec(), lengths: vec![ids.len() as u32] }
+        Tokens {
+            n: 1,
+            time: ids.len(),
+            ids: ids.to_vec(),
+            lengths: vec![ids.len() as u32],
+            ..Tokens::default()
+        }
     }
 }
 

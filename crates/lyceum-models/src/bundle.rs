@@ -55,6 +55,15 @@ pub fn open(manifest: &Manifest, safetensors: &[u8]) -> Result<Bundle, BundleErr
     Ok(Bundle { model, preparation })
 }
 
+/// The inputs that were recorded when training ended, one row each; none where none were recorded.
+pub fn probe_rows(manifest: &Manifest) -> Result<Vec<Input>, BundleError> {
+    if manifest.probes.is_null() {
+        return Ok(Vec::new());
+    }
+    let probes: Probes = field("probes", &manifest.probes)?;
+    Ok(probes.input().rows())
+}
+
 fn field<T: serde::de::DeserializeOwned>(
     field: &'static str,
     value: &serde_json::Value,
@@ -98,16 +107,20 @@ impl Probes {
         Ok(Probes { input, outputs })
     }
 
-    /// The largest difference to the recorded outputs.
-    pub fn difference(&self, model: &Model) -> Result<f32, NnError> {
-        let input = match self.input.clone() {
+    /// What was put in.
+    pub fn input(&self) -> Input {
+        match self.input.clone() {
             ProbeInput::Dense { shape, data } => Input::Dense { shape, data },
             ProbeInput::Tokens(tokens) => Input::Tokens(tokens.into()),
             ProbeInput::Pair { source, target } => {
                 Input::Pair { source: source.into(), target: target.into() }
             }
-        };
-        let found = outputs(model, &input)?;
+        }
+    }
+
+    /// The largest difference to the recorded outputs.
+    pub fn difference(&self, model: &Model) -> Result<f32, NnError> {
+        let found = outputs(model, &self.input())?;
         if found.len() != self.outputs.len() {
             return Ok(f32::INFINITY);
         }
@@ -137,6 +150,6 @@ impl From<Tokens> for ProbeTokens {
 
 impl From<ProbeTokens> for Tokens {
     fn from(t: ProbeTokens) -> Self {
-        Tokens { n: t.lengths.len(), time: t.time, ids: t.ids, lengths: t.lengths }
+        Tokens { n: t.lengths.len(), time: t.time, ids: t.ids, lengths: t.lengths, ..Tokens::default() }
     }
 }

@@ -1,29 +1,49 @@
 //! Generation token by token: each sequence has a state that remembers what it has seen, and one pass gives
-//! the next tokens of many sequences to the model.
+//! the next tokens of many sequences to the model. What attention remembers lies in the pages of a pool that
+//! the caller holds; which pages are whose is the caller's to decide.
 //!
 //! A row's logits have the bits that a pass over the whole sequence would give it, whatever else is in the
 //! pass.
 
 use crate::batch::Tokens;
+use crate::causal_lm::CausalLm;
 use crate::model::{Arch, InputShape, Model, wrong_input};
 use crate::recurrent::RecurrentState;
 use crate::transformer::{Part, Transformer};
 use lyceum_nn::ops::attention::Mask;
-use lyceum_nn::ops::cached_attention::KvCache;
+use lyceum_nn::ops::cached_attention::{CachedOptions, KvPool, KvShape, KvStorage, Span};
+
+pub use lyceum_nn::ops::cached_attention::PAGE;
 use lyceum_nn::{Examples, NnError, Recording, Tape, Var, Workspace};
 use lyceum_types::spec::TransformerVariant;
 
-/// What a sequence remembers.
+/// What a sequence remembers beside its pages.
 #[derive(Debug)]
 pub struct DecodeState {
     memory: Memory,
     n_seen: usize,
 }
 
+impl DecodeState {
+    /// Positions that the model has seen.
+    pub fn n_seen(&self) -> usize {
+        self.n_seen
+    }
+
+    /// Goes on from position `n`: the pages hold what came before, written for this sequence or for another
+    /// that began with the same tokens.
+    ///
+    /// # Panics
+    /// When the model is recurrent, whose state cannot go back.
+    pub fn go_on_from(&mut self, n: usize) {
+        assert!(!matches!(self.memory, Memory::Recurrent(_)), "a recurrent state has no positions: bug");
+        self.n_seen = n;
+    }
+}
+
 #[derive(Debug)]
 enum Memory {
-    Transformer {
-        cache: KvCache,
+    Paged {
         /// Per layer, keys and values of the source `[S, 2·C]`.
         source: Vec<Vec<f32>>,
     },
@@ -33,6 +53,7 @@ enum Memory {
 /// Which rows' logits are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rows {
+    None,
     Last,
     All,
 }
@@ -43,12 +64,15 @@ pub struct DecodeRow<'a> {
     /// At least one.
     pub tokens: &'a [u32],
     pub rows: Rows,
+    /// Pages of the pool with room for all positions, these among them; empty for models that need none.
+    pub pages: &'a [u32],
 }
 
 impl DecodeRow<'_> {
     /// Rows of logits that this sequence gets.
     pub fn n_logits(&self) -> usize {
         match self.rows {
+            Rows::None => 0,
             Rows::Last => 1,
             Rows::All => self.tokens.len(),
         }
@@ -60,6 +84,7 @@ impl Model {
     pub fn context(&self) -> Option<usize> {
         match &self.arch {
             Arch::Transformer(t) => Some(t.spec.context),
+            Arch::CausalLm(m) => Some(m.config.max_position_embeddings),
             _ => None,
         }
     }
@@ -69,14 +94,36 @@ impl Model {
         matches!((&self.arch, &self.shape.input), (Arch::Recurrent(_), InputShape::Pair { .. }))
     }
 
+    /// A pool of `n_pages` pages for this model's sequences; None where it keeps nothing in pages.
+    pub fn kv_shape(&self, n_pages: usize, storage: KvStorage) -> Option<KvShape> {
+        match &self.arch {
+            Arch::Transformer(t) => t.decoder.as_ref().map(|stack| KvShape {
+                n_layers: stack.layers.len(),
+                n_pages,
+                kv_heads: t.spec.nhead,
+                head_size: t.spec.d_model / t.spec.nhead,
+                storage,
+            }),
+            Arch::CausalLm(m) => Some(KvShape {
+                n_layers: m.config.layers.len(),
+                n_pages,
+                kv_heads: m.config.num_key_value_heads,
+                head_size: m.config.head_dim,
+                storage,
+            }),
+            _ => None,
+        }
+    }
+
     /// The state of a sequence that has seen nothing (but its source).
     pub fn start(&self, ws: &mut Workspace, source: Option<&[u32]>) -> Result<DecodeState, NnError> {
         let memory = match (&self.arch, source) {
             (Arch::Transformer(t), None) if t.spec.variant == TransformerVariant::Decoder => {
-                Memory::Transformer { cache: cache(t), source: Vec::new() }
+                Memory::Paged { source: Vec::new() }
             }
+            (Arch::CausalLm(_), None) => Memory::Paged { source: Vec::new() },
             (Arch::Transformer(t), Some(source)) if t.spec.variant == TransformerVariant::EncoderDecoder => {
-                Memory::Transformer { cache: cache(t), source: self.read_source(ws, t, source)? }
+                Memory::Paged { source: self.read_source(ws, t, source)? }
             }
             (Arch::Transformer(t), None) if t.spec.variant == TransformerVariant::EncoderDecoder => {
                 return Err(wrong_input("generate", "a source to translate"));
@@ -90,10 +137,20 @@ impl Model {
     }
 
     /// One pass over the next tokens of every sequence; the wanted rows of logits `[Σ rows, V]`, in order.
-    pub fn decode(&self, ws: &mut Workspace, rows: &mut [DecodeRow<'_>]) -> Result<Vec<f32>, NnError> {
-        match &self.arch {
-            Arch::Transformer(t) => self.decode_transformer(ws, t, rows),
-            Arch::Recurrent(_) => self.decode_recurrent(ws, rows),
+    /// `pool` is of the shape that [`kv_shape`](Self::kv_shape) says, None where it says none.
+    pub fn decode(
+        &self,
+        ws: &mut Workspace,
+        pool: Option<&mut KvPool>,
+        rows: &mut [DecodeRow<'_>],
+    ) -> Result<Vec<f32>, NnError> {
+        match (&self.arch, pool) {
+            (Arch::Transformer(t), Some(pool)) => self.decode_transformer(ws, t, pool, rows),
+            (Arch::CausalLm(m), Some(pool)) => self.decode_causal_lm(ws, m, pool, rows),
+            (Arch::Recurrent(_), None) => self.decode_recurrent(ws, rows),
+            (Arch::Transformer(_) | Arch::CausalLm(_) | Arch::Recurrent(_), _) => {
+                Err(wrong_input("generate", "a pool of the model's own shape"))
+            }
             _ => Err(wrong_input("generate", "a model of language")),
         }
     }
@@ -142,24 +199,43 @@ impl Model {
             .collect()
     }
 
+    fn decode_causal_lm(
+        &self,
+        ws: &mut Workspace,
+        m: &CausalLm,
+        pool: &mut KvPool,
+        rows: &mut [DecodeRow<'_>],
+    ) -> Result<Vec<f32>, NnError> {
+        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let Pass { ids, positions, spans } = Pass::of(rows, m.config.max_position_embeddings)?;
+        let x = m.embed(&mut tape, &ids, &[1, ids.len()])?;
+        let x = m.run(&mut tape, x, &positions, |tape, i, qkv| {
+            tape.cached_attention(qkv, m.cached_options(i), pool, i, &spans)
+        })?;
+        let logits = match rows.iter().any(|row| row.n_logits() > 0) {
+            false => Vec::new(),
+            true => {
+                let x = m.last_norm(&mut tape, x)?;
+                let wanted = wanted_rows(&mut tape, rows, x)?;
+                let logits = m.head(&mut tape, wanted)?;
+                tape.value(logits).to_vec()
+            }
+        };
+        for row in rows {
+            row.state.n_seen += row.tokens.len();
+        }
+        Ok(logits)
+    }
+
     fn decode_transformer(
         &self,
         ws: &mut Workspace,
         t: &Transformer,
+        pool: &mut KvPool,
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
         let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
-        let (mut ids, mut positions) = (Vec::new(), Vec::new());
-        for row in rows.iter() {
-            let n_seen = row.state.n_seen;
-            if n_seen + row.tokens.len() > t.spec.context {
-                let got = format!("{} positions", n_seen + row.tokens.len());
-                let want = format!("at most the context of {}", t.spec.context);
-                return Err(NnError::Shape { op: "generate", what: "sequence", got, want });
-            }
-            ids.extend_from_slice(row.tokens);
-            positions.extend(n_seen as u32..(n_seen + row.tokens.len()) as u32);
-        }
+        let Pass { ids, positions, spans } = Pass::of(rows, t.spec.context)?;
         let x = t.look_up(&mut tape, &ids, &[1, ids.len()])?;
         let mut x = t.place_at(&mut tape, x, &positions)?;
         let stack = t.decoder();
@@ -167,17 +243,12 @@ impl Model {
             x = t.layer(&mut tape, layer, x, |tape, part, y| match part {
                 Part::Own => {
                     let qkv = t.queries_keys_values(tape, &layer.self_attn, y, &positions)?;
-                    each(tape, rows, qkv, |tape, row, part| {
-                        let Memory::Transformer { cache, .. } = &mut row.state.memory else {
-                            return Err(foreign());
-                        };
-                        tape.cached_attention(part, t.spec.nhead, cache, i, &[0])
-                    })
+                    tape.cached_attention(qkv, CachedOptions::causal(t.spec.nhead), pool, i, &spans)
                 }
                 Part::Memory(attn) => {
                     let q = t.query(tape, attn, y)?;
                     each(tape, rows, q, |tape, row, q| {
-                        let Memory::Transformer { source, .. } = &row.state.memory else {
+                        let Memory::Paged { source } = &row.state.memory else {
                             return Err(foreign());
                         };
                         let width = 2 * t.spec.d_model;
@@ -187,13 +258,16 @@ impl Model {
                 }
             })?;
         }
-        let x = t.last_norm(&mut tape, stack, x)?;
-        let wanted = wanted_rows(&mut tape, rows, x)?;
-        let logits = t.head(&mut tape, wanted)?;
-        let logits = tape.value(logits).to_vec();
+        let logits = match rows.iter().any(|row| row.n_logits() > 0) {
+            false => Vec::new(),
+            true => {
+                let x = t.last_norm(&mut tape, stack, x)?;
+                let wanted = wanted_rows(&mut tape, rows, x)?;
+                let logits = t.head(&mut tape, wanted)?;
+                tape.value(logits).to_vec()
+            }
+        };
         for row in rows {
-            let Memory::Transformer { cache, .. } = &mut row.state.memory else { return Err(foreign()) };
-            cache.advance(0, row.tokens.len());
             row.state.n_seen += row.tokens.len();
         }
         Ok(logits)
@@ -205,8 +279,32 @@ fn foreign() -> NnError {
     wrong_input("generate", "a state that this model made")
 }
 
-fn cache(t: &Transformer) -> KvCache {
-    KvCache::new(t.decoder().layers.len(), 1, t.spec.context, t.spec.d_model)
+/// The rows of a pass as layers want them: all sequences side by side.
+pub(crate) struct Pass<'a> {
+    pub ids: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub spans: Vec<Span<'a>>,
+}
+
+impl<'a> Pass<'a> {
+    /// # Errors
+    /// When a sequence would outgrow `context`, or has a state of another kind of model.
+    pub fn of(rows: &[DecodeRow<'a>], context: usize) -> Result<Pass<'a>, NnError> {
+        let mut pass = Pass { ids: Vec::new(), positions: Vec::new(), spans: Vec::new() };
+        for row in rows {
+            let Memory::Paged { .. } = row.state.memory else { return Err(foreign()) };
+            let (first_position, n_rows) = (row.state.n_seen, row.tokens.len());
+            if first_position + n_rows > context {
+                let got = format!("{} positions", first_position + n_rows);
+                let want = format!("at most the context of {context}");
+                return Err(NnError::Shape { op: "generate", what: "sequence", got, want });
+            }
+            pass.spans.push(Span { first_row: pass.ids.len(), n_rows, first_position, pages: row.pages });
+            pass.ids.extend_from_slice(row.tokens);
+            pass.positions.extend(first_position as u32..(first_position + n_rows) as u32);
+        }
+        Ok(pass)
+    }
 }
 
 /// Runs `f` on the rows of each sequence of `x` `[1, R, W]` and puts the answers side by side again.

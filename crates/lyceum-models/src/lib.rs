@@ -9,8 +9,11 @@
 pub mod answer;
 pub mod batch;
 pub mod bundle;
+pub mod causal_lm;
 pub mod cnn;
 pub mod decode;
+pub mod encoder;
+mod from_checkpoint;
 pub mod layers;
 pub mod mlp;
 pub mod model;
@@ -20,5 +23,6 @@ pub mod space;
 pub mod transformer;
 pub mod walk;
 
+pub use from_checkpoint::LoadError;
 pub use model::{Forward, InputShape, Model, ModelError, ModelShape, OutputShape};
 pub mod prepare;

@@ -1,7 +1,9 @@
 //! A model of any family: parameters, and one forward that trains, serves, is explained and is attacked.
 
 use crate::batch::{Batch, Input, Target};
+use crate::causal_lm::{self, CausalLm};
 use crate::cnn::Cnn;
+use crate::encoder::{self, Encoder, Head};
 use crate::layers::Builder;
 use crate::mlp::Mlp;
 use crate::recurrent::Recurrent;
@@ -91,6 +93,8 @@ pub(crate) enum Arch {
     Cnn(Cnn),
     Recurrent(Recurrent),
     Transformer(Box<Transformer>),
+    CausalLm(Box<CausalLm>),
+    Encoder(Box<Encoder>),
 }
 
 impl Model {
@@ -118,6 +122,39 @@ impl Model {
         Ok(model)
     }
 
+    /// A language model that was read from a checkpoint.
+    pub fn language(loaded: causal_lm::Loaded) -> Self {
+        let causal_lm::Loaded { params, model, .. } = loaded;
+        let (vocabulary, time) = (model.config.vocab_size, model.config.max_position_embeddings);
+        let shape = ModelShape {
+            input: InputShape::Tokens { vocabulary, time },
+            output: OutputShape::Tokens { vocabulary },
+        };
+        Model { params, shape, arch: Arch::CausalLm(Box::new(model)) }
+    }
+
+    /// An encoder of texts that was read from a checkpoint: a vector a text, or a number a label.
+    pub fn encoder(loaded: encoder::Loaded) -> Self {
+        let encoder::Loaded { params, model, .. } = loaded;
+        let (vocabulary, time) = (model.config.vocab_size, model.context());
+        let output = match &model.config.head {
+            Head::Embedding { .. } => OutputShape::Values { n: model.config.hidden_size },
+            Head::Classifier { labels } => OutputShape::Classes { n: labels.len() },
+        };
+        let shape = ModelShape { input: InputShape::Tokens { vocabulary, time }, output };
+        Model { params, shape, arch: Arch::Encoder(Box::new(model)) }
+    }
+
+    /// The configuration of an encoder that was read from a checkpoint.
+    pub fn encoder_config(&self) -> Option<&encoder::Config> {
+        if let Arch::Encoder(encoder) = &self.arch { Some(&encoder.config) } else { None }
+    }
+
+    /// The configuration of a language model that was read from a checkpoint.
+    pub fn language_config(&self) -> Option<&causal_lm::Config> {
+        if let Arch::CausalLm(model) = &self.arch { Some(&model.config) } else { None }
+    }
+
     /// Packs all matrices for serving, those of recurrent layers as whole layers.
     pub fn freeze(&mut self) {
         let layers = match &self.arch {
@@ -142,6 +179,8 @@ impl Model {
             }
             (Arch::Recurrent(recurrent), input) => recurrent.forward(tape, input),
             (Arch::Transformer(transformer), input) => transformer.forward(tape, input),
+            (Arch::CausalLm(model), input) => model.forward(tape, input),
+            (Arch::Encoder(encoder), input) => encoder.forward(tape, input),
             (Arch::Cnn(cnn), Input::Dense { .. }) => {
                 let entry = dense_entry(tape, input)?;
                 Ok(Forward { logits: cnn.forward(tape, entry)?, entry })

@@ -14,9 +14,11 @@ impl Model {
             Arch::Cnn(cnn) => (cnn.products(), 0),
             Arch::Recurrent(recurrent) => (recurrent.products(&self.shape.input), 0),
             Arch::Transformer(transformer) => transformer.products(&self.shape.input, &self.params),
+            Arch::CausalLm(model) => model.products(),
+            Arch::Encoder(encoder) => encoder.products(),
         };
         let one = |(weight, times): (lyceum_nn::ParamId, usize)| {
-            self.params.value(weight).len() as u64 * times as u64
+            self.params.shape(weight).len() as u64 * times as u64
         };
         2 * (products.into_iter().map(one).sum::<u64>() + looked)
     }

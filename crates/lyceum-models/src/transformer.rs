@@ -400,7 +400,8 @@ impl Transformer {
     }
 
     pub(crate) fn options<'o>(&self, mask: Mask, key_lens: Option<&'o [u32]>) -> AttentionOptions<'o> {
-        AttentionOptions { heads: self.spec.nhead, mask, key_lens, dropout: self.spec.dropout }
+        let dropout = self.spec.dropout;
+        AttentionOptions { mask, key_lens, dropout, ..AttentionOptions::full(self.spec.nhead) }
     }
 
     pub(crate) fn head(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var, NnError> {

@@ -38,7 +38,9 @@ impl Model {
             Arch::Mlp(mlp) => Ok(mlp.layers()),
             Arch::Cnn(cnn) => cnn.layers(),
             Arch::Recurrent(_) => Err("a recurrent network is no chain of layers"),
-            Arch::Transformer(_) => Err("a Transformer is no chain of layers"),
+            Arch::Transformer(_) | Arch::CausalLm(_) | Arch::Encoder(_) => {
+                Err("a Transformer is no chain of layers")
+            }
         }
     }
 }

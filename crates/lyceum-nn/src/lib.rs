@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod checkpoint;
 mod error;
+pub mod gguf;
 mod norms;
 pub mod ops;
 pub mod params;

@@ -5,9 +5,11 @@ use crate::{NnError, Shape};
 use lyceum_kernels::cpu::{self, CpuPath};
 use lyceum_kernels::matmul::{Packed, Write};
 use lyceum_kernels::recurrent::{Cell, CellWeights, PackedCell};
+use lyceum_kernels::stored::StoredWeight;
 use rand::Rng;
 use rand::RngExt;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A parameter of one [`Params`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -49,8 +51,11 @@ struct Param {
     name: String,
     shape: Shape,
     kind: ParamKind,
+    /// Empty where the weight is stored in another form.
     value: Vec<f32>,
     packed: Option<Packed>,
+    /// Shared between clones: it does not change.
+    stored: Option<Arc<StoredWeight>>,
 }
 
 /// All parameters of a model, in the order in which its builder added them.
@@ -104,10 +109,44 @@ impl Params {
             }
             Init::Normal(std) => (0..n).map(|_| (normal(&mut unit) * std) as f32).collect(),
         };
+        self.add_value(name, dims, kind, value)
+    }
+
+    /// Adds a matrix `[out, in]` in the form in which it was laid out for serving: it is not learnt, and only
+    /// [`Tape::linear`](crate::Tape::linear) and [`Tape::embedding`](crate::Tape::embedding) read it.
+    ///
+    /// # Panics
+    /// When the name is taken.
+    pub fn add_stored(&mut self, name: &str, weight: StoredWeight) -> ParamId {
+        let shape = Shape::new(&[weight.n(), weight.k()]);
+        self.push(
+            name,
+            Param {
+                name: name.to_owned(),
+                shape,
+                kind: ParamKind::Buffer,
+                value: Vec::new(),
+                packed: None,
+                stored: Some(Arc::new(weight)),
+            },
+        )
+    }
+
+    /// Adds a parameter with its value.
+    ///
+    /// # Panics
+    /// When the name is taken, or the value is not as long as the dimensions say.
+    pub fn add_value(&mut self, name: &str, dims: &[usize], kind: ParamKind, value: Vec<f32>) -> ParamId {
+        let shape = Shape::new(dims);
+        assert_eq!(value.len(), shape.len(), "parameter \"{name}\" is not {shape}");
+        self.push(name, Param { name: name.to_owned(), shape, kind, value, packed: None, stored: None })
+    }
+
+    fn push(&mut self, name: &str, param: Param) -> ParamId {
         let id = ParamId(self.list.len() as u32);
         let before = self.by_name.insert(name.to_owned(), id);
         assert!(before.is_none(), "parameter \"{name}\" was added twice");
-        self.list.push(Param { name: name.to_owned(), shape, kind, value, packed: None });
+        self.list.push(param);
         id
     }
 
@@ -131,8 +170,17 @@ impl Params {
         self.list[id.0 as usize].kind
     }
 
+    /// # Panics
+    /// For a weight that is stored in another form.
     pub fn value(&self, id: ParamId) -> &[f32] {
-        &self.list[id.0 as usize].value
+        let param = &self.list[id.0 as usize];
+        assert!(param.stored.is_none(), "parameter \"{}\" is stored in blocks: bug", param.name);
+        &param.value
+    }
+
+    /// The weight that is laid out for serving, where it is.
+    pub fn stored(&self, id: ParamId) -> Option<&StoredWeight> {
+        self.list[id.0 as usize].stored.as_deref()
     }
 
     /// The value for change; a packed copy made by [`freeze`](Self::freeze) is dropped.
@@ -150,8 +198,11 @@ impl Params {
 
     /// Memory of all values and of their packed copies.
     pub fn bytes(&self) -> usize {
-        let one =
-            |p: &Param| p.value.capacity() * size_of::<f32>() + p.packed.as_ref().map_or(0, Packed::bytes);
+        let one = |p: &Param| {
+            p.value.capacity() * size_of::<f32>()
+                + p.packed.as_ref().map_or(0, Packed::bytes)
+                + p.stored.as_deref().map_or(0, StoredWeight::bytes)
+        };
         self.list.iter().map(one).sum::<usize>()
             + self.cells.iter().map(|cell| cell.packed.bytes()).sum::<usize>()
     }
@@ -159,7 +210,7 @@ impl Params {
     /// Packs the matrix `id` (`[out, in]`) once for products of few rows; the model will not be trained.
     pub fn freeze(&mut self, id: ParamId) {
         let param = &mut self.list[id.0 as usize];
-        if param.packed.is_none() && param.shape.rank() == 2 {
+        if param.packed.is_none() && param.stored.is_none() && param.shape.rank() == 2 {
             param.packed = Some(Packed::pack(&param.value, param.shape[0], param.shape[1]));
         }
     }

@@ -12,6 +12,7 @@ use crate::params::{Grads, ParamId, ParamKind, Params};
 use crate::{NnError, Shape, Workspace};
 use lyceum_kernels::matmul::{Precision, Write};
 use lyceum_kernels::scratch;
+use lyceum_kernels::stored::StoredWeight;
 
 mod look;
 pub(crate) mod relevance;
@@ -460,6 +461,9 @@ impl<'v> View<'v> {
     }
     pub(crate) fn kind(&self, id: ParamId) -> ParamKind {
         self.params.kind(id)
+    }
+    pub(crate) fn stored(&self, id: ParamId) -> Option<&'v StoredWeight> {
+        self.params.stored(id)
     }
 }
 

@@ -43,6 +43,15 @@ pub enum ServiceError {
     /// Nobody: all places are taken.
     #[error("the server has as much work as it can hold: try again soon")]
     Overloaded { retry_after: Duration },
+    /// Caller: what it brings is larger than it may be.
+    #[error("the file is larger than {bytes_max} bytes")]
+    TooLarge { bytes_max: u64 },
+    /// Caller: the object's state does not allow it.
+    #[error("{message}")]
+    Conflict { code: &'static str, message: String },
+    /// Tenant: it has as much as it may.
+    #[error("{message}")]
+    QuotaReached { message: String },
     /// Operator: the engine does not answer, or a model cannot.
     #[error("not ready: {message}")]
     NotReady { message: String },
@@ -96,6 +105,7 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NotFound { what: "model", id } => Self::ModelNotFound { id },
+            StoreError::NotFound { what, id } => Self::NotFound { what, id },
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

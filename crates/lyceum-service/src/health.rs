@@ -2,7 +2,7 @@
 
 use crate::resident::Resident;
 use crate::{Service, ServiceError};
-use lyceum_engine::{Event, Flow, GenerateRequest, Sampling};
+use lyceum_engine::{Event, Flow, GenerateRequest};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{OutputPreparation, Prepared, PreparedValue};
 use lyceum_types::limits;
@@ -72,23 +72,16 @@ async fn prove_token(service: &Service, resident: &Resident) -> Result<(), Servi
     let (sender, receiver) = oneshot::channel();
     let mut sender = Some(sender);
     let reads_source = matches!(resident.model.shape.input, InputShape::Pair { .. });
+    let sink = Box::new(move |event| {
+        if let Some(sender) = sender.take() {
+            let _ = sender.send(event);
+        }
+        Flow::Stop
+    });
     let request = GenerateRequest {
-        model: resident.model.clone(),
         source: reads_source.then(|| vec![0]),
-        prompt: vec![0],
-        n_tokens_max: 1,
-        end_tokens: vec![],
-        never_tokens: vec![],
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, seed: 0 },
         logprobs: Some(0),
-        echo: false,
-        prompt_logprobs: None,
-        sink: Box::new(move |event| {
-            if let Some(sender) = sender.take() {
-                let _ = sender.send(event);
-            }
-            Flow::Stop
-        }),
+        ..GenerateRequest::new(resident.model.clone(), vec![0], 1, sink)
     };
     service.engine().generate(request).map_err(crate::refused)?;
     match receiver.await {

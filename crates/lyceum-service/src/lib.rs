@@ -5,21 +5,26 @@
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
 //! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`card`], then [`models`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
+pub mod background;
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
 mod error;
 pub mod explain;
+pub mod files;
+mod generation;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
 pub mod keys;
+pub mod language;
 pub mod models;
 pub mod predict;
 pub mod privacy;
@@ -29,6 +34,8 @@ pub mod selections;
 mod stops;
 
 pub use error::ServiceError;
+pub use language::Language;
+pub use lyceum_store::runs;
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
@@ -41,7 +48,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// What a request gives a model to read.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,11 +68,13 @@ pub enum Content {
 pub struct Service {
     store: Store,
     engine: Engine,
-    residents: Residents,
+    residents: Residents<Resident>,
+    languages: Residents<Language>,
     /// Places for explanations under way, and those that can be asked for again.
     explaining: Semaphore,
     explanations: explain::Kept,
-    robustness_runs: robustness::Runs,
+    background: background::Background,
+    selections_wanted: Notify,
 }
 
 impl Service {
@@ -73,10 +82,12 @@ impl Service {
         Self {
             store,
             engine,
-            residents: Residents::default(),
+            residents: Residents::new(usize::MAX),
+            languages: Residents::new(language::memory_budget()),
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
-            robustness_runs: robustness::Runs::default(),
+            background: background::Background::default(),
+            selections_wanted: Notify::new(),
         }
     }
 
@@ -95,12 +106,49 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
-        self.residents.load(project, version).await
+        if language::is_imported(&version) {
+            let message = format!("{} was imported: this takes models that Lyceum trained", version.id());
+            return Err(ServiceError::unsupported("model", "unsupported_model", message));
+        }
+        self.residents.load(project, version, resident::read).await
     }
 
-    /// The robustness runs that this process has finished.
-    pub fn robustness_runs(&self) -> &robustness::Runs {
-        &self.robustness_runs
+    /// The imported model that a reference means; loads it when it is asked for the first time.
+    pub async fn language(
+        &self,
+        project: &Project,
+        reference: &ModelRef,
+    ) -> Result<Arc<Language>, ServiceError> {
+        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        if !language::is_imported(&version) {
+            let message = format!(
+                "{} does not converse: ask it with POST /v1/completions, /v1/decisions or :predict",
+                version.id()
+            );
+            return Err(ServiceError::unsupported("model", "unsupported_model", message));
+        }
+        self.languages.load(project, version, language::read).await
+    }
+
+    /// The imported models that are loaded now.
+    pub fn languages(&self) -> Vec<Arc<Language>> {
+        self.languages.loaded()
+    }
+
+    /// Lets imported models go that nobody asked for since `idle`; how many.
+    pub fn unload_idle(&self, idle: Duration) -> usize {
+        self.languages.unload_idle(idle)
+    }
+
+    /// Lets an imported model go; false where it is not loaded.
+    pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
+        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        Ok(self.languages.unload(project, &version))
+    }
+
+    /// Wakes the worker that makes choices: one was asked for.
+    pub fn selections_wanted(&self) -> &Notify {
+        &self.selections_wanted
     }
 
     /// The models that are loaded now.
@@ -181,6 +229,9 @@ fn refused(error: EngineError) -> ServiceError {
         EngineError::Overloaded { .. } => ServiceError::Overloaded { retry_after: Duration::from_secs(1) },
         EngineError::Stopped => ServiceError::NotReady { message: "the engine has stopped".into() },
         // Inputs are checked by the preparation, so what the model refuses is a fault of ours.
+        EngineError::Constraint(message) => {
+            ServiceError::internal("what the answer had to follow allowed no token", message)
+        }
         EngineError::Input(message) => ServiceError::internal("the model refused a prepared input", message),
     }
 }

@@ -45,7 +45,8 @@ pub async fn load_newest(
 ) -> Result<Vec<(String, ServiceError)>, ServiceError> {
     let mut failed = Vec::new();
     for listed in list(service, project).await? {
-        if listed.id != listed.version.name.as_str() {
+        // Imported models are large: they are loaded when somebody asks.
+        if listed.id != listed.version.name.as_str() || crate::language::is_imported(&listed.version) {
             continue;
         }
         let reference = ModelRef { name: listed.version.name, version: VersionRef::Latest };

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 
 /// A version in memory, with what turns words into its numbers and back.
@@ -29,27 +30,49 @@ pub struct Resident {
 type Key = (Project, String, u32);
 
 /// A place that the first request fills and the others wait for.
-type Cell = Arc<OnceCell<Arc<Resident>>>;
+type Cell<T> = Arc<OnceCell<Arc<T>>>;
 
-#[derive(Default)]
-pub(crate) struct Residents {
-    slots: Mutex<Slots>,
+/// What can be kept in memory: how much it takes.
+pub(crate) trait Weighs: Send + Sync + 'static {
+    fn bytes(&self) -> usize;
 }
 
-#[derive(Default)]
-struct Slots {
-    /// With the tick of the last use.
-    cells: HashMap<Key, (Cell, u64)>,
+impl Weighs for Resident {
+    fn bytes(&self) -> usize {
+        self.model.params.bytes()
+    }
+}
+
+/// Loaded versions of one kind, bounded in number and in bytes.
+pub(crate) struct Residents<T> {
+    bytes_max: usize,
+    slots: Mutex<Slots<T>>,
+}
+
+struct Slots<T> {
+    cells: HashMap<Key, Slot<T>>,
     tick: u64,
 }
 
-impl Residents {
-    /// Loads the version unless it is there; requests that come meanwhile wait for the same load.
+struct Slot<T> {
+    cell: Cell<T>,
+    /// The tick and the time of the last use.
+    used: u64,
+    at: Instant,
+}
+
+impl<T: Weighs> Residents<T> {
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        Residents { bytes_max, slots: Mutex::new(Slots { cells: HashMap::new(), tick: 0 }) }
+    }
+
+    /// Loads the version by `read` unless it is there; requests that come meanwhile wait for the same load.
     pub(crate) async fn load(
         &self,
         project: &Project,
         version: Version,
-    ) -> Result<Arc<Resident>, ServiceError> {
+        read: impl FnOnce(Version) -> Result<T, ServiceError> + Send + 'static,
+    ) -> Result<Arc<T>, ServiceError> {
         let key = (project.clone(), version.name.to_string(), version.number);
         let cell = self.cell(&key);
         let loaded = cell
@@ -59,7 +82,10 @@ impl Residents {
             })
             .await;
         match loaded {
-            Ok(resident) => Ok(resident.clone()),
+            Ok(resident) => {
+                self.make_room(&key);
+                Ok(resident.clone())
+            }
             Err(error) => {
                 self.forget(&key);
                 Err(error)
@@ -67,29 +93,69 @@ impl Residents {
         }
     }
 
-    pub(crate) fn loaded(&self) -> Vec<Arc<Resident>> {
-        let slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        slots.cells.values().filter_map(|(cell, _)| cell.get().cloned()).collect()
+    pub(crate) fn loaded(&self) -> Vec<Arc<T>> {
+        self.lock().cells.values().filter_map(|slot| slot.cell.get().cloned()).collect()
     }
 
-    fn cell(&self, key: &Key) -> Cell {
-        let mut slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Lets go of what nobody asked for since `idle`; requests that are under way keep what they hold. How many
+    /// went.
+    pub(crate) fn unload_idle(&self, idle: Duration) -> usize {
+        let mut slots = self.lock();
+        let before = slots.cells.len();
+        slots.cells.retain(|_, slot| slot.at.elapsed() < idle || Arc::strong_count(&slot.cell) > 1);
+        before - slots.cells.len()
+    }
+
+    /// Lets one version go; false where it was not loaded.
+    pub(crate) fn unload(&self, project: &Project, version: &Version) -> bool {
+        let key = (project.clone(), version.name.to_string(), version.number);
+        self.lock().cells.remove(&key).is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slots<T>> {
+        self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn cell(&self, key: &Key) -> Cell<T> {
+        let mut slots = self.lock();
         slots.tick += 1;
         let tick = slots.tick;
         if !slots.cells.contains_key(key) && slots.cells.len() >= limits::RESIDENT_MODELS_MAX {
-            let oldest = slots.cells.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
-            oldest.and_then(|key| slots.cells.remove(&key));
+            slots.drop_oldest(key);
         }
-        let (cell, used) = slots.cells.entry(key.clone()).or_default();
-        *used = tick;
-        cell.clone()
+        let slot = slots.cells.entry(key.clone()).or_insert_with(|| Slot {
+            cell: Cell::default(),
+            used: 0,
+            at: Instant::now(),
+        });
+        (slot.used, slot.at) = (tick, Instant::now());
+        slot.cell.clone()
+    }
+
+    /// Lets the least recently used ones go until the others fit; the one just loaded stays.
+    fn make_room(&self, newest: &Key) {
+        let mut slots = self.lock();
+        while slots.bytes() > self.bytes_max && slots.drop_oldest(newest) {}
     }
 
     fn forget(&self, key: &Key) {
-        let mut slots = self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if slots.cells.get(key).is_some_and(|(cell, _)| !cell.initialized()) {
+        let mut slots = self.lock();
+        if slots.cells.get(key).is_some_and(|slot| !slot.cell.initialized()) {
             slots.cells.remove(key);
         }
+    }
+}
+
+impl<T: Weighs> Slots<T> {
+    fn bytes(&self) -> usize {
+        self.cells.values().filter_map(|slot| slot.cell.get()).map(|loaded| loaded.bytes()).sum()
+    }
+
+    /// False where only `except` is left.
+    fn drop_oldest(&mut self, except: &Key) -> bool {
+        let others = self.cells.iter().filter(|(key, _)| *key != except);
+        let oldest = others.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key.clone());
+        oldest.and_then(|key| self.cells.remove(&key)).is_some()
     }
 }
 

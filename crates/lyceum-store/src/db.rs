@@ -64,6 +64,7 @@ impl Store {
             .await?;
         let store = Self { layout, writer, reader };
         store.finish_deletions().await?;
+        crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
         if n_removed > 0 {
             tracing::info!(n_removed, "removed unfinished folders of processes that died");

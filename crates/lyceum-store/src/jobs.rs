@@ -1,11 +1,15 @@
 //! Jobs: `queued → running(attempt, lease, worker) → done | failed | cancelled`.
 //!
-//! Two things say who works on a job. On this machine the operating system's lock ([`JobLock`]) tells a
+//! Two things say who works on a job. On this machine the operating system's lock ([`JobLock`](crate::files::JobLock)) tells a
 //! living owner from a dead one at once. Across machines the lease does, which its worker renews. Each claim
 //! begins a new attempt, and every later write names its attempt: a worker that was overtaken cannot write
 //! any more ([`StoreError::Fenced`]), so a job runs at least once and has its effects exactly once.
 
-use crate::files::{JobLock, Staging};
+mod claim;
+
+pub use claim::{Claim, claim, claim_next, claim_waiting, create_claimed, next_waiting};
+
+use crate::files::Staging;
 use crate::models::{self, NewVersion, Version};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -35,11 +39,32 @@ impl State {
     }
 }
 
+/// What a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Trains one model; what it publishes is a version.
+    Train,
+    /// Chooses among several; what it writes is a document.
+    Choose,
+}
+
+impl Kind {
+    const ALL: [Kind; 2] = [Kind::Train, Kind::Choose];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Train => "train",
+            Kind::Choose => "choose",
+        }
+    }
+}
+
 /// A job as its row tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub id: JobId,
     pub project: Project,
+    pub kind: Kind,
     pub state: State,
     /// How many times it was begun.
     pub attempt: u32,
@@ -63,25 +88,12 @@ pub struct Job {
 
 #[derive(Clone, Debug)]
 pub struct NewJob {
+    pub kind: Kind,
     /// The specification as JSON.
     pub spec: String,
     /// The name of the model that it makes.
     pub model: String,
     pub steps: u64,
-}
-
-/// The right to work on a job, until another one claims it. Holds the lock on it.
-#[derive(Debug)]
-pub struct Claim {
-    pub attempt: u32,
-    project: Project,
-    lock: JobLock,
-}
-
-impl Claim {
-    pub fn id(&self) -> &JobId {
-        self.lock.id()
-    }
 }
 
 /// What the owner of a job must know after each report.
@@ -108,10 +120,21 @@ pub async fn create(
     now: Timestamp,
 ) -> Result<JobId, StoreError> {
     let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
+    insert(store, project, &id, new, now).await?;
+    Ok(id)
+}
+
+async fn insert(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    new: NewJob,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \
-         message, created_at) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7)",
+         message, created_at, kind) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7, $8)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -120,81 +143,25 @@ pub async fn create(
     .bind(new.model)
     .bind(saturate(new.steps))
     .bind(now.millis())
+    .bind(new.kind.as_str())
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(id)
+    Ok(())
 }
 
-/// Takes one job: a queued one, one that ended without success, or one whose owner is dead. The lock proves
-/// that no living process of this machine works on it.
-pub async fn claim(
-    store: &Store,
-    project: &Project,
-    id: &JobId,
-    worker: &str,
-    now: Timestamp,
-) -> Result<Claim, StoreError> {
-    // Before the lock: a job that is not there must leave no folder.
-    find(store, project, id).await?;
-    let Some(lock) = JobLock::try_acquire(store.layout(), id)? else {
-        return Err(StoreError::JobOwned { id: id.to_string() });
-    };
-    let mut transaction = store.write().await?;
-    let row: Option<(i64,)> = sqlx::query_as(
-        "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $4, lease_expires_at = $5, \
-         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $6) \
-         WHERE tenant = $1 AND project = $2 AND id = $3 AND state <> 'done' RETURNING attempt",
+/// How many jobs of a kind a project has that have not ended.
+pub async fn count_unfinished(store: &Store, project: &Project, kind: Kind) -> Result<u64, StoreError> {
+    let (n,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM jobs \
+         WHERE tenant = $1 AND project = $2 AND kind = $3 AND state IN ('queued', 'running')",
     )
     .bind(&project.tenant)
     .bind(&project.id)
-    .bind(id.as_str())
-    .bind(worker)
-    .bind(now.plus(limits::JOB_LEASE).millis())
-    .bind(now.millis())
-    .fetch_optional(&mut *transaction)
+    .bind(kind.as_str())
+    .fetch_one(&store.reader)
     .await?;
-    let Some((attempt,)) = row else {
-        return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state: "done".into() });
-    };
-    transaction.commit().await?;
-    Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
-}
-
-/// Takes the oldest job that waits, of any project: a queued one, or a running one whose lease is over and
-/// whose owner is dead. `None` when there is no work.
-pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<Option<Claim>, StoreError> {
-    let candidates: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT tenant, project, id FROM jobs \
-         WHERE state = 'queued' OR (state = 'running' AND lease_expires_at <= $1) \
-         ORDER BY created_at, id LIMIT 16",
-    )
-    .bind(now.millis())
-    .fetch_all(&store.reader)
-    .await?;
-    for (tenant, project, id) in candidates {
-        let project = Project { tenant, id: project };
-        let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
-        let Some(lock) = JobLock::try_acquire(store.layout(), &id)? else { continue };
-        let mut transaction = store.write().await?;
-        let row: Option<(i64,)> = sqlx::query_as(
-            "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
-             started_at = COALESCE(started_at, $4) \
-             WHERE id = $1 AND (state = 'queued' OR (state = 'running' AND lease_expires_at <= $4)) \
-             RETURNING attempt",
-        )
-        .bind(id.as_str())
-        .bind(worker)
-        .bind(now.plus(limits::JOB_LEASE).millis())
-        .bind(now.millis())
-        .fetch_optional(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        if let Some((attempt,)) = row {
-            return Ok(Some(Claim { attempt: number(attempt)?, project, lock }));
-        }
-    }
-    Ok(None)
+    number(n)
 }
 
 /// Writes how far the job is and renews its lease.
@@ -255,6 +222,24 @@ pub async fn finish_done(
     }
     models::commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
+}
+
+/// Ends a job that makes no version with success. `outcome` is what it answers when it is asked again.
+pub async fn finish_done_with(
+    store: &Store,
+    claim: &Claim,
+    outcome: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    end(&mut transaction, claim, State::Done, "", now).await?;
+    sqlx::query("UPDATE jobs SET outcome = $2 WHERE id = $1")
+        .bind(claim.id().as_str())
+        .bind(outcome)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(())
 }
 
 /// Ends the job without a result, so that it can be resumed later.
@@ -349,7 +334,7 @@ pub async fn cancel(
 pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, StoreError> {
     let row: Option<JobRow> = sqlx::query_as(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
+         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -363,7 +348,7 @@ pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, S
 pub async fn list(store: &Store, project: &Project) -> Result<Vec<Job>, StoreError> {
     let rows: Vec<JobRow> = sqlx::query_as(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at FROM jobs WHERE tenant = $1 AND project = $2 \
+         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 \
          ORDER BY created_at, id",
     )
     .bind(&project.tenant)
@@ -406,12 +391,17 @@ type JobRow = (
     i64,
     Option<i64>,
     Option<i64>,
+    String,
 );
 
 fn parse(row: JobRow, project: &Project) -> Result<Job, StoreError> {
     Ok(Job {
         id: row.0.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: row.0.clone() })?,
         project: project.clone(),
+        kind: Kind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == row.15)
+            .ok_or_else(|| StoreError::Damaged { table: "jobs", value: row.15.clone() })?,
         state: parse_state(&row.1)?,
         attempt: number(row.2)?,
         worker: row.3,

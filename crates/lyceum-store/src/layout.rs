@@ -8,13 +8,15 @@
 //! DATA_DIR/models/NAME/VERSION/manifest.sha256        its hash, as sha256sum writes it; written last
 //! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
+//! DATA_DIR/files/ID/NAME                              what a request brought, under a name that leads nowhere else
 //! DATA_DIR/selections/ID.json                         what a choice among models found
+//! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
 //! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
 //! a project other than the default one lie below `DATA_DIR/projects/TENANT/PROJECT/`.
 
-use lyceum_types::ids::{JobId, ModelName, Project};
+use lyceum_types::ids::{FileId, JobId, ModelName, Project};
 use std::path::{Path, PathBuf};
 
 pub const DATABASE: &str = "lyceum.db";
@@ -78,13 +80,30 @@ impl Layout {
         self.job_dir(id).join("owner.lock")
     }
 
-    /// What the choices of a project found. The default project needs no folder of its own.
+    pub fn data_files(&self) -> PathBuf {
+        self.root.join("files")
+    }
+
+    pub fn data_file_dir(&self, id: &FileId) -> PathBuf {
+        self.data_files().join(id.as_str())
+    }
+
+    /// What the choices of a project found.
     pub fn selections(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("selections")
+    }
+
+    /// The background runs of a project.
+    pub fn runs(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("runs")
+    }
+
+    /// The default project needs no folder of its own.
+    fn of_project(&self, project: &Project) -> PathBuf {
         if *project == Project::default_project() {
-            return self.root.join("selections");
+            return self.root.clone();
         }
-        let of = self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id));
-        of.join("selections")
+        self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id))
     }
 
     pub fn staging(&self) -> PathBuf {

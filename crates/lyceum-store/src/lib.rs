@@ -5,11 +5,12 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`];
-//! [`selections`] are documents in files.
+//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
+//! [`selections`] and [`runs`] are documents in files.
 
 #![forbid(unsafe_code)]
 
+pub mod data_files;
 mod db;
 mod error;
 pub mod evidence;
@@ -20,6 +21,7 @@ pub mod keys;
 pub mod layout;
 pub mod models;
 pub mod privacy;
+pub mod runs;
 mod schema;
 pub mod selections;
 

@@ -6,8 +6,11 @@ use sqlx::{Connection, SqliteConnection};
 use std::path::Path;
 
 /// The statements that lead from version `n - 1` to version `n` (its place in the list, from 1).
-pub(crate) const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_first.sql"), include_str!("../migrations/0002_privacy.sql")];
+pub(crate) const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_first.sql"),
+    include_str!("../migrations/0002_privacy.sql"),
+    include_str!("../migrations/0003_files_and_choices.sql"),
+];
 
 /// Brings the database to the newest version of `migrations`; refuses one that is newer than they are.
 ///

@@ -5,11 +5,6 @@ use crate::{Store, StoreError};
 use lyceum_types::ids::{Project, SelectionId};
 use std::path::PathBuf;
 
-/// The id of a choice that begins now; ids sort by their time.
-pub fn new_id() -> SelectionId {
-    SelectionId::from_bits(uuid::Uuid::now_v7().as_u128())
-}
-
 /// Keeps a document and returns where it is.
 pub fn save(store: &Store, project: &Project, id: &SelectionId, json: &[u8]) -> Result<PathBuf, StoreError> {
     let folder = store.layout().selections(project);
@@ -59,7 +54,7 @@ mod tests {
             .unwrap();
         let (ours, theirs) =
             (Project::default_project(), Project { tenant: "other".into(), id: "default".into() });
-        let (first, second) = (new_id(), new_id());
+        let (first, second) = (SelectionId::from_bits(1), SelectionId::from_bits(2));
         assert!(list(&store, &ours).unwrap().is_empty());
         save(&store, &ours, &second, b"{}").unwrap();
         let path = save(&store, &ours, &first, b"{\"a\":1}").unwrap();

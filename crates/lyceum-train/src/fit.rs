@@ -328,7 +328,9 @@ fn save(
     noise: Option<&Noise>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
-    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise };
+    let kept = run.spec.checkpoints_kept.unwrap_or(checkpoint::KEPT);
+    let snapshot =
+        Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise, kept };
     let path = checkpoint::write(dir, identity, &snapshot)?;
     observer.event(&Event::Checkpoint { step: progress.step, path: &path })
 }
@@ -338,6 +340,10 @@ fn identity(spec: &Spec, loaded: &Loaded) -> String {
     let mut text = serde_json::to_string(spec).expect("a spec is plain data: bug");
     for file in &loaded.files {
         text.push_str(&file.sha256);
+    }
+    // Another generator's noise on steps that were taken already would spend twice.
+    if spec.privacy.is_some() {
+        text.push_str(private::GENERATOR);
     }
     checkpoint::digest(text.as_bytes())
 }

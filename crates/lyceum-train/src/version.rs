@@ -79,6 +79,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
         features: fitted.loaded.features.clone(),
         probes: plain(serde_json::to_value(probes(spec, fitted)?)),
         privacy: fitted.privacy.clone(),
+        calibration: None,
         files: sha256,
     };
     if let Some(privacy) = &spec.privacy {
@@ -110,6 +111,7 @@ fn withhold(manifest: &mut Manifest, declared: &PrivacySpec) {
         seconds: _,
         // Of rows that were declared public: the parser refuses other validation and test files.
         metrics: _,
+        calibration: _,
         // `tokenizer.json` (declared as the vocabulary) and `valid_logits.safetensors` (of public rows);
         // `trivial_baseline.safetensors` counts training rows: a private run has none.
         files: _,
@@ -187,7 +189,7 @@ fn made_up(shape: &InputShape) -> Input {
         let time = time.clamp(1, 16);
         let id = |i: usize| ((i * 7 + i / 16) % vocabulary.max(1)) as u32;
         let ids = (0..PROBES * time).map(id).collect();
-        Tokens { n: PROBES, time, ids, lengths: vec![time as u32; PROBES] }
+        Tokens { n: PROBES, time, ids, lengths: vec![time as u32; PROBES], ..Tokens::default() }
     };
     match *shape {
         InputShape::Features { n } => dense(vec![n]),

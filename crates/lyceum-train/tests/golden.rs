@@ -48,7 +48,7 @@ impl Golden {
             Some(lengths) => lengths.data.iter().map(|&l| l as u32).collect(),
             None => vec![time as u32; n],
         };
-        Tokens { n, time, ids: tensor.data.iter().map(|&x| x as u32).collect(), lengths }
+        Tokens { n, time, ids: tensor.data.iter().map(|&x| x as u32).collect(), lengths, ..Tokens::default() }
     }
 
     fn spec(&self) -> Spec {
@@ -203,6 +203,7 @@ fn alone(batch: &Batch, i: usize) -> Batch {
         time: t.time,
         ids: t.ids[i * t.time..][..t.time].to_vec(),
         lengths: vec![t.lengths[i]],
+        ..Tokens::default()
     };
     let input = match &batch.input {
         Input::Dense { shape, data } => {

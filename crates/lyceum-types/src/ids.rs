@@ -165,6 +165,10 @@ pub struct JobId(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SelectionId(String);
 
+/// `file_` and 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId(String);
+
 /// `key_` and 32 hexadecimal digits: the public id of an API key, never its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(String);
@@ -204,7 +208,19 @@ macro_rules! prefixed_id {
 }
 prefixed_id!(JobId, "job_", "job id");
 prefixed_id!(SelectionId, "sel_", "model selection id");
+prefixed_id!(FileId, "file_", "file id");
 prefixed_id!(KeyId, "key_", "key id");
+
+impl SelectionId {
+    /// A choice and the job that makes it have the same digits.
+    pub fn of_job(job: &JobId) -> Self {
+        Self(format!("sel_{}", &job.0["job_".len()..]))
+    }
+
+    pub fn job(&self) -> JobId {
+        JobId(format!("job_{}", &self.0["sel_".len()..]))
+    }
+}
 
 /// What a key may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -284,6 +300,8 @@ mod tests {
     fn ids_round_trip_and_refuse_other_texts() {
         let id = JobId::from_bits(0xabc);
         assert_eq!(id.as_str().parse::<JobId>().unwrap(), id);
+        let selection = SelectionId::of_job(&id);
+        assert_eq!((selection.as_str().parse::<SelectionId>(), selection.job()), (Ok(selection.clone()), id));
         for text in [
             "",
             "job_",

@@ -37,12 +37,28 @@ pub const JOB_LEASE: Duration = Duration::from_secs(60);
 /// Measurements that lie beside one version.
 pub const EVIDENCE_MAX: usize = 256;
 
+/// Files that one project may have, and their bytes.
+pub const FILES_MAX: i64 = 10_000;
+pub const FILES_BYTES_MAX: u64 = 64 << 30;
+
 // The wire.
 
 /// The largest request body.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest file that a request may bring (OpenAI's bound).
+pub const FILE_BYTES_MAX: u64 = 512 << 20;
+/// How long a file may take to arrive; each part of it has [`BODY_TIMEOUT`].
+pub const FILE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Files that may be on their way at once.
+pub const UPLOADS_MAX: usize = 16;
+/// The longest name of a file.
+pub const FILE_NAME_CHARS_MAX: usize = 512;
+/// Files that one page of a list may have, and how many it has when the request does not say (OpenAI's).
+pub const FILES_LISTED_MAX: u32 = 10_000;
+/// How long after its creation a file may be told to expire, in seconds (OpenAI's).
+pub const FILE_EXPIRES_SECONDS: (u64, u64) = (3600, 2_592_000);
 /// The deepest nesting of a JSON body.
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Requests that may be under way at once; the next one is told to come again.
@@ -75,6 +91,13 @@ pub const STOPS_MAX: usize = 4;
 pub const STOP_CHARS_MAX: usize = 256;
 /// The largest `top_k`.
 pub const TOP_K_MAX: usize = 1 << 20;
+/// Tokens with a bias of their own.
+pub const LOGIT_BIAS_MAX: usize = 4096;
+/// Messages of a chat, and tools that it offers.
+pub const MESSAGES_MAX: usize = 4096;
+pub const TOOLS_MAX: usize = 128;
+/// Log-probabilities of most likely tokens in a chat.
+pub const TOP_LOGPROBS_MAX: usize = 20;
 /// The longest advisory text (`user`, `safety_identifier`, `prompt_cache_key`).
 pub const ADVISORY_CHARS_MAX: usize = 512;
 
@@ -110,20 +133,37 @@ pub const BACKGROUND_ROWS_MAX: usize = 256;
 /// Nodes, samples and permutations of one method.
 pub const EXPLAIN_SAMPLES_MAX: usize = 65_536;
 
+/// Checkpoints of a job that may stay, and training rows that an influence answer lists on each side.
+pub const CHECKPOINTS_KEPT_MAX: usize = 100;
+pub const INFLUENCE_ROWS: usize = 10;
+
 // Robustness.
 
-/// Rows of one robustness run over HTTP, which is answered while the client waits.
-pub const ROBUSTNESS_ROWS_MAX: usize = 512;
+/// Rows of one robustness run over HTTP.
+pub const ROBUSTNESS_ROWS_MAX: usize = INSTANCES_MAX;
 /// Items of one suite.
 pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
-/// How long a robustness run over HTTP may take.
-pub const ROBUSTNESS_RUN_TIMEOUT: Duration = Duration::from_secs(300);
-/// Finished runs that a server remembers.
-pub const ROBUSTNESS_RUNS_KEPT: usize = 64;
+/// How long a background run over HTTP may take, once it has begun.
+pub const BACKGROUND_RUN_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Background runs (robustness, explanations) that work at once; each takes turns on the device.
+pub const BACKGROUND_RUNS_AT_ONCE: usize = 2;
+/// Background runs that wait or work.
+pub const BACKGROUND_RUNS_MAX: usize = 32;
+/// Runs of one kind that a project keeps; the oldest that have ended leave first.
+pub const BACKGROUND_RUNS_KEPT: usize = 256;
 /// Rows of one window of drift tests; then the next begins.
 pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
 /// Samples of all certificates of one request.
 pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
+
+// Choices.
+
+/// Choices of one project that wait or run; the next one is told to come again.
+pub const SELECTIONS_UNFINISHED_MAX: u64 = 16;
+/// The largest budget of a choice over HTTP.
+pub const SELECTION_MINUTES_MAX: f64 = 1440.0;
+/// How often a choice is begun whose process dies.
+pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
 
 // The service.
 

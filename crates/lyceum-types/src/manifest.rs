@@ -43,8 +43,61 @@ pub struct Manifest {
     /// What training promises about each example; None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyReport>,
+    /// How probabilities were calibrated; None: they are as training left them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationReport>,
     /// Files of the version folder that hold larger records (`valid_logits.safetensors`, …), with sha256.
     pub files: BTreeMap<String, String>,
+}
+
+/// `manifest.json` of a version that was imported from the files of another program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImportedManifest {
+    pub format_version: u32,
+    /// Tells it from the manifest of a trained version, which has no such field.
+    pub kind: ImportedKind,
+    pub name: String,
+    pub version: u32,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// A path or a reference of a hub, as it was asked for.
+    pub source: String,
+    /// `gguf` or `safetensors`.
+    pub format: String,
+    /// `llama`, `qwen3`, `bert`, … as the files say.
+    pub family: String,
+    pub n_parameters: u64,
+    /// What matrices become when it is loaded; None: what they are in the files.
+    pub quant: Option<String>,
+    /// The longest sequence in tokens.
+    pub context: u64,
+    /// As the files say it; None: they say none.
+    pub licence: Option<String>,
+    /// Files of the folder, with sha256.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What an imported model does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImportedKind {
+    /// Continues texts.
+    Language,
+    /// Makes vectors of texts.
+    Embedding,
+    /// Gives numbers to texts or pairs of texts.
+    Classifier,
+}
+
+impl ImportedKind {
+    /// The task's name in lists of models.
+    pub fn task(self) -> &'static str {
+        match self {
+            ImportedKind::Language => "language_modeling",
+            ImportedKind::Embedding => "embedding",
+            ImportedKind::Classifier => "scoring",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +106,22 @@ pub struct DataFile {
     pub path: String,
     pub sha256: String,
     pub rows: u64,
+}
+
+/// A temperature that was fitted on validation rows and is part of the version's weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationReport {
+    pub method: String,
+    pub temperature: f64,
+    /// Validation rows that it was fitted on.
+    pub n: u64,
+    pub bins: u64,
+    /// Expected calibration error on those rows before and after: new rows show a little more.
+    pub ece_before: f64,
+    pub ece_after: f64,
+    /// The version that was calibrated, `name@3`, and its weights.
+    pub parent: String,
+    pub parent_sha256: String,
 }
 
 /// A measured number with its 95 % interval and the number of rows behind it.

@@ -3,6 +3,8 @@
 
 use lyceum_choose::ChooseError;
 use lyceum_service::ServiceError;
+use lyceum_service::language::import::ImportError;
+use lyceum_service::language::open::OpenError;
 use lyceum_store::StoreError;
 use lyceum_train::TrainError;
 use lyceum_train::data::{DataError, Report};
@@ -383,6 +385,16 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::TooLarge { .. } | ServiceError::QuotaReached { .. } => Failure::new(
+                Exit::Quota,
+                "quota_reached",
+                text,
+                "a bound of this server",
+                "delete or part files",
+            ),
+            ServiceError::Conflict { code, .. } => {
+                Failure::new(Exit::Conflict, code, text, "its state does not allow it", "look at its state")
+            }
             ServiceError::Uncomputable { .. } => {
                 let fix = "another input or another method may have a value";
                 Failure::new(Exit::Failed, "not_computable", text, "there is no such number", fix)
@@ -427,6 +439,33 @@ impl From<BadId> for Failure {
             bad.why,
             "write it as `name`, `name@VERSION` or as lyceum prints it",
         )
+    }
+}
+
+impl From<ImportError> for Failure {
+    fn from(error: ImportError) -> Self {
+        let why = causes(&error);
+        match error {
+            ImportError::Store(error) => error.into(),
+            ImportError::Stopped(stop) => Failure::new(
+                Exit::Interrupted,
+                "interrupted",
+                stop.to_string(),
+                "it was asked to end",
+                "run it again; nothing half-written was kept",
+            ),
+            ImportError::Copy { path, source } => Failure::file("copy", &path, &source),
+            ImportError::Open(error) => {
+                let text = "the model cannot be opened";
+                let fix = "check that the files are whole and of a family that lyceum import --help names";
+                let mut failure = Failure::new(Exit::Failed, "not_a_model", text, why, fix);
+                if let OpenError::File { path, .. } | OpenError::Read { path, .. } = &error {
+                    failure.place.file = Some(path.display().to_string());
+                }
+                failure
+            }
+            ImportError::Broken(error) => Failure::internal("the import broke off", &error),
+        }
     }
 }
 

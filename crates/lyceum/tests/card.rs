@@ -126,6 +126,18 @@ fn a_card_is_whole_grows_with_what_is_measured_and_notices_every_change() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("card_refused"));
 
+    // What an answer costs is measured when somebody asks for it.
+    let blank = newer["sections"]["cost"]["not_evaluated"].to_string();
+    assert!(blank.contains("lyceum card points@1 --measure"), "{blank}");
+    let measured = json(&lyceum(dir, &["card", "points", "--measure", "--json"]));
+    is_whole(&measured);
+    let median = find(&measured, "cost", "time of an answer, median").unwrap();
+    let (low, high) = (median["ci95"][0].as_f64().unwrap(), median["ci95"][1].as_f64().unwrap());
+    let value = median["value"].as_f64().unwrap();
+    assert!(0.0 < low && low <= value && value <= high && median["n"].as_u64().unwrap() >= 30, "{median}");
+    assert!(find(&measured, "cost", "memory of the weights as served").is_some());
+    assert!(!measured["sections"]["cost"]["not_evaluated"].to_string().contains("--measure"));
+
     // People's forms say the same.
     let markdown = String::from_utf8(lyceum(dir, &["card", "points"]).stdout).unwrap();
     assert!(
@@ -152,7 +164,7 @@ fn a_card_is_whole_grows_with_what_is_measured_and_notices_every_change() {
     let version = dir.join("data/models/points/1");
     let evidence = std::fs::read_dir(&version).unwrap().map(|entry| entry.unwrap().file_name());
     let evidence: Vec<_> = evidence.filter(|name| name.to_string_lossy().starts_with("evidence-")).collect();
-    assert_eq!(evidence.len(), 1);
+    assert_eq!(evidence.len(), 2, "an attack and a measurement of costs");
     for (file, at) in [("model.safetensors", -3), ("manifest.json", 60), (evidence[0].to_str().unwrap(), 200)]
     {
         let path = version.join(file);

@@ -46,11 +46,19 @@ fn table(columns: usize) -> String {
 }
 
 fn check(name: &str, file: &str, content: &str, head: &str) {
+    check_with(name, (file, content), head, "");
+}
+
+/// `train` joins the lines of `[train]`.
+fn check_with(name: &str, (file, content): (&str, &str), head: &str, train: &str) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(file), content).unwrap();
     let spec = folder.path().join("spec.toml");
-    std::fs::write(&spec, format!("name = \"{name}\"\nseed = 3\n{head}\n[train]\nsteps = 60\n{TRAIN}"))
-        .unwrap();
+    std::fs::write(
+        &spec,
+        format!("name = \"{name}\"\nseed = 3\n{head}\n[train]\nsteps = 60\n{TRAIN}{train}"),
+    )
+    .unwrap();
     let spec = spec.to_str().unwrap();
 
     let straight = folder.path().join("straight");
@@ -92,6 +100,19 @@ const TABLE: &str =
 fn a_perceptron_resumes_to_the_same_weights() {
     let head = format!("{TABLE}[model]\nfamily = \"mlp\"\nhidden = [16]\ndropout = 0.2\n");
     check("mlp", "a.csv", &table(6), &head);
+}
+
+/// Attacks start from random points and noise is drawn: all of it follows from the seed and the step.
+#[test]
+fn training_against_changes_resumes_to_the_same_weights() {
+    let head = format!("{TABLE}[model]\nfamily = \"mlp\"\nhidden = [16]\ndropout = 0.2\n");
+    for (name, robust) in [
+        ("adversarial", "method = \"adversarial\", eps = 0.1, steps = 5"),
+        ("trades", "method = \"trades\", eps = 0.1, beta = 3.0"),
+        ("noise", "method = \"noise\", std = 0.25"),
+    ] {
+        check_with(name, ("a.csv", &table(6)), &head, &format!("robust = {{ {robust} }}\n"));
+    }
 }
 
 #[test]

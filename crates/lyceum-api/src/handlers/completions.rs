@@ -226,7 +226,9 @@ impl Logprobs {
         self.tokens.push(token.text);
         self.token_logprobs.push(token.logprob);
         self.text_offset.push(token.offset);
-        let top = token.logprob.map(|_| token.top.into_iter().collect());
+        let top = token
+            .logprob
+            .map(|_| token.top.into_iter().map(|likely| (likely.text, likely.logprob)).collect());
         self.top_logprobs.push(top);
     }
 }

@@ -39,6 +39,7 @@ fn text(api: &Api) -> String {
         ("lyceum_models_loaded", "Versions in memory.", api.service.residents().len() as f64),
         ("lyceum_predictions_queued", "Predictions that wait in the engine.", load.predictions_queued as f64),
         ("lyceum_sequences", "Sequences that wait or run in the engine.", load.sequences as f64),
+        ("lyceum_kv_pages_used", "Pages of keys and values that sequences hold.", load.kv_pages_used as f64),
     ] {
         family(&mut out, name, "gauge", help);
         line(&mut out, name, "", value);

@@ -1,10 +1,12 @@
 //! One file a resource: parse, call the use case, write the answer.
 
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod explanations;
+pub mod files;
 pub mod health;
 pub mod infer;
 pub mod metrics;

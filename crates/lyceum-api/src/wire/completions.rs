@@ -2,9 +2,9 @@
 //! `return_token_ids`).
 
 use super::explain::{Extras, OptionsBody};
-use super::{advisory, model_ref, unsupported, within};
+use super::{advisory, model_ref, sampling, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::completions::{Prompt, Request, Sampling};
+use lyceum_service::completions::{Prompt, Request};
 use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -23,9 +23,9 @@ pub struct Body {
     pub best_of: Option<u32>,
     /// Whether the prompt stands before the completion.
     pub echo: Option<bool>,
-    /// Other than 0 it is not supported.
+    /// -2 to 2: taken from a token's logit as often as it was said.
     pub frequency_penalty: Option<f64>,
-    /// Other than empty it is not supported.
+    /// Token ids with what is added to their logits, -100 to 100.
     pub logit_bias: Option<BTreeMap<String, f64>>,
     /// Log-probabilities of each token and of this many most likely ones, 0 to 5.
     pub logprobs: Option<i64>,
@@ -33,7 +33,7 @@ pub struct Body {
     pub max_tokens: Option<i64>,
     /// Completions of each prompt.
     pub n: Option<i64>,
-    /// Other than 0 it is not supported.
+    /// -2 to 2: taken from the logits of tokens that were said.
     pub presence_penalty: Option<f64>,
     /// The same request with the same seed gives the same bytes.
     pub seed: Option<i64>,
@@ -49,6 +49,10 @@ pub struct Body {
     pub top_p: Option<f64>,
     /// The most likely tokens, this many; -1 or 0 for all.
     pub top_k: Option<i64>,
+    /// Only tokens at least this likely beside the likeliest, 0 to 1.
+    pub min_p: Option<f64>,
+    /// Divides the logits of tokens in the prompt and the answer; 1 is none.
+    pub repetition_penalty: Option<f64>,
     /// Log-probabilities of each token of the prompt and of this many most likely ones, 0 to 20; not in a
     /// stream.
     pub prompt_logprobs: Option<i64>,
@@ -102,12 +106,29 @@ pub enum Delivery {
     Stream { include_usage: bool },
 }
 
+impl Delivery {
+    pub fn parse(stream: Option<bool>, options: Option<StreamOptions>) -> Result<Self, ApiError> {
+        if !stream.unwrap_or(false) {
+            if options.is_some() {
+                let message = "stream_options: only allowed with stream: true";
+                return Err(ApiError::field("stream_options", "invalid_value", message));
+            }
+            return Ok(Delivery::Whole);
+        }
+        let options = options.unwrap_or_default();
+        if options.include_obfuscation == Some(true) {
+            return Err(unsupported("stream_options.include_obfuscation", "leave it out or send false"));
+        }
+        Ok(Delivery::Stream { include_usage: options.include_usage.unwrap_or(false) })
+    }
+}
+
 impl Body {
     /// The request, and how its answer travels.
     pub fn parse(mut self) -> Result<(Request, Delivery, Option<Why>), ApiError> {
         self.refuse_unsupported()?;
         let why = self.why()?;
-        let delivery = self.delivery()?;
+        let delivery = Delivery::parse(self.stream, self.stream_options)?;
         let prompts = prompts(self.prompt)?;
         let n = within("n", self.n.unwrap_or(1), 1, limits::CHOICES_MAX as i64)? as usize;
         if n * prompts.len() > limits::CHOICES_MAX {
@@ -135,17 +156,18 @@ impl Body {
             Some(k) => Some(within("prompt_logprobs", k, 0, limits::PROMPT_LOGPROBS_MAX as i64)? as usize),
             None => None,
         };
-        let top_k = match within("top_k", self.top_k.unwrap_or(-1), -1, limits::TOP_K_MAX as i64)? {
-            -1 | 0 => None,
-            k => Some(k as usize),
+        let sampling = sampling::Fields {
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias,
+            seed: self.seed,
         };
-        let sampling = Sampling {
-            temperature: within("temperature", self.temperature.unwrap_or(1.0), 0.0, 2.0)? as f32,
-            top_p: within("top_p", self.top_p.unwrap_or(1.0), 0.0, 1.0)? as f32,
-            top_k,
-            // Two's complement: every number that a client may send is its own seed.
-            seed: self.seed.map(|seed| seed as u64),
-        };
+        let sampling = sampling.parse()?;
         let stop = stops(self.stop)?;
         let model = model_ref(&self.model)?;
         let request =
@@ -171,35 +193,10 @@ impl Body {
         if self.best_of.is_some_and(|best_of| best_of != 1) {
             return Err(unsupported("best_of", "leave it out and use n"));
         }
-        for (param, value) in
-            [("frequency_penalty", self.frequency_penalty), ("presence_penalty", self.presence_penalty)]
-        {
-            if value.is_some_and(|value| value != 0.0) {
-                return Err(unsupported(param, "leave it out or send 0"));
-            }
-        }
-        if self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty()) {
-            return Err(unsupported("logit_bias", "leave it out"));
-        }
         if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
             return Err(unsupported("suffix", "these models continue a text; they do not fill one in"));
         }
         Ok(())
-    }
-
-    fn delivery(&self) -> Result<Delivery, ApiError> {
-        if !self.stream.unwrap_or(false) {
-            if self.stream_options.is_some() {
-                let message = "stream_options: only allowed with stream: true";
-                return Err(ApiError::field("stream_options", "invalid_value", message));
-            }
-            return Ok(Delivery::Whole);
-        }
-        let options = self.stream_options.unwrap_or_default();
-        if options.include_obfuscation == Some(true) {
-            return Err(unsupported("stream_options.include_obfuscation", "leave it out or send false"));
-        }
-        Ok(Delivery::Stream { include_usage: options.include_usage.unwrap_or(false) })
     }
 }
 
@@ -225,7 +222,7 @@ fn prompts(body: Option<PromptBody>) -> Result<Vec<Prompt>, ApiError> {
     Ok(prompts)
 }
 
-fn stops(body: Option<StopBody>) -> Result<Vec<String>, ApiError> {
+pub(super) fn stops(body: Option<StopBody>) -> Result<Vec<String>, ApiError> {
     let stops = match body {
         None => vec![],
         Some(StopBody::One(stop)) => vec![stop],
@@ -361,7 +358,7 @@ mod tests {
         let (request, delivery) = parse(json!({})).unwrap();
         assert_eq!(delivery, Delivery::Whole);
         assert_eq!((request.n, request.max_tokens, request.echo), (1, None, false));
-        assert_eq!((request.sampling.temperature, request.sampling.top_p), (1.0, 1.0));
+        assert_eq!((request.sampling.temperature, request.sampling.top_p), (None, None));
         assert_eq!((request.sampling.top_k, request.sampling.seed, request.logprobs), (None, None, None));
     }
 
@@ -402,9 +399,10 @@ mod tests {
             ("prompt_logprobs", vec![json!(-1), json!(21), json!("1")]),
             ("return_token_ids", vec![json!(1)]),
             ("best_of", vec![json!(2)]),
-            ("frequency_penalty", vec![json!(0.5)]),
-            ("presence_penalty", vec![json!(-1)]),
-            ("logit_bias", vec![json!({"1": 5})]),
+            ("frequency_penalty", vec![json!(2.5)]),
+            ("presence_penalty", vec![json!(-3)]),
+            ("min_p", vec![json!(1.5)]),
+            ("repetition_penalty", vec![json!(0)]),
             ("suffix", vec![json!("end")]),
             ("user", vec![json!("x".repeat(513))]),
             ("stream_options", vec![json!({"include_usage": true})]),
@@ -418,6 +416,8 @@ mod tests {
                 assert!(error.detail.message.contains(param), "{}", error.detail.message);
             }
         }
+        let error = parse(json!({"logit_bias": {"1": 500}})).unwrap_err();
+        assert_eq!(error.detail.param.as_deref(), Some("logit_bias.1"));
         let error = parse(json!({"stream": true, "stream_options": {"x": 1}})).unwrap_err();
         assert_eq!(error.detail.param.as_deref(), Some("stream_options.x"));
         assert!(parse(json!({"echo": true, "max_tokens": 0})).is_ok());

@@ -2,16 +2,20 @@
 
 pub mod binary;
 pub mod card;
+pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod explain;
 pub mod explanation;
+pub mod files;
 pub mod infer;
 pub mod models;
 pub mod predict;
 pub mod privacy;
 pub mod robustness;
+pub mod sampling;
+pub mod selections;
 
 use crate::error::ApiError;
 use lyceum_types::ids::ModelRef;

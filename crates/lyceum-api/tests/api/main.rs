@@ -2,13 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
+mod background;
 mod card;
 mod client;
 mod contracts;
 mod door;
 mod explain;
 mod extras;
+mod files;
 mod house;
+mod language;
 mod load;
+mod robust_matrix;
 mod robustness;
 mod selections;

@@ -1,22 +1,26 @@
-//! What choices found, over HTTP; and that none is made there, with the reason.
+//! What choices found, over HTTP, and the queue of those that are asked for. That one is made and its winner served is
+//! the binary's test, which has a worker.
 
+use crate::files::bring;
 use crate::house::House;
-use lyceum_store::{Layout, Store, selections};
+use lyceum_store::jobs::{self, Kind};
+use lyceum_store::selections;
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::Project;
-use serde_json::json;
+use lyceum_types::ids::{Project, SelectionId};
+use lyceum_types::limits;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kept_choices_are_given_and_new_ones_refused_by_name() {
+async fn kept_choices_are_given() {
     let house = House::new().await;
     assert_eq!(
         house.client.get("/v1/model_selections").await.json(),
         json!({ "object": "list", "data": [] })
     );
-    let store = Store::open(Layout::new(house.dir.path()), Timestamp::now()).await.unwrap();
-    let id = selections::new_id();
-    let document = json!({ "id": id.as_str(), "object": "model_selection", "rows": [] });
-    selections::save(&store, &Project::default_project(), &id, document.to_string().as_bytes()).unwrap();
+    let id = SelectionId::from_bits(7);
+    let document = json!({ "id": id.as_str(), "object": "model_selection", "status": "done", "rows": [] });
+    let project = Project::default_project();
+    selections::save(house.service.store(), &project, &id, document.to_string().as_bytes()).unwrap();
     assert_eq!(house.client.get("/v1/model_selections").await.json()["data"], json!([document]));
     assert_eq!(house.client.get(&format!("/v1/model_selections/{id}")).await.json(), document);
     for unknown in ["sel_00000000000000000000000000000000", "..%2Flyceum.db"] {
@@ -26,9 +30,93 @@ async fn kept_choices_are_given_and_new_ones_refused_by_name() {
             "{unknown}"
         );
     }
-    let asked = json!({ "task": "classification", "data": "file_1", "candidates": "auto" });
-    let answer = house.client.post("/v1/model_selections", &asked).await;
-    answer.refused(501);
-    let message = answer.json()["error"]["message"].to_string();
-    assert!(message.contains("/v1/files") && message.contains("lyceum choose"), "{message}");
+    let cancel = house.client.post(&format!("/v1/model_selections/{id}/cancel"), &json!({})).await;
+    assert_eq!(cancel.refused(409).1, "selection_over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_choice_waits_and_is_cancelled() {
+    let house = House::new().await;
+    let client = &house.client;
+    let file = bring(client, "rows.csv", b"a,label\n1,x\n2,y\n").await;
+    let test = bring(client, "held.tsv", b"a\tlabel\n1\tx\n").await;
+    let body = json!({
+        "name": "chosen", "task": "classification", "data": file, "target": "label", "candidates": "auto",
+        "limits": { "parameters": 100 }, "budget": { "minutes": 1 },
+    });
+    let asked = client.post("/v1/model_selections", &body).await;
+    assert_eq!(asked.status, 200, "{}", asked.text());
+    let asked = asked.json();
+    assert_eq!(asked["status"], "queued");
+    assert_eq!(asked["spec"]["data"]["train"], format!("{file}/rows.csv"));
+    assert_eq!(asked["spec"]["data"]["valid_fraction"], 0.25);
+    let id = asked["id"].as_str().unwrap();
+    assert_eq!(client.get(&format!("/v1/model_selections/{id}")).await.json(), asked);
+    let whole = json!({
+        "task": "classification", "candidates": [{ "family": "mlp", "hidden": [] }], "budget": { "minutes": 1 },
+        "data": { "train": file, "test": test, "target": "label", "folds": 2 },
+    });
+    let second = client.post("/v1/model_selections", &whole).await.json();
+    assert!(second["name"].as_str().unwrap().starts_with("choice-"), "{second}");
+    let ids =
+        |list: Value| list["data"].as_array().unwrap().iter().map(|s| s["id"].clone()).collect::<Vec<_>>();
+    let listed = client.get("/v1/model_selections").await.json();
+    assert_eq!(ids(listed), [second["id"].clone(), asked["id"].clone()]);
+
+    let cancelled = client.post(&format!("/v1/model_selections/{id}/cancel"), &json!({})).await.json();
+    assert_eq!(cancelled["status"], "cancelled");
+    client.post(&format!("/v1/model_selections/{id}/cancel"), &json!({})).await.refused(409);
+    // A process that died in the middle: what it left waits for the next one.
+    let (store, project) = (house.service.store(), Project::default_project());
+    let job = second["id"].as_str().unwrap().parse::<SelectionId>().unwrap().job();
+    let claim = jobs::claim_waiting(store, &project, &job, "test", Timestamp::now()).await.unwrap();
+    let path = format!("/v1/model_selections/{}", second["id"].as_str().unwrap());
+    assert_eq!(client.get(&path).await.json()["status"], "running");
+    assert_eq!(client.post(&format!("{path}/cancel"), &json!({})).await.json()["cancel_requested"], true);
+    drop(claim);
+    let left = client.get(&path).await.json();
+    assert_eq!((&left["status"], &left["attempt"]), (&json!("queued"), &json!(1)));
+    let next = jobs::next_waiting(store, Kind::Choose).await.unwrap().unwrap();
+    assert_eq!(next.id, job);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_chosen_is_refused_at_its_field() {
+    let house = House::new().await;
+    let client = &house.client;
+    let file = bring(client, "rows.csv", b"a,label\n1,x\n2,y\n").await;
+    let base = json!({
+        "task": "classification", "data": file, "target": "label", "candidates": "auto", "budget": { "minutes": 1 },
+    });
+    let with = |pointer: &str, value: Value| {
+        let mut body = base.clone();
+        match value {
+            Value::Null => drop(body.as_object_mut().unwrap().remove(pointer)),
+            value => body[pointer] = value,
+        }
+        body
+    };
+    let cases = [
+        (with("data", Value::Null), 400, "data"),
+        (with("data", json!("file_00000000000000000000000000000000")), 400, "data.train"),
+        (with("data", json!("../lyceum.db")), 400, "data.train"),
+        (with("data", json!({ "train": file, "test": "/etc/passwd", "folds": 2 })), 400, "data.test"),
+        (with("data", json!(7)), 400, "data"),
+        (with("data", json!({ "train": file, "target": "label", "folds": 2 })), 400, "target"),
+        (with("budget", Value::Null), 400, "budget"),
+        (with("budget", json!({ "minutes": 100_000 })), 400, "budget.minutes"),
+        (with("candidates", json!([{ "family": "mpl" }])), 400, "candidates[0].family"),
+        (with("limits", json!({ "latency": 3 })), 400, "limits.latency"),
+        (with("models", json!([])), 400, "models"),
+        (with("task", json!("language_modeling")), 501, "task"),
+        (with("privacy", json!({ "target_epsilon": 3 })), 501, "privacy"),
+    ];
+    for (body, status, param) in cases {
+        assert_eq!(client.post("/v1/model_selections", &body).await.refused(status).0, param, "{body}");
+    }
+    assert_eq!(client.get("/v1/model_selections").await.json()["data"], json!([]));
+    for _ in 0..limits::SELECTIONS_UNFINISHED_MAX {
+        assert_eq!(client.post("/v1/model_selections", &base).await.status, 200);
+    }
+    client.post("/v1/model_selections", &base).await.refused(429);
 }

@@ -1,7 +1,9 @@
 //! The way back of attention, in blocks of queries: probabilities and their gradients of one block live in
 //! cache, five products with them make `dQ`, `dK` and `dV`.
 
-use super::tile::{PANEL_WIDTH_MAX, Product, ROWS, Scores, pack_panel, panel_width, product, score_panel};
+use super::tile::{
+    PANEL_WIDTH_MAX, Product, ROWS, Scores, Terms, pack_panel, panel_width, product, score_panel,
+};
 use super::{Attention, Rows, columns};
 use crate::cpu::{self, CpuPath};
 use crate::elementwise::Write;
@@ -15,9 +17,9 @@ const BLOCK: usize = 4 * ROWS;
 
 /// Where the gradients go, in the layouts of `q` and `kv` of the forward call.
 pub enum Gradients<'a> {
-    /// One buffer whose rows hold queries, keys and values side by side (`[B, T, 3·H·D]`).
+    /// One buffer whose rows hold queries, keys and values side by side (`[B, T, (H + 2·H_kv)·D]`).
     Fused(&'a mut [f32], Write),
-    /// Queries, and one buffer whose rows hold keys and values side by side (`[B, S, 2·H·D]`).
+    /// Queries, and one buffer whose rows hold keys and values side by side (`[B, S, 2·H_kv·D]`).
     Paired { q: Option<(&'a mut [f32], Write)>, kv: Option<(&'a mut [f32], Write)> },
     /// A buffer each; None where it is not wanted.
     Separate {
@@ -46,21 +48,21 @@ pub fn attention_backward(
     gradients: Gradients<'_>,
 ) {
     shape.check(q, k, v, out);
-    let (heads, n_queries, width) = (shape.heads, shape.n_queries, shape.width());
-    assert!(dout.len() >= shape.extent(shape.out, n_queries), "attention backward: output's gradient");
+    let (heads, n_queries, width, kv_width) = (shape.heads, shape.n_queries, shape.width(), shape.kv_width());
+    assert!(dout.len() >= shape.extent(shape.out, n_queries, width), "attention backward: output's gradient");
     assert_eq!(lse.len(), shape.batch * heads * n_queries, "attention backward: log-sum-exps");
     let targets: [Option<(Target<'_>, usize)>; 3] = match gradients {
         Gradients::Fused(data, write) => {
             assert!(
-                shape.q == shape.kv && shape.q.row >= 3 * width,
+                shape.q == shape.kv && shape.q.row >= width + 2 * kv_width,
                 "attention backward: rows are not q, k, v"
             );
-            shared(data, write, [0, width, 2 * width]).map(Some)
+            shared(data, write, [0, width, width + kv_width]).map(Some)
         }
         Gradients::Paired { q, kv } => {
-            assert!(shape.kv.row >= 2 * width, "attention backward: rows are not k, v");
+            assert!(shape.kv.row >= 2 * kv_width, "attention backward: rows are not k, v");
             let q = q.map(|(data, write)| (Target { parts: Parts::new(data), write }, 0));
-            match kv.map(|(data, write)| shared(data, write, [0, width])) {
+            match kv.map(|(data, write)| shared(data, write, [0, kv_width])) {
                 Some([k, v]) => [q, Some(k), Some(v)],
                 None => [q, None, None],
             }
@@ -69,12 +71,11 @@ pub fn attention_backward(
             [q, k, v].map(|t| t.map(|(data, write)| (Target { parts: Parts::new(data), write }, 0)))
         }
     };
-    for (target, (rows, n)) in
-        targets.iter().zip([(shape.q, n_queries), (shape.kv, shape.n_keys), (shape.kv, shape.n_keys)])
-    {
-        shape.check_apart(rows, n, "gradient");
+    let of_keys = (shape.kv, shape.n_keys, kv_width);
+    for (target, (rows, n, width)) in targets.iter().zip([(shape.q, n_queries, width), of_keys, of_keys]) {
+        shape.check_apart(rows, n, width, "gradient");
         if let Some((target, at)) = target {
-            let needed = shape.extent(rows, n);
+            let needed = shape.extent(rows, n, width);
             assert!(
                 needed == 0 || target.parts.len() >= at + needed,
                 "attention backward: a gradient is too short"
@@ -82,30 +83,35 @@ pub fn attention_backward(
         }
     }
     let path = cpu::path();
-    parallel_for(shape.batch * heads, |task| {
-        let (b, h) = (task / heads, task % heads);
-        let start = |rows: Rows| b * rows.batch + h * shape.head_size;
-        let pointer = |i: usize, rows: Rows| {
+    parallel_for(shape.batch * shape.kv_heads, |task| {
+        let (b, h_kv) = (task / shape.kv_heads, task % shape.kv_heads);
+        let start = |rows: Rows, h: usize| b * rows.batch + h * shape.head_size;
+        let pointer = |i: usize, start: usize| {
             let (target, at) = targets[i].as_ref()?;
-            Some((target.parts.pointer(at + start(rows)), target.write))
+            Some((target.parts.pointer(at + start), target.write))
         };
-        let head = Head {
-            task,
-            q: q.as_ptr().wrapping_add(start(shape.q)),
-            k: k.as_ptr().wrapping_add(start(shape.kv)),
-            v: v.as_ptr().wrapping_add(start(shape.kv)),
-            out: out.as_ptr().wrapping_add(start(shape.out)),
-            dout: dout.as_ptr().wrapping_add(start(shape.out)),
-            lse: &lse[task * n_queries..(task + 1) * n_queries],
-            dq: pointer(0, shape.q),
-            dk: pointer(1, shape.kv),
-            dv: pointer(2, shape.kv),
+        let keys = start(shape.kv, h_kv);
+        let group = Group {
+            b,
+            k: k.as_ptr().wrapping_add(keys),
+            v: v.as_ptr().wrapping_add(keys),
+            dk: pointer(1, keys),
+            dv: pointer(2, keys),
+        };
+        let h = h_kv * shape.group();
+        let first = Head {
+            task: b * heads + h,
+            q: q.as_ptr().wrapping_add(start(shape.q, h)),
+            out: out.as_ptr().wrapping_add(start(shape.out, h)),
+            dout: dout.as_ptr().wrapping_add(start(shape.out, h)),
+            lse: &lse[(b * heads + h) * n_queries..][..shape.group() * n_queries],
+            dq: pointer(0, start(shape.q, h)),
         };
         // One panel more than is used: rows a power of two apart would fall into few cache sets.
         let cols =
-            columns(if n_queries == 0 { 0 } else { shape.visible(b, n_queries - 1) }) + PANEL_WIDTH_MAX;
+            columns(if n_queries == 0 { 0 } else { shape.visible(b, n_queries - 1).end }) + PANEL_WIDTH_MAX;
         scratch::with_f32(2 * cols * shape.head_size + (2 * BLOCK + 1) * cols, |memory| {
-            on_path!(path, head_backward(path: CpuPath, shape: &Attention<'_>, head: Head<'_>, memory: &mut [f32]));
+            on_path!(path, group_backward(path: CpuPath, shape: &Attention<'_>, group: Group, first: Head<'_>, memory: &mut [f32]));
         });
     });
 }
@@ -116,24 +122,52 @@ fn shared<const N: usize>(data: &mut [f32], write: Write, at: [usize; N]) -> [(T
     at.map(|at| (Target { parts: parts.again(), write }, at))
 }
 
-/// Pointers to the first row of one head of one example.
-struct Head<'a> {
-    task: usize,
-    q: *const f32,
+/// Pointers to the first row of one head of keys of one example.
+#[derive(Clone, Copy)]
+struct Group {
+    b: usize,
     k: *const f32,
     v: *const f32,
-    out: *const f32,
-    dout: *const f32,
-    lse: &'a [f32],
-    dq: Option<(*mut f32, Write)>,
     dk: Option<(*mut f32, Write)>,
     dv: Option<(*mut f32, Write)>,
 }
 
+/// Pointers to the first row of one head of queries.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    task: usize,
+    q: *const f32,
+    out: *const f32,
+    dout: *const f32,
+    lse: &'a [f32],
+    dq: Option<(*mut f32, Write)>,
+}
+
+impl<'a> Head<'a> {
+    /// The head `i` places further, of `d` floats and as many log-sum-exps as queries.
+    fn plus(self, i: usize, d: usize, n_queries: usize) -> Head<'a> {
+        Head {
+            task: self.task + i,
+            q: self.q.wrapping_add(i * d),
+            out: self.out.wrapping_add(i * d),
+            dout: self.dout.wrapping_add(i * d),
+            lse: &self.lse[i * n_queries..(i + 1) * n_queries],
+            dq: self.dq.map(|(dq, write)| (dq.wrapping_add(i * d), write)),
+        }
+    }
+}
+
+/// One head of keys and the heads of queries that read it, one after another.
 #[inline(always)]
-unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Head<'_>, memory: &mut [f32]) {
-    let (b, d, width) = (head.task / shape.heads, shape.head_size, panel_width::<S>());
-    for (to, write) in [head.dk, head.dv].into_iter().flatten() {
+unsafe fn group_backward<S: Simd>(
+    path: CpuPath,
+    shape: &Attention<'_>,
+    group: Group,
+    first: Head<'_>,
+    memory: &mut [f32],
+) {
+    let (b, d, width) = (group.b, shape.head_size, panel_width::<S>());
+    for (to, write) in [group.dk, group.dv].into_iter().flatten() {
         if write == Write::Overwrite {
             for s in 0..shape.n_keys {
                 // SAFETY: these floats of row `s` belong to this task.
@@ -145,7 +179,7 @@ unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Hea
         return;
     }
     let n_keys = shape.key_lens.map_or(shape.n_keys, |lens| lens[b] as usize);
-    let n_panels = shape.visible(b, shape.n_queries - 1).div_ceil(width);
+    let n_panels = shape.visible(b, shape.n_queries - 1).end.div_ceil(width);
     let cols = (n_panels + 1) * width;
     let (panels, rest) = memory.split_at_mut(2 * n_panels * d * width);
     let (k_panels, v_panels) = panels.split_at_mut(n_panels * d * width);
@@ -156,23 +190,26 @@ unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Hea
         // SAFETY: `on_path!` has the path; `check` saw that the keys lie inside their buffers.
         unsafe {
             let n = n_keys - i * width;
-            pack_panel::<S>(head.k.add(at), shape.kv.row, n, d, k_panels[range.clone()].as_mut_ptr());
-            pack_panel::<S>(head.v.add(at), shape.kv.row, n, d, v_panels[range].as_mut_ptr());
+            pack_panel::<S>(group.k.add(at), shape.kv.row, n, d, k_panels[range.clone()].as_mut_ptr());
+            pack_panel::<S>(group.v.add(at), shape.kv.row, n, d, v_panels[range].as_mut_ptr());
         }
     }
-    for t in (0..shape.n_queries).step_by(BLOCK) {
-        let n = BLOCK.min(shape.n_queries - t);
-        let block = Block { path, shape, head: &head, b, t, n, cols };
-        // SAFETY: `on_path!` has the path; `check` and the caller saw that all rows lie inside their
-        // buffers, and this head's rows of the gradients are written by this task alone.
-        unsafe {
-            block.probabilities::<S>(k_panels, v_panels, p, ds, factors);
-            block.queries(ds);
-            if let Some((dk, _)) = head.dk {
-                block.keys(ds, head.q, shape.q.row, dk);
-            }
-            if let Some((dv, _)) = head.dv {
-                block.keys(p, head.dout, shape.out.row, dv);
+    for i in 0..shape.group() {
+        let head = &first.plus(i, d, shape.n_queries);
+        for t in (0..shape.n_queries).step_by(BLOCK) {
+            let n = BLOCK.min(shape.n_queries - t);
+            let block = Block { path, shape, group, head, t, n, cols };
+            // SAFETY: `on_path!` has the path; `check` and the caller saw that all rows lie inside their
+            // buffers, and the rows of the gradients of this group are written by this task alone.
+            unsafe {
+                block.probabilities::<S>(k_panels, v_panels, p, ds, factors);
+                block.queries(ds);
+                if let Some((dk, _)) = group.dk {
+                    block.keys(ds, head.q, shape.q.row, dk);
+                }
+                if let Some((dv, _)) = group.dv {
+                    block.keys(p, head.dout, shape.out.row, dv);
+                }
             }
         }
     }
@@ -182,8 +219,8 @@ unsafe fn head_backward<S: Simd>(path: CpuPath, shape: &Attention<'_>, head: Hea
 struct Block<'a> {
     path: CpuPath,
     shape: &'a Attention<'a>,
+    group: Group,
     head: &'a Head<'a>,
-    b: usize,
     t: usize,
     n: usize,
     cols: usize,
@@ -202,19 +239,21 @@ impl Block<'_> {
     ) {
         let (shape, head, width) = (self.shape, self.head, panel_width::<S>());
         let (d, cols) = (shape.head_size, self.cols);
-        let longest = shape.visible(self.b, self.t + self.n - 1).div_ceil(width) * width;
+        let first = shape.visible(self.group.b, self.t).start / width;
+        let longest = shape.visible(self.group.b, self.t + self.n - 1).end.div_ceil(width) * width;
         for r in (0..self.n).step_by(ROWS) {
             let (m, t) = (ROWS.min(self.n - r), self.t + r);
-            let ends = shape.ends(self.b, t, m);
+            let terms = shape.terms(self.group.b, t, m);
             // SAFETY: the caller's.
             unsafe {
-                for i in 0..ends[m - 1].div_ceil(width) {
+                for i in terms.starts[0] / width..terms.ends[m - 1].div_ceil(width) {
                     let at = r * cols + i * width;
                     let scores = Scores {
                         a: head.q.add(t * shape.q.row),
                         a_row: shape.q.row,
                         d,
                         panel: k_panels[i * d * width..].as_ptr(),
+                        panel_row: width,
                         scale: shape.scale,
                         out: p[at..].as_mut_ptr(),
                         out_row: cols,
@@ -231,10 +270,11 @@ impl Block<'_> {
                     score_panel(self.path, &from_values, m);
                 }
                 for j in 0..m {
-                    let (t, at, end) = (t + j, (r + j) * cols, ends[j]);
+                    let (t, at, keys) = (t + j, (r + j) * cols, terms.of(j));
+                    let seen = at + keys.start..at + keys.end;
                     let row = Row {
-                        p: &mut p[at..at + end],
-                        ds: &mut ds[at..at + end],
+                        p: &mut p[seen.clone()],
+                        ds: &mut ds[seen.clone()],
                         lse: head.lse[t],
                         scale: shape.scale,
                     };
@@ -242,14 +282,16 @@ impl Block<'_> {
                         dot::<S>(head.out.add(t * shape.out.row), head.dout.add(t * shape.out.row), d);
                     let mut dropped = None;
                     if let Some(dropout) = &shape.dropout {
-                        let factors = &mut factors[..end];
-                        let first = (head.task * shape.n_queries + t) as u64 * shape.n_keys as u64;
-                        dropout.factors(first, factors);
+                        let factors = &mut factors[..keys.len()];
+                        let first = (head.task * shape.n_queries + t) * shape.n_keys + keys.start;
+                        dropout.factors(first as u64, factors);
                         dropped = Some(&*factors);
                     }
                     row.finish::<S>(delta, dropped);
-                    p[at + end..at + longest].fill(0.0);
-                    ds[at + end..at + longest].fill(0.0);
+                    for matrix in [&mut *p, &mut *ds] {
+                        matrix[at + first * width..seen.start].fill(0.0);
+                        matrix[seen.end..at + longest].fill(0.0);
+                    }
                 }
             }
         }
@@ -267,13 +309,14 @@ impl Block<'_> {
                     a: ds[r * self.cols..].as_ptr(),
                     a_row: self.cols,
                     a_k: 1,
-                    b: self.head.k,
+                    b: self.group.k,
                     b_row: shape.kv.row,
                     cols: shape.head_size,
                     out: dq.add((self.t + r) * shape.q.row),
                     out_row: shape.q.row,
                     write,
-                    ends: shape.ends(self.b, self.t + r, m),
+                    goes_on: false,
+                    terms: shape.terms(self.group.b, self.t + r, m),
                     factors: [1.0; ROWS],
                 };
                 product(self.path, &gradient, m);
@@ -286,12 +329,16 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn keys(&self, a: &[f32], b: *const f32, b_row: usize, to: *mut f32) {
         let shape = self.shape;
-        let n_keys = shape.visible(self.b, self.t + self.n - 1);
-        let mut first = 0;
-        for s in (0..n_keys).step_by(ROWS) {
-            let m = ROWS.min(n_keys - s);
-            while shape.visible(self.b, self.t + first) <= s {
+        let seen = |t: usize| shape.visible(self.group.b, self.t + t);
+        // The first query that sees the tile's keys, and the first after it that no longer does.
+        let (mut first, mut last) = (0, 0);
+        for s in (seen(0).start..seen(self.n - 1).end).step_by(ROWS) {
+            let m = ROWS.min(seen(self.n - 1).end - s);
+            while seen(first).end <= s {
                 first += 1;
+            }
+            while last < self.n && seen(last).start < s + m {
+                last += 1;
             }
             // SAFETY: the caller's.
             unsafe {
@@ -305,7 +352,8 @@ impl Block<'_> {
                     out: to.add(s * shape.kv.row),
                     out_row: shape.kv.row,
                     write: Write::Add,
-                    ends: [self.n - first; ROWS],
+                    goes_on: false,
+                    terms: Terms::first(last - first),
                     factors: [1.0; ROWS],
                 };
                 product(self.path, &gradient, m);

@@ -6,6 +6,7 @@ use crate::testing::{close, each_path, numbers};
 struct Case {
     batch: usize,
     heads: usize,
+    kv_heads: usize,
     d: usize,
     t: usize,
     s: usize,
@@ -18,7 +19,7 @@ const CAUSAL: Mask = Mask::Causal { first_position: 0 };
 
 impl Case {
     fn new(batch: usize, heads: usize, d: usize, t: usize, s: usize, mask: Mask) -> Case {
-        Case { batch, heads, d, t, s, mask, lens: None, dropout: 0.0 }
+        Case { batch, heads, kv_heads: heads, d, t, s, mask, lens: None, dropout: 0.0 }
     }
 
     fn shape(&self, q_row: usize, kv_row: usize) -> Attention<'static> {
@@ -26,6 +27,7 @@ impl Case {
         Attention {
             batch: self.batch,
             heads: self.heads,
+            kv_heads: self.kv_heads,
             head_size: self.d,
             n_queries: self.t,
             n_keys: self.s,
@@ -40,40 +42,43 @@ impl Case {
     }
 }
 
-/// Output, dQ, dK and dV in f64, dense `[B, T or S, H·D]`.
+/// Output and dQ in f64, dense `[B, T, H·D]`; dK and dV, `[B, S, H_kv·D]`.
 fn twin(a: &Attention<'_>, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f64>; 4] {
-    let (d, c) = (a.head_size, a.heads * a.head_size);
-    let mut result = [a.n_queries, a.n_queries, a.n_keys, a.n_keys].map(|n| vec![0.0; a.batch * n * c]);
+    let (d, c, c_kv) = (a.head_size, a.heads * a.head_size, a.kv_heads * a.head_size);
+    let (of_queries, of_keys) = (a.batch * a.n_queries * c, a.batch * a.n_keys * c_kv);
+    let mut result = [of_queries, of_queries, of_keys, of_keys].map(|n| vec![0.0; n]);
     for b in 0..a.batch {
         for h in 0..a.heads {
+            let h_kv = h * a.kv_heads / a.heads;
             for t in 0..a.n_queries {
-                let n = a.visible(b, t);
+                let seen = seen(a, b, t);
                 let q = &q[b * a.q.batch + t * a.q.row + h * d..][..d];
                 let dout = &dout[b * a.out.batch + t * a.out.row + h * d..][..d];
-                let row = |x: &[f32], s: usize, i: usize| x[b * a.kv.batch + s * a.kv.row + h * d + i] as f64;
-                let scores: Vec<f64> = (0..n)
-                    .map(|s| (0..d).map(|i| q[i] as f64 * row(k, s, i)).sum::<f64>() * a.scale as f64)
+                let row =
+                    |x: &[f32], s: usize, i: usize| x[b * a.kv.batch + s * a.kv.row + h_kv * d + i] as f64;
+                let scores: Vec<f64> = (seen.iter())
+                    .map(|&s| (0..d).map(|i| q[i] as f64 * row(k, s, i)).sum::<f64>() * a.scale as f64)
                     .collect();
                 let sum: f64 = scores.iter().map(|s| s.exp()).sum();
                 let p: Vec<f64> = scores.iter().map(|s| s.exp() / sum).collect();
-                let mut f = vec![1.0; n];
+                let mut f = vec![1.0; a.n_keys];
                 if let Some(dropout) = a.dropout {
                     let first = ((b * a.heads + h) * a.n_queries + t) * a.n_keys;
                     dropout.factors(first as u64, &mut f);
                 }
-                let dp: Vec<f64> = (0..n)
-                    .map(|s| (0..d).map(|i| dout[i] as f64 * row(v, s, i)).sum::<f64>() * f[s] as f64)
+                let dp: Vec<f64> = (seen.iter())
+                    .map(|&s| (0..d).map(|i| dout[i] as f64 * row(v, s, i)).sum::<f64>() * f[s] as f64)
                     .collect();
                 let delta: f64 = p.iter().zip(&dp).map(|(p, dp)| p * dp).sum();
-                for s in 0..n {
-                    let ds = p[s] * (dp[s] - delta) * a.scale as f64;
+                for (j, &s) in seen.iter().enumerate() {
+                    let ds = p[j] * (dp[j] - delta) * a.scale as f64;
                     for i in 0..d {
-                        let (at, s_at) =
-                            ((b * a.n_queries + t) * c + h * d + i, (b * a.n_keys + s) * c + h * d + i);
-                        result[0][at] += p[s] * f[s] as f64 * row(v, s, i);
+                        let at = (b * a.n_queries + t) * c + h * d + i;
+                        let s_at = (b * a.n_keys + s) * c_kv + h_kv * d + i;
+                        result[0][at] += p[j] * f[s] as f64 * row(v, s, i);
                         result[1][at] += ds * row(k, s, i);
                         result[2][s_at] += ds * q[i] as f64;
-                        result[3][s_at] += p[s] * f[s] as f64 * dout[i] as f64;
+                        result[3][s_at] += p[j] * f[s] as f64 * dout[i] as f64;
                     }
                 }
             }
@@ -82,10 +87,21 @@ fn twin(a: &Attention<'_>, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Ve
     result
 }
 
+/// The definition of the masks, key by key.
+fn seen(a: &Attention<'_>, b: usize, t: usize) -> Vec<usize> {
+    let n = a.key_lens.map_or(a.n_keys, |lens| lens[b] as usize);
+    let sees = |s: usize| match a.mask {
+        Mask::Full => true,
+        Mask::Causal { first_position } => s <= first_position + t,
+        Mask::Window { first_position, size } => s <= first_position + t && s + size > first_position + t,
+    };
+    (0..n).filter(|&s| sees(s)).collect()
+}
+
 #[track_caller]
-fn compare(a: &Attention<'_>, rows: Rows, n: usize, got: &[f32], want: &[f64], before: f64) {
-    let c = a.heads * a.head_size;
-    for b in 0..a.batch {
+fn compare(batch: usize, rows: Rows, n: usize, got: &[f32], want: &[f64], before: f64) {
+    let c = want.len() / (batch * n).max(1);
+    for b in 0..batch {
         for t in 0..n {
             for i in 0..c {
                 close(got[b * rows.batch + t * rows.row + i], before + want[(b * n + t) * c + i], 1e-5);
@@ -109,11 +125,18 @@ fn separate_buffers_agree_with_f64() {
     cases.push(Case { lens: Some(&[9, 1, 0]), ..Case::new(3, 2, 12, 11, 9, Mask::Full) });
     cases.push(Case { lens: Some(&[40, 3]), ..Case::new(2, 2, 8, 40, 40, CAUSAL) });
     cases.push(Case { dropout: 0.3, lens: Some(&[31, 50]), ..Case::new(2, 2, 24, 50, 50, CAUSAL) });
+    let window = |first_position, size| Mask::Window { first_position, size };
+    cases.push(Case { kv_heads: 2, ..Case::new(2, 6, 24, 37, 37, CAUSAL) });
+    cases.push(Case { kv_heads: 1, dropout: 0.2, ..Case::new(2, 4, 17, 33, 33, window(0, 9)) });
+    cases.push(Case { kv_heads: 3, lens: Some(&[70, 11]), ..Case::new(2, 3, 16, 90, 90, window(0, 40)) });
+    cases.push(Case::new(1, 2, 64, 50, 150, window(100, 1)));
+    cases.push(Case { kv_heads: 1, dropout: 0.1, ..Case::new(1, 2, 8, 530, 530, window(0, 270)) });
+    cases.push(Case { kv_heads: 1, ..Case::new(1, 2, 8, 100, 100, window(0, 1000)) });
     cases.push(Case { dropout: 0.5, ..Case::new(2, 2, 16, 9, 35, Mask::Full) });
     each_path(|| {
         for case in &cases {
             let c = case.heads * case.d;
-            let a = case.shape(c + 1, c + 2);
+            let a = case.shape(c + 1, case.kv_heads * case.d + 2);
             let (q, k, v) = (
                 numbers(case.batch * a.q.batch, 1),
                 numbers(case.batch * a.kv.batch, 2),
@@ -123,7 +146,7 @@ fn separate_buffers_agree_with_f64() {
             let (mut out, mut lse) = (vec![9.0; dout.len()], vec![0.0; case.batch * case.heads * case.t]);
             attention(&a, &q, &k, &v, &mut out, Some(&mut lse));
             let want = twin(&a, &q, &k, &v, &dout);
-            compare(&a, a.out, case.t, &out, &want[0], 0.0);
+            compare(case.batch, a.out, case.t, &out, &want[0], 0.0);
             assert!(out.chunks_exact(a.out.row).all(|row| row[c..] == [9.0; 3]), "gaps are left alone");
             for (write, before) in [(Write::Overwrite, 0.0), (Write::Add, 1.0)] {
                 let start = if write == Write::Add { 1.0 } else { f32::NAN };
@@ -135,9 +158,9 @@ fn separate_buffers_agree_with_f64() {
                     v: Some((&mut dv, write)),
                 };
                 attention_backward(&a, &q, &k, &v, &out, &lse, &dout, gradients);
-                compare(&a, a.q, case.t, &dq, &want[1], before);
-                compare(&a, a.kv, case.s, &dk, &want[2], before);
-                compare(&a, a.kv, case.s, &dv, &want[3], before);
+                compare(case.batch, a.q, case.t, &dq, &want[1], before);
+                compare(case.batch, a.kv, case.s, &dk, &want[2], before);
+                compare(case.batch, a.kv, case.s, &dv, &want[3], before);
             }
         }
     });

@@ -8,6 +8,7 @@ use crate::elementwise::Write;
 use crate::row::{before, load, store};
 use crate::simd::{Portable, Simd, on_path};
 use std::any::TypeId;
+use std::ops::Range;
 
 /// Rows of a tile.
 pub(super) const ROWS: usize = 6;
@@ -88,6 +89,8 @@ pub(super) struct Scores {
     pub a_row: usize,
     pub d: usize,
     pub panel: *const f32,
+    /// From one of its `d` rows to the next.
+    pub panel_row: usize,
     pub scale: f32,
     pub out: *mut f32,
     pub out_row: usize,
@@ -144,12 +147,12 @@ unsafe fn product_body<S: Simd>(product: &Product, m: usize) {
 
 #[inline(always)]
 unsafe fn score_rows<S: Simd, const M: usize>(scores: &Scores) {
-    let Scores { a, a_row, d, panel, scale, out, out_row } = *scores;
+    let Scores { a, a_row, d, panel, panel_row, scale, out, out_row } = *scores;
     // SAFETY: the caller of `score_panel`.
     unsafe {
         let mut acc = [[S::zero(); 2]; M];
         for c in 0..d {
-            let b = panel.add(c * 2 * S::LANES);
+            let b = panel.add(c * panel_row);
             let (b0, b1) = (S::load(b), S::load(b.add(S::LANES)));
             for r in 0..M {
                 let x = S::splat(*a.add(r * a_row + c));
@@ -165,7 +168,39 @@ unsafe fn score_rows<S: Simd, const M: usize>(scores: &Scores) {
     }
 }
 
-/// A product of up to [`ROWS`] rows: `out[r] = base + factor[r] · Σ_{k < ends[r]} a[r, k] · b[k]`, where the
+/// Which terms of the sum each row of a tile has. Neither end ever falls from one row to the next.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub starts: [usize; ROWS],
+    pub ends: [usize; ROWS],
+}
+
+impl Terms {
+    /// The first `n` for every row.
+    pub(super) fn first(n: usize) -> Terms {
+        Terms { starts: [0; ROWS], ends: [n; ROWS] }
+    }
+
+    /// Those in `range`, counted from its start.
+    #[inline(always)]
+    pub(super) fn within(&self, range: Range<usize>) -> Terms {
+        let at = |x: usize| x.clamp(range.start, range.end) - range.start;
+        Terms { starts: self.starts.map(at), ends: self.ends.map(at) }
+    }
+
+    /// Whether no row of the first `m` has any.
+    #[inline(always)]
+    pub(super) fn is_empty(&self, m: usize) -> bool {
+        (0..m).all(|r| self.of(r).is_empty())
+    }
+
+    #[inline(always)]
+    pub(super) fn of(&self, r: usize) -> Range<usize> {
+        self.starts[r]..self.ends[r]
+    }
+}
+
+/// A product of up to [`ROWS`] rows: `out[r] = base + factor[r] · Σ_{k in terms[r]} a[r, k] · b[k]`, where the
 /// base is what is there or zero.
 #[derive(Clone, Copy)]
 pub(super) struct Product {
@@ -180,8 +215,9 @@ pub(super) struct Product {
     pub out: *mut f32,
     pub out_row: usize,
     pub write: Write,
-    /// How many terms each row has; never fewer than the row before it.
-    pub ends: [usize; ROWS],
+    /// The sum goes on from what is there: the same chain as one product over all terms.
+    pub goes_on: bool,
+    pub terms: Terms,
     pub factors: [f32; ROWS],
 }
 
@@ -208,15 +244,49 @@ impl Product {
         }
     }
 
+    /// Terms that some rows have and others have not.
+    #[inline(always)]
+    unsafe fn ragged<S: Simd, const M: usize, const N: usize>(
+        &self,
+        b: *const f32,
+        terms: Range<usize>,
+        last: usize,
+        acc: &mut [[S::V; N]; M],
+    ) {
+        for k in terms {
+            // SAFETY: the caller of `product`.
+            unsafe {
+                let b = vectors::<S, N>(b.add(k * self.b_row), last);
+                for r in 0..M {
+                    if self.terms.of(r).contains(&k) {
+                        let x = S::splat(*self.a.add(r * self.a_row + k * self.a_k));
+                        for n in 0..N {
+                            acc[r][n] = S::fma(x, b[n], acc[r][n]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// Columns `c..` in `N` vectors; the last vector has `min(last, LANES)` columns.
     #[inline(always)]
     unsafe fn columns<S: Simd, const M: usize, const N: usize>(&self, c: usize, last: usize) {
         // SAFETY: the caller of `product`.
         unsafe {
             let mut acc = [[S::zero(); N]; M];
-            let (shortest, longest) = (self.ends[0], self.ends[M - 1]);
+            for r in 0..if self.goes_on { M } else { 0 } {
+                acc[r] = vectors::<S, N>(self.out.add(r * self.out_row + c), last);
+            }
             let b = self.b.add(c);
-            for k in 0..shortest {
+            // What all rows have in common, between two ragged ends (under a causal mask or a window small
+            // triangles). A row never meets a term that is not its own, not even times zero: what lies there
+            // may be infinite.
+            let (first, last_end) = (self.terms.starts[0], self.terms.ends[M - 1]);
+            let common = self.terms.starts[M - 1].min(last_end);
+            let common_end = self.terms.ends[0].max(common);
+            self.ragged::<S, M, N>(b, first..common, last, &mut acc);
+            for k in common..common_end {
                 let b = vectors::<S, N>(b.add(k * self.b_row), last);
                 for r in 0..M {
                     let x = S::splat(*self.a.add(r * self.a_row + k * self.a_k));
@@ -225,19 +295,7 @@ impl Product {
                     }
                 }
             }
-            // The ragged end, under a causal mask a small triangle. A row never meets a term beyond its end,
-            // not even times zero: what lies there may be infinite.
-            for k in shortest..longest {
-                let b = vectors::<S, N>(b.add(k * self.b_row), last);
-                for r in 0..M {
-                    if k < self.ends[r] {
-                        let x = S::splat(*self.a.add(r * self.a_row + k * self.a_k));
-                        for n in 0..N {
-                            acc[r][n] = S::fma(x, b[n], acc[r][n]);
-                        }
-                    }
-                }
-            }
+            self.ragged::<S, M, N>(b, common_end..last_end, last, &mut acc);
             for r in 0..M {
                 let factor = S::splat(self.factors[r]);
                 for n in 0..N {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// An [`super::Epilogue`] whose shapes were checked.
 #[derive(Clone, Copy)]
-pub(super) struct Finish {
+pub(crate) struct Finish {
     pub bias: Option<*const f32>,
     pub activation: Activation,
     pub pre: Option<*mut f32>,

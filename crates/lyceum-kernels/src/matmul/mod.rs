@@ -24,7 +24,7 @@ use crate::activation::Activation;
 use crate::cpu::{self, CpuPath};
 pub use crate::elementwise::Write;
 use blocks::{Product, Right, run};
-use epilogue::Finish;
+pub(crate) use epilogue::Finish;
 use pack::{Lines, Words};
 pub use packed::{Packed, matmul_packed};
 use panels::Operand;
@@ -186,7 +186,7 @@ impl Mat<'_> {
 
 impl Epilogue<'_> {
     /// The epilogue as pointers, its shapes asserted; `None` when there is nothing to do.
-    fn checked(self, m: usize, n: usize) -> Option<Finish> {
+    pub(crate) fn checked(self, m: usize, n: usize) -> Option<Finish> {
         assert!(self.bias.is_none_or(|b| b.len() == n), "matmul: the bias is not [{n}]");
         assert!(self.pre.as_ref().is_none_or(|p| p.len() == m * n), "matmul: `pre` is not [{m}, {n}]");
         assert!(self.residual.is_none_or(|r| r.len() == m * n), "matmul: the residual is not [{m}, {n}]");

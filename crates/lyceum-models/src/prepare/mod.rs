@@ -324,7 +324,13 @@ pub fn pad(rows: &[Vec<u32>]) -> Tokens {
     for (row, out) in rows.iter().zip(ids.chunks_mut(time.max(1))) {
         out[..row.len()].copy_from_slice(row);
     }
-    Tokens { n: rows.len(), time, ids, lengths: rows.iter().map(|row| row.len() as u32).collect() }
+    Tokens {
+        n: rows.len(),
+        time,
+        ids,
+        lengths: rows.iter().map(|row| row.len() as u32).collect(),
+        ..Tokens::default()
+    }
 }
 
 fn empty_text() -> PrepareError {

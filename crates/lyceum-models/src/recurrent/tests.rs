@@ -47,7 +47,7 @@ fn golden(name: &str) -> (Model, Batch, HashMap<String, Tensor>) {
             Some(l) => numbers(l).map(|l| l as u32).collect(),
             None => vec![time as u32; n],
         };
-        Tokens { n, time, ids: numbers(x).map(|i| i as u32).collect(), lengths }
+        Tokens { n, time, ids: numbers(x).map(|i| i as u32).collect(), lengths, ..Tokens::default() }
     };
     let (input_shape, input) = if file.contains_key("batch.source") {
         let source = rows("batch.source", "batch.source_lengths");
@@ -138,7 +138,7 @@ fn tokens(lengths: &[u32], vocabulary: u32) -> Tokens {
     let id = |i: usize| (i as u32).wrapping_mul(2_654_435_761) >> 7;
     let valid = |i: usize| i % time < lengths[i / time] as usize;
     let ids = (0..n * time).map(|i| if valid(i) { id(i) % vocabulary } else { 0 }).collect();
-    Tokens { n, time, ids, lengths: lengths.to_vec() }
+    Tokens { n, time, ids, lengths: lengths.to_vec(), ..Tokens::default() }
 }
 
 #[test]
@@ -165,15 +165,19 @@ fn a_language_model_says_the_same_bits_token_by_token_and_in_any_company() {
                     .iter_mut()
                     .zip(prompts)
                     .zip([Rows::All, Rows::Last, Rows::All])
-                    .map(|((state, tokens), rows)| DecodeRow { state, tokens, rows })
+                    .map(|((state, tokens), rows)| DecodeRow { state, tokens, rows, pages: &[] })
                     .collect();
-                let logits = model.decode(&mut ws, &mut rows).unwrap();
+                let logits = model.decode(&mut ws, None, &mut rows).unwrap();
                 let row = |r: usize, from: usize, to: usize| &whole[(r * 8 + from) * 11..(r * 8 + to) * 11];
                 assert_eq!(logits, [row(0, 0, 5), row(1, 2, 3), row(2, 0, 5)].concat());
                 for t in 5..8 {
                     let tokens = &all.ids[t..t + 1];
-                    let next = DecodeRow { state: &mut states[0], tokens, rows: Rows::Last };
-                    assert_eq!(model.decode(&mut ws, &mut [next]).unwrap(), row(0, t, t + 1), "token {t}");
+                    let next = DecodeRow { state: &mut states[0], tokens, rows: Rows::Last, pages: &[] };
+                    assert_eq!(
+                        model.decode(&mut ws, None, &mut [next]).unwrap(),
+                        row(0, t, t + 1),
+                        "token {t}"
+                    );
                 }
             });
         }

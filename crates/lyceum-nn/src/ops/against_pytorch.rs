@@ -3,7 +3,7 @@
 
 use super::attention::{AttentionOptions, Mask};
 use super::position::sinusoidal;
-use super::rope::RopeTable;
+use super::rope::{Pairs, RopeOptions, RopeTable};
 use crate::weights::{Tensor, read_safetensors};
 use crate::{Examples, Grads, Init, NnError, ParamId, ParamKind, Params, Recording, Tape, Var, Workspace};
 use lyceum_kernels::cpu;
@@ -78,7 +78,7 @@ fn check(all: &HashMap<String, Tensor>) -> usize {
     n += case("self_causal").check(|tape, x, _| tape.self_attention(x[0], AttentionOptions::causal(2)));
     for (name, heads, mask) in [("self_padded", 1, Mask::Full), ("self_causal_padded", 4, causal)] {
         let lens = unsigned(case(name).ids("lens"));
-        let options = AttentionOptions { heads, mask, key_lens: Some(&lens), dropout: 0.0 };
+        let options = AttentionOptions { mask, key_lens: Some(&lens), ..AttentionOptions::full(heads) };
         n += case(name).check(|tape, x, _| tape.self_attention(x[0], options));
     }
     let lens = unsigned(case("cross").ids("lens"));
@@ -96,6 +96,17 @@ fn check(all: &HashMap<String, Tensor>) -> usize {
     n += case("sinusoidal").check(|tape, x, _| tape.add_fixed_positions(x[0], &table, &ids));
     let (table, ids) = (RopeTable::new(10_000.0, 8, 31).unwrap(), unsigned(case("rope").ids("ids")));
     n += case("rope").check(|tape, x, _| tape.rope(x[0], &table, 3, &ids));
+    n += case("grouped").check(|tape, x, _| tape.self_attention(x[0], AttentionOptions::grouped(4, 1, None)));
+    let options = AttentionOptions { scale: Some(0.3), ..AttentionOptions::grouped(6, 2, Some(5)) };
+    n += case("grouped_window").check(|tape, x, _| tape.self_attention(x[0], options));
+    let options = RopeOptions {
+        head_size: 8,
+        pairs: Pairs::Neighbours,
+        frequencies: &[1.0, 10_000f64.powf(-1.0 / 3.0), 10_000f64.powf(-2.0 / 3.0)],
+        scale: 1.0,
+    };
+    let (table, ids) = (RopeTable::with(options, 31).unwrap(), unsigned(case("rope_neighbours").ids("ids")));
+    n += case("rope_neighbours").check(|tape, x, _| tape.rope(x[0], &table, 3, &ids));
     n += case("softmax").check(|tape, x, _| tape.softmax(x[0]));
     n += case("log_softmax").check(|tape, x, _| tape.log_softmax(x[0]));
     let targets = case("cross_entropy").ids("targets");

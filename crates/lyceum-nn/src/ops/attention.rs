@@ -1,10 +1,12 @@
-//! `O = dropout(softmax(Q·Kᵀ / √D + mask))·V`, H heads of D numbers, C = H·D (Vaswani et al. 2017,
-//! arXiv:1706.03762).
+//! `O = dropout(softmax(scale·Q·Kᵀ + mask))·V`, H heads of D numbers, C = H·D (Vaswani et al. 2017,
+//! arXiv:1706.03762). Keys and values have H_kv heads, each read by H / H_kv neighbouring heads of queries
+//! (Ainslie et al. 2023, arXiv:2305.13245); C_kv = H_kv·D. D is what the inputs' width says: it need not be
+//! the model's width over its heads.
 //!
-//! Three ways to give the same inputs, for the same bits: one `[q | k | v]` tensor `[B, T, 3·C]` (from one
-//! product), queries `[B, T, C]` with `[k | v]` `[B, S, 2·C]` (cross attention), or three tensors. Output
-//! `[B, T, C]`. Backward, with P the probabilities recomputed from saved log-sum-exps:
-//! `dV = Pᵀ·dO`, `dS = P ⊙ (dO·Vᵀ − rowsum(dO ⊙ O)) / √D`, `dQ = dS·K`, `dK = dSᵀ·Q`.
+//! Three ways to give the same inputs, for the same bits: one `[q | k | v]` tensor `[B, T, C + 2·C_kv]` (from
+//! one product), queries `[B, T, C]` with `[k | v]` `[B, S, 2·C_kv]` (cross attention), or three tensors.
+//! Output `[B, T, C]`. Backward, with P the probabilities recomputed from saved log-sum-exps:
+//! `dV = Pᵀ·dO`, `dS = P ⊙ (dO·Vᵀ − rowsum(dO ⊙ O))·scale`, `dQ = dS·K`, `dK = dSᵀ·Q`.
 
 use super::{Op, Operation};
 use crate::tape::relevance::inner;
@@ -20,6 +22,10 @@ pub use lyceum_kernels::attention::Mask;
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
     pub heads: usize,
+    /// Heads of keys and values: a divisor of `heads`, as many in plain multi-head attention.
+    pub kv_heads: usize,
+    /// `1 / √D` where None.
+    pub scale: Option<f32>,
     pub mask: Mask,
     /// How many keys of each example are real; the others are padding. A query that sees no key gives 0.
     pub key_lens: Option<&'a [u32]>,
@@ -28,9 +34,25 @@ pub struct AttentionOptions<'a> {
 }
 
 impl AttentionOptions<'_> {
-    /// Every query sees every key; nothing is dropped.
+    /// Every query sees every key; as many heads of keys; nothing is dropped.
     pub fn full(heads: usize) -> Self {
-        AttentionOptions { heads, mask: Mask::Full, key_lens: None, dropout: 0.0 }
+        AttentionOptions {
+            heads,
+            kv_heads: heads,
+            scale: None,
+            mask: Mask::Full,
+            key_lens: None,
+            dropout: 0.0,
+        }
+    }
+
+    /// Query `t` sees the last `window` of the keys `0..=t`, or all of them; nothing is dropped.
+    pub fn grouped(heads: usize, kv_heads: usize, window: Option<usize>) -> Self {
+        let mask = match window {
+            None => Mask::Causal { first_position: 0 },
+            Some(size) => Mask::Window { first_position: 0, size },
+        };
+        AttentionOptions { kv_heads, mask, ..Self::full(heads) }
     }
 
     /// Query `t` sees keys `0..=t`; nothing is dropped.
@@ -42,11 +64,19 @@ impl AttentionOptions<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Attention {
     inputs: Inputs,
-    heads: usize,
+    heads: Heads,
     mask: Mask,
     key_lens: Option<SavedIds>,
     dropout: Option<dropout::Dropout>,
     lse: Saved,
+}
+
+/// How a width falls into heads.
+#[derive(Clone, Copy)]
+struct Heads {
+    queries: usize,
+    keys: usize,
+    scale: Option<f32>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,18 +91,19 @@ struct Layout {
     batch: usize,
     n_queries: usize,
     n_keys: usize,
-    width: usize,
+    heads: Heads,
+    head_size: usize,
     q_row: usize,
     kv_row: usize,
 }
 
 impl Tape<'_> {
-    /// A sequence attends to itself: `qkv` is `[B, T, 3·C]`.
+    /// A sequence attends to itself: `qkv` is `[B, T, C + 2·C_kv]`.
     pub fn self_attention(&mut self, qkv: Var, options: AttentionOptions<'_>) -> Result<Var, NnError> {
         self.attend(Inputs::Fused(qkv), options)
     }
 
-    /// Queries `[B, T, C]` attend to another sequence, `kv` `[B, S, 2·C]`.
+    /// Queries `[B, T, C]` attend to another sequence, `kv` `[B, S, 2·C_kv]`.
     pub fn cross_attention(
         &mut self,
         q: Var,
@@ -82,7 +113,7 @@ impl Tape<'_> {
         self.attend(Inputs::Paired { q, kv }, options)
     }
 
-    /// Queries `[B, T, C]`, keys and values `[B, S, C]`.
+    /// Queries `[B, T, C]`, keys and values `[B, S, C_kv]`.
     pub fn attention(
         &mut self,
         q: Var,
@@ -95,7 +126,7 @@ impl Tape<'_> {
 
     fn attend(&mut self, inputs: Inputs, options: AttentionOptions<'_>) -> Result<Var, NnError> {
         let layout = self.attention_layout(inputs, options)?;
-        let Layout { batch, n_queries, width, .. } = layout;
+        let (batch, n_queries, width) = (layout.batch, layout.n_queries, layout.width());
         let records = match inputs {
             Inputs::Fused(qkv) => self.needs_grad(&[qkv], &[]),
             Inputs::Paired { q, kv } => self.needs_grad(&[q, kv], &[]),
@@ -105,26 +136,30 @@ impl Tape<'_> {
         let dropout = drops.then(|| self.dropout_mask(options.dropout));
         let mut lse = records.then(|| self.take(batch * options.heads * n_queries));
         let mut out = self.take(batch * n_queries * width);
-        let shape = layout.shape(options.heads, options.mask, options.key_lens, dropout);
-        let [q, k, v] = inputs.slices(width, |var| self.value(var));
+        let shape = layout.shape(options.mask, options.key_lens, dropout);
+        let [q, k, v] = inputs.slices(&layout, |var| self.value(var));
         kernel::attention(&shape, q, k, v, &mut out, lse.as_deref_mut());
         let out_shape = Shape::new(&[batch, n_queries, width]);
         let Some(lse) = lse else { return Ok(self.push(Op::Leaf, out_shape, out, false)) };
         let lse = self.save(lse);
         let key_lens = options.key_lens.map(|lens| self.save_ids(lens));
-        let op = Attention { inputs, heads: options.heads, mask: options.mask, key_lens, dropout, lse };
+        let op = Attention { inputs, heads: layout.heads, mask: options.mask, key_lens, dropout, lse };
         Ok(self.push(Op::Attention(op), out_shape, out, true))
     }
 
     fn attention_layout(&self, inputs: Inputs, options: AttentionOptions<'_>) -> Result<Layout, NnError> {
-        let layout = Layout::of(inputs, |var| self.shape(var))?;
+        let heads = Heads { queries: options.heads, keys: options.kv_heads, scale: options.scale };
         let refuse = |what: &'static str, got: &[usize], want: String| {
             Err(NnError::shape("attention", what, Shape::new(got), want))
         };
-        if options.heads == 0 || layout.width == 0 || !layout.width.is_multiple_of(options.heads) {
-            let want = format!("a divisor of the width {}", layout.width);
-            return refuse("number of heads", &[options.heads], want);
+        if heads.keys == 0 || heads.queries == 0 || !heads.queries.is_multiple_of(heads.keys) {
+            let want = format!("a divisor of the {} heads of queries", heads.queries);
+            return refuse("number of heads of keys", &[heads.keys], want);
         }
+        if matches!(options.mask, Mask::Window { size: 0, .. }) {
+            return refuse("window", &[0], "at least the query itself".into());
+        }
+        let layout = Layout::of(inputs, heads, |var| self.shape(var))?;
         if let Some(lens) = options.key_lens {
             if lens.len() != layout.batch {
                 return refuse("key lengths", &[lens.len()], format!("[{}]", layout.batch));
@@ -140,17 +175,22 @@ impl Tape<'_> {
 }
 
 impl Layout {
-    fn of(inputs: Inputs, shape: impl Fn(Var) -> Shape) -> Result<Layout, NnError> {
+    fn of(inputs: Inputs, heads: Heads, shape: impl Fn(Var) -> Shape) -> Result<Layout, NnError> {
         let refuse =
             |what: &'static str, got: Shape, want: String| Err(NnError::shape("attention", what, got, want));
-        let (q, q_parts) = match inputs {
-            Inputs::Fused(qkv) => (shape(qkv), 3),
-            Inputs::Paired { q, .. } | Inputs::Separate { q, .. } => (shape(q), 1),
+        let (q, n_heads) = match inputs {
+            Inputs::Fused(qkv) => (shape(qkv), heads.queries + 2 * heads.keys),
+            Inputs::Paired { q, .. } | Inputs::Separate { q, .. } => (shape(q), heads.queries),
         };
-        if q.rank() != 3 || !q[2].is_multiple_of(q_parts) {
-            return refuse("queries", q, format!("[B, T, {q_parts}·C]"));
+        if q.rank() != 3 || q[2] == 0 || !q[2].is_multiple_of(n_heads) {
+            return refuse(
+                "queries",
+                q,
+                format!("[B, T, {n_heads}·D], the number of heads times their size"),
+            );
         }
-        let (batch, n_queries, width) = (q[0], q[1], q[2] / q_parts);
+        let (batch, n_queries, head_size) = (q[0], q[1], q[2] / n_heads);
+        let width = heads.keys * head_size;
         let (n_keys, kv_row) = match inputs {
             Inputs::Fused(_) => (n_queries, q[2]),
             Inputs::Paired { kv, .. } => {
@@ -171,46 +211,60 @@ impl Layout {
                 (k[1], width)
             }
         };
-        Ok(Layout { batch, n_queries, n_keys, width, q_row: q[2], kv_row })
+        Ok(Layout { batch, n_queries, n_keys, heads, head_size, q_row: q[2], kv_row })
+    }
+
+    /// C, the width of queries and output.
+    fn width(&self) -> usize {
+        self.heads.queries * self.head_size
+    }
+
+    /// C_kv, the width of keys and of values.
+    fn kv_width(&self) -> usize {
+        self.heads.keys * self.head_size
+    }
+
+    fn scale(&self) -> f32 {
+        self.heads.scale.unwrap_or(1.0 / (self.head_size as f32).sqrt())
     }
 
     fn shape<'a>(
         &self,
-        heads: usize,
         mask: Mask,
         key_lens: Option<&'a [u32]>,
         dropout: Option<dropout::Dropout>,
     ) -> kernel::Attention<'a> {
-        let head_size = self.width / heads;
         kernel::Attention {
             batch: self.batch,
-            heads,
-            head_size,
+            heads: self.heads.queries,
+            kv_heads: self.heads.keys,
+            head_size: self.head_size,
             n_queries: self.n_queries,
             n_keys: self.n_keys,
-            scale: 1.0 / (head_size as f32).sqrt(),
+            scale: self.scale(),
             mask,
             key_lens,
             dropout,
             q: Rows::dense(self.n_queries, self.q_row),
             kv: Rows::dense(self.n_keys, self.kv_row),
-            out: Rows::dense(self.n_queries, self.width),
+            out: Rows::dense(self.n_queries, self.width()),
         }
     }
 }
 
 impl Inputs {
     /// Where queries, keys and values begin.
-    fn slices<'v>(&self, width: usize, value: impl Fn(Var) -> &'v [f32]) -> [&'v [f32]; 3] {
+    fn slices<'v>(&self, layout: &Layout, value: impl Fn(Var) -> &'v [f32]) -> [&'v [f32]; 3] {
         let from = |x: &'v [f32], at: usize| x.get(at..).unwrap_or_default();
+        let (width, kv_width) = (layout.width(), layout.kv_width());
         match *self {
             Inputs::Fused(qkv) => {
                 let x = value(qkv);
-                [x, from(x, width), from(x, 2 * width)]
+                [x, from(x, width), from(x, width + kv_width)]
             }
             Inputs::Paired { q, kv } => {
                 let x = value(kv);
-                [value(q), x, from(x, width)]
+                [value(q), x, from(x, kv_width)]
             }
             Inputs::Separate { q, k, v } => [value(q), value(k), value(v)],
         }
@@ -218,12 +272,15 @@ impl Inputs {
 }
 
 impl Attention {
+    fn layout(&self, view: View<'_>) -> Layout {
+        Layout::of(self.inputs, self.heads, |var| view.shape(var)).expect("the forward call accepted it: bug")
+    }
+
     fn run(&self, view: View<'_>, dout: &[f32], gradients: Gradients<'_>) {
-        let layout =
-            Layout::of(self.inputs, |var| view.shape(var)).expect("the forward call accepted it: bug");
+        let layout = self.layout(view);
         let key_lens = self.key_lens.map(|lens| view.ids(lens));
-        let shape = layout.shape(self.heads, self.mask, key_lens, self.dropout);
-        let [q, k, v] = self.inputs.slices(layout.width, |var| view.value(var));
+        let shape = layout.shape(self.mask, key_lens, self.dropout);
+        let [q, k, v] = self.inputs.slices(&layout, |var| view.value(var));
         kernel::attention_backward(&shape, q, k, v, view.output(), view.saved(self.lse), dout, gradients);
     }
 }
@@ -231,29 +288,25 @@ impl Attention {
 impl Attention {
     /// The probabilities, recomputed from the saved log-sum-exps: `exp(scale · q·k − lse)`.
     pub(crate) fn map(&self, view: View<'_>) -> AttentionMap {
-        let layout =
-            Layout::of(self.inputs, |var| view.shape(var)).expect("the forward call accepted it: bug");
-        let Layout { batch, n_queries, n_keys, width, q_row, kv_row } = layout;
-        let [q, k, _] = self.inputs.slices(width, |var| view.value(var));
-        let (head_size, lse) = (width / self.heads, view.saved(self.lse));
-        let scale = 1.0 / (head_size as f32).sqrt();
-        let mut weights = vec![0.0; batch * self.heads * n_queries * n_keys];
+        let layout = self.layout(view);
+        let Layout { batch, n_queries, n_keys, head_size, q_row, kv_row, .. } = layout;
+        let heads = self.heads.queries;
+        let [q, k, _] = self.inputs.slices(&layout, |var| view.value(var));
+        let (scale, lse) = (layout.scale(), view.saved(self.lse));
+        let mut weights = vec![0.0; batch * heads * n_queries * n_keys];
         for (i, row) in weights.chunks_exact_mut(n_keys.max(1)).enumerate() {
-            let (b, h, t) = (i / (self.heads * n_queries), i / n_queries % self.heads, i % n_queries);
+            let (b, h, t) = (i / (heads * n_queries), i / n_queries % heads, i % n_queries);
             let real = self.key_lens.map_or(n_keys, |lens| view.ids(lens)[b] as usize);
-            let seen = match self.mask {
-                Mask::Full => real,
-                Mask::Causal { first_position } => real.min(first_position + t + 1),
-            };
             let query = &q[(b * n_queries + t) * q_row + h * head_size..][..head_size];
-            for (s, weight) in row[..seen].iter_mut().enumerate() {
+            let h = h * self.heads.keys / heads;
+            for s in self.mask.keys(real, t) {
                 let key = &k[(b * n_keys + s) * kv_row + h * head_size..][..head_size];
                 let score: f32 = query.iter().zip(key).map(|(q, k)| q * k).sum();
-                *weight = (scale * score - lse[i]).exp();
+                row[s] = (scale * score - lse[i]).exp();
             }
         }
         let is_self = matches!(self.inputs, Inputs::Fused(_));
-        AttentionMap { batch, heads: self.heads, n_queries, n_keys, is_self, weights }
+        AttentionMap { batch, heads, n_queries, n_keys, is_self, weights }
     }
 }
 
@@ -300,14 +353,17 @@ impl Operation for Attention {
     /// what gradients would be: half at `P·V`, softmax as its linearisation, half at `Q·Kᵀ`.
     fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
         ledger.absorbed += inner(&back.dy, back.view().output());
-        let value_parts = match self.inputs {
-            Inputs::Fused(qkv) => vec![(qkv, 3, 2..3)],
-            Inputs::Paired { q, kv } => vec![(q, 1, 1..1), (kv, 2, 1..2)],
-            Inputs::Separate { q, k, v } => vec![(q, 1, 1..1), (k, 1, 1..1), (v, 1, 0..1)],
-        };
         let view = back.view();
+        let layout = self.layout(view);
+        // Of each input, where the values begin in its rows.
+        let (width, kv_width) = (layout.width(), layout.kv_width());
+        let value_parts = match self.inputs {
+            Inputs::Fused(qkv) => vec![(qkv, width + kv_width)],
+            Inputs::Paired { q, kv } => vec![(q, width), (kv, kv_width)],
+            Inputs::Separate { q, k, v } => vec![(q, width), (k, kv_width), (v, 0)],
+        };
         let mut sent: Vec<Vec<f32>> =
-            value_parts.iter().map(|(var, ..)| vec![0.0; view.shape(*var).len()]).collect();
+            value_parts.iter().map(|(var, _)| vec![0.0; view.shape(*var).len()]).collect();
         let write = Write::Overwrite;
         let gradients = match (&self.inputs, &mut sent[..]) {
             (Inputs::Fused(_), [qkv]) => Gradients::Fused(qkv, write),
@@ -322,11 +378,11 @@ impl Operation for Attention {
             _ => unreachable!("as many parts as inputs: bug"),
         };
         self.run(view, &back.dy, gradients);
-        for ((var, n_parts, values), mut c) in value_parts.into_iter().zip(sent) {
-            let width = back.view().shape(var).last() / n_parts;
-            for (i, part) in c.chunks_exact_mut(width.max(1)).enumerate() {
-                let share = if values.contains(&(i % n_parts)) { 0.5 } else { 0.25 };
-                part.iter_mut().for_each(|c| *c *= share);
+        for ((var, values), mut c) in value_parts.into_iter().zip(sent) {
+            for row in c.chunks_exact_mut(back.view().shape(var).last()) {
+                let (factors, values) = row.split_at_mut(values);
+                factors.iter_mut().for_each(|c| *c *= 0.25);
+                values.iter_mut().for_each(|c| *c *= 0.5);
             }
             if back.wants(var) {
                 ledger.absorbed -= inner(&c, back.view().value(var));
@@ -338,58 +394,4 @@ impl Operation for Attention {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::check::Check;
-
-    #[test]
-    fn gradients_of_self_attention_agree_with_finite_differences() {
-        let check = || Check::new(2).input(&[2, 7, 12]);
-        check().run(|tape, x, _| tape.self_attention(x[0], AttentionOptions::causal(2)));
-        check().run(|tape, x, _| {
-            let options = AttentionOptions { key_lens: Some(&[7, 3]), ..AttentionOptions::full(1) };
-            tape.self_attention(x[0], options)
-        });
-        check().training().run(|tape, x, _| {
-            tape.self_attention(x[0], AttentionOptions { dropout: 0.3, ..AttentionOptions::causal(2) })
-        });
-    }
-
-    #[test]
-    fn gradients_of_cross_attention_agree_with_finite_differences() {
-        let check = || Check::new(2).input(&[2, 3, 4]);
-        check().input(&[2, 5, 8]).run(|tape, x, _| {
-            let options = AttentionOptions { key_lens: Some(&[5, 2]), ..AttentionOptions::full(2) };
-            tape.cross_attention(x[0], x[1], options)
-        });
-        check()
-            .input(&[2, 5, 4])
-            .input(&[2, 5, 4])
-            .run(|tape, x, _| tape.attention(x[0], x[1], x[2], AttentionOptions::full(2)));
-    }
-
-    #[test]
-    fn a_tensor_in_two_roles_gets_both_gradients() {
-        Check::new(2)
-            .input(&[2, 3, 4])
-            .input(&[2, 5, 4])
-            .run(|tape, x, _| tape.attention(x[0], x[1], x[1], AttentionOptions::full(1)));
-        Check::new(2)
-            .input(&[2, 3, 4])
-            .run(|tape, x, _| tape.attention(x[0], x[0], x[0], AttentionOptions::causal(2)));
-    }
-
-    #[test]
-    fn wrong_sizes_are_named() {
-        let check = || Check::new(2).input(&[2, 3, 12]).input(&[2, 5, 7]);
-        check().fails("number of heads", |tape, x, _| tape.self_attention(x[0], AttentionOptions::full(3)));
-        check().fails("queries", |tape, x, _| tape.self_attention(x[1], AttentionOptions::full(1)));
-        check().fails("keys and values", |tape, x, _| {
-            tape.cross_attention(x[0], x[1], AttentionOptions::full(1))
-        });
-        check().fails("index 4 at position 1", |tape, x, _| {
-            let options = AttentionOptions { key_lens: Some(&[3, 4]), ..AttentionOptions::full(1) };
-            tape.self_attention(x[0], options)
-        });
-    }
-}
+mod tests;

@@ -44,7 +44,12 @@ impl Tape<'_> {
         all_dims[..dims.len()].copy_from_slice(dims);
         let shape = Shape::new(&all_dims[..dims.len() + 1]);
         let mut out = self.take(shape.len());
-        gather(self.params().value(table), cols, ids, &mut out);
+        match self.params().stored(table) {
+            Some(stored) => {
+                out.chunks_exact_mut(cols).zip(ids).for_each(|(row, &id)| stored.row(id as usize, row))
+            }
+            None => gather(self.params().value(table), cols, ids, &mut out),
+        }
         let records = self.needs_grad(&[], &[table]);
         if !records {
             return Ok(self.push(Op::Leaf, shape, out, false));

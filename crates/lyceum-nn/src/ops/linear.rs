@@ -12,6 +12,7 @@ use lyceum_kernels::activation::activate_backward;
 use lyceum_kernels::elementwise::{add_into, col_sum, sum_of_squares};
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
 use lyceum_kernels::scratch;
+use lyceum_kernels::stored::{StoredWeight, matmul_stored};
 use std::ops::Range;
 
 #[derive(Clone, Copy)]
@@ -96,14 +97,21 @@ impl Tape<'_> {
             pre: pre.as_deref_mut(),
             residual: residual.map(|r| self.value(r)),
         };
-        match params.packed(weight) {
-            Some(packed) if self.precision() == Precision::F32 && n == ws[0] => {
-                matmul_packed(self.value(x), m, packed, &mut out, epilogue)
+        if let Some(stored) = params.stored(weight) {
+            if n != ws[0] {
+                return Err(NnError::shape("linear", "weight rows", ws, "all of a weight stored in blocks"));
             }
-            _ => {
-                let part = &params.value(weight)[rows.start * k..rows.end * k];
-                let (a, b) = (Mat::new(self.value(x), m, k), Mat::new(part, n, k).t());
-                matmul(a, b, &mut out, Write::Overwrite, epilogue, self.precision());
+            matmul_stored(self.value(x), m, &[stored], &mut out, epilogue);
+        } else {
+            match params.packed(weight) {
+                Some(packed) if self.precision() == Precision::F32 && n == ws[0] => {
+                    matmul_packed(self.value(x), m, packed, &mut out, epilogue)
+                }
+                _ => {
+                    let part = &params.value(weight)[rows.start * k..rows.end * k];
+                    let (a, b) = (Mat::new(self.value(x), m, k), Mat::new(part, n, k).t());
+                    matmul(a, b, &mut out, Write::Overwrite, epilogue, self.precision());
+                }
             }
         }
         let pre = pre.map(|pre| self.save(pre));
@@ -134,6 +142,9 @@ impl Operation for Linear {
         back.grad(self.x, |view, dy, dx, write| {
             let k = view.shape(self.x).last();
             let n = dy.len() / view.shape(self.x).rows().max(1);
+            if let Some(stored) = view.stored(self.weight) {
+                return backward_stored(stored, dy, dx, write);
+            }
             let (g, w) = (
                 Mat::new(dy, dy.len() / n, n),
                 Mat::new(&view.param(self.weight)[self.first * k..][..n * k], n, k),
@@ -240,6 +251,23 @@ fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
         // Where terms cancel, rounding could make the norm too small and clipping too weak: it errs upwards.
         sum.max(0.0) + 4.0 * f64::from(f32::EPSILON) * size
     })
+}
+
+/// `dx (=|+=) g·W` for a weight in blocks: its rows become numbers again, a block of them at a time.
+fn backward_stored(weight: &StoredWeight, dy: &[f32], dx: &mut [f32], write: Write) {
+    const ROWS: usize = 256;
+    let (n, k) = (weight.n(), weight.k());
+    let m = dx.len() / k.max(1);
+    scratch::with_f32(ROWS * k, |rows| {
+        for first in (0..n).step_by(ROWS) {
+            let count = ROWS.min(n - first);
+            let rows = &mut rows[..count * k];
+            lyceum_kernels::pool::for_each_chunk(rows, k, |i, row| weight.row(first + i, row));
+            let g = Mat::with_stride(&dy[first..], m, count, n);
+            let write = if first == 0 { write } else { Write::Add };
+            matmul(g, Mat::new(rows, count, k), dx, write, Epilogue::default(), Precision::F32);
+        }
+    });
 }
 
 /// The part of a gradient that is written; where the whole was to be overwritten, the rest becomes zero.

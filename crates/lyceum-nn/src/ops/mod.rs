@@ -82,7 +82,10 @@ pub mod concat;
 pub mod conv;
 pub mod dropout;
 pub mod embedding;
+pub mod gated;
 pub mod group_norm;
+pub mod head_norm;
+pub mod joined;
 pub mod layer_norm;
 pub mod linear;
 pub mod mean_steps;
@@ -94,6 +97,7 @@ pub mod repeat_steps;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod select_step;
 pub mod softmax;
 pub mod softmax_cross_entropy;
@@ -115,6 +119,9 @@ operations! {
     Recurrent(recurrent::Recurrent),
     RepeatSteps(repeat_steps::RepeatSteps),
     SelectStep(select_step::SelectStep),
+    Gated(gated::Gated),
+    HeadNorm(head_norm::HeadNorm),
+    Scale(scale::Scale),
     Linear(linear::Linear),
     MeanSteps(mean_steps::MeanSteps),
     BatchNorm(batch_norm::BatchNorm),

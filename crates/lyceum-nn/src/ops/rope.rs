@@ -1,38 +1,67 @@
-//! Rotary positions (Su et al. 2021, arXiv:2104.09864), half-split pairs as in GPT-NeoX and Llama.
+//! Rotary positions (Su et al. 2021, arXiv:2104.09864).
 //!
-//! x and y `[B, T, C]`: the first `heads · D` columns are heads whose pairs `(i, i + D/2)` turn by
-//! `position · θ^(−2i/D)`, the other columns pass. A fused `[q | k | v]` row with H heads is turned by
-//! `heads = 2·H`. Backward: the gradient turns back.
+//! x and y `[B, T, C]`: the first `heads · D` columns are heads whose pairs of numbers turn by
+//! `position · f_i` (the paper's `f_i = θ^(−2i/D)`, or what the caller's scaling of positions makes of it),
+//! the other columns pass. A fused `[q | k | v]` row is turned by `heads = H + H_kv`. Backward: the gradient
+//! turns back.
 
 use super::{Op, Operation};
 use crate::NnError;
 use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var};
 use lyceum_kernels::elementwise::Write;
-use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_table};
+use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_frequencies, rope_table};
+
+pub use lyceum_kernels::rope::Pairs;
 
 /// Cosines and sines of all angles, made once a model.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     head_size: usize,
+    rotary: usize,
+    pairs: Pairs,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
+/// How positions become angles, beside the paper's way.
+#[derive(Clone, Debug)]
+pub struct RopeOptions<'a> {
+    pub head_size: usize,
+    pub pairs: Pairs,
+    /// `f_i`, one for each pair: the first `2 · len` numbers of a head turn, the others pass.
+    pub frequencies: &'a [f64],
+    /// Turned numbers are multiplied by this (YaRN's attention factor; 1 elsewhere).
+    pub scale: f64,
+}
+
 impl RopeTable {
-    /// For positions `0..n_positions`; θ is 10000 in the paper.
+    /// For positions `0..n_positions` and whole heads in halves; θ is 10000 in the paper.
     pub fn new(theta: f64, head_size: usize, n_positions: usize) -> Result<RopeTable, NnError> {
         if head_size == 0 || !head_size.is_multiple_of(2) {
             let got = crate::Shape::new(&[head_size]);
             return Err(NnError::shape("rope", "head size", got, "an even number"));
         }
-        let (mut cos, mut sin) =
-            (vec![0.0; n_positions * head_size / 2], vec![0.0; n_positions * head_size / 2]);
-        rope_table(theta, head_size, &mut cos, &mut sin);
-        Ok(RopeTable { head_size, cos, sin })
+        let frequencies = &rope_frequencies(theta, head_size);
+        Self::with(RopeOptions { head_size, pairs: Pairs::Halves, frequencies, scale: 1.0 }, n_positions)
+    }
+
+    /// For positions `0..n_positions`.
+    pub fn with(options: RopeOptions<'_>, n_positions: usize) -> Result<RopeTable, NnError> {
+        let RopeOptions { head_size, pairs, frequencies, scale } = options;
+        let rotary = 2 * frequencies.len();
+        if rotary == 0 || rotary > head_size {
+            let got = crate::Shape::new(&[frequencies.len()]);
+            let want = format!("1 to {}, half the head size", head_size / 2);
+            return Err(NnError::shape("rope", "number of frequencies", got, want));
+        }
+        let len = n_positions * frequencies.len();
+        let (mut cos, mut sin) = (vec![0.0; len], vec![0.0; len]);
+        rope_table(frequencies, scale, &mut cos, &mut sin);
+        Ok(RopeTable { head_size, rotary, pairs, cos, sin })
     }
 
     pub fn n_positions(&self) -> usize {
-        self.cos.len() / (self.head_size / 2)
+        self.cos.len() / (self.rotary / 2)
     }
 }
 
@@ -68,7 +97,8 @@ impl Tape<'_> {
         if let Some((position, &p)) = positions.iter().enumerate().find(|&(_, &p)| p as usize >= n) {
             return Err(NnError::Index { op: "rope", index: p.into(), position, size: n });
         }
-        let layout = RopeShape { heads, head_size: table.head_size, stride: shape[2] };
+        let RopeTable { head_size, rotary, pairs, .. } = *table;
+        let layout = RopeShape { heads, head_size, rotary, pairs, stride: shape[2] };
         let mut out = self.take(shape.len());
         let from = self.value(x);
         out.copy_from_slice(from);
@@ -80,7 +110,7 @@ impl Tape<'_> {
             return Ok(self.push(Op::Leaf, shape, out, false));
         }
         // The part of the table that was used.
-        let half = table.head_size / 2;
+        let half = rotary / 2;
         let used = (positions.iter().max().map_or(0, |&p| p as usize + 1)) * half;
         let (mut cos, mut sin) = (self.take(used), self.take(used));
         cos.copy_from_slice(&table.cos[..used]);
@@ -105,7 +135,8 @@ impl Operation for Rope {
     fn backward_inputs(&self, back: &mut Backward<'_>) {
         back.grad(self.x, |view, dy, dx, write| {
             let (cos, sin) = (view.saved(self.cos), view.saved(self.sin));
-            let (positions, RopeShape { heads, head_size, stride }) = (view.ids(self.positions), self.shape);
+            let (positions, RopeShape { heads, head_size, stride, .. }) =
+                (view.ids(self.positions), self.shape);
             for (dx, dy) in dx.chunks_exact_mut(stride).zip(dy.chunks_exact(stride)) {
                 let turned = heads * head_size;
                 match write {
@@ -143,8 +174,19 @@ mod tests {
     }
 
     #[test]
+    fn gradients_of_parts_of_heads_in_both_layouts_agree_with_finite_differences() {
+        for pairs in [Pairs::Halves, Pairs::Neighbours] {
+            let options = RopeOptions { head_size: 6, pairs, frequencies: &[0.7, 0.1], scale: 1.3 };
+            let table = RopeTable::with(options, 9).unwrap();
+            Check::new(2).input(&[2, 3, 14]).run(|tape, x, _| tape.rope(x[0], &table, 2, &[1, 2, 8]));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_turned_is_refused() {
         assert!(RopeTable::new(100.0, 5, 9).is_err());
+        let too_many = RopeOptions { head_size: 4, pairs: Pairs::Halves, frequencies: &[1.0; 3], scale: 1.0 };
+        assert!(RopeTable::with(too_many, 9).is_err());
         let table = RopeTable::new(100.0, 4, 9).unwrap();
         let check = || Check::new(1).input(&[1, 2, 10]);
         check().fails("index 9 at position 1", |tape, x, _| tape.rope(x[0], &table, 2, &[1, 9]));

@@ -40,6 +40,11 @@ impl Smoothing {
         Ok(Smoothing { sigma, n0, n, alpha })
     }
 
+    /// The same noise with one sample.
+    pub fn smallest(self) -> Self {
+        Smoothing { n0: 1, n: 1, ..self }
+    }
+
     pub fn sigma(&self) -> f64 {
         self.sigma
     }
@@ -109,9 +114,14 @@ pub fn predict(
     victim.domain().admit(&mut admitted)?;
     let mut rng = crate::generator(seed, row);
     let counts = counts(victim, &admitted, smoothing.sigma, smoothing.n, &mut rng)?;
-    let first = largest(&counts);
+    Ok(decide(&counts, smoothing.alpha))
+}
+
+/// The class that these counts of answers tell from the second likeliest at level `alpha`; None: abstained.
+pub fn decide(counts: &[u64], alpha: f64) -> Option<u32> {
+    let first = largest(counts);
     let second = counts.iter().enumerate().filter(|&(c, _)| c != first).map(|(_, &k)| k).max().unwrap_or(0);
-    Ok((even_odds(counts[first], second) <= smoothing.alpha).then_some(first as u32))
+    (even_odds(counts[first], second) <= alpha).then_some(first as u32)
 }
 
 /// The two-sided p-value of `a` against `b` under equal odds.

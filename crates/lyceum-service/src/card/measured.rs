@@ -5,6 +5,7 @@ use crate::ServiceError;
 use crate::resident::Resident;
 use crate::robustness::Run;
 use lyceum_explain::{Checks, Explanation};
+use lyceum_privacy::membership::{Attack, Estimate};
 use lyceum_robust::attack::FlagState;
 use lyceum_robust::share::share;
 use lyceum_store::evidence;
@@ -142,6 +143,92 @@ pub fn keep_explanations(
     }
     keep(resident, Part::Explainability, section.clone(), now)?;
     Ok(section)
+}
+
+/// The number that says that times of answers were measured.
+pub const MEDIAN_TIME: &str = "time of an answer, median";
+
+/// What an answer was measured to cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cost {
+    pub name: &'static str,
+    pub value: f64,
+    pub unit: &'static str,
+    /// None: the value is one count over the whole measurement.
+    pub ci95: Option<[f64; 2]>,
+    /// Answers behind it.
+    pub n: u64,
+    pub method: String,
+}
+
+/// Keeps what answers cost beside the version. `machine` says where: costs of another machine are others.
+///
+/// # Errors
+/// The folder is full, or the disk refuses.
+pub fn keep_costs(
+    resident: &Resident,
+    found: &[Cost],
+    machine: &str,
+    recompute: &str,
+) -> Result<(), ServiceError> {
+    let now = Timestamp::now();
+    let mut section = Section::default();
+    for cost in found {
+        let mut number = number(resident, cost.name, cost.value, cost.unit);
+        (number.ci95, number.interval) = match cost.ci95 {
+            Some(ci95) => (Stated::Is(ci95), "order statistics, 95 %".into()),
+            None => (Stated::not_evaluated("it was measured once"), "none".into()),
+        };
+        number.n = Stated::Is(cost.n);
+        number.method.clone_from(&cost.method);
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        section.numbers.push(number);
+    }
+    let bytes = resident.model.params.bytes() as f64;
+    let mut memory = number(resident, "memory of the weights as served", bytes, "bytes");
+    memory.date = now.date_time();
+    memory.recompute = recompute.to_owned();
+    section.numbers.push(memory);
+    section.fact("machine of the times", machine);
+    let clock = "Times are of the engine, without HTTP, and of a machine that does other things too; answers in a row are \
+                 not independent, so an interval may be too narrow.";
+    section.statements.push(clock.into());
+    keep(resident, Part::Cost, section, now)
+}
+
+/// Keeps how well a membership attack told the version's rows from others beside the version, for its card and its
+/// privacy report.
+///
+/// # Errors
+/// The folder is full, or the disk refuses.
+pub fn keep_membership(
+    resident: &Resident,
+    attack: &Attack,
+    data: &str,
+    n: u64,
+    recompute: &str,
+) -> Result<(), ServiceError> {
+    let now = Timestamp::now();
+    let mut section = Section::default();
+    let mut say = |name: String, estimate: &Estimate| {
+        let mut number = number(resident, &name, estimate.value, "share");
+        number.ci95 = Stated::Is(estimate.ci95);
+        number.interval = "95 %".into();
+        number.n = Stated::Is(n);
+        number.method = format!("membership attack by loss (Yeom et al. 2018) on {data}");
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        section.numbers.push(number);
+    };
+    say("membership AUC".into(), &attack.auc);
+    for at in &attack.tpr_at {
+        say(format!("members found where {} of others are accused", at.fpr), &at.tpr);
+    }
+    section
+        .statements
+        .push("An attack is a lower bound of what can be found out: a stronger one may find more.".into());
+    keep(resident, Part::Privacy, section, now)
 }
 
 fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {

@@ -91,7 +91,7 @@ fn gather(resident: &Resident) -> Result<Sections, ServiceError> {
         }
     }
     sections.identity.fact("measurements since training", n_kept.to_string());
-    for part in [Part::Explainability, Part::Robustness, Part::Environments] {
+    for part in [Part::Explainability, Part::Robustness, Part::Environments, Part::Cost] {
         promises::say_what_is_missing(resident, part, sections.of_mut(part));
     }
     let problems = sections.problems();

@@ -5,7 +5,6 @@ use lyceum_models::prepare::OutputPreparation;
 use lyceum_types::card::{Number, Section, Sections, Stated, canonical};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::manifest::{Manifest, Metric};
-use serde_json::Value;
 
 /// A number of a version with everything said but its own value; the rest is set by the caller.
 pub(super) fn number(resident: &Resident, name: &str, value: f64, unit: &str) -> Number {
@@ -101,7 +100,7 @@ fn data(resident: &Resident, section: &mut Section) {
 
 fn training(resident: &Resident, section: &mut Section) {
     let manifest = &resident.manifest;
-    let spec = serde_json::to_value(&manifest.spec).unwrap_or(Value::Null);
+    let spec = serde_json::to_value(&manifest.spec).expect("a spec is plain data: bug");
     for part in ["model", "train"] {
         section.fact(&format!("[{part}]"), canonical(&spec[part]));
     }
@@ -210,7 +209,6 @@ fn cost(resident: &Resident, section: &mut Section) {
     seconds.ci95 = Stated::not_evaluated("it was measured once");
     seconds.recompute = format!("lyceum train SPEC (its spec is in lyceum show {} --json)", version.id());
     section.numbers.push(seconds);
-    section.missing("time and memory of an answer", "not measured of this version", "lyceum bench serve");
     section.missing("energy", "this program reads no power meter", "measure it at the wall");
     section.missing("price", "nobody stated what an hour of this machine costs", "multiply the times by it");
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Layout;
+use crate::files::JobLock;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ fn project() -> Project {
 }
 
 async fn add(store: &Store) -> JobId {
-    let new = NewJob { spec: "{}".into(), model: "digits".into(), steps: 100 };
+    let new = NewJob { kind: Kind::Train, spec: "{}".into(), model: "digits".into(), steps: 100 };
     create(store, &project(), new, NOW).await.unwrap()
 }
 
@@ -173,4 +174,35 @@ async fn a_lease_is_renewed_by_each_report() {
     report(&store, &claim, &progress(1), later).await.unwrap();
     let job = find(&store, &project(), &id).await.unwrap();
     assert_eq!(job.lease_expires_at, Some(later.plus(limits::JOB_LEASE)));
+}
+
+#[tokio::test]
+async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled() {
+    let (_dir, store) = store().await;
+    let new = NewJob { kind: Kind::Choose, spec: "{}".into(), model: "digits".into(), steps: 0 };
+    let first = create(&store, &project(), new.clone(), NOW).await.unwrap();
+    let second = create(&store, &project(), new, NOW).await.unwrap();
+    assert!(claim_next(&store, "w", NOW).await.unwrap().is_none(), "that worker trains");
+    let next = async || next_waiting(&store, Kind::Choose).await.unwrap().map(|job| job.id);
+    assert_eq!(next().await.as_ref(), Some(&first));
+    assert_eq!(next_waiting(&store, Kind::Train).await.unwrap(), None);
+    let claimed = claim_waiting(&store, &project(), &first, "w", NOW).await.unwrap();
+    assert_eq!(next().await.as_ref(), Some(&second), "the first has a living owner");
+    assert_eq!(count_unfinished(&store, &project(), Kind::Choose).await.unwrap(), 2);
+    finish_done_with(&store, &claimed, "{\"id\":1}", NOW).await.unwrap();
+    let job = find(&store, &project(), &first).await.unwrap();
+    assert_eq!(
+        (job.state, job.kind, job.outcome.as_deref()),
+        (State::Done, Kind::Choose, Some("{\"id\":1}"))
+    );
+    cancel(&store, &project(), &second, NOW).await.unwrap();
+    assert_eq!(next().await, None);
+    let again = claim_waiting(&store, &project(), &second, "w", NOW).await;
+    assert!(matches!(again, Err(StoreError::JobState { .. })), "{again:?}");
+    let _anew = claim(&store, &project(), &second, "w", NOW).await.expect("somebody may begin it anew");
+    let new = NewJob { kind: Kind::Choose, spec: "{}".into(), model: "digits".into(), steps: 0 };
+    let own = create_claimed(&store, &project(), new, "w", NOW).await.unwrap();
+    assert_eq!((own.attempt, next().await), (1, None));
+    drop(own);
+    assert!(next().await.is_some(), "its process died");
 }

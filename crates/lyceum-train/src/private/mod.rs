@@ -17,7 +17,7 @@ mod report;
 mod step;
 mod undeclared;
 
-pub use noise::Noise;
+pub use noise::{GENERATOR, Noise};
 pub use undeclared::undeclared;
 
 use crate::error::TrainError;

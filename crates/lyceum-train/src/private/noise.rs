@@ -2,17 +2,20 @@
 //! without the key. A resumed run, which has the key in its checkpoint, repeats what the stopped one drew and
 //! spends nothing twice.
 //!
-//! Floating point leaves traces in a single Gaussian sample from which noise can be told from data (Mironov
-//! 2012). Each number here is half the sum of four samples, made of four uniforms of 64 bits
-//! ([`gaussian`]), whose low bits cannot be traced back in feasible time (Holohan & Braghin 2021,
-//! arXiv:2107.10138); the last rounding, to f32, is not covered by the proof of
-//! the guarantee, and reports say so.
+//! Floating point leaves traces in a Gaussian sample from which noise can be told from data (Mironov 2012). Here
+//! gradients and noise are rounded to one grid that no row decides before they meet ([`gaussian`]), so the bits
+//! of their sum below it say nothing; what rounding adds to an example's share is taken off the clip
+//! ([`Noise::rounding`]). What remains outside the proof is that the noise's probabilities are those of
+//! floating-point functions of 96 random bits a pair, and reports say so.
 
 use lyceum_kernels::gaussian;
 use lyceum_nn::{Grads, ParamKind, Params};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use sha2::{Digest, Sha256};
+
+/// What turns a key into noise: a checkpoint continues under the same one only.
+pub const GENERATOR: &str = "chacha20, pairs on a grid";
 
 /// The secret that draws and noise come from. It shows nothing of itself in logs.
 #[derive(Clone, PartialEq)]
@@ -46,6 +49,11 @@ impl Noise {
         rng.set_stream(2 * step);
         rows.clear();
         rows.extend((0..n).filter(|_| rng.random::<f64>() < q));
+    }
+
+    /// How much farther apart two sums of `n` gradients can be on the grid of this noise than they were.
+    pub(super) fn rounding(deviation: f64, n: usize) -> f64 {
+        if deviation == 0.0 { 0.0 } else { (n as f64).sqrt() * gaussian::grid(deviation) }
     }
 
     /// Adds N(0, deviation²) to every learnt number; the same on any number of threads and any processor.

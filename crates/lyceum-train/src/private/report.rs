@@ -8,7 +8,7 @@ use lyceum_types::manifest::{PrivacyEvent, PrivacyReport};
 
 /// What the guarantee does not cover.
 const LIMITS: [&str; 3] = [
-    "the last rounding of the noise to f32 is outside the proof",
+    "the noise's probabilities are those of floating-point functions, on a grid that the rows do not decide",
     "running time and memory are not protected",
     "the job's own folder (log, checkpoints) belongs to the owner of the data and is not to be published",
 ];

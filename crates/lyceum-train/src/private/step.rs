@@ -41,6 +41,13 @@ impl Run {
         noise: &Noise,
         rows: &[usize],
     ) -> Result<StepReport, TrainError> {
+        let rounding = Noise::rounding(mechanism.noise, self.model.params.n_trainable());
+        if rounding > 0.5 * mechanism.clip {
+            let message =
+                "with so much noise on so many weights, its grid is coarser than the clip: lower sigma";
+            return Err(TrainError::Privacy(message.into()));
+        }
+        let clip = mechanism.clip - rounding;
         self.grads.clear();
         for (micro, rows) in rows.chunks(self.spec.batch_size).enumerate() {
             let batch = &mut self.batches[0];
@@ -63,7 +70,7 @@ impl Run {
                 return Err(TrainError::Diverged { step, loss: f64::NAN });
             }
             self.weights.clear();
-            self.weights.extend(self.squares.iter().map(|&s| weight(s, mechanism.clip)));
+            self.weights.extend(self.squares.iter().map(|&s| weight(s, clip)));
             tape.backward_weights(&mut self.grads, Some(&self.weights));
         }
         self.grads.finish();

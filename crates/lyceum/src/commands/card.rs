@@ -5,14 +5,24 @@ use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::{Args, ValueEnum};
 use lyceum_api::cards::{Form, VerificationBody};
+use lyceum_choose::serve::{Bench, Quantile, Samples};
+use lyceum_kernels::{cpu, pool};
+use lyceum_models::bundle;
+use lyceum_service::card::measured::{self, Cost};
 use lyceum_service::card::{self, State, Verification};
-use lyceum_service::{Service, ServiceError};
+use lyceum_service::{Resident, Service, ServiceError};
 use lyceum_store::models;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
+use lyceum_types::spec::Task;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Clients of the second measurement, and how long each takes.
+const CLIENTS: usize = 8;
+const MEASURED: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub struct Card {
@@ -24,6 +34,9 @@ pub struct Card {
     /// Write it to a file instead
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// First measure what an answer costs on this machine (a second), so that the card says it
+    #[arg(long, conflicts_with = "verify")]
+    measure: bool,
     /// Check a card against the version's files and compute again what is cheap: the JSON card in FILE, or the one
     /// that was issued last. Exit 1 where something does not hold
     #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "out"])]
@@ -48,6 +61,12 @@ impl Card {
         if let Some(file) = &self.verify {
             let given = file.as_deref().map(read).transpose()?;
             return verify(context, &service, &reference, given).await;
+        }
+        if self.measure {
+            let resident = service.resident(&context.project, &reference).await?;
+            tokio::task::spawn_blocking(move || measure(&resident))
+                .await
+                .map_err(|error| Failure::internal("the measurement broke off", &error))??;
         }
         let signed = card::create(&service, &context.project, &reference).await?;
         let form = match self.format {
@@ -87,6 +106,53 @@ impl Card {
         }
         Ok(())
     }
+}
+
+/// Asks for the recorded inputs one by one through an engine of its own, and keeps what that cost.
+fn measure(resident: &Resident) -> Result<(), Failure> {
+    if matches!(resident.manifest.spec.task, Task::LanguageModeling | Task::SequenceToSequence) {
+        let why = "an answer is as many steps as its text has tokens, and no length is the usual one";
+        let message = "no time of an answer is measured of models that write texts in this version";
+        return Err(Failure::new(Exit::Failed, "not_implemented", message, why, "leave --measure out"));
+    }
+    let rows = bundle::probe_rows(&resident.manifest)
+        .map_err(|error| Failure::internal("the recorded inputs cannot be read", &error))?;
+    if rows.is_empty() {
+        let why = "it was written before inputs were recorded";
+        let fix = "train it again";
+        return Err(Failure::new(
+            Exit::Failed,
+            "no_probes",
+            "this version has no inputs to ask with",
+            why,
+            fix,
+        ));
+    }
+    let mut samples = Samples::default();
+    Bench::start(CLIENTS)?.measure(&resident.model, &rows, MEASURED, &mut samples)?;
+    let mut found = Vec::new();
+    let one = format!("one client, {} recorded inputs in turn", rows.len());
+    let many = format!("{CLIENTS} clients at once, {} recorded inputs in turn", rows.len());
+    for (name, quantile, method) in [
+        (measured::MEDIAN_TIME, samples.alone(0.5), &one),
+        ("time of an answer, 95th percentile", samples.alone(0.95), &one),
+        ("time of an answer, median", samples.together(0.5), &many),
+        ("time of an answer, 95th percentile", samples.together(0.95), &many),
+    ] {
+        let Some(Quantile { ms, ci95, n }) = quantile else { continue };
+        let method = method.clone();
+        found.push(Cost { name, value: ms, unit: "ms", ci95: Some(ci95), n: n as u64, method });
+    }
+    if let Some(serving) = samples.serving(CLIENTS) {
+        let n = serving.together.n as u64;
+        let of = |name, value, unit| Cost { name, value, unit, ci95: None, n, method: many.clone() };
+        found.push(of("answers", serving.answers_per_s, "per second"));
+        found.extend(serving.cpu_seconds_per_1k.map(|s| of("processor time of 1,000 answers", s, "s")));
+    }
+    let path = format!("{:?}", cpu::path()).to_lowercase();
+    let machine = format!("{} threads, {path} kernels, {}", pool::threads(), std::env::consts::ARCH);
+    let again = format!("lyceum card {} --measure", resident.version.id());
+    Ok(measured::keep_costs(resident, &found, &machine, &again)?)
 }
 
 fn read(path: &std::path::Path) -> Result<Value, Failure> {

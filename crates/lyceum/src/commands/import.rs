@@ -1,12 +1,15 @@
-//! `lyceum import PATH`: a folder that `lyceum export` wrote, or the bare weights of a model that a job spec
-//! describes. What is neither is refused by name.
+//! `lyceum import PATH`: a GGUF file, a folder in Hugging Face's layout, a folder that `lyceum export` wrote, or
+//! the bare weights of a model that a job spec describes. What is none of these is refused by name.
 
 use crate::commands::train::read_spec;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
+use lyceum_kernels::stored::Stored;
 use lyceum_models::bundle;
+use lyceum_service::language::import as language;
+use lyceum_service::language::open::Layout;
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
 use lyceum_store::models::{self, NewVersion};
@@ -25,7 +28,8 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A folder with `model.safetensors` and `manifest.json`, or a `.safetensors` file with --spec
+    /// A GGUF file; a folder with `config.json` and safetensors (Hugging Face's layout); a folder that `lyceum export`
+    /// wrote; or a `.safetensors` file with --spec
     path: PathBuf,
     /// For bare weights: the job spec of their model. Its data gives scales, labels and vocabulary
     #[arg(long, value_name = "SPEC")]
@@ -33,10 +37,32 @@ pub struct Import {
     /// Another name for the model
     #[arg(long)]
     name: Option<String>,
+    /// For GGUF and Hugging Face's layout: what matrices become when the model is loaded
+    #[arg(long, value_name = "TYPE", value_parser = quant)]
+    quant: Option<Stored>,
+    /// For GGUF and Hugging Face's layout: the longest sequence in tokens, where the model could read more
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
+}
+
+/// The types that a model can be quantised to when it is loaded.
+fn quant(text: &str) -> Result<Stored, String> {
+    let kinds = [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0, Stored::Q4K];
+    let names = || kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
+    let found = kinds.into_iter().find(|kind| kind.name() == text.to_ascii_lowercase());
+    found.ok_or_else(|| format!("there are {}", names()))
 }
 
 impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if self.spec.is_none() && language::is_importable(&self.path) && !self.path.join(MANIFEST).exists() {
+            return self.import(context).await;
+        }
+        if self.quant.is_some() || self.context.is_some() {
+            let why = "they say how a GGUF file or a model of Hugging Face's layout is laid out";
+            let message = format!("--quant and --context do not go with {}", self.path.display());
+            return Err(Failure::usage(message, why, "leave them out"));
+        }
         let Exported { mut manifest, files: contents } = match (&self.spec, self.path.is_file()) {
             (Some(spec), true) => adopt(context, &self.path, spec).await?,
             (None, true) => return Err(no_folder(&self.path)?),
@@ -87,6 +113,57 @@ impl Import {
     }
 }
 
+impl Import {
+    /// A model that another program wrote.
+    async fn import(self, context: &Context) -> Result<(), Failure> {
+        let name = match &self.name {
+            Some(name) => name.parse()?,
+            None => language::name_of(&self.path)?,
+        };
+        let store = context.store().await?;
+        let request = language::Import {
+            source: self.path.display().to_string(),
+            layout: Layout { quant: self.quant, context: self.context },
+            path: self.path,
+            name,
+        };
+        let done = language::import(&store, &context.project, request, &context.control).await?;
+        let (version, manifest) = (done.version, done.manifest);
+        if context.is_json() {
+            output::json_line(&json!({
+                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir,
+                "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
+                "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
+                "notes": done.notes,
+            }));
+            return Ok(());
+        }
+        for note in summary(&done.notes) {
+            output::note(note);
+        }
+        let millions = manifest.n_parameters as f64 / 1e6;
+        let licence = manifest.licence.as_deref().unwrap_or("not said in its files");
+        output::text(format!(
+            "{} is in {}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
+            version.id(),
+            version.dir.display(),
+            manifest.family,
+            manifest.context
+        ));
+        Ok(())
+    }
+}
+
+/// The first notes, and how many there are besides.
+fn summary(notes: &[String]) -> Vec<String> {
+    const SHOWN: usize = 3;
+    let mut lines: Vec<String> = notes.iter().take(SHOWN).cloned().collect();
+    if notes.len() > SHOWN {
+        lines.push(format!("and {} tensors more like these", notes.len() - SHOWN));
+    }
+    lines
+}
+
 /// What stands in an exported folder.
 struct Exported {
     manifest: Manifest,
@@ -107,10 +184,6 @@ fn read(folder: &Path) -> Result<Exported, Failure> {
             return Err(Failure::file("open", folder, &std::io::Error::from(std::io::ErrorKind::NotFound)));
         }
         return Err(bad(format!("{} is no folder", folder.display()), "it is no file either".into()));
-    }
-    if folder.join("config.json").is_file() && !folder.join(MANIFEST).exists() {
-        let why = "it looks like a model of Hugging Face's layout, which is not read in this version yet";
-        return Err(bad(format!("{} has no {MANIFEST}", folder.display()), why.into()));
     }
     let text = files::read_text(&folder.join(MANIFEST), MANIFEST_BYTES_MAX)?;
     models::check_manifest(folder, text.as_bytes())
@@ -152,9 +225,7 @@ fn no_folder(path: &Path) -> Result<Failure, Failure> {
         .map_err(|error| Failure::file("read", path, &error))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let is = |magic: &[u8]| head[..n].starts_with(magic);
-    let (why, fix) = if is(b"GGUF") {
-        ("it is a GGUF file, which is not read in this version yet", "export its weights as safetensors")
-    } else if extension == "onnx" {
+    let (why, fix) = if extension == "onnx" {
         ("it is an ONNX file, which is not read in this version yet", "export its weights as safetensors")
     } else if is(b"PK\x03\x04") || is(&[0x80]) {
         (

@@ -1,11 +1,12 @@
 //! `lyceum jobs ls|resume|logs|cancel`
 
+use crate::commands::choose::{self, job::Takes};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{output, time, training};
 use clap::{Args, Subcommand};
 use lyceum_store::files::JobLock;
-use lyceum_store::jobs::{self, Job, State};
+use lyceum_store::jobs::{self, Job, Kind, State};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::JobId;
 use serde_json::{Value, json};
@@ -22,10 +23,13 @@ pub struct Jobs {
 enum Command {
     /// Show the jobs
     Ls,
-    /// Continue a job from its last checkpoint
+    /// Continue a job from its last checkpoint; a choice begins anew
     Resume {
         /// `job_…`, as `jobs ls` shows it
         id: String,
+        /// Only if it has not ended (for the server)
+        #[arg(long, hide = true)]
+        waiting: bool,
     },
     /// Show what a job has said
     Logs {
@@ -43,7 +47,9 @@ impl Jobs {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Ls => list(context).await,
-            Command::Resume { id } => resume(context, &id).await,
+            Command::Resume { id, waiting } => {
+                resume(context, &id, if waiting { Takes::Waiting } else { Takes::Any }).await
+            }
             Command::Logs { id } => logs(context, &id).await,
             Command::Cancel { id } => cancel(context, &id).await,
         }
@@ -66,13 +72,14 @@ async fn list(context: &Context) -> Result<(), Failure> {
         vec![
             job.id.to_string(),
             job.model.clone(),
+            job.kind.as_str().to_owned(),
             (*status).to_owned(),
             format!("{}/{}", job.step, job.steps),
             time::for_people(job.created_at),
             job.message.clone(),
         ]
     };
-    let header = ["id", "model", "status", "step", "created", "message"];
+    let header = ["id", "model", "kind", "status", "step", "created", "message"];
     output::table(&header, &lines.iter().map(row).collect::<Vec<_>>());
     Ok(())
 }
@@ -81,6 +88,7 @@ fn line(job: &Job, status: &str) -> Value {
     json!({
         "id": job.id.as_str(),
         "model": job.model,
+        "kind": job.kind.as_str(),
         "status": status,
         "step": job.step,
         "steps": job.steps,
@@ -97,14 +105,17 @@ fn status(layout: &lyceum_store::Layout, job: &Job) -> Result<&'static str, Fail
     Ok(job.state.as_str())
 }
 
-async fn resume(context: &Context, id: &str) -> Result<(), Failure> {
+async fn resume(context: &Context, id: &str, takes: Takes) -> Result<(), Failure> {
     let id: JobId = id.parse()?;
     let store = context.store().await?;
     let job = jobs::find(&store, &context.project, &id).await?;
+    if job.kind == Kind::Choose {
+        return choose::job::resume(context, &store, &job, takes).await;
+    }
     if let (State::Done, Some(outcome)) = (job.state, &job.outcome) {
         return training::say_done(context, outcome);
     }
-    let plan = training::Plan::from_job(&job)?;
+    let plan = training::plan_of(&job)?;
     training::run(context, &store, &id, plan).await
 }
 
@@ -148,7 +159,7 @@ async fn cancel(context: &Context, id: &str) -> Result<(), Failure> {
         output::text(format!("cancelled {id}"));
     } else {
         output::text(format!(
-            "asked {id} to end; lyceum jobs resume {id} continues from its last checkpoint"
+            "asked {id} to end; lyceum jobs resume {id} continues from its last checkpoint (a choice begins anew)"
         ));
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! `lyceum serve`: the models over HTTP, until Ctrl-C.
 
+use crate::commands::choose::worker;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output};
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -65,7 +67,20 @@ pub async fn listen(
     }
     let until = ended(context.control.clone());
     let server = tokio::spawn(lyceum_api::serve(listener, service.clone(), until));
-    let ready = lyceum_service::health::ready(&service).await?;
+    // Choices end with the server; what they left unfinished begins anew with the next one.
+    let choosing = worker::work(context, &service);
+    let serving = serve(context, &service, server);
+    let ((), ()) = tokio::try_join!(choosing, serving)?;
+    Ok(())
+}
+
+/// Says that models answer, and waits for the server's end.
+async fn serve(
+    context: &Context,
+    service: &Service,
+    server: JoinHandle<std::io::Result<()>>,
+) -> Result<(), Failure> {
+    let ready = lyceum_service::health::ready(service).await?;
     let versions = models::list(service.store(), &context.project).await?;
     if context.is_json() {
         output::json_line(&json!({ "event": "ready", "models": versions.len(), "resident": ready.models }));

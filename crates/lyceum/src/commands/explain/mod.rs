@@ -35,7 +35,7 @@ pub struct Explain {
     completion: Option<String>,
     /// auto, saliency, gradient_x_input, smooth_grad, integrated_gradients, grad_cam, conductance, relevance,
     /// feature_ablation, leave_one_out, occlusion, shapley, shapley_sampling, kernel_shap, linear_shap,
-    /// attention_weights, attention_rollout
+    /// attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
     #[arg(long, default_value = "auto")]
     method: String,
     /// A label, an output of a regression, or a part of the continuation; without it, what the model chose
@@ -174,6 +174,10 @@ impl Explain {
                 let why = "weights of attention are not an explanation, and are not drawn as one";
                 Err(Failure::usage(format!("{flag} has no meaning here"), why, "use --json"))
             }
+            Answer::Influence(_) => {
+                let why = "rows of a file are a list, and not a drawing";
+                Err(Failure::usage(format!("{flag} has no meaning here"), why, "use --json"))
+            }
         };
         if let Some(path) = &self.svg {
             let (_, parts, explanation) = drawn("--svg")?;
@@ -226,7 +230,7 @@ async fn said(
         n: 1,
         // Within the context; `None` would be OpenAI's 16.
         max_tokens: resident.model.context().is_none().then_some(SAID_TOKENS),
-        sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None, seed: Some(0) },
+        sampling: Sampling { seed: Some(0), ..Sampling::greedy() },
         stop: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,

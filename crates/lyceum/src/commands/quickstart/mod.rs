@@ -3,6 +3,7 @@
 //! Each starter is an ordinary job from an ordinary spec; nothing here trains or measures by itself. The
 //! server is up before the first job ends, so every model answers as soon as it is registered.
 
+mod choice;
 mod show;
 mod starters;
 mod trust;
@@ -59,6 +60,9 @@ impl Quickstart {
             let mut names = Vec::new();
             for starter in &STARTERS {
                 self.one(context, &store, &service, &folder, starter, &mut names).await?;
+            }
+            if !self.shuffle_labels {
+                choice::show(context, &store, &folder).await?;
             }
             let seconds = started.elapsed().as_secs_f64();
             say_all(context, &names, seconds, self.no_serve);

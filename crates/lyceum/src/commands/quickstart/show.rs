@@ -81,7 +81,7 @@ async fn complete(
         prompts: vec![Prompt::Text(prompt.to_owned())],
         n: 1,
         max_tokens: Some(max_tokens),
-        sampling: Sampling { temperature, top_p: 1.0, top_k: None, seed: Some(1) },
+        sampling: Sampling { temperature: Some(temperature), seed: Some(1), ..Sampling::default() },
         stop: Vec::new(),
         logprobs: None,
         echo: false,

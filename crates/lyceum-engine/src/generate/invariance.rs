@@ -1,0 +1,293 @@
+//! A real small decoder: whatever else runs, a request has the bytes of its answer and the bits of every
+//! log-probability that it has alone.
+
+use super::*;
+use crate::KvStorage;
+use lyceum_kernels::pool::parallel_for;
+use lyceum_models::model::{InputShape, ModelShape, OutputShape};
+use lyceum_types::spec::{
+    ActivationSpec, ModelSpec, NormKind, Positional, TransformerSpec, TransformerVariant,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::sync::Mutex;
+
+const VOCABULARY: usize = 23;
+const CONTEXT: usize = 120;
+
+fn model() -> Arc<Model> {
+    let spec = ModelSpec::Transformer(TransformerSpec {
+        variant: TransformerVariant::Decoder,
+        d_model: 32,
+        nhead: 4,
+        num_encoder_layers: 0,
+        num_decoder_layers: 2,
+        dim_feedforward: 48,
+        context: CONTEXT,
+        positional: Positional::Rope,
+        norm: NormKind::Rms,
+        norm_first: true,
+        activation: ActivationSpec::Gelu,
+        bias: false,
+        tie_embeddings: false,
+        dropout: 0.0,
+        layer_norm_eps: 1e-5,
+    });
+    let shape = ModelShape {
+        input: InputShape::Tokens { vocabulary: VOCABULARY, time: CONTEXT },
+        output: OutputShape::Tokens { vocabulary: VOCABULARY },
+    };
+    let mut model = Model::new(&spec, &shape, 5).unwrap();
+    // Sharper than a fresh model, so that answers depend on what was read.
+    for id in model.params.ids().collect::<Vec<_>>() {
+        let dims = model.params.shape(id).dims().to_vec();
+        if dims.len() == 2 {
+            let larger = model.params.value(id).iter().map(|x| x * 8.0).collect();
+            model.params.set(id, &dims, larger).unwrap();
+        }
+    }
+    model.freeze();
+    Arc::new(model)
+}
+
+/// One random request, made again for every run.
+#[derive(Clone)]
+struct Wish {
+    prompt: Vec<u32>,
+    n_max: usize,
+    sampling: Sampling,
+    logprobs: Option<usize>,
+    prompt_logprobs: Option<usize>,
+    end: Option<u32>,
+    tenant: u128,
+    priority: Priority,
+}
+
+fn wishes(n: usize) -> Vec<Wish> {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let tokens = |rng: &mut ChaCha8Rng, n: usize| -> Vec<u32> {
+        (0..n).map(|_| rng.random_range(0..VOCABULARY as u32)).collect()
+    };
+    let beginnings: Vec<Vec<u32>> = [40, 64, 70].map(|n| tokens(&mut rng, n)).into();
+    let one = |rng: &mut ChaCha8Rng| {
+        let mut prompt = match rng.random_range(0..4) {
+            i @ 0..3 => beginnings[i].clone(),
+            _ => Vec::new(),
+        };
+        let n = rng.random_range(1..30);
+        prompt.extend(tokens(rng, n));
+        let warm = rng.random_bool(0.6);
+        let penalties = rng.random_bool(0.3);
+        let sampling = Sampling {
+            temperature: if warm { rng.random_range(0.3..1.5) } else { 0.0 },
+            top_p: if rng.random_bool(0.5) { 0.9 } else { 1.0 },
+            top_k: rng.random_range(0..8),
+            min_p: if rng.random_bool(0.2) { 0.05 } else { 0.0 },
+            repetition_penalty: if penalties { 1.2 } else { 1.0 },
+            frequency_penalty: if penalties { 0.1 } else { 0.0 },
+            presence_penalty: if penalties { 0.2 } else { 0.0 },
+            logit_bias: if rng.random_bool(0.2) { vec![(3, 1.0)] } else { vec![] },
+            seed: rng.random(),
+        };
+        Wish {
+            prompt,
+            n_max: rng.random_range(0..24),
+            sampling,
+            logprobs: rng.random_bool(0.6).then(|| rng.random_range(0..4)),
+            prompt_logprobs: rng.random_bool(0.15).then_some(1),
+            end: rng.random_bool(0.5).then(|| rng.random_range(0..VOCABULARY as u32)),
+            tenant: rng.random_range(0..3),
+            priority: if rng.random_bool(0.3) { Priority::Batch } else { Priority::Interactive },
+        }
+    };
+    (0..n).map(|_| one(&mut rng)).collect()
+}
+
+/// An event in bits.
+type Told = (u8, u32, Vec<u32>);
+
+fn told(event: Event) -> Told {
+    let bits = |token: TokenEvent| {
+        let all = token.logprobs.map(|l| {
+            let top = l.top.iter().flat_map(|&(id, x)| [id, x.to_bits()]);
+            [l.chosen.to_bits(), l.rank as u32].into_iter().chain(top).collect()
+        });
+        (token.id, all.unwrap_or_default())
+    };
+    match event {
+        Event::Prompt(token) => (0, bits(token.clone()).0, bits(token).1),
+        Event::Token(token) => (1, bits(token.clone()).0, bits(token).1),
+        Event::Done(finish) => (2, finish as u32, vec![]),
+        Event::Failed(error) => panic!("{error}"),
+    }
+}
+
+type Answers = Arc<Mutex<Vec<Vec<Told>>>>;
+
+fn request(model: &Arc<Model>, wish: &Wish, i: usize, answers: &Answers) -> GenerateRequest {
+    let answers = answers.clone();
+    let sink = Box::new(move |event| {
+        answers.lock().unwrap()[i].push(told(event));
+        Flow::Continue
+    });
+    GenerateRequest {
+        sampling: wish.sampling.clone(),
+        logprobs: wish.logprobs,
+        prompt_logprobs: wish.prompt_logprobs,
+        end_tokens: wish.end.into_iter().collect(),
+        tenant: Tenant(wish.tenant),
+        priority: wish.priority,
+        ..GenerateRequest::new(model.clone(), wish.prompt.clone(), wish.n_max, sink)
+    }
+}
+
+fn limits() -> EngineLimits {
+    EngineLimits { prefix_cache: false, draft_tokens_max: 0, ..EngineLimits::default() }
+}
+
+type Spoil = Option<fn(&mut [f32], usize)>;
+
+/// Answers to all, `together` at a time (they come two a step); how often somebody gave way, and how many
+/// tokens were guessed rightly.
+fn run(
+    model: &Arc<Model>,
+    wishes: &[Wish],
+    together: usize,
+    limits: EngineLimits,
+    spoil: Spoil,
+) -> (Vec<Vec<Told>>, [u64; 2]) {
+    let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));
+    let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
+    gauges.sequences.store(wishes.len(), Ordering::Relaxed);
+    let mut next = 0;
+    while next < wishes.len() || !generator.is_idle() {
+        let open = next - (wishes.len() - gauges.sequences.load(Ordering::Relaxed));
+        for _ in 0..2.min(together - open.min(together)).min(wishes.len() - next) {
+            let request = request(model, &wishes[next], next, &answers);
+            request.check(&limits).unwrap();
+            generator.push(request);
+            next += 1;
+        }
+        if generator.lanes().is_empty() {
+            generator.lanes().push(Lane::new(model, &limits));
+            generator.lanes()[0].spoil = spoil;
+        }
+        generator.step(&mut ws, &gauges);
+    }
+    assert_eq!(gauges.sequences.load(Ordering::Relaxed), 0);
+    assert_eq!(gauges.kv_pages_used.load(Ordering::Relaxed), 0, "all pages come back");
+    let answers = answers.lock().unwrap().clone();
+    for answer in &answers {
+        let ends = answer.iter().filter(|told| told.0 == 2).count();
+        assert!(ends == 1 && answer.last().unwrap().0 == 2, "one end, and it is the last event");
+    }
+    (answers, generator.lanes()[0].n_preempted_and_guessed())
+}
+
+#[test]
+fn a_request_has_the_bits_that_it_has_alone() {
+    let (model, wishes) = (model(), wishes(300));
+    let (alone, _) = run(&model, &wishes, 1, limits(), None);
+    let all = EngineLimits { prefix_cache: true, draft_tokens_max: 4, ..limits() };
+    let page_bytes = model.kv_shape(0, KvStorage::F32).unwrap().page_bytes();
+    let tiny = EngineLimits { kv_bytes_per_model_max: 7 * page_bytes, ..limits() };
+    let ways = [
+        ("together", 300, limits()),
+        ("with kept beginnings", 300, EngineLimits { prefix_cache: true, ..limits() }),
+        ("with guesses", 3, EngineLimits { draft_tokens_max: 4, ..limits() }),
+        ("in pieces of one", 20, EngineLimits { prefill_tokens_max: 1, ..limits() }),
+        ("in pieces of seven", 40, EngineLimits { prefill_tokens_max: 7, step_tokens_max: 29, ..all }),
+        ("with little memory", 40, tiny),
+        (
+            "with little memory and all else",
+            40,
+            EngineLimits { prefix_cache: true, draft_tokens_max: 3, ..tiny },
+        ),
+    ];
+    let (mut n_preempted, mut n_guessed) = (0, 0);
+    for (name, together, limits) in ways {
+        let (answers, [preempted, guessed]) = run(&model, &wishes, together, limits, None);
+        (n_preempted, n_guessed) = (n_preempted + preempted, n_guessed + guessed);
+        for (i, (got, want)) in answers.iter().zip(&alone).enumerate() {
+            assert!(got == want, "{name}, request {i}: {got:?}, alone {want:?}");
+        }
+    }
+    assert!(n_preempted > 50 && n_guessed > 50, "{n_preempted} gave way, {n_guessed} were guessed");
+    // Inside a task of the pool, kernels run on one thread.
+    let one_thread = Mutex::new(Vec::new());
+    parallel_for(2, |task| {
+        if task == 0 {
+            *one_thread.lock().unwrap() = run(&model, &wishes, 300, all, None).0;
+        }
+    });
+    assert!(one_thread.into_inner().unwrap() == alone, "on one thread");
+}
+
+#[test]
+fn rounded_keys_and_values_are_as_indifferent_to_company() {
+    let (model, wishes) = (model(), wishes(60));
+    for kv_storage in [KvStorage::Bf16, KvStorage::Int8] {
+        let (alone, _) = run(&model, &wishes, 1, EngineLimits { kv_storage, ..limits() }, None);
+        let all = EngineLimits { kv_storage, prefix_cache: true, draft_tokens_max: 4, ..limits() };
+        assert!(run(&model, &wishes, 60, all, None).0 == alone, "{kv_storage:?}");
+        assert!(run(&model, &wishes, 1, limits(), None).0 != alone, "{kv_storage:?}: rounding is visible");
+    }
+}
+
+/// Sums three numbers in an order that depends on how many rows the pass has.
+fn order_dependent(logits: &mut [f32], n_rows: usize) {
+    for x in logits {
+        *x = if n_rows.is_multiple_of(2) { (*x + 0.1) - 0.3 } else { *x + (0.1 - 0.3) };
+    }
+}
+
+#[test]
+fn a_kernel_whose_order_depends_on_the_batch_is_found_out() {
+    let (model, wishes) = (model(), wishes(40));
+    let (alone, _) = run(&model, &wishes, 1, limits(), Some(order_dependent));
+    let (together, _) = run(&model, &wishes, 40, limits(), Some(order_dependent));
+    assert!(alone != together);
+}
+
+#[test]
+fn requests_that_are_cancelled_leave_at_once_and_those_that_can_never_fit_do_not_enter() {
+    let (model, gauges, mut ws) = (model(), Gauges::default(), Workspace::new());
+    let mut generator = Generator::new(limits());
+    let cancelled = Arc::new(AtomicBool::new(false));
+    gauges.sequences.store(2, Ordering::Relaxed);
+    for _ in 0..2 {
+        let sink = Box::new(|event| panic!("nobody listens: {event:?}"));
+        let request = GenerateRequest::new(model.clone(), vec![1; 100], 5, sink);
+        let small = EngineLimits { kv_bytes_per_model_max: 3 << 14, ..limits() };
+        assert!(request.check(&small).unwrap_err().to_string().contains("can never fit"));
+        generator.push(GenerateRequest { cancelled: Some(cancelled.clone()), ..request });
+    }
+    generator.lanes().push(Lane::new(&model, &EngineLimits { prefill_tokens_max: 8, ..limits() }));
+    generator.step(&mut ws, &gauges);
+    assert!(gauges.kv_pages_used.load(Ordering::Relaxed) == 8 && !generator.is_idle());
+    cancelled.store(true, Ordering::Relaxed);
+    generator.step(&mut ws, &gauges);
+    assert_eq!((gauges.sequences.load(Ordering::Relaxed), generator.is_idle()), (0, true));
+    assert_eq!(gauges.kv_pages_used.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn models_beyond_the_bound_wait_for_their_turn() {
+    let (models, wishes) = ([model(), model(), model()], wishes(6));
+    let limits = EngineLimits { models_max: 1, ..limits() };
+    let (alone, _) = run(&models[0], &wishes, 1, limits, None);
+    let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));
+    let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
+    gauges.sequences.store(wishes.len(), Ordering::Relaxed);
+    for (i, wish) in wishes.iter().enumerate() {
+        generator.push(request(&models[i % 3], wish, i, &answers));
+    }
+    while !generator.is_idle() {
+        generator.step(&mut ws, &gauges);
+        assert!(generator.lanes().len() <= 1);
+    }
+    assert!(*answers.lock().unwrap() == alone);
+    drop(models);
+    generator.step(&mut ws, &gauges);
+    assert!(generator.lanes().is_empty(), "the memory of a model that nobody holds is given back");
+}

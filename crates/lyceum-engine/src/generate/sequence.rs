@@ -1,0 +1,76 @@
+//! What the scheduler knows of a sequence: its tokens, how many of them the model has seen, and its pages.
+
+use super::blocks::Before;
+
+/// Whose work it is: an opaque key. Tenants share the device fairly and never each other's prefixes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Tenant(pub u128);
+
+/// Work of a lower class waits, and gives way, while there is work of a higher one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Priority {
+    #[default]
+    Interactive,
+    Batch,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub id: u64,
+    pub tenant: Tenant,
+    pub priority: Priority,
+    /// Prompt and answer as far as they are known.
+    pub tokens: Vec<u32>,
+    pub n_prompt: usize,
+    /// Positions that it can come to need at most.
+    pub n_positions_max: usize,
+    /// The model has seen the first so many of `tokens`.
+    pub n_seen: usize,
+    /// Room for the positions seen, and more.
+    pub pages: Vec<u32>,
+    /// Whether it may begin with pages that others computed, and leaves its own.
+    pub shares: bool,
+    /// Every row of the prompt is reported, not only the last.
+    pub reports_prompt: bool,
+    /// Tokens may be guessed ahead.
+    pub drafts: bool,
+    /// Guessing rests for so many tokens after a guess that was all wrong.
+    pub draft_rests: usize,
+    /// Full pages that the cache knows of, and what the next continues.
+    pub n_remembered: usize,
+    pub before: Before,
+    /// Tokens that its tenant was charged for.
+    pub n_charged: usize,
+}
+
+impl Sequence {
+    pub(crate) fn new(id: u64, tenant: Tenant, prompt: Vec<u32>, n_positions_max: usize) -> Sequence {
+        Sequence {
+            id,
+            tenant,
+            priority: Priority::Interactive,
+            n_prompt: prompt.len(),
+            tokens: prompt,
+            n_positions_max,
+            n_seen: 0,
+            pages: Vec::new(),
+            shares: true,
+            reports_prompt: false,
+            drafts: true,
+            draft_rests: 0,
+            n_remembered: 0,
+            before: Before::Beginning(tenant),
+            n_charged: 0,
+        }
+    }
+
+    /// Tokens that the model has not seen; one while an answer is being written.
+    pub(crate) fn n_unseen(&self) -> usize {
+        self.tokens.len() - self.n_seen
+    }
+
+    /// The better its place, the sooner it runs and the later it gives way: class, then arrival.
+    pub(crate) fn place(&self) -> (Priority, u64) {
+        (self.priority, self.id)
+    }
+}

@@ -1,0 +1,176 @@
+//! Where the keys and values of many sequences live: pages of [`PAGE`] positions in one pool, whose size is
+//! fixed when it is made.
+//!
+//! A page of one head of one layer holds its keys as a panel `[D, PAGE]` (a column a position, as the product
+//! with a query wants them) and its values `[PAGE, D]`. What is stored is f32, bf16 (rounded to nearest, ties
+//! to even), or int8 with one scale for the D numbers of a position: `x ≈ n · max|x| / 127`.
+
+use super::paged::Span;
+use crate::pool::parallel_for;
+use crate::row::Parts;
+
+/// Positions of a page.
+pub const PAGE: usize = 32;
+
+/// What a number is stored as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    F32,
+    Bf16,
+    Int8,
+}
+
+/// Sizes of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagesShape {
+    pub n_layers: usize,
+    pub n_pages: usize,
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    pub head_size: usize,
+    pub storage: Storage,
+}
+
+impl PagesShape {
+    /// Bytes that one page takes in all layers.
+    pub fn page_bytes(&self) -> usize {
+        let numbers = 2 * PAGE * self.kv_heads * self.n_layers;
+        match self.storage {
+            Storage::F32 => numbers * self.head_size * 4,
+            Storage::Bf16 => numbers * self.head_size * 2,
+            Storage::Int8 => numbers * (self.head_size + 4),
+        }
+    }
+}
+
+/// The pool. Nothing in it is read before it was written: which page holds what is the caller's to know.
+#[derive(Debug)]
+pub struct Pages {
+    shape: PagesShape,
+    pub(super) data: Data,
+}
+
+#[derive(Debug)]
+pub(super) enum Data {
+    F32(Vec<f32>),
+    Bf16(Vec<u16>),
+    /// Numbers, and the scales of a page's head: of the keys of each position, then of the values.
+    Int8(Vec<i8>, Vec<f32>),
+}
+
+impl Pages {
+    /// Takes the memory (the system gives it when it is first written).
+    pub fn new(shape: PagesShape) -> Pages {
+        let parts = shape.n_layers * shape.n_pages * shape.kv_heads * 2 * PAGE;
+        let data = match shape.storage {
+            Storage::F32 => Data::F32(vec![0.0; parts * shape.head_size]),
+            Storage::Bf16 => Data::Bf16(vec![0; parts * shape.head_size]),
+            Storage::Int8 => Data::Int8(vec![0; parts * shape.head_size], vec![0.0; parts]),
+        };
+        Pages { shape, data }
+    }
+
+    pub fn shape(&self) -> PagesShape {
+        self.shape
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.shape.n_pages * self.shape.page_bytes()
+    }
+
+    /// Which of the heads' pages of the pool.
+    pub(super) fn number(&self, layer: usize, page: u32, head: usize) -> usize {
+        (layer * self.shape.n_pages + page as usize) * self.shape.kv_heads + head
+    }
+
+    /// Writes the keys and values of all rows of the spans: row `r` of `x` has its keys at
+    /// `r * x_row + keys_at`, its values right behind them.
+    ///
+    /// # Panics
+    /// When a span leaves its pages, a page the pool, or a row `x`.
+    pub fn write(&mut self, layer: usize, spans: &[Span<'_>], x: &[f32], x_row: usize, keys_at: usize) {
+        let PagesShape { n_layers, n_pages, kv_heads, head_size: d, .. } = self.shape;
+        assert!(layer < n_layers, "kv pages: layer {layer} of {n_layers}");
+        let width = kv_heads * d;
+        for span in spans {
+            span.check(n_pages);
+            let end = if span.n_rows == 0 { 0 } else { (span.first_row + span.n_rows - 1) * x_row };
+            assert!(
+                end + keys_at + 2 * width <= x.len() || span.n_rows == 0,
+                "kv pages: rows beyond the input"
+            );
+        }
+        let place = |layer, page, head| ((layer * n_pages + page as usize) * kv_heads + head) * 2 * PAGE;
+        let each = |write: &(dyn Fn(usize, usize, &[f32], &[f32]) + Sync)| {
+            parallel_for(spans.iter().map(|span| span.n_rows).sum(), |mut i| {
+                let span = spans.iter().find(|span| {
+                    let here = i < span.n_rows;
+                    i -= if here { 0 } else { span.n_rows };
+                    here
+                });
+                let span = span.expect("as many rows as spans have: bug");
+                let position = span.first_position + i;
+                let row = &x[(span.first_row + i) * x_row + keys_at..][..2 * width];
+                for head in 0..kv_heads {
+                    let at = place(layer, span.pages[position / PAGE], head);
+                    let (keys, values) = (&row[head * d..][..d], &row[width + head * d..][..d]);
+                    write(at, position % PAGE, keys, values);
+                }
+            });
+        };
+        match &mut self.data {
+            Data::F32(data) => {
+                let data = Parts::new(data);
+                each(&|at, column, keys, values| put(&data, at, column, [keys, values], |x| x));
+            }
+            Data::Bf16(data) => {
+                let data = Parts::new(data);
+                each(&|at, column, keys, values| put(&data, at, column, [keys, values], to_bf16));
+            }
+            Data::Int8(data, scales) => {
+                let (data, scales) = (Parts::new(data), Parts::new(scales));
+                each(&|at, column, keys, values| {
+                    for (i, x) in [keys, values].into_iter().enumerate() {
+                        let scale = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+                        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                        let n = |x: f32| (x * inverse).round_ties_even() as i8;
+                        let nothing = &[][..];
+                        put(&data, at, column, if i == 0 { [x, nothing] } else { [nothing, x] }, n);
+                        // SAFETY: a position of a head belongs to one row.
+                        unsafe { scales.part(at + i * PAGE + column, 1)[0] = scale };
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Writes one position of one head: keys down a column of the panel, values as a row. Either may be empty.
+fn put<T: Send>(
+    data: &Parts<'_, T>,
+    at: usize,
+    column: usize,
+    [keys, values]: [&[f32]; 2],
+    to: impl Fn(f32) -> T,
+) {
+    let d = keys.len().max(values.len());
+    let at = at * d;
+    assert!(column < PAGE && at + 2 * PAGE * d <= data.len(), "kv pages: a page beyond the pool: bug");
+    for (c, &x) in keys.iter().enumerate() {
+        // SAFETY: inside the page, as asserted; a position of a head belongs to one row.
+        unsafe { *data.pointer(at + c * PAGE + column) = to(x) };
+    }
+    for (c, &x) in values.iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { *data.pointer(at + (PAGE + column) * d + c) = to(x) };
+    }
+}
+
+/// Rounded to nearest, ties to even; NaN stays NaN.
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    if x.is_nan() {
+        return (bits >> 16) as u16 | 0x40;
+    }
+    ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+}

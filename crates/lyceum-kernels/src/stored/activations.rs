@@ -1,0 +1,283 @@
+//! Rows of activations turned into panels: quantised to bytes, rounded to bf16, or as they are, and in the
+//! order in which the tiles read them.
+//!
+//! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
+//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, `−offset · sum`
+//! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
+//! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
+//! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
+//!
+//! A row's scales depend on that row alone.
+
+use super::engine::{Engine, Words};
+use super::lanes::{Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
+use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
+use super::tile::SUMS;
+use half::bf16;
+
+/// Smaller numbers than this are zero beside what a product keeps of them, and their inverse overflows.
+const LARGEST_MIN: f32 = 1e-30;
+
+/// Panels of all rows, one behind the other: row `r`'s panel begins at `r ·` (words of a row) of its first row.
+#[derive(Clone, Copy)]
+pub(super) struct Panels {
+    pub kind: Words,
+    pub words: *mut i32,
+    pub scales: *mut f32,
+    pub sums: *mut i32,
+    pub shifts: *mut f32,
+    pub k: usize,
+}
+
+// SAFETY: whoever writes through the pointers in a task writes the panels of rows that no other task has.
+unsafe impl Send for Panels {}
+// SAFETY: as above.
+unsafe impl Sync for Panels {}
+
+/// Numbers of 32 bits that each array has for a row.
+#[derive(Clone, Copy)]
+pub(super) struct RowLen {
+    pub words: usize,
+    pub scales: usize,
+    pub sums: usize,
+    pub shifts: usize,
+}
+
+impl RowLen {
+    pub fn of(kind: Words, k: usize) -> RowLen {
+        let (words, scales, sums, shifts) = match kind {
+            Words::Bytes32 { .. } => (k / 4, k / 32, k / 32, 0),
+            Words::Bytes32Least => (k / 4, k / 32, 0, k / 32),
+            Words::Bytes256 => (k / 4, k / 256, k / 256 * SUMS, 0),
+            Words::Pairs => (k.div_ceil(2), 0, 0, 0),
+            Words::Rounded | Words::F32 => (k.next_multiple_of(2), 0, 0, 0),
+        };
+        RowLen { words, scales, sums, shifts }
+    }
+
+    pub fn total(self) -> usize {
+        self.words + self.scales + self.sums + self.shifts
+    }
+}
+
+impl Panels {
+    /// Panels of `m` rows in `buffer`, which has room for [`RowLen::total`] words a row.
+    pub fn new(kind: Words, k: usize, m: usize, buffer: &mut [f32]) -> Panels {
+        let len = RowLen::of(kind, k);
+        assert!(buffer.len() >= m * len.total(), "the panels' buffer is too short: bug");
+        let words: *mut f32 = buffer.as_mut_ptr();
+        let scales = words.wrapping_add(m * len.words);
+        let sums = scales.wrapping_add(m * len.scales);
+        let shifts = sums.wrapping_add(m * len.sums);
+        Panels { kind, words: words.cast(), scales, sums: sums.cast(), shifts, k }
+    }
+
+    /// Fills the panel of `height` rows that begins at row `first` of `x`.
+    ///
+    /// # Safety
+    /// `x` points at all rows, dense; nobody else touches the panel; the processor has the engine.
+    pub unsafe fn fill(&self, engine: Engine, x: *const f32, first: usize, height: usize) {
+        for i in 0..height {
+            let row = Row { panels: *self, x: x.wrapping_add((first + i) * self.k), first, height, i };
+            // SAFETY: the caller's.
+            unsafe {
+                match engine {
+                    #[cfg(target_arch = "x86_64")]
+                    Engine::Avx512 => fill_avx512(row),
+                    #[cfg(target_arch = "x86_64")]
+                    Engine::AvxVnni | Engine::Avx2 => fill_avx2(row),
+                    Engine::Plain => row.fill::<Plain>(),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn fill_avx512(row: Row) {
+    // SAFETY: the caller's; the features are enabled here.
+    unsafe { row.fill::<Avx512Vnni>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn fill_avx2(row: Row) {
+    // SAFETY: as above.
+    unsafe { row.fill::<Avx2<Maddubs>>() }
+}
+
+/// Row `i` of the panel of `height` rows that begins at row `first`.
+struct Row {
+    panels: Panels,
+    x: *const f32,
+    first: usize,
+    height: usize,
+    i: usize,
+}
+
+impl Row {
+    /// Where step `step` of this row is in an array of `len` numbers a row.
+    #[inline(always)]
+    fn at(&self, len: usize, step: usize) -> usize {
+        self.first * len + step * self.height + self.i
+    }
+
+    #[inline(always)]
+    unsafe fn fill<L: Lanes>(&self) {
+        // SAFETY: the caller's.
+        unsafe {
+            match self.panels.kind {
+                Words::Bytes32 { .. } | Words::Bytes32Least => self.bytes32::<L>(),
+                Words::Bytes256 => self.bytes256::<L>(),
+                Words::Pairs => self.pairs(),
+                Words::Rounded => self.floats(|x| round(x).to_f32()),
+                Words::F32 => self.floats(|x| x),
+            }
+        }
+    }
+
+    /// The scale of some numbers whose largest size has these bits, and its inverse. Where one is not finite
+    /// the scale is not either, and with it the whole result: never a plausible number instead.
+    #[inline(always)]
+    fn scale(largest: u32) -> (f32, f32) {
+        let largest = f32::from_bits(largest);
+        let is_nothing = largest < LARGEST_MIN;
+        (if is_nothing { 0.0 } else { largest / 127.0 }, if is_nothing { 0.0 } else { 127.0 / largest })
+    }
+
+    /// Writes words that follow each other along `k`, from step `step` of the panel's `steps`.
+    #[inline(always)]
+    unsafe fn put(&self, steps: usize, step: usize, words: &[i32]) {
+        let to = self.panels.words.wrapping_add(self.at(steps, step));
+        for (i, &word) in words.iter().enumerate() {
+            // SAFETY: the panel has these steps.
+            unsafe { *to.add(i * self.height) = word }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes32<L: Lanes>(&self) {
+        let p = &self.panels;
+        let n_blocks = p.k / 32;
+        for first in (0..n_blocks).step_by(4) {
+            // Four blocks at a time, the last one several times at the end.
+            let block = |i: usize| (first + i).min(n_blocks - 1);
+            // SAFETY: the row has `k` numbers, the panel a step for each block.
+            unsafe {
+                let x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
+                let scales = L::largest_of_four(x).map(Self::scale);
+                for i in 0..4.min(n_blocks - first) {
+                    let (scale, inverse) = scales[i];
+                    let mut words = [0i32; 8];
+                    let sums = L::bytes_of(x[i], inverse, words.as_mut_ptr().cast());
+                    self.put(p.k / 4, 8 * (first + i), &words);
+                    let sum = sums[0] + sums[1];
+                    let at = self.at(n_blocks, first + i);
+                    *p.scales.add(at) = scale;
+                    match p.kind {
+                        Words::Bytes32 { offset } => *p.sums.add(at) = -offset * sum,
+                        _ => *p.shifts.add(at) = scale * sum as f32,
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn bytes256<L: Lanes>(&self) {
+        let p = &self.panels;
+        let n_blocks = p.k / 256;
+        for block in 0..n_blocks {
+            let mut sums = [0i32; 16];
+            // SAFETY: as above.
+            unsafe {
+                let x = self.x.add(256 * block);
+                let mut largest = 0;
+                for half in 0..2 {
+                    let x: [*const f32; 4] = std::array::from_fn(|i| x.add(32 * (4 * half + i)));
+                    largest = L::largest_of_four(x).into_iter().fold(largest, u32::max);
+                }
+                let (scale, inverse) = Self::scale(largest);
+                let mut words = [0i32; 64];
+                for part in 0..8 {
+                    let to = words.as_mut_ptr().add(8 * part).cast();
+                    let two = L::bytes_of(x.add(32 * part), inverse, to);
+                    sums[2 * part..][..2].copy_from_slice(&two);
+                }
+                self.put(p.k / 4, 64 * block, &words);
+                *p.scales.add(self.at(n_blocks, block)) = scale;
+                for word in 0..SUMS {
+                    let at = self.at(n_blocks * SUMS, SUMS * block + word);
+                    *p.sums.add(at) = pair_of_sums(&sums, word);
+                }
+            }
+        }
+    }
+
+    /// Some words at a time, so that they are made side by side before they are put apart.
+    #[inline(always)]
+    unsafe fn pairs(&self) {
+        let (k, steps) = (self.panels.k, self.panels.k.div_ceil(2));
+        for first in (0..k).step_by(2 * PIECE) {
+            let mut words = [0i32; PIECE];
+            let len = (2 * PIECE).min(k - first);
+            // SAFETY: the row has `k` numbers.
+            let x = unsafe { std::slice::from_raw_parts(self.x.add(first), len) };
+            for (word, two) in words.iter_mut().zip(x.chunks_exact(2)) {
+                let (low, high) = (round(two[0]).to_bits(), round(two[1]).to_bits());
+                *word = (u32::from(low) | u32::from(high) << 16) as i32;
+            }
+            if len % 2 == 1 {
+                words[len / 2] = i32::from(round(x[len - 1]).to_bits());
+            }
+            // SAFETY: the panel has these steps.
+            unsafe { self.put(steps, first / 2, &words[..len.div_ceil(2)]) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn floats(&self, f: impl Fn(f32) -> f32) {
+        let (k, steps) = (self.panels.k, self.panels.k.next_multiple_of(2));
+        for first in (0..k).step_by(PIECE) {
+            // An odd row ends with a zero.
+            let mut words = [0i32; PIECE];
+            let len = PIECE.min(k - first);
+            // SAFETY: as above.
+            let x = unsafe { std::slice::from_raw_parts(self.x.add(first), len) };
+            for (word, &x) in words.iter_mut().zip(x) {
+                *word = f(x).to_bits() as i32;
+            }
+            // SAFETY: as above.
+            unsafe { self.put(steps, first, &words[..len.min(steps - first).next_multiple_of(2)]) }
+        }
+    }
+}
+
+/// Words that are made at a time; even.
+const PIECE: usize = 64;
+
+/// The nearest bf16, halves to even; what is too small for a normal f32 becomes zero, as in
+/// [`crate::matmul`].
+#[inline(always)]
+fn round(x: f32) -> bf16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    let bits = if x.abs() < f32::MIN_POSITIVE { bits & 0x8000_0000 } else { rounded };
+    bf16::from_bits(if x.is_nan() { 0x7FC0 } else { (bits >> 16) as u16 })
+}
+
+/// Word `word` of the sums of a block of 256, given those of 16 numbers.
+#[inline(always)]
+fn pair_of_sums(sums: &[i32; 16], word: usize) -> i32 {
+    let (low, high) = if word < 4 {
+        let part = word / 2 * 4 + word % 2;
+        let of = |part: usize| sums[2 * part] + sums[2 * part + 1];
+        (of(part), of(part + 2))
+    } else {
+        let part = (word - 4) / 2 * 4 + word % 2;
+        (sums[part], sums[part + 2])
+    };
+    low & 0xFFFF | high << 16
+}

@@ -1,0 +1,230 @@
+//! Which tiles a processor has for which type, and how tall they are.
+
+use super::formats::{Bf16, F16, F32, Floats, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Small, Super};
+use super::kind::Stored;
+use super::lanes::{Lanes, Plain};
+#[cfg(target_arch = "x86_64")]
+use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
+use super::tile::{self, Tile, TileFn};
+use crate::cpu::{self, CpuPath};
+
+/// An implementation of the tiles. Of every path's, the first that the processor has is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Engine {
+    /// AVX-512 with VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 with AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Plain,
+}
+
+impl Engine {
+    /// All that this processor can run on a path, the best first.
+    pub fn all(path: CpuPath) -> Vec<Engine> {
+        let mut engines = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if path == CpuPath::Avx512 && is_x86_feature_detected!("avx512vnni") {
+                engines.push(Engine::Avx512);
+            }
+            if path != CpuPath::Portable && is_x86_feature_detected!("f16c") {
+                if is_x86_feature_detected!("avxvnni") {
+                    engines.push(Engine::AvxVnni);
+                }
+                engines.push(Engine::Avx2);
+            }
+        }
+        let _ = path;
+        engines.push(Engine::Plain);
+        engines
+    }
+
+    /// The best on a path.
+    pub fn of(path: CpuPath) -> Engine {
+        Engine::all(path)[0]
+    }
+
+    /// Whether products of bf16 pairs are an instruction.
+    fn has_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self == Engine::Avx512 && cpu::has_bf16()
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            cpu::has_bf16()
+        }
+    }
+
+    /// What the activations become for weights of a tile type.
+    pub fn words(self, kind: Stored) -> Words {
+        match kind {
+            Stored::F32 | Stored::F16 => Words::F32,
+            Stored::Bf16 if self.has_pairs() => Words::Pairs,
+            Stored::Bf16 => Words::Rounded,
+            Stored::Q4K | Stored::Q5K | Stored::Q6K => Words::Bytes256,
+            Stored::Q4_1 | Stored::Q5_1 => Words::Bytes32Least,
+            Stored::Q4_0 => Words::Bytes32 { offset: 8 },
+            Stored::Q5_0 => Words::Bytes32 { offset: 16 },
+            _ => Words::Bytes32 { offset: self.wide_offset() },
+        }
+    }
+
+    /// What products of eight bits leave to be subtracted.
+    fn wide_offset(self) -> i32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 => Avx512Vnni::OFFSET,
+            #[cfg(target_arch = "x86_64")]
+            Engine::AvxVnni => Avx2::<Vnni>::OFFSET,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => Avx2::<Maddubs>::OFFSET,
+            Engine::Plain => Plain::OFFSET,
+        }
+    }
+
+    /// The shapes of the tiles over some words, the lowest first; the first is one row.
+    pub fn shapes(self, words: Words) -> &'static [Shape] {
+        match (self, words) {
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Avx512, Words::Bytes32 { .. } | Words::Bytes32Least) => &SMALL_AVX512,
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Avx512, Words::Bytes256) => &SUPER_AVX512,
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Avx512, _) => &FLOATS_AVX512,
+            _ => &NARROW,
+        }
+    }
+
+    /// The function of shape `shape` for a tile type.
+    pub fn tile(self, kind: Stored, shape: usize) -> TileFn {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 if kind == Stored::Bf16 && self.has_pairs() => PAIRS_AVX512[shape],
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 => table_avx512(kind, shape),
+            #[cfg(target_arch = "x86_64")]
+            Engine::AvxVnni => table_avx_vnni(kind, shape),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => table_avx2(kind, shape),
+            Engine::Plain => table_plain(kind, shape),
+        }
+    }
+}
+
+/// What a panel of activations holds along `k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Words {
+    /// Four bytes in a word, a scale for 32 numbers; for weights that mean `q − offset`.
+    Bytes32 {
+        offset: i32,
+    },
+    /// The same for weights with a minimum.
+    Bytes32Least,
+    /// Four bytes in a word, a scale for 256 numbers.
+    Bytes256,
+    /// Two bf16 in a word.
+    Pairs,
+    /// f32 rounded to bf16.
+    Rounded,
+    F32,
+}
+
+impl Words {
+    /// Numbers along `k` of a weight's block.
+    pub fn block_len(self) -> usize {
+        match self {
+            Words::Bytes32 { .. } | Words::Bytes32Least => 32,
+            Words::Bytes256 => 256,
+            Words::Pairs | Words::Rounded | Words::F32 => 2,
+        }
+    }
+}
+
+/// Rows of activations and tiles of the weight that one call multiplies; the span divides the tiles that are woven.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub height: usize,
+    pub span: usize,
+}
+
+const fn shape(height: usize, span: usize) -> Shape {
+    Shape { height, span }
+}
+
+// Accumulators, the weights of a step and one broadcast within 32 or 16 registers.
+#[cfg(target_arch = "x86_64")]
+static SMALL_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(8, 2)];
+#[cfg(target_arch = "x86_64")]
+static SUPER_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2)];
+#[cfg(target_arch = "x86_64")]
+static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape(6, 4), shape(12, 2)];
+static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
+
+macro_rules! table {
+    ($table:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
+     floats [$($fr:literal x $fs:literal),*]
+     $(, $feature:literal)?) => {
+        fn $table(kind: Stored, shape: usize) -> TileFn {
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn small<F: Small, const R: usize, const V: usize>(t: &Tile) {
+                // SAFETY: the caller's; the features are enabled here.
+                unsafe { tile::small::<$lanes, F, R, V>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn large<F: Super, const R: usize, const V: usize>(t: &Tile) {
+                // SAFETY: as above.
+                unsafe { tile::super_blocks::<$lanes, F, R, V>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn floats<F: Floats, const R: usize, const V: usize>(t: &Tile) {
+                // SAFETY: as above.
+                unsafe { tile::floats::<$lanes, F, R, V>(t) }
+            }
+            const fn small_of<F: Small>() -> &'static [TileFn] { &[$(small::<F, $r, { $s * $pt }>),*] }
+            const fn large_of<F: Super>() -> &'static [TileFn] { &[$(large::<F, $lr, { $ls * $pt }>),*] }
+            const fn floats_of<F: Floats>() -> &'static [TileFn] { &[$(floats::<F, $fr, { $fs * $pt }>),*] }
+            const { assert!(16 / <$lanes as Lanes>::N == $pt) };
+            let tiles = match kind {
+                Stored::Q4_0 => small_of::<Q4_0>(),
+                Stored::Q4_1 => small_of::<Q4_1>(),
+                Stored::Q5_0 => small_of::<Q5_0>(),
+                Stored::Q5_1 => small_of::<Q5_1>(),
+                Stored::Q8_0 => small_of::<Q8_0>(),
+                Stored::Q4K => large_of::<Q4K>(),
+                Stored::Q5K => large_of::<Q5K>(),
+                Stored::Q6K => large_of::<Q6K>(),
+                Stored::F32 => floats_of::<F32>(),
+                Stored::F16 => floats_of::<F16>(),
+                Stored::Bf16 => floats_of::<Bf16>(),
+                Stored::Q2K | Stored::Q3K => unreachable!("{} has no tile: bug", kind.name()),
+            };
+            tiles[shape]
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+static PAIRS_AVX512: [TileFn; 5] = [
+    tile::bf16_pairs::<1, 4>,
+    tile::bf16_pairs::<2, 4>,
+    tile::bf16_pairs::<4, 4>,
+    tile::bf16_pairs::<6, 4>,
+    tile::bf16_pairs::<12, 2>,
+];
+#[cfg(target_arch = "x86_64")]
+table!(table_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 8 x 2],
+    large [1 x 4, 2 x 4, 4 x 2, 6 x 2],
+    floats [1 x 4, 2 x 4, 4 x 4, 6 x 4, 12 x 2],
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+table!(table_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+    "avxvnni,avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+table!(table_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+    "avx2,fma,f16c");
+table!(table_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);

@@ -1,0 +1,341 @@
+//! The innermost loops: some rows of activations times some tiles of a weight, over a stretch of `k`.
+//!
+//! Every number of the result is one chain over `k`, in rising order: integers summed exactly over a block,
+//! then one float operation per block (two where minima are added). The chain is the same whatever the
+//! tile's height, so a row's bits do not depend on the rows beside it; integers being exact and every float
+//! operation being one rounding, nor do they depend on the processor (but where bf16 products are an instruction).
+
+use super::formats::{Floats, GROUP, HALVES, ROWS, Small, Super};
+use super::lanes::Lanes;
+
+/// Words of a panel's activations that stand beside each block of 256: see [`super::activations`].
+pub(super) const SUMS: usize = 12;
+
+/// One tile's work. The panel's rows lie side by side at every step.
+pub(super) struct Tile {
+    /// The first weight tile's head and body at this stretch; the next tiles' follow.
+    pub heads: *const u8,
+    pub bodies: *const u8,
+    /// Bytes from a block to the next.
+    pub block_step: usize,
+    pub n_tiles: usize,
+    /// How many bytes ahead the weight is asked for; 0 where it is in the cache.
+    pub ahead: usize,
+    /// The panel at this stretch: words along `k`, scales, sums (or what integers start from), minima's
+    /// factors.
+    pub words: *const i32,
+    pub scales: *const f32,
+    pub sums: *const i32,
+    pub shifts: *const f32,
+    /// Blocks of the stretch.
+    pub n_blocks: usize,
+    pub out: *mut f32,
+    pub out_row: usize,
+    /// Columns to store.
+    pub cols: usize,
+    /// Whether `out` holds the sums of the stretches before.
+    pub start: Start,
+}
+
+/// What a tile's sums start from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    Zero,
+    Output,
+}
+
+pub(super) type TileFn = unsafe fn(&Tile);
+
+/// A vector's rows in a block: the head of their scales, their tile's body, and the bytes into its groups.
+#[derive(Clone, Copy)]
+struct Column {
+    head: *const u8,
+    body: *const u8,
+    at: usize,
+}
+
+impl Tile {
+    /// Where each vector's rows begin in the first block: in their tile, or in the last one again where there
+    /// are no more.
+    #[inline(always)]
+    fn columns<L: Lanes, const V: usize>(&self, head: usize, body: usize) -> [Column; V] {
+        let per_tile = ROWS / L::N;
+        let mut columns = [Column { head: self.heads, body: self.bodies, at: 0 }; V];
+        for (v, column) in columns.iter_mut().enumerate() {
+            let tile = (v / per_tile).min(self.n_tiles - 1);
+            let at = v % per_tile * 4 * L::N;
+            let head = self.heads.wrapping_add(tile * head + at / 2);
+            *column = Column { head, body: self.bodies.wrapping_add(tile * body), at };
+        }
+        columns
+    }
+
+    /// Asks for the block that is `ahead` bytes after this one.
+    #[inline(always)]
+    fn prefetch(&self, column: &Column) {
+        if self.ahead > 0 {
+            for at in (0..self.block_step).step_by(64) {
+                crate::simd::prefetch(column.head.wrapping_add(self.ahead + at).cast());
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn begin<L: Lanes, const R: usize, const V: usize>(&self, start: Start) -> [[L::F; V]; R] {
+        // SAFETY: the tile's output is good for `R` rows of `cols`.
+        unsafe {
+            let mut sums = [[L::float(0.0); V]; R];
+            if start == Start::Output {
+                for i in 0..R {
+                    for v in 0..V {
+                        if v * L::N < self.cols {
+                            let from = self.out.add(i * self.out_row + v * L::N);
+                            sums[i][v] = L::load_up_to(from, self.cols - v * L::N);
+                        }
+                    }
+                }
+            }
+            sums
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn end<L: Lanes, const R: usize, const V: usize>(&self, sums: [[L::F; V]; R]) {
+        // SAFETY: as above.
+        unsafe {
+            for i in 0..R {
+                for v in 0..V {
+                    if v * L::N < self.cols {
+                        let to = self.out.add(i * self.out_row + v * L::N);
+                        L::store_up_to(to, sums[i][v], self.cols - v * L::N);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Two groups of four along `k`.
+#[inline(always)]
+unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: usize>(
+    acc: &mut [[L::I; V]; R],
+    w: &[Column; V],
+    pair: usize,
+    words: *const i32,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut first = [L::splat(0); V];
+        let mut second = first;
+        for v in 0..V {
+            (first[v], second[v]) = N::pair::<L>(w[v].body, pair, w[v].at);
+        }
+        for (group, u) in [first, second].into_iter().enumerate() {
+            for i in 0..R {
+                let s = L::splat(*words.add(group * R + i));
+                for v in 0..V {
+                    acc[i][v] =
+                        if N::WIDE { L::dot_wide(acc[i][v], u[v], s) } else { L::dot(acc[i][v], u[v], s) };
+                }
+            }
+        }
+    }
+}
+
+/// Blocks of 32: `Σ d_w · d_x · Σ (q − offset) · s`, or with minima `+ Σ least · d_x · Σ s`.
+///
+/// # Safety
+/// The processor is that of `L`; the tile's pointers are good for `n_blocks` blocks and `R` rows.
+#[inline(always)]
+pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
+        let (mut words, mut scales, mut starts, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
+        for _ in 0..t.n_blocks {
+            let mut acc = [[L::splat(0); V]; R];
+            if !F::LEAST {
+                for i in 0..R {
+                    acc[i] = [L::splat(*starts.add(i)); V];
+                }
+                starts = starts.add(R);
+            }
+            for pair in 0..4 {
+                dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
+            }
+            let mut d = [L::float(0.0); V];
+            for v in 0..V {
+                d[v] = L::load_half(w[v].head);
+            }
+            for i in 0..R {
+                let scale = L::float(*scales.add(i));
+                for v in 0..V {
+                    sums[i][v] = L::fma(L::to_float(acc[i][v]), L::mul_float(d[v], scale), sums[i][v]);
+                }
+            }
+            if F::LEAST {
+                for v in 0..V {
+                    d[v] = L::load_half(w[v].head.add(HALVES));
+                }
+                for i in 0..R {
+                    let shift = L::float(*shifts.add(i));
+                    for v in 0..V {
+                        sums[i][v] = L::fma(d[v], shift, sums[i][v]);
+                    }
+                }
+                shifts = shifts.add(R);
+            }
+            t.prefetch(&w[0]);
+            for w in &mut w {
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
+            }
+            words = words.add(8 * R);
+            scales = scales.add(R);
+        }
+        t.end::<L, R, V>(sums);
+    }
+}
+
+/// Blocks of 256: `Σ d_w · d_x · Σ scale · Σ q · s`, less the minima's part.
+///
+/// # Safety
+/// As [`small`].
+#[inline(always)]
+pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: usize>(t: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
+        let (mut words, mut scales, mut constants) = (t.words, t.scales, t.sums);
+        let pairs = F::PART / 8;
+        let mut start = t.start;
+        for _ in 0..t.n_blocks {
+            let mut whole = [[L::splat(0); V]; R];
+            for quad in 0..64 / F::PART {
+                let mut four = [L::splat(0); V];
+                for v in 0..V {
+                    four[v] = F::scales::<L>(w[v].body, quad, w[v].at);
+                }
+                for j in 0..4 {
+                    let mut acc = [[L::splat(0); V]; R];
+                    for p in 0..pairs {
+                        let pair = (quad * 4 + j) * pairs + p;
+                        dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
+                    }
+                    for v in 0..V {
+                        let scale = F::scale::<L>(four[v], j);
+                        for i in 0..R {
+                            whole[i][v] = L::add(whole[i][v], L::mul(acc[i][v], scale));
+                        }
+                    }
+                }
+            }
+            let mut part = [[L::splat(0); V]; R];
+            let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
+            for word in 0..n_words {
+                for v in 0..V {
+                    let constant = F::constant::<L>(w[v].body, word, w[v].at);
+                    for i in 0..R {
+                        let s = L::splat(*constants.add((first + word) * R + i));
+                        part[i][v] = L::dot16(part[i][v], constant, s);
+                    }
+                }
+            }
+            // The sums wait in the result, or registers would be short in the loops above.
+            let mut sums = t.begin::<L, R, V>(start);
+            start = Start::Output;
+            for v in 0..V {
+                let d = L::load_half(w[v].head);
+                let d_least = if F::LEAST { L::load_half(w[v].head.add(HALVES)) } else { d };
+                for i in 0..R {
+                    let scale = L::float(*scales.add(i));
+                    let factor = L::mul_float(d, scale);
+                    if F::LEAST {
+                        let sum = L::fma(L::to_float(whole[i][v]), factor, sums[i][v]);
+                        sums[i][v] = L::fnma(L::to_float(part[i][v]), L::mul_float(d_least, scale), sum);
+                    } else {
+                        let whole = L::sub(whole[i][v], L::shl32::<5>(part[i][v]));
+                        sums[i][v] = L::fma(L::to_float(whole), factor, sums[i][v]);
+                    }
+                }
+            }
+            t.prefetch(&w[0]);
+            t.end::<L, R, V>(sums);
+            for w in &mut w {
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
+            }
+            words = words.add(64 * R);
+            scales = scales.add(R);
+            constants = constants.add(SUMS * R);
+        }
+    }
+}
+
+/// Weights that are floats, activations in f32 (rounded before where the weights are bf16).
+///
+/// # Safety
+/// As [`small`].
+#[inline(always)]
+pub(super) unsafe fn floats<L: Lanes, F: Floats, const R: usize, const V: usize>(t: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(0, F::BODY);
+        let mut words: *const f32 = t.words.cast();
+        for _ in 0..t.n_blocks {
+            t.prefetch(&w[0]);
+            let mut pairs = [(L::float(0.0), L::float(0.0)); V];
+            for v in 0..V {
+                pairs[v] = F::pair::<L>(w[v].body, w[v].at);
+                w[v].head = w[v].head.wrapping_add(t.block_step);
+                w[v].body = w[v].body.wrapping_add(t.block_step);
+            }
+            for i in 0..R {
+                let (x, y) = (L::float(*words.add(i)), L::float(*words.add(R + i)));
+                for v in 0..V {
+                    sums[i][v] = L::chain(pairs[v].1, y, L::chain(pairs[v].0, x, sums[i][v]));
+                }
+            }
+            words = words.add(2 * R);
+        }
+        t.end::<L, R, V>(sums);
+    }
+}
+
+/// bf16 weights and activations by the instruction that multiplies pairs.
+///
+/// # Safety
+/// As [`small`]; the processor has AVX-512 and AVX512_BF16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn bf16_pairs<const R: usize, const V: usize>(t: &Tile) {
+    use super::lanes_x86::Avx512Vnni as L;
+    use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps};
+    use std::mem::transmute;
+    // SAFETY: the caller's; all types are 512 bits.
+    unsafe {
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(0, GROUP);
+        let mut words = t.words;
+        for _ in 0..t.n_blocks {
+            t.prefetch(&w[0]);
+            let mut pairs = [L::splat(0); V];
+            for v in 0..V {
+                pairs[v] = L::load(w[v].body);
+                w[v].head = w[v].head.wrapping_add(t.block_step);
+                w[v].body = w[v].body.wrapping_add(t.block_step);
+            }
+            for i in 0..R {
+                let x = transmute::<__m512i, __m512bh>(L::splat(*words.add(i)));
+                for v in 0..V {
+                    let pair = transmute::<__m512i, __m512bh>(pairs[v]);
+                    sums[i][v] = _mm512_dpbf16_ps(sums[i][v], pair, x);
+                }
+            }
+            words = words.add(R);
+        }
+        t.end::<L, R, V>(sums);
+    }
+}

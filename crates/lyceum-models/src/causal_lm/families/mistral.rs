@@ -1,0 +1,18 @@
+//! Mistral: Llama with a sliding window over all layers where `sliding_window` is set. Jiang et al. 2023,
+//! arXiv:2310.06825. Its GGUF files call themselves llama.
+
+use super::Family;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "mistral",
+    gguf: "mistral",
+    from_hugging_face: |file| {
+        let mut config = file.llama_like()?;
+        let window = file.sliding_window()?;
+        config.layers.iter_mut().for_each(|layer| layer.window = window);
+        file.windows(&mut config, window)?;
+        Ok(config)
+    },
+    from_gguf: super::llama::FAMILY.from_gguf,
+    gguf_pairs_are_neighbours: true,
+};

@@ -1,0 +1,403 @@
+//! Texts that a model makes, token by token: what completions and chats share.
+//!
+//! Each choice is one sequence in the engine with its own seed, so it is what it would be alone. Tokens come
+//! back through one bounded channel; dropping [`Running`] closes it, and the engine frees the sequences
+//! within a step.
+
+mod choice;
+pub(crate) mod speaker;
+
+pub(crate) use speaker::Speaker;
+
+use crate::{Service, ServiceError};
+use choice::{Choice, Part, prompt_token};
+use lyceum_engine::{Event, Flow, GenerateRequest, Priority, Sink, TokenEvent, TokenMask};
+use lyceum_models::InputShape;
+use lyceum_models::batch::{Input, Tokens};
+use lyceum_types::limits;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// How tokens are chosen; what is None is the model's own recommendation, or nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sampling {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<usize>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    /// Added to the logits of tokens.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// `None` draws one.
+    pub seed: Option<u64>,
+}
+
+impl Sampling {
+    /// The likeliest token, always.
+    pub fn greedy() -> Self {
+        Sampling { temperature: Some(0.0), ..Sampling::default() }
+    }
+}
+
+/// What every choice of a request shares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    /// Choices of each prompt.
+    pub n: usize,
+    pub sampling: Sampling,
+    pub stop: Vec<String>,
+    /// Tokens that end an answer beside the model's own.
+    pub stop_ids: Vec<u32>,
+    /// Special tokens that are part of the text.
+    pub shown: Vec<u32>,
+    /// Report log-probabilities, with this many most likely tokens.
+    pub logprobs: Option<usize>,
+    pub echo: bool,
+    pub prompt_logprobs: Option<usize>,
+}
+
+/// A prompt as the engine takes it.
+pub(crate) struct Encoded {
+    pub source: Option<Vec<u32>>,
+    pub prompt: Vec<u32>,
+    /// As usage counts them.
+    pub n_tokens: usize,
+    /// The most tokens that may follow.
+    pub max_tokens: usize,
+}
+
+/// Makes the mask of one choice's tokens.
+pub(crate) type MaskOf<'a> = &'a (dyn Fn() -> Result<Box<dyn TokenMask>, ServiceError> + Sync);
+
+/// A part of one choice. Its tokens are those that begin in its text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Piece {
+    pub choice: usize,
+    pub text: String,
+    pub tokens: Vec<Token>,
+    /// All tokens that were made since the piece before, also those whose text is not certain yet and those of
+    /// a stop text.
+    pub token_ids: Vec<u32>,
+    /// The last piece of a choice has it.
+    pub finish: Option<Finish>,
+}
+
+/// A token with its log-probabilities (natural).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Token {
+    pub text: String,
+    /// Where it begins in the text of its choice, in characters.
+    pub offset: usize,
+    /// None for the first token of an echoed prompt.
+    pub logprob: Option<f32>,
+    /// Its bytes, which need not be whole characters.
+    pub bytes: Vec<u8>,
+    /// The most likely tokens, best first, and this one.
+    pub top: Vec<Likely>,
+}
+
+/// One of the most likely tokens at a place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Likely {
+    pub text: String,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+}
+
+/// A token of the prompt: what the model thought of it where it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptToken {
+    pub id: u32,
+    /// None for the first: nothing stands before it. This token, then the most likely ones, best first.
+    pub alternatives: Option<Vec<Alternative>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alternative {
+    pub id: u32,
+    pub text: String,
+    pub logprob: f32,
+    /// 1 is the likeliest.
+    pub rank: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model or a stop text ended it.
+    Stop,
+    /// `max_tokens` or the context was reached.
+    Length,
+}
+
+impl Finish {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+        }
+    }
+}
+
+/// Tokens that were read and made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+}
+
+/// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
+pub(crate) fn start(
+    service: &Service,
+    speaker: Speaker,
+    prompts: Vec<Encoded>,
+    options: &Options,
+    mask: Option<MaskOf<'_>>,
+) -> Result<Running, ServiceError> {
+    let n_choices = prompts.len() * options.n;
+    let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
+    // Room for every event there can be: the engine never waits for a slow client.
+    let capacity: usize = prompts.iter().map(|prompt| events_of(prompt) * options.n).sum();
+    let (sender, receiver) = mpsc::channel(capacity);
+    let base_seed = match options.sampling.seed {
+        Some(seed) => seed,
+        None => getrandom::u64()
+            .map_err(|error| ServiceError::internal("drawing a seed failed", error.to_string()))?,
+    };
+    let usage = Usage {
+        prompt_tokens: prompts.iter().map(|prompt| prompt.n_tokens as u64).sum(),
+        completion_tokens: 0,
+    };
+    let mut end_tokens = speaker.ends();
+    end_tokens.extend(&options.stop_ids);
+    let mut choices = Vec::with_capacity(n_choices);
+    let mut prompt_ids = Vec::with_capacity(n_choices);
+    for prompt in prompts {
+        let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
+        for i in 0..options.n {
+            let choice = Choice::new(&speaker, options);
+            prompt_ids.push(ids.clone());
+            let sink = sink(choices.len(), sender.clone(), choice.is_over.clone());
+            if speaker.model().answers_at_once() {
+                answer_at_once(service, &speaker, &prompt, options, sink)?;
+                choices.push(choice);
+                continue;
+            }
+            let sequence = GenerateRequest {
+                source: prompt.source.clone(),
+                end_tokens: end_tokens.clone(),
+                never_tokens: speaker.never(),
+                sampling: sampling(&speaker, &options.sampling, base_seed.wrapping_add(i as u64)),
+                logprobs: options.logprobs,
+                echo: options.echo,
+                prompt_logprobs: options.prompt_logprobs,
+                mask: mask.map(|mask| mask()).transpose()?,
+                priority: Priority::Interactive,
+                cancelled: Some(choice.is_over.clone()),
+                ..GenerateRequest::new(
+                    speaker.model().clone(),
+                    prompt.prompt.clone(),
+                    prompt.max_tokens,
+                    sink,
+                )
+            };
+            service.engine().generate(sequence).map_err(crate::refused)?;
+            choices.push(choice);
+        }
+    }
+    Ok(Running {
+        n_open: choices.len(),
+        speaker,
+        choices,
+        prompt_ids,
+        echo: options.echo,
+        usage,
+        seed: base_seed,
+        receiver,
+        deadline: Instant::now() + limits::REQUEST_TIMEOUT,
+    })
+}
+
+/// What the request asks for, then what the model's files recommend, then OpenAI's defaults.
+fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sampling {
+    let own = speaker.defaults();
+    lyceum_engine::Sampling {
+        temperature: asked.temperature.or(own.temperature).unwrap_or(1.0),
+        top_p: asked.top_p.or(own.top_p).unwrap_or(1.0),
+        top_k: asked.top_k.or(own.top_k).unwrap_or(0),
+        min_p: asked.min_p.or(own.min_p).unwrap_or(0.0),
+        repetition_penalty: asked.repetition_penalty.or(own.repetition_penalty).unwrap_or(1.0),
+        presence_penalty: asked.presence_penalty,
+        frequency_penalty: asked.frequency_penalty,
+        logit_bias: asked.logit_bias.clone(),
+        seed,
+    }
+}
+
+/// A model that says all steps of its answer in one pass: each step is its most likely token.
+fn answer_at_once(
+    service: &Service,
+    speaker: &Speaker,
+    prompt: &Encoded,
+    options: &Options,
+    mut sink: Sink,
+) -> Result<(), ServiceError> {
+    let unsupported = |param: &str, fix: &str| {
+        let message = format!("this model says its whole answer in one pass: {fix}");
+        ServiceError::invalid(param, "unsupported_parameter", message)
+    };
+    if options.sampling.temperature != Some(0.0) {
+        return Err(unsupported("temperature", "send temperature 0"));
+    }
+    for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
+        if asked.is_some() {
+            return Err(unsupported(param, "leave it out"));
+        }
+    }
+    let InputShape::Pair { target_time: max_target, .. } = speaker.model().shape.input else {
+        return Err(ServiceError::internal("a model answers at once and reads no source", "bug"));
+    };
+    let source = prompt.source.clone().unwrap_or_default();
+    let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
+    let (end, never) = (speaker.ends(), speaker.never());
+    let max_tokens = prompt.max_tokens;
+    let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
+        let prediction = match result {
+            Ok(prediction) => prediction,
+            Err(error) => {
+                sink(Event::Failed(error));
+                return;
+            }
+        };
+        for (step, logits) in prediction.outputs.chunks_exact(prediction.width).enumerate() {
+            let id = lyceum_models::answer::likeliest_but(logits, &never);
+            if end.contains(&id) {
+                sink(Event::Done(lyceum_engine::Finish::Stop));
+                return;
+            }
+            let event = Event::Token(TokenEvent { id, logprobs: None });
+            if step == max_tokens || sink(event) == Flow::Stop {
+                break;
+            }
+        }
+        sink(Event::Done(lyceum_engine::Finish::Length));
+    });
+    let model = speaker.model().clone();
+    service.engine().predict(lyceum_engine::PredictRequest { model, input, reply }).map_err(crate::refused)
+}
+
+fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
+    Box::new(move |event| {
+        if is_over.load(Ordering::Relaxed) || sender.try_send((choice, event)).is_err() {
+            return Flow::Stop;
+        }
+        Flow::Continue
+    })
+}
+
+/// Choices that are being made. Dropping it ends them.
+pub struct Running {
+    speaker: Speaker,
+    choices: Vec<Choice>,
+    /// What each choice continues or answers.
+    prompt_ids: Vec<Arc<[u32]>>,
+    echo: bool,
+    usage: Usage,
+    n_open: usize,
+    /// That of the first choice.
+    seed: u64,
+    receiver: mpsc::Receiver<(usize, Event)>,
+    deadline: Instant,
+}
+
+impl Running {
+    /// `name@3`
+    pub fn model(&self) -> String {
+        self.speaker.version().id()
+    }
+
+    /// Says which weights answer.
+    pub fn fingerprint(&self) -> String {
+        let sha256 = &self.speaker.version().sha256;
+        format!("fp_{}", sha256.get(..32).unwrap_or(sha256))
+    }
+
+    /// The tokens that a choice continues or answers.
+    pub fn prompt_ids(&self, choice: usize) -> &[u32] {
+        &self.prompt_ids[choice]
+    }
+
+    /// What the model thought of the prompt of a choice; empty unless it was asked for, and whole when the
+    /// choice's first token is there.
+    pub fn prompt_tokens(&self, choice: usize) -> &[PromptToken] {
+        &self.choices[choice].prompt_tokens
+    }
+
+    /// The seed of the first choice, asked for or drawn.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What has been read and made so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// The next piece of any choice; `None` when all are finished.
+    pub async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
+        while self.n_open > 0 {
+            let received = tokio::time::timeout_at(self.deadline, self.receiver.recv()).await;
+            let Some((choice, event)) = received.map_err(|_| ServiceError::DeadlinePassed)? else {
+                return Err(crate::refused(lyceum_engine::EngineError::Stopped));
+            };
+            if let Some(piece) = self.take(choice, event)? {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, index: usize, event: Event) -> Result<Option<Piece>, ServiceError> {
+        let choice = &mut self.choices[index];
+        if choice.is_over.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let finish = match event {
+            Event::Prompt(token) => {
+                if let Some(n_top) = choice.prompt_logprobs {
+                    choice.prompt_tokens.push(prompt_token(&self.speaker, &token, n_top));
+                }
+                if self.echo {
+                    choice.push(&self.speaker, &token, Part::Prompt)?;
+                }
+                None
+            }
+            Event::Token(token) => {
+                self.usage.completion_tokens += 1;
+                choice.token_ids.push(token.id);
+                choice.push(&self.speaker, &token, Part::Completion)?
+            }
+            Event::Done(finish) => {
+                choice.end();
+                Some(match finish {
+                    lyceum_engine::Finish::Stop => Finish::Stop,
+                    lyceum_engine::Finish::Length => Finish::Length,
+                })
+            }
+            Event::Failed(error) => return Err(crate::refused(error)),
+        };
+        if finish.is_some() {
+            choice.is_over.store(true, Ordering::Relaxed);
+            self.n_open -= 1;
+        }
+        let (text, tokens) = choice.take_ready(finish.is_some());
+        if text.is_empty() && tokens.is_empty() && finish.is_none() {
+            return Ok(None);
+        }
+        let token_ids = std::mem::take(&mut choice.token_ids);
+        Ok(Some(Piece { choice: index, text, tokens, token_ids, finish }))
+    }
+}

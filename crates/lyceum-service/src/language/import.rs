@@ -1,0 +1,224 @@
+//! Brings a model that another program wrote into the store: a GGUF file, or a folder in Hugging Face's layout.
+//!
+//! Files are copied beside (one pass, hashed on the way), opened as they will be served, and published by a
+//! rename: a model that cannot be opened is never listed, and what was there before stays.
+
+use super::open::{self, GGUF, Layout, OpenError, Opened};
+use lyceum_store::files::Staging;
+use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::{Control, Stop};
+use lyceum_types::ids::{BadId, ModelName, Project};
+use lyceum_types::limits;
+use lyceum_types::manifest::{FORMAT_VERSION, ImportedManifest};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("copying {path} failed")]
+    Copy { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the import was ended: {0}")]
+    Stopped(#[from] Stop),
+    #[error("the import broke off")]
+    Broken(#[source] tokio::task::JoinError),
+}
+
+/// What is to be imported.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// A GGUF file, or a folder.
+    pub path: PathBuf,
+    pub name: ModelName,
+    /// As the user said where it comes from.
+    pub source: String,
+    pub layout: Layout,
+}
+
+/// An imported version, and what a user should be told.
+pub struct Imported {
+    pub version: Version,
+    pub manifest: ImportedManifest,
+    pub notes: Vec<String>,
+}
+
+/// Whether a path looks like a model that this imports: a GGUF file or a folder with `config.json`.
+pub fn is_importable(path: &Path) -> bool {
+    if path.is_dir() {
+        return path.join("config.json").is_file();
+    }
+    let mut head = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok() && &head == b"GGUF"
+}
+
+/// A name for a path that was given none: that of the file or folder, in lower case.
+pub fn name_of(path: &Path) -> Result<ModelName, BadId> {
+    let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let stem = if is_gguf { path.file_stem() } else { path.file_name() };
+    let text = stem.map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    let name: String = text.chars().map(|c| if allowed(c) { c } else { '-' }).collect();
+    name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).parse()
+}
+
+/// Copies, opens and publishes.
+pub async fn import(
+    store: &Store,
+    project: &Project,
+    request: Import,
+    control: &Control,
+) -> Result<Imported, ImportError> {
+    let staging = Staging::create(store.layout())?;
+    let (path, layout, dir, control) =
+        (request.path.clone(), request.layout, staging.path().to_owned(), control.clone());
+    let work = move || -> Result<_, ImportError> {
+        let files = copy(&path, &dir, &control)?;
+        let opened = open::folder(&dir, layout, &control)?;
+        Ok((files, opened))
+    };
+    let (copied, opened) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
+    let Copied { files, weights_sha256, weights_bytes } = copied;
+    let Opened { model, kind, format, family, licence, notes, .. } = opened;
+    let n_parameters: u64 = model.params.ids().map(|id| model.params.shape(id).len() as u64).sum();
+    let lyceum_models::InputShape::Tokens { time, .. } = model.shape.input else {
+        unreachable!("imported models read tokens: bug")
+    };
+    let context = time as u64;
+    drop(model);
+    let new = NewVersion {
+        name: request.name.clone(),
+        family: family.clone(),
+        task: kind.task().to_owned(),
+        n_params: n_parameters,
+        bytes: weights_bytes,
+        sha256: weights_sha256,
+        job: None,
+    };
+    let now = Timestamp::now();
+    let mut manifest = ImportedManifest {
+        format_version: FORMAT_VERSION,
+        kind,
+        name: request.name.to_string(),
+        version: 0,
+        created: now.seconds().max(0) as u64,
+        source: request.source,
+        format: format.to_owned(),
+        family,
+        n_parameters,
+        quant: layout.quant.map(|quant| quant.name().to_owned()),
+        context,
+        licence,
+        files,
+    };
+    let write = |number: u32| {
+        manifest.version = number;
+        serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
+    };
+    let version = models::publish(store, project, new, staging, write, now).await?;
+    Ok(Imported { version, manifest, notes })
+}
+
+/// Files that were copied.
+struct Copied {
+    /// Names with sha256.
+    files: BTreeMap<String, String>,
+    /// The hash of the one weight file, or of the shards' hashes in their order.
+    weights_sha256: String,
+    weights_bytes: u64,
+}
+
+/// Files beside the weights that say something of a model.
+const DESCRIPTIONS: [&str; 12] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "model.safetensors.index.json",
+    "README.md",
+];
+
+fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError> {
+    let mut files = BTreeMap::new();
+    if from.is_file() {
+        let (sha256, weights_bytes) = copy_file(from, &to.join(GGUF), control)?;
+        files.insert(GGUF.to_owned(), sha256.clone());
+        return Ok(Copied { files, weights_sha256: sha256, weights_bytes });
+    }
+    for name in DESCRIPTIONS {
+        let path = from.join(name);
+        if path.is_file() {
+            files.insert(name.to_owned(), copy_file(&path, &to.join(name), control)?.0);
+        }
+    }
+    let (mut hashes, mut weights_bytes) = (Vec::new(), 0);
+    for path in open::weight_files(from)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (sha256, bytes) = copy_file(&path, &to.join(&name), control)?;
+        weights_bytes += bytes;
+        files.insert(name, sha256.clone());
+        hashes.push(sha256);
+    }
+    let weights_sha256 = match &hashes[..] {
+        [one] => one.clone(),
+        all => hexadecimal(&Sha256::digest(all.concat())),
+    };
+    Ok(Copied { files, weights_sha256, weights_bytes })
+}
+
+/// Copies one file in pieces; its sha256 and length.
+fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(String, u64), ImportError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ImportError::Copy { path, source }
+    };
+    if let Some(parent) = to.parent() {
+        std::fs::create_dir_all(parent).map_err(failed(parent))?;
+    }
+    let mut source = File::open(from).map_err(failed(from))?;
+    let mut target = File::create(to).map_err(failed(to))?;
+    let (mut hash, mut total, mut buffer) = (Sha256::new(), 0, vec![0; 4 << 20]);
+    loop {
+        control.check()?;
+        let n = source.read(&mut buffer).map_err(failed(from))?;
+        if n == 0 {
+            return Ok((hexadecimal(&hash.finalize()), total));
+        }
+        total += n as u64;
+        if total > limits::WEIGHT_FILE_BYTES_MAX {
+            let limit = limits::WEIGHT_FILE_BYTES_MAX;
+            return Err(failed(from)(io::Error::other(format!("it is longer than {limit} bytes"))));
+        }
+        hash.update(&buffer[..n]);
+        target.write_all(&buffer[..n]).map_err(failed(to))?;
+    }
+}
+
+/// The sha256 of a file.
+pub(super) fn hash_of(path: &Path) -> io::Result<String> {
+    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 4 << 20]);
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hexadecimal(&hash.finalize()));
+        }
+        hash.update(&buffer[..n]);
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,123 @@
+//! Models that were imported from the files of other programs: large language models and encoders of texts.
+//!
+//! [`open`] turns a folder's files into a model with its words; [`import`] brings files into the store.
+
+pub mod import;
+pub mod open;
+
+use crate::ServiceError;
+use crate::resident::Weighs;
+use lyceum_kernels::stored::Stored;
+use lyceum_language::LanguageError;
+use lyceum_language::grammar::GrammarCompiler;
+use lyceum_language::template::ChatTemplate;
+use lyceum_language::tokenizer::Tokenizer;
+use lyceum_models::Model;
+use lyceum_store::layout::MANIFEST;
+use lyceum_store::models::Version;
+use lyceum_types::control::Control;
+use lyceum_types::manifest::{FORMAT_VERSION, ImportedManifest};
+use lyceum_types::spec::ModelSpec;
+use std::sync::{Arc, OnceLock};
+
+/// An imported version in memory.
+pub struct Language {
+    pub version: Version,
+    pub manifest: ImportedManifest,
+    pub model: Arc<Model>,
+    pub words: Arc<Words>,
+}
+
+/// What stands between a model's ids and texts.
+pub struct Words {
+    pub tokenizer: Tokenizer,
+    /// None where the files have none: the model continues texts and does not converse.
+    pub template: Option<ChatTemplate>,
+    /// What the files recommend; a request's own fields come before it.
+    pub defaults: Defaults,
+    /// Made when the first form is asked for.
+    pub(crate) grammars: OnceLock<Arc<GrammarCompiler>>,
+}
+
+impl Words {
+    /// Compiles the forms that answers of `n_logits` tokens can be held to.
+    pub(crate) fn grammars(&self, n_logits: usize) -> Result<Arc<GrammarCompiler>, LanguageError> {
+        if let Some(compiler) = self.grammars.get() {
+            return Ok(compiler.clone());
+        }
+        let made = Arc::new(GrammarCompiler::new(&self.tokenizer, n_logits)?);
+        Ok(self.grammars.get_or_init(|| made).clone())
+    }
+}
+
+/// Sampling that the model's files recommend (`generation_config.json`).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Defaults {
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub top_k: Option<usize>,
+    pub min_p: Option<f32>,
+    pub repetition_penalty: Option<f32>,
+}
+
+impl Weighs for Language {
+    fn bytes(&self) -> usize {
+        self.model.params.bytes()
+    }
+}
+
+/// Whether a version came from another program's files.
+pub fn is_imported(version: &Version) -> bool {
+    !ModelSpec::FAMILIES.contains(&version.family.as_str())
+}
+
+/// Memory for imported models that are loaded at once: seven tenths of the machine's, or no bound where the system
+/// does not say what it has.
+pub(crate) fn memory_budget() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.map_or(usize::MAX, |kib: usize| kib * 1024 / 10 * 7)
+}
+
+/// Reads a version's folder.
+pub(crate) fn read(version: Version) -> Result<Language, ServiceError> {
+    type Why = Box<dyn std::error::Error + Send + Sync>;
+    let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
+    let path = version.dir.join(MANIFEST);
+    let text = std::fs::read(&path).map_err(|error| {
+        ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
+    })?;
+    lyceum_store::models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;
+    let manifest: ImportedManifest = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
+    if manifest.format_version > FORMAT_VERSION {
+        return Err(damaged(format!("its manifest has format {}", manifest.format_version).into()));
+    }
+    check_files(&version, &manifest).map_err(damaged)?;
+    let quant = match &manifest.quant {
+        None => None,
+        Some(name) => {
+            let kind = Stored::ALL.into_iter().find(|kind| kind.name() == name);
+            Some(kind.ok_or_else(|| damaged(format!("no type is called {name}").into()))?)
+        }
+    };
+    let layout = open::Layout { quant, context: Some(manifest.context as usize) };
+    let opened =
+        open::folder(&version.dir, layout, &Control::new()).map_err(|error| damaged(error.into()))?;
+    Ok(Language { version, manifest, model: Arc::new(opened.model), words: Arc::new(opened.words) })
+}
+
+/// Holds every file to the hash that was registered.
+fn check_files(
+    version: &Version,
+    manifest: &ImportedManifest,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    for (name, expected) in &manifest.files {
+        let found = import::hash_of(&version.dir.join(name))?;
+        if found != *expected {
+            return Err(format!("{name}: its sha256 is {found}, registered was {expected}").into());
+        }
+    }
+    Ok(())
+}

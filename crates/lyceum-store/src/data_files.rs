@@ -1,0 +1,338 @@
+//! Files that requests bring: a row each, and the bytes in `files/ID/NAME`.
+//!
+//! Bytes are written under `staging/`, hashed on the way, and renamed into place while the transaction that
+//! writes the row holds the write lock; so a folder without a row is what a crash left, and [`sweep`], which
+//! takes the same lock, may remove it. A file that has expired is gone for every reader at that moment; its
+//! bytes go with the next write.
+
+use crate::files::{Staging, create_private_dir, rename_durably, sync_dir, sync_tree};
+use crate::{Layout, Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{FileId, Project};
+use lyceum_types::limits;
+use sha2::{Digest, Sha256};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, Sqlite, Transaction};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// The longest name that the folder of a file holds; longer ones keep their end, which says the format.
+const DISK_NAME_CHARS_MAX: usize = 100;
+
+/// A file as its row tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFile {
+    pub id: FileId,
+    /// As the client called it.
+    pub name: String,
+    pub purpose: String,
+    pub bytes: u64,
+    pub sha256: String,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    /// Where the bytes are.
+    pub path: PathBuf,
+}
+
+/// What a client says of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewFile {
+    pub name: String,
+    pub purpose: String,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Bytes on their way in; removed when dropped.
+#[derive(Debug)]
+pub struct Incoming {
+    staging: Staging,
+    file: std::fs::File,
+    path: PathBuf,
+    digest: Sha256,
+    bytes: u64,
+}
+
+/// Bytes that are all there, flushed, and not yet anybody's.
+#[derive(Debug)]
+pub struct Arrived {
+    staging: Staging,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Incoming {
+    pub fn begin(store: &Store) -> Result<Self, StoreError> {
+        let staging = Staging::create(store.layout())?;
+        let path = staging.path().join("bytes");
+        let file = std::fs::File::create_new(&path).map_err(|e| StoreError::file("create", &path, e))?;
+        Ok(Self { staging, file, path, digest: Sha256::new(), bytes: 0 })
+    }
+
+    /// Appends; returns how many bytes there are now.
+    pub fn write(&mut self, chunk: &[u8]) -> Result<u64, StoreError> {
+        self.file.write_all(chunk).map_err(|e| StoreError::file("write", &self.path, e))?;
+        self.digest.update(chunk);
+        self.bytes += chunk.len() as u64;
+        Ok(self.bytes)
+    }
+
+    /// Flushes to the disk.
+    pub fn end(self) -> Result<Arrived, StoreError> {
+        self.file.sync_all().map_err(|e| StoreError::file("flush", &self.path, e))?;
+        let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Arrived { staging: self.staging, bytes: self.bytes, sha256 })
+    }
+}
+
+/// How a file was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Kept(DataFile),
+    /// The project has as many files as it may.
+    TooMany,
+    /// The project's files have as many bytes as they may.
+    TooLarge,
+}
+
+/// Gives bytes that have arrived a row and a place.
+pub async fn keep(
+    store: &Store,
+    project: &Project,
+    new: NewFile,
+    arrived: Arrived,
+    now: Timestamp,
+) -> Result<Kept, StoreError> {
+    let id = FileId::from_bits(uuid::Uuid::now_v7().as_u128());
+    let disk_name = disk_name(&new.name);
+    let inner = arrived.staging.path().join("file");
+    create_private_dir(&inner)?;
+    let (from, to) = (arrived.staging.path().join("bytes"), inner.join(&disk_name));
+    std::fs::rename(&from, &to).map_err(|e| StoreError::file("rename", &to, e))?;
+    sync_tree(&inner)?;
+    create_private_dir(&store.layout().data_files())?;
+    sync_dir(store.layout().root())?;
+
+    let mut transaction = store.write().await?;
+    let expired = take_expired(&mut transaction, now).await?;
+    let (n, bytes): (i64, i64) = sqlx::query_as(
+        "SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM data_files WHERE tenant = $1 AND project = $2",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .fetch_one(&mut *transaction)
+    .await?;
+    let full = if n >= limits::FILES_MAX {
+        Some(Kept::TooMany)
+    } else if u64::try_from(bytes).unwrap_or(0) + arrived.bytes > limits::FILES_BYTES_MAX {
+        Some(Kept::TooLarge)
+    } else {
+        None
+    };
+    if let Some(full) = full {
+        transaction.commit().await?;
+        remove_folders(store.layout(), &expired);
+        return Ok(full);
+    }
+    sqlx::query(
+        "INSERT INTO data_files (tenant, project, id, name, purpose, bytes, sha256, created_at, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .bind(&new.name)
+    .bind(&new.purpose)
+    .bind(i64::try_from(arrived.bytes).unwrap_or(i64::MAX))
+    .bind(&arrived.sha256)
+    .bind(now.millis())
+    .bind(new.expires_at.map(Timestamp::millis))
+    .execute(&mut *transaction)
+    .await?;
+    let folder = store.layout().data_file_dir(&id);
+    rename_durably(&inner, &folder)?;
+    if let Err(error) = transaction.commit().await {
+        // What cannot be taken back now goes with the next sweep.
+        let _ = std::fs::remove_dir_all(&folder);
+        return Err(error.into());
+    }
+    remove_folders(store.layout(), &expired);
+    let NewFile { name, purpose, expires_at } = new;
+    let (bytes, sha256, path) = (arrived.bytes, arrived.sha256, folder.join(disk_name));
+    Ok(Kept::Kept(DataFile { id, name, purpose, bytes, sha256, created_at: now, expires_at, path }))
+}
+
+/// The file of this id that has not expired.
+pub async fn find(
+    store: &Store,
+    project: &Project,
+    id: &FileId,
+    now: Timestamp,
+) -> Result<DataFile, StoreError> {
+    let row = sqlx::query(
+        "SELECT * FROM data_files WHERE tenant = $1 AND project = $2 AND id = $3 \
+         AND (expires_at IS NULL OR expires_at > $4)",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .bind(now.millis())
+    .fetch_optional(&store.reader)
+    .await?;
+    let row = row.ok_or_else(|| StoreError::NotFound { what: "file", id: id.to_string() })?;
+    parse(store.layout(), &row)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    OldestFirst,
+    NewestFirst,
+}
+
+/// Which files, in which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Query {
+    pub purpose: Option<String>,
+    /// Those behind this one; it may be gone.
+    pub after: Option<FileId>,
+    pub limit: u32,
+    pub order: Order,
+}
+
+/// One page, and whether there are more behind it.
+pub async fn list(
+    store: &Store,
+    project: &Project,
+    query: &Query,
+    now: Timestamp,
+) -> Result<(Vec<DataFile>, bool), StoreError> {
+    let sql = match query.order {
+        Order::OldestFirst => {
+            "SELECT * FROM data_files WHERE tenant = $1 AND project = $2 AND (expires_at IS NULL OR expires_at > $3) \
+             AND ($4 IS NULL OR purpose = $4) AND ($5 IS NULL OR id > $5) ORDER BY id LIMIT $6"
+        }
+        Order::NewestFirst => {
+            "SELECT * FROM data_files WHERE tenant = $1 AND project = $2 AND (expires_at IS NULL OR expires_at > $3) \
+             AND ($4 IS NULL OR purpose = $4) AND ($5 IS NULL OR id < $5) ORDER BY id DESC LIMIT $6"
+        }
+    };
+    let rows = sqlx::query(sql)
+        .bind(&project.tenant)
+        .bind(&project.id)
+        .bind(now.millis())
+        .bind(query.purpose.as_deref())
+        .bind(query.after.as_ref().map(|id| id.as_str().to_owned()))
+        .bind(i64::from(query.limit) + 1)
+        .fetch_all(&store.reader)
+        .await?;
+    let has_more = rows.len() > query.limit as usize;
+    let page = rows.iter().take(query.limit as usize).map(|row| parse(store.layout(), row));
+    Ok((page.collect::<Result<_, _>>()?, has_more))
+}
+
+/// Removes a file and its bytes.
+pub async fn delete(store: &Store, project: &Project, id: &FileId, now: Timestamp) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    let expired = take_expired(&mut transaction, now).await?;
+    let done = sqlx::query("DELETE FROM data_files WHERE tenant = $1 AND project = $2 AND id = $3")
+        .bind(&project.tenant)
+        .bind(&project.id)
+        .bind(id.as_str())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    remove_folders(store.layout(), &expired);
+    if done.rows_affected() == 0 {
+        return Err(StoreError::NotFound { what: "file", id: id.to_string() });
+    }
+    remove_folders(store.layout(), std::slice::from_ref(id));
+    Ok(())
+}
+
+/// Removes folders that have no row: what a crash left, or what could not be removed with its row.
+pub(crate) async fn sweep(store: &Store) -> Result<(), StoreError> {
+    let folder = store.layout().data_files();
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::file("list", &folder, error)),
+    };
+    // What has another name was not written here.
+    let id = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().parse::<FileId>().ok();
+    let found: Vec<FileId> = entries.flatten().filter_map(id).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    // Writers rename and commit under this lock: what was seen above has its row by now, or never gets one.
+    let mut transaction = store.write().await?;
+    for id in found {
+        let row: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM data_files WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+        if row.is_none() {
+            remove_folders(store.layout(), &[id]);
+        }
+    }
+    transaction.rollback().await?;
+    Ok(())
+}
+
+async fn take_expired(
+    transaction: &mut Transaction<'static, Sqlite>,
+    now: Timestamp,
+) -> Result<Vec<FileId>, StoreError> {
+    let rows: Vec<(String,)> = sqlx::query_as("DELETE FROM data_files WHERE expires_at <= $1 RETURNING id")
+        .bind(now.millis())
+        .fetch_all(&mut **transaction)
+        .await?;
+    rows.into_iter().map(|(id,)| file_id(id)).collect()
+}
+
+fn remove_folders(layout: &Layout, ids: &[FileId]) {
+    for id in ids {
+        let folder = layout.data_file_dir(id);
+        if let Err(error) = std::fs::remove_dir_all(&folder)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, ?folder, "the bytes of a removed file stay until the next start");
+        }
+    }
+}
+
+fn file_id(text: String) -> Result<FileId, StoreError> {
+    text.parse().map_err(|_| StoreError::Damaged { table: "data_files", value: text })
+}
+
+fn parse(layout: &Layout, row: &SqliteRow) -> Result<DataFile, StoreError> {
+    let id = file_id(row.try_get("id")?)?;
+    let name: String = row.try_get("name")?;
+    let bytes: i64 = row.try_get("bytes")?;
+    let path = layout.data_file_dir(&id).join(disk_name(&name));
+    Ok(DataFile {
+        id,
+        name,
+        purpose: row.try_get("purpose")?,
+        bytes: u64::try_from(bytes)
+            .map_err(|_| StoreError::Damaged { table: "data_files", value: bytes.to_string() })?,
+        sha256: row.try_get("sha256")?,
+        created_at: Timestamp::from_millis(row.try_get("created_at")?),
+        expires_at: row.try_get::<Option<i64>, _>("expires_at")?.map(Timestamp::from_millis),
+        path,
+    })
+}
+
+/// The client's name as one path part that leads nowhere else; its extension, which says the format, stays.
+fn disk_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    let mut part: String = name.rsplit(['/', '\\']).next().unwrap_or_default().chars().map(plain).collect();
+    if part.len() > DISK_NAME_CHARS_MAX {
+        part.drain(..part.len() - DISK_NAME_CHARS_MAX);
+    }
+    match part.trim_start_matches('.') {
+        "" => "data".into(),
+        rest => rest.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

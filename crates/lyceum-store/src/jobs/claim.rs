@@ -1,0 +1,170 @@
+//! Who works on a job: claims, under the lock that proves that nobody living of this machine does.
+
+use super::{Job, Kind, NewJob, find, insert, number};
+use crate::files::JobLock;
+use crate::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, Project};
+use lyceum_types::limits;
+
+/// The right to work on a job, until another one claims it. Holds the lock on it.
+#[derive(Debug)]
+pub struct Claim {
+    pub attempt: u32,
+    pub(super) project: Project,
+    pub(super) lock: JobLock,
+}
+
+impl Claim {
+    pub fn id(&self) -> &JobId {
+        self.lock.id()
+    }
+}
+
+/// A job that this process works on from its first moment: no worker sees it wait.
+pub async fn create_claimed(
+    store: &Store,
+    project: &Project,
+    new: NewJob,
+    worker: &str,
+    now: Timestamp,
+) -> Result<Claim, StoreError> {
+    let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
+    let Some(lock) = JobLock::try_acquire(store.layout(), &id)? else {
+        return Err(StoreError::JobOwned { id: id.to_string() });
+    };
+    insert(store, project, &id, new, now).await?;
+    claim_locked(store, project, lock, worker, (ENDED_OR_WAITING, now)).await
+}
+
+/// States from which a job may be begun by somebody who names it, and by a worker.
+const ENDED_OR_WAITING: &[&str] = &["queued", "running", "failed", "cancelled"];
+const WAITING: &[&str] = &["queued", "running"];
+
+/// Takes one job: a queued one, one that ended without success, or one whose owner is dead. The lock proves
+/// that no living process of this machine works on it.
+pub async fn claim(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    now: Timestamp,
+) -> Result<Claim, StoreError> {
+    claim_from(store, project, id, worker, (ENDED_OR_WAITING, now)).await
+}
+
+/// As [`claim`], for a worker that nobody told to begin anew what has ended: a queued job, or one whose owner is
+/// dead.
+pub async fn claim_waiting(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    now: Timestamp,
+) -> Result<Claim, StoreError> {
+    claim_from(store, project, id, worker, (WAITING, now)).await
+}
+
+async fn claim_from(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    worker: &str,
+    (states, now): (&[&'static str], Timestamp),
+) -> Result<Claim, StoreError> {
+    // Before the lock: a job that is not there must leave no folder.
+    find(store, project, id).await?;
+    let Some(lock) = JobLock::try_acquire(store.layout(), id)? else {
+        return Err(StoreError::JobOwned { id: id.to_string() });
+    };
+    claim_locked(store, project, lock, worker, (states, now)).await
+}
+
+async fn claim_locked(
+    store: &Store,
+    project: &Project,
+    lock: JobLock,
+    worker: &str,
+    (states, now): (&[&'static str], Timestamp),
+) -> Result<Claim, StoreError> {
+    let id = lock.id();
+    let mut transaction = store.write().await?;
+    let of: Option<(String,)> =
+        sqlx::query_as("SELECT state FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3")
+            .bind(&project.tenant)
+            .bind(&project.id)
+            .bind(id.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
+    let state = of.map(|(state,)| state).unwrap_or_default();
+    if !states.contains(&state.as_str()) {
+        return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state });
+    }
+    let (attempt,): (i64,) = sqlx::query_as(
+        "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
+         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $4) \
+         WHERE id = $1 RETURNING attempt",
+    )
+    .bind(id.as_str())
+    .bind(worker)
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .bind(now.millis())
+    .fetch_one(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
+}
+
+/// The oldest job of a kind that nobody works on, of any project: a queued one, or one whose owner is dead.
+pub async fn next_waiting(store: &Store, kind: Kind) -> Result<Option<Job>, StoreError> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT tenant, project, id FROM jobs WHERE kind = $1 AND state IN ('queued', 'running') \
+         ORDER BY created_at, id LIMIT 64",
+    )
+    .bind(kind.as_str())
+    .fetch_all(&store.reader)
+    .await?;
+    for (tenant, project, id) in rows {
+        let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
+        if JobLock::try_acquire(store.layout(), &id)?.is_some() {
+            return find(store, &Project { tenant, id: project }, &id).await.map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Takes the oldest training job that waits, of any project: a queued one, or a running one whose lease is over and
+/// whose owner is dead. `None` when there is no work.
+pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<Option<Claim>, StoreError> {
+    let candidates: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT tenant, project, id FROM jobs \
+         WHERE kind = 'train' AND (state = 'queued' OR (state = 'running' AND lease_expires_at <= $1)) \
+         ORDER BY created_at, id LIMIT 16",
+    )
+    .bind(now.millis())
+    .fetch_all(&store.reader)
+    .await?;
+    for (tenant, project, id) in candidates {
+        let project = Project { tenant, id: project };
+        let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
+        let Some(lock) = JobLock::try_acquire(store.layout(), &id)? else { continue };
+        let mut transaction = store.write().await?;
+        let row: Option<(i64,)> = sqlx::query_as(
+            "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
+             started_at = COALESCE(started_at, $4) \
+             WHERE id = $1 AND (state = 'queued' OR (state = 'running' AND lease_expires_at <= $4)) \
+             RETURNING attempt",
+        )
+        .bind(id.as_str())
+        .bind(worker)
+        .bind(now.plus(limits::JOB_LEASE).millis())
+        .bind(now.millis())
+        .fetch_optional(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        if let Some((attempt,)) = row {
+            return Ok(Some(Claim { attempt: number(attempt)?, project, lock }));
+        }
+    }
+    Ok(None)
+}
