@@ -27,7 +27,7 @@ fn main() {
     let (types, rows, shapes) = (argument(1, TYPES), argument(2, ROWS), argument(3, SHAPES));
     println!("engine {}, {} threads, {ROUNDS} rounds", peak::engine(), pool::threads());
     println!("type      n x k             m       us   GB/s of read   best     GOP/s of peak   best");
-    let stream = vec![1u8; STREAM_BYTES];
+    let stream = peak::Stream::new(STREAM_BYTES);
     for name in types.split(',') {
         let kind = Stored::ALL.into_iter().find(|kind| kind.name() == name).expect("a stored type");
         for shape in shapes.split(',') {
@@ -67,20 +67,17 @@ fn blocks(kind: Stored, len: usize) -> Vec<u8> {
     some.into_iter().cycle().take(n_bytes).collect()
 }
 
-fn measure(kind: Stored, weights: &[StoredWeight], m: usize, stream: &[u8]) {
+fn measure(kind: Stored, weights: &[StoredWeight], m: usize, stream: &peak::Stream) {
     let (n, k) = (weights[0].n(), weights[0].k());
     let (x, mut out) = (vec![0.25f32; m * k], vec![0.0f32; m * n]);
-    let turns = if m == 1 {
-        weights.len()
-    } else {
-        ((4e9 / (2 * m * n * k) as f64) as usize).clamp(1, weights.len())
-    };
+    // Several weights in turn: activations and results stay in the cache, as between a model's layers.
+    let turns = if m == 1 { weights.len() } else { ((4e9 / (2 * m * n * k) as f64) as usize).max(6) };
     let mut rounds: [Vec<f64>; 3] = Default::default();
     for round in 0..=ROUNDS {
         let read = peak::read(stream) / 1e9;
         let peak = peak::operations(kind) / 1e9;
         let start = Instant::now();
-        for weight in &weights[..turns] {
+        for weight in weights.iter().cycle().take(turns) {
             matmul_stored(&x, m, &[weight], black_box(&mut out), Epilogue::default());
         }
         let seconds = start.elapsed().as_secs_f64() / turns as f64;
