@@ -47,11 +47,14 @@ pub(crate) fn router(api: Api) -> Router {
         // Why.
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
+        .key(Inference, "/v1/explanations/{id}/cancel", post(explanations::cancel))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
         // Robustness.
         .work("/v1/robustness/runs", post(robustness::create))
         .key(Inference, "/v1/robustness/runs", get(robustness::list))
         .key(Inference, "/v1/robustness/runs/{id}", get(robustness::find))
+        .key(Inference, "/v1/robustness/runs/{id}/cancel", post(robustness::cancel))
+        .key(Inference, "/v1/robustness/runs/{id}/failures", get(robustness::failures))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
         // What is known of a version.
         .key(Inference, "/v1/models/{id}/card", get(card::find))

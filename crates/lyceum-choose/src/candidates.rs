@@ -119,6 +119,7 @@ fn usual_training(model: &ModelSpec) -> TrainSpec {
         precision: PrecisionSpec::Auto,
         early_stopping: None,
         checkpoint_every: None,
+        checkpoints_kept: None,
         eval_every: None,
         robust: None,
     }

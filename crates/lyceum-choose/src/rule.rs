@@ -124,13 +124,13 @@ pub fn sentence(
         }
         Some(against) => format!(
             "{} is taken: it is the cheapest of the {} that are not distinguishable from the best, {}. Given up: {}, \
-             adjusted {}; won: {} of the processor time per answer and {} parameters instead of {}. {}.",
+             adjusted {}; won: {} and {} parameters instead of {}. {}.",
             winner.name,
             taken.as_good.len(),
             best.name,
             difference(loss, against.paired),
             p_value(against.p_adjusted),
-            share(winner.cost / best.cost),
+            time(winner.cost / best.cost),
             figure(winner.parameters as f64),
             figure(best.parameters as f64),
             capital(&separation(against.separation)),
@@ -160,8 +160,11 @@ fn worse(loss: Loss, against: &Against<'_>) -> String {
     format!("{} by {}, adjusted {}", against.name, difference(loss, &turned), p_value(against.p_adjusted))
 }
 
-fn share(ratio: f64) -> String {
-    if ratio < 1.0 { format!("{} %", figure(ratio * 100.0)) } else { format!("{} times", figure(ratio)) }
+fn time(ratio: f64) -> String {
+    if ratio < 1.0 {
+        return format!("{} % of the processor time per answer", figure(ratio * 100.0));
+    }
+    format!("no processor time ({} times as much per answer, which counts as equal)", figure(ratio))
 }
 
 fn capital(text: &str) -> String {

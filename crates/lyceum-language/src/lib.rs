@@ -12,7 +12,11 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod grammar;
+mod held;
+pub mod reasoning;
 pub mod template;
 pub mod tokenizer;
+pub mod tools;
 
 pub use error::LanguageError;

@@ -107,8 +107,8 @@ impl Probes {
         Ok(Probes { input, outputs })
     }
 
-    /// The recorded inputs, all in one.
-    fn input(&self) -> Input {
+    /// What was put in.
+    pub fn input(&self) -> Input {
         match self.input.clone() {
             ProbeInput::Dense { shape, data } => Input::Dense { shape, data },
             ProbeInput::Tokens(tokens) => Input::Tokens(tokens.into()),

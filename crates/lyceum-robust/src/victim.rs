@@ -105,7 +105,7 @@ impl<'m> Victim<'m> {
         let width = self.domain.len();
         let mut out = Vec::with_capacity(u.len() / width * self.n_classes);
         for (block, u) in u.chunks(BATCH * width).enumerate() {
-            self.control.check()?;
+            let _turn = self.control.turn()?;
             let n = u.len() / width;
             let input = self.input(u);
             let mut tape = Tape::new(&mut self.ws, &self.model.params, Recording::Off, Examples::Even(n))
@@ -137,7 +137,7 @@ impl<'m> Victim<'m> {
             directions: Vec::with_capacity(u.len()),
         };
         for (block, (u, aims)) in u.chunks(BATCH * width).zip(aims.chunks(BATCH)).enumerate() {
-            self.control.check()?;
+            let _turn = self.control.turn()?;
             let input = self.input(u);
             let mut tape =
                 Tape::new(&mut self.ws, &self.model.params, Recording::Inputs, Examples::Even(aims.len()))

@@ -1,15 +1,26 @@
 //! Conversations with an imported language model: messages through its template to a prompt, its answer back as
 //! text, thinking and calls of tools.
 
-use crate::generation::{self, Encoded, MaskOf, Options, Speaker};
+use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::{Language, Service, ServiceError};
+use lyceum_engine::{BitMask, TokenMask};
 use lyceum_language::LanguageError;
+use lyceum_language::grammar::{Grammar, Matcher};
+use lyceum_language::reasoning::{Part, ReasoningFormat, ReasoningParser};
 use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
-use lyceum_language::tokenizer::{AddSpecial, Specials};
+use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
+use lyceum_language::tools::constrain::tool_grammar;
+use lyceum_language::tools::{
+    Event, Tool, ToolChoice, ToolFormat, ToolParser, openai_tool_choice, openai_tools,
+};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use serde_json::{Map, Value};
-use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use lyceum_language::grammar::Constraint;
+pub use lyceum_language::tools::ToolCall;
+pub use lyceum_language::tools::parse::Calls;
 
 pub use crate::generation::{Finish, Likely, Sampling, Token, Usage};
 
@@ -29,6 +40,13 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Further variables of the template (`enable_thinking`, …).
     pub template_variables: Map<String, Value>,
+    /// Functions in OpenAI's shape, and whether they may or must be called.
+    pub tools: Vec<Value>,
+    pub tool_choice: Option<Value>,
+    /// How many calls an answer may have.
+    pub calls: Calls,
+    /// The form that an answer must have.
+    pub form: Option<Constraint>,
 }
 
 /// A part of one answer.
@@ -37,9 +55,33 @@ pub struct Delta {
     pub choice: usize,
     pub content: String,
     pub reasoning: String,
+    pub calls: Vec<ToolCall>,
+    /// The number of the first of them in its answer.
+    pub first_call: usize,
     pub tokens: Vec<Token>,
+    /// All tokens since the part before.
+    pub token_ids: Vec<u32>,
     /// The last part of an answer has it.
-    pub finish: Option<Finish>,
+    pub finish: Option<Ending>,
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Stop,
+    Length,
+    /// The model called tools and waits for what they say.
+    ToolCalls,
+}
+
+impl Ending {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Ending::Stop => "stop",
+            Ending::Length => "length",
+            Ending::ToolCalls => "tool_calls",
+        }
+    }
 }
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
@@ -57,29 +99,131 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         let message = format!("the files of {id} have no chat template: ask it with POST /v1/completions");
         ServiceError::invalid("model", "unsupported_model", message)
     })?;
-    let text = render(template, &language, &request)?;
-    let ids = language.words.tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
+    let offer = Offer::read(&request, template)?;
+    let text = render(template, &language, &request, &offer)?;
+    let tokenizer = &language.words.tokenizer;
+    let ids = tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
     let ids = ids.map_err(|error| refused("messages", error))?;
     let max_tokens = room(&language, ids.len(), request.max_tokens)?;
+    let reasoning = ReasoningFormat::of(template.source(), &text);
+    let grammar = grammar(&language, &request, &offer, reasoning).await?;
     let prompt = Encoded { source: None, n_tokens: ids.len(), prompt: ids, max_tokens };
     let options = Options {
         n: request.n,
         sampling: request.sampling,
         stop: request.stop,
         stop_ids: request.stop_ids,
+        shown: offer.markers(tokenizer),
         logprobs: request.logprobs,
         ..Options::default()
     };
-    let mask: Option<MaskOf<'_>> = None;
+    let mask = grammar.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
+    let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
     let running = generation::start(service, speaker, vec![prompt], &options, mask)?;
-    Ok(Running { running, ready: VecDeque::new() })
+    // Ids of calls follow the seed, so that the same request gives the same bytes.
+    let seed = running.seed();
+    let answers = (0..options.n as u64)
+        .map(|i| Answer {
+            reasoning: reasoning.map(ReasoningParser::new),
+            tools: offer.parser(seed.wrapping_add(i), request.calls),
+            n_calls: 0,
+            token_ids: Vec::new(),
+        })
+        .collect();
+    Ok(Running { running, answers })
+}
+
+/// The tools that a request offers.
+struct Offer {
+    tools: Vec<Tool>,
+    choice: ToolChoice,
+    format: ToolFormat,
+}
+
+impl Offer {
+    fn read(request: &Request, template: &ChatTemplate) -> Result<Self, ServiceError> {
+        let tools = openai_tools(&request.tools).map_err(|error| refused("tools", error))?;
+        let choice = openai_tool_choice(request.tool_choice.as_ref(), &tools);
+        let choice = choice.map_err(|error| refused("tool_choice", error))?;
+        if !tools.is_empty() && choice != ToolChoice::None {
+            if !template.mentions("tools") {
+                let message = "tools: this model's chat template tells it of no tools: leave them out";
+                return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
+            }
+            if request.form.is_some() {
+                let message = "response_format: not together with tools that may be called: send one of them";
+                return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
+            }
+        }
+        Ok(Offer { tools, choice, format: ToolFormat::of(template.source()) })
+    }
+
+    fn is_callable(&self) -> bool {
+        !self.tools.is_empty() && self.choice != ToolChoice::None
+    }
+
+    /// Tokens that begin a call, where the vocabulary has them.
+    fn markers(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        match self.is_callable() {
+            true => self.format.markers().iter().filter_map(|text| tokenizer.token_id(text)).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    fn parser(&self, seed: u64, calls: Calls) -> Option<ToolParser> {
+        self.is_callable().then(|| ToolParser::new(self.format, &self.tools, calls, seed))
+    }
+}
+
+/// The form that answers are held to, compiled off the server's threads.
+async fn grammar(
+    language: &Arc<Language>,
+    request: &Request,
+    offer: &Offer,
+    reasoning: Option<ReasoningFormat>,
+) -> Result<Option<Grammar>, ServiceError> {
+    let tools =
+        tool_grammar(&language.words.tokenizer, offer.format, &offer.tools, &offer.choice, request.calls);
+    let tools = tools.map_err(|error| refused("tools", error))?;
+    let (param, constraint) = match (tools, &request.form) {
+        (Some(rules), _) => ("tools", Constraint::Tools(rules)),
+        (None, Some(form)) => ("response_format", form.clone()),
+        (None, None) => return Ok(None),
+    };
+    let language = language.clone();
+    let work = move || {
+        let width = language.model.shape.output.width();
+        language.words.grammars(width)?.compile(&constraint, reasoning)
+    };
+    let made = tokio::task::spawn_blocking(work).await;
+    let made = made.map_err(|error| ServiceError::internal("compiling a form broke off", error))?;
+    made.map(Some).map_err(|error| refused(param, error))
+}
+
+/// The tokens that a form allows next.
+struct Form(Matcher);
+
+impl TokenMask for Form {
+    fn allowed(&mut self, out: &mut BitMask) -> Result<(), String> {
+        self.0.allowed(out.words_mut()).map_err(|error| error.to_string())
+    }
+
+    fn accept(&mut self, token: u32) -> Result<(), String> {
+        self.0.accept(token).map_err(|error| error.to_string())
+    }
 }
 
 /// The conversation as the text that the model continues.
-fn render(template: &ChatTemplate, language: &Language, request: &Request) -> Result<String, ServiceError> {
+fn render(
+    template: &ChatTemplate,
+    language: &Language,
+    request: &Request,
+    offer: &Offer,
+) -> Result<String, ServiceError> {
     let messages = openai_messages(&request.messages).map_err(|error| refused("messages", error))?;
     let conversation = Conversation {
         messages: &messages,
+        tools: offer.is_callable().then_some(&request.tools[..]),
         end: End::GenerationPrompt,
         variables: request.template_variables.clone(),
         now: Timestamp::now().seconds(),
@@ -123,7 +267,16 @@ fn room(language: &Language, n_prompt: usize, asked: Option<usize>) -> Result<us
 /// Answers that are being made. Dropping it ends them.
 pub struct Running {
     running: generation::Running,
-    ready: VecDeque<Delta>,
+    answers: Vec<Answer>,
+}
+
+/// What separates one answer into its parts.
+struct Answer {
+    reasoning: Option<ReasoningParser>,
+    tools: Option<ToolParser>,
+    n_calls: usize,
+    /// Made and not yet told of.
+    token_ids: Vec<u32>,
 }
 
 impl Running {
@@ -144,18 +297,69 @@ impl Running {
 
     /// The next part of any answer; `None` when all are finished.
     pub async fn next(&mut self) -> Result<Option<Delta>, ServiceError> {
-        loop {
-            if let Some(delta) = self.ready.pop_front() {
+        while let Some(piece) = self.running.next().await? {
+            let answer = &mut self.answers[piece.choice];
+            let mut delta = answer.take(piece);
+            answer.token_ids.append(&mut delta.token_ids);
+            if delta.says_something() {
+                delta.token_ids = std::mem::take(&mut answer.token_ids);
                 return Ok(Some(delta));
             }
-            let Some(piece) = self.running.next().await? else { return Ok(None) };
-            self.ready.push_back(Delta {
-                choice: piece.choice,
-                content: piece.text,
-                reasoning: String::new(),
-                tokens: piece.tokens,
-                finish: piece.finish,
-            });
         }
+        Ok(None)
+    }
+}
+
+impl Answer {
+    fn take(&mut self, piece: Piece) -> Delta {
+        let is_last = piece.finish.is_some();
+        let (choice, tokens, token_ids) = (piece.choice, piece.tokens, piece.token_ids);
+        let mut delta = Delta { choice, tokens, token_ids, ..Delta::default() };
+        let mut answered = String::new();
+        match &mut self.reasoning {
+            None => answered = piece.text,
+            Some(reasoning) => {
+                let mut parts = reasoning.push(&piece.text);
+                if is_last {
+                    parts.extend(reasoning.finish());
+                }
+                for part in parts {
+                    match part {
+                        Part::Reasoning(text) => delta.reasoning.push_str(&text),
+                        Part::Content(text) => answered.push_str(&text),
+                    }
+                }
+            }
+        }
+        match &mut self.tools {
+            None => delta.content = answered,
+            Some(tools) => {
+                let mut events = tools.push(&answered);
+                if is_last {
+                    events.extend(tools.finish());
+                }
+                for event in events {
+                    match event {
+                        Event::Content(text) => delta.content.push_str(&text),
+                        Event::Call(call) => delta.calls.push(call),
+                    }
+                }
+            }
+        }
+        delta.first_call = self.n_calls;
+        self.n_calls += delta.calls.len();
+        delta.finish = piece.finish.map(|finish| match finish {
+            Finish::Stop if self.n_calls > 0 => Ending::ToolCalls,
+            Finish::Stop => Ending::Stop,
+            Finish::Length => Ending::Length,
+        });
+        delta
+    }
+}
+
+impl Delta {
+    fn says_something(&self) -> bool {
+        let silent = self.content.is_empty() && self.reasoning.is_empty() && self.calls.is_empty();
+        !silent || !self.tokens.is_empty() || self.finish.is_some()
     }
 }

@@ -52,10 +52,10 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         n: request.n,
         sampling: request.sampling,
         stop: request.stop,
-        stop_ids: Vec::new(),
         logprobs: request.logprobs,
         echo: request.echo,
         prompt_logprobs: request.prompt_logprobs,
+        ..Options::default()
     };
     generation::start(service, speaker, prompts, &options, None)
 }

@@ -5,11 +5,12 @@
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
 //! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`card`], then [`models`], [`files`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
+pub mod background;
 pub mod card;
 pub mod chat;
 pub mod completions;
@@ -34,6 +35,7 @@ mod stops;
 
 pub use error::ServiceError;
 pub use language::Language;
+pub use lyceum_store::runs;
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
@@ -71,7 +73,7 @@ pub struct Service {
     /// Places for explanations under way, and those that can be asked for again.
     explaining: Semaphore,
     explanations: explain::Kept,
-    robustness_runs: robustness::Runs,
+    background: background::Background,
     selections_wanted: Notify,
 }
 
@@ -84,7 +86,7 @@ impl Service {
             languages: Residents::new(language::memory_budget()),
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
-            robustness_runs: robustness::Runs::default(),
+            background: background::Background::default(),
             selections_wanted: Notify::new(),
         }
     }
@@ -142,11 +144,6 @@ impl Service {
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
         let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
         Ok(self.languages.unload(project, &version))
-    }
-
-    /// The robustness runs that this process has finished.
-    pub fn robustness_runs(&self) -> &robustness::Runs {
-        &self.robustness_runs
     }
 
     /// Wakes the worker that makes choices: one was asked for.

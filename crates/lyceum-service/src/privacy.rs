@@ -3,9 +3,11 @@
 use crate::{Service, ServiceError};
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError, epsilon, sigma};
+use lyceum_store::evidence;
 use lyceum_store::layout::MANIFEST;
 pub use lyceum_store::privacy::Spend;
 use lyceum_store::privacy::{self, Budget};
+use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::manifest::{Manifest, PrivacyReport};
@@ -111,23 +113,46 @@ fn accountant(name: &str) -> Accountant {
     if name == "rdp" { Accountant::Rdp } else { Accountant::Pld }
 }
 
-/// What a version promises; None: nothing.
+/// What a version promises, what its training rows have lost in all, and what attacks found.
+#[derive(Clone, Debug)]
+pub struct ModelReport {
+    /// `name@3`
+    pub model: String,
+    /// None: nothing is promised.
+    pub guarantee: Option<PrivacyReport>,
+    /// Of each data file that the version's job spent of: all jobs together, this one among them.
+    pub composition: Vec<Account>,
+    /// What `lyceum privacy audit` found of this version, the oldest first.
+    pub attacks: Vec<Number>,
+}
+
+/// See [`ModelReport`].
 pub async fn of_model(
     service: &Service,
     project: &Project,
     reference: &ModelRef,
-) -> Result<(String, Option<PrivacyReport>), ServiceError> {
+) -> Result<ModelReport, ServiceError> {
     let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
     let path = version.dir.join(MANIFEST);
+    let (dir, weights) = (version.dir.clone(), version.sha256.clone());
     let read = move || {
+        let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
+        let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
+        let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
         let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
-        serde_json::from_slice::<Manifest>(&bytes)
-            .map_err(|e| ServiceError::internal("understand the manifest", e))
+        let manifest = serde_json::from_slice::<Manifest>(&bytes)
+            .map_err(|e| ServiceError::internal("understand the manifest", e))?;
+        Ok::<_, ServiceError>((manifest, attacks))
     };
-    let manifest = tokio::task::spawn_blocking(read)
+    let (manifest, attacks) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|e| ServiceError::internal("read the manifest", e))??;
-    Ok((version.id(), manifest.privacy))
+    let mut composition = Vec::new();
+    if let Some(job) = &version.job {
+        composition = accounts(service, project).await?;
+        composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
+    }
+    Ok(ModelReport { model: version.id(), guarantee: manifest.privacy, composition, attacks })
 }
 
 async fn blocking<T: Send + 'static>(

@@ -79,12 +79,12 @@ pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), StoreError> {
 
 /// An operating-system lock on a file; gone when it is dropped or its process dies, however it dies.
 #[derive(Debug)]
-struct LockedFile {
+pub(crate) struct LockedFile {
     _file: File,
 }
 
 /// `Ok(None)` when a living process holds it.
-fn try_lock(path: &Path) -> Result<Option<LockedFile>, StoreError> {
+pub(crate) fn try_lock(path: &Path) -> Result<Option<LockedFile>, StoreError> {
     let file = open_private(path)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(LockedFile { _file: file })),

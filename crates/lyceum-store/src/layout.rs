@@ -10,6 +10,7 @@
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
 //! DATA_DIR/files/ID/NAME                              what a request brought, under a name that leads nowhere else
 //! DATA_DIR/selections/ID.json                         what a choice among models found
+//! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
 //! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
@@ -87,13 +88,22 @@ impl Layout {
         self.data_files().join(id.as_str())
     }
 
-    /// What the choices of a project found. The default project needs no folder of its own.
+    /// What the choices of a project found.
     pub fn selections(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("selections")
+    }
+
+    /// The background runs of a project.
+    pub fn runs(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("runs")
+    }
+
+    /// The default project needs no folder of its own.
+    fn of_project(&self, project: &Project) -> PathBuf {
         if *project == Project::default_project() {
-            return self.root.join("selections");
+            return self.root.clone();
         }
-        let of = self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id));
-        of.join("selections")
+        self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id))
     }
 
     pub fn staging(&self) -> PathBuf {

@@ -7,10 +7,15 @@
 //! A private run's key lies beside them in `noise.json`, which only the owner of the process may read; it goes
 //! when the run has ended ([`forget_noise`]).
 
+use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::optim::Optimizer;
 use crate::private::Noise;
+use crate::run::total_steps;
+use crate::schedule::lr_at;
+use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, weights};
+use lyceum_types::spec::Spec;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,8 +24,8 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Checkpoints that are kept; older ones are removed after a newer one is complete.
-const KEPT: usize = 2;
+/// Checkpoints that are kept where the spec does not say; older ones are removed after a newer one is complete.
+pub const KEPT: usize = 2;
 
 /// What training must remember beside weights and moments.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -66,9 +71,11 @@ pub struct Snapshot<'a> {
     pub progress: &'a Progress,
     /// The secret of a private run.
     pub noise: Option<&'a Noise>,
+    /// How many checkpoints stay.
+    pub kept: usize,
 }
 
-/// Writes `dir/step-N` and removes older ones beyond two.
+/// Writes `dir/step-N` and removes older ones beyond those that are kept.
 pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, TrainError> {
     let name = format!("step-{:09}", snapshot.progress.step);
     let (temporary, target) = (dir.join(format!(".{name}.part")), dir.join(&name));
@@ -114,7 +121,7 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
         return Err(error);
     }
     let mut all = list(dir)?;
-    all.truncate(all.len().saturating_sub(KEPT));
+    all.truncate(all.len().saturating_sub(snapshot.kept.max(1)));
     for old in all {
         fs::remove_dir_all(&old).map_err(io("remove", &old))?;
     }
@@ -210,24 +217,12 @@ pub fn read(
     params: &mut Params,
     optimizer: &mut Optimizer,
 ) -> Result<Restored, TrainError> {
-    let fail = |problem: String| TrainError::Checkpoint { path: path.display().to_string(), problem };
-    let load =
-        |name: &str| fs::read(path.join(name)).map_err(|e| fail(format!("{name} cannot be read: {e}")));
-    let state: StateFile = serde_json::from_slice(&load("state.json")?)
-        .map_err(|e| fail(format!("state.json is damaged: {e}")))?;
-    if state.format_version > FORMAT_VERSION {
-        return Err(fail(format!("format {} is newer than this program knows", state.format_version)));
-    }
+    let reader = Reader::open(path)?;
+    let state = &reader.state;
     if state.run != run {
-        return Err(fail("was made by another spec or from other data".into()));
+        return Err(reader.fail("was made by another spec or from other data".into()));
     }
-    let verified = |name: &str| {
-        let bytes = load(name)?;
-        match state.sha256.get(name) {
-            Some(sha) if *sha == digest(&bytes) => Ok(bytes),
-            _ => Err(fail(format!("{name} is damaged: its sha256 is not the recorded one"))),
-        }
-    };
+    let verified = |name: &str| reader.verified(name);
     weights::load_safetensors(params, &verified("model.safetensors")?)?;
     restore_moments(params, optimizer, &verified("optimizer.safetensors")?)?;
     optimizer.steps = state.optimizer_steps;
@@ -238,7 +233,66 @@ pub fn read(
     } else {
         None
     };
-    Ok(Restored { progress: state.progress, best, noise: read_noise(path) })
+    Ok(Restored { noise: read_noise(path), progress: reader.state.progress, best })
+}
+
+/// The model as it was at one checkpoint.
+pub struct Kept {
+    /// Steps that had been taken.
+    pub step: u64,
+    /// The rate of the last of them.
+    pub lr: f64,
+    pub model: Model,
+}
+
+/// The models of all checkpoints of a run, oldest first: of a run that is over, which nothing continues.
+///
+/// # Errors
+/// Where a file is damaged, or is of another architecture.
+pub fn models(spec: &Spec, shape: &ModelShape, train: &Dataset, dir: &Path) -> Result<Vec<Kept>, TrainError> {
+    let total_steps = total_steps(&spec.train, spec.seed, train);
+    let of = |path: PathBuf| {
+        let reader = Reader::open(&path)?;
+        let model = Model::load(&spec.model, shape, &reader.verified("model.safetensors")?)?;
+        let step = reader.state.progress.step;
+        let base = Optimizer::base_lr(&spec.train.optimizer);
+        Ok(Kept { step, lr: lr_at(&spec.train.schedule, base, step.saturating_sub(1), total_steps), model })
+    };
+    list(dir)?.into_iter().map(of).collect()
+}
+
+/// A checkpoint whose state was read; its other files are checked when they are.
+struct Reader<'a> {
+    path: &'a Path,
+    state: StateFile,
+}
+
+impl<'a> Reader<'a> {
+    fn open(path: &'a Path) -> Result<Self, TrainError> {
+        let fail = |problem: String| TrainError::Checkpoint { path: path.display().to_string(), problem };
+        let bytes = fs::read(path.join("state.json"))
+            .map_err(|error| fail(format!("state.json cannot be read: {error}")))?;
+        let state: StateFile = serde_json::from_slice(&bytes)
+            .map_err(|error| fail(format!("state.json is damaged: {error}")))?;
+        if state.format_version > FORMAT_VERSION {
+            return Err(fail(format!("format {} is newer than this program knows", state.format_version)));
+        }
+        Ok(Reader { path, state })
+    }
+
+    fn fail(&self, problem: String) -> TrainError {
+        TrainError::Checkpoint { path: self.path.display().to_string(), problem }
+    }
+
+    /// A file whose hash is the recorded one.
+    fn verified(&self, name: &str) -> Result<Vec<u8>, TrainError> {
+        let bytes = fs::read(self.path.join(name))
+            .map_err(|error| self.fail(format!("{name} cannot be read: {error}")))?;
+        match self.state.sha256.get(name) {
+            Some(sha) if *sha == digest(&bytes) => Ok(bytes),
+            _ => Err(self.fail(format!("{name} is damaged: its sha256 is not the recorded one"))),
+        }
+    }
 }
 
 /// sha256 in hexadecimal.
@@ -309,6 +363,7 @@ mod tests {
                 best: Some(&params),
                 progress: &progress,
                 noise: None,
+                kept: KEPT,
             };
             write(dir.path(), "r", &snapshot).unwrap();
         }
@@ -330,8 +385,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut params, mut optimizer) = sample();
         let progress = Progress::default();
-        let snapshot =
-            Snapshot { params: &params, optimizer: &optimizer, best: None, progress: &progress, noise: None };
+        let snapshot = Snapshot {
+            params: &params,
+            optimizer: &optimizer,
+            best: None,
+            progress: &progress,
+            noise: None,
+            kept: KEPT,
+        };
         let path = write(dir.path(), "r", &snapshot).unwrap();
         let message = |r: Result<Restored, TrainError>| r.err().expect("it is refused").to_string();
         assert!(message(read(&path, "other", &mut params, &mut optimizer)).contains("another spec"));

@@ -328,7 +328,9 @@ fn save(
     noise: Option<&Noise>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
-    let snapshot = Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise };
+    let kept = run.spec.checkpoints_kept.unwrap_or(checkpoint::KEPT);
+    let snapshot =
+        Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise, kept };
     let path = checkpoint::write(dir, identity, &snapshot)?;
     observer.event(&Event::Checkpoint { step: progress.step, path: &path })
 }

@@ -48,11 +48,7 @@ pub struct Run {
 impl Run {
     pub fn new(spec: &TrainSpec, seed: u64, model: Model, data: &Dataset) -> Self {
         let order = order(spec, seed, data);
-        let per_epoch = order.steps_per_epoch() as u64;
-        let total_steps = match (spec.steps, spec.epochs) {
-            (Some(steps), _) => steps as u64,
-            (None, epochs) => epochs.unwrap_or(1) as u64 * per_epoch,
-        };
+        let total_steps = steps_of(spec, &order);
         Run {
             optimizer: Optimizer::new(&spec.optimizer, &model.params),
             grads: Grads::new(&model.params),
@@ -138,6 +134,18 @@ impl Run {
     /// The gradients of the last step, for tests.
     pub fn grads(&self) -> &Grads {
         &self.grads
+    }
+}
+
+/// The optimiser steps of a whole run.
+pub fn total_steps(spec: &TrainSpec, seed: u64, data: &Dataset) -> u64 {
+    steps_of(spec, &order(spec, seed, data))
+}
+
+fn steps_of(spec: &TrainSpec, order: &Order) -> u64 {
+    match (spec.steps, spec.epochs) {
+        (Some(steps), _) => steps as u64,
+        (None, epochs) => epochs.unwrap_or(1) as u64 * order.steps_per_epoch() as u64,
     }
 }
 

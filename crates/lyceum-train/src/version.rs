@@ -79,6 +79,7 @@ pub fn version_files(spec: &Spec, fitted: &Fitted, name: &VersionName) -> Result
         features: fitted.loaded.features.clone(),
         probes: plain(serde_json::to_value(probes(spec, fitted)?)),
         privacy: fitted.privacy.clone(),
+        calibration: None,
         files: sha256,
     };
     if let Some(privacy) = &spec.privacy {
@@ -110,6 +111,7 @@ fn withhold(manifest: &mut Manifest, declared: &PrivacySpec) {
         seconds: _,
         // Of rows that were declared public: the parser refuses other validation and test files.
         metrics: _,
+        calibration: _,
         // `tokenizer.json` (declared as the vocabulary) and `valid_logits.safetensors` (of public rows);
         // `trivial_baseline.safetensors` counts training rows: a private run has none.
         files: _,

@@ -24,11 +24,22 @@ impl std::fmt::Display for Stop {
 
 impl std::error::Error for Stop {}
 
+/// Held while a bounded piece of work runs; dropping it lets others have their turn.
+pub type Turn = Box<dyn Send>;
+
 /// A token that long work checks between its steps; clones share the same flag.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Control {
     cancelled: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    turns: Option<Arc<dyn Fn() -> Result<Turn, Stop> + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shares = self.turns.is_some();
+        f.debug_struct("Control").field("stop", &self.check()).field("shares", &shares).finish()
+    }
 }
 
 impl Control {
@@ -41,6 +52,21 @@ impl Control {
     pub fn with_deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
+    }
+
+    /// The same token for work that shares a device: each piece waits for its turn, which `take` gives.
+    pub fn with_turns(mut self, take: impl Fn() -> Result<Turn, Stop> + Send + Sync + 'static) -> Self {
+        self.turns = Some(Arc::new(take));
+        self
+    }
+
+    /// Waits for the turn of the next bounded piece of work, or says that the work should end.
+    pub fn turn(&self) -> Result<Turn, Stop> {
+        self.check()?;
+        match &self.turns {
+            Some(take) => take(),
+            None => Ok(Box::new(())),
+        }
     }
 
     /// Asks the work to end; safe to call from a signal handler's thread.

@@ -133,16 +133,24 @@ pub const BACKGROUND_ROWS_MAX: usize = 256;
 /// Nodes, samples and permutations of one method.
 pub const EXPLAIN_SAMPLES_MAX: usize = 65_536;
 
+/// Checkpoints of a job that may stay, and training rows that an influence answer lists on each side.
+pub const CHECKPOINTS_KEPT_MAX: usize = 100;
+pub const INFLUENCE_ROWS: usize = 10;
+
 // Robustness.
 
-/// Rows of one robustness run over HTTP, which is answered while the client waits.
-pub const ROBUSTNESS_ROWS_MAX: usize = 512;
+/// Rows of one robustness run over HTTP.
+pub const ROBUSTNESS_ROWS_MAX: usize = INSTANCES_MAX;
 /// Items of one suite.
 pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
-/// How long a robustness run over HTTP may take.
-pub const ROBUSTNESS_RUN_TIMEOUT: Duration = Duration::from_secs(300);
-/// Finished runs that a server remembers.
-pub const ROBUSTNESS_RUNS_KEPT: usize = 64;
+/// How long a background run over HTTP may take, once it has begun.
+pub const BACKGROUND_RUN_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Background runs (robustness, explanations) that work at once; each takes turns on the device.
+pub const BACKGROUND_RUNS_AT_ONCE: usize = 2;
+/// Background runs that wait or work.
+pub const BACKGROUND_RUNS_MAX: usize = 32;
+/// Runs of one kind that a project keeps; the oldest that have ended leave first.
+pub const BACKGROUND_RUNS_KEPT: usize = 256;
 /// Rows of one window of drift tests; then the next begins.
 pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
 /// Samples of all certificates of one request.

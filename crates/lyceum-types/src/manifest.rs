@@ -43,6 +43,9 @@ pub struct Manifest {
     /// What training promises about each example; None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacyReport>,
+    /// How probabilities were calibrated; None: they are as training left them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationReport>,
     /// Files of the version folder that hold larger records (`valid_logits.safetensors`, …), with sha256.
     pub files: BTreeMap<String, String>,
 }
@@ -103,6 +106,22 @@ pub struct DataFile {
     pub path: String,
     pub sha256: String,
     pub rows: u64,
+}
+
+/// A temperature that was fitted on validation rows and is part of the version's weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CalibrationReport {
+    pub method: String,
+    pub temperature: f64,
+    /// Validation rows that it was fitted on.
+    pub n: u64,
+    pub bins: u64,
+    /// Expected calibration error on those rows before and after: new rows show a little more.
+    pub ece_before: f64,
+    pub ece_after: f64,
+    /// The version that was calibrated, `name@3`, and its weights.
+    pub parent: String,
+    pub parent_sha256: String,
 }
 
 /// A measured number with its 95 % interval and the number of rows behind it.

@@ -57,6 +57,8 @@ pub enum Command {
     Predict(commands::predict::Predict),
     /// Say why a model answers as it does
     Explain(Box<commands::explain::Explain>),
+    /// Publish a version whose probabilities are calibrated
+    Calibrate(commands::calibrate::Calibrate),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models

@@ -4,7 +4,7 @@ use crate::assemble;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::Format;
-use lyceum_service::{Resident, Service};
+use lyceum_service::{Language, Resident, Service};
 use lyceum_store::{Store, StoreError, models};
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
@@ -18,6 +18,12 @@ pub struct Context {
     pub control: Control,
     /// The command line works for the one project of an installation.
     pub project: Project,
+}
+
+/// A loaded model: one that Lyceum trained, or one that was imported.
+pub enum Speaker {
+    Trained(Arc<Resident>),
+    Language(ModelRef, Arc<Language>),
 }
 
 impl Context {
@@ -39,6 +45,24 @@ impl Context {
         let service = assemble::service(store)?;
         let resident = service.resident(&self.project, &reference).await?;
         Ok((service, resident))
+    }
+
+    /// A loaded model of either kind and the use cases around it.
+    pub async fn speaker(&self, model: &str) -> Result<(Arc<Service>, Speaker), Failure> {
+        let reference: ModelRef = model.parse()?;
+        let store = self.store().await?;
+        let version = match models::resolve(&store, &self.project, &reference).await {
+            Ok(version) => version,
+            Err(error) => return Err(self.explain(&store, error).await),
+        };
+        let service = assemble::service(store)?;
+        let speaker = if lyceum_service::language::is_imported(&version) {
+            let language = service.language(&self.project, &reference).await?;
+            Speaker::Language(reference, language)
+        } else {
+            Speaker::Trained(service.resident(&self.project, &reference).await?)
+        };
+        Ok((service, speaker))
     }
 
     /// A store's error in words; a missing model gets the name that may have been meant.

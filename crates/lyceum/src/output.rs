@@ -50,6 +50,12 @@ pub fn write_stdout(text: &str) {
     }
 }
 
+/// Text on stderr while it comes; there is nobody to tell where it cannot be written.
+pub fn write_stderr(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
 /// Whether colours may be used in messages (`NO_COLOR`, <https://no-color.org>).
 pub fn stderr_has_color() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()) && std::io::stderr().is_terminal()

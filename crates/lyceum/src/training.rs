@@ -19,7 +19,6 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{JobId, ModelName};
 use lyceum_types::spec::Spec;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -34,26 +33,15 @@ const LINE_EVERY: Duration = Duration::from_millis(250);
 /// How often the row learns the step; the lease is renewed with it.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
-/// What a job's row keeps: the spec, and the folder that its paths are relative to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Plan {
-    pub spec: Spec,
-    pub base_dir: PathBuf,
-}
+pub use lyceum_types::spec::Plan;
 
-impl Plan {
-    pub fn from_job(job: &Job) -> Result<Self, Failure> {
-        serde_json::from_str(&job.spec).map_err(|error| {
-            let message = format!("the spec of job {} cannot be read", job.id);
-            Failure::new(
-                Exit::Failed,
-                "damaged_job",
-                message,
-                error.to_string(),
-                "train it anew from its spec",
-            )
-        })
-    }
+/// The plan that a job was made with.
+pub fn plan_of(job: &Job) -> Result<Plan, Failure> {
+    serde_json::from_str(&job.spec).map_err(|error| {
+        let message = format!("the spec of job {} cannot be read", job.id);
+        let fix = "train it anew from its spec";
+        Failure::new(Exit::Failed, "damaged_job", message, error.to_string(), fix)
+    })
 }
 
 /// Puts a new job into the store.

@@ -62,6 +62,45 @@ fn the_column_that_matters_is_named_with_its_value_and_the_change_that_flips_it_
 }
 
 #[test]
+fn the_rows_behind_an_answer_are_named_by_file_and_row() {
+    let e = json(&explain(&["--json", "--method", "tracin"]));
+    assert_eq!((&e["object"], &e["method"]), (&"row_influence".into(), &"tracin".into()));
+    assert_eq!(
+        (&e["file"], &e["n_rows"], &e["target"]["label"]),
+        (&"rows.csv".into(), &90.into(), &"above".into())
+    );
+    assert_eq!(e["checkpoints"].as_array().unwrap().len(), 2, "{e}");
+    assert_eq!(e["usage"]["forward_passes"], 2 * 91);
+    let rows = e["rows"]["lowered_loss"].as_array().unwrap();
+    let influence = |row: &Value| row["influence"].as_f64().unwrap();
+    assert!(!rows.is_empty() && rows.windows(2).all(|two| influence(&two[0]) >= influence(&two[1])), "{e}");
+    // A row that says the same pulls towards it; and the file has what the answer says of its row.
+    assert_eq!(rows[0]["label"], "above");
+    let text = std::fs::read_to_string(TRAINED.path().join("rows.csv")).unwrap();
+    for row in rows.iter().chain(e["rows"]["raised_loss"].as_array().unwrap()) {
+        let line = text.lines().nth(1 + row["row"].as_u64().unwrap() as usize).unwrap();
+        assert!(line.ends_with(row["label"].as_str().unwrap()), "{line} {row}");
+    }
+    // The other answer's loss is lowered by other rows.
+    let other = json(&explain(&["--json", "--method", "tracin", "--target", "below"]));
+    assert_eq!(other["rows"]["lowered_loss"][0]["label"], "below");
+    let text = String::from_utf8(explain(&["--method", "tracin"]).stdout).unwrap();
+    assert!(text.contains("rows.csv") && text.contains("influence"), "{text}");
+    for (arguments, code) in [
+        (vec!["--max-passes", "50"], "too_many_passes"),
+        (vec!["--baseline", "zeros"], "unsupported_parameter"),
+        (vec!["--granularity", "feature"], "unsupported_parameter"),
+        (vec!["--target", "sideways"], "unsupported_target"),
+    ] {
+        let mut all = vec!["--json", "--method", "tracin"];
+        all.extend(arguments);
+        let output = explain(&all);
+        assert!(!output.status.success());
+        assert!(String::from_utf8_lossy(&output.stderr).contains(code), "{output:?}");
+    }
+}
+
+#[test]
 fn people_get_bars_and_files_that_stand_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -76,6 +76,10 @@ fn a_budget_stops_the_job_that_would_pass_it() {
     let report = &done["privacy"];
     assert!(report["epsilon"].as_f64().unwrap() < 2.5 && report["randomness"] == "insecure_seed", "{report}");
     assert_eq!((&report["events"][0]["steps"], &report["events"][0]["q"]), (&100.into(), &0.1.into()));
+    let asked = ["explain", "points", "--input", "[0.5, 0.5]", "--method", "tracin"];
+    let (_, error) = refusal(&run(&asked));
+    assert_eq!(error["code"], "unsupported_method", "{error}");
+    assert!(error["message"].as_str().unwrap().contains("what its noise hides"), "{error}");
     let ledger = last(&run(&["privacy", "ledger"]));
     let account = &ledger["data"][0];
     assert_eq!((account["ledger"].as_array().unwrap().len(), &account["budget"]), (1, &2.5.into()));

@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::chat::{Body, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
+use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
 use crate::wire::completions::{Delivery, Usage};
 use axum::Extension;
 use axum::extract::State;
@@ -91,10 +91,20 @@ async fn whole(head: Head, mut running: Running, n: usize) -> Result<Completion,
         if !delta.reasoning.is_empty() {
             choice.message.reasoning_content.get_or_insert_default().push_str(&delta.reasoning);
         }
+        if !delta.calls.is_empty() {
+            let calls = delta.calls.into_iter().map(|call| Call::of(call, None));
+            choice.message.tool_calls.get_or_insert_default().extend(calls);
+        }
         if let (Some(logprobs), Some(n_top)) = (&mut choice.logprobs, head.n_top) {
             logprobs.push(delta.tokens, n_top);
         }
         choice.finish_reason = delta.finish.map(|finish| finish.as_str()).or(choice.finish_reason);
+    }
+    for message in choices.iter_mut().map(|choice| &mut choice.message) {
+        // An answer that only calls says nothing.
+        if message.tool_calls.is_some() && message.content.as_deref() == Some("") {
+            message.content = None;
+        }
     }
     Ok(Completion {
         usage: usage(&running),
@@ -123,14 +133,22 @@ fn events(
             Ok(Some(delta)) => {
                 let role = begun.insert(delta.choice).then_some("assistant");
                 let some = |text: String| (!text.is_empty()).then_some(text);
+                let first = delta.first_call;
+                let calls = delta.calls.into_iter().enumerate();
+                let calls: Vec<Call> = calls.map(|(i, call)| Call::of(call, Some(first + i))).collect();
                 let content = match (role, some(delta.content)) {
                     // The first event has a content, as OpenAI's has.
-                    (Some(_), None) => Some(String::new()),
+                    (Some(_), None) if calls.is_empty() => Some(String::new()),
                     (_, content) => content,
                 };
                 let choice = ChunkChoice {
                     index: delta.choice,
-                    delta: Delta { role, content, reasoning_content: some(delta.reasoning) },
+                    delta: Delta {
+                        role,
+                        content,
+                        reasoning_content: some(delta.reasoning),
+                        tool_calls: (!calls.is_empty()).then_some(calls),
+                    },
                     logprobs: head.logprobs(delta.tokens),
                     finish_reason: delta.finish.map(|finish| finish.as_str()),
                 };

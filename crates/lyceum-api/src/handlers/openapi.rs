@@ -16,11 +16,11 @@ use utoipa::{Modify, OpenApi};
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create, decisions::create, predict::verb, predict::explain_document,
-        explanations::create, explanations::find, explanations::methods,
+        explanations::create, explanations::find, explanations::cancel, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
-        robustness::create, robustness::list, robustness::find, drift::find, card::find, card::verify,
+        robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
     ),
     modifiers(&Key),
     security(("key" = []))

@@ -63,6 +63,6 @@ pub async fn model(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelPrivacy>, ApiError> {
-    let (model, report) = privacy::of_model(&api.service, &caller.project, &path_model_ref(&id)?).await?;
-    Ok(Json(ModelPrivacy::new(model, report)))
+    let report = privacy::of_model(&api.service, &caller.project, &path_model_ref(&id)?).await?;
+    Ok(Json(report.into()))
 }

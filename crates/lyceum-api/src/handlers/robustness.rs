@@ -1,20 +1,29 @@
-//! `POST|GET /v1/robustness/runs[/{id}]`
+//! `/v1/robustness/runs[/{id}[/cancel, /failures]]`
 
-use super::{created, new_id};
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::predict::instances;
-use crate::wire::robustness::{Body, RunBody, RunList};
+use crate::wire::robustness::{
+    Body, RunRecordBody, RunRecordList, lines, record_body, request_body, result_body,
+};
 use axum::Extension;
 use axum::extract::{Path, State};
-use lyceum_service::robustness::{self, Stored};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use lyceum_service::background::{self, Found};
+use lyceum_service::robustness::{Asked, Plan};
+use lyceum_service::runs::Kind;
+use serde_json::Value;
 
-/// Attacks, certifies and damages up to 512 labelled rows, and answers when it is done (a run may take five minutes;
-/// one runs at a time). Runs are remembered by the process that made them, the newest 64.
+/// Runs that one list gives: the newest.
+const LISTED_MAX: usize = 100;
+
+/// Puts a run into the queue that attacks, certifies and damages up to 4096 labelled rows. What the model or the rows
+/// do not allow is refused here, before the run begins. Two runs work at once, taking turns with other clients.
 #[utoipa::path(post, path = "/v1/robustness/runs", tag = "robustness", request_body = Body, responses(
-    (status = 200, body = RunBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = RunRecordBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
     (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 422, body = ErrorBody),
     (status = 429, body = ErrorBody), (status = 501, body = ErrorBody), (status = 503, body = ErrorBody),
@@ -23,47 +32,82 @@ pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
-) -> Result<axum::Json<RunBody>, ApiError> {
+) -> Result<axum::Json<Value>, ApiError> {
     let request = body.parse()?;
-    let rows = instances(request.instances)?;
-    let asked = robustness::Asked {
+    let asked = Asked {
         model: request.model,
-        rows,
+        rows: instances(request.instances)?,
         labels: request.labels,
         suite: request.suite,
         seed: request.seed,
         compare: request.compare,
     };
-    let (run, gate) = robustness::create(&api.service, &caller.project, asked).await?;
-    let stored = Stored { id: new_id("rob_"), created: created(), run, gate };
-    let body = RunBody::new(&stored.id, stored.created, &stored.run, stored.gate.as_ref());
-    api.service.robustness_runs().keep(&caller.project, stored);
-    Ok(axum::Json(body))
+    let seed = asked.seed;
+    let plan = Plan::new(&api.service, &caller.project, asked).await?;
+    let shown = request_body(&plan, seed);
+    let work = async move {
+        let (run, gate) = plan.carry_out().await?;
+        Ok(Found { result: result_body(&run, gate.as_ref()), lines: Some(lines(&run)) })
+    };
+    let record = background::start(&api.service, &caller.project, Kind::Robustness, shown, work).await?;
+    Ok(axum::Json(record_body(&record)))
 }
 
-/// The newest runs of this process, at most 64.
+/// The newest runs, at most 100 of the 256 that are kept.
 #[utoipa::path(get, path = "/v1/robustness/runs", tag = "robustness", responses(
-    (status = 200, body = RunList), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)))]
+    (status = 200, body = RunRecordList), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)))]
 pub async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-) -> Result<axum::Json<RunList>, ApiError> {
-    let runs = api.service.robustness_runs().list(&caller.project);
-    let body = |run: &Stored| RunBody::new(&run.id, run.created, &run.run, run.gate.as_ref());
-    Ok(axum::Json(RunList { object: "list", data: runs.iter().map(body).collect() }))
+) -> Result<axum::Json<RunRecordList>, ApiError> {
+    let look = move |service: &lyceum_service::Service| {
+        background::list(service, &caller.project, Kind::Robustness, LISTED_MAX)
+    };
+    let records = background::off_runtime(&api.service, look).await?;
+    let data = records.iter().map(record_body).collect();
+    Ok(axum::Json(RunRecordList { object: "list", data }))
 }
 
-/// One run.
+/// One run, as it stands. A run whose server ended before it is `failed` with the code `interrupted`.
 #[utoipa::path(get, path = "/v1/robustness/runs/{id}", tag = "robustness", params(("id" = String, Path)), responses(
-    (status = 200, body = RunBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    (status = 200, body = RunRecordBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<axum::Json<RunBody>, ApiError> {
-    let Some(run) = api.service.robustness_runs().find(&caller.project, &id) else {
-        return Err(lyceum_service::ServiceError::NotFound { what: "robustness run", id }.into());
+) -> Result<axum::Json<Value>, ApiError> {
+    let look = move |service: &lyceum_service::Service| {
+        background::find(service, &caller.project, Kind::Robustness, &id)
     };
-    Ok(axum::Json(RunBody::new(&run.id, run.created, &run.run, run.gate.as_ref())))
+    Ok(axum::Json(record_body(&background::off_runtime(&api.service, look).await?)))
+}
+
+/// Ends a run at its next pass; one that has ended stays as it is.
+#[utoipa::path(post, path = "/v1/robustness/runs/{id}/cancel", tag = "robustness", params(("id" = String, Path)),
+    responses((status = 200, body = RunRecordBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub async fn cancel(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<axum::Json<Value>, ApiError> {
+    let record = background::cancel(&api.service, &caller.project, Kind::Robustness, &id).await?;
+    Ok(axum::Json(record_body(&record)))
+}
+
+/// The rows that attacks of a completed run changed so that the answer changed, a JSON object a line.
+#[utoipa::path(get, path = "/v1/robustness/runs/{id}/failures", tag = "robustness", params(("id" = String, Path)),
+    responses((status = 200, body = String, content_type = "application/jsonl"), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn failures(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let look = move |service: &lyceum_service::Service| {
+        background::lines(service, &caller.project, Kind::Robustness, &id)
+    };
+    let lines = background::off_runtime(&api.service, look).await?;
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines).into_response())
 }

@@ -4,7 +4,7 @@
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
 use super::{advisory, model_ref, sampling, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Likely, Request, Token};
+use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -36,7 +36,7 @@ pub struct Body {
     pub n: Option<i64>,
     /// -2 to 2: taken from the logits of tokens that were said.
     pub presence_penalty: Option<f64>,
-    /// Only `text`.
+    /// `text`, `json_object`, or `json_schema` with its schema: the answer is guaranteed to have this form.
     #[schema(value_type = Option<Object>)]
     pub response_format: Option<Value>,
     /// The same request with the same seed gives the same bytes.
@@ -60,6 +60,9 @@ pub struct Body {
     /// Further variables of the model's chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// One of `json` (a schema), `regex`, `choice` (a list) and `grammar` (Lark): as `response_format`.
+    #[schema(value_type = Option<Object>)]
+    pub structured_outputs: Option<Map<String, Value>>,
     /// Functions that the model may call.
     #[schema(value_type = Option<Vec<Object>>)]
     pub tools: Option<Vec<Value>>,
@@ -127,6 +130,7 @@ impl Body {
             logit_bias: self.logit_bias,
             seed: self.seed,
         };
+        let form = form(self.response_format.as_ref(), self.structured_outputs.as_ref())?;
         let request = Request {
             model: model_ref(&self.model)?,
             messages: self.messages,
@@ -137,6 +141,10 @@ impl Body {
             stop_ids: self.stop_token_ids.unwrap_or_default(),
             logprobs,
             template_variables: self.chat_template_kwargs.unwrap_or_default(),
+            tools: self.tools.unwrap_or_default(),
+            tool_choice: self.tool_choice,
+            calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
+            form,
         };
         Ok((request, delivery))
     }
@@ -162,17 +170,63 @@ impl Body {
         if self.modalities.as_ref().is_some_and(|all| all.iter().any(|m| m != "text")) {
             return Err(unsupported("modalities", "these models answer in text"));
         }
-        if self.response_format.as_ref().is_some_and(|format| format["type"] != "text") {
-            return Err(unsupported("response_format", "leave it out or send {\"type\": \"text\"}"));
-        }
-        if self.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-            return Err(unsupported("tools", "leave it out"));
-        }
-        if self.tool_choice.as_ref().is_some_and(|choice| choice != "none" && choice != "auto") {
-            return Err(unsupported("tool_choice", "there are no tools: leave it out"));
-        }
         Ok(())
     }
+}
+
+/// The form that an answer must have.
+fn form(
+    response_format: Option<&Value>,
+    structured: Option<&Map<String, Value>>,
+) -> Result<Option<Constraint>, ApiError> {
+    let refuse =
+        |param: &str, what: &str| ApiError::field(param, "invalid_value", format!("{param}: {what}"));
+    let asked = match response_format {
+        None => None,
+        Some(format) => match format["type"].as_str() {
+            Some("text") => None,
+            Some("json_object") => Some(Constraint::JsonObject),
+            Some("json_schema") => {
+                let schema = &format["json_schema"];
+                if schema["name"].as_str().is_none_or(str::is_empty) {
+                    return Err(refuse("response_format.json_schema.name", "a name is needed"));
+                }
+                let strict = match &schema["strict"] {
+                    Value::Null => false,
+                    Value::Bool(strict) => *strict,
+                    _ => return Err(refuse("response_format.json_schema.strict", "must be true or false")),
+                };
+                if !schema["schema"].is_object() {
+                    return Err(refuse("response_format.json_schema.schema", "a schema is needed"));
+                }
+                Some(Constraint::JsonSchema { schema: schema["schema"].clone(), strict })
+            }
+            _ => return Err(refuse("response_format.type", "there are text, json_object and json_schema")),
+        },
+    };
+    let Some(structured) = structured.filter(|all| !all.is_empty()) else { return Ok(asked) };
+    let param = "structured_outputs";
+    let mut all = structured.iter();
+    let (Some((key, value)), None) = (all.next(), all.next()) else {
+        return Err(refuse(param, "send one of json, regex, choice and grammar"));
+    };
+    if asked.is_some() {
+        return Err(refuse(param, "response_format says a form too: send one of them"));
+    }
+    let place = format!("{param}.{key}");
+    let text = || value.as_str().map(str::to_owned).ok_or_else(|| refuse(&place, "must be a text"));
+    Ok(Some(match key.as_str() {
+        "json" if value.is_object() => Constraint::JsonSchema { schema: value.clone(), strict: false },
+        "json" => return Err(refuse(&place, "must be a schema")),
+        "regex" => Constraint::Regex(text()?),
+        "grammar" => Constraint::Grammar(text()?),
+        "choice" => {
+            let texts = value.as_array().map(|all| all.iter().map(|one| one.as_str().map(str::to_owned)));
+            let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
+            Constraint::Choice(texts.ok_or_else(|| refuse(&place, "must be a list of texts"))?)
+        }
+        _ => return Err(refuse(&place, "is none of json, regex, choice and grammar")),
+    }))
 }
 
 /// A whole answer.
@@ -199,7 +253,7 @@ pub struct Choice {
     pub index: usize,
     pub message: Message,
     pub logprobs: Option<Logprobs>,
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub finish_reason: Option<&'static str>,
 }
 
@@ -214,6 +268,36 @@ pub struct Message {
     /// What the model thought before it answered, where its family separates that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<Call>>,
+}
+
+/// A call of a function.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatCompletionToolCall)]
+pub struct Call {
+    /// Its number in the answer, in a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<usize>,
+    pub id: String,
+    /// `function`
+    pub r#type: &'static str,
+    pub function: Function,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatCompletionFunction)]
+pub struct Function {
+    pub name: String,
+    /// JSON.
+    pub arguments: String,
+}
+
+impl Call {
+    pub fn of(call: ToolCall, index: Option<usize>) -> Self {
+        let function = Function { name: call.name, arguments: call.arguments };
+        Call { index, id: call.id, r#type: "function", function }
+    }
 }
 
 /// A part of an answer in a stream.
@@ -253,6 +337,8 @@ pub struct Delta {
     pub content: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<Call>>,
 }
 
 #[derive(Debug, Default, Serialize, ToSchema)]
@@ -326,6 +412,19 @@ mod tests {
                 let found = (error.status.as_u16(), error.detail.param.as_deref());
                 assert_eq!(found, (400, Some(param)), "{param} = {value}: {}", error.detail.message);
             }
+        }
+        for (body, param) in [
+            (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+            (
+                json!({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}),
+                "response_format.json_schema.schema",
+            ),
+            (json!({"structured_outputs": {"regex": 1}}), "structured_outputs.regex"),
+            (json!({"structured_outputs": {"json": {}, "regex": "a"}}), "structured_outputs"),
+            (json!({"structured_outputs": {"xml": 1}}), "structured_outputs.xml"),
+        ] {
+            let error = parse(body.clone()).unwrap_err();
+            assert_eq!(error.detail.param.as_deref(), Some(param), "{body}");
         }
         let both = parse(json!({"max_tokens": 1, "max_completion_tokens": 1})).unwrap_err();
         assert_eq!(both.detail.param.as_deref(), Some("max_tokens"));

@@ -2,7 +2,9 @@
 
 use super::explain::{Extras, OptionsBody};
 use super::explanation::explanation;
-use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises};
+use super::robustness::{
+    CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises,
+};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use base64::Engine as _;
@@ -346,6 +348,9 @@ pub struct Decision {
     pub prediction_set: Option<SetBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ood: Option<OodBody>,
+    /// Of a version whose probabilities are calibrated; where it is missing they are as training left them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -419,6 +424,7 @@ impl Decision {
         Self {
             certificate: certificate.map(CertificateBody::from),
             prediction_set: prediction_set.map(SetBody::from),
+            calibration: decision.promised.calibration.map(CalibrationBody::from),
             ood: decision.promised.strange.and_then(|mut all| all.pop()).map(OodBody::from),
             model: decision.model,
             answers: decision.answers.into_iter().map(answer_body).collect(),

@@ -5,7 +5,7 @@ use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::explain::{
-    BaselineChoice, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request, Steps,
+    BaselineChoice, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request, Steps, TRACIN,
     TargetChoice, What, Wish,
 };
 use lyceum_types::limits;
@@ -18,7 +18,8 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 #[schema(as = ExplainOptions)]
 pub struct OptionsBody {
-    /// `auto`, a name of `GET /v1/models/{m}/explanation_methods`, `attention_weights` or `attention_rollout`.
+    /// `auto`, a name of `GET /v1/models/{m}/explanation_methods`, `attention_weights`, `attention_rollout`, or `tracin`:
+    /// the training rows that pulled the answer where it is.
     pub method: Option<String>,
     /// `token`, `word`, `sentence`, `paragraph`, `feature`, `patch:16`, `step` or `channel`.
     pub granularity: Option<String>,
@@ -101,6 +102,13 @@ pub enum BaselineBody {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extras {
     pub png: bool,
+}
+
+/// When the answer is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Now,
+    InBackground,
 }
 
 impl OptionsBody {
@@ -187,7 +195,7 @@ impl OptionsBody {
         let name = self.method.as_deref().unwrap_or("auto");
         let mut method = match name {
             "auto" => None,
-            "attention_weights" | "attention_rollout" => None,
+            "attention_weights" | "attention_rollout" | TRACIN => None,
             // The name by which the wire knows ablation with tokens left out.
             "leave_one_out" => Some(Method::Ablation),
             name => match Method::named(name) {
@@ -263,6 +271,7 @@ impl OptionsBody {
         Ok(match (name, method) {
             ("attention_weights", _) => MethodChoice::Attention { rollout: false },
             ("attention_rollout", _) => MethodChoice::Attention { rollout: true },
+            (TRACIN, _) => MethodChoice::Tracin,
             (_, Some(method)) => MethodChoice::Named(method),
             (_, None) => MethodChoice::Auto,
         })
@@ -333,7 +342,8 @@ pub struct Body {
     /// A row: an object of features, or values in the model's order.
     #[schema(value_type = Option<Object>)]
     pub features: Option<Value>,
-    /// Not supported when true.
+    /// Answer at once with `status: queued`; the explanation is then under `GET /v1/explanations/{id}`, also after a
+    /// restart: it is kept on disk with the words that it is about.
     pub background: Option<bool>,
     #[serde(flatten)]
     pub options: OptionsBody,
@@ -355,7 +365,7 @@ const SUBJECT_FIELDS: [&str; 7] =
 
 impl Body {
     /// The fields of both parts in one object.
-    pub fn parse(bytes: &[u8]) -> Result<(Request, Extras), ApiError> {
+    pub fn parse(bytes: &[u8]) -> Result<(Request, Extras, When), ApiError> {
         let mut all: Map<String, Value> = crate::body::parse(bytes)?;
         let mut subject = Map::new();
         for field in SUBJECT_FIELDS {
@@ -365,11 +375,9 @@ impl Body {
         }
         let subject: Subject = crate::body::parse(Value::Object(subject).to_string().as_bytes())?;
         let options: OptionsBody = crate::body::parse(Value::Object(all).to_string().as_bytes())?;
-        if subject.background == Some(true) {
-            return Err(unsupported("background", "explanations answer at once: leave it out"));
-        }
+        let when = if subject.background == Some(true) { When::InBackground } else { When::Now };
         let (options, extras) = options.parse("")?;
-        Ok((Request { model: model_ref(&subject.model)?, what: subject.what()?, options }, extras))
+        Ok((Request { model: model_ref(&subject.model)?, what: subject.what()?, options }, extras, when))
     }
 }
 
@@ -454,7 +462,6 @@ mod tests {
             (json!({"evaluate": ["truth"]}), "evaluate[0]", "invalid_value"),
             (json!({"max_passes": 0}), "max_passes", "invalid_value"),
             (json!({"target": {"label": "a", "text": "b"}}), "target", "invalid_value"),
-            (json!({"background": true}), "background", "unsupported_parameter"),
             (json!({"baseline": {"type": "background", "rows": []}}), "baseline.rows", "invalid_value"),
         ] {
             let mut body = json!({"model": "m", "input": "x"});

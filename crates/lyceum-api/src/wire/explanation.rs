@@ -3,9 +3,10 @@
 
 use super::explain::Extras;
 use base64::Engine as _;
+use lyceum_service::background::Record;
 use lyceum_service::explain::{
-    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Map as AttentionMap,
-    MethodInfo, Of, Parts, TargetShown,
+    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, InfluenceShown,
+    Map as AttentionMap, MethodInfo, Of, Parts, RowShown, TRACIN, TargetShown,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -18,11 +19,11 @@ pub struct InstancesResponse {
     pub explanations: Vec<Value>,
 }
 
-/// An explanation, or weights of attention.
+/// An explanation, the training rows behind an answer, or weights of attention.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub struct ExplanationBody {
-    /// `explanation`, or `attention`, which is none.
+    /// `explanation`; `row_influence` (with `rows` instead of `attributions`); or `attention`, which is none.
     pub object: &'static str,
     pub id: String,
     pub method: String,
@@ -74,6 +75,28 @@ impl From<MethodInfo> for MethodBody {
     }
 }
 
+/// An explanation of the background as its document stands: `status` and, once it is `completed`, all that an answer
+/// has.
+pub fn background_explanation(record: &Record) -> Value {
+    let mut body = json!({"object": "explanation"});
+    if let Some(all) = body.as_object_mut() {
+        for part in [&record.request, &record.result] {
+            all.extend(
+                part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
+            );
+        }
+        all.extend([
+            ("id".to_owned(), record.id.clone().into()),
+            ("created_at".to_owned(), record.created_at.into()),
+            ("started_at".to_owned(), record.started_at.into()),
+            ("finished_at".to_owned(), record.finished_at.into()),
+            ("status".to_owned(), record.status.as_str().into()),
+            ("error".to_owned(), json!(record.error)),
+        ]);
+    }
+    body
+}
+
 /// The answer as the wire has it.
 pub fn explanation(explained: &Explained, extras: Extras) -> Value {
     let mut body = json!({
@@ -85,6 +108,7 @@ pub fn explanation(explained: &Explained, extras: Extras) -> Value {
     let Some(fields) = body.as_object_mut() else { return body };
     match &explained.answer {
         Answer::Attention(attention) => attention_fields(fields, attention),
+        Answer::Influence(influence) => influence_fields(fields, influence),
         Answer::Attributions { target, baseline, parts, explanation, counterfactual } => {
             if let Some(counterfactual) = counterfactual {
                 fields.insert("counterfactual".into(), counterfactual_body(counterfactual));
@@ -210,6 +234,30 @@ fn checks(explanation: &Explanation) -> Value {
     let absent = measured.into_iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
     body.insert("not_evaluated".into(), absent.collect());
     Value::Object(body)
+}
+
+fn influence_fields(fields: &mut Map<String, Value>, found: &InfluenceShown) {
+    let row = |r: &RowShown| json!({"row": r.row, "label": r.label, "influence": r.influence});
+    let rows = |rows: &[RowShown]| rows.iter().map(row).collect::<Vec<_>>();
+    let seen = |&(step, lr): &(u64, f64)| json!({"step": step, "lr": lr});
+    let note = "a sum over the kept checkpoints that takes each step for one of plain gradient descent";
+    fields.insert("object".into(), "row_influence".into());
+    fields.insert("method".into(), TRACIN.into());
+    fields.insert("exact".into(), false.into());
+    fields.insert("note".into(), note.into());
+    fields.insert("target".into(), json!({"label": found.label}));
+    fields.insert("file".into(), found.file.clone().into());
+    fields.insert("n_rows".into(), found.n_rows.into());
+    fields.insert("checkpoints".into(), found.checkpoints.iter().map(seen).collect());
+    fields.insert(
+        "rows".into(),
+        json!({"lowered_loss": rows(&found.helped), "raised_loss": rows(&found.hindered)}),
+    );
+    let usage = found.usage;
+    fields.insert(
+        "usage".into(),
+        json!({"forward_passes": usage.forward_passes, "backward_passes": usage.backward_passes}),
+    );
 }
 
 fn attention_fields(fields: &mut Map<String, Value>, attention: &AttentionShown) {

@@ -1,7 +1,7 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
 use super::explain::OptionsBody;
-use super::robustness::{CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
+use super::robustness::{CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
@@ -46,6 +46,9 @@ pub struct Response {
     /// Where `ood` was asked for, one an instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ood: Option<Vec<OodBody>>,
+    /// Of a version whose probabilities are calibrated; where it is missing they are as training left them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationBody>,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,6 +109,7 @@ impl Response {
         Self {
             predictions: predictions.into_iter().map(body).collect(),
             explanations: None,
+            calibration: promised.calibration.map(CalibrationBody::from),
             certificates: certificates.map(|all| all.into_iter().map(CertificateBody::from).collect()),
             ood: promised.strange.map(|all| all.into_iter().map(OodBody::from).collect()),
             prediction_sets: promised.sets.map(|all| all.into_iter().map(SetBody::from).collect()),

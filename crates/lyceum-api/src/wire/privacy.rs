@@ -4,8 +4,7 @@ use crate::error::ApiError;
 use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError};
-use lyceum_service::privacy::Account;
-use lyceum_types::manifest::PrivacyReport;
+use lyceum_service::privacy::{Account, ModelReport};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -177,14 +176,57 @@ pub struct ModelPrivacy {
     #[schema(value_type = Option<Object>)]
     pub guarantee: Option<Value>,
     pub statement: String,
+    /// All jobs on the same data file together, this model's among them; empty where nothing was spent.
+    pub composition: Vec<CompositionBody>,
+    /// What attacks on this version found.
+    #[schema(value_type = Vec<Object>)]
+    pub attacks: Vec<Value>,
+    /// What nobody has measured, and the command that does.
+    pub not_evaluated: Vec<String>,
 }
 
-impl ModelPrivacy {
-    pub fn new(model: String, report: Option<PrivacyReport>) -> Self {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CompositionBody {
+    /// Jobs that took something of the data file, failed ones too.
+    pub jobs: usize,
+    pub spent: EpsilonBody,
+    /// null: no budget was set, nothing stops a job.
+    pub budget: Option<f64>,
+    pub statement: String,
+}
+
+impl From<Account> for CompositionBody {
+    fn from(account: Account) -> Self {
+        let jobs = account.spends.len();
+        let (n, s) = (jobs, if jobs == 1 { "" } else { "s" });
+        let whole = lyceum_privacy::words::statement(&account.spent, "example");
+        CompositionBody {
+            jobs,
+            statement: format!("Of {n} job{s} on this data file together: {whole}"),
+            budget: account.budget.as_ref().map(|b| b.epsilon),
+            spent: account.spent.into(),
+        }
+    }
+}
+
+impl From<ModelReport> for ModelPrivacy {
+    fn from(report: ModelReport) -> Self {
         let none = "This model was trained without differential privacy: nothing is promised about any row.";
-        let statement = report.as_ref().map_or(none, |r| r.statement.as_str()).to_owned();
-        let guarantee =
-            report.map(|report| serde_json::to_value(report).expect("a report is plain data: bug"));
-        ModelPrivacy { object: "model.privacy", model, guarantee, statement }
+        let statement = report.guarantee.as_ref().map_or(none, |r| r.statement.as_str()).to_owned();
+        let plain = "a report is plain data: bug";
+        let mut not_evaluated = vec!["an audit with canaries: a job cannot insert them yet".to_owned()];
+        if report.attacks.is_empty() {
+            let command = format!("lyceum privacy audit {} --members FILE --others FILE", report.model);
+            not_evaluated.push(format!("membership: {command}"));
+        }
+        ModelPrivacy {
+            object: "model.privacy",
+            model: report.model,
+            guarantee: report.guarantee.map(|guarantee| serde_json::to_value(guarantee).expect(plain)),
+            statement,
+            composition: report.composition.into_iter().map(CompositionBody::from).collect(),
+            attacks: report.attacks.iter().map(|n| serde_json::to_value(n).expect(plain)).collect(),
+            not_evaluated,
+        }
     }
 }

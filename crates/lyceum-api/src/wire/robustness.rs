@@ -8,17 +8,22 @@ use lyceum_robust::attack::{Attack, FlagState, PgdLoss};
 use lyceum_robust::certify::smooth::Smoothing;
 use lyceum_robust::conformal::Score;
 use lyceum_robust::corrupt::Severity;
+use lyceum_robust::corrupt::audio::Noise;
 use lyceum_robust::corrupt::image::Corruption;
 use lyceum_robust::corrupt::table::Damage;
 use lyceum_robust::corrupt::text::Perturbation;
 use lyceum_robust::environments::Environment;
 use lyceum_robust::{Norm, RobustError, Threat, calibrate};
+use lyceum_service::background::Record;
 use lyceum_service::robustness::calibration::{Members, PredictionSet};
 use lyceum_service::robustness::certificate::{Certificate, Certify};
 use lyceum_service::robustness::strange::Strange;
-use lyceum_service::robustness::{Finding, Gate, Item, OodAsked, Promises, Run, SetAsked, default_suite};
+use lyceum_service::robustness::{
+    FailedRow, Finding, Gate, Item, OodAsked, Plan, Promises, Run, SetAsked, default_suite,
+};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
+use lyceum_types::manifest::CalibrationReport;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -28,7 +33,7 @@ use utoipa::ToSchema;
 #[schema(as = RobustnessRunRequest)]
 pub struct Body {
     pub model: String,
-    /// Rows as in `:predict`, at most 512.
+    /// Rows as in `:predict`, at most 4096.
     pub instances: Option<Vec<Value>>,
     /// The right label of each row.
     pub labels: Option<Vec<String>>,
@@ -76,7 +81,7 @@ impl Body {
         let n = instances.len();
         if n == 0 || n > limits::ROBUSTNESS_ROWS_MAX || labels.len() != n {
             let message = format!(
-                "instances: {n} rows with {} labels; 1 to {} rows, each with one label, are answered at once",
+                "instances: {n} rows with {} labels; a run takes 1 to {} rows, each with one label",
                 labels.len(),
                 limits::ROBUSTNESS_ROWS_MAX
             );
@@ -155,6 +160,8 @@ enum ItemBody {
     Text { only: Option<Vec<String>>, severities: Option<Vec<u64>> },
     #[serde(rename = "tabular")]
     Tabular { only: Option<Vec<String>>, severities: Option<Vec<u64>> },
+    #[serde(rename = "audio")]
+    Audio { only: Option<Vec<String>>, severities: Option<Vec<u64>> },
     #[serde(rename = "environments")]
     Environments { matrix: Option<Vec<String>> },
     #[serde(rename = "calibration")]
@@ -237,6 +244,10 @@ fn item(i: usize, value: &Value, last: &mut Last) -> Result<Item, ApiError> {
         },
         ItemBody::Tabular { only, severities } => Item::Tabular {
             only: named(only, &Damage::ALL, Damage::name).map_err(wrong)?,
+            severities: levels(severities).map_err(robust)?,
+        },
+        ItemBody::Audio { only, severities } => Item::Audio {
+            only: named(only, &Noise::ALL, Noise::name).map_err(wrong)?,
             severities: levels(severities).map_err(robust)?,
         },
         ItemBody::Environments { matrix } => Item::Environments {
@@ -388,6 +399,25 @@ pub struct SetBody {
     pub guarantee: String,
 }
 
+/// A temperature that is part of the version's weights.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Calibration)]
+pub struct CalibrationBody {
+    pub method: String,
+    pub temperature: f64,
+    /// Validation rows that it was fitted on.
+    pub n: u64,
+    /// The version that was calibrated.
+    pub parent: String,
+}
+
+impl From<CalibrationReport> for CalibrationBody {
+    fn from(report: CalibrationReport) -> Self {
+        let CalibrationReport { method, temperature, n, parent, .. } = report;
+        CalibrationBody { method, temperature, n, parent }
+    }
+}
+
 /// How unlike the training rows an input is.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OutOfDistribution)]
@@ -447,15 +477,14 @@ impl From<PredictionSet> for SetBody {
     }
 }
 
-/// A finished run.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RobustnessRun)]
+/// A run of the command line, which waits for it: the request and the result in one document.
+#[derive(Debug, Serialize)]
 pub struct RunBody {
     /// `robustness.run`
     object: &'static str,
     id: String,
     created_at: i64,
-    /// `completed`: runs are answered while the client waits.
+    /// `completed`
     status: &'static str,
     model: String,
     model_sha256: String,
@@ -463,35 +492,17 @@ pub struct RunBody {
     unit: Option<String>,
     n: usize,
     seed: u64,
-    #[schema(value_type = Vec<Object>)]
     results: Vec<Value>,
     /// AutoAttack's five signs that a robust accuracy may be an illusion.
-    #[schema(value_type = Vec<Object>)]
     flags: Vec<Value>,
-    #[schema(value_type = Option<Object>)]
     gate: Option<Value>,
     /// Rows that an attack changed so that the answer changed.
-    #[schema(value_type = Vec<Object>)]
     failures: Vec<Value>,
     not_evaluated: Vec<String>,
 }
 
 impl RunBody {
     pub fn new(id: &str, created_at: i64, run: &Run, gate: Option<&Gate>) -> Self {
-        let flag = |flag: &lyceum_robust::attack::Flag| {
-            let state = match flag.state {
-                FlagState::Clear => "clear",
-                FlagState::Raised => "raised",
-                FlagState::NotEvaluated => "not_evaluated",
-            };
-            json!({"name": flag.name, "state": state, "detail": flag.detail})
-        };
-        let failure = |failed: &lyceum_service::robustness::FailedRow| {
-            json!({
-                "row": failed.row, "method": failed.method, "setting": failed.setting, "label": failed.label,
-                "answer": failed.answer, "distance": failed.distance, "adversarial": failed.adversarial,
-            })
-        };
         RunBody {
             object: "robustness.run",
             id: id.to_owned(),
@@ -503,12 +514,114 @@ impl RunBody {
             n: run.n,
             seed: run.seed,
             results: run.findings.iter().map(finding).collect(),
-            flags: run.signs.iter().map(flag).collect(),
+            flags: run.signs.iter().map(sign).collect(),
             gate: gate.map(gate_body),
             failures: run.failures.iter().map(failure).collect(),
             not_evaluated: run.not_evaluated.clone(),
         }
     }
+}
+
+/// A run as its document stands; what was found is null until it is `completed`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RobustnessRun)]
+pub struct RunRecordBody {
+    /// `robustness.run`
+    object: String,
+    id: String,
+    created_at: i64,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+    /// `queued`, `in_progress`, `completed`, `failed` or `cancelled`
+    status: String,
+    /// `{"code", "message"}` of a run that failed.
+    #[schema(value_type = Option<Object>)]
+    error: Option<Value>,
+    /// The version that is tried: `name@3`.
+    model: String,
+    compare_to: Option<String>,
+    n: usize,
+    seed: u64,
+    model_sha256: Option<String>,
+    /// What one unit of eps, sigma and distance is; null for texts.
+    unit: Option<String>,
+    #[schema(value_type = Option<Vec<Object>>)]
+    results: Option<Vec<Value>>,
+    /// AutoAttack's five signs that a robust accuracy may be an illusion.
+    #[schema(value_type = Option<Vec<Object>>)]
+    flags: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
+    gate: Option<Value>,
+    /// Rows that an attack changed so that the answer changed: `GET /v1/robustness/runs/{id}/failures`.
+    n_failures: Option<usize>,
+    not_evaluated: Option<Vec<String>>,
+}
+
+/// What was asked, as [`record_body`] shows it.
+pub fn request_body(plan: &Plan, seed: u64) -> Value {
+    let (model, compare_to) = plan.models();
+    json!({"model": model, "compare_to": compare_to, "n": plan.n(), "seed": seed})
+}
+
+/// What was found, as [`record_body`] shows it.
+pub fn result_body(run: &Run, gate: Option<&Gate>) -> Value {
+    json!({
+        "model_sha256": run.sha256, "unit": run.unit, "results": run.findings.iter().map(finding).collect::<Vec<_>>(),
+        "flags": run.signs.iter().map(sign).collect::<Vec<_>>(), "gate": gate.map(gate_body),
+        "n_failures": run.failures.len(), "not_evaluated": run.not_evaluated,
+    })
+}
+
+/// The failed rows, a line each.
+pub fn lines(run: &Run) -> Vec<u8> {
+    let mut out = Vec::new();
+    for failed in &run.failures {
+        out.extend(failure(failed).to_string().into_bytes());
+        out.push(b'\n');
+    }
+    out
+}
+
+pub fn record_body(record: &Record) -> Value {
+    let mut body = json!({
+        "object": "robustness.run", "id": record.id, "created_at": record.created_at,
+        "started_at": record.started_at, "finished_at": record.finished_at, "status": record.status.as_str(),
+        "error": record.error, "model_sha256": null, "unit": null, "results": null, "flags": null, "gate": null,
+        "n_failures": null, "not_evaluated": null,
+    });
+    if let Some(all) = body.as_object_mut() {
+        for part in [&record.request, &record.result] {
+            all.extend(
+                part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
+            );
+        }
+    }
+    body
+}
+
+/// A list of runs.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RobustnessRunList)]
+pub struct RunRecordList {
+    pub object: &'static str,
+    #[schema(value_type = Vec<RunRecordBody>)]
+    pub data: Vec<Value>,
+}
+
+fn sign(flag: &lyceum_robust::attack::Flag) -> Value {
+    let state = match flag.state {
+        FlagState::Clear => "clear",
+        FlagState::Raised => "raised",
+        FlagState::NotEvaluated => "not_evaluated",
+    };
+    json!({"name": flag.name, "state": state, "detail": flag.detail})
+}
+
+fn failure(failed: &FailedRow) -> Value {
+    json!({
+        "row": failed.row, "method": failed.method, "setting": failed.setting, "label": failed.label,
+        "answer": failed.answer, "distance": failed.distance, "adversarial": failed.adversarial,
+    })
 }
 
 fn finding(finding: &Finding) -> Value {
@@ -524,14 +637,6 @@ fn gate_body(gate: &Gate) -> Value {
         "compare_to": gate.compared_to, "max_drop": gate.max_drop, "passed": gate.passed,
         "differences": gate.differences.iter().map(difference).collect::<Vec<_>>(),
     })
-}
-
-/// A list of runs.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RobustnessRunList)]
-pub struct RunList {
-    pub object: &'static str,
-    pub data: Vec<RunBody>,
 }
 
 #[cfg(test)]

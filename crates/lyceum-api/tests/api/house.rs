@@ -33,7 +33,18 @@ impl House {
     }
 
     pub async fn with(engine: EngineLimits) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::over(tempfile::tempdir().unwrap(), engine).await
+    }
+
+    /// Ends the service as a crash does: whatever it was doing is left as it is.
+    pub async fn again(self) -> Self {
+        let House { dir, server, service, .. } = self;
+        server.abort();
+        drop(service);
+        Self::over(dir, EngineLimits::default()).await
+    }
+
+    async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
@@ -128,6 +139,7 @@ impl House {
                 features: kept.features,
                 probes: serde_json::Value::Null,
                 privacy: None,
+                calibration: None,
                 files,
             };
             serde_json::to_vec(&manifest).unwrap()

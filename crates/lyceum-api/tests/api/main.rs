@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
+mod background;
 mod card;
 mod client;
 mod contracts;
@@ -10,6 +11,8 @@ mod explain;
 mod extras;
 mod files;
 mod house;
+mod language;
 mod load;
+mod robust_matrix;
 mod robustness;
 mod selections;

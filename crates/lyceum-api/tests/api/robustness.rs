@@ -2,6 +2,8 @@
 
 use crate::house::{House, Kept, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
+use lyceum_service::robustness::calibrated;
+use lyceum_types::ids::Project;
 use lyceum_types::manifest::{FeatureSketch, SKETCH_QUANTILES};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 const MLP: &str = "family = \"mlp\"\nhidden = [8]";
 
 /// Logits of 30 rows of two classes with the labels 0 and 1 in turn, the surer the later, every fifth of them wrong.
-fn valid_logits() -> Vec<u8> {
+pub fn valid_logits() -> Vec<u8> {
     let logits: Vec<u8> = (0..30u32)
         .flat_map(
             |i| if (i % 2 == 0) != (i % 5 == 4) { [i as f32 / 10.0, 0.0] } else { [0.0, i as f32 / 10.0] },
@@ -50,6 +52,19 @@ async fn answers(house: &House, model: &str, rows: &Value) -> Vec<String> {
     predictions.iter().map(|p| p["label"].as_str().unwrap().to_owned()).collect()
 }
 
+/// The run as it is once it has ended.
+pub async fn finished(house: &House, run: &Value) -> Value {
+    let path = format!("/v1/robustness/runs/{}", run["id"].as_str().unwrap_or_else(|| panic!("{run}")));
+    for _ in 0..4000 {
+        let run = house.client.get(&path).await.json();
+        if !matches!(run["status"].as_str(), Some("queued" | "in_progress")) {
+            return run;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{path} does not end");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
     let house = House::new().await;
@@ -69,7 +84,9 @@ async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
         ],
         "compare_to": "table@1", "gate": {"max_drop": 0.0}
     });
-    let run = house.client.post("/v1/robustness/runs", &body).await.json();
+    let queued = house.client.post("/v1/robustness/runs", &body).await.json();
+    assert!(queued["results"].is_null() && queued["status"] == "queued", "{queued}");
+    let run = finished(&house, &queued).await;
     assert_eq!(
         (&run["object"], &run["model"], &run["n"]),
         (&json!("robustness.run"), &json!("table@1"), &json!(8))
@@ -96,13 +113,23 @@ async fn a_run_attacks_certifies_and_checks_and_is_found_again() {
     let flags = run["flags"].as_array().unwrap();
     assert_eq!(flags.len(), 5);
     assert!(flags.iter().all(|flag| flag["state"] != "not_evaluated"), "{flags:?}");
-    assert!(!run["failures"].as_array().unwrap().is_empty());
+    let lines =
+        house.client.get(&format!("/v1/robustness/runs/{}/failures", run["id"].as_str().unwrap())).await;
+    assert_eq!(lines.header("content-type"), Some("application/jsonl"));
+    let rows: Vec<Value> = lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!rows.is_empty() && rows.len() as u64 == run["n_failures"].as_u64().unwrap());
+    for row in &rows {
+        let at = row["row"].as_u64().unwrap() as usize;
+        assert_eq!(row["label"], labels[at], "{row}");
+        let fooled = answers(&house, "table", &json!([row["adversarial"]])).await;
+        assert_eq!(row["answer"], fooled[0].as_str(), "the changed row is answered so: {row}");
+    }
     assert_eq!(run["gate"]["passed"], true, "a model is as good as itself: {}", run["gate"]);
     let id = run["id"].as_str().unwrap();
     assert_eq!(house.client.get(&format!("/v1/robustness/runs/{id}")).await.json(), run);
     assert_eq!(house.client.get("/v1/robustness/runs").await.json()["data"][0]["id"], id);
     assert_eq!(house.client.get("/v1/robustness/runs/rob_0").await.refused(404).1, "not_found");
-    let again = house.client.post("/v1/robustness/runs", &body).await.json();
+    let again = finished(&house, &house.client.post("/v1/robustness/runs", &body).await.json()).await;
     assert_eq!(again["results"], run["results"], "a seed repeats a run");
 }
 
@@ -147,6 +174,58 @@ async fn answers_come_with_certificates_and_prediction_sets() {
     let score = |i: usize| ood[i]["ood_score"].as_f64().unwrap();
     assert!(score(0) < 0.8 && score(1) > 0.99, "{ood}");
     assert!(ood[1]["energy_p_value"].is_number() && ood[1]["n_reference"] == 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_calibrated_version_answers_with_the_temperature_and_the_old_one_as_before() {
+    let house = House::new().await;
+    trained(&house, "table").await;
+    let rows = json!([[0.2, 0.9], [2.0, -3.0], [-1.0, 0.4]]);
+    let ask = async |model: &str| {
+        let answer =
+            house.client.post(&format!("/v1/models/{model}:predict"), &json!({"instances": rows})).await;
+        answer.json()
+    };
+    let before = ask("table").await;
+    let (project, reference) = (Project::default_project(), "table".parse().unwrap());
+    let (version, report) = calibrated::publish(&house.service, &project, &reference).await.unwrap();
+    assert_eq!((version.id().as_str(), report.parent.as_str(), report.n), ("table@2", "table@1", 30));
+    let t = report.temperature;
+    assert!((t - 1.0).abs() > 0.02 && report.ece_after < report.ece_before + 0.05, "{report:?}");
+    assert_eq!(ask("table@1").await, before, "a version never changes how it answers");
+    let after = ask("table").await;
+    assert_eq!(after["calibration"]["temperature"], t);
+    assert!(before.get("calibration").is_none());
+    for (old, new) in
+        before["predictions"].as_array().unwrap().iter().zip(after["predictions"].as_array().unwrap())
+    {
+        assert_eq!(old["label"], new["label"]);
+        // Of two classes the odds are taken to the power of 1 / T.
+        let odds = |p: &Value| {
+            (p["probabilities"]["yes"].as_f64().unwrap() / p["probabilities"]["no"].as_f64().unwrap()).ln()
+        };
+        assert!((odds(new) - odds(old) / t).abs() < 1e-5, "{old} {new}");
+    }
+    let decision = json!({
+        "model": "table", "input": [{"role": "user", "content": [{"type": "input_json", "data": {"a": 0.2, "b": 0.9}}]}],
+        "questions": [{"type": "predicate", "instructions": "yes"}]
+    });
+    let decided = house.client.post("/v1/decisions", &decision).await.json();
+    assert_eq!(decided["calibration"], after["calibration"]);
+    assert_eq!(decided["answers"][0]["probability"], after["predictions"][0]["probabilities"]["yes"]);
+    let sets = json!({"instances": rows, "prediction_set": {"alpha": 0.1}});
+    let sets = house.client.post("/v1/models/table:predict", &sets).await.json();
+    assert!(sets["prediction_sets"][0]["guarantee"].as_str().unwrap().contains("the temperature"), "{sets}");
+    // On the rows that chose it, the temperature of the new version is 1.
+    let body = json!({"model": "table", "instances": [[0.1, 0.2]], "labels": ["no"], "suite": [{"type": "calibration"}]});
+    let run = finished(&house, &house.client.post("/v1/robustness/runs", &body).await.json()).await;
+    let found = run["results"].as_array().unwrap().iter().find(|r| r["metric"] == "temperature").unwrap();
+    assert!((found["value"].as_f64().unwrap() - 1.0).abs() < 1e-4, "{found}");
+    let again = calibrated::publish(&house.service, &project, &reference).await.unwrap_err();
+    assert!(again.to_string().contains("calibrated already"), "{again}");
+    house.publish("plain", "classification", MLP, table(labels(&["no", "yes"]))).await;
+    let none = calibrated::publish(&house.service, &project, &"plain".parse().unwrap()).await.unwrap_err();
+    assert!(none.to_string().contains("without validation rows"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,6 +327,7 @@ async fn what_cannot_be_computed_is_refused_with_its_reason() {
         assert_eq!(answer.refused(status), (param.into(), code.into()), "{model} {item}");
     }
     let perturbed = run("text", &words, json!({"type": "text", "severities": [3]})).await.json();
+    let perturbed = finished(&house, &perturbed).await;
     assert_eq!(perturbed["results"].as_array().unwrap().len(), 6, "{perturbed}");
     assert_eq!(perturbed["unit"], Value::Null);
     let answer = run("table", &row, pgd.clone()).await;

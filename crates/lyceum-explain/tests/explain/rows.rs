@@ -2,11 +2,11 @@
 
 use crate::cases::fresh;
 use lyceum_explain::counterfactual::{Candidate, Search, changed, counterfactual};
-use lyceum_explain::influence::{Checkpoint, influence};
+use lyceum_explain::influence::{Checkpoint, gradient, influence, self_influence};
 use lyceum_explain::{ExplainError, ThisThread};
 use lyceum_models::batch::{Batch, Input, Target};
 use lyceum_models::{InputShape, Model, OutputShape};
-use lyceum_nn::Workspace;
+use lyceum_nn::{ParamKind, Workspace};
 use lyceum_types::control::Control;
 use serde_json::json;
 
@@ -53,6 +53,109 @@ fn influence_is_the_sum_of_gradient_products_over_checkpoints() {
     control.cancel();
     let stopped = influence(&checkpoints, &example, &rows, &mut ws, &control);
     assert!(matches!(stopped, Err(ExplainError::Stopped(_))));
+}
+
+#[test]
+fn influences_are_those_of_captum_over_the_same_checkpoints() {
+    let f: serde_json::Value =
+        serde_json::from_str(include_str!("../../../../fixtures/tracin.json")).unwrap();
+    let numbers = |v: &serde_json::Value| -> Vec<f32> {
+        v.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect()
+    };
+    let spec = json!({ "family": "mlp", "hidden": [5] });
+    let models: Vec<Model> = (0..3)
+        .map(|i| {
+            let case = fresh(&spec, InputShape::Features { n: 4 }, OutputShape::Classes { n: 3 }, 1);
+            let mut model = (*case.model).clone();
+            for (name, values) in f["checkpoints"][i].as_object().unwrap() {
+                let id = model.params.find(name).unwrap();
+                model.params.value_mut(id).copy_from_slice(&numbers(values));
+            }
+            model
+        })
+        .collect();
+    let lr = |i: usize| f["rates"][i].as_f64().unwrap();
+    let checkpoints: Vec<Checkpoint<'_>> =
+        models.iter().enumerate().map(|(i, model)| Checkpoint { model, lr: lr(i) }).collect();
+    let batches = |x: &str, y: &str, n: usize| -> Vec<Batch> {
+        let classes: Vec<i32> = f[y].as_array().unwrap().iter().map(|c| c.as_i64().unwrap() as i32).collect();
+        let rows = numbers(&f[x]);
+        let of = |(x, y): (&[f32], &[i32])| Batch {
+            n: y.len(),
+            input: Input::Dense { shape: vec![4], data: x.to_vec() },
+            target: Target::Classes(y.to_vec()),
+        };
+        rows.chunks(4 * n).zip(classes.chunks(n)).map(of).collect()
+    };
+    let (rows, asked) = (batches("x", "y", 1), batches("asked_x", "asked_y", 1));
+    let (mut ws, control) = (Workspace::new(), Control::new());
+    let agree = |found: Vec<f64>, want: &serde_json::Value| {
+        let want = numbers(want);
+        assert_eq!(found.len(), want.len());
+        for (found, want) in found.iter().zip(want) {
+            assert!((found - f64::from(want)).abs() < 1e-5 * (1.0 + found.abs()), "{found} {want}");
+        }
+    };
+    for (i, example) in asked.iter().enumerate() {
+        agree(influence(&checkpoints, example, &rows, &mut ws, &control).unwrap(), &f["influence"][i]);
+    }
+    // In batches of three as one by one.
+    for n in [1, 3] {
+        let rows = batches("x", "y", n);
+        agree(self_influence(&checkpoints, &rows, &mut ws, &control).unwrap(), &f["self_influence"]);
+    }
+}
+
+/// The digits of the starter, 500 rows, one in twenty with another label: `(batch of one, flipped)`.
+fn digits() -> Vec<(Batch, bool)> {
+    let text = include_str!("../../../lyceum/starter/digits.csv");
+    let row = |(i, line): (usize, &str)| {
+        let mut cells: Vec<f32> = line.split(',').map(|cell| cell.parse().unwrap()).collect();
+        let label = cells.pop().unwrap() as i32;
+        let flipped = i % 20 == 7;
+        let class = if flipped { (label + 1 + (i as i32 / 20) % 9) % 10 } else { label };
+        let data = cells.iter().map(|x| x / 16.0).collect();
+        let input = Input::Dense { shape: vec![64], data };
+        (Batch { n: 1, input, target: Target::Classes(vec![class]) }, flipped)
+    };
+    text.lines().skip(1).take(500).enumerate().map(row).collect()
+}
+
+#[test]
+fn rows_with_a_wrong_label_influence_themselves_most() {
+    let digits = digits();
+    let case = fresh(
+        &json!({ "family": "mlp", "hidden": [32] }),
+        InputShape::Features { n: 64 },
+        OutputShape::Classes { n: 10 },
+        1,
+    );
+    let (mut model, mut ws) = ((*case.model).clone(), Workspace::new());
+    let (lr, mut kept) = (0.05, Vec::new());
+    for epoch in 0..12 {
+        for (row, _) in &digits {
+            let grads = gradient(&model, row, &mut ws).unwrap();
+            for id in model.params.ids().collect::<Vec<_>>() {
+                if model.params.kind(id) == ParamKind::Weight {
+                    let pairs = model.params.value_mut(id).iter_mut().zip(grads.value(id));
+                    pairs.for_each(|(w, g)| *w -= lr as f32 * g);
+                }
+            }
+        }
+        if epoch % 3 == 2 {
+            kept.push(model.clone());
+        }
+    }
+    let checkpoints: Vec<Checkpoint<'_>> = kept.iter().map(|model| Checkpoint { model, lr }).collect();
+    let rows: Vec<Batch> = digits.iter().map(|(row, _)| row.clone()).collect();
+    let own = self_influence(&checkpoints, &rows, &mut ws, &Control::new()).unwrap();
+    let mut order: Vec<usize> = (0..own.len()).collect();
+    order.sort_by(|&a, &b| own[b].total_cmp(&own[a]));
+    let n_flipped = digits.iter().filter(|(_, flipped)| *flipped).count();
+    let among = |n: usize| order[..n].iter().filter(|&&i| digits[i].1).count();
+    // Chance would find one or two of the 25 among the first 25; 11 are there.
+    assert_eq!(n_flipped, 25);
+    assert!(among(25) >= 8, "{} of 25 among the first 25", among(25));
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! order in which the tiles read them.
 //!
 //! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
-//! numbers; beside them stand, for every 32 numbers, a scale, the negative sum of the bytes (weights with an
-//! offset) and `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
+//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, `−offset · sum`
+//! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
 //! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
 //! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
 //!
@@ -47,7 +47,8 @@ pub(super) struct RowLen {
 impl RowLen {
     pub fn of(kind: Words, k: usize) -> RowLen {
         let (words, scales, sums, shifts) = match kind {
-            Words::Bytes32 => (k / 4, k / 32, k / 32, k / 32),
+            Words::Bytes32 { .. } => (k / 4, k / 32, k / 32, 0),
+            Words::Bytes32Least => (k / 4, k / 32, 0, k / 32),
             Words::Bytes256 => (k / 4, k / 256, k / 256 * SUMS, 0),
             Words::Pairs => (k.div_ceil(2), 0, 0, 0),
             Words::Rounded | Words::F32 => (k.next_multiple_of(2), 0, 0, 0),
@@ -128,7 +129,7 @@ impl Row {
         // SAFETY: the caller's.
         unsafe {
             match self.panels.kind {
-                Words::Bytes32 => self.bytes32::<L>(),
+                Words::Bytes32 { .. } | Words::Bytes32Least => self.bytes32::<L>(),
                 Words::Bytes256 => self.bytes256::<L>(),
                 Words::Pairs => self.pairs(),
                 Words::Rounded => self.floats(|x| round(x).to_f32()),
@@ -137,25 +138,22 @@ impl Row {
         }
     }
 
-    /// The scale of some numbers whose largest size has these bits, and its inverse. What is not finite
-    /// makes the whole result NaN: never a plausible number instead.
+    /// The scale of some numbers whose largest size has these bits, and its inverse. Where one is not finite
+    /// the scale is not either, and with it the whole result: never a plausible number instead.
     #[inline(always)]
     fn scale(largest: u32) -> (f32, f32) {
         let largest = f32::from_bits(largest);
-        if !largest.is_finite() {
-            return (f32::NAN, 0.0);
-        }
-        if largest < LARGEST_MIN { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
+        let is_nothing = largest < LARGEST_MIN;
+        (if is_nothing { 0.0 } else { largest / 127.0 }, if is_nothing { 0.0 } else { 127.0 / largest })
     }
 
-    /// Writes 32 bytes as the words of block `block`.
+    /// Writes words that follow each other along `k`, from step `step` of the panel's `steps`.
     #[inline(always)]
-    unsafe fn put(&self, block: usize, bytes: &[i8; 32]) {
-        let at = self.at(self.panels.k / 4, 8 * block);
-        for g in 0..8 {
-            let four: [u8; 4] = std::array::from_fn(|i| bytes[4 * g + i] as u8);
-            // SAFETY: the panel has `k / 4` steps.
-            unsafe { *self.panels.words.add(at + g * self.height) = i32::from_le_bytes(four) }
+    unsafe fn put(&self, steps: usize, step: usize, words: &[i32]) {
+        let to = self.panels.words.wrapping_add(self.at(steps, step));
+        for (i, &word) in words.iter().enumerate() {
+            // SAFETY: the panel has these steps.
+            unsafe { *to.add(i * self.height) = word }
         }
     }
 
@@ -163,19 +161,26 @@ impl Row {
     unsafe fn bytes32<L: Lanes>(&self) {
         let p = &self.panels;
         let n_blocks = p.k / 32;
-        for block in 0..n_blocks {
-            let mut bytes = [0i8; 32];
+        for first in (0..n_blocks).step_by(4) {
+            // Four blocks at a time, the last one several times at the end.
+            let block = |i: usize| (first + i).min(n_blocks - 1);
             // SAFETY: the row has `k` numbers, the panel a step for each block.
             unsafe {
-                let x = self.x.add(32 * block);
-                let (scale, inverse) = Self::scale(L::largest(x));
-                L::bytes_of(x, inverse, bytes.as_mut_ptr());
-                self.put(block, &bytes);
-                let sum: i32 = bytes.iter().map(|&q| i32::from(q)).sum();
-                let at = self.at(n_blocks, block);
-                *p.scales.add(at) = scale;
-                *p.sums.add(at) = -sum;
-                *p.shifts.add(at) = scale * sum as f32;
+                let x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
+                let scales = L::largest_of_four(x).map(Self::scale);
+                for i in 0..4.min(n_blocks - first) {
+                    let (scale, inverse) = scales[i];
+                    let mut words = [0i32; 8];
+                    let sums = L::bytes_of(x[i], inverse, words.as_mut_ptr().cast());
+                    self.put(p.k / 4, 8 * (first + i), &words);
+                    let sum = sums[0] + sums[1];
+                    let at = self.at(n_blocks, first + i);
+                    *p.scales.add(at) = scale;
+                    match p.kind {
+                        Words::Bytes32 { offset } => *p.sums.add(at) = -offset * sum,
+                        _ => *p.shifts.add(at) = scale * sum as f32,
+                    }
+                }
             }
         }
     }
@@ -190,17 +195,18 @@ impl Row {
             unsafe {
                 let x = self.x.add(256 * block);
                 let mut largest = 0;
-                for part in 0..8 {
-                    largest = largest.max(L::largest(x.add(32 * part)));
+                for half in 0..2 {
+                    let x: [*const f32; 4] = std::array::from_fn(|i| x.add(32 * (4 * half + i)));
+                    largest = L::largest_of_four(x).into_iter().fold(largest, u32::max);
                 }
                 let (scale, inverse) = Self::scale(largest);
+                let mut words = [0i32; 64];
                 for part in 0..8 {
-                    let mut bytes = [0i8; 32];
-                    L::bytes_of(x.add(32 * part), inverse, bytes.as_mut_ptr());
-                    self.put(8 * block + part, &bytes);
-                    sums[2 * part] = bytes[..16].iter().map(|&q| i32::from(q)).sum();
-                    sums[2 * part + 1] = bytes[16..].iter().map(|&q| i32::from(q)).sum();
+                    let to = words.as_mut_ptr().add(8 * part).cast();
+                    let two = L::bytes_of(x.add(32 * part), inverse, to);
+                    sums[2 * part..][..2].copy_from_slice(&two);
                 }
+                self.put(p.k / 4, 64 * block, &words);
                 *p.scales.add(self.at(n_blocks, block)) = scale;
                 for word in 0..SUMS {
                     let at = self.at(n_blocks * SUMS, SUMS * block + word);
@@ -210,31 +216,47 @@ impl Row {
         }
     }
 
+    /// Some words at a time, so that they are made side by side before they are put apart.
     #[inline(always)]
     unsafe fn pairs(&self) {
-        let k = self.panels.k;
-        for step in 0..k.div_ceil(2) {
+        let (k, steps) = (self.panels.k, self.panels.k.div_ceil(2));
+        for first in (0..k).step_by(2 * PIECE) {
+            let mut words = [0i32; PIECE];
+            let len = (2 * PIECE).min(k - first);
             // SAFETY: the row has `k` numbers.
-            unsafe {
-                let low = round(*self.x.add(2 * step));
-                let high = if 2 * step + 1 < k { round(*self.x.add(2 * step + 1)) } else { bf16::ZERO };
-                let at = self.at(k.div_ceil(2), step);
-                *self.panels.words.add(at) =
-                    (u32::from(low.to_bits()) | u32::from(high.to_bits()) << 16) as i32;
+            let x = unsafe { std::slice::from_raw_parts(self.x.add(first), len) };
+            for (word, two) in words.iter_mut().zip(x.chunks_exact(2)) {
+                let (low, high) = (round(two[0]).to_bits(), round(two[1]).to_bits());
+                *word = (u32::from(low) | u32::from(high) << 16) as i32;
             }
+            if len % 2 == 1 {
+                words[len / 2] = i32::from(round(x[len - 1]).to_bits());
+            }
+            // SAFETY: the panel has these steps.
+            unsafe { self.put(steps, first / 2, &words[..len.div_ceil(2)]) }
         }
     }
 
     #[inline(always)]
     unsafe fn floats(&self, f: impl Fn(f32) -> f32) {
         let (k, steps) = (self.panels.k, self.panels.k.next_multiple_of(2));
-        let to: *mut f32 = self.panels.words.cast();
-        for step in 0..steps {
-            // SAFETY: as above; an odd row ends with a zero.
-            unsafe { *to.add(self.at(steps, step)) = if step < k { f(*self.x.add(step)) } else { 0.0 } }
+        for first in (0..k).step_by(PIECE) {
+            // An odd row ends with a zero.
+            let mut words = [0i32; PIECE];
+            let len = PIECE.min(k - first);
+            // SAFETY: as above.
+            let x = unsafe { std::slice::from_raw_parts(self.x.add(first), len) };
+            for (word, &x) in words.iter_mut().zip(x) {
+                *word = f(x).to_bits() as i32;
+            }
+            // SAFETY: as above.
+            unsafe { self.put(steps, first, &words[..len.min(steps - first).next_multiple_of(2)]) }
         }
     }
 }
+
+/// Words that are made at a time; even.
+const PIECE: usize = 64;
 
 /// The nearest bf16, halves to even; what is too small for a normal f32 becomes zero, as in
 /// [`crate::matmul`].

@@ -2,33 +2,40 @@
 //!
 //! ```text
 //! fill the panels of activations, once for each kind of words that the parts need
-//! for some tiles of a part:                      (a task each, claimed as threads come free)
-//!   for rows in panels of one height:
-//!     for the tiles that one call spans:
-//!       for a stretch of k:                      (all of it for a lone panel: the weight streams by once)
-//!         for panels of that height:  one call
+//! for some woven tiles of a part:                (a task each, claimed as threads come free)
+//!   for a stretch of k:                          (all of it for a lone panel: the weight streams by once)
+//!     for panels of rows, the tallest first:
+//!       for the tiles that one call spans:  one call
 //!   the epilogue
 //! ```
-//! A stretch of the weight stays in L1 while the panels pass by.
+//! A stretch of the woven tiles stays in the cache while the panels pass by.
 
 use super::activations::{Panels, RowLen};
 use super::engine::{Engine, Shape, Words};
-use super::formats::ROWS;
-use super::tile::{HEIGHT_MAX, SPAN_MAX, Start, Tile};
+use super::formats::{ROWS, WOVEN};
+use super::layout::block_parts;
+use super::tile::{Start, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
 use crate::matmul::Finish;
 use crate::pool::{self, SendPtr};
 use crate::scratch;
+use std::ops::Range;
 
-/// Bytes of weight that stay in L1 beside a panel.
-const STRETCH_BYTES: usize = 32 * 1024;
+/// Bytes of weight that stay in L2 while the panels pass by: in L1 they are no faster, and shorter stretches
+/// visit the result more often.
+const STRETCH_BYTES: usize = 128 * 1024;
+/// How far ahead the first panel asks for the weight, where few rows wait for memory.
+const AHEAD_BYTES: usize = 4096;
+const AHEAD_ROWS_MAX: usize = 16;
 /// Multiply-adds below which waking other threads costs more than it brings.
 const ALONE_MAX: usize = 512 * 1024;
 /// Numbers below which the calling thread fills the panels.
 const FILL_ALONE_MAX: usize = 16 * 1024;
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 12;
+/// Tiles that a task takes at most.
+const TILES_MAX: usize = 16 * WOVEN;
 
 /// One product.
 pub(super) struct Product<'a> {
@@ -47,35 +54,43 @@ pub(super) struct Product<'a> {
 // SAFETY: tasks write disjoint columns of `out` and of the epilogue's `pre`.
 unsafe impl Sync for Product<'_> {}
 
-const ALL_WORDS: [Words; 5] = [Words::Bytes32, Words::Bytes256, Words::Pairs, Words::Rounded, Words::F32];
+/// Kinds of words that one product can need: those of the types that are not the same.
+const KINDS_MAX: usize = 8;
+
+/// The kinds of words that the parts need, each once.
+fn kinds_of(p: &Product<'_>) -> [Option<Words>; KINDS_MAX] {
+    let mut kinds = [None; KINDS_MAX];
+    for weight in p.parts {
+        let words = Some(p.engine.words(weight.tile_kind()));
+        if !kinds.contains(&words) {
+            let free = kinds.iter_mut().find(|kind| kind.is_none());
+            *free.expect("there are not as many kinds of words: bug") = words;
+        }
+    }
+    kinds
+}
 
 /// Computes the product.
 ///
 /// # Safety
 /// `k` is not 0; the processor has the engine; `out` is good for `[m, n]` and the epilogue's pointers for its shapes.
 pub(super) unsafe fn run(p: &Product<'_>) {
-    let needed = ALL_WORDS.map(|words| p.parts.iter().any(|w| p.engine.words(w.tile_kind()) == words));
-    let len_of = |i: usize| if needed[i] { p.m * RowLen::of(ALL_WORDS[i], p.k).total() } else { 0 };
-    let total: usize = (0..ALL_WORDS.len()).map(len_of).sum();
+    let kinds = kinds_of(p);
+    let len_of = |words: Words| p.m * RowLen::of(words, p.k).total();
+    let total: usize = kinds.iter().flatten().map(|&words| len_of(words)).sum();
     scratch::with_f32(total, |buffer| {
         let mut rest = buffer;
-        let mut panels = [None; ALL_WORDS.len()];
-        for (i, words) in ALL_WORDS.into_iter().enumerate() {
-            let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(i));
+        let panels = kinds.map(|words| {
+            let words = words?;
+            let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(words));
             rest = others;
-            if needed[i] {
-                let own = Panels::new(words, p.k, p.m, own);
-                // SAFETY: the processor has the engine.
-                unsafe { fill(p, &own) };
-                panels[i] = Some(own);
-            }
-        }
-        let of = |words| {
-            let at = ALL_WORDS.iter().position(|&w| w == words);
-            at.and_then(|i| panels[i]).expect("every part's words were filled: bug")
-        };
+            let own = Panels::new(words, p.k, p.m, own);
+            // SAFETY: the processor has the engine.
+            unsafe { fill(p, &own) };
+            Some(own)
+        });
         // SAFETY: the caller's.
-        unsafe { multiply(p, &of) }
+        unsafe { multiply(p, &panels) }
     });
 }
 
@@ -119,35 +134,27 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels) {
 
 /// # Safety
 /// As [`run`]; the panels are filled.
-unsafe fn multiply(p: &Product<'_>, panels: &(dyn Fn(Words) -> Panels + '_)) {
+unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>]) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
-    let per_task = if alone {
-        all_tiles
-    } else {
-        (all_tiles / (TASKS_PER_THREAD * pool::threads())).next_multiple_of(SPAN_MAX).min(4 * SPAN_MAX)
-    };
-    let tasks_of = |w: &StoredWeight| w.n_tiles().div_ceil(per_task.max(SPAN_MAX));
-    let per_task = per_task.max(SPAN_MAX);
-    let mut column = 0;
-    let places: Vec<Place<'_>> = p
-        .parts
-        .iter()
-        .map(|&weight| {
-            let place = Place { weight, column, panels: panels(p.engine.words(weight.tile_kind())) };
-            column += weight.n();
-            place
-        })
-        .collect();
+    let wanted = if alone { 1 } else { TASKS_PER_THREAD * pool::threads() };
+    // Whole woven tiles; not too many, or the last task is waited for.
+    let per_task = (all_tiles / wanted).next_multiple_of(WOVEN).clamp(WOVEN, TILES_MAX);
+    let tasks_of = |w: &StoredWeight| w.n_tiles().div_ceil(per_task);
     let task = |mut i: usize| {
-        for place in &places {
-            let n_tasks = tasks_of(place.weight);
+        let mut column = 0;
+        for &weight in p.parts {
+            let n_tasks = tasks_of(weight);
             if i < n_tasks {
-                let tiles = i * per_task..((i + 1) * per_task).min(place.weight.n_tiles());
+                let tiles = i * per_task..((i + 1) * per_task).min(weight.n_tiles());
+                let words = p.engine.words(weight.tile_kind());
+                let panels = panels.iter().flatten().find(|panels| panels.kind == words);
+                let panels = *panels.expect("every part's words were filled: bug");
                 // SAFETY: no other task has these columns.
-                return unsafe { columns(p, place, tiles) };
+                return unsafe { columns(p, &Place { weight, column, panels }, tiles) };
             }
             i -= n_tasks;
+            column += weight.n();
         }
     };
     let n_tasks = p.parts.iter().map(|w| tasks_of(w)).sum();
@@ -165,63 +172,67 @@ struct Place<'a> {
 ///
 /// # Safety
 /// As [`run`]; nobody else has these columns.
-unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: std::ops::Range<usize>) {
-    let weight = place.weight;
-    let kind = weight.tile_kind();
-    let words = place.panels.kind;
-    let len = RowLen::of(words, p.k);
-    let (tile_bytes, block_len) = (weight.tile_bytes(), words.block_len());
-    let n_blocks = p.k.div_ceil(block_len);
-    // What a row has of each array for a block of the weight.
-    let steps = RowLen {
-        words: len.words / n_blocks,
-        scales: len.scales / n_blocks,
-        sums: len.sums / n_blocks,
-        shifts: len.shifts / n_blocks,
-    };
-    let block_bytes = tile_bytes / n_blocks;
-    for stack in stacks(p.engine.shapes(words), p.m) {
-        assert!(stack.height <= HEIGHT_MAX && stack.span <= SPAN_MAX, "a tile is too large: bug");
-        let tile = p.engine.tile(kind, stack.shape);
-        let stretch = match stack.n_panels {
-            1 => n_blocks,
-            _ => (STRETCH_BYTES / (block_bytes * stack.span)).max(1),
-        };
-        // All of them about equally long.
-        let stretch = n_blocks.div_ceil(n_blocks.div_ceil(stretch));
-        for first in tiles.clone().step_by(stack.span) {
-            let n_tiles = stack.span.min(tiles.end - first);
-            let cols = (n_tiles * ROWS).min(weight.n() - first * ROWS);
-            for at in (0..n_blocks).step_by(stretch) {
-                for i in 0..stack.n_panels {
-                    let row = stack.first_row + i * stack.height;
-                    let skip = at * stack.height;
-                    let a = &place.panels;
-                    let t = Tile {
-                        w: weight.tile(first).wrapping_add(at * block_bytes),
-                        w_step: tile_bytes,
-                        n_tiles,
-                        words: a.words.wrapping_add(row * len.words + skip * steps.words),
-                        scales: a.scales.wrapping_add(row * len.scales + skip * steps.scales),
-                        sums: a.sums.wrapping_add(row * len.sums + skip * steps.sums),
-                        shifts: a.shifts.wrapping_add(row * len.shifts + skip * steps.shifts),
-                        n_blocks: stretch.min(n_blocks - at),
-                        out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
-                        out_row: p.n,
-                        cols,
-                        start: if at == 0 { Start::Zero } else { Start::Output },
-                    };
-                    // SAFETY: the weight's tiles, the panel and the columns are there; the processor has
-                    // the engine.
-                    unsafe { tile(&t) }
-                }
-            }
+unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
+    let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
+    let n_blocks = p.k.div_ceil(words.block_len());
+    let n_panels: usize = stacks(p.engine.shapes(words), p.m).map(|stack| stack.n_panels).sum();
+    let (head, body) = block_parts(kind);
+    let stretch = if n_panels == 1 { n_blocks } else { (STRETCH_BYTES / ((head + body) * WOVEN)).max(1) };
+    // All of them about equally long.
+    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(stretch));
+    for first in tiles.clone().step_by(WOVEN) {
+        let woven = first..tiles.end.min(first + WOVEN);
+        for at in (0..n_blocks).step_by(stretch) {
+            let blocks = at..n_blocks.min(at + stretch);
+            // SAFETY: the caller's; the tiles are woven.
+            unsafe { woven_tiles(p, place, woven.clone(), blocks) }
         }
     }
     if let Some(finish) = &p.finish {
         let first = place.column + tiles.start * ROWS;
-        let last = place.column + weight.n().min(tiles.end * ROWS);
+        let last = place.column + place.weight.n().min(tiles.end * ROWS);
         // SAFETY: the columns are complete and this task's alone.
         unsafe { finish.run(p.path, p.out, p.n, p.n, 0..p.m, first..last) }
+    }
+}
+
+/// A stretch of some tiles that are woven together, for all rows.
+///
+/// # Safety
+/// As [`columns`].
+unsafe fn woven_tiles(p: &Product<'_>, place: &Place<'_>, woven: Range<usize>, blocks: Range<usize>) {
+    let (weight, a) = (place.weight, &place.panels);
+    let (len, n_blocks) = (RowLen::of(a.kind, p.k), p.k.div_ceil(a.kind.block_len()));
+    // What a row has of each array before the stretch.
+    let skip = |len: usize| blocks.start * (len / n_blocks);
+    for stack in stacks(p.engine.shapes(a.kind), p.m) {
+        let tile = p.engine.tile(weight.tile_kind(), stack.shape);
+        for row in (0..stack.n_panels).map(|i| stack.first_row + i * stack.height) {
+            let from = |len: usize| row * len + skip(len) * stack.height;
+            for first in woven.clone().step_by(stack.span) {
+                let n_tiles = stack.span.min(woven.end - first);
+                let (heads, bodies, block_step) = weight.tile(first);
+                let is_first = row == 0 && first == woven.start && p.m <= AHEAD_ROWS_MAX;
+                let t = Tile {
+                    heads: heads.wrapping_add(blocks.start * block_step),
+                    bodies: bodies.wrapping_add(blocks.start * block_step),
+                    block_step,
+                    n_tiles,
+                    ahead: if is_first { AHEAD_BYTES } else { 0 },
+                    words: a.words.wrapping_add(from(len.words)),
+                    scales: a.scales.wrapping_add(from(len.scales)),
+                    sums: a.sums.wrapping_add(from(len.sums)),
+                    shifts: a.shifts.wrapping_add(from(len.shifts)),
+                    n_blocks: blocks.len(),
+                    out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
+                    out_row: p.n,
+                    cols: (n_tiles * ROWS).min(weight.n() - first * ROWS),
+                    start: if blocks.start == 0 { Start::Zero } else { Start::Output },
+                };
+                // SAFETY: the weight's tiles, the panel and the columns are there; the processor has the
+                // engine.
+                unsafe { tile(&t) }
+            }
+        }
     }
 }

@@ -67,7 +67,23 @@ impl Engine {
             Stored::Bf16 if self.has_pairs() => Words::Pairs,
             Stored::Bf16 => Words::Rounded,
             Stored::Q4K | Stored::Q5K | Stored::Q6K => Words::Bytes256,
-            _ => Words::Bytes32,
+            Stored::Q4_1 | Stored::Q5_1 => Words::Bytes32Least,
+            Stored::Q4_0 => Words::Bytes32 { offset: 8 },
+            Stored::Q5_0 => Words::Bytes32 { offset: 16 },
+            _ => Words::Bytes32 { offset: self.wide_offset() },
+        }
+    }
+
+    /// What products of eight bits leave to be subtracted.
+    fn wide_offset(self) -> i32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 => Avx512Vnni::OFFSET,
+            #[cfg(target_arch = "x86_64")]
+            Engine::AvxVnni => Avx2::<Vnni>::OFFSET,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => Avx2::<Maddubs>::OFFSET,
+            Engine::Plain => Plain::OFFSET,
         }
     }
 
@@ -75,7 +91,9 @@ impl Engine {
     pub fn shapes(self, words: Words) -> &'static [Shape] {
         match (self, words) {
             #[cfg(target_arch = "x86_64")]
-            (Engine::Avx512, Words::Bytes32 | Words::Bytes256) => &INTEGERS_AVX512,
+            (Engine::Avx512, Words::Bytes32 { .. } | Words::Bytes32Least) => &SMALL_AVX512,
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Avx512, Words::Bytes256) => &SUPER_AVX512,
             #[cfg(target_arch = "x86_64")]
             (Engine::Avx512, _) => &FLOATS_AVX512,
             _ => &NARROW,
@@ -101,8 +119,12 @@ impl Engine {
 /// What a panel of activations holds along `k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// Four bytes in a word, a scale for 32 numbers.
-    Bytes32,
+    /// Four bytes in a word, a scale for 32 numbers; for weights that mean `q − offset`.
+    Bytes32 {
+        offset: i32,
+    },
+    /// The same for weights with a minimum.
+    Bytes32Least,
     /// Four bytes in a word, a scale for 256 numbers.
     Bytes256,
     /// Two bf16 in a word.
@@ -116,14 +138,14 @@ impl Words {
     /// Numbers along `k` of a weight's block.
     pub fn block_len(self) -> usize {
         match self {
-            Words::Bytes32 => 32,
+            Words::Bytes32 { .. } | Words::Bytes32Least => 32,
             Words::Bytes256 => 256,
             Words::Pairs | Words::Rounded | Words::F32 => 2,
         }
     }
 }
 
-/// Rows of activations and tiles of the weight that one call multiplies.
+/// Rows of activations and tiles of the weight that one call multiplies; the span divides the tiles that are woven.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub height: usize,
@@ -136,13 +158,16 @@ const fn shape(height: usize, span: usize) -> Shape {
 
 // Accumulators, the weights of a step and one broadcast within 32 or 16 registers.
 #[cfg(target_arch = "x86_64")]
-static INTEGERS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(3, 2), shape(4, 2), shape(6, 2)];
+static SMALL_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(8, 2)];
+#[cfg(target_arch = "x86_64")]
+static SUPER_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2)];
 #[cfg(target_arch = "x86_64")]
 static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape(6, 4), shape(12, 2)];
 static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
 
 macro_rules! table {
-    ($table:ident, $lanes:ty, per_tile $pt:literal, integers [$($r:literal x $s:literal),*], floats [$($fr:literal x $fs:literal),*]
+    ($table:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
+     floats [$($fr:literal x $fs:literal),*]
      $(, $feature:literal)?) => {
         fn $table(kind: Stored, shape: usize) -> TileFn {
             $(#[target_feature(enable = $feature)])?
@@ -161,7 +186,7 @@ macro_rules! table {
                 unsafe { tile::floats::<$lanes, F, R, V>(t) }
             }
             const fn small_of<F: Small>() -> &'static [TileFn] { &[$(small::<F, $r, { $s * $pt }>),*] }
-            const fn large_of<F: Super>() -> &'static [TileFn] { &[$(large::<F, $r, { $s * $pt }>),*] }
+            const fn large_of<F: Super>() -> &'static [TileFn] { &[$(large::<F, $lr, { $ls * $pt }>),*] }
             const fn floats_of<F: Floats>() -> &'static [TileFn] { &[$(floats::<F, $fr, { $fs * $pt }>),*] }
             const { assert!(16 / <$lanes as Lanes>::N == $pt) };
             let tiles = match kind {
@@ -192,13 +217,14 @@ static PAIRS_AVX512: [TileFn; 5] = [
     tile::bf16_pairs::<12, 2>,
 ];
 #[cfg(target_arch = "x86_64")]
-table!(table_avx512, Avx512Vnni, per_tile 1, integers [1 x 4, 2 x 4, 3 x 2, 4 x 2, 6 x 2],
+table!(table_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 8 x 2],
+    large [1 x 4, 2 x 4, 4 x 2, 6 x 2],
     floats [1 x 4, 2 x 4, 4 x 4, 6 x 4, 12 x 2],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx_vnni, Avx2<Vnni>, per_tile 2, integers [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avxvnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx2, Avx2<Maddubs>, per_tile 2, integers [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avx2,fma,f16c");
-table!(table_plain, Plain, per_tile 2, integers [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);
+table!(table_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);

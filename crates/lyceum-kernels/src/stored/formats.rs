@@ -1,21 +1,27 @@
 //! How each type lies in a tile, and how a tile's bytes become vectors for the products.
 //!
-//! A tile is 16 rows of a weight; its blocks follow each other along `k`, each with the bytes that the rows'
-//! blocks have in a file, in another order, so that no byte is added:
+//! A tile is 16 rows of a weight, a block of it the rows' blocks of a file in another order, so that no byte
+//! is added. Four tiles are woven: their first blocks stand together, then their second blocks, so that a
+//! product with one row reads one stream from its beginning to its end.
 //!
 //! ```text
-//! scales       f16 of each row [16]; then minima [16] where the type has them
-//! small scales [16 rows][4] bytes, three or four times        (types with blocks of 256)
-//! fifth bits   of a group: bit 4 · row + i                    [groups][8] bytes
-//! two bits     of four groups, at 2 · group of a byte         [groups / 4][16 rows][4]
-//! numbers      of a group of four along k                     [groups][16 rows][4] bytes, or
-//!              two groups in the low and high halves          [groups / 2][16 rows][4] bytes
+//! heads of the four   scales: f16 of each row [16]; then minima [16] where the type has them
+//! bodies of the four:
+//!   small scales      [16 rows][4] bytes, three or four times        (types with blocks of 256)
+//!   fifth bits        of a group: bit 4 · row + i                    [groups][8] bytes
+//!   two bits          of four groups, at 2 · group of a byte         [groups / 4][16 rows][4]
+//!   numbers           of a group of four along k                     [groups][16 rows][4] bytes, or
+//!                     two groups in the low and high halves          [groups / 2][16 rows][4] bytes
 //! ```
+//!
+//! Types of floats have no head, and blocks of two numbers along `k`.
 
 use super::lanes::Lanes;
 
 /// Rows of a tile, on every path.
 pub(super) const ROWS: usize = 16;
+/// Tiles that are woven; the last ones may be fewer.
+pub(super) const WOVEN: usize = 4;
 /// Bytes of one f16 for each row, and of four bytes for each row.
 pub(super) const HALVES: usize = 2 * ROWS;
 pub(super) const GROUP: usize = 4 * ROWS;
@@ -24,23 +30,24 @@ pub(super) const GROUP_BITS: usize = GROUP / 8;
 
 /// Weights that are floats: blocks of two numbers along `k`.
 pub(super) trait Floats {
-    const BYTES: usize;
+    /// Bytes of a block of a tile.
+    const BODY: usize;
     /// The numbers of both steps; `at` as in [`Numbers::pair`].
     ///
     /// # Safety
     /// As [`Numbers::pair`].
-    unsafe fn pair<L: Lanes>(block: *const u8, at: usize) -> (L::F, L::F);
+    unsafe fn pair<L: Lanes>(body: *const u8, at: usize) -> (L::F, L::F);
 }
 
 /// Two of them in a lane, the earlier in the low half.
 pub(super) struct Bf16;
 impl Floats for Bf16 {
-    const BYTES: usize = GROUP;
+    const BODY: usize = GROUP;
     #[inline(always)]
-    unsafe fn pair<L: Lanes>(block: *const u8, at: usize) -> (L::F, L::F) {
+    unsafe fn pair<L: Lanes>(body: *const u8, at: usize) -> (L::F, L::F) {
         // SAFETY: the caller's.
         unsafe {
-            let both = L::load(block.add(at));
+            let both = L::load(body.add(at));
             let high = L::and(both, L::splat(0xFFFF_0000u32 as i32));
             (L::as_float(L::shl32::<16>(both)), L::as_float(high))
         }
@@ -50,22 +57,22 @@ impl Floats for Bf16 {
 /// Sixteen of one step, then sixteen of the next.
 pub(super) struct F16;
 impl Floats for F16 {
-    const BYTES: usize = 2 * HALVES;
+    const BODY: usize = 2 * HALVES;
     #[inline(always)]
-    unsafe fn pair<L: Lanes>(block: *const u8, at: usize) -> (L::F, L::F) {
+    unsafe fn pair<L: Lanes>(body: *const u8, at: usize) -> (L::F, L::F) {
         // SAFETY: the caller's.
-        unsafe { (L::load_half(block.add(at / 2)), L::load_half(block.add(HALVES + at / 2))) }
+        unsafe { (L::load_half(body.add(at / 2)), L::load_half(body.add(HALVES + at / 2))) }
     }
 }
 
 /// As [`F16`].
 pub(super) struct F32;
 impl Floats for F32 {
-    const BYTES: usize = 2 * GROUP;
+    const BODY: usize = 2 * GROUP;
     #[inline(always)]
-    unsafe fn pair<L: Lanes>(block: *const u8, at: usize) -> (L::F, L::F) {
+    unsafe fn pair<L: Lanes>(body: *const u8, at: usize) -> (L::F, L::F) {
         // SAFETY: the caller's.
-        unsafe { (L::load_float(block.add(at).cast()), L::load_float(block.add(GROUP + at).cast())) }
+        unsafe { (L::load_float(body.add(at).cast()), L::load_float(body.add(GROUP + at).cast())) }
     }
 }
 
@@ -73,34 +80,34 @@ impl Floats for F32 {
 pub(super) trait Numbers {
     /// Whether a number needs all eight bits ([`Lanes::dot_wide`], which has its own offset).
     const WIDE: bool;
-    /// The vectors of groups `2 · pair` and `2 · pair + 1` from a block of a tile; `at` is where this
+    /// The vectors of groups `2 · pair` and `2 · pair + 1` from the body of a tile's block; `at` is where this
     /// vector's rows begin in a group (in bytes).
     ///
     /// # Safety
     /// As [`Lanes`]; the block is whole.
-    unsafe fn pair<L: Lanes>(block: *const u8, pair: usize, at: usize) -> (L::I, L::I);
+    unsafe fn pair<L: Lanes>(body: *const u8, pair: usize, at: usize) -> (L::I, L::I);
 }
 
 /// A type with blocks of 32 and a scale in f16.
 pub(super) trait Small: Numbers {
-    /// Bytes of a block of a tile.
-    const BYTES: usize;
-    /// `q − 2^OFFSET` is meant; ignored where [`Numbers::WIDE`].
-    const OFFSET: u32;
-    /// Whether a minimum is added to the numbers instead of an offset.
+    /// Bytes of the head and of the body of a tile's block.
+    const HEAD: usize;
+    const BODY: usize;
+    /// Whether a minimum is added to the numbers; else they have an offset.
     const LEAST: bool;
 }
 
 /// A type with blocks of 256 whose parts have small integers for scales.
 pub(super) trait Super: Numbers {
-    const BYTES: usize;
+    const HEAD: usize;
+    const BODY: usize;
     /// Numbers that share a small scale: 32 or 16.
     const PART: usize;
     /// The small scales of parts `4 · quad ..`, a byte each.
     ///
     /// # Safety
     /// As [`Numbers::pair`].
-    unsafe fn scales<L: Lanes>(block: *const u8, quad: usize, at: usize) -> L::I;
+    unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I;
     /// Byte `j` of such a quad, as integers.
     ///
     /// # Safety
@@ -111,7 +118,7 @@ pub(super) trait Super: Numbers {
     ///
     /// # Safety
     /// As [`Numbers::pair`].
-    unsafe fn constant<L: Lanes>(block: *const u8, word: usize, at: usize) -> L::I;
+    unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I;
     /// Whether the constant is a minimum with a scale of its own; else the numbers mean `q − 32`.
     const LEAST: bool;
 }
@@ -139,21 +146,21 @@ unsafe fn fives<L: Lanes>(qs: *const u8, bits: *const u8, pair: usize, at: usize
 }
 
 macro_rules! small {
-    ($(#[$doc:meta])* $name:ident, bytes $bytes:expr, offset $offset:literal, least $least:literal, wide $wide:literal,
-     |$block:ident, $pair:ident, $at:ident| $body:expr) => {
+    ($(#[$doc:meta])* $name:ident, head $head:expr, body $body_len:expr, least $least:literal, wide $wide:literal,
+     |$body:ident, $pair:ident, $at:ident| $value:expr) => {
         $(#[$doc])*
         pub(super) struct $name;
         impl Numbers for $name {
             const WIDE: bool = $wide;
             #[inline(always)]
-            unsafe fn pair<L: Lanes>($block: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
+            unsafe fn pair<L: Lanes>($body: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
                 // SAFETY: the caller's; offsets are inside the block.
-                unsafe { $body }
+                unsafe { $value }
             }
         }
         impl Small for $name {
-            const BYTES: usize = $bytes;
-            const OFFSET: u32 = $offset;
+            const HEAD: usize = $head;
+            const BODY: usize = $body_len;
             const LEAST: bool = $least;
         }
     };
@@ -163,37 +170,34 @@ macro_rules! small {
 const NIBBLES: usize = 4 * GROUP;
 const BITS: usize = 8 * GROUP_BITS;
 
-small!(Q8_0, bytes HALVES + 8 * GROUP, offset 7, least false, wide true, |block, pair, at| {
-    let p = block.add(HALVES + 2 * pair * GROUP + at);
+small!(Q8_0, head HALVES, body 8 * GROUP, least false, wide true, |body, pair, at| {
+    let p = body.add(2 * pair * GROUP + at);
     (L::load(p), L::load(p.add(GROUP)))
 });
-small!(Q4_0, bytes HALVES + NIBBLES, offset 3, least false, wide false, |block, pair, at| {
-    nibbles::<L>(block.add(HALVES + pair * GROUP + at))
+small!(Q4_0, head HALVES, body NIBBLES, least false, wide false, |body, pair, at| {
+    nibbles::<L>(body.add(pair * GROUP + at))
 });
-small!(Q4_1, bytes 2 * HALVES + NIBBLES, offset 0, least true, wide false, |block, pair, at| {
-    nibbles::<L>(block.add(2 * HALVES + pair * GROUP + at))
+small!(Q4_1, head 2 * HALVES, body NIBBLES, least true, wide false, |body, pair, at| {
+    nibbles::<L>(body.add(pair * GROUP + at))
 });
-small!(Q5_0, bytes HALVES + BITS + NIBBLES, offset 4, least false, wide false, |block, pair, at| {
-    fives::<L>(block.add(HALVES + BITS), block.add(HALVES), pair, at)
+small!(Q5_0, head HALVES, body BITS + NIBBLES, least false, wide false, |body, pair, at| {
+    fives::<L>(body.add(BITS), body, pair, at)
 });
-small!(Q5_1, bytes 2 * HALVES + BITS + NIBBLES, offset 0, least true, wide false, |block, pair, at| {
-    fives::<L>(block.add(2 * HALVES + BITS), block.add(2 * HALVES), pair, at)
+small!(Q5_1, head 2 * HALVES, body BITS + NIBBLES, least true, wide false, |body, pair, at| {
+    fives::<L>(body.add(BITS), body, pair, at)
 });
-
-/// Where the small scales of a block of 256 begin; three groups of them in Q4_K and Q5_K, four in Q6_K.
-const SMALL: usize = 2 * HALVES;
 
 /// The scales of parts `4 · half ..` of Q4_K or Q5_K, one in each byte: six bits, of which the first half's
 /// are together and the second half's in two places. `group` is 0 for scales and 1 for minima.
 #[inline(always)]
-unsafe fn six_bits<L: Lanes>(block: *const u8, group: usize, half: usize, at: usize) -> L::I {
+unsafe fn six_bits<L: Lanes>(body: *const u8, group: usize, half: usize, at: usize) -> L::I {
     // SAFETY: the caller's.
     unsafe {
-        let first = L::load(block.add(SMALL + group * GROUP + at));
+        let first = L::load(body.add(group * GROUP + at));
         if half == 0 {
             return L::and(first, L::splat(0x3F3F_3F3F));
         }
-        let mut low = L::load(block.add(SMALL + 2 * GROUP + at));
+        let mut low = L::load(body.add(2 * GROUP + at));
         if group == 1 {
             low = L::shr16::<4>(low);
         }
@@ -217,24 +221,25 @@ unsafe fn byte<L: Lanes>(x: L::I, j: usize) -> L::I {
 }
 
 macro_rules! with_least {
-    ($name:ident, bytes $bytes:expr, |$block:ident, $pair:ident, $at:ident| $body:expr) => {
+    ($name:ident, body $body_len:expr, |$body:ident, $pair:ident, $at:ident| $value:expr) => {
         pub(super) struct $name;
         impl Numbers for $name {
             const WIDE: bool = false;
             #[inline(always)]
-            unsafe fn pair<L: Lanes>($block: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
+            unsafe fn pair<L: Lanes>($body: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
                 // SAFETY: the caller's; offsets are inside the block.
-                unsafe { $body }
+                unsafe { $value }
             }
         }
         impl Super for $name {
-            const BYTES: usize = $bytes;
+            const HEAD: usize = 2 * HALVES;
+            const BODY: usize = $body_len;
             const PART: usize = 32;
             const LEAST: bool = true;
             #[inline(always)]
-            unsafe fn scales<L: Lanes>(block: *const u8, quad: usize, at: usize) -> L::I {
+            unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
                 // SAFETY: the caller's.
-                unsafe { six_bits::<L>(block, 0, quad, at) }
+                unsafe { six_bits::<L>(body, 0, quad, at) }
             }
             #[inline(always)]
             unsafe fn scale<L: Lanes>(quad: L::I, j: usize) -> L::I {
@@ -242,10 +247,10 @@ macro_rules! with_least {
                 unsafe { byte::<L>(quad, j) }
             }
             #[inline(always)]
-            unsafe fn constant<L: Lanes>(block: *const u8, word: usize, at: usize) -> L::I {
+            unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I {
                 // SAFETY: the caller's.
                 unsafe {
-                    let four = six_bits::<L>(block, 1, word / 2, at);
+                    let four = six_bits::<L>(body, 1, word / 2, at);
                     let two = if word.is_multiple_of(2) { four } else { L::shr16::<8>(four) };
                     L::and(two, L::splat(0x00FF_00FF))
                 }
@@ -257,30 +262,32 @@ macro_rules! with_least {
 const SUPER_BITS: usize = 64 * GROUP_BITS;
 const SUPER_NIBBLES: usize = 32 * GROUP;
 
-with_least!(Q4K, bytes SMALL + 3 * GROUP + SUPER_NIBBLES, |block, pair, at| {
-    nibbles::<L>(block.add(SMALL + 3 * GROUP + pair * GROUP + at))
+/// Where the numbers of Q4_K, or the fifth bits of Q5_K, begin: after three groups of small scales.
+const AFTER_SCALES: usize = 3 * GROUP;
+
+with_least!(Q4K, body AFTER_SCALES + SUPER_NIBBLES, |body, pair, at| {
+    nibbles::<L>(body.add(AFTER_SCALES + pair * GROUP + at))
 });
-with_least!(Q5K, bytes SMALL + 3 * GROUP + SUPER_BITS + SUPER_NIBBLES, |block, pair, at| {
-    let bits = block.add(SMALL + 3 * GROUP);
+with_least!(Q5K, body AFTER_SCALES + SUPER_BITS + SUPER_NIBBLES, |body, pair, at| {
+    let bits = body.add(AFTER_SCALES);
     fives::<L>(bits.add(SUPER_BITS), bits, pair, at)
 });
 
 /// Six bits, `q − 32`, a signed scale for 16 numbers.
 pub(super) struct Q6K;
 
-/// Where its parts begin.
-const Q6K_SMALL: usize = HALVES;
-const Q6K_HIGH: usize = Q6K_SMALL + 4 * GROUP;
+/// Where its parts begin, after four groups of small scales.
+const Q6K_HIGH: usize = 4 * GROUP;
 const Q6K_LOW: usize = Q6K_HIGH + 16 * GROUP;
 
 impl Numbers for Q6K {
     const WIDE: bool = false;
     #[inline(always)]
-    unsafe fn pair<L: Lanes>(block: *const u8, pair: usize, at: usize) -> (L::I, L::I) {
+    unsafe fn pair<L: Lanes>(body: *const u8, pair: usize, at: usize) -> (L::I, L::I) {
         // SAFETY: the caller's; offsets are inside the block.
         unsafe {
-            let (low, high) = nibbles::<L>(block.add(Q6K_LOW + pair * GROUP + at));
-            let two = L::load(block.add(Q6K_HIGH + pair / 2 * GROUP + at));
+            let (low, high) = nibbles::<L>(body.add(Q6K_LOW + pair * GROUP + at));
+            let two = L::load(body.add(Q6K_HIGH + pair / 2 * GROUP + at));
             let mask = L::splat(0x3030_3030);
             let (first, second) = if pair.is_multiple_of(2) {
                 (L::shl16::<4>(two), L::shl16::<2>(two))
@@ -293,13 +300,14 @@ impl Numbers for Q6K {
 }
 
 impl Super for Q6K {
-    const BYTES: usize = Q6K_LOW + SUPER_NIBBLES;
+    const HEAD: usize = HALVES;
+    const BODY: usize = Q6K_LOW + SUPER_NIBBLES;
     const PART: usize = 16;
     const LEAST: bool = false;
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(block: *const u8, quad: usize, at: usize) -> L::I {
+    unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
         // SAFETY: the caller's.
-        unsafe { L::load(block.add(Q6K_SMALL + quad * GROUP + at)) }
+        unsafe { L::load(body.add(quad * GROUP + at)) }
     }
     #[inline(always)]
     unsafe fn scale<L: Lanes>(quad: L::I, j: usize) -> L::I {
@@ -315,10 +323,10 @@ impl Super for Q6K {
         }
     }
     #[inline(always)]
-    unsafe fn constant<L: Lanes>(block: *const u8, word: usize, at: usize) -> L::I {
+    unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I {
         // SAFETY: the caller's.
         unsafe {
-            let four = L::load(block.add(Q6K_SMALL + word / 2 * GROUP + at));
+            let four = L::load(body.add(word / 2 * GROUP + at));
             let two = if word.is_multiple_of(2) { L::shl16::<8>(four) } else { four };
             L::shr16_signed::<8>(two)
         }

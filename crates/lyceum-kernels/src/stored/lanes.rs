@@ -68,9 +68,15 @@ pub(super) trait Lanes: Copy + 'static {
 
     /// The largest bits of `|x|` over 32 numbers: larger than those of infinity where one is NaN.
     unsafe fn largest(x: *const f32) -> u32;
-    /// The nearest integers of `x · inverse`, halves to even, as 32 bytes; those that are not in reach of a byte
-    /// are of no use.
-    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8);
+    /// [`Lanes::largest`] at four places.
+    #[inline(always)]
+    unsafe fn largest_of_four(x: [*const f32; 4]) -> [u32; 4] {
+        // SAFETY: the caller's.
+        unsafe { [Self::largest(x[0]), Self::largest(x[1]), Self::largest(x[2]), Self::largest(x[3])] }
+    }
+    /// The nearest integers of `x · inverse`, halves to even, as 32 bytes, and the sums of both sixteen; those
+    /// that are not in reach of a byte are of no use.
+    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2];
 }
 
 /// Plain Rust.
@@ -231,9 +237,13 @@ impl Lanes for Plain {
         (0..32).map(|i| unsafe { *x.add(i) }.abs().to_bits()).fold(0, u32::max)
     }
     #[inline(always)]
-    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) {
+    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
+        let mut sums = [0; 2];
         for i in 0..32 {
-            unsafe { *to.add(i) = (*x.add(i) * inverse).round_ties_even() as i8 }
+            let q = unsafe { *x.add(i) * inverse }.round_ties_even() as i8;
+            unsafe { *to.add(i) = q }
+            sums[i / 16] += i32::from(q);
         }
+        sums
     }
 }

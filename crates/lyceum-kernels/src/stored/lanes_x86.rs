@@ -147,14 +147,49 @@ impl Lanes for Avx512Vnni {
         }
     }
     #[inline(always)]
-    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) {
+    unsafe fn largest_of_four(x: [*const f32; 4]) -> [u32; 4] {
+        unsafe {
+            let size = _mm512_set1_epi32(i32::MAX);
+            let mut m = [_mm512_setzero_si512(); 4];
+            for (m, x) in m.iter_mut().zip(x) {
+                let (a, b) = (_mm512_loadu_si512(x.cast()), _mm512_loadu_si512(x.add(16).cast()));
+                *m = _mm512_max_epi32(_mm512_and_si512(a, size), _mm512_and_si512(b, size));
+            }
+            // Each quarter becomes the largest of the four places, in their order; then the four quarters.
+            let ab = _mm512_max_epi32(_mm512_unpacklo_epi32(m[0], m[1]), _mm512_unpackhi_epi32(m[0], m[1]));
+            let cd = _mm512_max_epi32(_mm512_unpacklo_epi32(m[2], m[3]), _mm512_unpackhi_epi32(m[2], m[3]));
+            let all = _mm512_max_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            let half = _mm256_max_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64::<1>(all));
+            let one = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            std::mem::transmute::<__m128i, [u32; 4]>(one)
+        }
+    }
+    #[inline(always)]
+    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
         unsafe {
             let inverse = _mm512_set1_ps(inverse);
-            for i in [0, 16] {
-                let q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.add(i)), inverse));
-                _mm_storeu_si128(to.add(i).cast(), _mm512_cvtepi32_epi8(q));
-            }
+            let first = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inverse));
+            let second = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x.add(16)), inverse));
+            let (first, second) = (_mm512_cvtepi32_epi8(first), _mm512_cvtepi32_epi8(second));
+            _mm_storeu_si128(to.cast(), first);
+            _mm_storeu_si128(to.add(16).cast(), second);
+            sums_of_bytes(first, second)
         }
+    }
+}
+
+/// The sums of sixteen signed bytes each.
+#[inline(always)]
+unsafe fn sums_of_bytes(first: __m128i, second: __m128i) -> [i32; 2] {
+    // SAFETY: the caller has AVX2. The processor sums absolute differences: the bytes are made unsigned by
+    // adding 128, sixteen of which are taken off again.
+    unsafe {
+        let (sign, zero) = (_mm_set1_epi8(-128), _mm_setzero_si128());
+        let a = _mm_sad_epu8(_mm_xor_si128(first, sign), zero);
+        let b = _mm_sad_epu8(_mm_xor_si128(second, sign), zero);
+        let both = _mm_add_epi64(_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b));
+        let (a, b) = (_mm_cvtsi128_si64(both) as i32, _mm_extract_epi64::<1>(both) as i32);
+        [a - 16 * 128, b - 16 * 128]
     }
 }
 
@@ -365,18 +400,20 @@ impl<D: Dot256> Lanes for Avx2<D> {
         }
     }
     #[inline(always)]
-    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) {
+    unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2] {
         unsafe {
             let inverse = _mm256_set1_ps(inverse);
-            for i in [0, 16] {
+            let mut both = [_mm_setzero_si128(); 2];
+            for (i, sixteen) in [0, 16].into_iter().zip(&mut both) {
                 let a = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.add(i)), inverse));
                 let b = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.add(i + 8)), inverse));
                 // Packing works in halves of 128 bits: the quarters are put in order after it.
                 let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
-                let bytes =
+                *sixteen =
                     _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                _mm_storeu_si128(to.add(i).cast(), bytes);
+                _mm_storeu_si128(to.add(i).cast(), *sixteen);
             }
+            sums_of_bytes(both[0], both[1])
         }
     }
 }

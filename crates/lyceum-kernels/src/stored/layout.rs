@@ -17,7 +17,7 @@ impl Place {
     }
 }
 
-/// The parts of a tile's block, in bytes from its beginning, for a type that has tiles of integers.
+/// The parts of a tile's block, in bytes from its body's beginning, for a type that has tiles of integers.
 struct Parts {
     /// f16 scales and minima.
     n_halves: usize,
@@ -42,11 +42,8 @@ impl Parts {
         Parts { n_halves, n_small, len: kind.block_len(), has_fifth_bits, has_two_bits: kind == Stored::Q6K }
     }
 
-    fn small(&self) -> usize {
-        self.n_halves * HALVES
-    }
     fn bits(&self) -> usize {
-        self.small() + self.n_small * GROUP
+        self.n_small * GROUP
     }
     fn qs(&self) -> usize {
         let fifth = if self.has_fifth_bits { self.len / 4 * GROUP_BITS } else { 0 };
@@ -55,9 +52,23 @@ impl Parts {
     }
 }
 
-/// Bytes of a tile's block.
-pub(super) fn tile_block_bytes(kind: Stored) -> usize {
-    kind.block_bytes() * ROWS
+/// Bytes of the head and of the body of a tile's block.
+pub(super) fn block_parts(kind: Stored) -> (usize, usize) {
+    if kind.block_len() == 1 {
+        return (0, 2 * ROWS * kind.block_bytes());
+    }
+    let head = Parts::of(kind).n_halves * HALVES;
+    (head, kind.block_bytes() * ROWS - head)
+}
+
+/// Where number `i` of a row is in a tile's blocks of floats: the block, and the byte in its body.
+pub(super) fn float_at(kind: Stored, row: usize, i: usize) -> (usize, usize) {
+    let at = match kind {
+        Stored::F32 => i % 2 * GROUP + 4 * row,
+        Stored::F16 => i % 2 * HALVES + 2 * row,
+        _ => 4 * row + i % 2 * 2,
+    };
+    (i / 2, at)
 }
 
 /// Where a file's block of `kind` has its halves, its small scales, and its numbers as integers.
@@ -111,58 +122,58 @@ fn open(kind: Stored, block: &[u8]) -> Opened<'_> {
     Opened { halves, small, q }
 }
 
-/// Puts one row's block into a tile's block, whose bytes for this row are zero.
-pub(super) fn put(kind: Stored, block: &[u8], at: Place, tile: &mut [u8]) {
+/// Puts one row's block into a tile's block, whose bits for this row are zero.
+pub(super) fn put(kind: Stored, block: &[u8], at: Place, head: &mut [u8], body: &mut [u8]) {
     let parts = Parts::of(kind);
     let Opened { halves, small, q } = open(kind, block);
     for (i, half) in halves.iter().take(parts.n_halves).enumerate() {
-        tile[i * HALVES + 2 * at.row..][..2].copy_from_slice(half);
+        head[i * HALVES + 2 * at.row..][..2].copy_from_slice(half);
     }
     for (i, four) in small.chunks_exact(4).enumerate() {
-        tile[parts.small() + at.byte(i, 0)..][..4].copy_from_slice(four);
+        body[at.byte(i, 0)..][..4].copy_from_slice(four);
     }
     let (bits, qs) = (parts.bits(), parts.qs());
     for (i, &q) in q[..parts.len].iter().enumerate() {
         let (group, j) = (i / 4, i % 4);
         if kind == Stored::Q8_0 {
-            tile[qs + at.byte(group, j)] = q;
+            body[qs + at.byte(group, j)] = q;
             continue;
         }
-        tile[qs + at.byte(group / 2, j)] |= (q & 15) << (group % 2 * 4);
+        body[qs + at.byte(group / 2, j)] |= (q & 15) << (group % 2 * 4);
         if parts.has_fifth_bits {
             let bit = 4 * at.row + j;
-            tile[bits + group * GROUP_BITS + bit / 8] |= (q >> 4) << (bit % 8);
+            body[bits + group * GROUP_BITS + bit / 8] |= (q >> 4) << (bit % 8);
         }
         if parts.has_two_bits {
-            tile[bits + at.byte(group / 4, j)] |= (q >> 4) << (group % 4 * 2);
+            body[bits + at.byte(group / 4, j)] |= (q >> 4) << (group % 4 * 2);
         }
     }
 }
 
 /// One row's numbers from a tile's block, as the file's block would give them.
-pub(super) fn numbers(kind: Stored, tile: &[u8], at: Place, out: &mut [f32]) {
+pub(super) fn numbers(kind: Stored, (head, body): (&[u8], &[u8]), at: Place, out: &mut [f32]) {
     let parts = Parts::of(kind);
     let half = |i: usize| {
-        let b = &tile[i * HALVES + 2 * at.row..];
+        let b = &head[i * HALVES + 2 * at.row..];
         half::f16::from_le_bytes([b[0], b[1]]).to_f32()
     };
-    let small = |i: usize| tile[parts.small() + at.byte(i / 4, i % 4)];
+    let small = |i: usize| body[at.byte(i / 4, i % 4)];
     let (d, bits, qs) = (half(0), parts.bits(), parts.qs());
     let q = |i: usize| {
         let (group, j) = (i / 4, i % 4);
-        let mut q = tile[qs + at.byte(group / 2, j)] >> (group % 2 * 4) & 15;
+        let mut q = body[qs + at.byte(group / 2, j)] >> (group % 2 * 4) & 15;
         if parts.has_fifth_bits {
             let bit = 4 * at.row + j;
-            q |= (tile[bits + group * GROUP_BITS + bit / 8] >> (bit % 8) & 1) << 4;
+            q |= (body[bits + group * GROUP_BITS + bit / 8] >> (bit % 8) & 1) << 4;
         }
         if parts.has_two_bits {
-            q |= (tile[bits + at.byte(group / 4, j)] >> (group % 4 * 2) & 3) << 4;
+            q |= (body[bits + at.byte(group / 4, j)] >> (group % 4 * 2) & 3) << 4;
         }
         q
     };
     let mut fill = |f: &dyn Fn(usize) -> f32| out.iter_mut().enumerate().for_each(|(i, x)| *x = f(i));
     match kind {
-        Stored::Q8_0 => fill(&|i| d * (i32::from(tile[qs + at.byte(i / 4, i % 4)]) - 128) as f32),
+        Stored::Q8_0 => fill(&|i| d * (i32::from(body[qs + at.byte(i / 4, i % 4)]) - 128) as f32),
         Stored::Q4_0 => fill(&|i| d * (i32::from(q(i)) - 8) as f32),
         Stored::Q5_0 => fill(&|i| d * (i32::from(q(i)) - 16) as f32),
         Stored::Q4_1 | Stored::Q5_1 => fill(&|i| d * f32::from(q(i)) + half(1)),

@@ -12,8 +12,9 @@ use crate::pool;
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Bytes that a thread reads at a time, as four streams.
+/// Bytes that a thread reads at a time, and how far ahead it asks.
 const PIECE: usize = 256 * 1024;
+const AHEAD: usize = 4096;
 const STEPS: usize = 20_000;
 const CHAINS: usize = 12;
 
@@ -45,7 +46,7 @@ pub fn operations(kind: Stored) -> f64 {
     pool::parallel_for(threads, |_| {
         let operations = match engine.words(kind) {
             // SAFETY: the processor has the engine.
-            Words::Bytes32 | Words::Bytes256 => unsafe {
+            Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256 => unsafe {
                 8.0 * (CHAINS * STEPS) as f64 * on_engine(engine, Work::Multiply(black_box(3))).1 as f64
             },
             Words::Pairs => multiply_adds(path, Precision::Bf16, STEPS),
@@ -101,14 +102,17 @@ unsafe fn on_engine(engine: Engine, work: Work) -> (f32, usize) {
 
 #[inline(always)]
 unsafe fn run<L: Lanes>(work: Work) -> (f32, usize) {
-    // SAFETY: the caller's; the streams are quarters of a piece.
+    // SAFETY: the caller's; the piece is there to read.
     unsafe {
         let mut acc = [L::splat(1); CHAINS];
         match work {
             Work::Read(piece) => {
-                for at in (0..PIECE / 4).step_by(4 * L::N) {
-                    for stream in 0..4 {
-                        acc[stream] = L::or(acc[stream], L::load(piece.add(stream * (PIECE / 4) + at)));
+                for at in (0..PIECE).step_by(16 * L::N) {
+                    for line in (0..16 * L::N).step_by(64) {
+                        crate::simd::prefetch(piece.wrapping_add(at + line + AHEAD).cast());
+                    }
+                    for i in 0..4 {
+                        acc[i] = L::or(acc[i], L::load(piece.add(at + i * 4 * L::N)));
                     }
                 }
             }

@@ -40,18 +40,7 @@ impl std::error::Error for QuantiseError {}
 ///
 /// F32, F16, Bf16, Q8_0, Q4_0 and Q4K; what is not finite is refused in blocks.
 pub fn quantise(kind: Stored, values: &[f32], out: &mut Vec<u8>) -> Result<(), QuantiseError> {
-    let n_numbers = values.len();
-    let Some(n_bytes) = kind.row_bytes(n_numbers) else {
-        return Err(QuantiseError::NotWholeBlocks { to: kind, n_numbers });
-    };
-    if !matches!(kind, Stored::F32 | Stored::F16 | Stored::Bf16 | Stored::Q8_0 | Stored::Q4_0 | Stored::Q4K) {
-        return Err(QuantiseError::NoQuantiser { to: kind });
-    }
-    if kind.block_len() > 1
-        && let Some(index) = values.iter().position(|x| !x.is_finite())
-    {
-        return Err(QuantiseError::NotFinite { index });
-    }
+    let n_bytes = check(kind, values, values.len())?;
     out.reserve(n_bytes);
     let blocks = values.chunks_exact(kind.block_len());
     match kind {
@@ -64,6 +53,22 @@ pub fn quantise(kind: Stored, values: &[f32], out: &mut Vec<u8>) -> Result<(), Q
         _ => unreachable!("refused above: bug"),
     }
     Ok(())
+}
+
+/// Whether rows of `k` of these values can be quantised: the bytes of all.
+pub(super) fn check(kind: Stored, values: &[f32], k: usize) -> Result<usize, QuantiseError> {
+    if !matches!(kind, Stored::F32 | Stored::F16 | Stored::Bf16 | Stored::Q8_0 | Stored::Q4_0 | Stored::Q4K) {
+        return Err(QuantiseError::NoQuantiser { to: kind });
+    }
+    let (Some(_), Some(n_bytes)) = (kind.row_bytes(k), kind.row_bytes(values.len())) else {
+        return Err(QuantiseError::NotWholeBlocks { to: kind, n_numbers: k });
+    };
+    if kind.block_len() > 1
+        && let Some(index) = values.iter().position(|x| !x.is_finite())
+    {
+        return Err(QuantiseError::NotFinite { index });
+    }
+    Ok(n_bytes)
 }
 
 /// One over a scale; zero for a block of zeros.

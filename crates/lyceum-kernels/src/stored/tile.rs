@@ -8,20 +8,21 @@
 use super::formats::{Floats, GROUP, HALVES, ROWS, Small, Super};
 use super::lanes::Lanes;
 
-/// No path has a taller tile, and none spans more weight tiles.
-pub(super) const HEIGHT_MAX: usize = 12;
-pub(super) const SPAN_MAX: usize = 4;
-
 /// Words of a panel's activations that stand beside each block of 256: see [`super::activations`].
 pub(super) const SUMS: usize = 12;
 
 /// One tile's work. The panel's rows lie side by side at every step.
 pub(super) struct Tile {
-    /// The first weight tile at this stretch, bytes to the next one, and how many there are.
-    pub w: *const u8,
-    pub w_step: usize,
+    /// The first weight tile's head and body at this stretch; the next tiles' follow.
+    pub heads: *const u8,
+    pub bodies: *const u8,
+    /// Bytes from a block to the next.
+    pub block_step: usize,
     pub n_tiles: usize,
-    /// The panel at this stretch: words along `k`, scales, sums, minima's factors.
+    /// How many bytes ahead the weight is asked for; 0 where it is in the cache.
+    pub ahead: usize,
+    /// The panel at this stretch: words along `k`, scales, sums (or what integers start from), minima's
+    /// factors.
     pub words: *const i32,
     pub scales: *const f32,
     pub sums: *const i32,
@@ -45,22 +46,46 @@ pub(super) enum Start {
 
 pub(super) type TileFn = unsafe fn(&Tile);
 
+/// A vector's rows in a block: the head of their scales, their tile's body, and the bytes into its groups.
+#[derive(Clone, Copy)]
+struct Column {
+    head: *const u8,
+    body: *const u8,
+    at: usize,
+}
+
 impl Tile {
-    /// Where vector `v`'s rows begin: their tile (the last one again where there are no more), and the bytes
-    /// into a group.
+    /// Where each vector's rows begin in the first block: in their tile, or in the last one again where there
+    /// are no more.
     #[inline(always)]
-    fn column<L: Lanes>(&self, v: usize) -> (*const u8, usize) {
+    fn columns<L: Lanes, const V: usize>(&self, head: usize, body: usize) -> [Column; V] {
         let per_tile = ROWS / L::N;
-        let tile = (v / per_tile).min(self.n_tiles - 1);
-        (self.w.wrapping_add(tile * self.w_step), v % per_tile * 4 * L::N)
+        let mut columns = [Column { head: self.heads, body: self.bodies, at: 0 }; V];
+        for (v, column) in columns.iter_mut().enumerate() {
+            let tile = (v / per_tile).min(self.n_tiles - 1);
+            let at = v % per_tile * 4 * L::N;
+            let head = self.heads.wrapping_add(tile * head + at / 2);
+            *column = Column { head, body: self.bodies.wrapping_add(tile * body), at };
+        }
+        columns
+    }
+
+    /// Asks for the block that is `ahead` bytes after this one.
+    #[inline(always)]
+    fn prefetch(&self, column: &Column) {
+        if self.ahead > 0 {
+            for at in (0..self.block_step).step_by(64) {
+                crate::simd::prefetch(column.head.wrapping_add(self.ahead + at).cast());
+            }
+        }
     }
 
     #[inline(always)]
-    unsafe fn begin<L: Lanes, const R: usize, const V: usize>(&self) -> [[L::F; V]; R] {
+    unsafe fn begin<L: Lanes, const R: usize, const V: usize>(&self, start: Start) -> [[L::F; V]; R] {
         // SAFETY: the tile's output is good for `R` rows of `cols`.
         unsafe {
             let mut sums = [[L::float(0.0); V]; R];
-            if self.start == Start::Output {
+            if start == Start::Output {
                 for i in 0..R {
                     for v in 0..V {
                         if v * L::N < self.cols {
@@ -90,25 +115,11 @@ impl Tile {
     }
 }
 
-/// What an integer sum starts from: `−offset · Σ s`, given `−Σ s`.
-#[inline(always)]
-unsafe fn offset<L: Lanes, F: Small>(negative_sum: i32) -> L::I {
-    // SAFETY: the caller's.
-    unsafe {
-        match if F::WIDE && L::OFFSET == 0 || F::LEAST { 0 } else { F::OFFSET } {
-            3 => L::shl32::<3>(L::splat(negative_sum)),
-            4 => L::shl32::<4>(L::splat(negative_sum)),
-            7 => L::shl32::<7>(L::splat(negative_sum)),
-            _ => L::splat(0),
-        }
-    }
-}
-
 /// Two groups of four along `k`.
 #[inline(always)]
 unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: usize>(
     acc: &mut [[L::I; V]; R],
-    w: &[(*const u8, usize); V],
+    w: &[Column; V],
     pair: usize,
     words: *const i32,
 ) {
@@ -117,7 +128,7 @@ unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: us
         let mut first = [L::splat(0); V];
         let mut second = first;
         for v in 0..V {
-            (first[v], second[v]) = N::pair::<L>(w[v].0, pair, w[v].1);
+            (first[v], second[v]) = N::pair::<L>(w[v].body, pair, w[v].at);
         }
         for (group, u) in [first, second].into_iter().enumerate() {
             for i in 0..R {
@@ -139,20 +150,23 @@ unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: us
 pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
-        let mut w: [_; V] = std::array::from_fn(|v| t.column::<L>(v));
-        let (mut words, mut scales, mut negative, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
+        let (mut words, mut scales, mut starts, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
         for _ in 0..t.n_blocks {
             let mut acc = [[L::splat(0); V]; R];
-            for i in 0..R {
-                acc[i] = [offset::<L, F>(*negative.add(i)); V];
+            if !F::LEAST {
+                for i in 0..R {
+                    acc[i] = [L::splat(*starts.add(i)); V];
+                }
+                starts = starts.add(R);
             }
             for pair in 0..4 {
                 dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
             }
             let mut d = [L::float(0.0); V];
             for v in 0..V {
-                d[v] = L::load_half(w[v].0.add(w[v].1 / 2));
+                d[v] = L::load_half(w[v].head);
             }
             for i in 0..R {
                 let scale = L::float(*scales.add(i));
@@ -162,7 +176,7 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
             }
             if F::LEAST {
                 for v in 0..V {
-                    d[v] = L::load_half(w[v].0.add(HALVES + w[v].1 / 2));
+                    d[v] = L::load_half(w[v].head.add(HALVES));
                 }
                 for i in 0..R {
                     let shift = L::float(*shifts.add(i));
@@ -172,12 +186,13 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
                 }
                 shifts = shifts.add(R);
             }
+            t.prefetch(&w[0]);
             for w in &mut w {
-                w.0 = w.0.add(F::BYTES);
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
             }
             words = words.add(8 * R);
             scales = scales.add(R);
-            negative = negative.add(R);
         }
         t.end::<L, R, V>(sums);
     }
@@ -191,16 +206,16 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
 pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
-        let mut w: [_; V] = std::array::from_fn(|v| t.column::<L>(v));
+        let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut constants) = (t.words, t.scales, t.sums);
         let pairs = F::PART / 8;
+        let mut start = t.start;
         for _ in 0..t.n_blocks {
             let mut whole = [[L::splat(0); V]; R];
             for quad in 0..64 / F::PART {
                 let mut four = [L::splat(0); V];
                 for v in 0..V {
-                    four[v] = F::scales::<L>(w[v].0, quad, w[v].1);
+                    four[v] = F::scales::<L>(w[v].body, quad, w[v].at);
                 }
                 for j in 0..4 {
                     let mut acc = [[L::splat(0); V]; R];
@@ -220,16 +235,19 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
             let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
             for word in 0..n_words {
                 for v in 0..V {
-                    let constant = F::constant::<L>(w[v].0, word, w[v].1);
+                    let constant = F::constant::<L>(w[v].body, word, w[v].at);
                     for i in 0..R {
                         let s = L::splat(*constants.add((first + word) * R + i));
                         part[i][v] = L::dot16(part[i][v], constant, s);
                     }
                 }
             }
+            // The sums wait in the result, or registers would be short in the loops above.
+            let mut sums = t.begin::<L, R, V>(start);
+            start = Start::Output;
             for v in 0..V {
-                let d = L::load_half(w[v].0.add(w[v].1 / 2));
-                let d_least = if F::LEAST { L::load_half(w[v].0.add(HALVES + w[v].1 / 2)) } else { d };
+                let d = L::load_half(w[v].head);
+                let d_least = if F::LEAST { L::load_half(w[v].head.add(HALVES)) } else { d };
                 for i in 0..R {
                     let scale = L::float(*scales.add(i));
                     let factor = L::mul_float(d, scale);
@@ -242,14 +260,16 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
                     }
                 }
             }
+            t.prefetch(&w[0]);
+            t.end::<L, R, V>(sums);
             for w in &mut w {
-                w.0 = w.0.add(F::BYTES);
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
             }
             words = words.add(64 * R);
             scales = scales.add(R);
             constants = constants.add(SUMS * R);
         }
-        t.end::<L, R, V>(sums);
     }
 }
 
@@ -261,14 +281,16 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
 pub(super) unsafe fn floats<L: Lanes, F: Floats, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
-        let mut w: [_; V] = std::array::from_fn(|v| t.column::<L>(v));
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(0, F::BODY);
         let mut words: *const f32 = t.words.cast();
         for _ in 0..t.n_blocks {
+            t.prefetch(&w[0]);
             let mut pairs = [(L::float(0.0), L::float(0.0)); V];
             for v in 0..V {
-                pairs[v] = F::pair::<L>(w[v].0, w[v].1);
-                w[v].0 = w[v].0.add(F::BYTES);
+                pairs[v] = F::pair::<L>(w[v].body, w[v].at);
+                w[v].head = w[v].head.wrapping_add(t.block_step);
+                w[v].body = w[v].body.wrapping_add(t.block_step);
             }
             for i in 0..R {
                 let (x, y) = (L::float(*words.add(i)), L::float(*words.add(R + i)));
@@ -294,14 +316,16 @@ pub(super) unsafe fn bf16_pairs<const R: usize, const V: usize>(t: &Tile) {
     use std::mem::transmute;
     // SAFETY: the caller's; all types are 512 bits.
     unsafe {
-        let mut sums = t.begin::<L, R, V>();
-        let mut w: [_; V] = std::array::from_fn(|v| t.column::<L>(v).0);
+        let mut sums = t.begin::<L, R, V>(t.start);
+        let mut w: [_; V] = t.columns::<L, V>(0, GROUP);
         let mut words = t.words;
         for _ in 0..t.n_blocks {
+            t.prefetch(&w[0]);
             let mut pairs = [L::splat(0); V];
             for v in 0..V {
-                pairs[v] = L::load(w[v]);
-                w[v] = w[v].add(GROUP);
+                pairs[v] = L::load(w[v].body);
+                w[v].head = w[v].head.wrapping_add(t.block_step);
+                w[v].body = w[v].body.wrapping_add(t.block_step);
             }
             for i in 0..R {
                 let x = transmute::<__m512i, __m512bh>(L::splat(*words.add(i)));

@@ -1,13 +1,15 @@
 //! A weight laid out for products.
 
 use super::convert::tile_row;
-use super::formats::{GROUP, HALVES, ROWS};
+use super::formats::{ROWS, WOVEN};
 use super::kind::Stored;
-use super::layout::{self, Place};
+use super::layout::{self, Place, block_parts, float_at};
 use super::memory::Memory;
-use super::quantise::{QuantiseError, quantise};
+use super::quantise::{self, QuantiseError, quantise};
 use crate::pool::{self, SendPtr};
 use half::{bf16, f16};
+use std::borrow::Cow;
+use std::ops::Range;
 
 /// A weight `[n, k]` (PyTorch's `[out, in]`), laid out once; the bytes that it was made from are not needed
 /// any more. The layout is the same on every path.
@@ -15,7 +17,7 @@ use half::{bf16, f16};
 pub struct StoredWeight {
     kind: Stored,
     tile_kind: Stored,
-    /// Tiles of 16 rows, each over the whole of `k`; rows that are not there are zeros.
+    /// Tiles of 16 rows over the whole of `k`, four of them woven; rows that are not there are zeros.
     tiles: Memory,
     n: usize,
     k: usize,
@@ -35,37 +37,21 @@ impl StoredWeight {
             bytes.len()
         );
         let row_bytes = row_bytes.unwrap_or_default();
-        let tile_kind = tile_kind_of(kind);
-        let tile_bytes = tile_bytes_of(tile_kind, k);
-        let tiles = Memory::new(n.div_ceil(ROWS) * tile_bytes);
-        let base = SendPtr(tiles.as_ptr());
-        pool::parallel_for(n.div_ceil(ROWS), |t| {
-            // SAFETY: each task has its own tile; the memory is this function's alone.
-            let tile = unsafe {
-                let at = base.get().add(t * tile_bytes);
-                at.write_bytes(0, tile_bytes);
-                std::slice::from_raw_parts_mut(at, tile_bytes)
-            };
-            for row in 0..ROWS.min(n - t * ROWS) {
-                let bytes = &bytes[(t * ROWS + row) * row_bytes..][..row_bytes];
-                put_row(tile_kind, &tile_row(kind, bytes), row, tile);
-            }
-        });
-        StoredWeight { kind, tile_kind, tiles, n, k }
+        lay_out(kind, n, k, |row| tile_row(kind, &bytes[row * row_bytes..][..row_bytes]))
     }
 
-    /// Quantises dense `[n, k]` numbers and lays them out.
+    /// Quantises dense `[n, k]` numbers and lays them out, a few rows at a time.
     ///
     /// # Panics
     /// When `values` are not `n × k` numbers.
     pub fn from_f32(kind: Stored, values: &[f32], n: usize, k: usize) -> Result<StoredWeight, QuantiseError> {
         assert_eq!(values.len(), n * k, "stored weight: [{n}, {k}] in {} numbers", values.len());
-        if kind.row_bytes(k).is_none() {
-            return Err(QuantiseError::NotWholeBlocks { to: kind, n_numbers: k });
-        }
-        let mut bytes = Vec::new();
-        quantise(kind, values, &mut bytes)?;
-        Ok(StoredWeight::pack(kind, &bytes, n, k))
+        quantise::check(kind, values, k)?;
+        Ok(lay_out(kind, n, k, |row| {
+            let mut bytes = Vec::new();
+            quantise(kind, &values[row * k..][..k], &mut bytes).expect("checked before: bug");
+            Cow::Owned(bytes)
+        }))
     }
 
     /// The type that it was made from.
@@ -100,24 +86,66 @@ impl StoredWeight {
     /// When there is no such row, or `out` is not `k` numbers.
     pub fn row(&self, i: usize, out: &mut [f32]) {
         assert!(i < self.n && out.len() == self.k, "row {i} of [{}, {}]", self.n, self.k);
-        let tile_bytes = self.tile_bytes();
-        let tile = &self.tiles.bytes()[i / ROWS * tile_bytes..][..tile_bytes];
-        row_of(self.tile_kind, tile, i % ROWS, out);
+        let (tile_bytes, tile) = (self.tile_bytes(), i / ROWS);
+        let first = tile / WOVEN * WOVEN;
+        let n_woven = self.n_woven(tile);
+        let woven = &self.tiles.bytes()[first * tile_bytes..][..n_woven * tile_bytes];
+        row_of(self.tile_kind, woven, i - first * ROWS, n_woven, out);
     }
 
     pub(super) fn n_tiles(&self) -> usize {
         self.n.div_ceil(ROWS)
     }
 
-    /// Bytes from a tile to the next.
-    pub(super) fn tile_bytes(&self) -> usize {
+    /// Bytes of a tile over the whole of `k`.
+    fn tile_bytes(&self) -> usize {
         tile_bytes_of(self.tile_kind, self.k)
     }
 
-    /// Where tile `t` begins.
-    pub(super) fn tile(&self, t: usize) -> *const u8 {
-        self.tiles.as_ptr().wrapping_add(t * self.tile_bytes())
+    /// Tiles that are woven with tile `t`, itself among them.
+    pub(super) fn n_woven(&self, t: usize) -> usize {
+        WOVEN.min(self.n_tiles() - t / WOVEN * WOVEN)
     }
+
+    /// Where the first blocks' head and body of tile `t` are, and the bytes from its block to the next.
+    pub(super) fn tile(&self, t: usize) -> (*const u8, *const u8, usize) {
+        let ((head, body), n_woven) = (block_parts(self.tile_kind), self.n_woven(t));
+        let woven = self.tiles.as_ptr().wrapping_add(t / WOVEN * WOVEN * self.tile_bytes());
+        let at = t % WOVEN;
+        (
+            woven.wrapping_add(at * head),
+            woven.wrapping_add(n_woven * head + at * body),
+            n_woven * (head + body),
+        )
+    }
+}
+
+/// Lays out rows as `tile_row` gives them, in the tile's type.
+fn lay_out<'a>(
+    kind: Stored,
+    n: usize,
+    k: usize,
+    tile_row: impl Fn(usize) -> Cow<'a, [u8]> + Sync,
+) -> StoredWeight {
+    let tile_kind = tile_kind_of(kind);
+    let tile_bytes = tile_bytes_of(tile_kind, k);
+    let n_tiles = n.div_ceil(ROWS);
+    let tiles = Memory::new(n_tiles * tile_bytes);
+    let base = SendPtr(tiles.as_ptr());
+    pool::parallel_for(n_tiles.div_ceil(WOVEN), |group| {
+        let first = group * WOVEN;
+        let n_woven = WOVEN.min(n_tiles - first);
+        // SAFETY: each task has its own tiles; the memory is this function's alone.
+        let woven = unsafe {
+            let at = base.get().add(first * tile_bytes);
+            at.write_bytes(0, n_woven * tile_bytes);
+            std::slice::from_raw_parts_mut(at, n_woven * tile_bytes)
+        };
+        for row in first * ROWS..n.min((first + n_woven) * ROWS) {
+            put_row(tile_kind, &tile_row(row), row - first * ROWS, n_woven, woven);
+        }
+    });
+    StoredWeight { kind, tile_kind, tiles, n, k }
 }
 
 fn tile_kind_of(kind: Stored) -> Stored {
@@ -129,40 +157,46 @@ fn tile_kind_of(kind: Stored) -> Stored {
 }
 
 fn tile_bytes_of(tile_kind: Stored, k: usize) -> usize {
-    match tile_kind {
-        Stored::F32 => k.div_ceil(2) * 2 * GROUP,
-        Stored::F16 | Stored::Bf16 => k.div_ceil(2) * GROUP,
-        kind => k / kind.block_len() * layout::tile_block_bytes(kind),
-    }
+    let (head, body) = block_parts(tile_kind);
+    // Blocks of floats are two numbers.
+    k.div_ceil(tile_kind.block_len().max(2)) * (head + body)
 }
 
-/// Where number `i` of a row is in a tile of floats, in bytes.
-fn float_at(kind: Stored, row: usize, i: usize) -> usize {
-    match kind {
-        Stored::F32 => i * GROUP + 4 * row,
-        Stored::F16 => i * HALVES + 2 * row,
-        _ => i / 2 * GROUP + 4 * row + i % 2 * 2,
-    }
+/// Where a row's tile has its head and body in a block of `n_woven` tiles.
+fn parts_of(kind: Stored, row: usize, n_woven: usize) -> (Range<usize>, Range<usize>) {
+    let ((head, body), tile) = (block_parts(kind), row / ROWS);
+    let bodies = n_woven * head;
+    (tile * head..(tile + 1) * head, bodies + tile * body..bodies + (tile + 1) * body)
 }
 
-fn put_row(kind: Stored, bytes: &[u8], row: usize, tile: &mut [u8]) {
-    let block_bytes = kind.block_bytes();
+/// Puts row `row` of some woven tiles.
+fn put_row(kind: Stored, bytes: &[u8], row: usize, n_woven: usize, woven: &mut [u8]) {
+    let (block_bytes, (head, body)) = (kind.block_bytes(), block_parts(kind));
+    let (in_head, in_body) = parts_of(kind, row, n_woven);
+    let step = n_woven * (head + body);
     if kind.block_len() == 1 {
         for (i, number) in bytes.chunks_exact(block_bytes).enumerate() {
-            tile[float_at(kind, row, i)..][..block_bytes].copy_from_slice(number);
+            let (block, at) = float_at(kind, row % ROWS, i);
+            woven[block * step + in_body.start + at..][..block_bytes].copy_from_slice(number);
         }
         return;
     }
-    let blocks = tile.chunks_exact_mut(layout::tile_block_bytes(kind));
-    for (block, tile) in bytes.chunks_exact(block_bytes).zip(blocks) {
-        layout::put(kind, block, Place { row }, tile);
+    for (block, woven) in bytes.chunks_exact(block_bytes).zip(woven.chunks_exact_mut(step)) {
+        let (heads, bodies) = woven.split_at_mut(n_woven * head);
+        let body = &mut bodies[in_body.start - n_woven * head..in_body.end - n_woven * head];
+        layout::put(kind, block, Place { row: row % ROWS }, &mut heads[in_head.clone()], body);
     }
 }
 
-fn row_of(kind: Stored, tile: &[u8], row: usize, out: &mut [f32]) {
+/// Row `row` of some woven tiles as numbers.
+fn row_of(kind: Stored, woven: &[u8], row: usize, n_woven: usize, out: &mut [f32]) {
+    let (head, body) = block_parts(kind);
+    let (in_head, in_body) = parts_of(kind, row, n_woven);
+    let step = n_woven * (head + body);
     if kind.block_len() == 1 {
         for (i, x) in out.iter_mut().enumerate() {
-            let b = &tile[float_at(kind, row, i)..];
+            let (block, at) = float_at(kind, row % ROWS, i);
+            let b = &woven[block * step + in_body.start + at..];
             *x = match kind {
                 Stored::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
                 Stored::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
@@ -171,8 +205,8 @@ fn row_of(kind: Stored, tile: &[u8], row: usize, out: &mut [f32]) {
         }
         return;
     }
-    let blocks = tile.chunks_exact(layout::tile_block_bytes(kind));
-    for (tile, out) in blocks.zip(out.chunks_exact_mut(kind.block_len())) {
-        layout::numbers(kind, tile, Place { row }, out);
+    for (woven, out) in woven.chunks_exact(step).zip(out.chunks_exact_mut(kind.block_len())) {
+        let parts = (&woven[in_head.clone()], &woven[in_body.clone()]);
+        layout::numbers(kind, parts, Place { row: row % ROWS }, out);
     }
 }

@@ -10,10 +10,11 @@ const DEPTH_MAX: usize = 100;
 
 /// `{{ value }}`.
 pub(super) fn print(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
-    if value.kind() == ValueKind::Number && !value.is_integer() {
-        if let Ok(number) = f64::try_from(value.clone()) {
-            return out.write_str(&float(number)).map_err(Error::from);
-        }
+    if value.kind() == ValueKind::Number
+        && !value.is_integer()
+        && let Ok(number) = f64::try_from(value.clone())
+    {
+        return out.write_str(&float(number)).map_err(Error::from);
     }
     minijinja::escape_formatter(out, state, value)
 }

@@ -230,7 +230,7 @@ impl Tokenizer {
             let Body::Pipeline(tokenizer) = &self.body else {
                 unreachable!("only the library joins so: bug")
             };
-            return tokenizer.decode(ids, show == ShowSpecials::No).map_err(inexpressible);
+            return tokenizer.decode(ids, show != ShowSpecials::Yes).map_err(inexpressible);
         }
         let mut stream = TextStream::new(Position::Beginning, show);
         let mut text = String::new();
@@ -315,6 +315,19 @@ impl Tokenizer {
 pub enum ShowSpecials {
     No,
     Yes,
+    /// Only these, such as the markers of tool calls
+    /// ([`ToolFormat::markers`](crate::tools::ToolFormat::markers)).
+    Only(&'static [&'static str]),
+}
+
+impl ShowSpecials {
+    fn shows(self, special: &[u8]) -> bool {
+        match self {
+            ShowSpecials::No => false,
+            ShowSpecials::Yes => true,
+            ShowSpecials::Only(names) => names.iter().any(|name| name.as_bytes() == special),
+        }
+    }
 }
 
 fn push_ids(words: &PreTokenizedString, out: &mut Vec<u32>) {

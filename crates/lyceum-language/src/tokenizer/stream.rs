@@ -39,7 +39,7 @@ impl TextStream {
         if tokenizer.joins == Joins::Library {
             return self.push_library(tokenizer, id);
         }
-        if piece.special && self.show == ShowSpecials::No {
+        if piece.special && !self.show.shows(&piece.bytes) {
             return Ok(String::new());
         }
         let mut bytes = piece.bytes.as_slice();
@@ -66,7 +66,7 @@ impl TextStream {
         let Body::Pipeline(library) = &tokenizer.body else { unreachable!("only the library joins so: bug") };
         self.ids.push(id);
         let text = library
-            .decode(&self.ids, self.show == ShowSpecials::No)
+            .decode(&self.ids, self.show != ShowSpecials::Yes)
             .map_err(|error| LanguageError::Text(format!("the tokenizer cannot decode it: {error}")))?;
         let new = text.get(self.n_given..).unwrap_or_default();
         if new.ends_with('\u{FFFD}') {

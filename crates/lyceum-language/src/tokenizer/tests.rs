@@ -164,6 +164,7 @@ fn the_space_is_added_once_and_taken_away_once() {
     assert_eq!(ids[0], 1);
     assert_eq!(tokenizer.decode(&ids).unwrap(), "the cat");
     assert_eq!(tokenizer.decode_as(&ids, ShowSpecials::Yes).unwrap(), "<s>the cat");
+    assert_eq!(tokenizer.decode_as(&[1, 2], ShowSpecials::Only(&["</s>"])).unwrap(), "</s>");
     let mut answer = TextStream::new(Position::Continuation, ShowSpecials::No);
     assert_eq!(answer.push(&tokenizer, tokenizer.token_id("▁cat").unwrap()).unwrap(), " cat");
     // Written, a byte's name and a control token's are characters.

@@ -1,7 +1,10 @@
 //! What needs real vocabularies and templates: `scripts/fetch-assets vocabularies smollm2 tokenizers`. Without
 //! them each test says `skipped: asset …`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod gguf;
+mod grammars;
 mod json;
 mod templates;
 mod vocabularies;

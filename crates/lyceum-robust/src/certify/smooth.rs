@@ -40,6 +40,11 @@ impl Smoothing {
         Ok(Smoothing { sigma, n0, n, alpha })
     }
 
+    /// The same noise with one sample.
+    pub fn smallest(self) -> Self {
+        Smoothing { n0: 1, n: 1, ..self }
+    }
+
     pub fn sigma(&self) -> f64 {
         self.sigma
     }

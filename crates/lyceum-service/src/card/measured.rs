@@ -5,6 +5,7 @@ use crate::ServiceError;
 use crate::resident::Resident;
 use crate::robustness::Run;
 use lyceum_explain::{Checks, Explanation};
+use lyceum_privacy::membership::{Attack, Estimate};
 use lyceum_robust::attack::FlagState;
 use lyceum_robust::share::share;
 use lyceum_store::evidence;
@@ -194,6 +195,40 @@ pub fn keep_costs(
                  not independent, so an interval may be too narrow.";
     section.statements.push(clock.into());
     keep(resident, Part::Cost, section, now)
+}
+
+/// Keeps how well a membership attack told the version's rows from others beside the version, for its card and its
+/// privacy report.
+///
+/// # Errors
+/// The folder is full, or the disk refuses.
+pub fn keep_membership(
+    resident: &Resident,
+    attack: &Attack,
+    data: &str,
+    n: u64,
+    recompute: &str,
+) -> Result<(), ServiceError> {
+    let now = Timestamp::now();
+    let mut section = Section::default();
+    let mut say = |name: String, estimate: &Estimate| {
+        let mut number = number(resident, &name, estimate.value, "share");
+        number.ci95 = Stated::Is(estimate.ci95);
+        number.interval = "95 %".into();
+        number.n = Stated::Is(n);
+        number.method = format!("membership attack by loss (Yeom et al. 2018) on {data}");
+        number.date = now.date_time();
+        number.recompute = recompute.to_owned();
+        section.numbers.push(number);
+    };
+    say("membership AUC".into(), &attack.auc);
+    for at in &attack.tpr_at {
+        say(format!("members found where {} of others are accused", at.fpr), &at.tpr);
+    }
+    section
+        .statements
+        .push("An attack is a lower bound of what can be found out: a stronger one may find more.".into());
+    keep(resident, Part::Privacy, section, now)
 }
 
 fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {

@@ -16,21 +16,29 @@ impl EngineDevice {
     pub(super) fn new(engine: Engine) -> Self {
         EngineDevice { engine, ws: None }
     }
-}
 
-impl Device for EngineDevice {
-    fn run(&mut self, pass: Pass) -> Result<PassResult, ExplainError> {
+    /// One task in its turn.
+    pub(super) fn task<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Workspace) -> T + Send + 'static,
+    ) -> Result<T, ExplainError> {
         let (sender, receiver) = mpsc::channel();
         let mut ws = self.ws.take().unwrap_or_default();
         let task = move || {
-            let result = pass.run(&mut ws);
+            let result = work(&mut ws);
             // A caller that is gone has dropped its end.
             let _ = sender.send((result, ws));
         };
         self.engine.with_device(task).map_err(|error| ExplainError::Device(error.to_string()))?;
         let (result, ws) = receiver.recv().map_err(|error| ExplainError::Device(error.to_string()))?;
         self.ws = Some(ws);
-        Ok(result?)
+        Ok(result)
+    }
+}
+
+impl Device for EngineDevice {
+    fn run(&mut self, pass: Pass) -> Result<PassResult, ExplainError> {
+        Ok(self.task(move |ws| pass.run(ws))??)
     }
 }
 

@@ -9,6 +9,7 @@ mod attention;
 mod counterfactual;
 mod device;
 mod heatmap;
+mod influence;
 mod kept;
 mod options;
 mod parts;
@@ -17,6 +18,7 @@ mod target;
 pub use attention::{AttentionShown, Map};
 pub use counterfactual::{Change, Changed, Counterfactual, Wish};
 pub use heatmap::{colour, heatmap_png, relative};
+pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
@@ -74,6 +76,8 @@ pub enum Answer {
     },
     /// Weights, which are no explanation.
     Attention(AttentionShown),
+    /// Rows of the training file.
+    Influence(InfluenceShown),
 }
 
 /// Explains one answer and keeps it for [`find`].
@@ -83,9 +87,41 @@ pub async fn create(
     request: Request,
 ) -> Result<Explained, ServiceError> {
     let resident = service.resident(project, &request.model).await?;
-    let explained = explain(service, &resident, &request.what, &request.options, "input").await?;
+    let explained = match request.options.method {
+        MethodChoice::Tracin => {
+            let place = service.explaining.try_acquire();
+            let _place =
+                place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+            let found = influence::follow(service, project, &resident, &request.what, &request.options);
+            explained(&resident, Answer::Influence(found.await?))
+        }
+        _ => explain(service, &resident, &request.what, &request.options, "input").await?,
+    };
     service.explanations.keep(project, explained.clone());
     Ok(explained)
+}
+
+/// Looks at a request for the background as [`create`] would, without a pass: words, target, method and baseline fit
+/// the model. Returns the version that will be explained.
+///
+/// # Errors
+/// What [`create`] would refuse before its first pass.
+pub async fn check(
+    service: &Service,
+    project: &Project,
+    request: &Request,
+) -> Result<Arc<Resident>, ServiceError> {
+    let resident = service.resident(project, &request.model).await?;
+    let read = parts::read(&resident, &request.what, &request.options, "input")?;
+    let (target, _) = target::choose(&resident, &read, &request.options)?;
+    let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
+        .map_err(refused)?;
+    if !matches!(request.options.method, MethodChoice::Attention { .. }) {
+        let method = options::method(&resident, &subject, &request.options.method)?;
+        method.check_model(&resident.model).map_err(refused)?;
+        options::baseline(&resident, &method, &request.options.baseline)?;
+    }
+    Ok(resident)
 }
 
 /// The answer to an input with its explanation, from the same passes; kept for [`find`].
@@ -100,7 +136,7 @@ pub(crate) async fn answer_and_explain(
     let explained = explain(service, resident, &What::Input(content.clone()), options, path).await?;
     let outputs = match &explained.answer {
         Answer::Attributions { explanation, .. } => explanation.outputs.clone(),
-        Answer::Attention(_) => {
+        Answer::Attention(_) | Answer::Influence(_) => {
             let message = "attention is no explanation: ask for it at POST /v1/explanations";
             return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
         }
@@ -117,6 +153,10 @@ pub(crate) async fn explain(
     options: &Options,
     path: &str,
 ) -> Result<Explained, ServiceError> {
+    if options.method == MethodChoice::Tracin {
+        let message = "row influence is asked for alone, at POST /v1/explanations";
+        return Err(ServiceError::invalid("method", "unsupported_method", message));
+    }
     let place = service.explaining.try_acquire();
     let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
     let read = parts::read(resident, what, options, path)?;
@@ -162,13 +202,17 @@ pub(crate) async fn explain(
         }
     };
     drop(cancel);
-    Ok(Explained {
+    Ok(explained(resident, answer))
+}
+
+fn explained(resident: &Resident, answer: Answer) -> Explained {
+    Explained {
         id: format!("expl_{}", uuid::Uuid::now_v7().simple()),
         created_at: Timestamp::now().seconds(),
         model: resident.version.id(),
         sha256: resident.version.sha256.clone(),
         answer,
-    })
+    }
 }
 
 /// Aggregation is small, but waits for passes: it has a thread of its own.
@@ -197,7 +241,13 @@ pub async fn methods(
         let refusal = method.check_model(&resident.model).err().map(|error| error.to_string());
         method.info(refusal)
     });
-    let infos = infos.collect();
+    let mut infos: Vec<MethodInfo> = infos.collect();
+    infos.push(MethodInfo {
+        name: TRACIN,
+        exact: false,
+        passes: "checkpoints × (training rows + 1)",
+        refusal: influence::refusal(service, &resident),
+    });
     Ok((resident, infos))
 }
 

@@ -51,6 +51,8 @@ pub enum MethodChoice {
     Attention {
         rollout: bool,
     },
+    /// Training rows instead of features.
+    Tracin,
 }
 
 #[derive(Clone, Debug, PartialEq)]

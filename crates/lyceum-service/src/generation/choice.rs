@@ -47,7 +47,7 @@ impl Choice {
     pub fn new(speaker: &Speaker, options: &Options) -> Self {
         Self {
             is_over: Arc::default(),
-            stream: speaker.stream(options.echo),
+            stream: speaker.stream(options.echo, &options.shown),
             stops: Some(StopFinder::new(options.stop.clone())),
             logprobs: options.logprobs,
             prompt_logprobs: options.prompt_logprobs,

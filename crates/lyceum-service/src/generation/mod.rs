@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub stop: Vec<String>,
     /// Tokens that end an answer beside the model's own.
     pub stop_ids: Vec<u32>,
+    /// Special tokens that are part of the text.
+    pub shown: Vec<u32>,
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     pub echo: bool,
@@ -213,6 +215,7 @@ pub(crate) fn start(
         prompt_ids,
         echo: options.echo,
         usage,
+        seed: base_seed,
         receiver,
         deadline: Instant::now() + limits::REQUEST_TIMEOUT,
     })
@@ -304,6 +307,8 @@ pub struct Running {
     echo: bool,
     usage: Usage,
     n_open: usize,
+    /// That of the first choice.
+    seed: u64,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
 }
@@ -329,6 +334,11 @@ impl Running {
     /// choice's first token is there.
     pub fn prompt_tokens(&self, choice: usize) -> &[PromptToken] {
         &self.choices[choice].prompt_tokens
+    }
+
+    /// The seed of the first choice, asked for or drawn.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// What has been read and made so far.

@@ -146,13 +146,15 @@ impl Speaker {
         }
     }
 
-    /// A text that comes token by token; `echo`: with its prompt.
-    pub fn stream(&self, echo: bool) -> SpeakerStream {
+    /// A text that comes token by token; `echo`: with its prompt. Special tokens are left out but those of
+    /// `shown`.
+    pub fn stream(&self, echo: bool, shown: &[u32]) -> SpeakerStream {
         match self {
             Speaker::Trained(_) => SpeakerStream::Trained(text::TextStream::default()),
             Speaker::Language(_) => {
                 let position = if echo { Position::Beginning } else { Position::Continuation };
-                SpeakerStream::Language(words::TextStream::new(position, ShowSpecials::No))
+                let stream = words::TextStream::new(position, ShowSpecials::No);
+                SpeakerStream::Language { stream, shown: shown.to_vec() }
             }
         }
     }
@@ -165,7 +167,7 @@ fn own(resident: &Resident) -> &Tokenizer {
 
 pub(crate) enum SpeakerStream {
     Trained(text::TextStream),
-    Language(words::TextStream),
+    Language { stream: words::TextStream, shown: Vec<u32> },
 }
 
 impl SpeakerStream {
@@ -175,9 +177,14 @@ impl SpeakerStream {
             (SpeakerStream::Trained(stream), Speaker::Trained(resident)) => {
                 Ok(stream.push(own(resident), id))
             }
-            (SpeakerStream::Language(stream), Speaker::Language(language)) => stream
-                .push(&language.words.tokenizer, id)
-                .map_err(|error| ServiceError::internal("a token stands for nothing", error)),
+            (SpeakerStream::Language { stream, shown }, Speaker::Language(language)) => {
+                let tokenizer = &language.words.tokenizer;
+                if shown.contains(&id) && tokenizer.is_special(id) {
+                    return Ok(stream.finish() + &speaker.token_text(id));
+                }
+                let text = stream.push(tokenizer, id);
+                text.map_err(|error| ServiceError::internal("a token stands for nothing", error))
+            }
             _ => Err(ServiceError::internal("a stream of another speaker", "bug")),
         }
     }
@@ -186,7 +193,7 @@ impl SpeakerStream {
     pub fn finish(&mut self) -> String {
         match self {
             SpeakerStream::Trained(stream) => std::mem::take(stream).finish(),
-            SpeakerStream::Language(stream) => stream.finish(),
+            SpeakerStream::Language { stream, .. } => stream.finish(),
         }
     }
 }

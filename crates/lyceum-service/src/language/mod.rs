@@ -8,6 +8,8 @@ pub mod open;
 use crate::ServiceError;
 use crate::resident::Weighs;
 use lyceum_kernels::stored::Stored;
+use lyceum_language::LanguageError;
+use lyceum_language::grammar::GrammarCompiler;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::Tokenizer;
 use lyceum_models::Model;
@@ -16,7 +18,7 @@ use lyceum_store::models::Version;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{FORMAT_VERSION, ImportedManifest};
 use lyceum_types::spec::ModelSpec;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// An imported version in memory.
 pub struct Language {
@@ -33,6 +35,19 @@ pub struct Words {
     pub template: Option<ChatTemplate>,
     /// What the files recommend; a request's own fields come before it.
     pub defaults: Defaults,
+    /// Made when the first form is asked for.
+    pub(crate) grammars: OnceLock<Arc<GrammarCompiler>>,
+}
+
+impl Words {
+    /// Compiles the forms that answers of `n_logits` tokens can be held to.
+    pub(crate) fn grammars(&self, n_logits: usize) -> Result<Arc<GrammarCompiler>, LanguageError> {
+        if let Some(compiler) = self.grammars.get() {
+            return Ok(compiler.clone());
+        }
+        let made = Arc::new(GrammarCompiler::new(&self.tokenizer, n_logits)?);
+        Ok(self.grammars.get_or_init(|| made).clone())
+    }
 }
 
 /// Sampling that the model's files recommend (`generation_config.json`).

@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The one weight file of a version that came as GGUF.
 pub const GGUF: &str = "model.gguf";
@@ -254,7 +255,7 @@ fn gguf_words(header: &Header, path: &Path) -> Result<Words, OpenError> {
         Some(source) => Some(ChatTemplate::new(source, specials)?),
         None => None,
     };
-    Ok(Words { tokenizer, template, defaults: Defaults::default() })
+    Ok(Words { tokenizer, template, defaults: Defaults::default(), grammars: OnceLock::new() })
 }
 
 fn hugging_face_words(dir: &Path) -> Result<Words, OpenError> {
@@ -298,7 +299,7 @@ fn hugging_face_words(dir: &Path) -> Result<Words, OpenError> {
     let beside = bytes(&dir.join("chat_template.jinja"))?.map(|b| String::from_utf8_lossy(&b).into_owned());
     let source = beside.or_else(|| template_of(&config["chat_template"]));
     let template = source.map(|source| ChatTemplate::new(&source, specials)).transpose()?;
-    Ok(Words { tokenizer, template, defaults })
+    Ok(Words { tokenizer, template, defaults, grammars: OnceLock::new() })
 }
 
 /// `chat_template`: a text, or a list of named ones, of which `default` is taken.

@@ -10,7 +10,7 @@ use lyceum_robust::conformal::{self, Intervals, Score, Sets};
 use sha2::{Digest, Sha256};
 
 /// The file of a version's folder.
-const FILE: &str = "valid_logits.safetensors";
+pub(super) const FILE: &str = "valid_logits.safetensors";
 
 /// Outputs of rows that did not train the model, with what they should have been.
 pub struct Calibration {
@@ -111,6 +111,9 @@ impl Calibration {
         let mut guarantee = conformal::GUARANTEE.to_owned();
         if resident.manifest.spec.train.early_stopping.is_some() {
             guarantee.push_str("; the calibration rows also chose when training stopped, which weakens it");
+        }
+        if resident.manifest.calibration.is_some() {
+            guarantee.push_str("; the calibration rows also chose the temperature, which weakens it");
         }
         let set = |n_calibration, score, members| PredictionSet {
             alpha,

@@ -14,6 +14,7 @@ use lyceum_robust::certify::interval::Bounds;
 use lyceum_robust::certify::linear::LinearModel;
 use lyceum_robust::certify::smooth::{self, Smoothing};
 use lyceum_robust::corrupt::Severity;
+use lyceum_robust::corrupt::audio::{self, Noise};
 use lyceum_robust::corrupt::image::{self, Corruption};
 use lyceum_robust::corrupt::table::{self, Damage};
 use lyceum_robust::corrupt::text::{self, Perturbation};
@@ -22,6 +23,9 @@ use lyceum_robust::share::share;
 use lyceum_robust::{Norm, Threat};
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{FeatureSketch, Metric};
+
+/// Rows whose bounds are computed between others' work on the device.
+const ROWS_A_TURN: usize = 64;
 
 /// One thing to be found out.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +59,11 @@ pub enum Item {
         only: Vec<Damage>,
         severities: Vec<Severity>,
     },
+    /// Damage of sounds in their samples.
+    Audio {
+        only: Vec<Noise>,
+        severities: Vec<Severity>,
+    },
     Environments {
         matrix: Vec<Environment>,
     },
@@ -62,6 +71,49 @@ pub enum Item {
     Calibration {
         bins: usize,
     },
+}
+
+impl Item {
+    /// The same item with the smallest budget that is refused for the same reasons.
+    pub(super) fn rehearsal(&self) -> Item {
+        let one = |n: usize| n.min(1);
+        let mildest = |severities: &[Severity]| severities.iter().take(1).copied().collect();
+        match self.clone() {
+            Item::Attack { threat, attack } => Item::Attack {
+                threat,
+                attack: match attack {
+                    Attack::Fgsm => Attack::Fgsm,
+                    Attack::Pgd { steps, restarts, step, loss } => {
+                        Attack::Pgd { steps: one(steps), restarts: one(restarts), step, loss }
+                    }
+                    Attack::ApgdCe { steps, restarts } => {
+                        Attack::ApgdCe { steps: one(steps), restarts: one(restarts) }
+                    }
+                    Attack::ApgdT { steps, restarts, targets } => {
+                        Attack::ApgdT { steps: one(steps), restarts: one(restarts), targets: one(targets) }
+                    }
+                    Attack::Fab { steps, restarts, targets } => {
+                        Attack::Fab { steps: one(steps), restarts: one(restarts), targets: one(targets) }
+                    }
+                    Attack::Square { queries, restarts } => {
+                        Attack::Square { queries: one(queries), restarts: one(restarts) }
+                    }
+                },
+            },
+            // Its parts are chosen to fit; what can be refused is what FGSM is refused for.
+            Item::AutoAttack { threat } => Item::Attack { threat, attack: Attack::Fgsm },
+            Item::Smoothing { smoothing, rows } => {
+                Item::Smoothing { smoothing: smoothing.smallest(), rows: rows.min(1) }
+            }
+            Item::Corruptions { only, severities } => {
+                Item::Corruptions { only, severities: mildest(&severities) }
+            }
+            Item::Text { only, severities } => Item::Text { only, severities: mildest(&severities) },
+            Item::Tabular { only, severities } => Item::Tabular { only, severities: mildest(&severities) },
+            Item::Audio { only, severities } => Item::Audio { only, severities: mildest(&severities) },
+            other => other,
+        }
+    }
 }
 
 /// What is run where no suite is given: PGD, 40 steps and 3 restarts, L∞ within 0.1 of the run's unit.
@@ -91,6 +143,8 @@ pub(super) fn not_evaluated(input: &InputPreparation, items: &[Item]) -> Vec<Str
     miss("text", text, has(|i| matches!(i, Item::Text { .. })));
     let table = matches!(input, InputPreparation::Tabular(_));
     miss("tabular", table, has(|i| matches!(i, Item::Tabular { .. })));
+    let sound = matches!(input, InputPreparation::Audio(_));
+    miss("audio", sound, has(|i| matches!(i, Item::Audio { .. })));
     miss("environments", !text, has(|i| matches!(i, Item::Environments { .. })));
     miss("calibration", true, has(|i| matches!(i, Item::Calibration { .. })));
     out
@@ -137,6 +191,7 @@ impl<'r> Bench<'r> {
             Item::Corruptions { only, severities } => self.corruptions(only, severities, seed, run),
             Item::Text { only, severities } => self.texts(only, severities, seed, run),
             Item::Tabular { only, severities } => self.tables(only, severities, seed, run),
+            Item::Audio { only, severities } => self.sounds(only, severities, seed, run),
             Item::Environments { matrix } => self.environments(matrix, run),
             Item::Calibration { bins } => self.calibration(*bins, run),
         }
@@ -231,8 +286,13 @@ impl<'r> Bench<'r> {
             }
             Err(_) if threat.norm == Norm::Linf => {
                 let mut bounds = Bounds::of(&self.resident.model, domain).map_err(refused)?;
-                let margins = bounds.margins(&u, &self.rows.labels, threat.eps).map_err(refused)?;
-                ("interval bounds", margins.into_iter().map(|margin| margin > 0.0).collect())
+                let mut proved = Vec::with_capacity(self.rows.labels.len());
+                for (u, labels) in u.chunks(ROWS_A_TURN * width).zip(self.rows.labels.chunks(ROWS_A_TURN)) {
+                    let _turn = self.control.turn().map_err(|_| ServiceError::DeadlinePassed)?;
+                    let margins = bounds.margins(u, labels, threat.eps).map_err(refused)?;
+                    proved.extend(margins.into_iter().map(|margin| margin > 0.0));
+                }
+                ("interval bounds", proved)
             }
             Err(_) => {
                 let message = "an L2 certificate of a model that is not linear needs the item \"smoothing\"";
@@ -294,7 +354,7 @@ impl<'r> Bench<'r> {
     ) -> Result<(), ServiceError> {
         let domain = self.numbers("corruptions")?;
         if !matches!(self.resident.preparation.input, InputPreparation::Image(_)) {
-            let message = "corruptions are of pictures; tables have the item \"tabular\", texts \"text\"";
+            let message = "corruptions are of pictures; tables have the item \"tabular\", texts \"text\", sounds \"audio\"";
             return Err(ServiceError::unsupported("type", "unsupported_method", message));
         }
         let u = self.u(domain);
@@ -345,7 +405,7 @@ impl<'r> Bench<'r> {
     ) -> Result<Finding, ServiceError> {
         let (mut ws, mut answers, mut n_cut) = (Workspace::new(), Vec::with_capacity(texts.len()), 0);
         for (i, text) in texts.iter().enumerate() {
-            self.control.check().map_err(|_| ServiceError::DeadlinePassed)?;
+            let _turn = self.control.turn().map_err(|_| ServiceError::DeadlinePassed)?;
             let prepared = self.resident.preparation.example(Raw::Text(text));
             let prepared = prepared.map_err(|error| ServiceError::prepare(&format!("rows[{i}]"), error))?;
             n_cut += usize::from(prepared.n_truncated > 0);
@@ -416,6 +476,52 @@ impl<'r> Bench<'r> {
                     let found = share(n_refused, n).map_err(refused)?;
                     run.findings.push(Finding::share("refused", damage.name(), &found).setting(setting));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn sounds(
+        &self,
+        only: &[Noise],
+        severities: &[Severity],
+        seed: u64,
+        run: &mut Run,
+    ) -> Result<(), ServiceError> {
+        let refuse = |message: &str| Err(ServiceError::unsupported("type", "unsupported_method", message));
+        let (InputPreparation::Audio(mel), Inputs::Numbers(x)) =
+            (&self.resident.preparation.input, &self.rows.inputs)
+        else {
+            return refuse("noise over sound needs a model of sounds");
+        };
+        let Some(clips) = &self.rows.clips else {
+            return refuse("noise falls on samples, and these rows are features: give wav files");
+        };
+        let domain = self.numbers("audio")?;
+        let mut victim = victim(self.resident, domain, self.control)?;
+        let width = domain.len();
+        for &noise in only {
+            for &severity in severities {
+                let (mut features, mut n_silent) = (Vec::with_capacity(x.len()), 0);
+                for (i, own) in x.chunks_exact(width).enumerate() {
+                    self.control.check().map_err(|_| ServiceError::DeadlinePassed)?;
+                    match audio::damage(clips, i, noise, severity, seed) {
+                        Ok(clip) => mel
+                            .encode_clip(&clip, &mut features)
+                            .map_err(|error| ServiceError::prepare(&format!("rows[{i}]"), error))?,
+                        Err(_) if clips.len() > 1 => {
+                            n_silent += 1;
+                            features.extend_from_slice(own);
+                        }
+                        Err(error) => return Err(refused(error)),
+                    }
+                }
+                let answers = victim.answers(&domain.from_model(&features)).map_err(refused)?;
+                let mut finding = Finding::share("damaged_accuracy", noise.name(), &self.accuracy(&answers)?);
+                if n_silent > 0 {
+                    finding.flags.push(format!("{n_silent} rows are silent and stayed as they are"));
+                }
+                run.findings.push(finding.setting(noise.setting(severity)));
             }
         }
         Ok(())

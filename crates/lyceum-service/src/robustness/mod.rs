@@ -4,30 +4,29 @@
 //! [`run()`] is synchronous and bounded by its control; doors decide where it runs. [`certificate`] and
 //! [`calibration`] answer for single requests.
 
+pub mod calibrated;
 pub mod calibration;
 pub mod certificate;
 mod items;
-mod runs;
+mod plan;
 pub mod strange;
 
 pub use items::{Item, default_suite};
-pub use runs::{Runs, Stored};
+pub use plan::{Asked, Plan, create};
 
+use crate::ServiceError;
 use crate::resident::Resident;
-use crate::{Content, Service, ServiceError, predict};
 use calibration::{Calibration, PredictionSet};
 use certificate::{Certificate, Certify};
-use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue};
+use lyceum_models::prepare::audio::Clip;
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared};
 use lyceum_models::space::Domain;
 use lyceum_robust::attack::{Flag, FlagState};
 use lyceum_robust::conformal::Score;
 use lyceum_robust::{RobustError, Victim};
 use lyceum_types::control::Control;
-use lyceum_types::ids::{ModelRef, Project};
-use lyceum_types::limits;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{CalibrationReport, Metric};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use strange::Strange;
 
 /// Rows with their labels, as the model's preparation made them.
@@ -36,6 +35,8 @@ pub struct Rows {
     pub inputs: Inputs,
     /// Places in the model's list of labels.
     pub labels: Vec<u32>,
+    /// The sounds themselves, a clip a row, where they are at hand: damage of sound needs them.
+    pub clips: Option<Arc<Vec<Clip>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +44,20 @@ pub enum Inputs {
     /// Prepared numbers `[n, width]`.
     Numbers(Vec<f32>),
     Texts(Vec<String>),
+}
+
+impl Rows {
+    /// The first row alone.
+    fn first(&self) -> Rows {
+        let n = self.labels.len().max(1);
+        let inputs = match &self.inputs {
+            Inputs::Numbers(x) => Inputs::Numbers(x[..x.len() / n].to_vec()),
+            Inputs::Texts(texts) => Inputs::Texts(texts.iter().take(1).cloned().collect()),
+        };
+        // The other clips stay: they are the first one's background.
+        let clips = self.clips.clone();
+        Rows { inputs, labels: self.labels.iter().take(1).copied().collect(), clips }
+    }
 }
 
 /// One number that was found.
@@ -199,6 +214,8 @@ pub struct Promised {
     pub certificates: Option<Vec<Certificate>>,
     pub sets: Option<Vec<PredictionSet>>,
     pub strange: Option<Vec<Strange>>,
+    /// How the version's probabilities were calibrated; None: they are not.
+    pub calibration: Option<CalibrationReport>,
 }
 
 /// Keeps the promises for prepared rows and the model's outputs on them.
@@ -236,7 +253,8 @@ pub(crate) async fn promise(
         }
         OodAsked::No => None,
     };
-    Ok(Promised { certificates, sets, strange })
+    let calibration = resident.manifest.calibration.clone();
+    Ok(Promised { certificates, sets, strange, calibration })
 }
 
 fn no_classifier() -> ServiceError {
@@ -255,96 +273,6 @@ fn in_set(error: ServiceError) -> ServiceError {
         }
         other => other,
     }
-}
-
-/// What a client asks for, with its rows as they came.
-pub struct Asked {
-    pub model: ModelRef,
-    pub rows: Vec<Content>,
-    /// The right label of each row.
-    pub labels: Vec<String>,
-    pub suite: Vec<Item>,
-    pub seed: u64,
-    /// Another model that gets the same, and how far no accuracy may be below its.
-    pub compare: Option<(ModelRef, f64)>,
-}
-
-/// Runs a suite while the client waits; one at a time, within
-/// [`ROBUSTNESS_RUN_TIMEOUT`](limits::ROBUSTNESS_RUN_TIMEOUT).
-///
-/// # Errors
-/// Rows that the model cannot read, an item that it does not allow, a run under way, the deadline.
-pub async fn create(
-    service: &Service,
-    project: &Project,
-    asked: Asked,
-) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
-    let Ok(_place) = service.robustness_runs().place.try_acquire() else {
-        return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(10) });
-    };
-    let asked = Arc::new(asked);
-    let deadline = Instant::now() + limits::ROBUSTNESS_RUN_TIMEOUT;
-    let of = async |model: &ModelRef| -> Result<Arc<Run>, ServiceError> {
-        let resident = service.resident(project, model).await?;
-        let rows = rows(&resident, &asked)?;
-        let asked = asked.clone();
-        // A client that leaves drops this, and the run ends at its next pass.
-        let control = Control::new().with_deadline(deadline);
-        let _cancel = CancelOnDrop(control.clone());
-        let work = move || run(&resident, &rows, &asked.suite, asked.seed, &control).map(Arc::new);
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| ServiceError::internal("a robustness run broke off", error))?
-    };
-    let ours = of(&asked.model).await?;
-    let Some((other, max_drop)) = &asked.compare else { return Ok((ours, None)) };
-    let theirs = of(other).await?;
-    let gate = gate(&ours, &theirs, *max_drop)?;
-    Ok((ours, Some(gate)))
-}
-
-struct CancelOnDrop(Control);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
-    let OutputPreparation::Labels { names } = &resident.preparation.output else {
-        return Err(no_classifier());
-    };
-    let place = |(i, label): (usize, &String)| {
-        let found = names.iter().position(|name| name == label);
-        found.map(|at| at as u32).ok_or_else(|| {
-            let message = format!("{label:?} is not a label of {}", resident.version.id());
-            ServiceError::invalid(format!("labels[{i}]"), "labels_differ", message)
-        })
-    };
-    let labels = asked.labels.iter().enumerate().map(place).collect::<Result<_, _>>()?;
-    let contents = asked.rows.iter().enumerate();
-    let inputs = if reads_text(resident) {
-        let text = |(i, content): (usize, &Content)| match content {
-            Content::Text(text) => Ok(text.clone()),
-            _ => {
-                Err(ServiceError::invalid(format!("instances[{i}]"), "wrong_input", "the model reads texts"))
-            }
-        };
-        Inputs::Texts(contents.map(text).collect::<Result<_, _>>()?)
-    } else {
-        let mut numbers = Vec::new();
-        for (i, content) in contents {
-            let prepared = predict::prepare(resident, content, &format!("instances[{i}]"))?;
-            let PreparedValue::Dense(row) = prepared.value else {
-                let message = "a robustness run needs rows of numbers or texts";
-                return Err(ServiceError::unsupported("model", "unsupported_model", message));
-            };
-            numbers.extend(row);
-        }
-        Inputs::Numbers(numbers)
-    };
-    Ok(Rows { inputs, labels })
 }
 
 /// A gate between a model and the one that it would replace.

@@ -6,7 +6,7 @@ use super::columns::{self, Feature, Purpose, Schema};
 use super::dataset::{Dataset, Examples, Ragged};
 use super::fit::{self, Kind};
 use super::report::{DataError, Issue, Place, Report, Warning};
-use super::source::{Entry, Source};
+use super::source::{Entry, Media, Source};
 use super::split::{self, Parts, Rule};
 use super::table::Table;
 use super::{Loaded, Sources, corpus, series, sketch};
@@ -17,7 +17,7 @@ use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedVa
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) fn load(
     spec: &Spec,
@@ -160,6 +160,23 @@ pub(super) fn evaluate(
     name_target(source, &look, &mut report);
     report.into_result()?;
     Ok(set)
+}
+
+/// The files of a source of sounds, a row each.
+pub(super) fn sound_files(
+    spec: &Spec,
+    source: Source,
+    control: &Control,
+) -> Result<Option<Vec<PathBuf>>, DataError> {
+    let mut report = Report::default();
+    let source = gathered(spec, source, Asked::Inputs, control, &mut report)?;
+    report.into_result()?;
+    Ok(match source {
+        Source::Files(files) if files.media == Media::Sounds => {
+            Some(files.entries.into_iter().map(|entry| entry.path).collect())
+        }
+        _ => None,
+    })
 }
 
 /// A label that is refused stands in the target's column.

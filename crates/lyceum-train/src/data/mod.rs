@@ -105,6 +105,20 @@ pub fn load_eval(
     }
 }
 
+/// The sound files that [`load_eval`] reads of this path, a row each in their order; None where it reads no sounds.
+///
+/// # Errors
+/// As [`load_eval`].
+pub fn sound_files(spec: &Spec, path: &Path, control: &Control) -> Result<Option<Vec<PathBuf>>, DataError> {
+    if !matches!(spec.task, Task::Classification | Task::Regression) {
+        return Ok(None);
+    }
+    let mut report = Report::default();
+    let source = source::read(spec, path, &path.display().to_string(), control, &mut report)?;
+    report.into_result()?;
+    labelled::sound_files(spec, source, control)
+}
+
 fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result<Loaded, DataError> {
     let mut report = Report::default();
     let mut files = Vec::new();

@@ -309,10 +309,20 @@ pub struct TrainSpec {
     pub early_stopping: Option<EarlyStopping>,
     /// In optimiser steps; None: at the end of each epoch (or every 200 steps).
     pub checkpoint_every: Option<usize>,
+    /// The newest checkpoints that stay when the job is done; None: 2. Row influence sums over them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints_kept: Option<usize>,
     pub eval_every: Option<usize>,
     /// Training on changed inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub robust: Option<RobustSpec>,
+}
+
+/// What a job's row keeps: the spec, and the folder that its paths are relative to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    pub spec: Spec,
+    pub base_dir: std::path::PathBuf,
 }
 
 /// How training inputs are changed. Sizes are in the units in which the model's inputs are attacked: `pixel / scale`

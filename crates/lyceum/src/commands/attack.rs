@@ -6,6 +6,7 @@ use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
+use lyceum_models::prepare::audio::{Clip, read_wav};
 use lyceum_service::robustness::{self, Gate, Inputs, Item, Rows, Run};
 use lyceum_service::{Resident, ServiceError};
 use lyceum_train::checkpoint::digest;
@@ -25,7 +26,7 @@ pub struct Attack {
     data: PathBuf,
     /// A JSON or TOML file with `suite = [{ type = "pgd", norm = "linf", eps = 0.1, steps = 40, restarts = 3 }, …]`;
     /// without it that one attack. Types: fgsm, pgd, apgd-ce, apgd-t, fab-t, square, autoattack, certificate,
-    /// smoothing, corruptions, text, tabular, environments, calibration
+    /// smoothing, corruptions, text, tabular, audio, environments, calibration
     #[arg(long, value_name = "FILE")]
     suite: Option<PathBuf>,
     /// Only the first N rows
@@ -141,7 +142,22 @@ fn load(
         (None, Some((x, width))) => Inputs::Numbers(x[..labels.len() * width].to_vec()),
         (None, None) => return Err(no_labels()),
     };
-    Ok(Rows { inputs, labels })
+    let files =
+        data::sound_files(&resident.manifest.spec, path, control).map_err(lyceum_train::TrainError::from)?;
+    let clips = files.map(|files| clips(&files[..labels.len().min(files.len())])).transpose()?;
+    Ok(Rows { inputs, labels, clips })
+}
+
+/// The sounds of a folder, in the order of its rows.
+fn clips(files: &[PathBuf]) -> Result<Arc<Vec<Clip>>, Failure> {
+    let read = |path: &PathBuf| -> Result<Clip, Failure> {
+        let bytes = files::read_bytes(path, limits::BODY_BYTES_MAX as u64)?;
+        let wrong = |error: lyceum_models::prepare::PrepareError| {
+            Failure::usage(path.display().to_string(), error.message, error.fix)
+        };
+        read_wav(&bytes).map_err(wrong)
+    };
+    Ok(Arc::new(files.iter().map(read).collect::<Result<_, _>>()?))
 }
 
 fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {

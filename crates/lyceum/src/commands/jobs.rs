@@ -115,7 +115,7 @@ async fn resume(context: &Context, id: &str, takes: Takes) -> Result<(), Failure
     if let (State::Done, Some(outcome)) = (job.state, &job.outcome) {
         return training::say_done(context, outcome);
     }
-    let plan = training::Plan::from_job(&job)?;
+    let plan = training::plan_of(&job)?;
     training::run(context, &store, &id, plan).await
 }
 

@@ -2,6 +2,7 @@
 
 pub mod attack;
 pub mod bench;
+pub mod calibrate;
 pub mod card;
 pub mod choose;
 pub mod completions;
@@ -61,6 +62,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Choose(args) => args.run(context).await,
         Command::Eval(args) => args.run(context).await,
         Command::Attack(args) => args.run(context).await,
+        Command::Calibrate(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,

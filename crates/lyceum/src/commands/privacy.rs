@@ -31,7 +31,8 @@ enum PrivacyCommand {
     Ledger,
     /// Set what may be learnt from a data file, over all jobs
     Budget(BudgetArgs),
-    /// How well losses tell rows that a model was trained on from rows that it was not
+    /// How well losses tell rows that a model was trained on from rows that it was not; kept for its card and its
+    /// privacy report
     Audit(AuditArgs),
 }
 
@@ -227,10 +228,17 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
             let losses = measure::row_losses(&asked.model, &data, &control)?;
             Ok(losses.into_iter().map(|loss| -loss).collect())
         };
-        Ok(membership::attack(&scores(&args.members)?, &scores(&args.others)?, &FPRS)?)
+        let (members, others) = (scores(&args.members)?, scores(&args.others)?);
+        let n = (members.len() + others.len()) as u64;
+        Ok((membership::attack(&members, &others, &FPRS)?, n, args))
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let attack = done.map_err(|error| Failure::internal("the audit broke off", &error))??;
+    let (attack, n, args) = done.map_err(|error| Failure::internal("the audit broke off", &error))??;
+    let (members, others) = (args.members.display(), args.others.display());
+    let again =
+        format!("lyceum privacy audit {} --members {members} --others {others}", resident.version.id());
+    let data = format!("{members} (members) and {others} (others)");
+    lyceum_service::card::measured::keep_membership(&resident, &attack, &data, n, &again)?;
     let claimed = resident.manifest.privacy.as_ref();
     let model = resident.version.id();
     if context.is_json() {

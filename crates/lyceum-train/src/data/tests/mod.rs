@@ -88,6 +88,7 @@ fn spec(task: Task) -> Spec {
             precision: PrecisionSpec::F32,
             early_stopping: None,
             checkpoint_every: None,
+            checkpoints_kept: None,
             eval_every: None,
             robust: None,
         },

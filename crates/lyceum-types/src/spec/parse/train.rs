@@ -2,6 +2,7 @@
 
 use super::ProblemCode;
 use super::section::{DECAY, FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Section};
+use crate::limits;
 use crate::spec::{EarlyStopping, OptimizerSpec, PrecisionSpec, ScheduleSpec, TrainSpec};
 
 const STEPS_MAX: usize = 1_000_000_000;
@@ -35,6 +36,7 @@ pub(super) fn read(mut section: Section<'_>) -> TrainSpec {
         precision: section.choice("precision", PRECISIONS).unwrap_or(PrecisionSpec::Auto),
         early_stopping: section.section("early_stopping").map(early_stopping),
         checkpoint_every: section.size("checkpoint_every", 1, STEPS_MAX),
+        checkpoints_kept: section.size("checkpoints_kept", 1, limits::CHECKPOINTS_KEPT_MAX),
         eval_every: section.size("eval_every", 1, STEPS_MAX),
         robust: section.section("robust").and_then(super::robust::read),
     };

@@ -5,6 +5,7 @@
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod llm;
 mod memory;
 mod peer;
 mod trust;
@@ -14,6 +15,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
+use llm::LlmBench;
 use peer::{Peer, TRAIN};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -32,6 +34,8 @@ enum Kind {
     Train(TrainBench),
     /// Explanations, private steps, attacks and privacy accounting
     Trust(TrustBench),
+    /// Prompts read and tokens made by a language model of real sizes
+    Llm(LlmBench),
 }
 
 #[derive(Debug, Args)]
@@ -60,6 +64,7 @@ impl Bench {
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
+            Kind::Llm(bench) => bench.measure(&control, is_json),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await

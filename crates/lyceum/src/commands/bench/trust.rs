@@ -5,7 +5,7 @@
 //! that both sides make every step.
 
 use super::peer::{Peer, TRUST};
-use super::works::{Training, WORKS, batch, model};
+use super::works::{Training, batch, model};
 use super::{median, report};
 use crate::failure::Failure;
 use crate::output;
@@ -47,11 +47,15 @@ type Step = Box<dyn FnMut() -> Result<(), Failure>>;
 impl TrustBench {
     pub fn measure(&self, control: &Control, is_json: bool) -> Result<Value, Failure> {
         let mut peer = self.peer.as_deref().map(|named| Peer::start(named, TRUST)).transpose()?;
-        let works: [(&str, usize, Step); 6] = [
+        let works: [(&str, usize, Step); 10] = [
             ("ig_mlp", 10, explaining("mlp", control)?),
             ("ig_cnn", 5, explaining("cnn", control)?),
-            ("plain_mlp", 20, Box::new(plain()?)),
-            ("dp_mlp", 20, Box::new(private()?)),
+            ("plain_mlp", 20, plain(128)),
+            ("dp_mlp", 20, private(128)),
+            ("plain_mlp:32", 20, plain(32)),
+            ("dp_mlp:32", 20, private(32)),
+            ("plain_mlp:512", 10, plain(512)),
+            ("dp_mlp:512", 10, private(512)),
             ("pgd_mlp", 2, attacking(control)?),
             ("gradient_input_mlp", 20, one_pass("mlp", control)?),
         ];
@@ -79,8 +83,8 @@ impl TrustBench {
         mut peer: Option<&mut Peer>,
     ) -> Result<Value, Failure> {
         let mut row = json!({ "work": name, "unit": "s" });
-        // The peer has no such work: it is compared with our own forward pass.
-        if name.starts_with("gradient_input") {
+        // The peer has no such work: it is compared with our own forward pass, or with our own plain step.
+        if name.starts_with("gradient_input") || name.contains(':') {
             peer = None;
         }
         if let Some(peer) = peer.as_deref_mut() {
@@ -193,22 +197,17 @@ fn forward_alone(rounds: usize) -> Result<Value, Failure> {
     Ok(json!({ "work": "forward_mlp", "unit": "s", "ours": median(&mut samples) }))
 }
 
-fn training() -> Training {
-    let work = WORKS.iter().find(|work| work.is_called("mlp:f32")).expect("there is such a work: bug");
-    Training::with_sgd(work, 0.1)
-}
-
-fn plain() -> Result<impl FnMut() -> Result<(), Failure>, Failure> {
-    let mut training = training();
-    Ok(move || {
+fn plain(n: usize) -> Step {
+    let mut training = Training::mlp_with_sgd(n, 0.1);
+    Box::new(move || {
         training.step();
         Ok(())
     })
 }
 
-fn private() -> Result<impl FnMut() -> Result<(), Failure>, Failure> {
-    let mut training = training();
-    Ok(move || training.private_step().map_err(|error| Failure::internal("no private step", &error)))
+fn private(n: usize) -> Step {
+    let mut training = Training::mlp_with_sgd(n, 0.1);
+    Box::new(move || training.private_step().map_err(|error| Failure::internal("no private step", &error)))
 }
 
 fn attacking(control: &Control) -> Result<Step, Failure> {

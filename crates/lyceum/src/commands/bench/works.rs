@@ -159,9 +159,11 @@ impl Training {
         }
     }
 
-    /// The same with plain gradient descent.
-    pub fn with_sgd(work: &Work, lr: f64) -> Self {
+    /// The MLP in f32 with plain gradient descent, on batches of `n` rows.
+    pub fn mlp_with_sgd(n: usize, lr: f64) -> Self {
+        let work = WORKS.iter().find(|work| work.is_called("mlp:f32")).expect("there is such a work: bug");
         let mut training = Self::new(work);
+        training.batches = (0..BATCHES).map(|i| dense(n, &[784], i)).collect();
         training.optimizer = Optimizer::new(
             &OptimizerSpec::Sgd { lr, momentum: 0.0, dampening: 0.0, nesterov: false, weight_decay: 0.0 },
             &training.model.params,
@@ -281,9 +283,20 @@ pub fn model(name: &str) -> (ModelSpec, ModelShape) {
     }
 }
 
+fn mix(i: usize, number: usize) -> usize {
+    (i * 2_654_435_761 + number * 97 + 13) >> 7
+}
+
+fn dense(n: usize, shape: &[usize], number: usize) -> Batch {
+    let width: usize = shape.iter().product();
+    let data = (0..n * width).map(|i| (mix(i, number) % 2000) as f32 / 1000.0 - 1.0).collect();
+    let target = Target::Classes((0..n).map(|i| (mix(i + 5, number) % 10) as i32).collect());
+    Batch { n, input: Input::Dense { shape: shape.to_vec(), data }, target }
+}
+
 /// Numbers that need no generator: speed does not depend on them.
 pub fn batch(name: &str, number: usize) -> Batch {
-    let mix = |i: usize| (i * 2_654_435_761 + number * 97 + 13) >> 7;
+    let mix = |i: usize| mix(i, number);
     let tokens = |n: usize, time: usize| {
         let ids = |salt: usize| (0..n * time).map(move |i| (mix(i + salt) % 65) as u32);
         let input =
@@ -291,17 +304,11 @@ pub fn batch(name: &str, number: usize) -> Batch {
         let target = Target::Steps(ids(1).map(|id| id as i32).collect());
         Batch { n, input: Input::Tokens(input), target }
     };
-    let dense = |n: usize, shape: &[usize]| {
-        let width: usize = shape.iter().product();
-        let data = (0..n * width).map(|i| (mix(i) % 2000) as f32 / 1000.0 - 1.0).collect();
-        let target = Target::Classes((0..n).map(|i| (mix(i + 5) % 10) as i32).collect());
-        Batch { n, input: Input::Dense { shape: shape.to_vec(), data }, target }
-    };
     match name {
         "gpt_small" => tokens(12, 64),
         "gpt_medium" => tokens(16, 256),
-        "mlp" => dense(128, &[784]),
-        "cnn" => dense(128, &[1, 28, 28]),
-        _ => dense(64, &[64, 64]),
+        "mlp" => dense(128, &[784], number),
+        "cnn" => dense(128, &[1, 28, 28], number),
+        _ => dense(64, &[64, 64], number),
     }
 }

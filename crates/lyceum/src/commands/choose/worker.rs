@@ -9,25 +9,31 @@ use crate::failure::Failure;
 use lyceum_service::Service;
 use lyceum_store::jobs::{self, Job, Kind, State};
 use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::JobId;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// How long the worker sleeps when nobody wakes it: another process may have queued a choice, or died with one.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often a process may fail to begin a choice: somebody who looks at its lock holds it for an instant.
+const BEGINNINGS_MAX: u32 = 3;
 /// How often it looks whether its process has ended.
 const WAIT: Duration = Duration::from_millis(100);
 
 /// Works until the control ends it.
 pub async fn work(context: &Context, service: &Service) -> Result<(), Failure> {
+    let mut failed: Option<(JobId, u32)> = None;
     while context.control.check().is_ok() {
         match jobs::next_waiting(service.store(), Kind::Choose).await {
             Ok(Some(job)) if job.project == context.project => {
-                if let Err(failure) = make(context, service, &job).await {
-                    tracing::warn!(job = %job.id, message = failure.message, "a choice was not made");
-                    end(context, service, &job, &failure.message).await;
+                let Err(failure) = make(context, service, &job).await else { continue };
+                tracing::warn!(job = %job.id, message = failure.message, why = failure.why, "a choice was not begun");
+                let before = failed.filter(|(id, _)| *id == job.id).map_or(0, |(_, n)| n);
+                if before + 1 >= BEGINNINGS_MAX {
+                    end(context, service, &job, &failure.why).await;
                 }
-                continue;
+                failed = Some((job.id, before + 1));
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the queue of choices cannot be read"),

@@ -35,7 +35,7 @@ pub struct Explain {
     completion: Option<String>,
     /// auto, saliency, gradient_x_input, smooth_grad, integrated_gradients, grad_cam, conductance, relevance,
     /// feature_ablation, leave_one_out, occlusion, shapley, shapley_sampling, kernel_shap, linear_shap,
-    /// attention_weights, attention_rollout
+    /// attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
     #[arg(long, default_value = "auto")]
     method: String,
     /// A label, an output of a regression, or a part of the continuation; without it, what the model chose
@@ -172,6 +172,10 @@ impl Explain {
             Answer::Attributions { target, parts, explanation, .. } => Ok((target, parts, explanation)),
             Answer::Attention(_) => {
                 let why = "weights of attention are not an explanation, and are not drawn as one";
+                Err(Failure::usage(format!("{flag} has no meaning here"), why, "use --json"))
+            }
+            Answer::Influence(_) => {
+                let why = "rows of a file are a list, and not a drawing";
                 Err(Failure::usage(format!("{flag} has no meaning here"), why, "use --json"))
             }
         };

@@ -4,7 +4,8 @@
 use super::{names, target_text};
 use crate::output;
 use lyceum_service::explain::{
-    Answer, Change, Counterfactual, Explained, Explanation, Of, Parts, colour, relative,
+    Answer, Change, Counterfactual, Explained, Explanation, InfluenceShown, Of, Parts, RowShown, colour,
+    relative,
 };
 
 /// The longest bar.
@@ -22,6 +23,7 @@ pub(super) fn show(explained: &Explained, coloured: bool) {
                 output::text(instead(counterfactual));
             }
         }
+        Answer::Influence(found) => influence(&explained.model, found),
         Answer::Attention(attention) => {
             let what = match attention.kind {
                 "rollout" => "attention rollout: a heuristic over weights, not an explanation",
@@ -40,6 +42,21 @@ pub(super) fn show(explained: &Explained, coloured: bool) {
             output::table(&["layer", "head", "what the last row reads"], &rows);
         }
     }
+}
+
+fn influence(model: &str, found: &InfluenceShown) {
+    let steps: Vec<String> = found.checkpoints.iter().map(|(step, _)| step.to_string()).collect();
+    output::text(format!(
+        "{model}  {:?}: rows of {} ({} of them) by TracIn over the checkpoints of steps {}",
+        found.label,
+        found.file,
+        found.n_rows,
+        steps.join(", ")
+    ));
+    let row = |r: &RowShown| vec![r.row.to_string(), r.label.clone(), format!("{:+.4e}", r.influence)];
+    let rows = found.helped.iter().chain(found.hindered.iter().rev());
+    output::table(&["row", "label", "influence"], &rows.map(row).collect::<Vec<_>>());
+    output::text("Rows count from 0. Above 0: the row lowered the loss of this answer when it was learnt.");
 }
 
 fn instead(c: &Counterfactual) -> String {

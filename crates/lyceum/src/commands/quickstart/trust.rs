@@ -159,7 +159,7 @@ async fn why(
 fn explanation(explained: &Explained) -> Option<&Explanation> {
     match &explained.answer {
         Answer::Attributions { explanation, .. } => Some(explanation),
-        Answer::Attention(_) => None,
+        Answer::Attention(_) | Answer::Influence(_) => None,
     }
 }
 

@@ -1,10 +1,13 @@
 //! `lyceum run MODEL [PROMPT]`: one question, or a conversation on a terminal.
 
+mod converse;
+
 use crate::commands::predict;
-use crate::context::Context;
+use crate::context::{Context, Speaker};
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::Args;
+use converse::Conversation;
 use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
 use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::prepare::text::TextStream;
@@ -20,65 +23,82 @@ pub struct Run {
     model: String,
     /// What to continue or answer; without it stdin is read, line by line on a terminal
     prompt: Option<String>,
-    /// Tokens to write at most
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    max_tokens: u32,
-    /// 0 takes the likeliest token each time
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f32,
+    /// Tokens to write at most: 256, or what the context of an imported model has room for
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_tokens: Option<u32>,
+    /// 0 takes the likeliest token each time: the default but for imported models, whose files may recommend one
+    #[arg(long)]
+    temperature: Option<f32>,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Also the log-probability of each token, beside this many of the likeliest
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", value_parser = clap::value_parser!(u32).range(0..=5))]
     logprobs: Option<u32>,
+    /// Imported language models: what the model is told before the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Imported language models: every answer is JSON of the schema in this file
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<std::path::PathBuf>,
 }
+
+/// Tokens that a trained model writes unless it is told otherwise.
+const MAX_TOKENS: u32 = 256;
 
 const PROMPT_BYTES_MAX: u64 = 16 << 20;
 
 impl Run {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        if !(0.0..=2.0).contains(&self.temperature) {
-            let message = format!("--temperature {} is not between 0 and 2", self.temperature);
+        if let Some(temperature) = self.temperature.filter(|t| !(0.0..=2.0).contains(t)) {
+            let message = format!("--temperature {temperature} is not between 0 and 2");
             return Err(Failure::usage(message, "it scales the logits", "write as in --temperature 0.8"));
         }
-        let (service, resident) = context.resident(&self.model).await?;
-        if let Some(prompt) = &self.prompt {
-            return self.ask(context, &service, &resident, prompt).await;
+        let prompt = match &self.prompt {
+            Some(prompt) => Some(prompt.clone()),
+            None if std::io::stdin().is_terminal() => None,
+            None => Some(piped()?),
+        };
+        match context.speaker(&self.model).await? {
+            (service, Speaker::Language(reference, language)) => {
+                let mut conversation = Conversation::new(&self, reference, &language)?;
+                match prompt {
+                    Some(prompt) => conversation.say(&self, context, &service, &prompt).await,
+                    None => {
+                        while let Some(line) = next_line(context).await? {
+                            if let Err(failure) = conversation.say(&self, context, &service, &line).await {
+                                failure.print(context.is_json());
+                            }
+                        }
+                        Ok(())
+                    }
+                }
+            }
+            (service, Speaker::Trained(resident)) => {
+                if self.system.is_some() || self.json_schema.is_some() {
+                    let why = "a model that Lyceum trained has no chat template";
+                    return Err(Failure::usage(
+                        "--system and --json-schema do not go with it",
+                        why,
+                        "leave them out",
+                    ));
+                }
+                match prompt {
+                    Some(prompt) => self.ask(context, &service, &resident, &prompt).await,
+                    None => self.talk(context, &service, &resident).await,
+                }
+            }
         }
-        if !std::io::stdin().is_terminal() {
-            let mut prompt = String::new();
-            let read = std::io::stdin().take(PROMPT_BYTES_MAX).read_to_string(&mut prompt);
-            read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-            let prompt = prompt.strip_suffix('\n').unwrap_or(&prompt);
-            return self.ask(context, &service, &resident, prompt).await;
-        }
-        self.talk(context, &service, &resident).await
     }
 
     /// Until the end of stdin or Ctrl-C.
     async fn talk(&self, context: &Context, service: &Service, resident: &Resident) -> Result<(), Failure> {
-        loop {
-            eprint!("> ");
-            // Nothing is lost when the prompt sign does not come.
-            let _ = std::io::stderr().flush();
-            let line = tokio::task::spawn_blocking(|| {
-                let mut line = String::new();
-                std::io::stdin().read_line(&mut line).map(|n| (n, line))
-            });
-            let read = line.await.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-            let (n, line) = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-            if n == 0 || context.control.check().is_err() {
-                return Ok(());
-            }
-            let line = line.trim_end_matches(['\n', '\r']);
-            if line.is_empty() {
-                continue;
-            }
-            if let Err(failure) = self.ask(context, service, resident, line).await {
+        while let Some(line) = next_line(context).await? {
+            if let Err(failure) = self.ask(context, service, resident, &line).await {
                 failure.print(context.is_json());
             }
         }
+        Ok(())
     }
 
     async fn ask(
@@ -141,6 +161,7 @@ impl Run {
                 PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
             }
         };
+        let max_tokens = self.max_tokens.unwrap_or(MAX_TOKENS) as usize;
         let n_prompt = source.as_ref().map_or(ids.len(), Vec::len);
         let mut text = TextStream::default();
         let (mut whole, mut token_ids, mut logprobs) = (String::new(), Vec::new(), Vec::new());
@@ -152,13 +173,13 @@ impl Run {
         };
         let finish;
         if resident.model.answers_at_once() {
-            if self.temperature != 0.0 || self.logprobs.is_some() {
+            if self.temperature.unwrap_or(0.0) != 0.0 || self.logprobs.is_some() {
                 let why = "this model says its whole answer in one pass";
                 return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
             }
             let begin = tokenizer.bos().unwrap_or(0);
             let questions = [Question::Source { source: source.as_deref().unwrap_or(&ids), begin }];
-            let n_max = self.max_tokens as usize;
+            let n_max = max_tokens;
             let never = tokenizer.never_said();
             let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max: n_max };
             let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
@@ -167,20 +188,24 @@ impl Run {
             finish = if token_ids.len() < n_max { Finish::Stop } else { Finish::Length };
             token_ids.iter().for_each(|id| show(&text.push(tokenizer, *id)));
         } else {
-            let (sender, mut receiver) = tokio::sync::mpsc::channel(self.max_tokens as usize + 2);
+            let (sender, mut receiver) = tokio::sync::mpsc::channel(max_tokens + 2);
             let control = context.control.clone();
             let sink = Box::new(move |event| {
                 let heard = control.check().is_ok() && sender.try_send(event).is_ok();
                 if heard { Flow::Continue } else { Flow::Stop }
             });
-            let sampling = Sampling { temperature: self.temperature, seed: self.seed, ..Sampling::default() };
+            let sampling = Sampling {
+                temperature: self.temperature.unwrap_or(0.0),
+                seed: self.seed,
+                ..Sampling::default()
+            };
             let request = GenerateRequest {
                 source,
                 end_tokens: tokenizer.eos().into_iter().collect(),
                 never_tokens: tokenizer.never_said(),
                 sampling,
                 logprobs: self.logprobs.map(|n| n as usize),
-                ..GenerateRequest::new(resident.model.clone(), ids, self.max_tokens as usize, sink)
+                ..GenerateRequest::new(resident.model.clone(), ids, max_tokens, sink)
             };
             let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
             service.engine().generate(request).map_err(failed)?;
@@ -213,6 +238,39 @@ impl Run {
             line["logprobs"] = Value::from(logprobs);
         }
         Ok(line)
+    }
+}
+
+/// All of stdin, without the last line's end.
+fn piped() -> Result<String, Failure> {
+    let mut prompt = String::new();
+    let read = std::io::stdin().take(PROMPT_BYTES_MAX).read_to_string(&mut prompt);
+    read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+    if prompt.ends_with('\n') {
+        prompt.pop();
+    }
+    Ok(prompt)
+}
+
+/// The next line that says something; None at the end of stdin or after Ctrl-C.
+async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
+    loop {
+        eprint!("> ");
+        // Nothing is lost when the prompt sign does not come.
+        let _ = std::io::stderr().flush();
+        let line = tokio::task::spawn_blocking(|| {
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).map(|n| (n, line))
+        });
+        let read = line.await.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+        let (n, line) = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+        if n == 0 || context.control.check().is_err() {
+            return Ok(None);
+        }
+        let line = line.trim_end_matches(['\n', '\r']);
+        if !line.is_empty() {
+            return Ok(Some(line.to_owned()));
+        }
     }
 }
 

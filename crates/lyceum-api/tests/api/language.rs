@@ -1,0 +1,281 @@
+//! Language models over HTTP: a tiny one with random weights, written as GGUF and imported as a user's is.
+
+use crate::house::House;
+use lyceum_kernels::stored::{Stored, quantise};
+use lyceum_nn::gguf::{self, Tensor, Value as Meta};
+use lyceum_service::language::import::{Import, import};
+use lyceum_service::language::open::Layout;
+use lyceum_types::control::Control;
+use lyceum_types::ids::Project;
+use serde_json::{Value, json};
+
+const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<tool_call></tool_call><|im_end|>\n{% endif %}\
+{% for m in messages %}{% if m.role == 'weird' %}{{ raise_exception('no such role') }}{% endif %}\
+<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+/// The characters that stand for bytes in byte-level vocabularies (GPT-2's).
+fn byte_tokens() -> Vec<String> {
+    let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    let mut next = 0u32;
+    (0..=255u8)
+        .map(|b| {
+            let code = if plain(b) {
+                u32::from(b)
+            } else {
+                next += 1;
+                255 + next
+            };
+            char::from_u32(code).unwrap().to_string()
+        })
+        .collect()
+}
+
+/// A Llama of two layers whose tokens are bytes.
+pub fn tiny_gguf() -> Vec<u8> {
+    let mut tokens = byte_tokens();
+    let n_bytes = tokens.len();
+    tokens.extend(["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"].map(String::from));
+    tokens.push("th".into());
+    let kinds = (0..tokens.len()).map(|i| match i - i.min(n_bytes) {
+        _ if i < n_bytes => 1,
+        0 | 1 => 3,
+        2 | 3 => 4,
+        _ => 1,
+    });
+    let (c, f, v) = (32, 64, tokens.len());
+    let of = |key: &str, value| (key.to_owned(), value);
+    let metadata = vec![
+        of("general.architecture", Meta::String("llama".into())),
+        of("general.license", Meta::String("apache-2.0".into())),
+        of("llama.block_count", Meta::U32(2)),
+        of("llama.context_length", Meta::U32(2048)),
+        of("llama.embedding_length", Meta::U32(c as u32)),
+        of("llama.feed_forward_length", Meta::U32(f as u32)),
+        of("llama.attention.head_count", Meta::U32(4)),
+        of("llama.attention.head_count_kv", Meta::U32(2)),
+        of("llama.attention.layer_norm_rms_epsilon", Meta::F32(1e-5)),
+        of("tokenizer.ggml.model", Meta::String("gpt2".into())),
+        of("tokenizer.ggml.pre", Meta::String("smollm".into())),
+        of("tokenizer.ggml.token_type", Meta::Integers(kinds.collect())),
+        of("tokenizer.ggml.merges", Meta::Strings(vec!["t h".into()])),
+        of("tokenizer.ggml.eos_token_id", Meta::U32(n_bytes as u32 + 1)),
+        of("tokenizer.ggml.add_bos_token", Meta::Bool(false)),
+        of("tokenizer.chat_template", Meta::String(TEMPLATE.into())),
+        of("tokenizer.ggml.tokens", Meta::Strings(tokens)),
+    ];
+    let mut shapes =
+        vec![("token_embd.weight".to_owned(), vec![v, c]), ("output_norm.weight".into(), vec![c])];
+    for i in 0..2 {
+        for (part, dims) in [
+            ("attn_norm", vec![c]),
+            ("ffn_norm", vec![c]),
+            ("attn_q", vec![c, c]),
+            ("attn_k", vec![c / 2, c]),
+            ("attn_v", vec![c / 2, c]),
+            ("attn_output", vec![c, c]),
+            ("ffn_gate", vec![f, c]),
+            ("ffn_up", vec![f, c]),
+            ("ffn_down", vec![c, f]),
+        ] {
+            shapes.push((format!("blk.{i}.{part}.weight"), dims));
+        }
+    }
+    let mut state = 7u64;
+    let mut random = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let tensors: Vec<Tensor<'_>> = shapes
+        .into_iter()
+        .map(|(name, dims)| {
+            let is_norm = dims.len() == 1;
+            let n = dims.iter().product();
+            let numbers: Vec<f32> = (0..n).map(|_| if is_norm { 1.0 } else { random() }).collect();
+            let kind = if is_norm { Stored::F32 } else { Stored::Q8_0 };
+            let mut data = Vec::new();
+            quantise(kind, &numbers, &mut data).unwrap();
+            Tensor { name, dims, kind, data: Box::new(move || Ok(data.clone())) }
+        })
+        .collect();
+    let mut file = Vec::new();
+    gguf::write(&mut file, &metadata, &tensors).unwrap();
+    file
+}
+
+/// A house with the model `tiny`.
+pub async fn house() -> House {
+    let house = House::new().await;
+    let path = house.dir.path().join("tiny.gguf");
+    std::fs::write(&path, tiny_gguf()).unwrap();
+    let request =
+        Import { path, name: "tiny".parse().unwrap(), source: "test".into(), layout: Layout::default() };
+    let store = house.service.store();
+    import(store, &Project::default_project(), request, &Control::new()).await.unwrap();
+    house
+}
+
+fn chat(extra: Value) -> Value {
+    let mut body = json!({"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 24,
+        "seed": 3});
+    for (key, value) in extra.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    body
+}
+
+/// What a stream says in all, in the shape of a whole answer.
+fn gathered(events: &[String]) -> (String, Vec<Value>, String) {
+    let (mut text, mut calls, mut finish) = (String::new(), Vec::new(), String::new());
+    for event in events.iter().filter(|event| *event != "[DONE]") {
+        let event: Value = serde_json::from_str(event).unwrap();
+        for choice in event["choices"].as_array().unwrap() {
+            text += choice["delta"]["content"].as_str().unwrap_or("");
+            for call in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+                let mut call = call.clone();
+                assert_eq!(call["index"], calls.len());
+                call.as_object_mut().unwrap().remove("index");
+                calls.push(call);
+            }
+            finish = choice["finish_reason"].as_str().unwrap_or("").to_owned();
+        }
+    }
+    (text, calls, finish)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_is_answered_whole_and_streamed_with_the_same_words() {
+    let house = house().await;
+    let whole =
+        house.client.post("/v1/chat/completions", &chat(json!({"logprobs": true, "top_logprobs": 2}))).await;
+    assert_eq!(whole.status, 200, "{}", whole.text());
+    let whole = whole.json();
+    let choice = &whole["choices"][0];
+    let tokens = choice["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["usage"]["completion_tokens"].as_u64().unwrap(), tokens.len() as u64);
+    assert!(tokens.iter().all(|t| t["top_logprobs"].as_array().unwrap().len() == 2 && t["bytes"].is_array()));
+    let again = house.client.post("/v1/chat/completions", &chat(json!({}))).await.json();
+    assert_eq!(again["choices"][0]["message"], choice["message"]);
+    let body = chat(json!({"stream": true, "stream_options": {"include_usage": true}}));
+    let stream = house.client.post("/v1/chat/completions", &body).await;
+    let events = stream.events();
+    assert_eq!(events.last().unwrap(), "[DONE]");
+    let first: Value = serde_json::from_str(&events[0]).unwrap();
+    assert_eq!(first["choices"][0]["delta"]["role"], "assistant");
+    let usage: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert_eq!(usage["usage"], whole["usage"]);
+    let (text, _, finish) = gathered(&events);
+    assert_eq!(text, choice["message"]["content"].as_str().unwrap());
+    assert_eq!(finish, choice["finish_reason"].as_str().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_are_kept_by_a_model_that_knows_nothing() {
+    let house = house().await;
+    let schema = json!({"type": "object", "properties": {"age": {"type": "integer", "minimum": 0, "maximum": 99},
+        "kind": {"enum": ["cat", "dog"]}}, "required": ["age", "kind"], "additionalProperties": false});
+    let form =
+        json!({"type": "json_schema", "json_schema": {"name": "pet", "strict": true, "schema": schema}});
+    for seed in 0..4 {
+        let body = chat(json!({"response_format": form, "max_tokens": 200, "seed": seed}));
+        let answer = house.client.post("/v1/chat/completions", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let choice = &answer.json()["choices"][0];
+        assert_eq!(choice["finish_reason"], "stop");
+        let pet: Value = serde_json::from_str(choice["message"]["content"].as_str().unwrap()).unwrap();
+        assert!(
+            pet["age"].as_u64().unwrap() <= 99 && ["cat", "dog"].contains(&pet["kind"].as_str().unwrap())
+        );
+    }
+    let body = chat(json!({"structured_outputs": {"choice": ["red", "green"]}, "temperature": 0}));
+    let answer = house.client.post("/v1/chat/completions", &body).await.json();
+    assert!(["red", "green"].contains(&answer["choices"][0]["message"]["content"].as_str().unwrap()));
+    let bad = json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true,
+        "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}});
+    let refused = house.client.post("/v1/chat/completions", &chat(json!({"response_format": bad}))).await;
+    assert_eq!(refused.refused(400).0, "response_format");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_are_called_when_they_must_be_streamed_as_whole() {
+    let house = house().await;
+    let tool = |name: &str| {
+        json!({"type": "function", "function": {"name": name, "parameters": {"type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"], "additionalProperties": false}}})
+    };
+    let body = json!({"tools": [tool("weather"), tool("time")], "tool_choice": "required",
+        "parallel_tool_calls": false, "max_tokens": 300});
+    let whole = house.client.post("/v1/chat/completions", &chat(body.clone())).await;
+    assert_eq!(whole.status, 200, "{}", whole.text());
+    let choice = whole.json()["choices"][0].clone();
+    let calls = choice["message"]["tool_calls"].as_array().unwrap_or_else(|| panic!("{choice}"));
+    assert_eq!(
+        (calls.len(), &choice["finish_reason"], &choice["message"]["content"]),
+        (1, &json!("tool_calls"), &Value::Null)
+    );
+    let arguments: Value = serde_json::from_str(calls[0]["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!(["Rome", "Oslo"].contains(&arguments["city"].as_str().unwrap()));
+    let mut streamed = chat(body);
+    streamed["stream"] = json!(true);
+    let (_, said, finish) = gathered(&house.client.post("/v1/chat/completions", &streamed).await.events());
+    assert_eq!((&said, finish.as_str()), (calls, "tool_calls"));
+    let named = chat(json!({"tools": [tool("weather"), tool("time")], "max_tokens": 300,
+        "tool_choice": {"type": "function", "function": {"name": "time"}}}));
+    let answer = house.client.post("/v1/chat/completions", &named).await.json();
+    assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "time");
+    for (body, param) in [
+        (json!({"tools": [{"type": "web"}]}), "tools"),
+        (
+            json!({"tools": [tool("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),
+            "tool_choice",
+        ),
+        (json!({"tools": [tool("a")], "response_format": {"type": "json_object"}}), "response_format"),
+    ] {
+        let refused = house.client.post("/v1/chat/completions", &chat(body)).await;
+        assert_eq!(refused.refused(400).0, param);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_is_refused_by_name() {
+    let house = house().await;
+    let post = |extra: Value| {
+        let client = house.client.clone();
+        async move { client.post("/v1/chat/completions", &chat(extra)).await }
+    };
+    let weird = post(json!({"messages": [{"role": "weird", "content": "a"}]})).await;
+    assert_eq!(weird.refused(400), ("messages".into(), "template_refused".into()));
+    assert!(weird.text().contains("no such role"), "{}", weird.text());
+    let long = post(json!({"messages": [{"role": "user", "content": "a".repeat(3000)}]})).await;
+    assert_eq!(long.refused(400), ("messages".into(), "context_length_exceeded".into()));
+    let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
+    assert_eq!(post(json!({ "messages": image })).await.refused(400).0, "messages");
+    assert_eq!(post(json!({"model": "nobody"})).await.refused(404).1, "model_not_found");
+    // A user's text cannot forge the end of a turn: the same words as other letters, not a shorter prompt.
+    let forged =
+        post(json!({"messages": [{"role": "user", "content": "<|im_end|>"}], "max_tokens": 1})).await;
+    let plain = post(json!({"messages": [{"role": "user", "content": "<|im_enx|>"}], "max_tokens": 1})).await;
+    let tokens = |answer: Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(tokens(forged.json()), tokens(plain.json()));
+    // Routes for models that were trained here say so.
+    let explain =
+        house.client.post("/v1/decisions", &json!({"model": "tiny", "input": "a", "questions": []})).await;
+    assert_eq!(explain.status / 100, 4, "{}", explain.text());
+    let card = house.client.get("/v1/models/tiny/card").await;
+    assert_eq!(card.refused(422).1, "unsupported_model");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_take_imported_models_too() {
+    let house = house().await;
+    let body = json!({"model": "tiny", "prompt": "the", "max_tokens": 8, "temperature": 0, "logprobs": 2,
+        "echo": true, "frequency_penalty": 0.5, "logit_bias": {"65": -100}});
+    let answer = house.client.post("/v1/completions", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let answer = answer.json();
+    assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with("the"), "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    let ready = house.client.get("/ready").await;
+    assert_eq!(ready.status, 200, "{}", ready.text());
+}

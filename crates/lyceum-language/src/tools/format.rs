@@ -1,0 +1,42 @@
+//! How families write calls.
+
+/// A family's way to write calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToolFormat {
+    /// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, or a list of such objects between the tags: Hermes,
+    /// Qwen 2.5 and 3, SmolLM2 and 3.
+    Hermes,
+    /// The answer is one object `{"name": …, "parameters": {…}}`, or several with `;` between, with or without
+    /// `<|python_tag|>` before: Llama 3.
+    Llama3,
+    /// `[TOOL_CALLS][{"name": …, "arguments": {…}}]`, or `[TOOL_CALLS]name[ARGS]{…}` of newer ones: Mistral.
+    Mistral,
+    /// The answer is such an object or a list of them, alone or in a fenced block: Gemma and models that were
+    /// told so in words.
+    Json,
+}
+
+impl ToolFormat {
+    /// The format of a model, from what its chat template writes.
+    pub fn of(template: &str) -> Self {
+        if template.contains("<tool_call>") {
+            ToolFormat::Hermes
+        } else if template.contains("[TOOL_CALLS]") {
+            ToolFormat::Mistral
+        } else if template.contains("<|python_tag|>") || template.contains("<|start_header_id|>") {
+            ToolFormat::Llama3
+        } else {
+            ToolFormat::Json
+        }
+    }
+
+    /// What begins a call and may be a special token, which decoding must then show.
+    pub fn markers(self) -> &'static [&'static str] {
+        match self {
+            ToolFormat::Hermes => &["<tool_call>", "</tool_call>"],
+            ToolFormat::Llama3 => &["<|python_tag|>"],
+            ToolFormat::Mistral => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
+            ToolFormat::Json => &[],
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! From a request to a run: everything that can be refused is refused before the run begins, so that a client reads
+//! the reason at once and not in a run that failed.
+
+use super::{Gate, Inputs, Item, Rows, Run, gate, no_classifier, reads_text, refused, run};
+use crate::resident::Resident;
+use crate::{Content, Service, ServiceError, predict};
+use lyceum_engine::Engine;
+use lyceum_models::prepare::audio::{Clip, read_wav};
+use lyceum_models::prepare::{InputPreparation, OutputPreparation, PreparedValue};
+use lyceum_models::space::Domain;
+use lyceum_types::control::{Control, Stop, Turn};
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
+
+/// What a client asks for, with its rows as they came.
+pub struct Asked {
+    pub model: ModelRef,
+    pub rows: Vec<Content>,
+    /// The right label of each row.
+    pub labels: Vec<String>,
+    pub suite: Vec<Item>,
+    pub seed: u64,
+    /// Another model that gets the same, and how far no accuracy may be below its.
+    pub compare: Option<(ModelRef, f64)>,
+}
+
+/// A run that these models and rows allow.
+pub struct Plan {
+    subject: (Arc<Resident>, Rows),
+    compare: Option<(Arc<Resident>, Rows, f64)>,
+    suite: Arc<Vec<Item>>,
+    seed: u64,
+    engine: Engine,
+}
+
+impl Plan {
+    /// Loads the models, reads the rows, and rehearses the suite: every item once on the first row, with the smallest
+    /// budget, so that what a model or an input does not allow is found by the code that would meet it.
+    ///
+    /// # Errors
+    /// Rows that a model cannot read, an item that it does not allow, a gate that is none.
+    pub async fn new(service: &Service, project: &Project, asked: Asked) -> Result<Self, ServiceError> {
+        let suite = Arc::new(asked.suite.clone());
+        let read = async |model: &ModelRef| -> Result<(Arc<Resident>, Rows), ServiceError> {
+            let resident = service.resident(project, model).await?;
+            let rows = rows(&resident, &asked)?;
+            Ok((resident, rows))
+        };
+        let subject = read(&asked.model).await?;
+        let compare = match &asked.compare {
+            Some((_, max_drop)) if !(0.0..=1.0).contains(max_drop) => {
+                let message = format!("{max_drop} is not between 0 and 1");
+                return Err(ServiceError::invalid("gate.max_drop", "invalid_value", message));
+            }
+            Some((other, max_drop)) => {
+                let (resident, rows) = read(other).await?;
+                Some((resident, rows, *max_drop))
+            }
+            None => None,
+        };
+        let engine = service.engine().clone();
+        let plan = Plan { subject, compare, suite, seed: asked.seed, engine };
+        let small: Arc<Vec<Item>> = Arc::new(plan.suite.iter().map(Item::rehearsal).collect());
+        for (resident, rows) in plan.sides() {
+            admit(resident, rows)?;
+            plan.side(resident.clone(), rows.first(), small.clone()).await?;
+        }
+        Ok(plan)
+    }
+
+    /// `name@3` of the model, and of the one that it is compared with.
+    pub fn models(&self) -> (String, Option<String>) {
+        let other = self.compare.as_ref().map(|(resident, ..)| resident.version.id());
+        (self.subject.0.version.id(), other)
+    }
+
+    pub fn n(&self) -> usize {
+        self.subject.1.labels.len()
+    }
+
+    /// Runs the suite. Dropping the future ends it at its next pass.
+    ///
+    /// # Errors
+    /// The deadline, or a fault of ours.
+    pub async fn carry_out(self) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
+        let (resident, rows) = &self.subject;
+        let ours = self.side(resident.clone(), rows.clone(), self.suite.clone()).await?;
+        let Some((other, rows, max_drop)) = &self.compare else { return Ok((ours, None)) };
+        let theirs = self.side(other.clone(), rows.clone(), self.suite.clone()).await?;
+        let gate = gate(&ours, &theirs, *max_drop)?;
+        Ok((ours, Some(gate)))
+    }
+
+    fn sides(&self) -> impl Iterator<Item = (&Arc<Resident>, &Rows)> {
+        let other = self.compare.iter().map(|(resident, rows, _)| (resident, rows));
+        std::iter::once((&self.subject.0, &self.subject.1)).chain(other)
+    }
+
+    async fn side(
+        &self,
+        resident: Arc<Resident>,
+        rows: Rows,
+        suite: Arc<Vec<Item>>,
+    ) -> Result<Arc<Run>, ServiceError> {
+        let deadline = Instant::now() + limits::BACKGROUND_RUN_TIMEOUT;
+        let engine = self.engine.clone();
+        let control = Control::new().with_deadline(deadline).with_turns(move || turn(&engine));
+        let _cancel = CancelOnDrop(control.clone());
+        let seed = self.seed;
+        let work = move || run(&resident, &rows, &suite, seed, &control).map(Arc::new);
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|error| ServiceError::internal("a robustness run broke off", error))?
+    }
+}
+
+/// Runs a suite while the caller waits.
+///
+/// # Errors
+/// As [`Plan::new`] and [`Plan::carry_out`].
+pub async fn create(
+    service: &Service,
+    project: &Project,
+    asked: Asked,
+) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
+    Plan::new(service, project, asked).await?.carry_out().await
+}
+
+/// The device for one pass: its thread waits until the turn is dropped, and serves the others before the next one.
+fn turn(engine: &Engine) -> Result<Turn, Stop> {
+    let (begin, begun) = mpsc::channel::<()>();
+    let (hold, held) = mpsc::channel::<()>();
+    let task = move || {
+        if begin.send(()).is_ok() {
+            // Ends when the turn is dropped; nothing is ever sent.
+            let _ = held.recv();
+        }
+    };
+    engine.with_device(task).map_err(|_| Stop::Cancelled)?;
+    begun.recv().map_err(|_| Stop::Cancelled)?;
+    Ok(Box::new(hold))
+}
+
+struct CancelOnDrop(Control);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Every row lies in the space of its model.
+fn admit(resident: &Resident, rows: &Rows) -> Result<(), ServiceError> {
+    if let Inputs::Numbers(x) = &rows.inputs {
+        let domain = Domain::of(&resident.preparation).map_err(|error| refused(error.into()))?;
+        domain.admit(&mut domain.from_model(x)).map_err(|error| refused(error.into()))?;
+    }
+    Ok(())
+}
+
+fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
+    let OutputPreparation::Labels { names } = &resident.preparation.output else {
+        return Err(no_classifier());
+    };
+    let place = |(i, label): (usize, &String)| {
+        let found = names.iter().position(|name| name == label);
+        found.map(|at| at as u32).ok_or_else(|| {
+            let message = format!("{label:?} is not a label of {}", resident.version.id());
+            ServiceError::invalid(format!("labels[{i}]"), "labels_differ", message)
+        })
+    };
+    let labels = asked.labels.iter().enumerate().map(place).collect::<Result<_, _>>()?;
+    let clips = clips(resident, &asked.rows)?;
+    let contents = asked.rows.iter().enumerate();
+    let inputs = if reads_text(resident) {
+        let text = |(i, content): (usize, &Content)| match content {
+            Content::Text(text) => Ok(text.clone()),
+            _ => {
+                Err(ServiceError::invalid(format!("instances[{i}]"), "wrong_input", "the model reads texts"))
+            }
+        };
+        Inputs::Texts(contents.map(text).collect::<Result<_, _>>()?)
+    } else {
+        let mut numbers = Vec::new();
+        for (i, content) in contents {
+            let prepared = predict::prepare(resident, content, &format!("instances[{i}]"))?;
+            let PreparedValue::Dense(row) = prepared.value else {
+                let message = "a robustness run needs rows of numbers or texts";
+                return Err(ServiceError::unsupported("model", "unsupported_model", message));
+            };
+            numbers.extend(row);
+        }
+        Inputs::Numbers(numbers)
+    };
+    Ok(Rows { inputs, labels, clips })
+}
+
+/// The samples of wav files; None where the rows are no sounds or come as features.
+fn clips(resident: &Resident, rows: &[Content]) -> Result<Option<Arc<Vec<Clip>>>, ServiceError> {
+    if !matches!(resident.preparation.input, InputPreparation::Audio(_)) {
+        return Ok(None);
+    }
+    let mut clips = Vec::with_capacity(rows.len());
+    for (i, content) in rows.iter().enumerate() {
+        let Content::File(bytes) = content else { return Ok(None) };
+        let clip =
+            read_wav(bytes).map_err(|error| ServiceError::prepare(&format!("instances[{i}]"), error))?;
+        clips.push(clip);
+    }
+    Ok(Some(Arc::new(clips)))
+}

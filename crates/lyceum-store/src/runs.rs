@@ -1,0 +1,191 @@
+//! Background runs: one JSON document each, rewritten as the run goes on, beside the rows that it found and a lock
+//! that says whether the process that works on it lives.
+
+use crate::files::{LockedFile, create_private_dir, try_lock, write_durably};
+use crate::{Store, StoreError};
+use lyceum_types::ids::Project;
+use std::path::PathBuf;
+
+/// What a run is about; ids begin with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Robustness,
+    Explanation,
+}
+
+impl Kind {
+    fn prefix(self) -> &'static str {
+        match self {
+            Kind::Robustness => "rob_",
+            Kind::Explanation => "expl_",
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Robustness => "robustness run",
+            Kind::Explanation => "explanation",
+        }
+    }
+}
+
+/// A prefix and 32 hexadecimal digits: never a path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId(String);
+
+impl RunId {
+    /// The id of a run that begins now; ids of a kind sort by their time.
+    pub fn new(kind: Kind) -> Self {
+        RunId(format!("{}{}", kind.prefix(), uuid::Uuid::now_v7().simple()))
+    }
+
+    /// None: no run of this kind is called so.
+    pub fn parse(kind: Kind, text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(kind.prefix())?;
+        let is_hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        (digits.len() == 32 && digits.chars().all(is_hex)).then(|| RunId(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Held by the process that works on a run.
+#[derive(Debug)]
+pub struct RunLock {
+    path: PathBuf,
+    _lock: LockedFile,
+}
+
+impl Drop for RunLock {
+    fn drop(&mut self) {
+        // A file that stays is unlocked, and says the same as none.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Takes a run; `Ok(None)` when a living process works on it.
+///
+/// # Errors
+/// The disk.
+pub fn own(store: &Store, project: &Project, id: &RunId) -> Result<Option<RunLock>, StoreError> {
+    create_private_dir(&store.layout().runs(project))?;
+    let path = path(store, project, id, "lock");
+    Ok(try_lock(&path)?.map(|lock| RunLock { path, _lock: lock }))
+}
+
+/// Writes the document, whole or not at all.
+///
+/// # Errors
+/// The disk.
+pub fn save(store: &Store, project: &Project, id: &RunId, json: &[u8]) -> Result<(), StoreError> {
+    write_durably(&path(store, project, id, "json"), json)
+}
+
+/// Writes the rows that a run found, a JSON document a line.
+///
+/// # Errors
+/// The disk.
+pub fn save_lines(store: &Store, project: &Project, id: &RunId, lines: &[u8]) -> Result<(), StoreError> {
+    write_durably(&path(store, project, id, "jsonl"), lines)
+}
+
+/// # Errors
+/// There is no such run.
+pub fn read(store: &Store, project: &Project, id: &RunId) -> Result<Vec<u8>, StoreError> {
+    read_file(store, project, id, "json")
+}
+
+/// # Errors
+/// There is no such run, or it has no rows (yet).
+pub fn read_lines(store: &Store, project: &Project, id: &RunId) -> Result<Vec<u8>, StoreError> {
+    read_file(store, project, id, "jsonl")
+}
+
+/// Every run of a kind, oldest first.
+///
+/// # Errors
+/// The disk.
+pub fn list(store: &Store, project: &Project, kind: Kind) -> Result<Vec<RunId>, StoreError> {
+    let folder = store.layout().runs(project);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::file("list", &folder, error)),
+    };
+    let id = |name: String| RunId::parse(kind, name.strip_suffix(".json")?);
+    let mut ids: Vec<RunId> =
+        entries.flatten().filter_map(|entry| id(entry.file_name().to_string_lossy().into_owned())).collect();
+    ids.sort();
+    Ok(ids)
+}
+
+/// Removes the oldest runs beyond `kept`; one that somebody works on stays.
+///
+/// # Errors
+/// The disk.
+pub fn trim(store: &Store, project: &Project, kind: Kind, kept: usize) -> Result<(), StoreError> {
+    let ids = list(store, project, kind)?;
+    for id in &ids[..ids.len().saturating_sub(kept)] {
+        let Some(_lock) = own(store, project, id)? else { continue };
+        for extension in ["jsonl", "json"] {
+            let path = path(store, project, id, extension);
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::file("remove", &path, error));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_file(store: &Store, project: &Project, id: &RunId, extension: &str) -> Result<Vec<u8>, StoreError> {
+    let path = path(store, project, id, extension);
+    match std::fs::read(&path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(StoreError::NotFound { what: "run", id: id.0.clone() })
+        }
+        Err(error) => Err(StoreError::file("read", &path, error)),
+    }
+}
+
+fn path(store: &Store, project: &Project, id: &RunId, extension: &str) -> PathBuf {
+    store.layout().runs(project).join(format!("{}.{extension}", id.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_is_owned_once_found_by_its_project_and_trimmed_when_nobody_works_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(crate::Layout::new(folder.path()), lyceum_types::clock::Timestamp::now());
+        let store = store.await.unwrap();
+        let ours = Project::default_project();
+        let theirs = Project { tenant: "other".into(), id: "default".into() };
+        let (first, second) = (RunId::new(Kind::Robustness), RunId::new(Kind::Robustness));
+        let lock = own(&store, &ours, &first).unwrap().unwrap();
+        assert!(own(&store, &ours, &first).unwrap().is_none(), "somebody works on it");
+        for id in [&first, &second] {
+            save(&store, &ours, id, b"{}").unwrap();
+        }
+        save_lines(&store, &ours, &second, b"{}\n").unwrap();
+        assert!(matches!(read(&store, &theirs, &first), Err(StoreError::NotFound { .. })));
+        assert_eq!(list(&store, &ours, Kind::Robustness).unwrap(), [first.clone(), second.clone()]);
+        assert!(list(&store, &ours, Kind::Explanation).unwrap().is_empty());
+        trim(&store, &ours, Kind::Robustness, 0).unwrap();
+        assert_eq!(list(&store, &ours, Kind::Robustness).unwrap(), std::slice::from_ref(&first));
+        drop(lock);
+        trim(&store, &ours, Kind::Robustness, 0).unwrap();
+        assert!(list(&store, &ours, Kind::Robustness).unwrap().is_empty());
+        assert_eq!(std::fs::read_dir(store.layout().runs(&ours)).unwrap().count(), 0, "no file is left");
+        for wrong in ["rob_", "rob_../../x", "expl_00000000000000000000000000000000"] {
+            assert!(RunId::parse(Kind::Robustness, wrong).is_none(), "{wrong}");
+        }
+    }
+}
