@@ -134,7 +134,7 @@ impl Pages {
             );
         }
         let place = |layer, page, head| ((layer * n_pages + page as usize) * kv_heads + head) * 2 * PAGE;
-        let each = |write: &(dyn Fn(usize, usize, &[f32], &[f32]) + Sync)| {
+        let each = |write: &WriteHead<'_>| {
             parallel_for(spans.iter().map(|span| span.n_rows).sum(), |mut i| {
                 let span = spans.iter().find(|span| {
                     let here = i < span.n_rows;
@@ -177,6 +177,9 @@ impl Pages {
         }
     }
 }
+
+/// Writes the keys and the values of one head of one row: where the head's page begins, which column, what.
+type WriteHead<'a> = dyn Fn(usize, usize, &[f32], &[f32]) + Sync + 'a;
 
 /// Writes one position of one head: keys down a column of the panel, values as a row. Either may be empty.
 fn put<T: Send>(
