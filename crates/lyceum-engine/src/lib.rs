@@ -160,6 +160,13 @@ impl Engine {
         self.send(Work::Generate(Box::new(request)), &self.gauges.sequences)
     }
 
+    /// The most positions that one sequence of the model can have here: what the model can, and what the memory for
+    /// keys and values holds. None where there is no limit.
+    pub fn positions_max(&self, model: &Model) -> Option<usize> {
+        let by_memory = self.limits.kv_pages(model).map(|pages| pages * PAGE);
+        [by_memory, model.context()].into_iter().flatten().min()
+    }
+
     /// Runs `task` on the device thread between two steps: for readiness proofs and explanations.
     pub fn with_device(&self, task: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
         self.work.send(Work::Task(Box::new(task))).map_err(|_| EngineError::Stopped)

@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output};
 use clap::Args;
+use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
 use lyceum_store::{keys, models};
 use lyceum_types::clock::Timestamp;
@@ -27,6 +28,21 @@ pub struct Serve {
     /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
     #[arg(long)]
     allow_plain_http: bool,
+    /// Memory for the keys and values of one language model's sequences, in MiB; fixed when it first generates
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    kv_cache_mib: u64,
+    /// What keys and values are stored as: f32, bf16 or int8
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_storage)]
+    kv_cache_type: KvStorage,
+}
+
+fn kv_storage(text: &str) -> Result<KvStorage, String> {
+    match text {
+        "f32" => Ok(KvStorage::F32),
+        "bf16" => Ok(KvStorage::Bf16),
+        "int8" => Ok(KvStorage::Int8),
+        _ => Err("there are f32, bf16 and int8".into()),
+    }
 }
 
 impl Serve {
@@ -36,7 +52,12 @@ impl Serve {
         let address = loopback_or(&host, self.allow_plain_http)?;
         let store = context.store().await?;
         let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
-        let service = assemble::service(store)?;
+        let limits = EngineLimits {
+            kv_bytes_per_model_max: usize::try_from(self.kv_cache_mib << 20).unwrap_or(usize::MAX),
+            kv_storage: self.kv_cache_type,
+            ..EngineLimits::default()
+        };
+        let service = assemble::service_with(store, limits)?;
         listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
     }
 }
