@@ -36,6 +36,8 @@ pub struct EngineLimits {
     pub predictions_queued_max: usize,
     /// Rows of one batch of predictions.
     pub batch_rows_max: usize,
+    /// Tokens of one batch of predictions, padding included; one request alone may have more.
+    pub batch_tokens_max: usize,
     /// Sequences that wait or run.
     pub sequences_max: usize,
     /// Sequences that run at once.
@@ -61,6 +63,7 @@ impl Default for EngineLimits {
         EngineLimits {
             predictions_queued_max: 1024,
             batch_rows_max: 256,
+            batch_tokens_max: 16_384,
             sequences_max: 1024,
             sequences_running_max: 64,
             prefill_tokens_max: 256,
