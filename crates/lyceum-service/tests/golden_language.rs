@@ -1,6 +1,8 @@
 //! Golden facts of real language models, fetched by `scripts/fetch-assets smollm2 corpora` (never by a test): without
 //! the files each test says what it skipped.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use lyceum_kernels::stored::Stored;
 use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_models::batch::{Input, Tokens};
