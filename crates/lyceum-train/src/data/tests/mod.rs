@@ -49,6 +49,7 @@ fn spec(task: Task) -> Spec {
         task,
         seed: 1,
         privacy: None,
+        gate: None,
         data: DataSpec {
             train: "train.csv".into(),
             valid: None,
