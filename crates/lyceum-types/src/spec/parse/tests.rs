@@ -1,5 +1,4 @@
 mod promises;
-
 use super::*;
 use crate::spec::*;
 
@@ -730,9 +729,14 @@ fn every_recipe_and_starter_of_this_repository_is_read() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "toml") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                if let Err(errors) = Spec::from_toml(&text, &path.display().to_string()) {
-                    panic!("{errors}");
-                }
+                let name = path.display().to_string();
+                let choice = || crate::spec::choose::ChooseSpec::from_toml(&text, &name).map(|_| ());
+                let read = if name.ends_with("-choice.toml") {
+                    choice()
+                } else {
+                    Spec::from_toml(&text, &name).map(|_| ())
+                };
+                read.unwrap_or_else(|errors| panic!("{errors}"));
                 n_read += 1;
             }
         }
