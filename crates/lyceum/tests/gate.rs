@@ -138,7 +138,7 @@ fn a_gate_that_cannot_compare_is_refused_before_the_training() {
     assert_eq!((code, error["key"].as_str().unwrap()), (1, "suite[0].type"), "{error}");
     assert!(!String::from_utf8_lossy(&output.stdout).contains("\"progress\""), "it was not trained");
     let jobs = last(&lyceum(folder, &["jobs", "ls"]));
-    assert_eq!(jobs["jobs"][1]["state"], "failed", "{jobs}");
+    assert_eq!(jobs["jobs"][1]["status"], "failed", "{jobs}");
     for (flag, word) in [
         ("max_drop=2", "between 0 and 1"),
         ("data=x.csv", "max_drop is missing"),
