@@ -125,6 +125,7 @@ impl Import {
             source: self.path.display().to_string(),
             layout: Layout { quant: self.quant, context: self.context },
             path: self.path,
+            licence: None,
             name,
         };
         let done = language::import(&store, &context.project, request, &context.control).await?;
