@@ -47,19 +47,6 @@ pub enum Known {
     Imported(Box<ImportedManifest>),
 }
 
-/// The manifest of a version that was trained here.
-pub fn read_manifest(version: &Version) -> Result<Manifest, Failure> {
-    match read_known(version)? {
-        Known::Trained(manifest) => Ok(*manifest),
-        Known::Imported(_) => {
-            let message = format!("{} was imported", version.id());
-            let why = "this is about how a model was trained, which its files do not say";
-            let fix = "lyceum show MODEL says what is known of it";
-            Err(Failure::new(Exit::Failed, "unsupported_model", message, why, fix))
-        }
-    }
-}
-
 /// The manifest beside a version's weights.
 pub fn read_known(version: &Version) -> Result<Known, Failure> {
     read_known_in(&version.dir, &version.id())
