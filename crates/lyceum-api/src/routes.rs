@@ -2,8 +2,8 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    card, chat, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
-    models, openapi, predict, privacy, robustness,
+    card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
+    model_selections, models, openapi, predict, privacy, rerank, robustness, tokens,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -35,7 +35,12 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Inference, "/v1/files/{id}/content", get(files::content))
         .work("/v1/completions", post(completions::create))
         .work("/v1/chat/completions", post(chat::create))
+        .work("/v1/embeddings", post(embeddings::create))
         .work("/v1/decisions", post(decisions::create))
+        // Rerank as Cohere and Jina, tokens as vLLM.
+        .work("/v1/rerank", post(rerank::create))
+        .work("/tokenize", post(tokens::encode))
+        .work("/detokenize", post(tokens::decode))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))

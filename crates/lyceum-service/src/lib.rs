@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
+//! Reading order: [`completions`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
@@ -16,6 +16,7 @@ pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
+pub mod embeddings;
 mod error;
 pub mod explain;
 pub mod files;
@@ -28,10 +29,12 @@ pub mod language;
 pub mod models;
 pub mod predict;
 pub mod privacy;
+pub mod rerank;
 mod resident;
 pub mod robustness;
 pub mod selections;
 mod stops;
+pub mod tokens;
 
 pub use error::ServiceError;
 pub use language::Language;

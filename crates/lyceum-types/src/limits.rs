@@ -101,6 +101,16 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// The longest advisory text (`user`, `safety_identifier`, `prompt_cache_key`).
 pub const ADVISORY_CHARS_MAX: usize = 512;
 
+// Embeddings and ranking.
+
+/// Texts of one request (OpenAI's bound), and documents of one.
+pub const EMBEDDING_INPUTS_MAX: usize = 2048;
+pub const RERANK_DOCUMENTS_MAX: usize = 2048;
+/// Tokens of all texts of one request (OpenAI's bound).
+pub const ENCODED_TOKENS_MAX: usize = 300_000;
+/// Ids that one request turns into text.
+pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
+
 // Decisions and predictions.
 
 /// Questions of one request.
@@ -178,5 +188,7 @@ pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
 pub const RESIDENT_MODELS_MAX: usize = 64;
 /// Rows of one prediction in the engine; longer requests are several.
 pub const PREDICT_ROWS_A_BATCH: usize = 256;
+/// Tokens of one batch of texts in the engine, padding included.
+pub const PREDICT_TOKENS_A_BATCH: usize = 16_384;
 /// How long readiness may take to prove itself.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -59,6 +59,8 @@ pub enum Command {
     Explain(Box<commands::explain::Explain>),
     /// Publish a version whose probabilities are calibrated
     Calibrate(commands::calibrate::Calibrate),
+    /// Make vectors of texts
+    Embed(commands::embed::Embed),
     /// Ask a model once, or talk to it
     Run(commands::run::Run),
     /// Show the models
@@ -71,7 +73,9 @@ pub enum Command {
     Promote(commands::promote::Promote),
     /// Remove one version of a model
     Rm(commands::rm::Rm),
-    /// Take in a model that was exported
+    /// Fetch a model from a hub and import it
+    Pull(commands::pull::Pull),
+    /// Take in a model that was exported, a GGUF file, or a folder in Hugging Face's layout
     Import(commands::import::Import),
     /// Write a model to a folder
     Export(commands::export::Export),

@@ -5,6 +5,7 @@ pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
+pub mod embeddings;
 pub mod explanations;
 pub mod files;
 pub mod health;
@@ -15,7 +16,9 @@ pub mod models;
 pub mod openapi;
 pub mod predict;
 pub mod privacy;
+pub mod rerank;
 pub mod robustness;
+pub mod tokens;
 
 use lyceum_types::clock::Timestamp;
 

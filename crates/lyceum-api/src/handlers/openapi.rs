@@ -1,8 +1,8 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    card, chat, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
-    models, predict, privacy, robustness,
+    card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
+    model_selections, models, predict, privacy, rerank, robustness, tokens,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
+        embeddings::create, rerank::create, tokens::encode, tokens::decode,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create, decisions::create, predict::verb, predict::explain_document,
         explanations::create, explanations::find, explanations::cancel, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,

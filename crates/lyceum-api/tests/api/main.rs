@@ -7,6 +7,7 @@ mod card;
 mod client;
 mod contracts;
 mod door;
+mod encoders;
 mod explain;
 mod extras;
 mod files;

@@ -41,6 +41,8 @@ pub struct Import {
     /// As the user said where it comes from.
     pub source: String,
     pub layout: Layout,
+    /// What a hub says of its licence; the files' own word comes before it.
+    pub licence: Option<String>,
 }
 
 /// An imported version, and what a user should be told.
@@ -116,7 +118,7 @@ pub async fn import(
         n_parameters,
         quant: layout.quant.map(|quant| quant.name().to_owned()),
         context,
-        licence,
+        licence: licence.or(request.licence),
         files,
     };
     let write = |number: u32| {
@@ -209,7 +211,7 @@ fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(String, u64),
 }
 
 /// The sha256 of a file.
-pub(super) fn hash_of(path: &Path) -> io::Result<String> {
+pub fn hash_of(path: &Path) -> io::Result<String> {
     let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 4 << 20]);
     loop {
         let n = file.read(&mut buffer)?;

@@ -1,12 +1,14 @@
 //! Models that were imported from the files of other programs: large language models and encoders of texts.
 //!
-//! [`open`] turns a folder's files into a model with its words; [`import`] brings files into the store.
+//! [`open`] turns a folder's files into a model with its words; [`import`] brings files into the store; [`rows`] puts
+//! texts through an encoder.
 
 pub mod import;
 pub mod open;
+pub(crate) mod rows;
 
-use crate::ServiceError;
 use crate::resident::Weighs;
+use crate::{Service, ServiceError};
 use lyceum_kernels::stored::Stored;
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::GrammarCompiler;
@@ -16,7 +18,8 @@ use lyceum_models::Model;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::Version;
 use lyceum_types::control::Control;
-use lyceum_types::manifest::{FORMAT_VERSION, ImportedManifest};
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest};
 use lyceum_types::spec::ModelSpec;
 use std::sync::{Arc, OnceLock};
 
@@ -69,6 +72,40 @@ impl Weighs for Language {
 /// Whether a version came from another program's files.
 pub fn is_imported(version: &Version) -> bool {
     !ModelSpec::FAMILIES.contains(&version.family.as_str())
+}
+
+impl Language {
+    /// The imported model of this kind that a reference means, loaded.
+    ///
+    /// # Errors
+    /// There is none, or it does something else: then where to ask it.
+    pub(crate) async fn of_kind(
+        service: &Service,
+        project: &Project,
+        reference: &ModelRef,
+        kind: ImportedKind,
+    ) -> Result<Arc<Language>, ServiceError> {
+        let does = |kind| match kind {
+            ImportedKind::Language => ("continues texts", "POST /v1/chat/completions or /v1/completions"),
+            ImportedKind::Embedding => ("makes vectors of texts", "POST /v1/embeddings"),
+            ImportedKind::Classifier => ("gives numbers to texts", "POST /v1/rerank"),
+        };
+        let refused = |id: String, what: &str, instead: &str| {
+            let wanted = does(kind).0;
+            let message = format!("{id} {what}, and this takes a model that {wanted}: ask it with {instead}");
+            Err(ServiceError::invalid("model", "unsupported_model", message))
+        };
+        let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
+        if !is_imported(&version) {
+            let instead = "POST /v1/completions, /v1/decisions or :predict";
+            return refused(version.id(), "was trained here", instead);
+        }
+        let language = service.language(project, reference).await?;
+        match language.manifest.kind {
+            found if found == kind => Ok(language),
+            found => refused(language.version.id(), does(found).0, does(found).1),
+        }
+    }
 }
 
 /// Memory for imported models that are loaded at once: seven tenths of the machine's, or no bound where the system

@@ -114,7 +114,8 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
             Head::Classifier { .. } => ImportedKind::Classifier,
         };
         let notes = loaded.notes.clone();
-        (Model::encoder(loaded), kind, notes)
+        let model = within(Model::encoder(loaded), longest(dir, layout)?, dir)?;
+        (model, kind, notes)
     } else {
         let source = Source::HuggingFace { config: &config };
         let loaded = causal_lm::load(checkpoint, source, layout.quant, layout.context, control)?;
@@ -124,6 +125,30 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
     check_vocabulary(&model, &words, dir)?;
     let family = config["model_type"].as_str().unwrap_or_default().to_owned();
     Ok(Opened { model, words, kind, format: "safetensors", family, licence, notes })
+}
+
+/// The longest text of an encoder: what is asked for, else what sentence-transformers' settings say.
+fn longest(dir: &Path, layout: Layout) -> Result<Option<usize>, OpenError> {
+    if layout.context.is_some() {
+        return Ok(layout.context);
+    }
+    let settings = json(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
+    Ok(settings["max_seq_length"].as_u64().map(|n| n as usize))
+}
+
+/// The model with its texts bounded.
+fn within(mut model: Model, longest: Option<usize>, dir: &Path) -> Result<Model, OpenError> {
+    let lyceum_models::InputShape::Tokens { time, .. } = &mut model.shape.input else { return Ok(model) };
+    match longest {
+        Some(n) if n == 0 || n > *time => {
+            let problem = format!("a context of {n} tokens is not between 1 and the model's {time}");
+            Err(OpenError::File { path: dir.to_owned(), problem })
+        }
+        longest => {
+            *time = longest.unwrap_or(*time);
+            Ok(model)
+        }
+    }
 }
 
 /// The weight files of a folder: the shards that the index names, or the one file.

@@ -3,13 +3,11 @@
 use crate::commands::show;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::{files, output};
+use crate::output;
 use clap::{Args, ValueEnum};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, Version};
-use lyceum_train::checkpoint::digest;
 use lyceum_types::ids::ModelRef;
-use lyceum_types::limits;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -17,9 +15,9 @@ use std::path::PathBuf;
 pub struct Export {
     /// `name`, `name@VERSION` or `name@alias`
     model: String,
-    /// The weights' format
-    #[arg(long, value_enum, default_value = "safetensors")]
-    format: Format,
+    /// The weights' format (default: the one that they have)
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// The folder to make (default: NAME-VERSION here)
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -33,14 +31,20 @@ enum Format {
 
 impl Export {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let Format::Safetensors = self.format;
         let reference: ModelRef = self.model.parse()?;
         let store = context.store().await?;
         let version = match models::resolve(&store, &context.project, &reference).await {
             Ok(version) => version,
             Err(error) => return Err(context.explain(&store, error).await),
         };
-        check(&version)?;
+        let format = check(&version)?;
+        if let Some(Format::Safetensors) = self.format
+            && format != "safetensors"
+        {
+            let message = format!("{} is not written as safetensors", version.id());
+            let why = format!("it was imported as {format}, and its files are handed on as they are");
+            return Err(Failure::new(Exit::Failed, "unsupported_format", message, why, "leave --format out"));
+        }
         let plain = version.name.as_str().replace('/', "-");
         let target = self.output.unwrap_or_else(|| PathBuf::from(format!("{plain}-{}", version.number)));
         if target.exists() {
@@ -59,7 +63,7 @@ impl Export {
         let path = target.canonicalize().unwrap_or(target);
         if context.is_json() {
             output::json_line(&json!({
-                "event": "done", "model": version.id(), "format": "safetensors", "path": path, "sha256": version.sha256
+                "event": "done", "model": version.id(), "format": format, "path": path, "sha256": version.sha256
             }));
         } else {
             output::text(format!("{} is in {}", version.id(), path.display()));
@@ -68,14 +72,18 @@ impl Export {
     }
 }
 
-/// Holds every file to its hash, so that damage is not handed on.
-fn check(version: &Version) -> Result<(), Failure> {
-    let manifest = show::read_manifest(version)?;
-    let weights = (WEIGHTS.to_owned(), version.sha256.clone());
-    let expected = std::iter::once(weights).chain(manifest.files);
-    for (file, expected) in expected {
-        let path = version.dir.join(&file);
-        let found = digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?);
+/// Holds every file to its hash, so that damage is not handed on; the weights' format.
+fn check(version: &Version) -> Result<String, Failure> {
+    let (mut expected, format) = match show::read_known(version)? {
+        show::Known::Imported(manifest) => (manifest.files, manifest.format),
+        show::Known::Trained(mut manifest) => {
+            manifest.files.insert(WEIGHTS.to_owned(), version.sha256.clone());
+            (manifest.files, "safetensors".to_owned())
+        }
+    };
+    while let Some((file, expected)) = expected.pop_first() {
+        let path = version.dir.join(show::plain_name(&file)?);
+        let found = show::sha256_of(&path)?;
         if found != expected {
             let message = format!("{file} of {} is damaged", version.id());
             let why = format!("its sha256 is {found}, registered was {expected}");
@@ -85,7 +93,7 @@ fn check(version: &Version) -> Result<(), Failure> {
             return Err(failure);
         }
     }
-    Ok(())
+    Ok(format)
 }
 
 fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failure> {
@@ -94,6 +102,11 @@ fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failu
     for entry in entries {
         let entry = entry.map_err(|error| Failure::file("read", from, &error))?;
         let target = to.join(entry.file_name());
+        // Imported models have folders of their own (`1_Pooling`).
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &target)?;
+            continue;
+        }
         std::fs::copy(entry.path(), &target).map_err(|error| Failure::file("write", &target, &error))?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `lyceum import PATH`: a GGUF file, a folder in Hugging Face's layout, a folder that `lyceum export` wrote, or
 //! the bare weights of a model that a job spec describes. What is none of these is refused by name.
 
+use crate::commands::show;
 use crate::commands::train::read_spec;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -9,17 +10,18 @@ use clap::Args;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::bundle;
 use lyceum_service::language::import as language;
-use lyceum_service::language::open::Layout;
+use lyceum_service::language::open::{GGUF, Layout};
+use lyceum_store::Store;
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
-use lyceum_store::models::{self, NewVersion};
+use lyceum_store::models::{self, NewVersion, Version};
 use lyceum_train::TrainError;
 use lyceum_train::checkpoint::digest;
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelName;
 use lyceum_types::limits;
-use lyceum_types::manifest::Manifest;
+use lyceum_types::manifest::{ImportedManifest, Manifest};
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ pub struct Import {
 }
 
 /// The types that a model can be quantised to when it is loaded.
-fn quant(text: &str) -> Result<Stored, String> {
+pub fn quant(text: &str) -> Result<Stored, String> {
     let kinds = [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0, Stored::Q4K];
     let names = || kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
     let found = kinds.into_iter().find(|kind| kind.name() == text.to_ascii_lowercase());
@@ -57,6 +59,12 @@ impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if self.spec.is_none() && language::is_importable(&self.path) && !self.path.join(MANIFEST).exists() {
             return self.import(context).await;
+        }
+        if self.spec.is_none() && self.path.join(MANIFEST).is_file() {
+            let known = show::read_known_in(&self.path, &self.path.display().to_string());
+            if let Ok(show::Known::Imported(manifest)) = known {
+                return self.import_again(context, *manifest).await;
+            }
         }
         if self.quant.is_some() || self.context.is_some() {
             let why = "they say how a GGUF file or a model of Hugging Face's layout is laid out";
@@ -127,32 +135,75 @@ impl Import {
             layout: Layout { quant: self.quant, context: self.context },
             path: self.path,
             name,
+            licence: None,
         };
-        let done = language::import(&store, &context.project, request, &context.control).await?;
-        let (version, manifest) = (done.version, done.manifest);
-        if context.is_json() {
-            output::json_line(&json!({
-                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir,
-                "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
-                "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
-                "notes": done.notes,
-            }));
-            return Ok(());
-        }
-        for note in summary(&done.notes) {
-            output::note(note);
-        }
-        let millions = manifest.n_parameters as f64 / 1e6;
-        let licence = manifest.licence.as_deref().unwrap_or("not said in its files");
-        output::text(format!(
-            "{} is in {}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
-            version.id(),
-            version.dir.display(),
-            manifest.family,
-            manifest.context
-        ));
-        Ok(())
+        bring_in(context, &store, request).await
     }
+
+    /// A model that another program wrote and `lyceum export` handed on: what was said of it stays said.
+    async fn import_again(self, context: &Context, manifest: ImportedManifest) -> Result<(), Failure> {
+        for (file, expected) in &manifest.files {
+            let path = self.path.join(show::plain_name(file)?);
+            let found = show::sha256_of(&path)?;
+            if found != *expected {
+                let why = format!("its sha256 is {found}, not {expected}");
+                let fix = "export it again from where it came";
+                let message = format!("{file} is damaged");
+                return Err(Failure::new(Exit::Failed, "not_a_model", message, why, fix));
+            }
+        }
+        let quant = match &manifest.quant {
+            Some(name) => Some(quant(name).map_err(|why| {
+                let fix = "use a newer lyceum, or say --quant";
+                Failure::new(Exit::Failed, "not_a_model", format!("no type is called {name}"), why, fix)
+            })?),
+            None => None,
+        };
+        let file = self.path.join(GGUF);
+        let request = language::Import {
+            name: self.name.unwrap_or(manifest.name).parse()?,
+            source: manifest.source,
+            layout: Layout {
+                quant: self.quant.or(quant),
+                context: Some(self.context.unwrap_or(manifest.context as usize)),
+            },
+            path: if file.is_file() { file } else { self.path },
+            licence: manifest.licence,
+        };
+        let store = context.store().await?;
+        bring_in(context, &store, request).await
+    }
+}
+
+/// Imports and says what came of it.
+pub async fn bring_in(context: &Context, store: &Store, request: language::Import) -> Result<(), Failure> {
+    let done = language::import(store, &context.project, request, &context.control).await?;
+    say(context, &done.version, &done.manifest, &done.notes);
+    Ok(())
+}
+
+pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, notes: &[String]) {
+    if context.is_json() {
+        output::json_line(&json!({
+            "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir,
+            "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
+            "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
+            "notes": notes,
+        }));
+        return;
+    }
+    for note in summary(notes) {
+        output::note(note);
+    }
+    let millions = manifest.n_parameters as f64 / 1e6;
+    let licence = manifest.licence.as_deref().unwrap_or("not said in its files");
+    output::text(format!(
+        "{} is in {}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
+        version.id(),
+        version.dir.display(),
+        manifest.family,
+        manifest.context
+    ));
 }
 
 /// The first notes, and how many there are besides.

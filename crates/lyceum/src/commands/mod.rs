@@ -8,6 +8,7 @@ pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod embed;
 pub mod eval;
 pub mod explain;
 pub mod export;
@@ -19,6 +20,7 @@ pub mod predict;
 pub mod preview;
 pub mod privacy;
 pub mod promote;
+pub mod pull;
 pub mod quickstart;
 pub mod rm;
 pub mod run;
@@ -66,6 +68,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Calibrate(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
+        Command::Embed(args) => args.run(context).await,
+        Command::Pull(args) => args.run(context).await,
         Command::Run(args) => args.run(context).await,
         Command::Import(args) => args.run(context).await,
         Command::Export(args) => args.run(context).await,

@@ -8,9 +8,10 @@ use clap::Args;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_types::ids::ModelRef;
-use lyceum_types::manifest::{FORMAT_VERSION, Manifest, Metric};
+use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest, Manifest, Metric};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The largest manifest that is read: row numbers of the parts are in it.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
@@ -29,36 +30,105 @@ impl Show {
             Ok(version) => version,
             Err(error) => return Err(context.explain(&store, error).await),
         };
-        let manifest = read_manifest(&version)?;
-        if context.is_json() {
-            output::json_line(&object(&version, &manifest));
-            return Ok(());
+        match (read_known(&version)?, context.is_json()) {
+            (Known::Trained(manifest), true) => output::json_line(&object(&version, &manifest)),
+            (Known::Trained(manifest), false) => for_people(&version, &manifest),
+            (Known::Imported(manifest), true) => output::json_line(&imported_object(&version, &manifest)),
+            (Known::Imported(manifest), false) => imported_for_people(&version, &manifest),
         }
-        for_people(&version, &manifest);
         Ok(())
     }
 }
 
+/// What stands beside a version's weights.
+pub enum Known {
+    Trained(Box<Manifest>),
+    /// It came from the files of another program.
+    Imported(Box<ImportedManifest>),
+}
+
 /// The manifest beside a version's weights.
-pub fn read_manifest(version: &Version) -> Result<Manifest, Failure> {
-    let path = version.dir.join(MANIFEST);
+pub fn read_known(version: &Version) -> Result<Known, Failure> {
+    read_known_in(&version.dir, &version.id())
+}
+
+/// As [`read_known`], of a folder; `id` says whose it is.
+pub fn read_known_in(dir: &Path, id: &str) -> Result<Known, Failure> {
+    let path = dir.join(MANIFEST);
     let text = files::read_text(&path, MANIFEST_BYTES_MAX)?;
     let damaged = |why: String| {
-        let message = format!("the manifest of {} cannot be read", version.id());
-        let fix = format!("lyceum rm {}, then train or import it again", version.id());
+        let message = format!("the manifest of {id} cannot be read");
+        let fix = format!("lyceum rm {id}, then train or import it again");
         let mut failure = Failure::new(Exit::Failed, "damaged_model", message, why, fix);
         failure.place.file = Some(path.display().to_string());
         failure
     };
-    if let Err(error) = models::check_manifest(&version.dir, text.as_bytes()) {
+    if let Err(error) = models::check_manifest(dir, text.as_bytes()) {
         return Err(damaged(error.to_string()));
     }
-    let manifest: Manifest = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-    if manifest.format_version > FORMAT_VERSION {
-        let why = format!("its format {} is newer than {FORMAT_VERSION}", manifest.format_version);
-        return Err(damaged(why));
+    let value: Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    if let Some(format) = value["format_version"].as_u64().filter(|&n| n > u64::from(FORMAT_VERSION)) {
+        return Err(damaged(format!("its format {format} is newer than {FORMAT_VERSION}")));
     }
-    Ok(manifest)
+    // Only an imported version's has a kind.
+    let known = match value.get("kind") {
+        Some(_) => serde_json::from_str(&text).map(|manifest| Known::Imported(Box::new(manifest))),
+        None => serde_json::from_str(&text).map(|manifest| Known::Trained(Box::new(manifest))),
+    };
+    known.map_err(|error| damaged(error.to_string()))
+}
+
+/// A name of a manifest's file: one below its folder.
+pub fn plain_name(file: &str) -> Result<&str, Failure> {
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
+    if !file.contains(['\\', ':']) && file.split('/').all(part) && file != MANIFEST {
+        return Ok(file);
+    }
+    let message = format!("{file:?} is no name of a model's file");
+    let fix = "import a folder that lyceum export wrote";
+    Err(Failure::new(Exit::Failed, "not_a_model", message, "it could lead elsewhere", fix))
+}
+
+/// The sha256 of a file, read in pieces.
+pub fn sha256_of(path: &Path) -> Result<String, Failure> {
+    lyceum_service::language::import::hash_of(path).map_err(|error| Failure::file("read", path, &error))
+}
+
+fn imported_object(version: &Version, manifest: &ImportedManifest) -> Value {
+    let mut object = ls::line(version);
+    let manifest = serde_json::to_value(manifest).expect("a manifest is plain data: bug");
+    if let (Value::Object(object), Value::Object(manifest)) = (&mut object, manifest) {
+        // What both say, the row says.
+        let more = manifest.into_iter().filter(|(key, _)| !object.contains_key(key)).collect::<Vec<_>>();
+        object.extend(more);
+        object.insert("path".into(), json!(version.dir));
+    }
+    object
+}
+
+fn imported_for_people(version: &Version, manifest: &ImportedManifest) {
+    let row = |key: &str, value: String| vec![key.to_owned(), value];
+    let kind = match manifest.kind {
+        ImportedKind::Language => "continues texts",
+        ImportedKind::Embedding => "makes vectors of texts",
+        ImportedKind::Classifier => "gives numbers to texts",
+    };
+    let rows = vec![
+        row("model", version.id()),
+        row("family", version.family.clone()),
+        row("kind", kind.into()),
+        row("parameters", version.n_params.to_string()),
+        row("size", output::bytes(version.bytes)),
+        row("format", manifest.format.clone()),
+        row("loaded as", manifest.quant.clone().unwrap_or_else(|| "what its files hold".into())),
+        row("context", manifest.context.to_string()),
+        row("licence", manifest.licence.clone().unwrap_or_else(|| "not said in its files".into())),
+        row("source", manifest.source.clone()),
+        row("sha256", version.sha256.clone()),
+        row("created", crate::time::for_people(version.created_at)),
+        row("path", version.dir.display().to_string()),
+    ];
+    output::table(&["", ""], &rows);
 }
 
 fn object(version: &Version, manifest: &Manifest) -> Value {
