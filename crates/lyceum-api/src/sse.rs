@@ -11,6 +11,8 @@ use std::convert::Infallible;
 
 /// How an error event begins.
 pub const ERROR_PREFIX: &str = "data: {\"error\":{";
+/// How the event begins that says of a typed stream that it failed.
+pub const FAILED_PREFIX: &str = "event: response.failed\n";
 
 /// `items` as events; an error is the last but `[DONE]`.
 pub fn stream<T: Serialize>(items: impl Stream<Item = Result<T, ApiError>> + Send + 'static) -> Response {
@@ -19,7 +21,16 @@ pub fn stream<T: Serialize>(items: impl Stream<Item = Result<T, ApiError>> + Sen
         Err(error) => json(&ErrorBody { error: error.detail }),
     });
     let done = futures_util::stream::once(async { Event::default().data("[DONE]") });
-    let events = events.chain(done).map(Ok::<Event, Infallible>);
+    response(events.chain(done))
+}
+
+/// Events with a name each, the last of which says how it ended.
+pub fn typed<T: Serialize>(events: impl Stream<Item = (&'static str, T)> + Send + 'static) -> Response {
+    response(events.map(|(name, data)| json(&data).event(name)))
+}
+
+fn response(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+    let events = events.map(Ok::<Event, Infallible>);
     let keep_alive = KeepAlive::new().interval(limits::STREAM_KEEP_ALIVE).text("keep-alive");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();

@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
@@ -28,7 +28,9 @@ pub mod language;
 pub mod models;
 pub mod predict;
 pub mod privacy;
+pub mod residency;
 mod resident;
+pub mod responses;
 pub mod robustness;
 pub mod selections;
 mod stops;

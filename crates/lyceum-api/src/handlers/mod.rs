@@ -15,6 +15,8 @@ pub mod models;
 pub mod openapi;
 pub mod predict;
 pub mod privacy;
+pub mod residents;
+pub mod responses;
 pub mod robustness;
 
 use lyceum_types::clock::Timestamp;

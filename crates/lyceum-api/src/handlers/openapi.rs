@@ -2,7 +2,7 @@
 
 use super::{
     card, chat, completions, decisions, drift, explanations, files, health, infer, metrics, model_selections,
-    models, predict, privacy, robustness,
+    models, predict, privacy, residents, responses, robustness,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,9 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
-        models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create, decisions::create, predict::verb, predict::explain_document,
+        models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
+        responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
+        residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,
         explanations::create, explanations::find, explanations::cancel, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,

@@ -13,6 +13,8 @@ pub mod infer;
 pub mod models;
 pub mod predict;
 pub mod privacy;
+pub mod residents;
+pub mod responses;
 pub mod robustness;
 pub mod sampling;
 pub mod selections;
