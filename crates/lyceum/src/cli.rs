@@ -67,6 +67,10 @@ pub enum Command {
     Show(commands::show::Show),
     /// What is known of a model, how, and what is not: a signed card
     Card(commands::card::Card),
+    /// Show the imported models that a running server has in memory
+    Ps(commands::ps::Ps),
+    /// Let a running server take a model out of memory
+    Stop(commands::ps::Stop),
     /// Remove one version of a model
     Rm(commands::rm::Rm),
     /// Take in a model that was exported

@@ -15,6 +15,7 @@ mod failure;
 mod files;
 mod output;
 mod progress;
+mod remote;
 mod time;
 mod training;
 

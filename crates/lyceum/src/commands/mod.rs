@@ -18,6 +18,7 @@ pub mod ls;
 pub mod predict;
 pub mod preview;
 pub mod privacy;
+pub mod ps;
 pub mod quickstart;
 pub mod rm;
 pub mod run;
@@ -71,6 +72,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
+        Command::Ps(args) => args.run(context).await,
+        Command::Stop(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
