@@ -26,7 +26,7 @@ pub fn stream<T: Serialize>(items: impl Stream<Item = Result<T, ApiError>> + Sen
 
 /// Events with a name each, the last of which says how it ended.
 pub fn typed<T: Serialize>(events: impl Stream<Item = (&'static str, T)> + Send + 'static) -> Response {
-    response(events.map(|(name, data)| json(&data).event(name)))
+    response(events.map(|(name, data)| with_data(Event::default().event(name), &data)))
 }
 
 fn response(events: impl Stream<Item = Event> + Send + 'static) -> Response {
@@ -39,11 +39,15 @@ fn response(events: impl Stream<Item = Event> + Send + 'static) -> Response {
 }
 
 fn json<T: Serialize>(item: &T) -> Event {
+    with_data(Event::default(), item)
+}
+
+fn with_data<T: Serialize>(event: Event, item: &T) -> Event {
     match serde_json::to_string(item) {
-        Ok(text) => Event::default().data(text),
+        Ok(text) => event.data(text),
         Err(error) => {
             tracing::error!(%error, "an event could not be written as JSON: bug");
-            Event::default().data("{\"error\":{\"message\":\"internal error\",\"type\":\"server_error\"}}")
+            event.data("{\"error\":{\"message\":\"internal error\",\"type\":\"server_error\"}}")
         }
     }
 }

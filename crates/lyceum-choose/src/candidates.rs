@@ -28,6 +28,7 @@ pub fn job(choose: &ChooseSpec, candidate: &Candidate) -> Spec {
         train: train.unwrap_or_else(|| usual_training(&candidate.model)),
         // Every run of a race would spend: the document refuses it.
         privacy: None,
+        gate: None,
     }
 }
 

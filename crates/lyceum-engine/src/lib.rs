@@ -36,6 +36,8 @@ pub struct EngineLimits {
     pub predictions_queued_max: usize,
     /// Rows of one batch of predictions.
     pub batch_rows_max: usize,
+    /// Tokens of one batch of predictions, padding included; one request alone may have more.
+    pub batch_tokens_max: usize,
     /// Sequences that wait or run.
     pub sequences_max: usize,
     /// Sequences that run at once.
@@ -61,6 +63,7 @@ impl Default for EngineLimits {
         EngineLimits {
             predictions_queued_max: 1024,
             batch_rows_max: 256,
+            batch_tokens_max: 16_384,
             sequences_max: 1024,
             sequences_running_max: 64,
             prefill_tokens_max: 256,
@@ -158,6 +161,13 @@ impl Engine {
         request.check(&self.limits)?;
         admit(&self.gauges.sequences, self.limits.sequences_max, "sequences")?;
         self.send(Work::Generate(Box::new(request)), &self.gauges.sequences)
+    }
+
+    /// The most positions that one sequence of the model can have here: what the model can, and what the memory for
+    /// keys and values holds. None where there is no limit.
+    pub fn positions_max(&self, model: &Model) -> Option<usize> {
+        let by_memory = self.limits.kv_pages(model).map(|pages| pages * PAGE);
+        [by_memory, model.context()].into_iter().flatten().min()
     }
 
     /// Runs `task` on the device thread between two steps: for readiness proofs and explanations.

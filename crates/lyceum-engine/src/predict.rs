@@ -45,14 +45,15 @@ impl Predictor {
     pub(crate) fn step(&mut self, ws: &mut Workspace, gauges: &Gauges, limits: &EngineLimits) {
         let Some(first) = self.queue.pop_front() else { return };
         let mut rows = n_rows(&first.input);
+        let rows_max = limits.batch_rows_max.min(limits.batch_tokens_max / n_steps(&first.input).max(1));
         let mut batch = vec![first];
         let mut i = 0;
-        while i < self.queue.len() && rows < limits.batch_rows_max {
+        while i < self.queue.len() && rows < rows_max {
             let candidate = &self.queue[i];
             let more = n_rows(&candidate.input);
             let fits = Arc::ptr_eq(&candidate.model, &batch[0].model)
                 && joins(&batch[0].input, &candidate.input)
-                && rows + more <= limits.batch_rows_max;
+                && rows + more <= rows_max;
             if fits {
                 rows += more;
                 batch.extend(self.queue.remove(i));
@@ -95,8 +96,17 @@ fn n_rows(input: &Input) -> usize {
     }
 }
 
-/// Whether two inputs have rows of one shape. Token rows join when they are equally long: padding would be
-/// right too, but costs work.
+/// Steps of one row; an input without steps has none.
+fn n_steps(input: &Input) -> usize {
+    match input {
+        Input::Dense { .. } => 0,
+        Input::Tokens(tokens) => tokens.time,
+        Input::Pair { source, target } => source.time.max(target.time),
+    }
+}
+
+/// Whether two inputs have rows of one shape. Token rows join when they take equally many steps, padding
+/// included: whoever asks decides how much of it is worth a larger batch.
 fn joins(a: &Input, b: &Input) -> bool {
     match (a, b) {
         (Input::Dense { shape: a, .. }, Input::Dense { shape: b, .. }) => a == b,
@@ -125,7 +135,34 @@ fn join(batch: &[PredictRequest]) -> Input {
 }
 
 fn append(tokens: &mut Tokens, more: &Tokens) {
+    if !tokens.second.is_empty() || !more.second.is_empty() {
+        tokens.second.resize(tokens.n, u32::MAX);
+        tokens.second.extend_from_slice(&more.second);
+        tokens.second.resize(tokens.n + more.n, u32::MAX);
+    }
     tokens.n += more.n;
     tokens.ids.extend_from_slice(&more.ids);
     tokens.lengths.extend_from_slice(&more.lengths);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_where_their_second_text_begins_whoever_they_are_joined_with() {
+        let row = |second: &[u32]| Tokens {
+            n: 1,
+            time: 2,
+            ids: vec![1, 2],
+            lengths: vec![2],
+            second: second.to_vec(),
+        };
+        let mut joined = row(&[]);
+        append(&mut joined, &row(&[]));
+        assert_eq!((joined.n, joined.second.len()), (2, 0));
+        append(&mut joined, &row(&[1]));
+        append(&mut joined, &row(&[]));
+        assert_eq!((joined.n, joined.second), (4, vec![u32::MAX, u32::MAX, 1, u32::MAX]));
+    }
 }

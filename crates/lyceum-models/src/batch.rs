@@ -25,7 +25,8 @@ pub struct Tokens {
     pub time: usize,
     pub ids: Vec<u32>,
     pub lengths: Vec<u32>,
-    /// For encoders of pairs: where each row's second text begins. Empty: no row has one.
+    /// For encoders of pairs: where each row's second text begins; beyond its end where it has none. Empty: no
+    /// row has one.
     pub second: Vec<u32>,
 }
 
@@ -54,7 +55,8 @@ impl Tokens {
         self.lengths.iter().enumerate().map(|(i, &length)| {
             let time = length as usize;
             let ids = self.ids[i * self.time..][..time].to_vec();
-            Tokens { n: 1, time, ids, lengths: vec![length], ..Tokens::default() }
+            let second = self.second.get(i).copied().into_iter().collect();
+            Tokens { n: 1, time, ids, lengths: vec![length], second }
         })
     }
 }

@@ -13,15 +13,15 @@ use std::io;
 
 /// A file, or anything else that gives bytes from a place.
 pub trait ReadAt {
-    /// Its length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    /// Its length.
+    fn n_bytes(&self) -> io::Result<u64>;
     /// Fills `out` from `offset` on; an error where the file ends before.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
 }
 
 impl ReadAt for [u8] {
-    fn len(&self) -> io::Result<u64> {
-        Ok(<[u8]>::len(self) as u64)
+    fn n_bytes(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -32,8 +32,8 @@ impl ReadAt for [u8] {
 }
 
 impl ReadAt for Vec<u8> {
-    fn len(&self) -> io::Result<u64> {
-        Ok(Vec::len(self) as u64)
+    fn n_bytes(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -43,7 +43,7 @@ impl ReadAt for Vec<u8> {
 
 #[cfg(unix)]
 impl ReadAt for std::fs::File {
-    fn len(&self) -> io::Result<u64> {
+    fn n_bytes(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 
@@ -140,7 +140,7 @@ impl Checkpoint {
 fn safetensors_header(file: &dyn ReadAt, number: usize) -> Result<Vec<(String, TensorAt)>, NnError> {
     let damaged = |what: String| NnError::Weights(format!("not a safetensors file: {what}"));
     let read = |offset, out: &mut [u8]| file.read_at(offset, out).map_err(|error| damaged(error.to_string()));
-    let len = file.len().map_err(|error| damaged(error.to_string()))?;
+    let len = file.n_bytes().map_err(|error| damaged(error.to_string()))?;
     let mut first = [0; 8];
     read(0, &mut first)?;
     let n = u64::from_le_bytes(first);

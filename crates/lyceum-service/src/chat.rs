@@ -114,7 +114,8 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
     let tokenizer = &language.words.tokenizer;
     let ids = tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
     let ids = ids.map_err(|error| refused("messages", error))?;
-    let max_tokens = room(&language, ids.len(), request.max_tokens)?;
+    let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
+    let max_tokens = room(context, ids.len(), request.max_tokens)?;
     let reasoning = ReasoningFormat::of(template.source(), &text);
     let grammar = grammar(&language, &request, &offer, reasoning).await?;
     let prompt = Encoded { source: None, n_tokens: ids.len(), prompt: ids, max_tokens };
@@ -260,8 +261,7 @@ fn refused(param: &str, error: LanguageError) -> ServiceError {
 }
 
 /// How many tokens may follow the prompt; all that the context has room for where nothing is asked.
-fn room(language: &Language, n_prompt: usize, asked: Option<usize>) -> Result<usize, ServiceError> {
-    let context = language.manifest.context as usize;
+fn room(context: usize, n_prompt: usize, asked: Option<usize>) -> Result<usize, ServiceError> {
     let over = |message: String| Err(ServiceError::invalid("messages", "context_length_exceeded", message));
     if n_prompt >= context {
         return over(format!(

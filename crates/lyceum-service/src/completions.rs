@@ -46,7 +46,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
     });
     let mut prompts: Vec<Encoded> = prompts.collect::<Result<_, _>>()?;
     for (i, prompt) in prompts.iter_mut().enumerate() {
-        prompt.max_tokens = room(&speaker, prompt, &request, i)?;
+        prompt.max_tokens = room(service, &speaker, prompt, &request, i)?;
     }
     let options = Options {
         n: request.n,
@@ -103,7 +103,13 @@ fn encode(speaker: &Speaker, prompt: &Prompt, param: &str) -> Result<Encoded, Se
 }
 
 /// How many tokens may follow a prompt. OpenAI's rule: it and `max_tokens` together must fit the context.
-fn room(speaker: &Speaker, prompt: &Encoded, request: &Request, i: usize) -> Result<usize, ServiceError> {
+fn room(
+    service: &Service,
+    speaker: &Speaker,
+    prompt: &Encoded,
+    request: &Request,
+    i: usize,
+) -> Result<usize, ServiceError> {
     let wanted = request.max_tokens.unwrap_or(limits::MAX_TOKENS_DEFAULT);
     if let (Some(source), InputShape::Pair { source_time, .. }) =
         (&prompt.source, &speaker.model().shape.input)
@@ -124,7 +130,7 @@ fn room(speaker: &Speaker, prompt: &Encoded, request: &Request, i: usize) -> Res
         // Its answer ends by itself and has a bound of its own.
         return Ok(wanted);
     }
-    let Some(context) = speaker.model().context() else { return Ok(wanted) };
+    let Some(context) = service.engine().positions_max(speaker.model()) else { return Ok(wanted) };
     let n_prompt = prompt.prompt.len();
     let scores = request.echo || request.prompt_logprobs.is_some();
     if n_prompt > context || (n_prompt == context && !scores) {

@@ -109,8 +109,7 @@ impl Service {
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
         if language::is_imported(&version) {
-            let message = format!("{} was imported: this takes models that Lyceum trained", version.id());
-            return Err(ServiceError::unsupported("model", "unsupported_model", message));
+            return Err(imported(&version));
         }
         self.residents.load(project, version, resident::read).await
     }
@@ -215,6 +214,11 @@ impl Service {
             Ok(Ok(result)) => result.map_err(refused),
         }
     }
+}
+
+fn imported(version: &lyceum_store::models::Version) -> ServiceError {
+    let message = format!("{} was imported: this takes models that Lyceum trained", version.id());
+    ServiceError::unsupported("model", "unsupported_model", message)
 }
 
 fn lengths(value: &PreparedValue) -> (usize, usize) {

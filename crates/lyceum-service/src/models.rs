@@ -7,20 +7,21 @@ use lyceum_types::ids::{ModelRef, Project, VersionRef};
 /// A version under one of the ids that name it.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// `name` for the newest version, `name@number` for each.
+    /// `name` for the version that it serves, `name@number` for each.
     pub id: String,
     pub owner: String,
     pub version: Version,
 }
 
-/// Every name (its newest version) and every version, by name and number.
+/// Every name (its newest version that is not held) and every version, by name and number.
 pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
     let versions = models::list(service.store(), project).await?;
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
         listed.push(Listed { id: version.id(), owner: project.tenant.clone(), version: version.clone() });
-        let is_newest = versions.get(i + 1).is_none_or(|next| next.name != version.name);
-        if is_newest {
+        let mut newer = versions[i + 1..].iter().take_while(|next| next.name == version.name);
+        let is_served = version.held.is_none() && newer.all(|next| next.held.is_some());
+        if is_served {
             let id = version.name.to_string();
             listed.push(Listed { id, owner: project.tenant.clone(), version: version.clone() });
         }

@@ -6,7 +6,8 @@ use lyceum_models::Model;
 use lyceum_models::bundle::Bundle;
 use lyceum_models::prepare::Preparation;
 use lyceum_store::layout::{MANIFEST, WEIGHTS};
-use lyceum_store::models::Version;
+use lyceum_store::models::{NewVersion, Version};
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use lyceum_types::manifest::Manifest;
@@ -25,6 +26,45 @@ pub struct Resident {
     pub model: Arc<Model>,
     /// Counts of what was asked of it.
     pub(crate) watch: Watch,
+}
+
+impl Resident {
+    /// Loads a version for this caller alone.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, a version that was imported.
+    pub fn open(version: Version) -> Result<Self, ServiceError> {
+        if crate::language::is_imported(&version) {
+            return Err(crate::imported(&version));
+        }
+        read(version)
+    }
+
+    /// A version that is about to be: it has files, and no number (0) yet.
+    ///
+    /// # Errors
+    /// Weights that do not belong to the manifest.
+    pub fn unpublished(
+        new: &NewVersion,
+        manifest: Manifest,
+        weights: &[u8],
+        dir: &Path,
+    ) -> Result<Self, ServiceError> {
+        let version = Version {
+            name: new.name.clone(),
+            number: 0,
+            family: new.family.clone(),
+            task: new.task.clone(),
+            n_params: new.n_params,
+            bytes: new.bytes,
+            sha256: new.sha256.clone(),
+            job: new.job.clone(),
+            created_at: Timestamp::now(),
+            held: new.held.clone(),
+            dir: dir.to_owned(),
+        };
+        bundle(version, manifest, weights)
+    }
 }
 
 type Key = (Project, String, u32);
@@ -181,8 +221,13 @@ pub(crate) fn read(version: Version) -> Result<Resident, ServiceError> {
         let why = format!("{}: its sha256 is {found}, registered was {}", path.display(), version.sha256);
         return Err(damaged(why.into()));
     }
+    bundle(version, manifest, &weights)
+}
+
+fn bundle(version: Version, manifest: Manifest, weights: &[u8]) -> Result<Resident, ServiceError> {
+    let damaged = |source| ServiceError::Damaged { id: version.id(), source };
     let Bundle { model, preparation } =
-        lyceum_models::bundle::open(&manifest, &weights).map_err(|error| damaged(error.into()))?;
+        lyceum_models::bundle::open(&manifest, weights).map_err(|error| damaged(Box::new(error)))?;
     Ok(Resident { version, manifest, preparation, model: Arc::new(model), watch: Watch::default() })
 }
 

@@ -24,6 +24,8 @@ pub struct Version {
     pub sha256: String,
     pub job: Option<JobId>,
     pub created_at: Timestamp,
+    /// Why the bare name passes it over; None: it does not.
+    pub held: Option<String>,
     /// Its folder.
     pub dir: PathBuf,
 }
@@ -45,6 +47,8 @@ pub struct NewVersion {
     pub bytes: u64,
     pub sha256: String,
     pub job: Option<JobId>,
+    /// Why the bare name is to pass it over, until it is promoted; None: it is not.
+    pub held: Option<String>,
 }
 
 /// Gives the staged folder the next version number of its name, and makes it visible.
@@ -102,8 +106,8 @@ pub(crate) async fn publish_in(
     let path = Layout::version_path(project, &new.name, number);
     sqlx::query(
         "INSERT INTO model_versions \
-         (tenant, project, name, version, state, family, task, n_params, bytes, sha256, path, job, created_at) \
-         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9, $10, $11, $12)",
+         (tenant, project, name, version, state, family, task, n_params, bytes, sha256, path, job, created_at, held) \
+         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -117,6 +121,7 @@ pub(crate) async fn publish_in(
     .bind(&path)
     .bind(new.job.as_ref().map(|job| job.as_str().to_owned()))
     .bind(now.millis())
+    .bind(&new.held)
     .execute(&mut **transaction)
     .await?;
 
@@ -133,8 +138,8 @@ pub(crate) async fn publish_in(
         std::fs::remove_dir_all(&dir).map_err(|e| StoreError::file("remove", &dir, e))?;
     }
     rename_durably(staging.path(), &dir)?;
-    let NewVersion { name, family, task, n_params, bytes, sha256, job } = new;
-    Ok(Version { name, number, family, task, n_params, bytes, sha256, job, created_at: now, dir })
+    let NewVersion { name, family, task, n_params, bytes, sha256, job, held } = new;
+    Ok(Version { name, number, family, task, n_params, bytes, sha256, job, created_at: now, held, dir })
 }
 
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
@@ -172,7 +177,7 @@ pub(crate) async fn commit_or_take_back(
     Ok(())
 }
 
-/// The version that a reference means.
+/// The version that a reference means; a bare name the newest that is not held.
 pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
     // One statement with static text for the three kinds of reference: exactly one of $4 and $5 is set, or none.
     let (number, alias) = match &reference.version {
@@ -181,12 +186,13 @@ pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> 
         VersionRef::Alias(alias) => (None, Some(alias.as_str())),
     };
     let row: Option<VersionRow> = sqlx::query_as(
-        "SELECT v.name, v.version, v.family, v.task, v.n_params, v.bytes, v.sha256, v.path, v.job, v.created_at \
-         FROM model_versions v \
+        "SELECT v.name, v.version, v.family, v.task, v.n_params, v.bytes, v.sha256, v.path, v.job, v.created_at, \
+         v.held FROM model_versions v \
          WHERE v.tenant = $1 AND v.project = $2 AND v.name = $3 AND v.state = 'ready' \
          AND ($4 IS NULL OR v.version = $4) \
          AND ($5 IS NULL OR v.version = (SELECT a.version FROM model_aliases a \
               WHERE a.tenant = $1 AND a.project = $2 AND a.name = $3 AND a.alias = $5)) \
+         AND (v.held IS NULL OR $4 IS NOT NULL OR $5 IS NOT NULL) \
          ORDER BY v.version DESC LIMIT 1",
     )
     .bind(&project.tenant)
@@ -203,14 +209,41 @@ pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> 
 /// Every version that can be served, by name and number.
 pub async fn list(store: &Store, project: &Project) -> Result<Vec<Version>, StoreError> {
     let rows: Vec<VersionRow> = sqlx::query_as(
-        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at FROM model_versions \
-         WHERE tenant = $1 AND project = $2 AND state = 'ready' ORDER BY name, version",
+        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at, held \
+         FROM model_versions WHERE tenant = $1 AND project = $2 AND state = 'ready' ORDER BY name, version",
     )
     .bind(&project.tenant)
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
     rows.into_iter().map(|row| parse(row, store.layout())).collect()
+}
+
+/// Lets the bare name serve a version that was held back. Returns the version as it was before.
+pub async fn promote(
+    store: &Store,
+    project: &Project,
+    name: &ModelName,
+    number: u32,
+) -> Result<Version, StoreError> {
+    let reference = ModelRef { name: name.clone(), version: VersionRef::Number(number) };
+    let before = resolve(store, project, &reference).await?;
+    let mut transaction = store.write().await?;
+    let done = sqlx::query(
+        "UPDATE model_versions SET held = NULL \
+         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'ready'",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(name.as_str())
+    .bind(i64::from(number))
+    .execute(&mut *transaction)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
+    }
+    transaction.commit().await?;
+    Ok(before)
 }
 
 /// Points an alias at a version that is there.
@@ -308,10 +341,11 @@ fn saturate(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-type VersionRow = (String, i64, String, String, i64, i64, String, String, Option<String>, i64);
+type VersionRow =
+    (String, i64, String, String, i64, i64, String, String, Option<String>, i64, Option<String>);
 
 fn parse(row: VersionRow, layout: &Layout) -> Result<Version, StoreError> {
-    let (name, number, family, task, n_params, bytes, sha256, path, job, created_at) = row;
+    let (name, number, family, task, n_params, bytes, sha256, path, job, created_at, held) = row;
     let damaged = |value: String| StoreError::Damaged { table: "model_versions", value };
     Ok(Version {
         name: name.parse().map_err(|_| damaged(name))?,
@@ -323,170 +357,10 @@ fn parse(row: VersionRow, layout: &Layout) -> Result<Version, StoreError> {
         sha256,
         job: job.map(|job| job.parse().map_err(|_| damaged(job))).transpose()?,
         created_at: Timestamp::from_millis(created_at),
+        held,
         dir: layout.root().join(path),
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::layout::WEIGHTS;
-    use std::collections::BTreeSet;
-    use std::fs;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
-    async fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-        (dir, store)
-    }
-
-    fn new(name: &str) -> NewVersion {
-        NewVersion {
-            name: name.parse().unwrap(),
-            family: "mlp".into(),
-            task: "classify".into(),
-            n_params: 7,
-            bytes: 3,
-            sha256: "ab".into(),
-            job: None,
-        }
-    }
-
-    fn staged(store: &Store) -> Staging {
-        let staging = Staging::create(store.layout()).unwrap();
-        fs::write(staging.path().join(WEIGHTS), b"abc").unwrap();
-        staging
-    }
-
-    async fn add(store: &Store, name: &str) -> Result<Version, StoreError> {
-        let manifest = |number| format!("{{\"version\":{number}}}").into_bytes();
-        publish(store, &Project::default_project(), new(name), staged(store), manifest, NOW).await
-    }
-
-    async fn find(store: &Store, reference: &str) -> Result<Version, StoreError> {
-        resolve(store, &Project::default_project(), &reference.parse().unwrap()).await
-    }
-
-    #[tokio::test]
-    async fn a_published_version_is_found_by_name_number_and_alias() {
-        let (dir, store) = store().await;
-        let first = add(&store, "digits").await.unwrap();
-        let second = add(&store, "digits").await.unwrap();
-        assert_eq!((first.id().as_str(), second.id().as_str()), ("digits@1", "digits@2"));
-        assert_eq!(second.dir, dir.path().join("models/digits/2"));
-        assert_eq!(fs::read(second.dir.join(MANIFEST)).unwrap(), b"{\"version\":2}");
-        assert_eq!(fs::read(second.dir.join(WEIGHTS)).unwrap(), b"abc");
-
-        let project = Project::default_project();
-        let stable: Alias = "stable".parse().unwrap();
-        set_alias(&store, &project, &first.name, &stable, 2).await.unwrap();
-        set_alias(&store, &project, &first.name, &stable, 1).await.unwrap();
-        assert_eq!(find(&store, "digits").await.unwrap(), second);
-        assert_eq!(find(&store, "digits@latest").await.unwrap(), second);
-        assert_eq!(find(&store, "digits@1").await.unwrap(), first);
-        assert_eq!(find(&store, "digits@stable").await.unwrap(), first);
-        for missing in ["digits@3", "digits@other", "digit"] {
-            assert!(matches!(find(&store, missing).await, Err(StoreError::NotFound { .. })), "{missing}");
-        }
-        assert!(set_alias(&store, &project, &first.name, &stable, 9).await.is_err());
-        assert!(set_alias(&store, &project, &first.name, &"latest".parse().unwrap(), 1).await.is_err());
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn processes_that_publish_at_once_get_each_its_own_number() {
-        let (dir, first) = store().await;
-        let mut tasks = Vec::new();
-        for _ in 0..3 {
-            let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-            tasks.push(tokio::spawn(async move {
-                let mut numbers = Vec::new();
-                for _ in 0..5 {
-                    numbers.push(add(&store, "digits").await.unwrap().number);
-                }
-                numbers
-            }));
-        }
-        let mut numbers = BTreeSet::new();
-        for task in tasks {
-            numbers.extend(task.await.unwrap());
-        }
-        assert_eq!(numbers, (1..=15).collect());
-        let listed = list(&first, &Project::default_project()).await.unwrap();
-        assert_eq!(listed.len(), 15);
-        assert!(listed.iter().all(|version| version.dir.join(MANIFEST).exists()));
-        assert_eq!(fs::read_dir(first.layout().staging()).unwrap().count(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_deleted_version_leaves_no_row_no_alias_and_no_folder_and_its_number_is_not_given_again() {
-        let (_dir, store) = store().await;
-        let project = Project::default_project();
-        add(&store, "digits").await.unwrap();
-        let second = add(&store, "digits").await.unwrap();
-        let alias = "stable".parse().unwrap();
-        set_alias(&store, &project, &second.name, &alias, 2).await.unwrap();
-
-        let deleted = delete(&store, &project, &"digits@stable".parse().unwrap()).await.unwrap();
-        assert_eq!(deleted, second);
-        assert!(!second.dir.exists());
-        assert!(find(&store, "digits@stable").await.is_err());
-        assert_eq!(find(&store, "digits").await.unwrap().number, 1);
-        assert_eq!(add(&store, "digits").await.unwrap().number, 3);
-        assert!(delete(&store, &project, &"digits@2".parse().unwrap()).await.is_err());
-        assert_eq!(fs::read_dir(store.layout().staging()).unwrap().count(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_deletion_that_a_crash_cut_off_is_finished_at_the_next_start() {
-        let (dir, store) = store().await;
-        let version = add(&store, "digits").await.unwrap();
-        let mut transaction = store.write().await.unwrap();
-        sqlx::query("UPDATE model_versions SET state = 'deleting'").execute(&mut *transaction).await.unwrap();
-        transaction.commit().await.unwrap();
-        assert!(find(&store, "digits").await.is_err(), "invisible from the first moment");
-        store.close().await;
-
-        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-        assert!(!version.dir.exists());
-        let (n,): (i64,) =
-            sqlx::query_as("SELECT COUNT(*) FROM model_versions").fetch_one(&store.reader).await.unwrap();
-        assert_eq!(n, 0);
-    }
-
-    #[tokio::test]
-    async fn a_folder_that_a_crash_left_without_a_row_does_not_stop_its_number() {
-        let (_dir, store) = store().await;
-        let name: ModelName = "digits".parse().unwrap();
-        let orphan = store.layout().version_dir(&Project::default_project(), &name, 1);
-        fs::create_dir_all(&orphan).unwrap();
-        fs::write(orphan.join("stale"), b"").unwrap();
-        let version = add(&store, "digits").await.unwrap();
-        assert_eq!(version.number, 1);
-        assert!(!version.dir.join("stale").exists());
-    }
-
-    #[tokio::test]
-    async fn a_publication_that_fails_leaves_nothing() {
-        let (_dir, store) = store().await;
-        // A file where the name's folder should be: the rename cannot happen.
-        fs::write(store.layout().models().join("digits"), b"").unwrap();
-        assert!(matches!(add(&store, "digits").await, Err(StoreError::File { .. })));
-        assert!(list(&store, &Project::default_project()).await.unwrap().is_empty());
-        assert_eq!(fs::read_dir(store.layout().staging()).unwrap().count(), 0);
-        fs::remove_file(store.layout().models().join("digits")).unwrap();
-        assert_eq!(add(&store, "digits").await.unwrap().number, 1, "the number was given back");
-    }
-
-    #[tokio::test]
-    async fn a_foreign_project_finds_nothing() {
-        let (_dir, store) = store().await;
-        add(&store, "digits").await.unwrap();
-        let other = Project { tenant: "other".into(), id: "other".into() };
-        assert!(list(&store, &other).await.unwrap().is_empty());
-        let reference = "digits".parse().unwrap();
-        assert!(matches!(resolve(&store, &other, &reference).await, Err(StoreError::NotFound { .. })));
-        assert!(matches!(delete(&store, &other, &reference).await, Err(StoreError::NotFound { .. })));
-    }
-}
+mod tests;

@@ -183,6 +183,13 @@ pub fn learn(
             save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
         }
     }
+    let canaries = match (&private, &noise) {
+        (Some(private), Some(noise)) => private.canaries(spec.seed, loaded, noise)?,
+        _ => None,
+    };
+    // How long the run is and what is drawn with which probability are of the rows alone.
+    let with_canaries = canaries.as_ref().map(|canaries| canaries.among(&loaded.train));
+    let train = with_canaries.as_ref().unwrap_or(&loaded.train);
     let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
     let mut ws = Workspace::new();
     while progress.step < run.total_steps() && !progress.early.stopped {
@@ -195,9 +202,9 @@ pub fn learn(
         }
         let report = match (&private, &noise) {
             (Some(private), Some(noise)) => {
-                run.private_step(&loaded.train, progress.step, &private.mechanism, noise)?
+                run.private_step(train, progress.step, &private.mechanism, noise)?
             }
-            _ => run.step(&loaded.train, progress.step)?,
+            _ => run.step(train, progress.step)?,
         };
         progress.step += 1;
         progress.last_loss = Some(report.loss).filter(|loss| loss.is_finite());
@@ -229,7 +236,16 @@ pub fn learn(
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
     let steps = progress.step;
-    let privacy = private.as_ref().map(|private| private.report(steps)).transpose()?;
+    let mut privacy = private.as_ref().map(|private| private.report(steps)).transpose()?;
+    if let (Some(privacy), Some(canaries)) = (&mut privacy, &canaries) {
+        let before = Model::new(&spec.model, &shape, spec.seed)?;
+        privacy.audit = Some(canaries.audit(&before, &run.model, control)?);
+    } else if let (Some(privacy), true) =
+        (&mut privacy, spec.privacy.as_ref().is_some_and(|p| p.audit.is_some()))
+    {
+        let lost = "the audit was not evaluated: the job ended before its version was kept, and its key was forgotten";
+        privacy.limits.push(lost.into());
+    }
     Ok(Learnt { model: run.model, shape, steps, seconds: progress.seconds, privacy })
 }
 

@@ -262,3 +262,63 @@ fn a_private_version_tells_nothing_that_was_not_declared() {
     assert!(numbers.iter().filter(shared).count() <= numbers.len() / 10);
     lyceum_models::bundle::open(&manifest, &files.files[0].1).unwrap();
 }
+
+/// A wide model that can learn canaries by heart, trained with this noise.
+fn audited(dir: &Path, noise: &str, canaries: usize, key: u8) -> Fitted {
+    let mut spec = spec(
+        COLUMNS,
+        "steps = 150\nbatch_size = 60",
+        &format!("{noise}\npublic = [\"rows\", \"labels\"]\naudit = {{ canaries = {canaries} }}\n"),
+    );
+    spec.model = Spec::from_toml(WIDE, "wide").unwrap().model;
+    run(&spec, dir, &mut watched(None, None, key)).unwrap()
+}
+
+const WIDE: &str = "name = \"m\"\ntask = \"classification\"\n[data]\ntrain = \"x.csv\"\ntarget = \"y\"\n[model]\n\
+    family = \"mlp\"\nhidden = [256]\n[train]\nsteps = 1\n";
+
+#[test]
+fn canaries_prove_little_of_an_honest_run_and_much_of_one_without_noise() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path());
+    let honest = "max_grad_norm = 1.0\nsigma = 2.0";
+    for key in 1..=5 {
+        let report = audited(dir.path(), honest, 200, key).privacy.unwrap();
+        let audit = report.audit.unwrap();
+        assert_eq!((audit.canaries, audit.delta), (200, 1e-4));
+        assert!(audit.epsilon_lower <= report.epsilon.unwrap(), "{audit:?} above {:?}", report.epsilon);
+    }
+    let bare = audited(dir.path(), "max_grad_norm = 1e6\nsigma = 0.0", 200, 1).privacy.unwrap();
+    assert_eq!(bare.epsilon, None);
+    let audit = bare.audit.unwrap();
+    assert!(audit.epsilon_lower > 0.5 && audit.right > audit.guesses / 2, "{audit:?}");
+    assert!(
+        audit.statement.contains("of 200 made-up rows") || audit.statement.contains("Of 200"),
+        "{audit:?}"
+    );
+}
+
+#[test]
+fn a_killed_audited_run_has_the_same_canaries_the_same_weights_and_the_same_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path());
+    let text = format!("{PUBLIC}audit = {{ canaries = 100 }}\n");
+    let spec = spec(COLUMNS, "steps = 40\nbatch_size = 12\ncheckpoint_every = 10", &text);
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let straight = run(&spec, dir.path(), &mut watched(Some(&one), None, 1)).unwrap();
+    assert!(run(&spec, dir.path(), &mut watched(Some(&two), Some(25), 1)).is_err());
+    // Another key would be drawn now: the checkpoint's is used.
+    let resumed = run(&spec, dir.path(), &mut watched(Some(&two), None, 2)).unwrap();
+    assert_eq!(bytes(&straight.model.params), bytes(&resumed.model.params));
+    assert_eq!(straight.privacy, resumed.privacy);
+    let without = run(
+        &self::spec(COLUMNS, "steps = 40\nbatch_size = 12", PUBLIC),
+        dir.path(),
+        &mut watched(None, None, 1),
+    );
+    let without = without.unwrap();
+    assert_ne!(bytes(&straight.model.params), bytes(&without.model.params), "canaries take part");
+    let (audited, plain) = (straight.privacy.unwrap(), without.privacy.unwrap());
+    assert_eq!((audited.epsilon, audited.events), (plain.epsilon, plain.events), "and cost the rows nothing");
+    assert!(audited.audit.is_some() && plain.audit.is_none());
+}

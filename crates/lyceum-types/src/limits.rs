@@ -151,6 +151,8 @@ pub const INFLUENCE_ROWS: usize = 10;
 
 /// Rows of one robustness run over HTTP.
 pub const ROBUSTNESS_ROWS_MAX: usize = INSTANCES_MAX;
+/// The largest file that such a run reads its rows from.
+pub const ROBUSTNESS_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Items of one suite.
 pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
 /// How long a background run over HTTP may take, once it has begun.
@@ -165,6 +167,11 @@ pub const BACKGROUND_RUNS_KEPT: usize = 256;
 pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
 /// Samples of all certificates of one request.
 pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
+
+// Privacy.
+
+/// Canaries of one job.
+pub const CANARIES: (usize, usize) = (100, 100_000);
 
 // Choices.
 

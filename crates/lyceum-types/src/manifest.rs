@@ -172,6 +172,26 @@ pub struct PrivacyReport {
     pub limits: Vec<String>,
     /// In plain words.
     pub statement: String,
+    /// What made-up rows inside this very run prove of it; None: there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditReport>,
+}
+
+/// An audit by canaries: a lower bound of ε, to be held against the upper one that is promised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditReport {
+    pub method: String,
+    /// Made-up rows, each trained on with probability 1/2.
+    pub canaries: u64,
+    /// Canaries that the attacker said something of, and how often rightly.
+    pub guesses: u64,
+    pub right: u64,
+    /// ε is at least this, at `delta` and with `confidence`.
+    pub epsilon_lower: f64,
+    pub delta: f64,
+    pub confidence: f64,
+    /// In plain words.
+    pub statement: String,
 }
 
 /// Steps of the Poisson-subsampled Gaussian.

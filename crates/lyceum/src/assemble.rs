@@ -15,7 +15,12 @@ pub async fn store(config: &Config) -> Result<Store, Failure> {
 
 /// The use cases over this store, with the processor as the device.
 pub fn service(store: Store) -> Result<Arc<Service>, Failure> {
-    let engine = Engine::start(EngineLimits::default())
+    service_with(store, EngineLimits::default())
+}
+
+/// [`service`] with an engine of these bounds.
+pub fn service_with(store: Store, limits: EngineLimits) -> Result<Arc<Service>, Failure> {
+    let engine = Engine::start(limits)
         .map_err(|error| Failure::internal("the device thread does not start", &error))?;
     Ok(Arc::new(Service::new(store, engine)))
 }

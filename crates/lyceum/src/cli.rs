@@ -67,6 +67,8 @@ pub enum Command {
     Show(commands::show::Show),
     /// What is known of a model, how, and what is not: a signed card
     Card(commands::card::Card),
+    /// Let the bare name serve a version that its gate held back
+    Promote(commands::promote::Promote),
     /// Show the imported models that a running server has in memory
     Ps(commands::ps::Ps),
     /// Let a running server take a model out of memory

@@ -80,6 +80,10 @@ impl Context {
         if !there.is_empty() {
             failure.why = format!("of this model there are the versions {}", there.join(", "));
         }
+        if !there.is_empty() && id == name {
+            failure.why = format!("all its versions ({}) are held by a gate", there.join(", "));
+            failure.fix = format!("ask for {name}@{0}, or lyceum promote {name}@{0}", there[there.len() - 1]);
+        }
         failure
     }
 }

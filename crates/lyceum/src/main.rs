@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod failure;
 mod files;
+mod gate;
 mod output;
 mod progress;
 mod remote;

@@ -5,8 +5,10 @@
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::gate;
 use crate::output;
 use crate::progress::Progress;
+use lyceum_service::Resident;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
@@ -18,7 +20,6 @@ use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{JobId, ModelName};
-use lyceum_types::spec::Spec;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
@@ -63,6 +64,10 @@ pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan)
     let worker = format!("pid {}", std::process::id());
     let claim = jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?;
     let claim = Arc::new(claim);
+    if let Err(failure) = gate::rehearse(context, store, &plan).await {
+        end_failed(store, &claim, &failure).await;
+        return Err(failure);
+    }
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
     let (plan, result) = tokio::task::spawn_blocking(move || {
@@ -74,7 +79,7 @@ pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan)
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
-        Ok(fitted) => publish(store, &claim, &plan.spec, fitted).await,
+        Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
         Err(error) => {
             let now = Timestamp::now();
             let stopped = matches!(
@@ -111,8 +116,28 @@ pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan)
     }
 }
 
-/// Writes the version's folder and makes it visible together with the job's end. Returns the `done` line.
-async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> Result<String, Failure> {
+/// Writes how a job ended that did not get to its version.
+async fn end_failed(store: &Store, claim: &Claim, failure: &Failure) {
+    let (now, message) = (Timestamp::now(), format!("{}: {}", failure.message, failure.why));
+    let ended = match failure.exit {
+        Exit::Interrupted => jobs::finish_cancelled(store, claim, &message, now).await,
+        _ => jobs::finish_failed(store, claim, &message, now).await,
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the job's end was not written");
+    }
+}
+
+/// Writes the version's folder, lets its gate judge it, and makes it visible together with the job's end. Returns the
+/// `done` line.
+async fn publish(
+    context: &Context,
+    store: &Store,
+    claim: &Claim,
+    plan: &Plan,
+    fitted: Fitted,
+) -> Result<String, Failure> {
+    let spec = &plan.spec;
     let created = Timestamp::now();
     let name = VersionName {
         name: spec.name.clone(),
@@ -123,23 +148,40 @@ async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> R
     };
     let VersionFiles { mut manifest, files } = version_files(spec, &fitted, &name)?;
     let staging = Staging::create(store.layout())?;
-    let mut bytes = 0;
+    let mut weights = &[][..];
     for (file, content) in &files {
         let path = staging.path().join(file);
         std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
         if file == WEIGHTS {
-            bytes = content.len() as u64;
+            weights = content;
         }
     }
-    let new = NewVersion {
+    let mut new = NewVersion {
         name: spec.name.parse::<ModelName>()?,
         family: spec.model.family().to_owned(),
         task: spec.task.as_str().to_owned(),
         n_params: manifest.n_parameters,
-        bytes,
+        bytes: weights.len() as u64,
         sha256: manifest.weights_sha256.clone(),
         job: Some(claim.id().clone()),
+        held: None,
     };
+    let mut gated = match &spec.gate {
+        None => None,
+        Some(_) => {
+            let fresh = Resident::unpublished(&new, manifest.clone(), weights, staging.path())?;
+            let fresh = Arc::new(fresh);
+            match gate::judge(context, store, plan, &fresh).await {
+                Ok(judged) => judged.map(|judged| (fresh, judged)),
+                Err(mut failure) => {
+                    end_failed(store, claim, &failure).await;
+                    failure.fix = format!("lyceum jobs resume {} measures again", claim.id());
+                    return Err(failure);
+                }
+            }
+        }
+    };
+    new.held = gated.as_ref().and_then(|(_, judged)| judged.held.clone());
     let mut done = json!({
         "event": "done",
         "model": null,
@@ -153,6 +195,7 @@ async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> R
         "strong_baseline_name": manifest.strong_baseline.as_ref().map(|report| &report.name),
         "verdict": manifest.verdict,
         "privacy": manifest.privacy,
+        "gate": gated.as_ref().map(|(_, judged)| &judged.line),
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -166,18 +209,25 @@ async fn publish(store: &Store, claim: &Claim, spec: &Spec, fitted: Fitted) -> R
         line = done.to_string();
         line.clone()
     };
-    jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
+    let version =
+        jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now())
+            .await?;
+    if let Some((fresh, judged)) = &mut gated
+        && let Some(fresh) = Arc::get_mut(fresh)
+    {
+        gate::keep(judged, fresh, &version, plan)?;
+    }
     Ok(line)
 }
 
 /// The result of a finished job, from its `done` line.
 pub fn say_done(context: &Context, outcome: &str) -> Result<(), Failure> {
-    if context.is_json() {
-        output::write_stdout(&format!("{outcome}\n"));
-        return Ok(());
-    }
     let done: Value = serde_json::from_str(outcome)
         .map_err(|error| Failure::internal("the outcome of the job cannot be read", &error))?;
+    if context.is_json() {
+        output::write_stdout(&format!("{outcome}\n"));
+        return refuse_held(&done);
+    }
     let text = |key: &str| done[key].as_str().unwrap_or_default().to_owned();
     output::text(format!("{}  {}", text("model"), text("path")));
     let number = |metrics: &Value, name: &str| {
@@ -199,7 +249,25 @@ pub fn say_done(context: &Context, outcome: &str) -> Result<(), Failure> {
     if !verdict.is_empty() {
         output::text(verdict);
     }
-    Ok(())
+    if done["gate"]["held"] == false {
+        let why = done["gate"]["why"].as_str().map_or_else(String::new, |why| format!(": {why}"));
+        output::text(format!("its gate let it pass{why}"));
+    }
+    refuse_held(&done)
+}
+
+/// A version that its gate holds is a job that is done and a command that says no.
+fn refuse_held(done: &Value) -> Result<(), Failure> {
+    if done["gate"]["held"] != true {
+        return Ok(());
+    }
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (model, why) = (text(&done["model"]), text(&done["gate"]["why"]));
+    let name = model.split('@').next().unwrap_or_default();
+    let message =
+        format!("{model} is held by its gate: {name} goes on serving {}", text(&done["gate"]["compared_to"]));
+    let fix = format!("train with train.robust, or lyceum promote {model} to serve it all the same");
+    Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
 }
 
 /// Prints, logs, reports.

@@ -9,7 +9,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_service::models;
 
-/// Every model: `name` is the newest version, `name@3` one version.
+/// Every model: `name` is the newest version that no gate holds, `name@3` one version.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses(
     (status = 200, body = ModelList), (status = 401, body = ErrorBody)))]
 pub async fn list(

@@ -16,6 +16,7 @@ use lyceum_service::chat::{self, Ending, Running};
 use lyceum_service::responses::{self, Record, ResponseId};
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
+use lyceum_types::limits;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -39,13 +40,20 @@ pub async fn create(
         Some(id) => said_before(&api.service, &caller.project, id).await?,
     };
     all.extend(input);
+    if all.len() > limits::MESSAGES_MAX {
+        let message =
+            format!("input: {} items with those before are more than {}", all.len(), limits::MESSAGES_MAX);
+        return Err(ApiError::field("input", "invalid_value", message));
+    }
     request.messages = items::messages(instructions.as_deref(), &all)?;
-    let (n_top, sampling) = (request.logprobs, request.sampling.clone());
+    let n_top = request.logprobs;
     let running = chat::create(&api.service, &caller.project, request).await.map_err(in_own_words)?;
     let defaults = running.defaults();
-    let temperature = sampling.temperature.or(defaults.temperature).unwrap_or(1.0);
-    echo.insert("temperature".into(), temperature.into());
-    echo.insert("top_p".into(), sampling.top_p.or(defaults.top_p).unwrap_or(1.0).into());
+    for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
+        if echo.get(name).is_none_or(Value::is_null) {
+            echo.insert(name.into(), shortest(own.unwrap_or(1.0)));
+        }
+    }
     let id = ResponseId::new();
     let head = Head {
         id: id.as_str().to_owned(),
@@ -60,6 +68,11 @@ pub async fn create(
         false => Ok(axum::Json(making.whole().await?).into_response()),
         true => Ok(sse::typed(events(making).map(|event| (event.name, event.data)))),
     }
+}
+
+/// The number as its file has it: 0.7, not the nearest f32 in f64's digits.
+fn shortest(number: f32) -> Value {
+    number.to_string().parse::<f64>().map_or(Value::Null, Value::from)
 }
 
 /// Everything that a kept answer answered, and what it said.

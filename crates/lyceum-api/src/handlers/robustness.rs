@@ -4,7 +4,6 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
-use crate::wire::predict::instances;
 use crate::wire::robustness::{
     Body, RunRecordBody, RunRecordList, lines, record_body, request_body, result_body,
 };
@@ -13,14 +12,15 @@ use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use lyceum_service::background::{self, Found};
-use lyceum_service::robustness::{Asked, Plan};
+use lyceum_service::robustness::{Asked, AskedRows, Plan};
 use lyceum_service::runs::Kind;
 use serde_json::Value;
 
 /// Runs that one list gives: the newest.
 const LISTED_MAX: usize = 100;
 
-/// Puts a run into the queue that attacks, certifies and damages up to 4096 labelled rows. What the model or the rows
+/// Puts a run into the queue that attacks, certifies and damages up to 4096 labelled rows, sent along or of a
+/// file of `/v1/files`. What the model or the rows
 /// do not allow is refused here, before the run begins. Two runs work at once, taking turns with other clients.
 #[utoipa::path(post, path = "/v1/robustness/runs", tag = "robustness", request_body = Body, responses(
     (status = 200, body = RunRecordBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
@@ -36,15 +36,18 @@ pub async fn create(
     let request = body.parse()?;
     let asked = Asked {
         model: request.model,
-        rows: instances(request.instances)?,
-        labels: request.labels,
+        rows: request.rows,
         suite: request.suite,
         seed: request.seed,
         compare: request.compare,
     };
     let seed = asked.seed;
+    let data = match &asked.rows {
+        AskedRows::File { id, .. } => Some(id.clone()),
+        AskedRows::Inline { .. } => None,
+    };
     let plan = Plan::new(&api.service, &caller.project, asked).await?;
-    let shown = request_body(&plan, seed);
+    let shown = request_body(&plan, data.as_deref(), seed);
     let work = async move {
         let (run, gate) = plan.carry_out().await?;
         Ok(Found { result: result_body(&run, gate.as_ref()), lines: Some(lines(&run)) })

@@ -13,7 +13,7 @@ pub struct ModelList {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Model {
-    /// What requests name: `name` for the newest version, `name@3` for one version.
+    /// What requests name: `name` for the newest version that is not held, `name@3` for one version.
     pub id: String,
     /// `model`
     pub object: &'static str,
@@ -28,6 +28,8 @@ pub struct Model {
     pub bytes: u64,
     /// Of the weight file.
     pub sha256: String,
+    /// Why `name` passes this version over; null: it does not.
+    pub held: Option<String>,
 }
 
 impl From<Listed> for Model {
@@ -44,6 +46,7 @@ impl From<Listed> for Model {
             params: version.n_params,
             bytes: version.bytes,
             sha256: version.sha256,
+            held: version.held,
         }
     }
 }

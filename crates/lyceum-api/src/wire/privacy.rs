@@ -176,6 +176,9 @@ pub struct ModelPrivacy {
     #[schema(value_type = Option<Object>)]
     pub guarantee: Option<Value>,
     pub statement: String,
+    /// What made-up rows inside its training proved: a lower bound of ε; null: there were none.
+    #[schema(value_type = Option<Object>)]
+    pub audit: Option<Value>,
     /// All jobs on the same data file together, this model's among them; empty where nothing was spent.
     pub composition: Vec<CompositionBody>,
     /// What attacks on this version found.
@@ -214,16 +217,25 @@ impl From<ModelReport> for ModelPrivacy {
         let none = "This model was trained without differential privacy: nothing is promised about any row.";
         let statement = report.guarantee.as_ref().map_or(none, |r| r.statement.as_str()).to_owned();
         let plain = "a report is plain data: bug";
-        let mut not_evaluated = vec!["an audit with canaries: a job cannot insert them yet".to_owned()];
+        let mut not_evaluated = Vec::new();
+        match &report.guarantee {
+            Some(guarantee) if guarantee.audit.is_some() => {}
+            Some(_) => not_evaluated
+                .push("an audit with canaries: train with privacy.audit = { canaries = 1000 }".into()),
+            None => not_evaluated.push("an audit with canaries: it is of a private training".into()),
+        }
         if report.attacks.is_empty() {
             let command = format!("lyceum privacy audit {} --members FILE --others FILE", report.model);
             not_evaluated.push(format!("membership: {command}"));
         }
+        let audit = report.guarantee.as_ref().and_then(|guarantee| guarantee.audit.as_ref());
+        let audit = audit.map(|audit| serde_json::to_value(audit).expect(plain));
         ModelPrivacy {
             object: "model.privacy",
             model: report.model,
             guarantee: report.guarantee.map(|guarantee| serde_json::to_value(guarantee).expect(plain)),
             statement,
+            audit,
             composition: report.composition.into_iter().map(CompositionBody::from).collect(),
             attacks: report.attacks.iter().map(|n| serde_json::to_value(n).expect(plain)).collect(),
             not_evaluated,

@@ -1,6 +1,7 @@
 //! `/v1/robustness/runs`, and the suite that `lyceum attack` reads: one grammar for both doors.
 
 use super::model_ref;
+use super::predict::instances;
 use crate::error::ApiError;
 use lyceum_kernels::cpu;
 use lyceum_nn::Precision;
@@ -19,7 +20,7 @@ use lyceum_service::robustness::calibration::{Members, PredictionSet};
 use lyceum_service::robustness::certificate::{Certificate, Certify};
 use lyceum_service::robustness::strange::Strange;
 use lyceum_service::robustness::{
-    FailedRow, Finding, Gate, Item, OodAsked, Plan, Promises, Run, SetAsked, default_suite,
+    AskedRows, FailedRow, Finding, Gate, Item, OodAsked, Plan, Promises, Run, SetAsked, default_suite,
 };
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
@@ -35,10 +36,13 @@ pub struct Body {
     pub model: String,
     /// Rows as in `:predict`, at most 4096.
     pub instances: Option<Vec<Value>>,
-    /// The right label of each row.
+    /// The right label of each row of `instances`.
     pub labels: Option<Vec<String>>,
-    /// A file id; not in this version: send `instances` and `labels`.
+    /// In the place of both: the id of a file of `/v1/files` with labelled rows, in the format that the model was
+    /// trained on; at most 64 MiB.
     pub data: Option<String>,
+    /// Only the first so many rows of `data`; a file with more than 4096 needs it.
+    pub rows: Option<usize>,
     /// What to run, in this order; without it PGD with 40 steps and 3 restarts, L∞ 0.1.
     #[schema(value_type = Option<Vec<Object>>)]
     pub suite: Option<Vec<Value>>,
@@ -60,8 +64,7 @@ pub struct GateBody {
 /// A request that cannot be malformed.
 pub struct Request {
     pub model: ModelRef,
-    pub instances: Vec<Value>,
-    pub labels: Vec<String>,
+    pub rows: AskedRows,
     pub suite: Vec<Item>,
     pub seed: u64,
     pub compare: Option<(ModelRef, f64)>,
@@ -69,24 +72,30 @@ pub struct Request {
 
 impl Body {
     pub fn parse(self) -> Result<Request, ApiError> {
-        if self.data.is_some() {
-            let message = "data: files are not in this version; send instances and labels";
-            return Err(ApiError::not_implemented("data", message));
-        }
         let missing = |field: &'static str| {
             move || ApiError::field(field, "missing_required_parameter", format!("{field}: is missing"))
         };
-        let instances = self.instances.ok_or_else(missing("instances"))?;
-        let labels = self.labels.ok_or_else(missing("labels"))?;
-        let n = instances.len();
-        if n == 0 || n > limits::ROBUSTNESS_ROWS_MAX || labels.len() != n {
-            let message = format!(
-                "instances: {n} rows with {} labels; a run takes 1 to {} rows, each with one label",
-                labels.len(),
-                limits::ROBUSTNESS_ROWS_MAX
-            );
-            return Err(ApiError::field("instances", "invalid_value", message));
-        }
+        let rows = match self.data {
+            None if self.rows.is_some() => {
+                let message = "rows: is of the file that data names, and there is none";
+                return Err(ApiError::field("rows", "invalid_value", message));
+            }
+            None => {
+                let instances = self.instances.ok_or_else(missing("instances"))?;
+                inline(instances, self.labels.ok_or_else(missing("labels"))?)?
+            }
+            Some(_) if self.instances.is_some() || self.labels.is_some() => {
+                let message = "data: stands beside instances or labels; a run takes its rows from one place";
+                return Err(ApiError::field("data", "invalid_value", message));
+            }
+            Some(id) => {
+                if self.rows.is_some_and(|n| n == 0 || n > limits::ROBUSTNESS_ROWS_MAX) {
+                    let message = format!("rows: must be between 1 and {}", limits::ROBUSTNESS_ROWS_MAX);
+                    return Err(ApiError::field("rows", "invalid_value", message));
+                }
+                AskedRows::File { id, first: self.rows }
+            }
+        };
         let compare = match (self.compare_to, self.gate) {
             (Some(other), Some(gate)) => Some((model_ref(&other)?, gate.max_drop)),
             (None, None) => None,
@@ -97,8 +106,21 @@ impl Body {
             Some(items) => suite(&items)?,
             None => default_suite()?,
         };
-        Ok(Request { model: model_ref(&self.model)?, instances, labels, suite, seed: self.seed, compare })
+        Ok(Request { model: model_ref(&self.model)?, rows, suite, seed: self.seed, compare })
     }
+}
+
+fn inline(rows: Vec<Value>, labels: Vec<String>) -> Result<AskedRows, ApiError> {
+    let n = rows.len();
+    if n == 0 || n > limits::ROBUSTNESS_ROWS_MAX || labels.len() != n {
+        let message = format!(
+            "instances: {n} rows with {} labels; a run takes 1 to {} rows, each with one label",
+            labels.len(),
+            limits::ROBUSTNESS_ROWS_MAX
+        );
+        return Err(ApiError::field("instances", "invalid_value", message));
+    }
+    Ok(AskedRows::Inline { rows: instances(rows)?, labels })
 }
 
 /// The items of a suite. An attack without `norm` or `eps` takes those of the item before it.
@@ -540,6 +562,8 @@ pub struct RunRecordBody {
     /// The version that is tried: `name@3`.
     model: String,
     compare_to: Option<String>,
+    /// The file that its rows are of; null: they came with the request.
+    data: Option<String>,
     n: usize,
     seed: u64,
     model_sha256: Option<String>,
@@ -558,9 +582,9 @@ pub struct RunRecordBody {
 }
 
 /// What was asked, as [`record_body`] shows it.
-pub fn request_body(plan: &Plan, seed: u64) -> Value {
+pub fn request_body(plan: &Plan, data: Option<&str>, seed: u64) -> Value {
     let (model, compare_to) = plan.models();
-    json!({"model": model, "compare_to": compare_to, "n": plan.n(), "seed": seed})
+    json!({"model": model, "compare_to": compare_to, "data": data, "n": plan.n(), "seed": seed})
 }
 
 /// What was found, as [`record_body`] shows it.
@@ -586,7 +610,7 @@ pub fn record_body(record: &Record) -> Value {
     let mut body = json!({
         "object": "robustness.run", "id": record.id, "created_at": record.created_at,
         "started_at": record.started_at, "finished_at": record.finished_at, "status": record.status.as_str(),
-        "error": record.error, "model_sha256": null, "unit": null, "results": null, "flags": null, "gate": null,
+        "error": record.error, "data": null, "model_sha256": null, "unit": null, "results": null, "flags": null, "gate": null,
         "n_failures": null, "not_evaluated": null,
     });
     if let Some(all) = body.as_object_mut() {

@@ -264,6 +264,18 @@ async fn a_text_is_explained_in_its_characters_and_a_picture_as_a_map() {
             .await;
     assert_eq!((&attention["object"], &attention["heuristic"]), (&json!("attention"), &json!(true)));
     assert_eq!(attention["tokens"].as_array().unwrap().len(), 4, "the last token is answered, not read");
+    for (param, value) in [
+        ("baseline", json!({"type": "zeros"})),
+        ("evaluate", json!(["comprehensiveness"])),
+        ("granularity", json!("word")),
+        ("quantity", json!("logit")),
+    ] {
+        let mut body =
+            json!({"model": "poet", "prompt": "abc", "completion": "de", "method": "attention_weights"});
+        body[param] = value;
+        let answer = house.client.post("/v1/explanations", &body).await;
+        assert_eq!(answer.refused(400), (param.into(), "unsupported_parameter".into()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,7 @@ impl House {
             bytes: weights.len() as u64,
             sha256: weights_sha256.clone(),
             job: None,
+            held: None,
         };
         let manifest = |version| {
             let manifest = Manifest {

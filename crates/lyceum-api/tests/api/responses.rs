@@ -49,7 +49,7 @@ fn said(response: &Value) -> Vec<Value> {
 async fn an_answer_is_the_same_whole_and_streamed_and_is_found_again() {
     let house = house().await;
     let extra = json!({"include": ["message.output_text.logprobs"], "top_logprobs": 2, "metadata": {"a": "b"},
-        "instructions": "be brief", "user": "u"});
+        "instructions": "be brief", "user": "u", "temperature": 0.7});
     let whole = create(&house, extra.clone()).await;
     assert_eq!((&whole["object"], &whole["model"]), (&json!("response"), &json!("tiny@1")));
     assert_eq!(
@@ -60,6 +60,7 @@ async fn an_answer_is_the_same_whole_and_streamed_and_is_found_again() {
         (&whole["metadata"]["a"], &whole["instructions"], &whole["store"]),
         (&json!("b"), &json!("be brief"), &json!(true))
     );
+    assert_eq!((&whole["temperature"], &whole["top_p"]), (&json!(0.7), &json!(1.0)));
     let part = &whole["output"][0]["content"][0];
     let tokens = part["logprobs"].as_array().unwrap();
     assert_eq!((tokens.len(), whole["usage"]["output_tokens"].as_u64()), (12, Some(12)));

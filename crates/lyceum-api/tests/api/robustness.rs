@@ -1,5 +1,6 @@
 //! Runs, certificates, prediction sets and drift; and what is refused, with the reason.
 
+use crate::files::bring;
 use crate::house::{House, Kept, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_service::robustness::calibrated;
@@ -332,8 +333,17 @@ async fn what_cannot_be_computed_is_refused_with_its_reason() {
     assert_eq!(perturbed["unit"], Value::Null);
     let answer = run("table", &row, pgd.clone()).await;
     assert_eq!(answer.json()["n"], 1);
-    let body = json!({"model": "table", "data": "file_1"});
-    assert_eq!(house.client.post("/v1/robustness/runs", &body).await.refused(501).0, "data");
+    for (more, param) in [
+        (json!({"data": "file-1"}), "data"),
+        (json!({"data": "file-1", "labels": ["no"]}), "data"),
+        (json!({"data": "file-1", "rows": 0}), "rows"),
+        (json!({"rows": 3, "instances": [row], "labels": ["no"]}), "rows"),
+        (json!({}), "instances"),
+    ] {
+        let mut body = json!({"model": "table"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(house.client.post("/v1/robustness/runs", &body).await.refused(400).0, param, "{more}");
+    }
     let body = json!({"model": "table", "instances": [row], "labels": ["maybe"]});
     assert_eq!(house.client.post("/v1/robustness/runs", &body).await.refused(400).0, "labels[0]");
     let body = json!({"model": "table", "instances": [row], "labels": ["no"], "gate": {"max_drop": 0.1}});
@@ -375,4 +385,53 @@ async fn drift_is_found_in_what_was_asked_and_not_in_what_was_not() {
     assert_eq!((&found["n"], &found["drifted"]), (&json!(200), &json!(["b"])), "{found}");
     assert!(found["features"][0]["p_holm"].as_f64().unwrap() > 0.5);
     assert!(found["features"][1]["psi"].as_f64().unwrap() > 0.25);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_reads_its_rows_from_a_file_and_names_them_by_it() {
+    let house = House::new().await;
+    trained(&house, "table").await;
+    let n = 30;
+    let rows: Vec<[f64; 2]> = (0..n).map(|i| [f64::from(i) / 8.0, 1.0 - f64::from(i) / 5.0]).collect();
+    let labels = answers(&house, "table", &json!(rows)).await;
+    let mut text = "b,y,a\n".to_owned();
+    for (row, label) in rows.iter().zip(&labels) {
+        text += &format!("{},{label},{}\n", row[1], row[0]);
+    }
+    let file = bring(&house.client, "rows.csv", text.as_bytes()).await;
+    let suite = json!([{"type": "pgd", "eps": 5.0, "steps": 10, "restarts": 1}]);
+    let post = async |body: Value| house.client.post("/v1/robustness/runs", &body).await;
+    let queued = post(json!({"model": "table", "data": file, "suite": suite})).await.json();
+    assert_eq!((&queued["data"], &queued["n"]), (&json!(file), &json!(n)), "{queued}");
+    let run = finished(&house, &queued).await;
+    // The same rows sent along: the same numbers, and the same rows fail.
+    let inline = json!({"model": "table", "instances": rows, "labels": labels, "suite": suite});
+    let sent = finished(&house, &post(inline).await.json()).await;
+    assert_eq!((&run["status"], &run["results"]), (&json!("completed"), &sent["results"]), "{run}");
+    let failures = async |run: &Value| {
+        let path = format!("/v1/robustness/runs/{}/failures", run["id"].as_str().unwrap());
+        house.client.get(&path).await.text().to_owned()
+    };
+    assert!(run["n_failures"].as_u64().unwrap() > 0);
+    assert_eq!(failures(&run).await, failures(&sent).await);
+    let first = post(json!({"model": "table", "data": file, "rows": 7, "suite": suite})).await.json();
+    assert_eq!(first["n"], 7);
+
+    // What is wrong with a file is said with its line, and not where it lies.
+    for (bytes, words) in [
+        ("a,b\n1,2\n", "no labels"),
+        ("a,b,y\n1,2,maybe\n", "maybe"),
+        ("a,b,y\n1,x,no\n", "rows.csv:2"),
+        ("", "rows.csv"),
+    ] {
+        let file = bring(&house.client, "rows.csv", bytes.as_bytes()).await;
+        let answer = post(json!({"model": "table", "data": file})).await;
+        assert_eq!(answer.refused(400), ("data".into(), "invalid_data".into()), "{bytes}");
+        let text = answer.text();
+        assert!(text.contains(words) && !text.contains("/tmp") && !text.contains("files/"), "{text}");
+    }
+    let long = "a,b,y\n".to_owned() + &"1,2,no\n".repeat(4097);
+    let file = bring(&house.client, "rows.csv", long.as_bytes()).await;
+    let answer = post(json!({"model": "table", "data": file, "suite": suite})).await;
+    assert_eq!(answer.refused(400), ("data".into(), "too_many_rows".into()));
 }

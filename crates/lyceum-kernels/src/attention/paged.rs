@@ -7,22 +7,24 @@
 //! others those of the rounded keys and values): they depend on neither the other rows, how a prompt was cut,
 //! where its pages lie, nor the number of threads.
 
-use super::blocks::{Gathered, Tile, divide, join};
+use super::blocks::{Gathered, divide, join};
 use super::pages::Data;
 use super::tile::{Product, ROWS, Scores, Terms, panel_width, product, score_panel};
 use super::{BLOCK, Mask};
 use crate::cpu::{self, CpuPath};
 use crate::elementwise::Write;
 use crate::pool::parallel_for;
-use crate::row::{Parts, load, store};
+use crate::row::Parts;
 use crate::scratch;
-use crate::simd::{Simd, on_path};
+use crate::simd::{Simd, on_path, prefetch};
 use std::ops::Range;
 
 pub use super::pages::{PAGE, Pages, PagesShape, Storage};
 
 /// Rows (of tokens times heads that share keys) of a strip, about.
 const STRIP: usize = 96;
+/// Tiles of a strip, at most: a strip has one token, or at most [`STRIP`] rows.
+const TILES_MAX: usize = 32;
 /// Strips of at most so many rows are cut by blocks of keys too.
 const SHORT: usize = 16;
 
@@ -91,6 +93,7 @@ pub fn paged_attention(
     let PagesShape { n_layers, n_pages, kv_heads, head_size: d, .. } = pages.shape();
     assert!(layer < n_layers, "paged attention: layer {layer} of {n_layers}");
     assert!(shape.heads > 0 && shape.heads.is_multiple_of(kv_heads), "paged attention: heads");
+    assert!(shape.heads / kv_heads <= TILES_MAX * ROWS, "paged attention: too many heads share keys");
     assert!(shape.window != Some(0), "paged attention: a window of no keys");
     let width = shape.heads * d;
     assert!(shape.out_row >= width, "paged attention: rows of the output overlap");
@@ -186,7 +189,7 @@ impl Task<'_> {
     fn memory(&self) -> usize {
         let d = self.pages.shape().head_size;
         let unpacked = if matches!(self.pages.data, Data::F32(_)) { 0 } else { 2 * BLOCK * d };
-        self.n_rows() * (2 * d + 2) + unpacked + ROWS * BLOCK + ROWS * d
+        self.n_rows() * (3 * d + 2 + BLOCK) + 16 + unpacked
     }
 
     /// Where row `i`'s head lies in rows of `row` floats.
@@ -229,6 +232,16 @@ impl<'a> Block<'a> {
             pages: [(std::ptr::null(), std::ptr::null()); BLOCK / PAGE],
             scales: [None; BLOCK / PAGE],
         };
+        for i in used.clone() {
+            let number =
+                task.pages.number(task.layer, task.span.pages[block * (BLOCK / PAGE) + i], task.unit.kv_head);
+            let range = number * 2 * PAGE * d..(number + 1) * 2 * PAGE * d;
+            match &task.pages.data {
+                Data::F32(data) => fetch(&data[range]),
+                Data::Bf16(data) => fetch(&data[range]),
+                Data::Int8(data, _) => fetch(&data[range]),
+            }
+        }
         for i in used {
             let page = task.span.pages[block * (BLOCK / PAGE) + i];
             let number = task.pages.number(task.layer, page, task.unit.kv_head);
@@ -257,6 +270,17 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Asks for the first lines of every 4 KiB: the processor's own prefetcher goes on from there, but begins anew
+/// at each such border.
+#[inline(always)]
+fn fetch<T>(page: &[T]) {
+    for first in (0..size_of_val(page)).step_by(4096) {
+        for line in 0..4 {
+            prefetch(page.as_ptr().cast::<f32>().wrapping_byte_add(first + line * 64));
+        }
+    }
+}
+
 /// One task: its blocks in their order, each for all its rows.
 #[inline(always)]
 unsafe fn run<S: Simd>(
@@ -267,10 +291,13 @@ unsafe fn run<S: Simd>(
     memory: &mut [f32],
 ) {
     let (d, n_rows) = (task.pages.shape().head_size, task.n_rows());
+    // What is not whole cache lines comes last.
+    let (scores, memory) = memory.split_at_mut(n_rows * BLOCK);
     let (queries, memory) = memory.split_at_mut(n_rows * d);
+    let (said, memory) = memory.split_at_mut(n_rows * d);
     let (own, memory) = memory.split_at_mut(n_rows * (d + 2));
-    let (scores, memory) = memory.split_at_mut(ROWS * BLOCK);
-    let (said, memory) = memory.split_at_mut(ROWS * d);
+    let at = memory.as_ptr().align_offset(64);
+    let memory = &mut memory[at..];
     let gathered = match task.unit.part {
         // SAFETY: this part of the floats belongs to this task.
         Some(at) => unsafe { parts.part(at, n_rows * (d + 2)) },
@@ -290,24 +317,27 @@ unsafe fn run<S: Simd>(
         let (from, to) =
             (task.terms(0, 1).within(within.clone()), task.terms(n_rows - 1, 1).within(within.clone()));
         let used = from.starts[0] / PAGE..to.ends[0].div_ceil(PAGE);
-        let opened = Block::open(task, block, used, memory);
-        for i in (0..n_rows).step_by(ROWS) {
-            let m = ROWS.min(n_rows - i);
-            let terms = task.terms(i, m).within(within.clone());
-            if terms.is_empty(m) {
-                continue;
+        let opened = Block::open(task, block, used.clone(), memory);
+        let mut terms = [Terms::first(0); TILES_MAX];
+        for (t, i) in (0..n_rows).step_by(ROWS).enumerate() {
+            terms[t] = task.terms(i, ROWS.min(n_rows - i)).within(within.clone());
+        }
+        let look = Look { path, task, opened: &opened, terms: &terms[..n_rows.div_ceil(ROWS)], n_rows, used };
+        // SAFETY: `on_path!` has the path; the rows belong to this task.
+        unsafe {
+            look.scores::<S>(queries, scores);
+            let mut now = [Gathered::NOTHING; TILES_MAX];
+            for (t, terms) in look.terms.iter().enumerate() {
+                let m = look.height(t);
+                now[t] = Gathered::softmax::<S>(&mut scores[t * ROWS * BLOCK..], terms, m);
             }
-            let tile = BlockTile { path, task, opened: &opened, terms, m };
-            let said = Tile { rows: said.as_mut_ptr(), row: d, d };
-            // SAFETY: `on_path!` has the path; the rows of this tile belong to this task.
-            unsafe {
-                let now = tile.look::<S>(queries[i * d..].as_ptr(), scores, said);
-                for r in 0..m {
-                    let mut one = [heard[2 * (i + r)], heard[2 * (i + r) + 1]];
-                    let values = values[(i + r) * d..].as_mut_ptr();
-                    join::<S>(&mut one, values, [now.top[r], now.sum[r]], said.rows.add(r * d), d);
-                    heard[2 * (i + r)..][..2].copy_from_slice(&one);
-                }
+            look.values::<S>(scores, said);
+            for i in 0..n_rows {
+                let (t, r) = (i / ROWS, i % ROWS);
+                let mut one = [heard[2 * i], heard[2 * i + 1]];
+                let (values, said) = (values[i * d..].as_mut_ptr(), said[i * d..].as_ptr());
+                join::<S>(&mut one, values, [now[t].top[r], now[t].sum[r]], said, d);
+                heard[2 * i..][..2].copy_from_slice(&one);
             }
         }
     }
@@ -322,85 +352,107 @@ unsafe fn run<S: Simd>(
     }
 }
 
-/// Up to [`ROWS`] rows that look at one block.
-struct BlockTile<'a> {
+/// The rows of a task and one block: page after page, each for all tiles while it is near.
+struct Look<'a> {
     path: CpuPath,
     task: &'a Task<'a>,
     opened: &'a Block<'a>,
-    terms: Terms,
-    m: usize,
+    /// Of each tile, counted from the block's start.
+    terms: &'a [Terms],
+    n_rows: usize,
+    /// Pages of the block that some row sees.
+    used: Range<usize>,
 }
 
-impl BlockTile<'_> {
-    /// `said` gets the unnormalised values.
+impl Look<'_> {
+    /// Rows of tile `t`.
     #[inline(always)]
-    unsafe fn look<S: Simd>(&self, q: *const f32, scores: &mut [f32], said: Tile) -> Gathered {
-        let (d, m, terms) = (said.d, self.m, &self.terms);
-        let pages = terms.starts[0] / PAGE..terms.ends[m - 1].div_ceil(PAGE);
-        // SAFETY: the caller's; the pages in use were opened.
-        unsafe {
-            for i in pages.clone() {
+    fn height(&self, t: usize) -> usize {
+        ROWS.min(self.n_rows - t * ROWS)
+    }
+
+    /// The pages that tile `t` sees.
+    #[inline(always)]
+    fn pages(&self, t: usize) -> Range<usize> {
+        let (terms, m) = (&self.terms[t], self.height(t));
+        if terms.is_empty(m) { 0..0 } else { terms.starts[0] / PAGE..terms.ends[m - 1].div_ceil(PAGE) }
+    }
+
+    /// All scores, of the rows in `queries`, as rows of [`BLOCK`].
+    #[inline(always)]
+    unsafe fn scores<S: Simd>(&self, queries: &[f32], scores: &mut [f32]) {
+        let d = self.task.pages.shape().head_size;
+        for page in self.used.clone() {
+            let keys = self.opened.pages[page].0;
+            for t in (0..self.terms.len()).filter(|&t| self.pages(t).contains(&page)) {
+                let at = t * ROWS * BLOCK + page * PAGE;
                 for column in (0..PAGE).step_by(panel_width::<S>()) {
-                    let panel = Scores {
-                        a: q,
-                        a_row: d,
-                        d,
-                        panel: self.opened.pages[i].0.add(column),
-                        panel_row: PAGE,
-                        scale: self.task.shape.scale,
-                        out: scores.as_mut_ptr().add(i * PAGE + column),
-                        out_row: BLOCK,
-                    };
-                    score_panel(self.path, &panel, m);
+                    // SAFETY: the caller's; the pages in use were opened.
+                    unsafe {
+                        let panel = Scores {
+                            a: queries[t * ROWS * d..].as_ptr(),
+                            a_row: d,
+                            d,
+                            panel: keys.add(column),
+                            panel_row: PAGE,
+                            scale: self.task.shape.scale,
+                            out: scores[at + column..].as_mut_ptr(),
+                            out_row: BLOCK,
+                        };
+                        score_panel(self.path, &panel, self.height(t));
+                    }
+                }
+                if let Some((keys, _)) = self.opened.scales[page] {
+                    // SAFETY: the caller's.
+                    unsafe { times::<S>(&mut scores[at..], self.height(t), keys) };
                 }
             }
-            self.times_scales::<S>(scores, pages.clone(), |(keys, _)| keys.as_ptr());
-            let heard = Gathered::softmax::<S>(scores, terms, m);
-            self.times_scales::<S>(scores, pages.clone(), |(_, values)| values.as_ptr());
-            for i in pages.clone() {
-                let weighted = Product {
-                    a: scores.as_ptr().add(i * PAGE),
-                    a_row: BLOCK,
-                    a_k: 1,
-                    b: self.opened.pages[i].1,
-                    b_row: d,
-                    cols: d,
-                    out: said.rows,
-                    out_row: said.row,
-                    write: Write::Overwrite,
-                    goes_on: i > pages.start,
-                    terms: terms.within(i * PAGE..(i + 1) * PAGE),
-                    factors: [1.0; ROWS],
-                };
-                product(self.path, &weighted, m);
-            }
-            heard
         }
     }
 
-    /// With int8: every column of the tile times its position's scale.
+    /// The unnormalised values of all rows, from what became of the scores.
     #[inline(always)]
-    unsafe fn times_scales<S: Simd>(
-        &self,
-        scores: &mut [f32],
-        pages: Range<usize>,
-        which: impl Fn((&[f32], &[f32])) -> *const f32,
-    ) {
-        for i in pages {
-            let Some(scales) = self.opened.scales[i] else { continue };
-            let scales = which(scales);
-            for r in 0..self.m {
-                for column in (0..PAGE).step_by(S::LANES) {
-                    // SAFETY: the caller's; a page's scores and scales are whole vectors.
-                    unsafe {
-                        let at = scores.as_mut_ptr().add(r * BLOCK + i * PAGE + column);
-                        store::<S>(
-                            at,
-                            S::mul(load::<S>(at, S::LANES), load::<S>(scales.add(column), S::LANES)),
-                            S::LANES,
-                        );
+    unsafe fn values<S: Simd>(&self, scores: &mut [f32], said: &mut [f32]) {
+        let d = self.task.pages.shape().head_size;
+        for page in self.used.clone() {
+            for t in (0..self.terms.len()).filter(|&t| self.pages(t).contains(&page)) {
+                let (at, m) = (t * ROWS * BLOCK + page * PAGE, self.height(t));
+                // SAFETY: the caller's; the pages in use were opened.
+                unsafe {
+                    if let Some((_, values)) = self.opened.scales[page] {
+                        times::<S>(&mut scores[at..], m, values);
                     }
+                    let weighted = Product {
+                        a: scores[at..].as_ptr(),
+                        a_row: BLOCK,
+                        a_k: 1,
+                        b: self.opened.pages[page].1,
+                        b_row: d,
+                        cols: d,
+                        out: said[t * ROWS * d..].as_mut_ptr(),
+                        out_row: d,
+                        write: Write::Overwrite,
+                        goes_on: page > self.pages(t).start,
+                        terms: self.terms[t].within(page * PAGE..(page + 1) * PAGE),
+                        factors: [1.0; ROWS],
+                    };
+                    product(self.path, &weighted, m);
                 }
+            }
+        }
+    }
+}
+
+/// The columns of a page of `m` rows of [`BLOCK`], each times its position's scale.
+#[inline(always)]
+unsafe fn times<S: Simd>(scores: &mut [f32], m: usize, scales: &[f32]) {
+    for r in 0..m {
+        for column in (0..PAGE).step_by(S::LANES) {
+            // SAFETY: the caller has the path; a page's scores and scales are whole vectors.
+            unsafe {
+                let at = scores[r * BLOCK + column..].as_mut_ptr();
+                let scaled = S::mul(S::load(at), S::load(scales[column..].as_ptr()));
+                S::store(at, scaled);
             }
         }
     }

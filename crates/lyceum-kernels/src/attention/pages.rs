@@ -8,6 +8,7 @@
 use super::paged::Span;
 use crate::pool::parallel_for;
 use crate::row::Parts;
+use std::ops::{Deref, DerefMut};
 
 /// Positions of a page.
 pub const PAGE: usize = 32;
@@ -52,10 +53,40 @@ pub struct Pages {
 
 #[derive(Debug)]
 pub(super) enum Data {
-    F32(Vec<f32>),
-    Bf16(Vec<u16>),
+    F32(Aligned<f32>),
+    Bf16(Aligned<u16>),
     /// Numbers, and the scales of a page's head: of the keys of each position, then of the values.
-    Int8(Vec<i8>, Vec<f32>),
+    Int8(Aligned<i8>, Vec<f32>),
+}
+
+/// Zeros that begin at the start of a cache line: vectors that lie across two lines would be read twice.
+#[derive(Debug)]
+pub(super) struct Aligned<T> {
+    all: Vec<T>,
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    fn zeros(zeros: impl FnOnce(usize) -> Vec<T>, len: usize) -> Aligned<T> {
+        let all = zeros(len + 64);
+        // The vector never grows, so its numbers stay where they are.
+        let start = all.as_ptr().align_offset(64).min(64);
+        Aligned { all, start, len }
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.all[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.all[self.start..self.start + self.len]
+    }
 }
 
 impl Pages {
@@ -63,9 +94,11 @@ impl Pages {
     pub fn new(shape: PagesShape) -> Pages {
         let parts = shape.n_layers * shape.n_pages * shape.kv_heads * 2 * PAGE;
         let data = match shape.storage {
-            Storage::F32 => Data::F32(vec![0.0; parts * shape.head_size]),
-            Storage::Bf16 => Data::Bf16(vec![0; parts * shape.head_size]),
-            Storage::Int8 => Data::Int8(vec![0; parts * shape.head_size], vec![0.0; parts]),
+            Storage::F32 => Data::F32(Aligned::zeros(|n| vec![0.0; n], parts * shape.head_size)),
+            Storage::Bf16 => Data::Bf16(Aligned::zeros(|n| vec![0; n], parts * shape.head_size)),
+            Storage::Int8 => {
+                Data::Int8(Aligned::zeros(|n| vec![0; n], parts * shape.head_size), vec![0.0; parts])
+            }
         };
         Pages { shape, data }
     }
@@ -101,7 +134,7 @@ impl Pages {
             );
         }
         let place = |layer, page, head| ((layer * n_pages + page as usize) * kv_heads + head) * 2 * PAGE;
-        let each = |write: &(dyn Fn(usize, usize, &[f32], &[f32]) + Sync)| {
+        let each = |write: &WriteHead<'_>| {
             parallel_for(spans.iter().map(|span| span.n_rows).sum(), |mut i| {
                 let span = spans.iter().find(|span| {
                     let here = i < span.n_rows;
@@ -144,6 +177,9 @@ impl Pages {
         }
     }
 }
+
+/// Writes the keys and the values of one head of one row: where the head's page begins, which column, what.
+type WriteHead<'a> = dyn Fn(usize, usize, &[f32], &[f32]) + Sync + 'a;
 
 /// Writes one position of one head: keys down a column of the panel, values as a row. Either may be empty.
 fn put<T: Send>(

@@ -14,7 +14,7 @@ use super::activations::{Panels, RowLen};
 use super::engine::{Engine, Shape, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
-use super::tile::{Start, Tile};
+use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
 use crate::matmul::Finish;
@@ -25,9 +25,6 @@ use std::ops::Range;
 /// Bytes of weight that stay in L2 while the panels pass by: in L1 they are no faster, and shorter stretches
 /// visit the result more often.
 const STRETCH_BYTES: usize = 128 * 1024;
-/// How far ahead the first panel asks for the weight, where few rows wait for memory.
-const AHEAD_BYTES: usize = 4096;
-const AHEAD_ROWS_MAX: usize = 16;
 /// Multiply-adds below which waking other threads costs more than it brings.
 const ALONE_MAX: usize = 512 * 1024;
 /// Numbers below which the calling thread fills the panels.
@@ -212,13 +209,14 @@ unsafe fn woven_tiles(p: &Product<'_>, place: &Place<'_>, woven: Range<usize>, b
             for first in woven.clone().step_by(stack.span) {
                 let n_tiles = stack.span.min(woven.end - first);
                 let (heads, bodies, block_step) = weight.tile(first);
-                let is_first = row == 0 && first == woven.start && p.m <= AHEAD_ROWS_MAX;
+                // The first panel asks for the weight; the others find it in the cache.
+                let is_first = row == 0 && first == woven.start;
                 let t = Tile {
                     heads: heads.wrapping_add(blocks.start * block_step),
                     bodies: bodies.wrapping_add(blocks.start * block_step),
                     block_step,
                     n_tiles,
-                    ahead: if is_first { AHEAD_BYTES } else { 0 },
+                    stream: if is_first { Stream::Memory } else { Stream::Cache },
                     words: a.words.wrapping_add(from(len.words)),
                     scales: a.scales.wrapping_add(from(len.scales)),
                     sums: a.sums.wrapping_add(from(len.sums)),

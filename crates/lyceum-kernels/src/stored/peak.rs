@@ -5,6 +5,7 @@ use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
+use super::memory::Memory;
 use crate::cpu;
 use crate::matmul::Precision;
 use crate::matmul::peak::multiply_adds;
@@ -23,9 +24,23 @@ pub fn engine() -> String {
     format!("{:?}", Engine::of(cpu::path())).to_lowercase()
 }
 
-/// Bytes a second at which all threads together read `stream`, which should be larger than the caches.
-pub fn read(stream: &[u8]) -> f64 {
+/// Memory to read, of the kind that weights have.
+pub struct Stream(Memory);
+
+impl Stream {
+    /// Of `len` bytes, which should be more than the caches hold.
+    pub fn new(len: usize) -> Stream {
+        let memory = Memory::new(len);
+        // SAFETY: the memory is this function's alone, and that long.
+        unsafe { memory.as_ptr().write_bytes(1, len) };
+        Stream(memory)
+    }
+}
+
+/// Bytes a second at which all threads together read.
+pub fn read(stream: &Stream) -> f64 {
     let engine = Engine::of(cpu::path());
+    let stream = stream.0.bytes();
     let start = Instant::now();
     pool::parallel_for(stream.len() / PIECE, |i| {
         let piece = &stream[i * PIECE..][..PIECE];

@@ -19,8 +19,7 @@ pub(super) struct Tile {
     /// Bytes from a block to the next.
     pub block_step: usize,
     pub n_tiles: usize,
-    /// How many bytes ahead the weight is asked for; 0 where it is in the cache.
-    pub ahead: usize,
+    pub stream: Stream,
     /// The panel at this stretch: words along `k`, scales, sums (or what integers start from), minima's
     /// factors.
     pub words: *const i32,
@@ -36,6 +35,18 @@ pub(super) struct Tile {
     /// Whether `out` holds the sums of the stretches before.
     pub start: Start,
 }
+
+/// Where a tile finds the weight.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// In the cache.
+    Cache,
+    /// In memory: it is asked for some time before it is used.
+    Memory,
+}
+
+/// How far ahead that is, in bytes, for small blocks.
+const AHEAD: usize = 4096;
 
 /// What a tile's sums start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,12 +81,13 @@ impl Tile {
         columns
     }
 
-    /// Asks for the block that is `ahead` bytes after this one.
+    /// Asks for what is `ahead` bytes after part `part` of a block's `n_parts`, if the weight streams by.
     #[inline(always)]
-    fn prefetch(&self, column: &Column) {
-        if self.ahead > 0 {
-            for at in (0..self.block_step).step_by(64) {
-                crate::simd::prefetch(column.head.wrapping_add(self.ahead + at).cast());
+    fn prefetch(&self, column: &Column, ahead: usize, part: usize, n_parts: usize) {
+        if self.stream == Stream::Memory {
+            let len = self.block_step / n_parts;
+            for at in (0..len).step_by(64) {
+                crate::simd::prefetch(column.head.wrapping_add(ahead + part * len + at).cast());
             }
         }
     }
@@ -186,7 +198,7 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
                 }
                 shifts = shifts.add(R);
             }
-            t.prefetch(&w[0]);
+            t.prefetch(&w[0], AHEAD, 0, 1);
             for w in &mut w {
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
@@ -218,6 +230,7 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
                     four[v] = F::scales::<L>(w[v].body, quad, w[v].at);
                 }
                 for j in 0..4 {
+                    t.prefetch(&w[0], t.block_step, quad * 4 + j, 256 / F::PART);
                     let mut acc = [[L::splat(0); V]; R];
                     for p in 0..pairs {
                         let pair = (quad * 4 + j) * pairs + p;
@@ -260,7 +273,6 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
                     }
                 }
             }
-            t.prefetch(&w[0]);
             t.end::<L, R, V>(sums);
             for w in &mut w {
                 w.head = w.head.wrapping_add(t.block_step);
@@ -285,7 +297,7 @@ pub(super) unsafe fn floats<L: Lanes, F: Floats, const R: usize, const V: usize>
         let mut w: [_; V] = t.columns::<L, V>(0, F::BODY);
         let mut words: *const f32 = t.words.cast();
         for _ in 0..t.n_blocks {
-            t.prefetch(&w[0]);
+            t.prefetch(&w[0], AHEAD, 0, 1);
             let mut pairs = [(L::float(0.0), L::float(0.0)); V];
             for v in 0..V {
                 pairs[v] = F::pair::<L>(w[v].body, w[v].at);
@@ -320,7 +332,7 @@ pub(super) unsafe fn bf16_pairs<const R: usize, const V: usize>(t: &Tile) {
         let mut w: [_; V] = t.columns::<L, V>(0, GROUP);
         let mut words = t.words;
         for _ in 0..t.n_blocks {
-            t.prefetch(&w[0]);
+            t.prefetch(&w[0], AHEAD, 0, 1);
             let mut pairs = [L::splat(0); V];
             for v in 0..V {
                 pairs[v] = L::load(w[v].body);

@@ -6,6 +6,7 @@ use super::gguf::{GgufVocabulary, TokenKind};
 use crate::LanguageError;
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
 
 /// The space inside tokens, U+2581.
 pub(super) const SPACE: &str = "▁";
@@ -18,6 +19,9 @@ pub(super) struct SentencePiece {
     bytes: Box<[Option<u32>; 256]>,
     unk: Option<u32>,
     adds_space: bool,
+    /// No token has a space after another character, so that no token reaches over a word's beginning and each
+    /// word can be merged alone.
+    words_are_apart: bool,
 }
 
 /// Characters `from..to` of the text, in a list from left to right; empty once merged into its left neighbour.
@@ -66,7 +70,10 @@ impl SentencePiece {
         if let Some(score) = vocabulary.scores.iter().find(|score| score.is_nan()) {
             return Err(LanguageError::Tokenizer(format!("a token's score is {score}")));
         }
+        let apart = |token: &str| !token.trim_start_matches(SPACE).contains(SPACE);
+        let words_are_apart = ids.keys().all(|token| apart(token));
         Ok(SentencePiece {
+            words_are_apart,
             ids,
             // −0 and 0 are one score.
             scores: vocabulary.scores.iter().map(|score| score + 0.0).collect(),
@@ -98,11 +105,32 @@ impl SentencePiece {
             }
             spaced.push_str(part);
         }
-        let symbols = self.merge(&spaced);
+        if !self.words_are_apart {
+            return self.encode_word(&spaced, out);
+        }
+        // Where a word has come before, its ids are in `out` already.
+        let mut known: HashMap<&str, Range<usize>> = HashMap::new();
+        let mut rest = spaced.as_str();
+        while !rest.is_empty() {
+            let word = &rest[..word_end(rest)];
+            rest = &rest[word.len()..];
+            if let Some(range) = known.get(word) {
+                out.extend_from_within(range.clone());
+                continue;
+            }
+            let from = out.len();
+            self.encode_word(word, out)?;
+            known.insert(word, from..out.len());
+        }
+        Ok(())
+    }
+
+    fn encode_word(&self, word: &str, out: &mut Vec<u32>) -> Result<(), LanguageError> {
+        let symbols = self.merge(word);
         let mut at = Some(0);
         while let Some(i) = at {
             let symbol = &symbols[i];
-            self.push_symbol(&spaced[symbol.from..symbol.to], out)?;
+            self.push_symbol(&word[symbol.from..symbol.to], out)?;
             at = symbol.next;
         }
         Ok(())
@@ -171,6 +199,12 @@ impl SentencePiece {
         }
         Ok(())
     }
+}
+
+/// Bytes of the first word: spaces, then what is none.
+fn word_end(text: &str) -> usize {
+    let spaces = text.len() - text.trim_start_matches(SPACE).len();
+    text[spaces..].find(SPACE).map_or(text.len(), |end| spaces + end)
 }
 
 /// `<0x0A>` is byte 10.

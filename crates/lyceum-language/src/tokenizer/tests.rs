@@ -256,14 +256,13 @@ proptest! {
 
     #[test]
     fn texts_come_back_and_streams_are_wholes(text in "(the |cat|[a-zé日🦙<|>'\" \n0-9]){0,40}") {
-        for vocabulary in [trained_once(), &sentence_piece(true), &sentence_piece(false)] {
-            let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+        for tokenizer in built() {
             let ids = tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
             prop_assert_eq!(&tokenizer.decode(&ids).unwrap(), &text);
             let mut stream = TextStream::new(Position::Beginning, ShowSpecials::No);
             let mut joined = String::new();
             for &id in &ids {
-                let piece = stream.push(&tokenizer, id).unwrap();
+                let piece = stream.push(tokenizer, id).unwrap();
                 let broken = piece.contains(char::REPLACEMENT_CHARACTER);
                 prop_assert!(!broken);
                 joined.push_str(&piece);
@@ -274,12 +273,11 @@ proptest! {
 
     #[test]
     fn any_ids_streamed_are_their_decoding(ids in proptest::collection::vec(0u32..290, 0..60)) {
-        for vocabulary in [trained_once(), &sentence_piece(true)] {
-            let tokenizer = Tokenizer::from_gguf(vocabulary).unwrap();
+        for tokenizer in built() {
             let mut stream = TextStream::new(Position::Beginning, ShowSpecials::No);
             let mut joined = String::new();
             for &id in &ids {
-                joined.push_str(&stream.push(&tokenizer, id).unwrap());
+                joined.push_str(&stream.push(tokenizer, id).unwrap());
             }
             prop_assert_eq!(joined + &stream.finish(), tokenizer.decode(&ids).unwrap());
         }
@@ -287,8 +285,15 @@ proptest! {
 
     #[test]
     fn pairs_merge_as_in_the_slow_twin(text in "(the|cat|in|er|[thecaoné ]){0,30}") {
-        for adds_space in [true, false] {
-            let vocabulary = sentence_piece(adds_space);
+        for (adds_space, across) in [(true, false), (false, false), (true, true)] {
+            let mut vocabulary = sentence_piece(adds_space);
+            if across {
+                // A token that reaches over a word's beginning.
+                let id = vocabulary.tokens.iter().position(|token| token == "g").unwrap();
+                vocabulary.tokens[id] = "t▁c".into();
+                let id = vocabulary.tokens.iter().position(|token| token == "w").unwrap();
+                vocabulary.tokens[id] = "t▁".into();
+            }
             let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
             let ids = tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
             let slow = if text.is_empty() { Vec::new() } else { merged_slowly(&vocabulary, &text) };
@@ -297,7 +302,23 @@ proptest! {
     }
 }
 
-fn trained_once() -> &'static GgufVocabulary {
-    static VOCABULARY: std::sync::OnceLock<GgufVocabulary> = std::sync::OnceLock::new();
-    VOCABULARY.get_or_init(|| trained().1)
+/// A byte-level BPE, and SentencePiece with and without an added space.
+fn built() -> &'static [Tokenizer; 3] {
+    static BUILT: std::sync::OnceLock<[Tokenizer; 3]> = std::sync::OnceLock::new();
+    BUILT.get_or_init(|| {
+        [trained().1, sentence_piece(true), sentence_piece(false)].map(|v| Tokenizer::from_gguf(&v).unwrap())
+    })
+}
+
+#[test]
+fn long_runs_come_back() {
+    for pre in ["smollm", "tekken"] {
+        let vocabulary = GgufVocabulary { pre: Some(pre.into()), ..trained().1 };
+        let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
+        for one in [" ", "a", " \n", "\u{301}"] {
+            let text = one.repeat(40_000 / one.len());
+            let ids = tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{pre} {one:?}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What needs real vocabularies and templates: `scripts/fetch-assets vocabularies smollm2 tokenizers`. Without
 //! them each test says `skipped: asset …`.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
 mod gguf;
 mod grammars;

@@ -139,7 +139,7 @@ impl Config {
                 return Err(format!("rope_theta is {}", rope.theta));
             }
             if let Scaling::Divisors(divisors) = &rope.scaling
-                && (divisors.len() != self.head_dim / 2 || divisors.iter().any(|d| !(*d > 0.0)))
+                && (divisors.len() != self.head_dim / 2 || divisors.iter().any(|d| d.is_nan() || *d <= 0.0))
             {
                 let (n, want) = (divisors.len(), self.head_dim / 2);
                 return Err(format!("{n} divisors of rotary frequencies, {want} positive ones are needed"));

@@ -86,3 +86,32 @@ fn pooling_is_read_from_the_modules_of_sentence_transformers() {
     assert!(of(&json!([kind("Pooling")]), &max).unwrap_err().contains("pooling_mode_max_tokens"));
     assert!(of(&json!([kind("Dense")]), &cls).unwrap_err().contains("module Dense"));
 }
+
+#[test]
+fn a_row_has_the_same_bits_alone_and_among_longer_ones() {
+    for name in ["bert", "bert_pair", "roberta", "roberta_classes"] {
+        let case = case(name);
+        let model = case.load().unwrap();
+        let answer = |tokens: Tokens| {
+            let mut ws = Workspace::new();
+            let rows = tokens.n;
+            let mut tape = Tape::new(&mut ws, &model.params, Recording::Off, Examples::Even(rows));
+            let forward = model.forward(&mut tape, &Input::Tokens(tokens)).unwrap();
+            tape.value(forward.logits).iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        let together = answer(case.tokens.clone());
+        let rows = Input::Tokens(case.tokens.clone()).rows();
+        let width = together.len() / rows.len();
+        for (row, together) in rows.into_iter().zip(together.chunks_exact(width)) {
+            let Input::Tokens(row) = row else { unreachable!("rows of tokens") };
+            let length = row.time;
+            for time in length..=16 {
+                let mut padded = row.clone();
+                padded.time = time;
+                // What stands behind a text's end says nothing.
+                padded.ids.resize(time, (time % 7) as u32);
+                assert_eq!(answer(padded), together, "{name}: {length} tokens among {time}");
+            }
+        }
+    }
+}

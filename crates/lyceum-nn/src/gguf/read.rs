@@ -10,7 +10,7 @@ use std::collections::HashSet;
 /// Where the file is damaged, the byte and what was expected; a tensor of a type that is not read is refused
 /// by the type's name.
 pub fn read(file: &dyn ReadAt) -> Result<Header, GgufError> {
-    let len = file.len().map_err(|source| GgufError::Read { at: 0, source })?;
+    let len = file.n_bytes().map_err(|source| GgufError::Read { at: 0, source })?;
     let mut source = Source { file, len, at: 0, buffer: Vec::new(), buffered_from: 0 };
     if source.array::<4>()? != MAGIC {
         return Err(source.malformed("the file does not begin with \"GGUF\""));

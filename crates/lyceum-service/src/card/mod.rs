@@ -18,7 +18,7 @@ use lyceum_store::evidence;
 use lyceum_store::layout::MANIFEST;
 use lyceum_types::card::{Card, FORMAT_VERSION, OBJECT, Part, STATEMENT, Sections, SignedBy};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelRef, Project, VersionRef};
 use seal::{Signed, Signer};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -29,10 +29,11 @@ use std::sync::Arc;
 /// A model that is not there or cannot be loaded, evidence that cannot be read.
 pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> Result<Signed, ServiceError> {
     let resident = service.resident(project, model).await?;
+    let held = held(service, project, &resident).await?;
     let layout = service.store().layout().clone();
     let issue = move || {
         let signer = Signer::of(&layout)?;
-        let sections = gather(&resident)?;
+        let sections = gather(&resident, held.as_deref())?;
         let dir = &resident.version.dir;
         if let Some(last) = evidence::card(dir)?
             && let Ok(signed) = Signed::parse(&last)
@@ -70,11 +71,25 @@ fn program() -> String {
     format!("lyceum {}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Whether its gate holds the version now: what is loaded may be older than a promotion.
+async fn held(
+    service: &Service,
+    project: &Project,
+    resident: &Resident,
+) -> Result<Option<String>, ServiceError> {
+    let version = VersionRef::Number(resident.version.number);
+    let reference = ModelRef { name: resident.version.name.clone(), version };
+    Ok(lyceum_store::models::resolve(service.store(), project, &reference).await?.held)
+}
+
 /// Everything that is known of a version now.
-fn gather(resident: &Resident) -> Result<Sections, ServiceError> {
+fn gather(resident: &Resident, held: Option<&str>) -> Result<Sections, ServiceError> {
     let mut sections = Sections::default();
     sections::fill(resident, &mut sections);
     promises::fill(resident, &mut sections)?;
+    if let Some(why) = held {
+        sections.identity.fact("held back by its gate", why);
+    }
     let path = resident.version.dir.join(MANIFEST);
     let manifest =
         std::fs::read(&path).map_err(|error| ServiceError::internal("reading a manifest failed", error))?;

@@ -149,7 +149,11 @@ fn privacy(resident: &Resident, section: &mut Section) {
                 .into(),
         );
         section.missing("ε", "the version was trained without noise", "train with [privacy] in the spec");
-        membership(section);
+        section.missing(
+            "audit with canaries",
+            "the version was trained without noise; a membership attack, where one was run, is listed",
+            "lyceum privacy audit --help",
+        );
         return;
     };
     section.fact("mechanism", report.mechanism.clone());
@@ -185,15 +189,24 @@ fn privacy(resident: &Resident, section: &mut Section) {
     }
     section.statements.push(report.statement.clone());
     section.statements.extend(report.limits.clone());
-    membership(section);
-}
-
-fn membership(section: &mut Section) {
-    section.missing(
-        "audit with canaries",
-        "canaries inside a job are not there yet; a membership attack, where one was run, is listed",
-        "lyceum privacy audit --help",
-    );
+    let Some(audit) = &report.audit else {
+        section.missing(
+            "audit with canaries",
+            "its job had no canaries; a membership attack, where one was run, is listed",
+            "train with privacy.audit = { canaries = 1000 }",
+        );
+        return;
+    };
+    let mut number = number(resident, "epsilon, lower bound", audit.epsilon_lower, "nats");
+    number.ci95 = Stated::not_applicable("it is a lower bound, not an estimate");
+    number.interval = format!("lower bound, {:.0} %", 100.0 * audit.confidence);
+    number.n = Stated::Is(audit.canaries);
+    number.method =
+        format!("{}, {} of {} guesses right, δ = {}", audit.method, audit.right, audit.guesses, audit.delta);
+    number.recompute =
+        format!("lyceum train SPEC (its spec is in lyceum show {id} --json; other coins, another bound)");
+    section.numbers.push(number);
+    section.statements.push(audit.statement.clone());
 }
 
 fn listed(items: &[String]) -> String {

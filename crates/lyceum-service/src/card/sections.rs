@@ -101,7 +101,10 @@ fn data(resident: &Resident, section: &mut Section) {
 fn training(resident: &Resident, section: &mut Section) {
     let manifest = &resident.manifest;
     let spec = serde_json::to_value(&manifest.spec).expect("a spec is plain data: bug");
-    for part in ["model", "train"] {
+    for part in ["model", "train", "gate"] {
+        if spec[part].is_null() {
+            continue;
+        }
         section.fact(&format!("[{part}]"), canonical(&spec[part]));
     }
     section.fact("seed", manifest.spec.seed.to_string());

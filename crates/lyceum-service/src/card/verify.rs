@@ -174,7 +174,7 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
 /// What is cheap to compute again.
 fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
     let said = &signed.card.sections;
-    match gather(resident) {
+    match gather(resident, resident.version.held.as_deref()) {
         Ok(now) if now == *said => found.say("contents", Ok("the card says what is known now".into())),
         Ok(now) => {
             let differ: Vec<&str> =

@@ -1,5 +1,6 @@
 //! Weights of attention as an answer of their own: never called an explanation.
 
+use super::options::{BaselineChoice, Granularity, Options};
 use crate::ServiceError;
 use std::ops::Range;
 
@@ -48,4 +49,23 @@ pub(super) fn shown(
         })
     });
     Ok(AttentionShown { kind: "weights", text, spans, maps: heads.collect() })
+}
+
+/// Weights are read off one pass over the input: what chooses parts, references and checks of an explanation has no
+/// meaning here.
+pub(super) fn refuse_settings(options: &Options) -> Result<(), ServiceError> {
+    let given = [
+        ("granularity", !matches!(options.granularity, None | Some(Granularity::Token))),
+        ("quantity", options.quantity.is_some()),
+        ("baseline", options.baseline != BaselineChoice::Auto),
+        ("evaluate", !options.evaluate.is_empty()),
+        ("counterfactual", options.counterfactual.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((param, _)) => {
+            let message = "attention weights are of tokens and are compared with nothing: leave it out";
+            Err(ServiceError::invalid(param, "unsupported_parameter", message))
+        }
+    }
 }

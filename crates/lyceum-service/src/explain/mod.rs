@@ -116,7 +116,9 @@ pub async fn check(
     let (target, _) = target::choose(&resident, &read, &request.options)?;
     let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
         .map_err(refused)?;
-    if !matches!(request.options.method, MethodChoice::Attention { .. }) {
+    if matches!(request.options.method, MethodChoice::Attention { .. }) {
+        attention::refuse_settings(&request.options)?;
+    } else {
         let method = options::method(&resident, &subject, &request.options.method)?;
         method.check_model(&resident.model).map_err(refused)?;
         options::baseline(&resident, &method, &request.options.baseline)?;
@@ -156,6 +158,9 @@ pub(crate) async fn explain(
     if options.method == MethodChoice::Tracin {
         let message = "row influence is asked for alone, at POST /v1/explanations";
         return Err(ServiceError::invalid("method", "unsupported_method", message));
+    }
+    if matches!(options.method, MethodChoice::Attention { .. }) {
+        attention::refuse_settings(options)?;
     }
     let place = service.explaining.try_acquire();
     let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;

@@ -101,6 +101,7 @@ pub async fn import(
         bytes: weights_bytes,
         sha256: weights_sha256,
         job: None,
+        held: None,
     };
     let now = Timestamp::now();
     let mut manifest = ImportedManifest {

@@ -107,6 +107,8 @@ fn fold(resident: &Resident, staging: Staging) -> Result<Folded, ServiceError> {
         bytes: weights.len() as u64,
         sha256: manifest.weights_sha256.clone(),
         job: None,
+        // Other probabilities are no reason to serve what its gate held back.
+        held: resident.version.held.clone(),
     };
     Ok((new, staging, manifest, report))
 }

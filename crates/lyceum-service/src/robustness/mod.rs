@@ -7,12 +7,13 @@
 pub mod calibrated;
 pub mod calibration;
 pub mod certificate;
+pub mod file;
 mod items;
 mod plan;
 pub mod strange;
 
 pub use items::{Item, default_suite};
-pub use plan::{Asked, Plan, create};
+pub use plan::{Asked, AskedRows, Plan, create};
 
 use crate::ServiceError;
 use crate::resident::Resident;
@@ -37,6 +38,8 @@ pub struct Rows {
     pub labels: Vec<u32>,
     /// The sounds themselves, a clip a row, where they are at hand: damage of sound needs them.
     pub clips: Option<Arc<Vec<Clip>>>,
+    /// What each row is called in what it came from, from 0; None: its place here.
+    pub numbers: Option<Arc<Vec<u64>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +59,8 @@ impl Rows {
         };
         // The other clips stay: they are the first one's background.
         let clips = self.clips.clone();
-        Rows { inputs, labels: self.labels.iter().take(1).copied().collect(), clips }
+        let labels = self.labels.iter().take(1).copied().collect();
+        Rows { inputs, labels, clips, numbers: self.numbers.clone() }
     }
 }
 
@@ -175,6 +179,11 @@ pub fn run(
         let seed = seed.wrapping_add(1000 * k as u64);
         bench.run(item, seed, &mut run).map_err(|error| at(Some(k), error))?;
     }
+    if let Some(numbers) = &rows.numbers {
+        for failure in &mut run.failures {
+            failure.row = numbers.get(failure.row).map_or(failure.row, |&number| number as usize);
+        }
+    }
     // A masked gradient makes every attack's number doubtful, also those before it was seen.
     let raised = run.signs.iter().filter(|sign| sign.state == FlagState::Raised);
     let raised: Vec<String> = raised.map(|sign| sign.name.to_owned()).collect();
@@ -183,6 +192,22 @@ pub fn run(
     }
     run.not_evaluated.extend(items::not_evaluated(&resident.preparation.input, items));
     Ok(run)
+}
+
+/// Tries every item once on the first row with the smallest budget: what a model or these rows do not allow is found
+/// by the code that would meet it.
+///
+/// # Errors
+/// As [`run()`].
+pub fn rehearse(
+    resident: &Resident,
+    rows: &Rows,
+    items: &[Item],
+    control: &Control,
+) -> Result<(), ServiceError> {
+    plan::admit(resident, rows)?;
+    let small: Vec<Item> = items.iter().map(Item::rehearsal).collect();
+    run(resident, &rows.first(), &small, 0, control).map(|_| ())
 }
 
 /// What a request wants to be promised of its answers.

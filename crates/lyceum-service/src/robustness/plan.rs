@@ -1,7 +1,7 @@
 //! From a request to a run: everything that can be refused is refused before the run begins, so that a client reads
 //! the reason at once and not in a run that failed.
 
-use super::{Gate, Inputs, Item, Rows, Run, gate, no_classifier, reads_text, refused, run};
+use super::{Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, reads_text, refused, run};
 use crate::resident::Resident;
 use crate::{Content, Service, ServiceError, predict};
 use lyceum_engine::Engine;
@@ -17,13 +17,26 @@ use std::time::Instant;
 /// What a client asks for, with its rows as they came.
 pub struct Asked {
     pub model: ModelRef,
-    pub rows: Vec<Content>,
-    /// The right label of each row.
-    pub labels: Vec<String>,
+    pub rows: AskedRows,
     pub suite: Vec<Item>,
     pub seed: u64,
     /// Another model that gets the same, and how far no accuracy may be below its.
     pub compare: Option<(ModelRef, f64)>,
+}
+
+/// Where the rows come from.
+pub enum AskedRows {
+    Inline {
+        rows: Vec<Content>,
+        /// The right label of each row.
+        labels: Vec<String>,
+    },
+    /// A file of `/v1/files`.
+    File {
+        id: String,
+        /// Only the first so many of its rows.
+        first: Option<usize>,
+    },
 }
 
 /// A run that these models and rows allow.
@@ -45,7 +58,12 @@ impl Plan {
         let suite = Arc::new(asked.suite.clone());
         let read = async |model: &ModelRef| -> Result<(Arc<Resident>, Rows), ServiceError> {
             let resident = service.resident(project, model).await?;
-            let rows = rows(&resident, &asked)?;
+            let rows = match &asked.rows {
+                AskedRows::Inline { rows, labels } => inline(&resident, rows, labels)?,
+                AskedRows::File { id, first } => {
+                    file::brought(service, project, &resident, id, *first).await?
+                }
+            };
             Ok((resident, rows))
         };
         let subject = read(&asked.model).await?;
@@ -152,7 +170,7 @@ impl Drop for CancelOnDrop {
 }
 
 /// Every row lies in the space of its model.
-fn admit(resident: &Resident, rows: &Rows) -> Result<(), ServiceError> {
+pub(super) fn admit(resident: &Resident, rows: &Rows) -> Result<(), ServiceError> {
     if let Inputs::Numbers(x) = &rows.inputs {
         let domain = Domain::of(&resident.preparation).map_err(|error| refused(error.into()))?;
         domain.admit(&mut domain.from_model(x)).map_err(|error| refused(error.into()))?;
@@ -160,7 +178,7 @@ fn admit(resident: &Resident, rows: &Rows) -> Result<(), ServiceError> {
     Ok(())
 }
 
-fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
+fn inline(resident: &Resident, contents: &[Content], labels: &[String]) -> Result<Rows, ServiceError> {
     let OutputPreparation::Labels { names } = &resident.preparation.output else {
         return Err(no_classifier());
     };
@@ -171,9 +189,9 @@ fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
             ServiceError::invalid(format!("labels[{i}]"), "labels_differ", message)
         })
     };
-    let labels = asked.labels.iter().enumerate().map(place).collect::<Result<_, _>>()?;
-    let clips = clips(resident, &asked.rows)?;
-    let contents = asked.rows.iter().enumerate();
+    let labels = labels.iter().enumerate().map(place).collect::<Result<_, _>>()?;
+    let clips = clips(resident, contents)?;
+    let contents = contents.iter().enumerate();
     let inputs = if reads_text(resident) {
         let text = |(i, content): (usize, &Content)| match content {
             Content::Text(text) => Ok(text.clone()),
@@ -194,7 +212,7 @@ fn rows(resident: &Resident, asked: &Asked) -> Result<Rows, ServiceError> {
         }
         Inputs::Numbers(numbers)
     };
-    Ok(Rows { inputs, labels, clips })
+    Ok(Rows { inputs, labels, clips, numbers: None })
 }
 
 /// The samples of wav files; None where the rows are no sounds or come as features.

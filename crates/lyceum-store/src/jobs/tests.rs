@@ -36,6 +36,7 @@ async fn publish(store: &Store, claim: &Claim) -> Result<Version, StoreError> {
         bytes: 3,
         sha256: "ab".into(),
         job: Some(claim.id().clone()),
+        held: None,
     };
     finish_done(store, claim, new, staging, |_| b"{}".to_vec(), |version| version.id(), NOW).await
 }

@@ -173,6 +173,31 @@ impl Dataset {
         }
     }
 
+    /// These examples, and after them the `chosen` ones of another set of the same kind.
+    ///
+    /// # Panics
+    /// Where the two are of different kinds, or not one class an example.
+    pub(crate) fn followed_by(&self, other: &Dataset, chosen: &[usize]) -> Dataset {
+        let mut all = self.clone();
+        match (&mut all.examples, &other.examples) {
+            (Examples::Dense { shape, data }, Examples::Dense { data: more, .. }) => {
+                let width: usize = shape.iter().product();
+                chosen.iter().for_each(|&i| data.extend_from_slice(&more[i * width..(i + 1) * width]));
+            }
+            (Examples::Tokens(ids), Examples::Tokens(more)) => {
+                chosen.iter().for_each(|&i| ids.push(more.row(i)));
+            }
+            _ => unreachable!("both sets are of one preparation: bug"),
+        }
+        match (&mut all.targets, &other.targets) {
+            (Targets::Classes(classes), Targets::Classes(more)) => {
+                classes.extend(chosen.iter().map(|&i| more[i]));
+            }
+            _ => unreachable!("both sets have a class an example: bug"),
+        }
+        all
+    }
+
     fn fill_targets(&self, indices: &[usize], target: &mut Target) {
         match (&self.targets, target) {
             (Targets::None, _) => {}

@@ -7,19 +7,23 @@
 //! draw and see no noise.
 //!
 //! The path: [`undeclared`] (what else would say something about the rows), [`Private::new`] (how much noise),
-//! [`Noise`] (where draws and noise come from), [`step`] (one step), [`report`] (what is promised). Clipping is
+//! [`Noise`] (where draws and noise come from), [`step`] (one step), [`report`] (what is promised), [`Canaries`] (what an
+//! attacker proves of it). Clipping is
 //! per example by [`Tape::example_norms`](lyceum_nn::Tape::example_norms); operations that mix examples refuse.
 
 #[cfg(test)]
 mod audit;
+mod canaries;
 mod noise;
 mod report;
 mod step;
 mod undeclared;
 
+pub use canaries::Canaries;
 pub use noise::{GENERATOR, Noise};
 pub use undeclared::undeclared;
 
+use crate::data::Loaded;
 use crate::error::TrainError;
 use lyceum_models::{InputShape, ModelShape, OutputShape};
 use lyceum_privacy::calibrate::{Target, sigma};
@@ -98,6 +102,20 @@ impl Private {
     /// The δ of the promise.
     pub fn delta(&self) -> f64 {
         self.spec.target_delta
+    }
+
+    /// The rows of nobody that this run trains on too, where the spec asks for an audit.
+    ///
+    /// # Errors
+    /// Answers that are no labels.
+    pub fn canaries(
+        &self,
+        seed: u64,
+        loaded: &Loaded,
+        noise: &Noise,
+    ) -> Result<Option<Canaries>, TrainError> {
+        let Some(audit) = self.spec.audit else { return Ok(None) };
+        Canaries::new(audit.canaries, seed, loaded, noise, self.delta()).map(Some)
     }
 
     /// The seed of tests; None: the operating system's key.

@@ -40,6 +40,7 @@ impl Private {
             withheld: Vec::new(),
             limits,
             statement: words::statement(&guarantee, unit),
+            audit: None,
         })
     }
 }

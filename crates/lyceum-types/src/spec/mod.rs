@@ -7,7 +7,7 @@ pub mod choose;
 pub mod parse;
 pub mod privacy;
 
-use privacy::PrivacySpec;
+use privacy::{PrivacySpec, PublicStatistic};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -24,6 +24,52 @@ pub struct Spec {
     /// None: nothing is promised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacySpec>,
+    /// What a new version must stand beside the one that its name serves; None: it is served at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateSpec>,
+}
+
+/// Before its name serves a new version, both are tried on the same rows; one that is worse is held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GateSpec {
+    /// A file of rows with labels. None: `data.valid`, or else `data.test`.
+    pub data: Option<String>,
+    /// Only the first so many of them.
+    pub rows: Option<usize>,
+    /// Items as `lyceum attack --suite` reads them, unread here. None: its one attack.
+    pub suite: Option<Vec<serde_json::Value>>,
+    /// How far any accuracy may be below the served version's.
+    pub max_drop: f64,
+}
+
+impl GateSpec {
+    /// The file whose rows decide.
+    pub fn file<'s>(&'s self, data: &'s DataSpec) -> Option<&'s str> {
+        self.data.as_deref().or(data.valid.as_deref()).or(data.test.as_deref())
+    }
+
+    /// What keeps a job from having this gate: the key, why, and what to write instead.
+    pub fn refusal(
+        &self,
+        task: Task,
+        data: &DataSpec,
+        privacy: Option<&PrivacySpec>,
+    ) -> Option<[&'static str; 3]> {
+        if task != Task::Classification {
+            return Some(["gate", "a gate compares accuracies, which classifiers have", "remove [gate]"]);
+        }
+        if self.file(data).is_none() {
+            // Rows that this job holds out may be rows that the served version learnt.
+            let why = "names no file of rows that neither version was trained on";
+            return Some(["gate.data", why, "add data = \"test.csv\" under [gate]"]);
+        }
+        if privacy.is_some_and(|privacy| !privacy.is_public(PublicStatistic::Evaluation)) {
+            let why = "what a gate finds says something about its rows, which the noise does not protect";
+            let fix = "remove [gate], or declare public = [\"evaluation\"] under [privacy]";
+            return Some(["gate", why, fix]);
+        }
+        None
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

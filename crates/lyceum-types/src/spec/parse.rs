@@ -8,6 +8,7 @@
 
 mod choose;
 mod data;
+mod gate;
 mod model;
 mod privacy;
 mod robust;
@@ -18,7 +19,7 @@ mod tree;
 
 use super::choose::ChooseSpec;
 use super::privacy::PrivacySpec;
-use super::{DataSpec, ModelSpec, Spec, Task, TrainSpec};
+use super::{DataSpec, GateSpec, ModelSpec, Spec, Task, TrainSpec};
 use crate::ids::ModelName;
 use section::{Problems, Section};
 use serde::Serialize;
@@ -198,12 +199,22 @@ struct Draft {
     model: Option<ModelSpec>,
     train: Option<TrainSpec>,
     privacy: Option<PrivacySpec>,
+    gate: Option<GateSpec>,
 }
 
 impl Draft {
     fn finish(self) -> Option<Spec> {
-        let Draft { name, task, seed, data, model, train, privacy } = self;
-        Some(Spec { name: name?, task: task?, seed, data: data?, model: model?, train: train?, privacy })
+        let Draft { name, task, seed, data, model, train, privacy, gate } = self;
+        Some(Spec {
+            name: name?,
+            task: task?,
+            seed,
+            data: data?,
+            model: model?,
+            train: train?,
+            privacy,
+            gate,
+        })
     }
 }
 
@@ -217,8 +228,9 @@ fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
     let model = section.section("model").and_then(|model| model::read(model, task));
     let train = section.section("train").map(train::read);
     let privacy = section.section("privacy").map(privacy::read);
+    let gate = section.section("gate").map(gate::read);
     section.finish();
-    Some(Draft { name, task, seed, data, model, train, privacy })
+    Some(Draft { name, task, seed, data, model, train, privacy, gate })
 }
 
 /// What both kinds of document begin with.

@@ -20,6 +20,16 @@ pub struct PrivacySpec {
     pub public: Vec<PublicStatistic>,
     /// Noise from this seed, for tests: whoever knows it can take the noise away again.
     pub insecure_seed: Option<u64>,
+    /// Made-up rows that show afterwards what the training gives away; None: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditSpec>,
+}
+
+/// An audit of the one run itself (Steinke, Nasr & Jagielski 2023).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditSpec {
+    /// Rows of nobody, each trained on with probability 1/2.
+    pub canaries: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,11 +6,9 @@ use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
-use lyceum_models::prepare::audio::{Clip, read_wav};
-use lyceum_service::robustness::{self, Gate, Inputs, Item, Rows, Run};
-use lyceum_service::{Resident, ServiceError};
+use lyceum_service::ServiceError;
+use lyceum_service::robustness::{self, Gate, Item, Run, file};
 use lyceum_train::checkpoint::digest;
-use lyceum_train::data;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 use lyceum_types::manifest::Metric;
@@ -95,7 +93,7 @@ impl Attack {
         let (path, n_max) = (self.data.clone(), self.rows);
         let command = self.again(&resident.version.id());
         let work = move || -> Result<Run, Failure> {
-            let rows = load(&resident, &path, n_max, &control)?;
+            let rows = file::rows(&resident, &path, n_max, &control)?;
             let run =
                 robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
                     // The only deadline here is Ctrl-C.
@@ -118,57 +116,14 @@ impl Attack {
     }
 }
 
-/// The rows of a file, as the model reads them.
-fn load(
-    resident: &Resident,
-    path: &Path,
-    n_max: Option<usize>,
-    control: &lyceum_types::control::Control,
-) -> Result<Rows, Failure> {
-    let data = data::load_eval(&resident.preparation, &resident.manifest.spec, path, control)
-        .map_err(lyceum_train::TrainError::from)?;
-    let no_labels = || {
-        let message = format!("{} has no labels to attack", path.display());
-        Failure::usage(
-            message,
-            "an attack needs the right answer of each row",
-            "give the target column, as for eval",
-        )
-    };
-    let mut labels = data.labels().ok_or_else(no_labels)?.to_vec();
-    labels.truncate(n_max.unwrap_or(usize::MAX));
-    let inputs = match (data.texts(), data.dense()) {
-        (Some(texts), _) => Inputs::Texts(texts[..labels.len()].to_vec()),
-        (None, Some((x, width))) => Inputs::Numbers(x[..labels.len() * width].to_vec()),
-        (None, None) => return Err(no_labels()),
-    };
-    let files =
-        data::sound_files(&resident.manifest.spec, path, control).map_err(lyceum_train::TrainError::from)?;
-    let clips = files.map(|files| clips(&files[..labels.len().min(files.len())])).transpose()?;
-    Ok(Rows { inputs, labels, clips })
-}
-
-/// The sounds of a folder, in the order of its rows.
-fn clips(files: &[PathBuf]) -> Result<Arc<Vec<Clip>>, Failure> {
-    let read = |path: &PathBuf| -> Result<Clip, Failure> {
-        let bytes = files::read_bytes(path, limits::BODY_BYTES_MAX as u64)?;
-        let wrong = |error: lyceum_models::prepare::PrepareError| {
-            Failure::usage(path.display().to_string(), error.message, error.fix)
-        };
-        read_wav(&bytes).map_err(wrong)
-    };
-    Ok(Arc::new(files.iter().map(read).collect::<Result<_, _>>()?))
-}
-
 fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {
-    let shown = path.display().to_string();
-    let wrong = |why: String| {
-        Failure::usage(
-            format!("the suite {shown} cannot be read"),
-            why,
-            "write suite = [{ type = \"pgd\", norm = \"linf\", eps = 0.1 }] (TOML), or the same as JSON",
-        )
-    };
+    let items = suite_values(path)?;
+    suite_of(&items).map_err(|why| unread(path, why))
+}
+
+/// The items of a suite, unread.
+pub fn suite_values(path: &Path) -> Result<Vec<Value>, Failure> {
+    let wrong = |why: String| unread(path, why);
     let text = std::fs::read_to_string(path).map_err(|error| {
         let mut failure = wrong(error.to_string());
         failure.exit = Exit::NotFound;
@@ -179,15 +134,22 @@ fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {
     } else {
         serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?
     };
-    let items = match &document {
-        Value::Array(items) => items,
-        Value::Object(table) if table.keys().all(|key| key == "suite") => match table.get("suite") {
-            Some(Value::Array(items)) => items,
-            _ => return Err(wrong("suite is no list".into())),
+    match document {
+        Value::Array(items) => Ok(items),
+        Value::Object(mut table) if table.keys().all(|key| key == "suite") => match table.remove("suite") {
+            Some(Value::Array(items)) => Ok(items),
+            _ => Err(wrong("suite is no list".into())),
         },
-        _ => return Err(wrong("there must be one key, suite".into())),
-    };
-    suite_of(items).map_err(wrong)
+        _ => Err(wrong("there must be one key, suite".into())),
+    }
+}
+
+fn unread(path: &Path, why: String) -> Failure {
+    Failure::usage(
+        format!("the suite {} cannot be read", path.display()),
+        why,
+        "write suite = [{ type = \"pgd\", norm = \"linf\", eps = 0.1 }] (TOML), or the same as JSON",
+    )
 }
 
 fn refused(run: &Run, gate: &Gate) -> Failure {

@@ -93,8 +93,9 @@ impl Import {
             n_params: manifest.n_parameters,
             bytes,
             sha256: manifest.weights_sha256.clone(),
-            // The job stayed where the model was trained.
+            // The job stayed where the model was trained, and so did its gate.
             job: None,
+            held: None,
         };
         let write_manifest = |number: u32| {
             manifest.version = number;

@@ -31,9 +31,10 @@ impl Ls {
                 output::bytes(version.bytes),
                 version.sha256.chars().take(12).collect(),
                 time::for_people(version.created_at),
+                version.held.as_ref().map_or_else(String::new, |_| "held".to_owned()),
             ]
         };
-        let header = ["model", "family", "task", "params", "size", "sha256", "created"];
+        let header = ["model", "family", "task", "params", "size", "sha256", "created", "gate"];
         output::table(&header, &versions.iter().map(row).collect::<Vec<_>>());
         Ok(())
     }
@@ -50,5 +51,6 @@ pub fn line(version: &Version) -> Value {
         "bytes": version.bytes,
         "sha256": version.sha256,
         "created": version.created_at.seconds(),
+        "held": version.held,
     })
 }

@@ -18,6 +18,7 @@ pub mod ls;
 pub mod predict;
 pub mod preview;
 pub mod privacy;
+pub mod promote;
 pub mod ps;
 pub mod quickstart;
 pub mod rm;
@@ -72,6 +73,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
+        Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 #[derive(Debug, Args)]
 pub struct Rm {
-    /// `name@VERSION`; a name alone is its newest version
+    /// `name@VERSION`; a name alone is the version that it serves
     model: String,
 }
 

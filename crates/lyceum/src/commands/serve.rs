@@ -5,6 +5,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output, time};
 use clap::Args;
+use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
 use lyceum_store::{keys, models};
 use lyceum_types::clock::Timestamp;
@@ -30,6 +31,21 @@ pub struct Serve {
     /// When an imported model that nobody asks for leaves the memory: 90s, 30m, 12h; 0: never
     #[arg(long, value_name = "DURATION", default_value = "30m")]
     keep_alive: String,
+    /// Memory for the keys and values of one language model's sequences, in MiB; fixed when it first generates
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
+    kv_cache_mib: u64,
+    /// What keys and values are stored as: f32, bf16 or int8
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_storage)]
+    kv_cache_type: KvStorage,
+}
+
+fn kv_storage(text: &str) -> Result<KvStorage, String> {
+    match text {
+        "f32" => Ok(KvStorage::F32),
+        "bf16" => Ok(KvStorage::Bf16),
+        "int8" => Ok(KvStorage::Int8),
+        _ => Err("there are f32, bf16 and int8".into()),
+    }
 }
 
 /// How often idle models are looked for.
@@ -46,7 +62,12 @@ impl Serve {
         };
         let store = context.store().await?;
         let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
-        let service = assemble::service(store)?;
+        let limits = EngineLimits {
+            kv_bytes_per_model_max: usize::try_from(self.kv_cache_mib << 20).unwrap_or(usize::MAX),
+            kv_storage: self.kv_cache_type,
+            ..EngineLimits::default()
+        };
+        let service = assemble::service_with(store, limits)?;
         if let Some(idle) = keep_alive {
             tokio::spawn(unload_idle(service.clone(), idle));
         }

@@ -99,10 +99,16 @@ fn for_people(version: &Version, manifest: &Manifest) {
         row("path", version.dir.display().to_string()),
     ];
     rows.extend(manifest.data.iter().map(|file| row(&format!("{} data", file.role), data_file(file))));
+    if let Some(why) = &version.held {
+        rows.push(row("held", format!("{why}; lyceum promote {} lifts it", version.id())));
+    }
     output::table(&["", ""], &rows);
     metrics_table(manifest);
     if let Some(privacy) = &manifest.privacy {
         output::text(&privacy.statement);
+        if let Some(audit) = &privacy.audit {
+            output::text(&audit.statement);
+        }
     }
     if let Some(verdict) = &manifest.verdict {
         output::text(verdict);

@@ -2,8 +2,8 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::files;
 use crate::training::{self, Plan};
+use crate::{files, gate};
 use clap::Args;
 use lyceum_types::ids::ModelName;
 use lyceum_types::spec::Spec;
@@ -22,6 +22,10 @@ pub struct Train {
     /// Another seed
     #[arg(long)]
     seed: Option<u64>,
+    /// What the new version must stand beside the one that its name serves, or be held: max_drop=0.02, and where
+    /// wanted data=FILE, suite=FILE (as `lyceum attack` reads it), rows=N; as [gate] in the spec
+    #[arg(long, value_name = "KEY=VALUE,…")]
+    gate: Option<String>,
 }
 
 impl Train {
@@ -34,6 +38,16 @@ impl Train {
         if let Some(seed) = self.seed {
             spec.seed = seed;
         }
+        if let Some(text) = &self.gate {
+            let gate = gate::from_flag(text)?;
+            if let Some([key, why, fix]) = gate.refusal(spec.task, &spec.data, spec.privacy.as_ref()) {
+                let mut failure = Failure::usage(format!("this job cannot have --gate {text:?}"), why, fix);
+                failure.place.key = Some(key.to_owned());
+                return Err(failure);
+            }
+            spec.gate = Some(gate);
+        }
+        spec.gate.as_ref().map(gate::suite).transpose()?;
         let plan = Plan { spec, base_dir };
         let store = context.store().await?;
         let id = training::create(context, &store, &plan).await?;

@@ -126,8 +126,9 @@ impl Answer {
             self.say(Kind::Message, &delta.content);
         }
         for call in delta.calls {
-            self.close("completed");
+            // Tokens of a call are no text.
             self.waiting.clear();
+            self.close("completed");
             self.call(call);
         }
     }

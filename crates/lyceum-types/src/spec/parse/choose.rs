@@ -256,6 +256,7 @@ impl Known<'_> {
             model,
             train: own_train.map(|(train, _)| train).or(self.shared).cloned(),
             privacy: None,
+            gate: None,
         };
         let names = Names { path: candidate.map(|(path, _)| path), own_train: own_train.is_some() };
         let known = Problems::default();

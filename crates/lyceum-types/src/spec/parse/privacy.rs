@@ -3,10 +3,12 @@
 use super::rules::Rules;
 use super::section::{FRACTION, Interval, NOT_NEGATIVE, POSITIVE, Section};
 use super::{Draft, ProblemCode};
+use crate::limits;
 use crate::spec::privacy::{
-    AccountantSpec, NoiseSpec, PUBLIC_STATISTICS, PrivacyMechanism, PrivacySpec, PrivacyUnit, PublicStatistic,
+    AccountantSpec, AuditSpec, NoiseSpec, PUBLIC_STATISTICS, PrivacyMechanism, PrivacySpec, PrivacyUnit,
+    PublicStatistic,
 };
-use crate::spec::{ConvNorm, ModelSpec, PrecisionSpec};
+use crate::spec::{ConvNorm, ModelSpec, PrecisionSpec, Task};
 
 const MECHANISMS: &[(&str, PrivacyMechanism)] = &[("dp_sgd", PrivacyMechanism::DpSgd)];
 const ACCOUNTANTS: &[(&str, AccountantSpec)] = &[("rdp", AccountantSpec::Rdp), ("pld", AccountantSpec::Pld)];
@@ -27,7 +29,6 @@ pub(super) fn read(mut section: Section<'_>) -> PrivacySpec {
     section.require("target_delta", "how improbable a breach is", "target_delta = 1e-5");
     section.require("max_grad_norm", "the most that one example weighs", "max_grad_norm = 1.0");
     section.not_yet("budget", "naming a budget (each data set has one by its hash)");
-    section.not_yet("audit", "canaries in a job");
     let privacy = PrivacySpec {
         mechanism,
         noise: sigma.map_or(NoiseSpec::TargetEpsilon(epsilon.unwrap_or(1.0)), NoiseSpec::Sigma),
@@ -38,9 +39,18 @@ pub(super) fn read(mut section: Section<'_>) -> PrivacySpec {
         sampling_rate: section.number("sampling_rate", RATE),
         public: public(&mut section),
         insecure_seed: section.integer("insecure_seed", 0, i128::from(u64::MAX)).map(to_seed),
+        audit: section.section("audit").map(audit),
     };
     section.finish();
     privacy
+}
+
+fn audit(mut section: Section<'_>) -> AuditSpec {
+    section.require("canaries", "how many made-up rows", "canaries = 1000");
+    let (min, max) = limits::CANARIES;
+    let audit = AuditSpec { canaries: section.size_or("canaries", min, min, max) };
+    section.finish();
+    audit
 }
 
 fn to_seed(value: i128) -> u64 {
@@ -80,6 +90,10 @@ fn public(section: &mut Section<'_>) -> Vec<PublicStatistic> {
 /// What would break the promise, each with the reason.
 pub(super) fn check(draft: &Draft, rules: &Rules<'_>) {
     let Some(privacy) = &draft.privacy else { return };
+    if privacy.audit.is_some() && draft.task.is_some_and(|task| task != Task::Classification) {
+        let message = "canaries are rows with wrong labels, which classifiers have".to_owned();
+        rules.note(&["privacy", "audit"], &["task"], message, "remove audit");
+    }
     let evaluates = privacy.is_public(PublicStatistic::Evaluation);
     if let Some(data) = &draft.data {
         let refuse = |key: &str, is_set: bool, message: &str, fix: &str| {

@@ -30,6 +30,7 @@ pub(super) fn check(draft: &Draft, root: &Node, problems: &Problems) {
         robust(task, train, &rules);
     }
     super::privacy::check(draft, &rules);
+    super::gate::check(draft, &rules);
 }
 
 pub(super) struct Rules<'a> {

@@ -258,6 +258,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A list of tables that others read.
+    pub(super) fn values(&mut self, key: &'static str) -> Option<Vec<serde_json::Value>> {
+        let path = self.path(key);
+        let problems = self.problems;
+        let read = |(index, item): (usize, &Node)| {
+            let value = item.to_json().filter(serde_json::Value::is_object);
+            if value.is_none() {
+                let (path, message) =
+                    (format!("{path}[{index}]"), format!("must be a table, is {}", item.kind()));
+                let fix = "write a table of strings, numbers, true, false and lists";
+                problems.note(item.place, path, ProblemCode::WrongType, message, fix);
+            }
+            value
+        };
+        let items = self.list(key, "a list of tables")?;
+        let values: Vec<Option<serde_json::Value>> = items.iter().enumerate().map(read).collect();
+        values.into_iter().collect()
+    }
+
     /// A list of counts.
     pub(super) fn sizes(&mut self, key: &'static str, min: usize, max: usize) -> Option<Vec<usize>> {
         let path = self.path(key);

@@ -45,6 +45,27 @@ impl Node {
         })
     }
 
+    /// The value as JSON has it; none where something in it is a date or larger than 64 bits.
+    pub(super) fn to_json(&self) -> Option<serde_json::Value> {
+        use serde_json::Value as Json;
+        Some(match &self.value {
+            Value::Null => Json::Null,
+            Value::Bool(flag) => Json::Bool(*flag),
+            Value::Integer(number) => match i64::try_from(*number) {
+                Ok(number) => number.into(),
+                Err(_) => u64::try_from(*number).ok()?.into(),
+            },
+            Value::Float(number) => serde_json::Number::from_f64(*number)?.into(),
+            Value::Text(text) => Json::String(text.clone()),
+            Value::Date => return None,
+            Value::List(items) => Json::Array(items.iter().map(Node::to_json).collect::<Option<_>>()?),
+            Value::Table(entries) => {
+                let pair = |entry: &Entry| Some((entry.key.clone(), entry.node.to_json()?));
+                Json::Object(entries.iter().map(pair).collect::<Option<_>>()?)
+            }
+        })
+    }
+
     /// What a person would call this value.
     pub(super) fn kind(&self) -> &'static str {
         match self.value {

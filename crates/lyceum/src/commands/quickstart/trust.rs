@@ -12,7 +12,7 @@ use lyceum_service::card::measured;
 use lyceum_service::explain::{
     self, Answer, Check, Explained, Explanation, Method, MethodChoice, Options, Steps, What,
 };
-use lyceum_service::robustness::{self, Asked, Run};
+use lyceum_service::robustness::{self, Asked, AskedRows, Run};
 use lyceum_service::{Content, Resident, Service};
 use lyceum_store::{Store, evidence, models};
 use lyceum_types::ids::ModelRef;
@@ -172,7 +172,8 @@ async fn attack(
 ) -> Result<Arc<Run>, Failure> {
     let (rows, labels) = rows.iter().cloned().unzip();
     let suite = robustness::default_suite()?;
-    let asked = Asked { model: model.clone(), rows, labels, suite, seed: 0, compare: None };
+    let rows = AskedRows::Inline { rows, labels };
+    let asked = Asked { model: model.clone(), rows, suite, seed: 0, compare: None };
     let (run, _) = robustness::create(service, &context.project, asked).await?;
     Ok(run)
 }

@@ -1,0 +1,157 @@
+//! A gate between versions: what is worse under attack is published and held, the bare name goes on serving the
+//! version before it, and a person may lift that.
+
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", "d"]);
+    command.output().unwrap()
+}
+
+fn last(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap_or("null"))
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn refusal(output: &Output) -> (i32, Value) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let error: Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
+    (output.status.code().unwrap(), error["error"].clone())
+}
+
+/// One column that is right of 85 % of the rows and that no small change turns, and twenty that together are right of
+/// nearly all and that a small change turns (Tsipras et al. 2019, "Robustness may be at odds with accuracy").
+fn write_rows(path: &Path, n: u64, seed: u64) {
+    let mut state = seed;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f64 / (1u64 << 31) as f64
+    };
+    let mut text = "strong".to_owned();
+    (0..20).for_each(|i| text += &format!(",weak{i}"));
+    text += ",label\n";
+    for row in 0..n {
+        let sign = if row % 2 == 0 { 1.0 } else { -1.0 };
+        let strong = if uniform() < 0.85 { sign } else { -sign };
+        text += &format!("{strong}");
+        (0..20).for_each(|_| text += &format!(",{:.4}", 0.15 * sign + 0.6 * (uniform() + uniform() - 1.0)));
+        text += if sign > 0.0 { ",yes\n" } else { ",no\n" };
+    }
+    std::fs::write(path, text).unwrap();
+}
+
+fn write_spec(folder: &Path, robust: &str, more: &str) {
+    let spec = format!(
+        "name = \"gated\"\ntask = \"classification\"\nseed = 3\n[data]\ntrain = \"train.csv\"\ntest = \"test.csv\"\n\
+         target = \"label\"\n[model]\nfamily = \"mlp\"\nhidden = [16]\n[train]\nepochs = 20\nbatch_size = 40\n\
+         precision = \"f32\"\noptimizer = {{ name = \"adam\", lr = 0.01 }}\n{robust}\n{more}"
+    );
+    std::fs::write(folder.join("spec.toml"), spec).unwrap();
+}
+
+const ROBUST: &str = "robust = { method = \"adversarial\", eps = 0.5, steps = 5 }";
+const GATE: &str =
+    "[gate]\nmax_drop = 0.05\nrows = 200\nsuite = [{ type = \"pgd\", eps = 0.5, steps = 10 }]\n";
+
+#[test]
+fn what_is_worse_under_attack_is_held_and_the_name_goes_on_serving_the_version_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_rows(&folder.join("train.csv"), 600, 1);
+    write_rows(&folder.join("test.csv"), 300, 2);
+    write_spec(folder, ROBUST, GATE);
+    let first = lyceum(folder, &["train", "spec.toml"]);
+    let done = last(&first);
+    assert!(first.status.success(), "{done}");
+    assert_eq!(
+        (&done["model"], &done["gate"]["held"]),
+        (&"gated@1".into(), &false.into()),
+        "nothing to compare"
+    );
+
+    write_spec(folder, "", GATE);
+    let second = lyceum(folder, &["train", "spec.toml"]);
+    let done = last(&second);
+    assert_eq!(
+        (&done["event"], &done["model"], &done["gate"]["held"]),
+        (&"done".into(), &"gated@2".into(), &true.into())
+    );
+    assert_eq!(done["gate"]["compared_to"], "gated@1");
+    let worst = &done["gate"]["differences"][0];
+    assert!(worst["difference"].as_f64().unwrap() < -0.2, "{done}");
+    assert!(worst["metric"].as_str().unwrap().starts_with("robust_accuracy pgd"), "{worst}");
+    let (code, error) = refusal(&second);
+    assert_eq!((code, &error["code"]), (1, &"gate_refused".into()), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("goes on serving gated@1"), "{error}");
+
+    // Every door says so, and the number serves it.
+    let listed = last(&lyceum(folder, &["ls"]));
+    assert_eq!(listed["models"][0]["held"], Value::Null);
+    assert_eq!(listed["models"][1]["held"], done["gate"]["why"]);
+    let version = |name: &str| last(&lyceum(folder, &["show", name]))["version"].clone();
+    assert_eq!(
+        (version("gated"), version("gated@latest"), version("gated@2")),
+        (1.into(), 1.into(), 2.into())
+    );
+    let facts = |name: &str| {
+        let card = last(&lyceum(folder, &["card", name]));
+        let found =
+            card["sections"]["identity"]["facts"].as_array().unwrap_or_else(|| panic!("{card}")).clone();
+        let measured = card["sections"]["robustness"]["numbers"].as_array().unwrap().len();
+        (found.iter().find(|fact| fact["name"] == "held back by its gate").cloned(), measured)
+    };
+    let (held, measured) = facts("gated@2");
+    assert_eq!(held.unwrap()["value"], done["gate"]["why"]);
+    assert_eq!(measured, 2, "what the gate found stands on the card");
+
+    // The job says the same when it is asked again, and a person may lift it.
+    let again = lyceum(folder, &["jobs", "resume", done["job"].as_str().unwrap()]);
+    assert_eq!((last(&again), refusal(&again).0), (done.clone(), 1));
+    assert_eq!(refusal(&lyceum(folder, &["promote", "gated"])).0, 2);
+    assert_eq!(refusal(&lyceum(folder, &["promote", "gated@9"])).0, 3);
+    let promoted = last(&lyceum(folder, &["promote", "gated@2"]));
+    assert_eq!((&promoted["was_held"], &promoted["served"]), (&done["gate"]["why"], &"gated@2".into()));
+    assert_eq!(version("gated"), 2);
+    assert_eq!(facts("gated@2").0, None, "a new card is issued");
+}
+
+#[test]
+fn a_gate_that_cannot_compare_is_refused_before_the_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_rows(&folder.join("train.csv"), 200, 1);
+    write_rows(&folder.join("test.csv"), 60, 2);
+    write_spec(folder, "", "");
+    let gate = "max_drop=0.1,rows=40,suite=suite.json";
+    std::fs::write(folder.join("suite.json"), "[{\"type\":\"corruptions\"}]").unwrap();
+    // The first version has nothing beside it.
+    let done = last(&lyceum(folder, &["train", "spec.toml", "--gate", gate]));
+    assert_eq!((&done["model"], &done["gate"]["compared_to"]), (&"gated@1".into(), &Value::Null));
+    let output = lyceum(folder, &["train", "spec.toml", "--gate", gate]);
+    let (code, error) = refusal(&output);
+    assert_eq!((code, error["key"].as_str().unwrap()), (1, "suite[0].type"), "{error}");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("\"progress\""), "it was not trained");
+    let jobs = last(&lyceum(folder, &["jobs", "ls"]));
+    assert_eq!(jobs["jobs"][1]["state"], "failed", "{jobs}");
+    for (flag, word) in [
+        ("max_drop=2", "between 0 and 1"),
+        ("data=x.csv", "max_drop is missing"),
+        ("max_drop=0.1,suit=x", "none of max_drop"),
+        ("max_drop=0.1,suite=none.json", "suite"),
+    ] {
+        let (code, error) = refusal(&lyceum(folder, &["train", "spec.toml", "--gate", flag]));
+        assert!(code == 2 || code == 3, "{error}");
+        assert!(error.to_string().contains(word), "{flag}: {error}");
+    }
+    // What is no worse passes, under the command line's gate too.
+    std::fs::write(folder.join("suite.json"), "[{\"type\":\"fgsm\",\"eps\":0.1}]").unwrap();
+    let done = last(&lyceum(folder, &["train", "spec.toml", "--gate", gate]));
+    assert_eq!((&done["model"], &done["gate"]["held"]), (&"gated@2".into(), &false.into()), "{done}");
+    assert_eq!(last(&lyceum(folder, &["show", "gated"]))["version"], 2);
+}
