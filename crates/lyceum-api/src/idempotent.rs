@@ -148,7 +148,9 @@ impl Kept {
     async fn next(mut self) -> Option<(Result<Bytes, axum::Error>, Self)> {
         let Some(item) = self.inner.next().await else {
             // A stream that ended with an error is not an answer to give again.
-            let answer = self.answer.take().filter(|answer| !contains(&answer.body, sse::ERROR_PREFIX));
+            let answer = self.answer.take().filter(|answer| {
+                !contains(&answer.body, sse::ERROR_PREFIX) && !contains(&answer.body, sse::FAILED_PREFIX)
+            });
             if let (Some(answer), Some(guard)) = (answer, self.guard.take())
                 && guard.complete(answer).await.is_err()
             {

@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::handlers::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, openapi, predict, privacy, rerank, robustness, tokens,
+    model_selections, models, openapi, predict, privacy, rerank, residents, responses, robustness, tokens,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -36,6 +36,10 @@ pub(crate) fn router(api: Api) -> Router {
         .work("/v1/completions", post(completions::create))
         .work("/v1/chat/completions", post(chat::create))
         .work("/v1/embeddings", post(embeddings::create))
+        .work("/v1/responses", post(responses::create))
+        .key(Inference, "/v1/responses/{id}", get(responses::find).delete(responses::delete))
+        .key(Inference, "/v1/responses/{id}/cancel", post(responses::cancel))
+        .key(Inference, "/v1/responses/{id}/input_items", get(responses::input_items))
         .work("/v1/decisions", post(decisions::create))
         // Rerank as Cohere and Jina, tokens as vLLM.
         .work("/v1/rerank", post(rerank::create))
@@ -44,6 +48,9 @@ pub(crate) fn router(api: Api) -> Router {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // What is in memory.
+        .key(Inference, "/v1/residents", get(residents::list))
+        .key(Inference, "/v1/residents/{id}", axum::routing::delete(residents::unload))
         // Privacy.
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))

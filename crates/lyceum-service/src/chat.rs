@@ -2,6 +2,7 @@
 //! text, thinking and calls of tools.
 
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
+use crate::language::Defaults;
 use crate::{Language, Service, ServiceError};
 use lyceum_engine::{BitMask, TokenMask};
 use lyceum_language::LanguageError;
@@ -24,6 +25,9 @@ pub use lyceum_language::tools::parse::Calls;
 
 pub use crate::generation::{Finish, Likely, Sampling, Token, Usage};
 
+/// The variable by which templates are told whether the model thinks first.
+const THINKING: &str = "enable_thinking";
+
 #[derive(Clone, Debug)]
 pub struct Request {
     pub model: ModelRef,
@@ -40,6 +44,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Further variables of the template (`enable_thinking`, …).
     pub template_variables: Map<String, Value>,
+    /// Whether the model is to think before it answers, where its template can be told.
+    pub thinking: Option<bool>,
     /// Functions in OpenAI's shape, and whether they may or must be called.
     pub tools: Vec<Value>,
     pub tool_choice: Option<Value>,
@@ -99,6 +105,10 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         let message = format!("the files of {id} have no chat template: ask it with POST /v1/completions");
         ServiceError::invalid("model", "unsupported_model", message)
     })?;
+    if request.thinking.is_some() && !template.mentions(THINKING) {
+        let message = format!("{} cannot be told how much to think: leave it out", language.version.id());
+        return Err(ServiceError::invalid("reasoning.effort", "unsupported_parameter", message));
+    }
     let offer = Offer::read(&request, template)?;
     let text = render(template, &language, &request, &offer)?;
     let tokenizer = &language.words.tokenizer;
@@ -222,11 +232,15 @@ fn render(
     offer: &Offer,
 ) -> Result<String, ServiceError> {
     let messages = openai_messages(&request.messages).map_err(|error| refused("messages", error))?;
+    let mut variables = request.template_variables.clone();
+    if let Some(thinking) = request.thinking {
+        variables.insert(THINKING.into(), thinking.into());
+    }
     let conversation = Conversation {
         messages: &messages,
         tools: offer.is_callable().then_some(&request.tools[..]),
         end: End::GenerationPrompt,
-        variables: request.template_variables.clone(),
+        variables,
         now: Timestamp::now().seconds(),
         guard: language.words.tokenizer.guarded(template.source()),
         ..Conversation::default()
@@ -293,6 +307,11 @@ impl Running {
     /// What has been read and made so far.
     pub fn usage(&self) -> Usage {
         self.running.usage()
+    }
+
+    /// What holds where a request says nothing of its own.
+    pub fn defaults(&self) -> Defaults {
+        self.running.defaults()
     }
 
     /// The next part of any answer; `None` when all are finished.

@@ -4,7 +4,8 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`], [`predict`], [`infer`], [`explain`], [`robustness`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
+//! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
@@ -30,7 +31,9 @@ pub mod models;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
+pub mod residency;
 mod resident;
+pub mod responses;
 pub mod robustness;
 pub mod selections;
 mod stops;

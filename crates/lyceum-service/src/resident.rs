@@ -137,6 +137,13 @@ impl<T: Weighs> Residents<T> {
         self.lock().cells.values().filter_map(|slot| slot.cell.get().cloned()).collect()
     }
 
+    /// What a project has loaded, with the time since each was asked for.
+    pub(crate) fn of_project(&self, project: &Project) -> Vec<(Arc<T>, Duration)> {
+        let slots = self.lock();
+        let own = slots.cells.iter().filter(|(key, _)| key.0 == *project);
+        own.filter_map(|(_, slot)| Some((slot.cell.get()?.clone(), slot.at.elapsed()))).collect()
+    }
+
     /// Lets go of what nobody asked for since `idle`; requests that are under way keep what they hold. How many
     /// went.
     pub(crate) fn unload_idle(&self, idle: Duration) -> usize {

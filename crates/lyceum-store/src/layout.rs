@@ -98,6 +98,11 @@ impl Layout {
         self.of_project(project).join("runs")
     }
 
+    /// The answers that a project keeps.
+    pub fn responses(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("responses")
+    }
+
     /// The default project needs no folder of its own.
     fn of_project(&self, project: &Project) -> PathBuf {
         if *project == Project::default_project() {

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
 //! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
-//! [`selections`] and [`runs`] are documents in files.
+//! [`selections`], [`runs`] and [`responses`] are documents in files.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod keys;
 pub mod layout;
 pub mod models;
 pub mod privacy;
+pub mod responses;
 pub mod runs;
 mod schema;
 pub mod selections;

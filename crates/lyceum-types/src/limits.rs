@@ -98,6 +98,16 @@ pub const MESSAGES_MAX: usize = 4096;
 pub const TOOLS_MAX: usize = 128;
 /// Log-probabilities of most likely tokens in a chat.
 pub const TOP_LOGPROBS_MAX: usize = 20;
+/// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
+pub const RESPONSES_MAX: usize = 4096;
+pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Pairs of a metadata map, and the longest key and value of one (OpenAI's).
+pub const METADATA_PAIRS_MAX: usize = 16;
+pub const METADATA_KEY_CHARS_MAX: usize = 64;
+pub const METADATA_VALUE_CHARS_MAX: usize = 512;
+/// Items of one page of an answer's input, and how many it has when the request does not say (OpenAI's).
+pub const INPUT_ITEMS_LISTED_MAX: usize = 100;
+pub const INPUT_ITEMS_LISTED_DEFAULT: usize = 20;
 /// The longest advisory text (`user`, `safety_identifier`, `prompt_cache_key`).
 pub const ADVISORY_CHARS_MAX: usize = 512;
 

@@ -71,6 +71,10 @@ pub enum Command {
     Card(commands::card::Card),
     /// Let the bare name serve a version that its gate held back
     Promote(commands::promote::Promote),
+    /// Show the imported models that a running server has in memory
+    Ps(commands::ps::Ps),
+    /// Let a running server take a model out of memory
+    Stop(commands::ps::Stop),
     /// Remove one version of a model
     Rm(commands::rm::Rm),
     /// Fetch a model from a hub and import it

@@ -48,9 +48,9 @@ pub struct Config {
 }
 
 const KEYS: [&str; 5] = ["data_dir", "threads", "host", "port", "log"];
-/// Variables with our prefix that are no configuration: the processor path (read by the kernels) and the
-/// user's file itself.
-const OTHER_VARIABLES: [&str; 2] = ["LYCEUM_CPU", "LYCEUM_CONFIG"];
+/// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
+/// user's file itself, and the key for a running server.
+const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// What the layers are read from; tests give their own.

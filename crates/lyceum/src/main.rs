@@ -16,6 +16,7 @@ mod files;
 mod gate;
 mod output;
 mod progress;
+mod remote;
 mod time;
 mod training;
 

@@ -367,6 +367,15 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
     let answer = ask(&key);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"above\""), "{answer}");
     assert!(ask("sk-wrong").starts_with("HTTP/1.1 401"));
+    // What it has in memory is asked of it alone.
+    let port = address.rsplit(':').next().unwrap();
+    let of_server = |words: &[&str], key: &str| {
+        lyceum(folder, &[words, &["--port", port, "--key", key, "--json"]].concat())
+    };
+    assert_eq!(last_line(&of_server(&["ps"], &key))["data"], Value::Array(Vec::new()));
+    assert_eq!(error(&of_server(&["stop", "points"], &key)).0, 3, "it is not an imported model");
+    assert_eq!(error(&of_server(&["ps"], "sk-wrong")).0, 4);
+    assert_eq!(error(&lyceum(folder, &["ps", "--port", "1", "--key", "sk-a", "--json"])).0, 7);
     // The folder is not locked while it is served.
     assert_eq!(last_line(&lyceum(folder, &["ls", "--json"]))["models"][0]["name"], "points");
     let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

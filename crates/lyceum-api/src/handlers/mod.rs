@@ -17,6 +17,8 @@ pub mod openapi;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
+pub mod residents;
+pub mod responses;
 pub mod robustness;
 pub mod tokens;
 

@@ -2,7 +2,7 @@
 
 use super::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, predict, privacy, rerank, robustness, tokens,
+    model_selections, models, predict, privacy, rerank, residents, responses, robustness, tokens,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,9 @@ use utoipa::{Modify, OpenApi};
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
         embeddings::create, rerank::create, tokens::encode, tokens::decode,
-        models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create, decisions::create, predict::verb, predict::explain_document,
+        models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
+        responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
+        residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,
         explanations::create, explanations::find, explanations::cancel, explanations::methods,
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,

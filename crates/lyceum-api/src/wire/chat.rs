@@ -141,6 +141,7 @@ impl Body {
             stop_ids: self.stop_token_ids.unwrap_or_default(),
             logprobs,
             template_variables: self.chat_template_kwargs.unwrap_or_default(),
+            thinking: None,
             tools: self.tools.unwrap_or_default(),
             tool_choice: self.tool_choice,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },

@@ -15,6 +15,8 @@ pub mod models;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
+pub mod residents;
+pub mod responses;
 pub mod robustness;
 pub mod sampling;
 pub mod selections;

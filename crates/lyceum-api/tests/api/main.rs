@@ -14,6 +14,7 @@ mod files;
 mod house;
 mod language;
 mod load;
+mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;

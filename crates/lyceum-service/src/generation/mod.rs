@@ -341,6 +341,11 @@ impl Running {
         self.seed
     }
 
+    /// What the model's files recommend.
+    pub(crate) fn defaults(&self) -> crate::language::Defaults {
+        self.speaker.defaults()
+    }
+
     /// What has been read and made so far.
     pub fn usage(&self) -> Usage {
         self.usage

@@ -20,6 +20,7 @@ pub mod predict;
 pub mod preview;
 pub mod privacy;
 pub mod promote;
+pub mod ps;
 pub mod pull;
 pub mod quickstart;
 pub mod rm;
@@ -77,6 +78,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
+        Command::Ps(args) => args.run(context).await,
+        Command::Stop(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,

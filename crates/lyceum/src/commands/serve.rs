@@ -3,7 +3,7 @@
 use crate::commands::choose::worker;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::{assemble, output};
+use crate::{assemble, output, time};
 use clap::Args;
 use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
@@ -28,6 +28,9 @@ pub struct Serve {
     /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
     #[arg(long)]
     allow_plain_http: bool,
+    /// When an imported model that nobody asks for leaves the memory: 90s, 30m, 12h; 0: never
+    #[arg(long, value_name = "DURATION", default_value = "30m")]
+    keep_alive: String,
     /// Memory for the keys and values of one language model's sequences, in MiB; fixed when it first generates
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
     kv_cache_mib: u64,
@@ -45,11 +48,18 @@ fn kv_storage(text: &str) -> Result<KvStorage, String> {
     }
 }
 
+/// How often idle models are looked for.
+const IDLE_LOOK: Duration = Duration::from_secs(15);
+
 impl Serve {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let host = self.host.unwrap_or_else(|| context.config.host.value.clone());
         let port = self.port.unwrap_or(context.config.port.value);
         let address = loopback_or(&host, self.allow_plain_http)?;
+        let keep_alive = match self.keep_alive.as_str() {
+            "0" => None,
+            text => Some(time::duration(text, "--keep-alive 30m")?),
+        };
         let store = context.store().await?;
         let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
         let limits = EngineLimits {
@@ -58,7 +68,21 @@ impl Serve {
             ..EngineLimits::default()
         };
         let service = assemble::service_with(store, limits)?;
+        if let Some(idle) = keep_alive {
+            tokio::spawn(unload_idle(service.clone(), idle));
+        }
         listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+    }
+}
+
+/// Lets idle models go, until the process ends.
+async fn unload_idle(service: Arc<Service>, idle: Duration) {
+    loop {
+        tokio::time::sleep(IDLE_LOOK.min(idle)).await;
+        let n_gone = service.unload_idle(idle);
+        if n_gone > 0 {
+            tracing::info!(n_gone, "idle models left the memory");
+        }
     }
 }
 

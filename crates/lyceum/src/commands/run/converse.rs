@@ -53,6 +53,7 @@ impl Conversation {
         let mut messages = self.messages.clone();
         messages.push(json!({ "role": "user", "content": prompt }));
         let request = chat::Request {
+            thinking: None,
             model: self.reference.clone(),
             messages: messages.clone(),
             n: 1,
