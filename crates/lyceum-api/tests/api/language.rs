@@ -108,8 +108,13 @@ pub async fn house() -> House {
     let house = House::new().await;
     let path = house.dir.path().join("tiny.gguf");
     std::fs::write(&path, tiny_gguf()).unwrap();
-    let request =
-        Import { path, name: "tiny".parse().unwrap(), source: "test".into(), layout: Layout::default() };
+    let request = Import {
+        path,
+        name: "tiny".parse().unwrap(),
+        source: "test".into(),
+        layout: Layout::default(),
+        licence: None,
+    };
     let store = house.service.store();
     import(store, &Project::default_project(), request, &Control::new()).await.unwrap();
     house
