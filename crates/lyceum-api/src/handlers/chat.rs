@@ -7,7 +7,7 @@ use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
 use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
-use crate::wire::completions::{Delivery, Usage};
+use crate::wire::completions::{Delivery, PromptTokensDetails, Usage};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -168,5 +168,6 @@ fn usage(running: &Running) -> Usage {
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,
         total_tokens: usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.cached_tokens },
     }
 }

@@ -7,7 +7,8 @@ use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
 use crate::wire::completions::{
-    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, Usage, UsageField, Why,
+    Body, Choice, Completion, Delivery, Logprobs, PromptLogprob, PromptLogprobs, PromptTokensDetails, Usage,
+    UsageField, Why,
 };
 use crate::wire::explanation::explanation;
 use axum::Extension;
@@ -149,7 +150,7 @@ fn events(
     let no_usage = move || if include_usage { UsageField::Null(()) } else { UsageField::Absent };
     // Choices of which something was sent.
     let begun = HashSet::new();
-    let start = Telling::Pieces { running, asker, said: String::new(), begun };
+    let start = Telling::Pieces { running: Box::new(running), asker, said: String::new(), begun };
     futures_util::stream::unfold(Some((head, start)), move |state| async move {
         let (head, telling) = state?;
         let (mut running, asker, mut said, mut begun) = match telling {
@@ -182,7 +183,7 @@ async fn why(head: &Head, asker: Asker, said: String, usage: UsageField) -> Resu
 
 /// Where a stream stands: pieces, then the explanation if it was asked for.
 enum Telling {
-    Pieces { running: Running, asker: Option<Asker>, said: String, begun: HashSet<usize> },
+    Pieces { running: Box<Running>, asker: Option<Asker>, said: String, begun: HashSet<usize> },
     Why(Asker, String),
 }
 
@@ -218,6 +219,7 @@ fn usage(running: &Running) -> Usage {
         prompt_tokens: usage.prompt_tokens,
         completion_tokens: usage.completion_tokens,
         total_tokens: usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details: PromptTokensDetails { cached_tokens: usage.cached_tokens },
     }
 }
 

@@ -337,6 +337,14 @@ pub struct Usage {
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
     pub total_tokens: u64,
+    pub prompt_tokens_details: PromptTokensDetails,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = PromptTokensDetails)]
+pub struct PromptTokensDetails {
+    /// Computed before for the same beginning.
+    pub cached_tokens: u64,
 }
 
 #[cfg(test)]

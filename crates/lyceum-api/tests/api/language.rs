@@ -284,3 +284,18 @@ async fn completions_take_imported_models_too() {
     let ready = house.client.get("/ready").await;
     assert_eq!(ready.status, 200, "{}", ready.text());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_was_read_before_is_counted_and_changes_no_word() {
+    let house = house().await;
+    let body = chat(json!({"messages": [{"role": "user", "content": "hello ".repeat(20)}]}));
+    let first = house.client.post("/v1/chat/completions", &body).await.json();
+    let again = house.client.post("/v1/chat/completions", &body).await.json();
+    let kept = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap();
+    assert_eq!(kept(&first), 0);
+    assert!(
+        kept(&again) >= 64 && kept(&again) < again["usage"]["prompt_tokens"].as_u64().unwrap(),
+        "{again}"
+    );
+    assert_eq!(first["choices"], again["choices"]);
+}

@@ -35,7 +35,7 @@ use runner::Lane;
 use scheduler::Scheduler;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Called for every event; must not block.
 pub type Sink = Box<dyn FnMut(Event) -> Flow + Send>;
@@ -73,6 +73,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// Which tokens may be said; None: all.
     pub mask: Option<Box<dyn TokenMask>>,
+    /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
+    pub kept: Option<Arc<AtomicUsize>>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
     pub sink: Sink,
@@ -95,6 +97,7 @@ impl GenerateRequest {
             tenant: Tenant::default(),
             priority: Priority::Interactive,
             mask: None,
+            kept: None,
             cancelled: None,
             sink,
         }

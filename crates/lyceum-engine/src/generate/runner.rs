@@ -11,6 +11,7 @@ use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::ops::cached_attention::KvPool;
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// Passes of more rows than this do not guess: their products are bound by arithmetic, and guesses cost.
@@ -126,6 +127,9 @@ impl Lane {
         let paged = self.pool.is_some();
         // A recurrent state cannot go back: who gave way reads again from the beginning.
         let again = !paged && live.state.as_ref().is_some_and(|state| state.n_seen() != row.start);
+        if let (None, Some(kept)) = (&live.state, &live.request.kept) {
+            kept.store(row.start, Ordering::Relaxed);
+        }
         if live.state.is_none() || again {
             match model.start(ws, live.request.source.as_deref()) {
                 Ok(state) => live.state = Some(state),

@@ -16,7 +16,7 @@ use lyceum_models::InputShape;
 use lyceum_models::batch::{Input, Tokens};
 use lyceum_types::limits;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -146,6 +146,8 @@ impl Finish {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub prompt_tokens: u64,
+    /// Of these, computed before for the same beginning.
+    pub cached_tokens: u64,
     pub completion_tokens: u64,
 }
 
@@ -169,12 +171,14 @@ pub(crate) fn start(
     };
     let usage = Usage {
         prompt_tokens: prompts.iter().map(|prompt| prompt.n_tokens as u64).sum(),
+        cached_tokens: 0,
         completion_tokens: 0,
     };
     let mut end_tokens = speaker.ends();
     end_tokens.extend(&options.stop_ids);
     let mut choices = Vec::with_capacity(n_choices);
     let mut prompt_ids = Vec::with_capacity(n_choices);
+    let mut kept = Vec::new();
     for prompt in prompts {
         let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
         for i in 0..options.n {
@@ -195,6 +199,12 @@ pub(crate) fn start(
                 echo: options.echo,
                 prompt_logprobs: options.prompt_logprobs,
                 mask: mask.map(|mask| mask()).transpose()?,
+                // Further answers to a prompt find it computed by the first: that is no saving of the request's.
+                kept: (i == 0).then(|| {
+                    let count = Arc::new(AtomicUsize::new(0));
+                    kept.push(count.clone());
+                    count
+                }),
                 priority: Priority::Interactive,
                 cancelled: Some(choice.is_over.clone()),
                 ..GenerateRequest::new(
@@ -215,6 +225,7 @@ pub(crate) fn start(
         prompt_ids,
         echo: options.echo,
         usage,
+        kept,
         seed: base_seed,
         receiver,
         deadline: Instant::now() + limits::REQUEST_TIMEOUT,
@@ -307,6 +318,8 @@ pub struct Running {
     echo: bool,
     usage: Usage,
     n_open: usize,
+    /// Tokens of each prompt that had been computed before, told when its first choice begins.
+    kept: Vec<Arc<AtomicUsize>>,
     /// That of the first choice.
     seed: u64,
     receiver: mpsc::Receiver<(usize, Event)>,
@@ -348,7 +361,8 @@ impl Running {
 
     /// What has been read and made so far.
     pub fn usage(&self) -> Usage {
-        self.usage
+        let cached_tokens = self.kept.iter().map(|kept| kept.load(Ordering::Relaxed) as u64).sum();
+        Usage { cached_tokens, ..self.usage }
     }
 
     /// The next piece of any choice; `None` when all are finished.

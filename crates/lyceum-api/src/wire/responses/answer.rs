@@ -159,10 +159,9 @@ impl Answer {
     fn close_response(&mut self, status: &str, name: &'static str, usage: Usage) {
         self.response["status"] = status.into();
         self.response["output"] = std::mem::take(&mut self.output).into();
-        // Nothing of a prompt is taken from an earlier one.
         self.response["usage"] = json!({
             "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens},
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
@@ -320,7 +319,7 @@ mod tests {
         answer.push(Delta { content: "b".into(), tokens: vec![token("b")], ..Delta::default() });
         let call = ToolCall { id: "call_1".into(), name: "f".into(), arguments: "{}".into() };
         answer.push(Delta { calls: vec![call], tokens: vec![token("<tool_call>")], ..Delta::default() });
-        answer.end(Ending::ToolCalls, Usage { prompt_tokens: 3, completion_tokens: 5 });
+        answer.end(Ending::ToolCalls, Usage { prompt_tokens: 3, cached_tokens: 0, completion_tokens: 5 });
         let events = answer.take_events();
         let names: Vec<&str> =
             events.iter().map(|event| event.name.trim_start_matches("response.")).collect();
