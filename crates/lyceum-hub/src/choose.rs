@@ -1,6 +1,7 @@
 //! Which files of a repository make a model: one GGUF file, or Hugging Face's layout with safetensors.
 
 use crate::{HubError, Listed, Reference};
+use lyceum_types::manifest::DESCRIPTION_FILES;
 
 #[derive(Debug)]
 pub(crate) enum Chosen<'a> {
@@ -17,22 +18,6 @@ impl<'a> Chosen<'a> {
         }
     }
 }
-
-/// Files beside the weights that say something of a model.
-const DESCRIPTIONS: [&str; 12] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "modules.json",
-    "1_Pooling/config.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "model.safetensors.index.json",
-    "README.md",
-];
 
 pub(crate) fn choose<'a>(reference: &Reference, files: &'a [Listed]) -> Result<Chosen<'a>, HubError> {
     let refused = |problem: String| HubError::Files { id: reference.id(), problem };
@@ -62,7 +47,8 @@ pub(crate) fn choose<'a>(reference: &Reference, files: &'a [Listed]) -> Result<C
         if let Some(missing) = ["config.json", "tokenizer.json"].iter().find(|name| there(name).is_none()) {
             return Err(refused(format!("it has no {missing} beside its safetensors")));
         }
-        let wanted = |file: &&Listed| DESCRIPTIONS.contains(&file.name.as_str()) || is_weight(&file.name);
+        let wanted =
+            |file: &&Listed| DESCRIPTION_FILES.contains(&file.name.as_str()) || is_weight(&file.name);
         return Ok(Chosen::Folder(files.iter().filter(wanted).collect()));
     }
     match ggufs[..] {

@@ -50,6 +50,22 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
 }
 
+/// Files beside the weights that say something of a model in Hugging Face's layout.
+pub const DESCRIPTION_FILES: [&str; 12] = [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "model.safetensors.index.json",
+    "README.md",
+];
+
 /// `manifest.json` of a version that was imported from the files of another program.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ImportedManifest {

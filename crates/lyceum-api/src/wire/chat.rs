@@ -372,7 +372,7 @@ impl Logprobs {
     pub fn push(&mut self, tokens: Vec<Token>, n_top: usize) {
         let top = |Likely { text, bytes, logprob }| TopLogprob { token: text, logprob, bytes };
         self.content.extend(tokens.into_iter().map(|token| TokenLogprob {
-            logprob: token.logprob.unwrap_or(0.0),
+            logprob: token.logprob.expect("tokens are told with their log-probabilities: bug"),
             token: token.text,
             bytes: token.bytes,
             top_logprobs: token.top.into_iter().take(n_top).map(top).collect(),

@@ -224,6 +224,7 @@ fn what_does_not_fit_is_named() {
         changed.load(None).map(|_| ()).unwrap_err().to_string()
     };
     assert!(error(&|c| c["model_type"] = "mamba".into()).contains("model_type \"mamba\""));
+    assert!(error(&|c| c["partial_rotary_factor"] = 0.5.into()).contains("partial_rotary_factor 0.5"));
     assert!(error(&|c| c["hidden_act"] = "relu".into()).contains("activation \"relu\""));
     assert!(error(&|c| c["rope_parameters"]["rope_type"] = "yarn".into()).contains("rope scaling \"yarn\""));
     assert!(

@@ -11,7 +11,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{BadId, ModelName, Project};
 use lyceum_types::limits;
-use lyceum_types::manifest::{FORMAT_VERSION, ImportedManifest};
+use lyceum_types::manifest::{DESCRIPTION_FILES, FORMAT_VERSION, ImportedManifest};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -138,22 +138,6 @@ struct Copied {
     weights_bytes: u64,
 }
 
-/// Files beside the weights that say something of a model.
-const DESCRIPTIONS: [&str; 12] = [
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "modules.json",
-    "1_Pooling/config.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "model.safetensors.index.json",
-    "README.md",
-];
-
 fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError> {
     let mut files = BTreeMap::new();
     if from.is_file() {
@@ -161,7 +145,7 @@ fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError
         files.insert(GGUF.to_owned(), sha256.clone());
         return Ok(Copied { files, weights_sha256: sha256, weights_bytes });
     }
-    for name in DESCRIPTIONS {
+    for name in DESCRIPTION_FILES {
         let path = from.join(name);
         if path.is_file() {
             files.insert(name.to_owned(), copy_file(&path, &to.join(name), control)?.0);

@@ -248,8 +248,9 @@ fn gguf_words(header: &Header, path: &Path) -> Result<Words, OpenError> {
         Some(_) => return Err(bad("token_type", "is no list of numbers")),
     };
     let scores = match of("scores") {
+        None => Vec::new(),
         Some(Meta::Floats(all)) => all.clone(),
-        _ => Vec::new(),
+        Some(_) => return Err(bad("scores", "is no list of numbers")),
     };
     let vocabulary = GgufVocabulary {
         model: of("model").and_then(Meta::as_str).ok_or_else(|| bad("model", "is missing"))?.to_owned(),

@@ -115,6 +115,11 @@ impl<'a> HuggingFace<'a> {
             Some(value) => value.as_object().ok_or_else(|| wrong("rope_scaling", value, "an object"))?,
         };
         let scaling = HuggingFace { keys };
+        let part =
+            scaling.number_or("partial_rotary_factor", self.number_or("partial_rotary_factor", 1.0)?)?;
+        if part != 1.0 {
+            return Err(DescribeError::Unsupported(format!("partial_rotary_factor {part}")));
+        }
         let theta = scaling.number_or("rope_theta", self.number_or("rope_theta", 10_000.0)?)?;
         let kind = scaling.find("rope_type").or_else(|| scaling.find("type"));
         let number = |key| match scaling.find(key) {
