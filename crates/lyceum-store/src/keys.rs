@@ -1,11 +1,11 @@
 //! API keys: the secret is shown once, its sha256 is kept.
 
+use crate::db::Transaction;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{BadId, KeyId, KeyScope, Project};
 use lyceum_types::limits;
 use sha2::{Digest, Sha256};
-use sqlx::{Sqlite, Transaction};
 use subtle::ConstantTimeEq;
 
 /// A secret `sk-…` with 192 random bits. It has no `Debug` that shows it.
@@ -96,7 +96,7 @@ pub async fn create_first(
 }
 
 async fn insert(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     project: &Project,
     grant: KeyGrant,
     now: Timestamp,

@@ -5,12 +5,15 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
+//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
 //! [`selections`], [`runs`] and [`responses`] are documents in files.
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod conformance;
 pub mod data_files;
+mod database;
 mod db;
 mod error;
 pub mod evidence;
@@ -26,6 +29,7 @@ pub mod runs;
 mod schema;
 pub mod selections;
 
+pub use database::Database;
 pub use db::Store;
 pub use error::StoreError;
 pub use layout::Layout;

@@ -1,12 +1,12 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
+use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{Alias, JobId, ModelName, ModelRef, Project, VersionRef};
 use sha2::{Digest, Sha256};
-use sqlx::{Sqlite, Transaction};
 use std::path::{Path, PathBuf};
 
 /// A version that can be served.
@@ -83,7 +83,7 @@ pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
 /// The rows and the rename. Under the write lock no other process gives the same number, so a folder that
 /// lies at the new place without a row is what a crash left there.
 pub(crate) async fn publish_in(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     layout: &Layout,
     project: &Project,
     new: NewVersion,
@@ -164,7 +164,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// Commits; when the database refuses, the folder goes back into staging, whose owner removes it.
 pub(crate) async fn commit_or_take_back(
-    transaction: Transaction<'static, Sqlite>,
+    transaction: Transaction,
     version: &Version,
     staging: &Staging,
 ) -> Result<(), StoreError> {

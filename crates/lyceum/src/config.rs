@@ -3,6 +3,7 @@
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
+use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ pub struct Setting<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub data_dir: Setting<PathBuf>,
+    /// Where the rows are: in the data folder, or on a PostgreSQL server.
+    pub database: Setting<Database>,
     /// 0: all cores.
     pub threads: Setting<usize>,
     pub host: Setting<String>,
@@ -47,7 +50,7 @@ pub struct Config {
     pub log: Setting<String>,
 }
 
-const KEYS: [&str; 5] = ["data_dir", "threads", "host", "port", "log"];
+const KEYS: [&str; 6] = ["data_dir", "database", "threads", "host", "port", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and the key for a running server.
 const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
@@ -86,6 +89,7 @@ impl Config {
     pub fn load(flags: &Global, sources: &Sources) -> Result<Self, Failure> {
         let mut config = Config {
             data_dir: default(sources.default_data_dir.clone()),
+            database: default(Database::Sqlite),
             threads: default(0),
             host: default("127.0.0.1".into()),
             port: default(8317),
@@ -114,6 +118,7 @@ impl Config {
     pub fn rows(&self) -> Vec<(&'static str, String, &Origin)> {
         vec![
             ("data_dir", self.data_dir.value.display().to_string(), &self.data_dir.origin),
+            ("database", self.database.value.to_string(), &self.database.origin),
             ("threads", self.threads.value.to_string(), &self.threads.origin),
             ("host", self.host.value.clone(), &self.host.origin),
             ("port", self.port.value.to_string(), &self.port.origin),
@@ -211,6 +216,7 @@ impl Config {
         }
         match key {
             "data_dir" => self.data_dir = Setting { value: PathBuf::from(text), origin },
+            "database" => self.database = Setting { value: text.parse()?, origin },
             "host" => self.host = Setting { value: text.to_owned(), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
