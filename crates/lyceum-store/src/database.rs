@@ -84,6 +84,13 @@ impl Database {
         }
     }
 
+    pub(crate) fn begin_snapshot(&self) -> &'static str {
+        match self {
+            Database::Sqlite => "BEGIN",
+            Database::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        }
+    }
+
     pub(crate) fn is_postgres(&self) -> bool {
         matches!(self, Database::Postgres(_))
     }

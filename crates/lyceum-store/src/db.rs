@@ -76,6 +76,18 @@ impl Store {
         Ok(self.writer.begin_with(AssertSqlSafe(self.database.begin())).await?)
     }
 
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// A reading transaction that sees the rows of this moment until it ends.
+    pub(crate) async fn snapshot(&self) -> Result<Transaction, StoreError> {
+        let mut transaction = self.reader.begin_with(self.database.begin_snapshot()).await?;
+        // SQLite's moment is that of the first read.
+        sqlx::query("SELECT 1 FROM projects").fetch_optional(&mut *transaction).await?;
+        Ok(transaction)
+    }
+
     /// Reads and writes one row: proof that the store works, for readiness.
     pub async fn check(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1 FROM projects").fetch_one(&self.reader).await?;

@@ -38,6 +38,10 @@ pub enum StoreError {
     #[error("{name} {found} is too old: at least {needed} is needed")]
     OldDatabase { name: &'static str, found: String, needed: &'static str },
     /// Operator or bug: the database refuses.
+    #[error("{path} is not empty")]
+    NotEmpty { path: PathBuf },
+    #[error("{path} lies within the data folder")]
+    Within { path: PathBuf },
     #[error("database")]
     Database(#[source] sqlx::Error),
     /// Bug or damage: a row holds what this code never writes.

@@ -6,10 +6,11 @@
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
 //! rows; [`Database`] says in which database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
-//! [`selections`], [`runs`] and [`responses`] are documents in files.
+//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 #[cfg(test)]
 mod conformance;
 pub mod data_files;

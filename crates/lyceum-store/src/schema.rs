@@ -69,6 +69,22 @@ pub(crate) async fn migrate(
     Ok(())
 }
 
+/// Whether the database has a schema of ours already.
+pub(crate) async fn is_there(
+    connection: &mut AnyConnection,
+    database: &Database,
+) -> Result<bool, StoreError> {
+    let statement = match database {
+        Database::Sqlite => "SELECT COUNT(*) FROM sqlite_master WHERE name = 'schema_versions'",
+        Database::Postgres(_) => {
+            "SELECT COUNT(*) FROM information_schema.tables \
+             WHERE table_schema = current_schema() AND table_name = 'schema_versions'"
+        }
+    };
+    let (n,): (i64,) = sqlx::query_as(statement).fetch_one(connection).await?;
+    Ok(n > 0)
+}
+
 async fn run(
     connection: &mut AnyConnection,
     database: &Database,

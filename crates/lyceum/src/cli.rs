@@ -71,6 +71,8 @@ pub enum Command {
     Card(commands::card::Card),
     /// Let the bare name serve a version that its gate held back
     Promote(commands::promote::Promote),
+    /// Back up, verify and restore everything
+    Backup(commands::backup::Backup),
     /// Show the imported models that a running server has in memory
     Ps(commands::ps::Ps),
     /// Let a running server take a model out of memory

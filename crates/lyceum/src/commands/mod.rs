@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
 pub mod attack;
+pub mod backup;
 pub mod bench;
 pub mod calibrate;
 pub mod card;
@@ -77,6 +78,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
+        Command::Backup(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,
