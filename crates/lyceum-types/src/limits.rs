@@ -15,6 +15,9 @@ pub const CLASSES_MAX: usize = 65_536;
 
 /// How long a writer waits for another process's transaction.
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS handshakes under way at once, and how long one may take.
+pub const TLS_HANDSHAKES_MAX: usize = 256;
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read.
 pub const DATABASE_READERS: u32 = 4;
 /// Living and dead keys that one project may have.

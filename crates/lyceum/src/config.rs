@@ -46,11 +46,14 @@ pub struct Config {
     pub threads: Setting<usize>,
     pub host: Setting<String>,
     pub port: Setting<u16>,
+    /// A certificate with its chain, and its key, as PEM files; both or neither.
+    pub tls_cert: Setting<Option<PathBuf>>,
+    pub tls_key: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
 }
 
-const KEYS: [&str; 6] = ["data_dir", "database", "threads", "host", "port", "log"];
+const KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and the key for a running server.
 const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
@@ -93,6 +96,8 @@ impl Config {
             threads: default(0),
             host: default("127.0.0.1".into()),
             port: default(8317),
+            tls_cert: default(None),
+            tls_key: default(None),
             log: default("warn".into()),
         };
         let mut failures = Vec::new();
@@ -122,6 +127,8 @@ impl Config {
             ("threads", self.threads.value.to_string(), &self.threads.origin),
             ("host", self.host.value.clone(), &self.host.origin),
             ("port", self.port.value.to_string(), &self.port.origin),
+            ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
+            ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ]
     }
@@ -177,7 +184,9 @@ impl Config {
             };
             // A path in a file is relative to the file's folder.
             let written = match (name, path.parent()) {
-                ("data_dir", Some(folder)) => folder.join(&written).display().to_string(),
+                ("data_dir" | "tls_cert" | "tls_key", Some(folder)) => {
+                    folder.join(&written).display().to_string()
+                }
                 _ => written,
             };
             if let Err(message) = self.set(name, &written, origin) {
@@ -218,6 +227,8 @@ impl Config {
             "data_dir" => self.data_dir = Setting { value: PathBuf::from(text), origin },
             "database" => self.database = Setting { value: text.parse()?, origin },
             "host" => self.host = Setting { value: text.to_owned(), origin },
+            "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
+            "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
@@ -231,6 +242,10 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn shown(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string())
 }
 
 fn default<T>(value: T) -> Setting<T> {

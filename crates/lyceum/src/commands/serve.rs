@@ -5,13 +5,16 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output, time};
 use clap::Args;
+use lyceum_api::Door;
+use lyceum_api::tls::Tls;
 use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
 use lyceum_store::{keys, models};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -25,6 +28,15 @@ pub struct Serve {
     /// The port; 0 takes a free one
     #[arg(long)]
     port: Option<u16>,
+    /// Address and port at once, as 0.0.0.0:8317 or [::]:8317
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["host", "port"])]
+    listen: Option<SocketAddr>,
+    /// The certificate of an encrypted server (PEM, with its chain); read again on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
     #[arg(long)]
     allow_plain_http: bool,
@@ -53,9 +65,18 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 
 impl Serve {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let host = self.host.unwrap_or_else(|| context.config.host.value.clone());
-        let port = self.port.unwrap_or(context.config.port.value);
-        let address = loopback_or(&host, self.allow_plain_http)?;
+        let config = &context.config;
+        let cert = self.tls_cert.as_ref().or(config.tls_cert.value.as_ref());
+        let key = self.tls_key.as_ref().or(config.tls_key.value.as_ref());
+        let tls = tls(cert, key)?;
+        let (host, port) = match self.listen {
+            Some(listen) => (listen.ip().to_string(), listen.port()),
+            None => (
+                self.host.unwrap_or_else(|| config.host.value.clone()),
+                self.port.unwrap_or(config.port.value),
+            ),
+        };
+        let address = loopback_or(&host, tls.is_some() || self.allow_plain_http)?;
         let keep_alive = match self.keep_alive.as_str() {
             "0" => None,
             text => Some(time::duration(text, "--keep-alive 30m")?),
@@ -71,7 +92,8 @@ impl Serve {
         if let Some(idle) = keep_alive {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
-        listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+        let place = Place { address: SocketAddr::new(address, port), tls };
+        listen(context, service, place, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
     }
 }
 
@@ -86,18 +108,26 @@ async fn unload_idle(service: Arc<Service>, idle: Duration) {
     }
 }
 
+/// Where to listen, and with which certificate.
+pub struct Place {
+    pub address: SocketAddr,
+    pub tls: Option<Tls>,
+}
+
 /// Serves until the control ends it. `first_key` is said once, where there is one.
 pub async fn listen(
     context: &Context,
     service: Arc<Service>,
-    address: IpAddr,
-    port: u16,
+    place: Place,
     first_key: Option<&str>,
 ) -> Result<(), Failure> {
-    let listener =
-        TcpListener::bind((address, port)).await.map_err(|error| cannot_listen(address, port, &error))?;
-    let bound = listener.local_addr().map_err(|error| cannot_listen(address, port, &error))?;
-    let url = format!("http://{bound}");
+    let Place { address, tls } = place;
+    let tcp = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+    let bound = tcp.local_addr().map_err(|error| cannot_listen(address, &error))?;
+    let url = format!("{}://{bound}", if tls.is_some() { "https" } else { "http" });
+    if let Some(tls) = tls.clone() {
+        reload_on_hangup(tls)?;
+    }
     if context.is_json() {
         let mut line = json!({ "event": "listening", "url": url });
         if let Some(key) = first_key {
@@ -111,7 +141,7 @@ pub async fn listen(
         }
     }
     let until = ended(context.control.clone());
-    let server = tokio::spawn(lyceum_api::serve(listener, service.clone(), until));
+    let server = tokio::spawn(lyceum_api::serve(Door { tcp, tls }, service.clone(), until));
     // Choices end with the server; what they left unfinished begins anew with the next one.
     let choosing = worker::work(context, &service);
     let serving = serve(context, &service, server);
@@ -136,18 +166,59 @@ async fn serve(
     served.map_err(|error| Failure::internal("the server failed", &error))
 }
 
-/// Keys travel in the clear without TLS, so only this machine may reach the port unless somebody insists.
-fn loopback_or(host: &str, allow_plain_http: bool) -> Result<IpAddr, Failure> {
+fn tls(cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>, Failure> {
+    let unusable = |message: String, why: &str| {
+        let fix = "give both PEM files: --tls-cert FILE --tls-key FILE";
+        Failure::new(Exit::Usage, "invalid_tls", message, why, fix)
+    };
+    match (cert, key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => match Tls::open(cert, key) {
+            Ok(tls) => Ok(Some(tls)),
+            Err(error) => Err(unusable(error.to_string(), "clients could not be answered with these files")),
+        },
+        (Some(_), None) => {
+            Err(unusable("tls_cert without tls_key".into(), "a certificate proves nothing alone"))
+        }
+        (None, Some(_)) => Err(unusable("tls_key without tls_cert".into(), "a key proves nothing alone")),
+    }
+}
+
+/// SIGHUP reads the certificate again; one that cannot be used changes nothing and is told in the log.
+#[cfg(unix)]
+fn reload_on_hangup(tls: Tls) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())
+        .map_err(|error| Failure::internal("signals cannot be watched", &error))?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match tls.reload() {
+                Ok(()) => tracing::warn!("the certificate was read again"),
+                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_tls: Tls) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Keys travel in the clear without TLS, so only this machine may reach the port unless there is TLS or somebody
+/// insists.
+fn loopback_or(host: &str, others_may: bool) -> Result<IpAddr, Failure> {
     let name = if host == "localhost" { "127.0.0.1" } else { host };
     let address: IpAddr = name.parse().map_err(|_| {
         let fix = "write as in --host 127.0.0.1";
         Failure::usage(format!("{host:?} is no address"), "a server listens on an IP address", fix)
     })?;
-    if !address.is_loopback() && !allow_plain_http {
+    if !address.is_loopback() && !others_may {
         return Err(Failure::usage(
             format!("{address} can be reached by other machines"),
             "without TLS everybody on the way can read keys and data",
-            "put a TLS proxy before 127.0.0.1, or add --allow-plain-http",
+            "add --tls-cert FILE --tls-key FILE, put a TLS proxy before 127.0.0.1, or add --allow-plain-http",
         ));
     }
     Ok(address)
@@ -159,8 +230,8 @@ async fn ended(control: Control) {
     }
 }
 
-fn cannot_listen(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
-    let message = format!("cannot listen on {address} port {port}");
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let message = format!("cannot listen on {} port {}", address.ip(), address.port());
     let (exit, fix) = match error.kind() {
         std::io::ErrorKind::AddrInUse => (Exit::Conflict, "end the other server, or choose another --port"),
         _ => (Exit::Failed, "choose another --host or --port"),

@@ -20,7 +20,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::spec::Spec;
 use serde_json::{Value, json};
 use starters::{STARTERS, Starter};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,7 +54,9 @@ impl Quickstart {
             let port = self.port.unwrap_or(context.config.port.value);
             let first = keys::create_first(&store, &context.project, Timestamp::now()).await?;
             let key = first.as_ref().map(|(_, secret)| secret.reveal());
-            serve::listen(context, service.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST), port, key).await
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let place = serve::Place { address, tls: None };
+            serve::listen(context, service.clone(), place, key).await
         };
         let training = async {
             let mut names = Vec::new();
