@@ -38,6 +38,12 @@ pub enum StoreError {
     #[error("{name} {found} is too old: at least {needed} is needed")]
     OldDatabase { name: &'static str, found: String, needed: &'static str },
     /// Operator or bug: the database refuses.
+    #[error("{id} is held back: {why}")]
+    Held { id: String, why: String },
+    #[error("{id} is not approved, and the alias {alias} moves to approved versions only")]
+    NotApproved { id: String, alias: String },
+    #[error("{id} is what the protected alias {alias} points at")]
+    Aliased { id: String, alias: String },
     #[error("{path} is not empty")]
     NotEmpty { path: PathBuf },
     #[error("{path} lies within the data folder")]

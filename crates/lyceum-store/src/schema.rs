@@ -15,6 +15,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_privacy.sql"),
     include_str!("../migrations/0003_files_and_choices.sql"),
     include_str!("../migrations/0004_held.sql"),
+    include_str!("../migrations/0005_registry.sql"),
 ];
 
 /// The database that is migrated.

@@ -20,6 +20,8 @@ pub const TLS_HANDSHAKES_MAX: usize = 256;
 pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read.
 pub const DATABASE_READERS: u32 = 4;
+/// Of what a person writes beside an act.
+pub const NOTE_CHARS_MAX: usize = 2_000;
 /// Living and dead keys that one project may have.
 pub const KEYS_MAX: i64 = 10_000;
 /// The longest name of a key.
