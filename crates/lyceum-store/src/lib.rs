@@ -28,4 +28,5 @@ pub mod selections;
 
 pub use db::Store;
 pub use error::StoreError;
+pub use files::WorkLock;
 pub use layout::Layout;
