@@ -6,7 +6,8 @@
 //! is `failed` with the code `interrupted`: it is not begun again by itself.
 
 use crate::{Service, ServiceError};
-use lyceum_store::runs::{self, Kind, RunId, RunLock};
+use lyceum_store::WorkLock;
+use lyceum_store::runs::{self, Kind, RunId};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
@@ -140,7 +141,7 @@ struct Run {
     service: Arc<Service>,
     project: Project,
     id: RunId,
-    _lock: Option<RunLock>,
+    _lock: Option<WorkLock>,
     record: Record,
 }
 

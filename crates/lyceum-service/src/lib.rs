@@ -80,6 +80,7 @@ pub struct Service {
     explaining: Semaphore,
     explanations: explain::Kept,
     background: background::Background,
+    live_responses: responses::live::Live,
     selections_wanted: Notify,
 }
 
@@ -93,6 +94,7 @@ impl Service {
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
             background: background::Background::default(),
+            live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
         }
     }

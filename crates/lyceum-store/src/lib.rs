@@ -34,4 +34,5 @@ pub mod selections;
 pub use database::Database;
 pub use db::Store;
 pub use error::StoreError;
+pub use files::WorkLock;
 pub use layout::Layout;

@@ -106,6 +106,12 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
 pub const RESPONSES_MAX: usize = 4096;
 pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Answers of the background that are made at once; the engine batches them with everybody else's.
+pub const BACKGROUND_RESPONSES_AT_ONCE: usize = 16;
+/// Answers of the background that wait or are made.
+pub const BACKGROUND_RESPONSES_MAX: usize = 256;
+/// How long an answer of the background may take, once it has begun.
+pub const BACKGROUND_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Pairs of a metadata map, and the longest key and value of one (OpenAI's).
 pub const METADATA_PAIRS_MAX: usize = 16;
 pub const METADATA_KEY_CHARS_MAX: usize = 64;
@@ -130,6 +136,10 @@ pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
 
 /// Questions of one request.
 pub const QUESTIONS_MAX: usize = 400;
+/// Letters of a label that a language model is asked for.
+pub const LABEL_CHARS_MAX: usize = 256;
+/// Labels of all questions that one request asks a language model: each is a sequence of its own.
+pub const LABELS_OF_DECISION_MAX: usize = 2048;
 /// Choices of one question, and levels of one.
 pub const CHOICES_OF_QUESTION_MAX: usize = 255;
 /// Instances of one prediction.

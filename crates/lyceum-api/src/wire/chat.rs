@@ -4,7 +4,7 @@
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
 use super::{advisory, model_ref, sampling, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
+use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall, Urgency};
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -136,6 +136,7 @@ impl Body {
             messages: self.messages,
             n,
             max_tokens: max_tokens.map(|n| n as usize),
+            urgency: Urgency::Awaited,
             sampling: sampling.parse()?,
             stop: stops(self.stop)?,
             stop_ids: self.stop_token_ids.unwrap_or_default(),

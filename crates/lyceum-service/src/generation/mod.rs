@@ -46,6 +46,7 @@ impl Sampling {
 /// What every choice of a request shares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
+    pub urgency: Urgency,
     /// Choices of each prompt.
     pub n: usize,
     pub sampling: Sampling,
@@ -60,7 +61,17 @@ pub(crate) struct Options {
     pub prompt_logprobs: Option<usize>,
 }
 
+/// Whether somebody waits for the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urgency {
+    #[default]
+    Awaited,
+    /// It gives way to those that are waited for, and may take longer.
+    Background,
+}
+
 /// A prompt as the engine takes it.
+#[derive(Clone)]
 pub(crate) struct Encoded {
     pub source: Option<Vec<u32>>,
     pub prompt: Vec<u32>,
@@ -179,6 +190,10 @@ pub(crate) fn start(
     let mut choices = Vec::with_capacity(n_choices);
     let mut prompt_ids = Vec::with_capacity(n_choices);
     let mut kept = Vec::new();
+    let (priority, timeout) = match options.urgency {
+        Urgency::Awaited => (Priority::Interactive, limits::REQUEST_TIMEOUT),
+        Urgency::Background => (Priority::Batch, limits::BACKGROUND_RESPONSE_TIMEOUT),
+    };
     for prompt in prompts {
         let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
         for i in 0..options.n {
@@ -205,7 +220,7 @@ pub(crate) fn start(
                     kept.push(count.clone());
                     count
                 }),
-                priority: Priority::Interactive,
+                priority,
                 cancelled: Some(choice.is_over.clone()),
                 ..GenerateRequest::new(
                     speaker.model().clone(),
@@ -228,7 +243,7 @@ pub(crate) fn start(
         kept,
         seed: base_seed,
         receiver,
-        deadline: Instant::now() + limits::REQUEST_TIMEOUT,
+        deadline: Instant::now() + timeout,
     })
 }
 

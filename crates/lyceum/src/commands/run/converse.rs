@@ -4,7 +4,7 @@ use super::Run;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{files, output};
-use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling};
+use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling, Urgency};
 use lyceum_service::{Language, Service};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Map, Value, json};
@@ -58,6 +58,7 @@ impl Conversation {
             messages: messages.clone(),
             n: 1,
             max_tokens: run.max_tokens.map(|n| n as usize),
+            urgency: Urgency::Awaited,
             sampling: Sampling { temperature: run.temperature, seed: Some(run.seed), ..Sampling::default() },
             stop: Vec::new(),
             stop_ids: Vec::new(),
