@@ -23,7 +23,7 @@ pub use lyceum_language::grammar::Constraint;
 pub use lyceum_language::tools::ToolCall;
 pub use lyceum_language::tools::parse::Calls;
 
-pub use crate::generation::{Finish, Likely, Sampling, Token, Usage};
+pub use crate::generation::{Finish, Likely, Priority, Sampling, Token, Usage};
 
 /// The variable by which templates are told whether the model thinks first.
 const THINKING: &str = "enable_thinking";
@@ -40,6 +40,8 @@ pub struct Request {
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub stop_ids: Vec<u32>,
+    /// Go on behind the model's own end, up to `max_tokens`.
+    pub ignore_eos: bool,
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     /// Further variables of the template (`enable_thinking`, …).
@@ -53,6 +55,8 @@ pub struct Request {
     pub calls: Calls,
     /// The form that an answer must have.
     pub form: Option<Constraint>,
+    /// Of what class the work is.
+    pub priority: Priority,
 }
 
 /// A part of one answer.
@@ -92,6 +96,7 @@ impl Ending {
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
 pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
+    let admitted = generation::admit(service, project, request.priority, request.n)?;
     let speaker = Speaker::find(service, project, &request.model).await?;
     let Speaker::Language(language) = &speaker else {
         let id = speaker.version().id();
@@ -124,13 +129,14 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         sampling: request.sampling,
         stop: request.stop,
         stop_ids: request.stop_ids,
+        ignore_eos: request.ignore_eos,
         shown: offer.markers(tokenizer),
         logprobs: request.logprobs,
         ..Options::default()
     };
     let mask = grammar.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
     let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
-    let running = generation::start(service, speaker, vec![prompt], &options, mask)?;
+    let running = generation::start(admitted, speaker, vec![prompt], &options, mask)?;
     // Ids of calls follow the seed, so that the same request gives the same bytes.
     let seed = running.seed();
     let answers = (0..options.n as u64)

@@ -67,6 +67,8 @@ impl Conversation {
             tool_choice: None,
             calls: Calls::Any,
             form: self.form.clone(),
+            ignore_eos: false,
+            priority: chat::Priority::Interactive,
         };
         let mut running = chat::create(service, &context.project, request).await?;
         let (mut text, mut thought, mut token_ids, mut logprobs) =
