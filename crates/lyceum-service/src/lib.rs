@@ -99,6 +99,12 @@ impl Service {
         }
     }
 
+    /// With this much memory for imported models that are loaded at once; without it, seven tenths of the machine's.
+    #[must_use]
+    pub fn with_language_memory(self, bytes_max: usize) -> Self {
+        Self { languages: Residents::new(bytes_max), ..self }
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }

@@ -207,6 +207,21 @@ pub const SELECTION_MINUTES_MAX: f64 = 1440.0;
 /// How often a choice is begun whose process dies.
 pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
 
+// The engine: what configuration may choose between.
+
+/// Memory for the keys and values of one model, in MiB.
+pub const KV_CACHE_MIB: (u64, u64) = (1, 1 << 24);
+/// Sequences that run at once.
+pub const BATCH_ROWS: (u64, u64) = (1, 1024);
+/// Tokens of one prompt in one pass.
+pub const PREFILL_CHUNK: (u64, u64) = (16, 8192);
+/// Sequences that wait or run.
+pub const QUEUE: (u64, u64) = (1, 65_536);
+/// Tokens that are guessed ahead.
+pub const DRAFT_TOKENS: (u64, u64) = (0, 16);
+/// Memory for imported models that are loaded at once, in MiB.
+pub const MODELS_MIB: (u64, u64) = (1, 1 << 24);
+
 // The service.
 
 /// Versions that are loaded at once.

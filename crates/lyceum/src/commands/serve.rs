@@ -1,13 +1,14 @@
 //! `lyceum serve`: the models over HTTP, until Ctrl-C.
 
 use crate::commands::choose::worker;
+use crate::config::Origin;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::{assemble, output, time};
+use crate::serving::Serving;
+use crate::{assemble, output};
 use clap::Args;
 use lyceum_api::Door;
 use lyceum_api::tls::Tls;
-use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
 use lyceum_store::{keys, models};
 use lyceum_types::clock::Timestamp;
@@ -41,23 +42,29 @@ pub struct Serve {
     #[arg(long)]
     allow_plain_http: bool,
     /// When an imported model that nobody asks for leaves the memory: 90s, 30m, 12h; 0: never
-    #[arg(long, value_name = "DURATION", default_value = "30m")]
-    keep_alive: String,
+    #[arg(long, value_name = "DURATION")]
+    keep_alive: Option<String>,
     /// Memory for the keys and values of one language model's sequences, in MiB; fixed when it first generates
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1 << 24))]
-    kv_cache_mib: u64,
+    #[arg(long, value_name = "MIB")]
+    kv_cache_mib: Option<String>,
     /// What keys and values are stored as: f32, bf16 or int8
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = kv_storage)]
-    kv_cache_type: KvStorage,
-}
-
-fn kv_storage(text: &str) -> Result<KvStorage, String> {
-    match text {
-        "f32" => Ok(KvStorage::F32),
-        "bf16" => Ok(KvStorage::Bf16),
-        "int8" => Ok(KvStorage::Int8),
-        _ => Err("there are f32, bf16 and int8".into()),
-    }
+    #[arg(long, value_name = "TYPE")]
+    kv_cache_type: Option<String>,
+    /// Sequences of one language model that run at once
+    #[arg(long, value_name = "N")]
+    batch_rows: Option<String>,
+    /// Tokens of one prompt in one pass
+    #[arg(long, value_name = "N")]
+    prefill_chunk: Option<String>,
+    /// Sequences that wait or run; what comes beyond is told to come again
+    #[arg(long, value_name = "N")]
+    queue: Option<String>,
+    /// Tokens that are guessed ahead from what was said; 0: none
+    #[arg(long, value_name = "N")]
+    draft_tokens: Option<String>,
+    /// Memory for imported models that are loaded at once, in MiB; auto: seven tenths of the machine's
+    #[arg(long, value_name = "MIB")]
+    models_mib: Option<String>,
 }
 
 /// How often idle models are looked for.
@@ -65,35 +72,48 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 
 impl Serve {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let config = &context.config;
+        let mut config = context.config.clone();
+        self.over(&mut config.serving)?;
         let cert = self.tls_cert.as_ref().or(config.tls_cert.value.as_ref());
         let key = self.tls_key.as_ref().or(config.tls_key.value.as_ref());
         let tls = tls(cert, key)?;
         let (host, port) = match self.listen {
             Some(listen) => (listen.ip().to_string(), listen.port()),
             None => (
-                self.host.unwrap_or_else(|| config.host.value.clone()),
+                self.host.clone().unwrap_or_else(|| config.host.value.clone()),
                 self.port.unwrap_or(config.port.value),
             ),
         };
         let address = loopback_or(&host, tls.is_some() || self.allow_plain_http)?;
-        let keep_alive = match self.keep_alive.as_str() {
-            "0" => None,
-            text => Some(time::duration(text, "--keep-alive 30m")?),
-        };
         let store = context.store().await?;
         let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
-        let limits = EngineLimits {
-            kv_bytes_per_model_max: usize::try_from(self.kv_cache_mib << 20).unwrap_or(usize::MAX),
-            kv_storage: self.kv_cache_type,
-            ..EngineLimits::default()
-        };
-        let service = assemble::service_with(store, limits)?;
-        if let Some(idle) = keep_alive {
+        let service = assemble::service(&config, store)?;
+        if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
         let place = Place { address: SocketAddr::new(address, port), tls };
         listen(context, service, place, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+    }
+
+    /// Puts what the flags say over the configuration.
+    fn over(&self, serving: &mut Serving) -> Result<(), Failure> {
+        for (flag, text) in [
+            ("--keep-alive", &self.keep_alive),
+            ("--kv-cache-mib", &self.kv_cache_mib),
+            ("--kv-cache-type", &self.kv_cache_type),
+            ("--batch-rows", &self.batch_rows),
+            ("--prefill-chunk", &self.prefill_chunk),
+            ("--queue", &self.queue),
+            ("--draft-tokens", &self.draft_tokens),
+            ("--models-mib", &self.models_mib),
+        ] {
+            let Some(text) = text else { continue };
+            let key = flag.trim_start_matches('-').replace('-', "_");
+            serving.set(&key, text, Origin::Flag(flag)).map_err(|why| {
+                Failure::usage(format!("{flag}: {why}"), "a server keeps within it", "correct the flag")
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -242,6 +262,26 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_stand_over_the_configuration_and_a_wrong_one_is_named() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            serve: Serve,
+        }
+        let parse = |args: &[&str]| {
+            let line = <Line as clap::Parser>::try_parse_from([&["x"], args].concat()).unwrap();
+            let mut serving = Serving::default();
+            line.serve.over(&mut serving).map(|()| serving)
+        };
+        let serving = parse(&["--queue", "7", "--keep-alive", "0", "--kv-cache-type", "bf16"]).unwrap();
+        assert_eq!((serving.queue.value, serving.keep_alive.value), (7, None));
+        assert_eq!(serving.queue.origin, Origin::Flag("--queue"));
+        assert_eq!(serving.batch_rows.origin, Origin::Default);
+        let failure = parse(&["--prefill-chunk", "3"]).unwrap_err();
+        assert!(failure.exit == Exit::Usage && failure.message.contains("--prefill-chunk"), "{failure:?}");
+    }
 
     #[test]
     fn only_this_machine_is_served_unless_somebody_insists() {

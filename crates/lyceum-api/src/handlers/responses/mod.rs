@@ -52,6 +52,10 @@ pub async fn create(
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
     let n_top = request.logprobs;
+    let admitted = match background {
+        true => None,
+        false => Some(chat::admit(&api.service, &caller.project, &request)?),
+    };
     let ready = chat::prepare(&api.service, &caller.project, request).await.map_err(in_own_words)?;
     let defaults = ready.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
@@ -72,7 +76,11 @@ pub async fn create(
         let place = Keep { service: api.service, project: caller.project, id, input: all };
         return background::create(place, ready, Answer::begin(head), stream).await;
     }
-    let running = ready.start(&api.service).map_err(in_own_words)?;
+    let running = match admitted {
+        Some(admitted) => ready.start_in(admitted),
+        None => ready.start(&api.service),
+    };
+    let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });
     let making = Making { running, answer: Answer::begin(head), keep };
     match stream {

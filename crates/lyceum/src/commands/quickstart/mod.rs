@@ -45,7 +45,7 @@ impl Quickstart {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let started = Instant::now();
         let store = context.store().await?;
-        let service = assemble::service(store.clone())?;
+        let service = assemble::service(&context.config, store.clone())?;
         let folder = write_starters(context)?;
         let serving = async {
             if self.no_serve {
