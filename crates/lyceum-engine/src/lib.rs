@@ -15,6 +15,7 @@
 mod device;
 mod generate;
 mod predict;
+mod tally;
 
 pub use generate::{
     BitMask, Event, Finish, Flow, GenerateRequest, Logprobs, Priority, Sampling, Sink, Tenant, TokenEvent,
@@ -22,6 +23,7 @@ pub use generate::{
 };
 pub use lyceum_nn::ops::cached_attention::KvStorage;
 pub use predict::{PredictRequest, Prediction, Reply};
+pub use tally::{CountPrompt, Counted, Metered, Tally};
 
 use lyceum_models::Model;
 use lyceum_models::decode::PAGE;
@@ -126,6 +128,7 @@ pub(crate) struct Gauges {
 pub struct Engine {
     work: mpsc::Sender<Work>,
     gauges: Arc<Gauges>,
+    counted: Arc<tally::Counters>,
     limits: EngineLimits,
 }
 
@@ -147,7 +150,7 @@ impl Engine {
         let gauges = Arc::new(Gauges::default());
         let seen = gauges.clone();
         std::thread::Builder::new().name("device".into()).spawn(move || device::run(inbox, &seen, limits))?;
-        Ok(Engine { work, gauges, limits })
+        Ok(Engine { work, gauges, counted: Arc::default(), limits })
     }
 
     /// Queues a prediction; the reply is called once, on the device thread, and must not block.
@@ -181,6 +184,16 @@ impl Engine {
             sequences: self.gauges.sequences.load(Ordering::Relaxed),
             kv_pages_used: self.gauges.kv_pages_used.load(Ordering::Relaxed),
         }
+    }
+
+    /// A tally for one request; what it counts is in [`Engine::counted`] too.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::new(Tally::new(self.counted.clone()))
+    }
+
+    /// What was done for all tallies since the start.
+    pub fn counted(&self) -> Counted {
+        self.counted.read()
     }
 
     /// False after a panic on the device thread.
