@@ -211,7 +211,8 @@ impl Service {
             let _ = sender.send(result);
         });
         let input = resident.preparation.collate(group);
-        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, reply };
+        let request =
+            lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally: None, reply };
         self.engine.predict(request).map_err(refused)?;
         Ok(receiver)
     }

@@ -20,6 +20,9 @@ pub enum StoreError {
     /// Nobody: this attempt was overtaken; its writes no longer count.
     #[error("job {id}: attempt {attempt} was overtaken or ended")]
     Fenced { id: String, attempt: u32 },
+    /// Caller: an answer would be larger than it may be.
+    #[error("{what}: more than {max}: ask for less at once")]
+    TooMuch { what: &'static str, max: u64 },
     /// Operator: no space is left.
     #[error("{operation}: the disk is full ({path}): free some space and try again")]
     DiskFull { operation: &'static str, path: PathBuf },

@@ -5,7 +5,7 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
+//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
 //! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
 
 #![forbid(unsafe_code)]
@@ -23,6 +23,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod layout;
+pub mod ledger;
 pub mod models;
 pub mod privacy;
 pub mod registry;

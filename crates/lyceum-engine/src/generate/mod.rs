@@ -27,7 +27,7 @@ pub use mask::{BitMask, TokenMask};
 pub use sampler::Sampling;
 pub use sequence::{Priority, Tenant};
 
-use crate::{EngineError, EngineLimits, Gauges, Places};
+use crate::{EngineError, EngineLimits, Gauges, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::decode::PAGE;
 use lyceum_nn::Workspace;
@@ -75,6 +75,8 @@ pub struct GenerateRequest {
     pub mask: Option<Box<dyn TokenMask>>,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
+    /// Who counts what is done for it.
+    pub metered: Option<Metered>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
     pub sink: Sink,
@@ -98,6 +100,7 @@ impl GenerateRequest {
             priority: Priority::Interactive,
             mask: None,
             kept: None,
+            metered: None,
             cancelled: None,
             sink,
         }

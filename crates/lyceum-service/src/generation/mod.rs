@@ -346,7 +346,10 @@ fn answer_at_once(
         sink(Event::Done(lyceum_engine::Finish::Length));
     });
     let model = speaker.model().clone();
-    service.engine().predict(lyceum_engine::PredictRequest { model, input, reply }).map_err(crate::refused)
+    service
+        .engine()
+        .predict(lyceum_engine::PredictRequest { model, input, tally: None, reply })
+        .map_err(crate::refused)
 }
 
 fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
