@@ -5,7 +5,7 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
+//! database), then one file per table: [`keys`], [`tenancy`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
 //! [`selections`], [`runs`] and [`responses`] are documents in files.
 
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ pub mod responses;
 pub mod runs;
 mod schema;
 pub mod selections;
+pub mod tenancy;
 
 pub use db::Store;
 pub use error::StoreError;

@@ -11,6 +11,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0002_privacy.sql"),
     include_str!("../migrations/0003_files_and_choices.sql"),
     include_str!("../migrations/0004_held.sql"),
+    include_str!("../migrations/0006_tenancy.sql"),
 ];
 
 /// Brings the database to the newest version of `migrations`; refuses one that is newer than they are.

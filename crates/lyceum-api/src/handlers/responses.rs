@@ -14,9 +14,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use lyceum_service::chat::{self, Ending, Running};
 use lyceum_service::responses::{self, Record, ResponseId};
+use lyceum_service::retention;
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,8 +35,17 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let Asked { mut request, instructions, input, previous_response_id, store, stream, mut echo } =
+    let asks_to_keep = body.store == Some(true);
+    let Asked { mut request, instructions, input, previous_response_id, mut store, stream, mut echo } =
         body.parse()?;
+    if asks_to_keep {
+        retention::require_kept(&api.service, &caller.project, "store", "the answer and what it answers")
+            .await?;
+    }
+    if api.service.retention(&caller.project).await? == Retention::Nothing {
+        store = false;
+        echo.insert("store".into(), Value::Bool(false));
+    }
     let mut all = match &previous_response_id {
         None => Vec::new(),
         Some(id) => said_before(&api.service, &caller.project, id).await?,

@@ -7,7 +7,8 @@ use crate::{assemble, output, time};
 use clap::Args;
 use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_service::Service;
-use lyceum_store::{keys, models};
+use lyceum_store::models;
+use lyceum_store::tenancy::admin_keys::{self, First};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use serde_json::{Value, json};
@@ -61,7 +62,7 @@ impl Serve {
             text => Some(time::duration(text, "--keep-alive 30m")?),
         };
         let store = context.store().await?;
-        let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
+        let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
         let limits = EngineLimits {
             kv_bytes_per_model_max: usize::try_from(self.kv_cache_mib << 20).unwrap_or(usize::MAX),
             kv_storage: self.kv_cache_type,
@@ -71,7 +72,7 @@ impl Serve {
         if let Some(idle) = keep_alive {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
-        listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+        listen(context, service, address, port, first.as_ref()).await
     }
 }
 
@@ -86,13 +87,13 @@ async fn unload_idle(service: Arc<Service>, idle: Duration) {
     }
 }
 
-/// Serves until the control ends it. `first_key` is said once, where there is one.
+/// Serves until the control ends it. The first keys are said once, where there are any.
 pub async fn listen(
     context: &Context,
     service: Arc<Service>,
     address: IpAddr,
     port: u16,
-    first_key: Option<&str>,
+    first: Option<&First>,
 ) -> Result<(), Failure> {
     let listener =
         TcpListener::bind((address, port)).await.map_err(|error| cannot_listen(address, port, &error))?;
@@ -100,14 +101,19 @@ pub async fn listen(
     let url = format!("http://{bound}");
     if context.is_json() {
         let mut line = json!({ "event": "listening", "url": url });
-        if let Some(key) = first_key {
-            line["key"] = Value::from(key);
+        if let Some(first) = first {
+            line["key"] = Value::from(first.key.1.reveal());
+            line["admin_key"] = Value::from(first.admin_key.1.reveal());
         }
         output::json_line(&line);
     } else {
         output::text(format!("listening on {url}"));
-        if let Some(key) = first_key {
-            output::text(format!("the first key, shown this once: {key}"));
+        if let Some(first) = first {
+            output::text(format!("the first key, shown this once: {}", first.key.1.reveal()));
+            let secret = first.admin_key.1.reveal();
+            output::text(format!(
+                "the first admin key (projects, people, limits), shown this once: {secret}"
+            ));
         }
     }
     let until = ended(context.control.clone());

@@ -15,7 +15,8 @@ use crate::training::{self, Plan};
 use crate::{assemble, output};
 use clap::Args;
 use lyceum_service::Service;
-use lyceum_store::{Store, jobs, keys, models};
+use lyceum_store::tenancy::admin_keys;
+use lyceum_store::{Store, jobs, models};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::spec::Spec;
 use serde_json::{Value, json};
@@ -52,9 +53,9 @@ impl Quickstart {
                 return Ok(());
             }
             let port = self.port.unwrap_or(context.config.port.value);
-            let first = keys::create_first(&store, &context.project, Timestamp::now()).await?;
-            let key = first.as_ref().map(|(_, secret)| secret.reveal());
-            serve::listen(context, service.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST), port, key).await
+            let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
+            let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            serve::listen(context, service.clone(), address, port, first.as_ref()).await
         };
         let training = async {
             let mut names = Vec::new();
