@@ -4,7 +4,7 @@
 //! `lyceum-service`, and writes the answer in the contract's words. This crate knows no SQL and no tensors.
 //!
 //! Reading order: [`routes`] (every URL on one page), [`auth`], [`error`] (the only place where an error
-//! becomes a status), [`body`], [`idempotent`], [`sse`], then `handlers/` and `wire/` by the same names.
+//! becomes a status), [`body`], [`idempotent`], [`rates`], [`sse`], then `handlers/` and `wire/` by the same names.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,7 @@ mod handlers;
 mod idempotent;
 mod observe;
 mod places;
+mod rates;
 mod routes;
 mod sse;
 pub mod tls;
@@ -47,6 +48,24 @@ pub(crate) struct Api {
     pub(crate) uploads: Arc<Semaphore>,
 }
 
+impl Api {
+    fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            counters: Arc::default(),
+            places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
+            uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
+        }
+    }
+}
+
+pub use routes::{Access, Route};
+
+/// The table of every URL with what it asks of a key.
+pub fn routes(service: Arc<Service>) -> Vec<Route> {
+    routes::table(Api::new(service)).1
+}
+
 /// Where clients come in.
 pub struct Door {
     pub tcp: TcpListener,
@@ -67,12 +86,7 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let api = Api {
-        service,
-        counters: Arc::default(),
-        places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
-        uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
-    };
+    let api = Api::new(service);
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
     let no_delay = |stream: &TcpStream| {
         if let Err(error) = stream.set_nodelay(true) {

@@ -109,6 +109,7 @@ pub async fn start<W>(
 where
     W: Future<Output = Result<Found, ServiceError>> + Send + 'static,
 {
+    crate::retention::require_kept(service, project, "background", "what is asked and what is found").await?;
     let id = RunId::new(kind);
     let cancel = Arc::new(Notify::new());
     {
@@ -234,7 +235,9 @@ fn failed(id: &str, error: &ServiceError) -> Failed {
         ServiceError::DeadlinePassed => "deadline_passed",
         ServiceError::Overloaded { .. } => "overloaded",
         ServiceError::NotReady { .. } => "not_ready",
-        ServiceError::NotFound { .. } | ServiceError::ModelNotFound { .. } => "not_found",
+        ServiceError::NotFound { .. }
+        | ServiceError::ModelNotFound { .. }
+        | ServiceError::ModelForbidden { .. } => "not_found",
         other => {
             tracing::error!(error = ?other, id, "a background run failed");
             let message = "the server failed; its log has the cause under this id";

@@ -11,6 +11,9 @@ pub enum StoreError {
     /// Caller: a name or id that cannot be one.
     #[error(transparent)]
     BadId(#[from] lyceum_types::ids::BadId),
+    /// Caller: the state of what it asks for does not allow it.
+    #[error("{message}")]
+    Refused { code: &'static str, message: String },
     /// Caller: the job's state does not allow it.
     #[error("job {id}: {operation} is not possible while it is {state}")]
     JobState { id: String, operation: &'static str, state: String },

@@ -5,7 +5,7 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
+//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`tenancy`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
 //! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
 
 #![forbid(unsafe_code)]
@@ -31,6 +31,7 @@ pub mod responses;
 pub mod runs;
 mod schema;
 pub mod selections;
+pub mod tenancy;
 
 pub use database::Database;
 pub use db::Store;

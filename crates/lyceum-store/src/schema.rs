@@ -16,6 +16,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0003_files_and_choices.sql"),
     include_str!("../migrations/0004_held.sql"),
     include_str!("../migrations/0005_registry.sql"),
+    include_str!("../migrations/0006_tenancy.sql"),
     include_str!("../migrations/0010_ledger.sql"),
 ];
 

@@ -13,3 +13,4 @@ pub mod limits;
 pub mod manifest;
 pub mod spec;
 pub mod suggest;
+pub mod tenancy;

@@ -408,6 +408,22 @@ impl From<ServiceError> for Failure {
                     "lyceum doctor checks this machine; a damaged model must be trained or imported again";
                 Failure::new(Exit::Failed, "internal", operation, causes(source.as_ref()), fix)
             }
+            ServiceError::ModelForbidden { .. } => {
+                let fix = "lyceum admin models shows and changes which models a project may ask";
+                Failure::new(Exit::Auth, "model_forbidden", text, "the project's list says so", fix)
+            }
+            ServiceError::ProjectArchived { .. } => {
+                let fix = "make another project with lyceum admin projects create";
+                Failure::new(Exit::Conflict, "project_archived", text, "it has ended for good", fix)
+            }
+            ServiceError::Refused { code, .. } => {
+                let fix = "lyceum admin --help shows what there is to do";
+                Failure::new(Exit::Conflict, code, text, "what is there does not allow it", fix)
+            }
+            ServiceError::RateLimited(_) => {
+                let fix = "lyceum admin limits shows and changes what may be asked";
+                Failure::new(Exit::Quota, "rate_limit_exceeded", text, "a limit is reached", fix)
+            }
             ServiceError::KeyMissing
             | ServiceError::KeyRefused { .. }
             | ServiceError::ScopeMissing { .. } => {
@@ -479,6 +495,10 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
+            StoreError::Refused { code, message } => {
+                let fix = "lyceum admin --help shows what there is to do";
+                Failure::new(Exit::Conflict, code, message, "what is there does not allow it", fix)
+            }
             StoreError::JobState { .. } => {
                 let fix = "lyceum jobs ls shows the state of each job";
                 Failure::new(Exit::Conflict, "job_state", text, "its state does not allow it", fix)

@@ -310,7 +310,13 @@ async fn answers_of_the_background_are_cancelled_deleted_and_told_after_a_crash(
     let house = house().await;
     // Nothing is made while this test looks on, however busy the machine is.
     let (release, held) = std::sync::mpsc::channel::<()>();
-    house.service.engine().with_device(move || drop(held.recv())).unwrap();
+    house
+        .service
+        .engine()
+        .with_device(move || {
+            let _ = held.recv();
+        })
+        .unwrap();
     let mut paths = Vec::new();
     for _ in 0..limits::BACKGROUND_RESPONSES_AT_ONCE + 2 {
         paths.push(place(&queue(&house, endless()).await));

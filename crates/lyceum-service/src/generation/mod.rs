@@ -11,6 +11,7 @@ pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
+use crate::rates::Reserved;
 use crate::{Service, ServiceError};
 use choice::{Choice, Part, prompt_token};
 use lyceum_engine::{Event, Flow, GenerateRequest, Places, Sink, Tenant, TokenEvent, TokenMask};
@@ -217,6 +218,8 @@ pub(crate) fn start(
         cached_tokens: 0,
         completion_tokens: 0,
     };
+    let worst = |prompt: &Encoded| (prompt.n_tokens + prompt.max_tokens * options.n) as u64;
+    let reserved = crate::rates::reserve(prompts.iter().map(worst).sum())?;
     let mut end_tokens = if options.ignore_eos { Vec::new() } else { speaker.ends() };
     end_tokens.extend(&options.stop_ids);
     let mut choices = Vec::with_capacity(n_choices);
@@ -273,6 +276,10 @@ pub(crate) fn start(
         usage,
         kept,
         seed: base_seed,
+        reserved: reserved.map(|mut reserved| {
+            reserved.used(usage.prompt_tokens);
+            reserved
+        }),
         receiver,
         deadline: Instant::now() + timeout,
     })
@@ -374,6 +381,8 @@ pub struct Running {
     kept: Vec<Arc<AtomicUsize>>,
     /// That of the first choice.
     seed: u64,
+    /// What the limits hold for it; what it does not use goes back when it ends.
+    reserved: Option<Reserved>,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
 }
@@ -448,6 +457,9 @@ impl Running {
             }
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
+                }
                 choice.token_ids.push(token.id);
                 choice.push(&self.speaker, &token, Part::Completion)?
             }

@@ -10,7 +10,8 @@ use clap::Args;
 use lyceum_api::Door;
 use lyceum_api::tls::Tls;
 use lyceum_service::Service;
-use lyceum_store::{keys, models};
+use lyceum_store::models;
+use lyceum_store::tenancy::admin_keys::{self, First};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use serde_json::{Value, json};
@@ -86,13 +87,13 @@ impl Serve {
         };
         let address = loopback_or(&host, tls.is_some() || self.allow_plain_http)?;
         let store = context.store().await?;
-        let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
+        let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
         let service = assemble::service(&config, store)?;
         if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
         let place = Place { address: SocketAddr::new(address, port), tls };
-        listen(context, service, place, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+        listen(context, service, place, first.as_ref()).await
     }
 
     /// Puts what the flags say over the configuration.
@@ -134,12 +135,12 @@ pub struct Place {
     pub tls: Option<Tls>,
 }
 
-/// Serves until the control ends it. `first_key` is said once, where there is one.
+/// Serves until the control ends it. The first keys are said once, where there are any.
 pub async fn listen(
     context: &Context,
     service: Arc<Service>,
     place: Place,
-    first_key: Option<&str>,
+    first: Option<&First>,
 ) -> Result<(), Failure> {
     let Place { address, tls } = place;
     let tcp = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
@@ -150,14 +151,19 @@ pub async fn listen(
     }
     if context.is_json() {
         let mut line = json!({ "event": "listening", "url": url });
-        if let Some(key) = first_key {
-            line["key"] = Value::from(key);
+        if let Some(first) = first {
+            line["key"] = Value::from(first.key.1.reveal());
+            line["admin_key"] = Value::from(first.admin_key.1.reveal());
         }
         output::json_line(&line);
     } else {
         output::text(format!("listening on {url}"));
-        if let Some(key) = first_key {
-            output::text(format!("the first key, shown this once: {key}"));
+        if let Some(first) = first {
+            output::text(format!("the first key, shown this once: {}", first.key.1.reveal()));
+            let secret = first.admin_key.1.reveal();
+            output::text(format!(
+                "the first admin key (projects, people, limits), shown this once: {secret}"
+            ));
         }
     }
     let until = ended(context.control.clone());

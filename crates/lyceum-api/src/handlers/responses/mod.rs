@@ -19,9 +19,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use lyceum_service::chat;
 use lyceum_service::responses::{self, ResponseId, Story};
+use lyceum_service::retention;
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
 use making::{Keep, Making};
 use serde_json::Value;
 use std::sync::Arc;
@@ -38,8 +40,25 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let Asked { mut request, instructions, input, previous_response_id, store, background, stream, mut echo } =
-        body.parse()?;
+    let asks_to_keep = body.store == Some(true) || body.background == Some(true);
+    let Asked {
+        mut request,
+        instructions,
+        input,
+        previous_response_id,
+        mut store,
+        background,
+        stream,
+        mut echo,
+    } = body.parse()?;
+    if asks_to_keep {
+        retention::require_kept(&api.service, &caller.project, "store", "the answer and what it answers")
+            .await?;
+    }
+    if api.service.retention(&caller.project).await? == Retention::Nothing {
+        store = false;
+        echo.insert("store".into(), Value::Bool(false));
+    }
     let mut all = match &previous_response_id {
         None => Vec::new(),
         Some(id) => said_before(&api.service, &caller.project, id).await?,
