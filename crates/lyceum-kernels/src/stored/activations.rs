@@ -2,7 +2,7 @@
 //! order in which the tiles read them.
 //!
 //! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
-//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, `−offset · sum`
+//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, [`START`]` − offset · sum`
 //! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
 //! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
 //! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
@@ -13,7 +13,7 @@ use super::engine::{Engine, Words};
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
-use super::tile::SUMS;
+use super::tile::{START, SUMS};
 use half::bf16;
 
 /// Smaller numbers than this are zero beside what a product keeps of them, and their inverse overflows.
@@ -177,7 +177,7 @@ impl Row {
                     let at = self.at(n_blocks, first + i);
                     *p.scales.add(at) = scale;
                     match p.kind {
-                        Words::Bytes32 { offset } => *p.sums.add(at) = -offset * sum,
+                        Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sum,
                         _ => *p.shifts.add(at) = scale * sum as f32,
                     }
                 }
