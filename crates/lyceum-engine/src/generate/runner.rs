@@ -164,7 +164,7 @@ impl Lane {
         let mut passed: Vec<DecodeRow<'_>> = Vec::with_capacity(rows.len());
         for ((state, tokens), row) in states.iter_mut().zip(&tokens).zip(rows) {
             let pages = &self.scheduler.get(row.id).pages;
-            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages });
+            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages, adapter: None });
         }
         let logits = model.decode(ws, self.pool.as_mut(), &mut passed);
         drop(passed);
