@@ -6,6 +6,7 @@ mod background;
 mod card;
 mod client;
 mod contracts;
+mod decisions;
 mod door;
 mod encoders;
 mod explain;
