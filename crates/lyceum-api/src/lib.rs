@@ -18,6 +18,7 @@ mod places;
 mod rates;
 mod routes;
 mod sse;
+pub mod tls;
 mod wire;
 
 /// The shapes of explanations, which the command line prints as well.
@@ -28,12 +29,12 @@ pub mod explanations {
     pub use crate::wire::predict::instance;
 }
 
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use lyceum_service::Service;
 use lyceum_types::limits;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// What handlers share; clones are the same.
@@ -65,20 +66,52 @@ pub fn routes(service: Arc<Service>) -> Vec<Route> {
     routes::table(Api::new(service)).1
 }
 
-/// Answers on `listener` until `shutdown` is done; then takes no new requests and waits for those under way,
+/// Where clients come in.
+pub struct Door {
+    pub tcp: TcpListener,
+    pub tls: Option<tls::Tls>,
+}
+
+/// Without TLS.
+impl From<TcpListener> for Door {
+    fn from(tcp: TcpListener) -> Door {
+        Door { tcp, tls: None }
+    }
+}
+
+/// Answers at `door` until `shutdown` is done; then takes no new requests and waits for those under way,
 /// within a bound.
 pub async fn serve(
-    listener: TcpListener,
+    door: impl Into<Door>,
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let api = Api::new(service);
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
+    let no_delay = |stream: &TcpStream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-    });
+    };
+    let Door { tcp, tls } = door.into();
+    match tls {
+        None => answer(tcp.tap_io(move |stream| no_delay(stream)), api, shutdown).await,
+        Some(tls) => {
+            let listener = tls::TlsListener::new(tcp, tls);
+            answer(listener.tap_io(move |stream| no_delay(stream.get_ref().0)), api, shutdown).await
+        }
+    }
+}
+
+async fn answer<L>(
+    listener: L,
+    api: Api,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let graceful = async move {
         shutdown.await;

@@ -6,7 +6,8 @@
 //! is `failed` with the code `interrupted`: it is not begun again by itself.
 
 use crate::{Service, ServiceError};
-use lyceum_store::runs::{self, Kind, RunId, RunLock};
+use lyceum_store::WorkLock;
+use lyceum_store::runs::{self, Kind, RunId};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
@@ -132,7 +133,7 @@ where
     let run = tokio::task::spawn_blocking(move || run.begin(kind)).await;
     let run = run.map_err(|error| ServiceError::internal("writing a run broke off", error))??;
     let queued = run.record.clone();
-    tokio::spawn(run.until_the_end(cancel, work));
+    tokio::spawn(crate::rates::carried(run.until_the_end(cancel, work)));
     Ok(queued)
 }
 
@@ -141,7 +142,7 @@ struct Run {
     service: Arc<Service>,
     project: Project,
     id: RunId,
-    _lock: Option<RunLock>,
+    _lock: Option<WorkLock>,
     record: Record,
 }
 

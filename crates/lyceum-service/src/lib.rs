@@ -84,6 +84,7 @@ pub struct Service {
     explaining: Semaphore,
     explanations: explain::Kept,
     background: background::Background,
+    live_responses: responses::live::Live,
     selections_wanted: Notify,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
@@ -99,10 +100,17 @@ impl Service {
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
             background: background::Background::default(),
+            live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
         }
+    }
+
+    /// With this much memory for imported models that are loaded at once; without it, seven tenths of the machine's.
+    #[must_use]
+    pub fn with_language_memory(self, bytes_max: usize) -> Self {
+        Self { languages: Residents::new(bytes_max), ..self }
     }
 
     pub fn store(&self) -> &Store {

@@ -15,8 +15,13 @@ pub const CLASSES_MAX: usize = 65_536;
 
 /// How long a writer waits for another process's transaction.
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS handshakes under way at once, and how long one may take.
+pub const TLS_HANDSHAKES_MAX: usize = 256;
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read.
 pub const DATABASE_READERS: u32 = 4;
+/// Of what a person writes beside an act.
+pub const NOTE_CHARS_MAX: usize = 2_000;
 /// Living and dead keys that one project may have.
 pub const KEYS_MAX: i64 = 10_000;
 /// The longest name of a key.
@@ -101,6 +106,12 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
 pub const RESPONSES_MAX: usize = 4096;
 pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Answers of the background that are made at once; the engine batches them with everybody else's.
+pub const BACKGROUND_RESPONSES_AT_ONCE: usize = 16;
+/// Answers of the background that wait or are made.
+pub const BACKGROUND_RESPONSES_MAX: usize = 256;
+/// How long an answer of the background may take, once it has begun.
+pub const BACKGROUND_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Pairs of a metadata map, and the longest key and value of one (OpenAI's).
 pub const METADATA_PAIRS_MAX: usize = 16;
 pub const METADATA_KEY_CHARS_MAX: usize = 64;
@@ -125,6 +136,10 @@ pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
 
 /// Questions of one request.
 pub const QUESTIONS_MAX: usize = 400;
+/// Letters of a label that a language model is asked for.
+pub const LABEL_CHARS_MAX: usize = 256;
+/// Labels of all questions that one request asks a language model: each is a sequence of its own.
+pub const LABELS_OF_DECISION_MAX: usize = 2048;
 /// Choices of one question, and levels of one.
 pub const CHOICES_OF_QUESTION_MAX: usize = 255;
 /// Instances of one prediction.
@@ -191,6 +206,21 @@ pub const SELECTIONS_UNFINISHED_MAX: u64 = 16;
 pub const SELECTION_MINUTES_MAX: f64 = 1440.0;
 /// How often a choice is begun whose process dies.
 pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
+
+// The engine: what configuration may choose between.
+
+/// Memory for the keys and values of one model, in MiB.
+pub const KV_CACHE_MIB: (u64, u64) = (1, 1 << 24);
+/// Sequences that run at once.
+pub const BATCH_ROWS: (u64, u64) = (1, 1024);
+/// Tokens of one prompt in one pass.
+pub const PREFILL_CHUNK: (u64, u64) = (16, 8192);
+/// Sequences that wait or run.
+pub const QUEUE: (u64, u64) = (1, 65_536);
+/// Tokens that are guessed ahead.
+pub const DRAFT_TOKENS: (u64, u64) = (0, 16);
+/// Memory for imported models that are loaded at once, in MiB.
+pub const MODELS_MIB: (u64, u64) = (1, 1 << 24);
 
 // The service.
 

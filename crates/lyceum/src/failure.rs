@@ -507,6 +507,18 @@ impl From<StoreError> for Failure {
                 let fix = "wait for it, or lyceum jobs cancel it first";
                 Failure::new(Exit::Conflict, "job_owned", text, "two processes cannot train one job", fix)
             }
+            StoreError::Held { .. } => {
+                let fix = "lyceum promote NAME@N, if you take that; or point the alias at another version";
+                Failure::new(Exit::Conflict, "held", text, "its gate found it worse than what is served", fix)
+            }
+            StoreError::NotApproved { .. } => {
+                let fix = "lyceum approve NAME@N --note \"what it rests on\"";
+                Failure::new(Exit::Conflict, "not_approved", text, "the alias is protected", fix)
+            }
+            StoreError::Aliased { .. } => {
+                let fix = "point the alias at another version first: lyceum alias set NAME@N ALIAS";
+                Failure::new(Exit::Conflict, "aliased", text, "who asks for the alias would get nothing", fix)
+            }
             StoreError::Fenced { .. } => {
                 let fix = "lyceum jobs ls shows who has it now";
                 Failure::new(Exit::Conflict, "job_overtaken", text, "another process took the job over", fix)

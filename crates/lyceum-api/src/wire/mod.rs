@@ -24,6 +24,7 @@ pub mod selections;
 pub mod tokens;
 
 use crate::error::ApiError;
+use lyceum_service::completions::Priority;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 
@@ -51,6 +52,27 @@ pub fn within<T: PartialOrd + std::fmt::Display + Copy>(
 /// Refuses a field that would change the answer and that nothing implements.
 pub fn unsupported(param: &str, hint: &str) -> ApiError {
     ApiError::field(param, "unsupported_parameter", format!("{param}: not supported; {hint}"))
+}
+
+/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names.
+pub fn tier(service_tier: Option<&str>) -> Result<(Priority, &'static str), ApiError> {
+    match service_tier {
+        None | Some("auto" | "default") => Ok((Priority::Interactive, "default")),
+        Some("priority") => Ok((Priority::Interactive, "priority")),
+        Some("flex") => Ok((Priority::Batch, "flex")),
+        Some(_) => Err(unsupported("service_tier", "there are auto, default, priority and flex")),
+    }
+}
+
+/// The same in vLLM's words, where the lower number comes first: here there are two classes.
+pub fn priority(number: Option<i64>) -> Result<Priority, ApiError> {
+    match number {
+        None | Some(0) => Ok(Priority::Interactive),
+        Some(1) => Ok(Priority::Batch),
+        Some(_) => {
+            Err(unsupported("priority", "there are 0 (at once) and 1 (when nobody waits for an answer)"))
+        }
+    }
 }
 
 /// Checks a text that is accepted and has no effect on the answer.

@@ -18,3 +18,4 @@ mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;
+mod tls;

@@ -15,9 +15,8 @@ pub use audit::{Act, Actor};
 use crate::StoreError;
 use lyceum_types::ids::BadId;
 use lyceum_types::limits;
-use sqlx::{Sqlite, Transaction};
 
-pub(crate) type Writing = Transaction<'static, Sqlite>;
+pub(crate) use crate::db::Transaction as Writing;
 
 /// The part of a list that is asked for, in the order of ids, which is the order of creation.
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::spec::Spec;
 use serde_json::{Value, json};
 use starters::{STARTERS, Starter};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -46,7 +46,7 @@ impl Quickstart {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let started = Instant::now();
         let store = context.store().await?;
-        let service = assemble::service(store.clone())?;
+        let service = assemble::service(&context.config, store.clone())?;
         let folder = write_starters(context)?;
         let serving = async {
             if self.no_serve {
@@ -54,8 +54,9 @@ impl Quickstart {
             }
             let port = self.port.unwrap_or(context.config.port.value);
             let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
-            let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            serve::listen(context, service.clone(), address, port, first.as_ref()).await
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let place = serve::Place { address, tls: None };
+            serve::listen(context, service.clone(), place, first.as_ref()).await
         };
         let training = async {
             let mut names = Vec::new();
