@@ -133,7 +133,7 @@ where
     let run = tokio::task::spawn_blocking(move || run.begin(kind)).await;
     let run = run.map_err(|error| ServiceError::internal("writing a run broke off", error))??;
     let queued = run.record.clone();
-    tokio::spawn(run.until_the_end(cancel, work));
+    tokio::spawn(crate::rates::carried(run.until_the_end(cancel, work)));
     Ok(queued)
 }
 

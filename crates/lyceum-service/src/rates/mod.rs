@@ -3,7 +3,7 @@
 //!
 //! The door makes a [`Meter`] for each request that works ([`Meter::admit`]) and runs the request within
 //! [`scope`]. Whatever resolves a model or is about to make tokens finds the meter with [`current`]: a use case needs
-//! no argument for it, and work that outlives its request (a background run) has none. Tokens are reserved at their
+//! no argument for it; work that outlives its request takes it along ([`carried`]). Tokens are reserved at their
 //! worst before, and what was not used is given back when the [`Reserved`] is dropped, however the work ended.
 
 mod bucket;
@@ -29,6 +29,17 @@ tokio::task_local! {
 /// Runs `work` as the work of the request that `meter` counts.
 pub async fn scope<T>(meter: Arc<Meter>, work: impl Future<Output = T>) -> T {
     METER.scope(meter, work).await
+}
+
+/// `work`, which goes on after its request, as the work of that request still.
+pub fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let meter = current();
+    async move {
+        match meter {
+            Some(meter) => scope(meter, work).await,
+            None => work.await,
+        }
+    }
 }
 
 /// The meter of the request that is under way.

@@ -344,7 +344,7 @@ pub struct Broken {
 /// # Errors
 /// There is no such organisation; the database. A broken chain is an answer, not an error.
 pub async fn verify(store: &Store, tenant: &str) -> Result<Result<Verified, Broken>, StoreError> {
-    let mut transaction = store.reader.begin().await?;
+    let mut transaction = store.snapshot().await?;
     let head: Option<(i64, String)> =
         sqlx::query_as("SELECT audit_seq, audit_hash FROM organizations WHERE tenant = $1")
             .bind(tenant)

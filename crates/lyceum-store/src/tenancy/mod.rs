@@ -16,7 +16,7 @@ use crate::StoreError;
 use lyceum_types::ids::BadId;
 use lyceum_types::limits;
 
-pub(crate) type Writing = crate::db::Transaction;
+pub(crate) use crate::db::Transaction as Writing;
 
 /// The part of a list that is asked for, in the order of ids, which is the order of creation.
 #[derive(Clone, Copy, Debug)]

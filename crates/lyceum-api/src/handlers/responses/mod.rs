@@ -40,7 +40,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let asks_to_keep = body.store == Some(true) || body.background == Some(true);
+    let asks_to_keep = body.store == Some(true);
     let Asked {
         mut request,
         instructions,
@@ -51,9 +51,11 @@ pub async fn create(
         stream,
         mut echo,
     } = body.parse()?;
-    if asks_to_keep {
-        retention::require_kept(&api.service, &caller.project, "store", "the answer and what it answers")
-            .await?;
+    for (param, is_asked) in [("store", asks_to_keep), ("background", background)] {
+        if is_asked {
+            let what = "the answer and what it answers";
+            retention::require_kept(&api.service, &caller.project, param, what).await?;
+        }
     }
     if api.service.retention(&caller.project).await? == Retention::Nothing {
         store = false;
