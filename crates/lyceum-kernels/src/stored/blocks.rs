@@ -16,6 +16,7 @@ use super::engine::{Engine, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
 use super::opened::Opening;
+use super::outliers::{Completion, Outliers};
 use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
@@ -77,19 +78,27 @@ pub(super) unsafe fn run(p: &Product<'_>) {
     let kinds = kinds_of(p);
     let len_of = |words: Words| p.m * RowLen::of(words, p.k).total();
     let total: usize = kinds.iter().flatten().map(|&words| len_of(words)).sum();
-    scratch::with_f32(total, |buffer| {
-        let mut rest = buffer;
+    let has_bytes = kinds.iter().flatten().any(|words| words.are_bytes());
+    let parted = if has_bytes { p.m * Outliers::row_len(p.k) } else { 0 };
+    scratch::with_f32(total + parted, |buffer| {
+        let (parted, mut rest) = buffer.split_at_mut(parted);
+        let outliers = has_bytes.then(|| {
+            let outliers = Outliers::new(p.k, p.m, parted);
+            // SAFETY: the processor has the engine.
+            unsafe { part(p, &outliers) };
+            outliers
+        });
         let panels = kinds.map(|words| {
             let words = words?;
             let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(words));
             rest = others;
             let own = Panels::new(words, p.k, p.m, own);
             // SAFETY: the processor has the engine.
-            unsafe { fill(p, &own) };
+            unsafe { fill(p, &own, outliers.as_ref()) };
             Some(own)
         });
         // SAFETY: the caller's.
-        unsafe { multiply(p, &panels) }
+        unsafe { multiply(p, &panels, outliers.as_ref()) }
     });
 }
 
@@ -122,10 +131,31 @@ fn stacks(shapes: Shapes, m: usize) -> impl Iterator<Item = Stack> {
     )
 }
 
+/// Takes out of every row what stands out.
+///
+/// # Safety
+/// The processor has the engine; blocks of 32 fill `k`.
+unsafe fn part(p: &Product<'_>, outliers: &Outliers) {
+    let x = SendPtr(p.x.as_ptr().cast_mut());
+    // SAFETY: `x` holds all rows; each task has its rows.
+    let one = |row: usize| unsafe { p.engine.part(outliers, x.get().add(row * p.k), row) };
+    if p.m * p.k <= FILL_ALONE_MAX {
+        (0..p.m).for_each(one);
+    } else {
+        let per_task = p.m.div_ceil(4 * pool::threads());
+        let some = |i: usize| (i * per_task..((i + 1) * per_task).min(p.m)).for_each(one);
+        pool::parallel_for(p.m.div_ceil(per_task), some);
+    }
+}
+
 /// # Safety
 /// The processor has the engine.
-unsafe fn fill(p: &Product<'_>, panels: &Panels) {
-    let x = SendPtr(p.x.as_ptr().cast_mut());
+unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
+    let x = match outliers.filter(|_| panels.kind.are_bytes()) {
+        Some(outliers) => outliers.rest(),
+        None => p.x.as_ptr(),
+    };
+    let x = SendPtr(x.cast_mut());
     for stack in stacks(p.engine.shapes(panels.kind, p.m), p.m) {
         let one = |i: usize| {
             // SAFETY: `x` holds all rows; each task has its panel.
@@ -141,7 +171,7 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels) {
 
 /// # Safety
 /// As [`run`]; the panels are filled.
-unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>]) {
+unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<&Outliers>) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
     let wanted = if alone { 1 } else { TASKS_PER_THREAD * pool::threads() };
@@ -158,7 +188,7 @@ unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>]) {
                 let panels = panels.iter().flatten().find(|panels| panels.kind == words);
                 let panels = *panels.expect("every part's words were filled: bug");
                 // SAFETY: no other task has these columns.
-                return unsafe { columns(p, &Place { weight, column, panels }, tiles) };
+                return unsafe { columns(p, &Place { weight, column, panels, outliers }, tiles) };
             }
             i -= n_tasks;
             column += weight.n();
@@ -173,6 +203,8 @@ struct Place<'a> {
     weight: &'a StoredWeight,
     column: usize,
     panels: Panels,
+    /// What was taken out of the rows before they became bytes.
+    outliers: Option<&'a Outliers>,
 }
 
 /// Some tiles of a part, for all rows.
@@ -202,6 +234,12 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
                 };
                 // SAFETY: the caller's; the tiles are woven.
                 unsafe { woven_tiles(p, place, &source, woven.clone(), blocks) }
+            }
+            if let (Some(outliers), Some(complete)) = (place.outliers, p.engine.complete(kind)) {
+                let out = p.out.wrapping_add(place.column);
+                let (weight, tiles) = (place.weight, woven);
+                // SAFETY: the rests' sums are complete, and the columns this task's alone.
+                unsafe { complete(&Completion { outliers, weight, tiles, m: p.m, out, out_row: p.n }) }
             }
         }
     });
