@@ -97,6 +97,10 @@ pub enum Command {
     Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
+    /// Organisations, projects, people, admin keys, limits, retention
+    Admin(commands::admin::Admin),
+    /// The log of what was done by whom
+    Audit(commands::audit::Audit),
     /// Measure speed, beside a peer's
     Bench(commands::bench::Bench),
     /// Check this machine and the data folder

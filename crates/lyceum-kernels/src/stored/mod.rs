@@ -14,6 +14,7 @@ mod blocks;
 mod convert;
 mod dequantise;
 mod engine;
+mod finite;
 mod formats;
 mod kind;
 mod lanes;

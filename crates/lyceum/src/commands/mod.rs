@@ -1,7 +1,9 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod admin;
 pub mod alias;
 pub mod attack;
+pub mod audit;
 pub mod backup;
 pub mod bench;
 pub mod calibrate;
@@ -90,6 +92,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
+        Command::Admin(args) => args.run(context).await,
+        Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
