@@ -82,12 +82,7 @@ pub(super) unsafe fn run(p: &Product<'_>) {
     let parted = if has_bytes { p.m * Outliers::row_len(p.k) } else { 0 };
     scratch::with_f32(total + parted, |buffer| {
         let (parted, mut rest) = buffer.split_at_mut(parted);
-        let outliers = has_bytes.then(|| {
-            let outliers = Outliers::new(p.k, p.m, parted);
-            // SAFETY: the processor has the engine.
-            unsafe { part(p, &outliers) };
-            outliers
-        });
+        let outliers = has_bytes.then(|| Outliers::new(p.k, p.m, parted));
         let panels = kinds.map(|words| {
             let words = words?;
             let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(words));
@@ -131,35 +126,16 @@ fn stacks(shapes: Shapes, m: usize) -> impl Iterator<Item = Stack> {
     )
 }
 
-/// Takes out of every row what stands out.
-///
-/// # Safety
-/// The processor has the engine; blocks of 32 fill `k`.
-unsafe fn part(p: &Product<'_>, outliers: &Outliers) {
-    let x = SendPtr(p.x.as_ptr().cast_mut());
-    // SAFETY: `x` holds all rows; each task has its rows.
-    let one = |row: usize| unsafe { p.engine.part(outliers, x.get().add(row * p.k), row) };
-    if p.m * p.k <= FILL_ALONE_MAX {
-        (0..p.m).for_each(one);
-    } else {
-        let per_task = p.m.div_ceil(4 * pool::threads());
-        let some = |i: usize| (i * per_task..((i + 1) * per_task).min(p.m)).for_each(one);
-        pool::parallel_for(p.m.div_ceil(per_task), some);
-    }
-}
-
 /// # Safety
 /// The processor has the engine.
 unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
-    let x = match outliers.filter(|_| panels.kind.are_bytes()) {
-        Some(outliers) => outliers.rest(),
-        None => p.x.as_ptr(),
-    };
-    let x = SendPtr(x.cast_mut());
+    let x = SendPtr(p.x.as_ptr().cast_mut());
     for stack in stacks(p.engine.shapes(panels.kind, p.m), p.m) {
         let one = |i: usize| {
             // SAFETY: `x` holds all rows; each task has its panel.
-            unsafe { panels.fill(p.engine, x.get(), stack.first_row + i * stack.height, stack.height) }
+            unsafe {
+                panels.fill(p.engine, (x.get(), outliers), stack.first_row + i * stack.height, stack.height)
+            }
         };
         if stack.n_panels * stack.height * p.k <= FILL_ALONE_MAX {
             (0..stack.n_panels).for_each(one);

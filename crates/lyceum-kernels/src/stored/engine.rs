@@ -6,7 +6,7 @@ use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::opened::OpenFn;
-use super::outliers::{self, Column, CompleteFn, Of32, Of256, Outliers};
+use super::outliers::{self, Column, CompleteFn, Of32, Of256};
 use super::tile::{self, Tile, TileFn};
 use crate::cpu::{self, CpuPath};
 use std::ops::Range;
@@ -141,25 +141,6 @@ impl Engine {
         }
     }
 
-    /// Takes the outliers out of row `row`, which begins at `x`.
-    ///
-    /// # Safety
-    /// The processor has the engine; else as [`Outliers::part`].
-    pub unsafe fn part(self, outliers: &Outliers, x: *const f32, row: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            match self {
-                #[cfg(target_arch = "x86_64")]
-                Engine::Avx512 => part_avx512(outliers, x, row),
-                #[cfg(target_arch = "x86_64")]
-                Engine::AvxVnni => part_avx_vnni(outliers, x, row),
-                #[cfg(target_arch = "x86_64")]
-                Engine::Avx2 => part_avx2(outliers, x, row),
-                Engine::Plain => part_plain(outliers, x, row),
-            }
-        }
-    }
-
     /// How weights of a tile type are opened for `m` rows, where that is faster.
     pub fn opened(self, kind: Stored, m: usize) -> Option<&'static Opened> {
         match self {
@@ -282,7 +263,7 @@ static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape
 static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
 
 macro_rules! table {
-    ($table:ident, $complete:ident, $part:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
+    ($table:ident, $complete:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
      floats [$($fr:literal x $fs:literal),*]
      $(, $feature:literal)?) => {
         fn $table(kind: Stored, shape: usize) -> TileFn {
@@ -340,12 +321,6 @@ macro_rules! table {
                 Stored::F32 | Stored::F16 | Stored::Bf16 | Stored::Q2K | Stored::Q3K => return None,
             })
         }
-
-        $(#[target_feature(enable = $feature)])?
-        unsafe fn $part(outliers: &Outliers, x: *const f32, row: usize) {
-            // SAFETY: as above.
-            unsafe { outliers.part::<$lanes>(x, row) }
-        }
     };
 }
 
@@ -358,14 +333,14 @@ static PAIRS_AVX512: [TileFn; 5] = [
     tile::bf16_pairs::<12, 2>,
 ];
 #[cfg(target_arch = "x86_64")]
-table!(table_avx512, complete_avx512, part_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
+table!(table_avx512, complete_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
     large [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
     floats [1 x 4, 2 x 4, 4 x 4, 6 x 4, 12 x 2],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx_vnni, complete_avx_vnni, part_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx_vnni, complete_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avxvnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx2, complete_avx2, part_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx2, complete_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avx2,fma,f16c");
-table!(table_plain, complete_plain, part_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);
+table!(table_plain, complete_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);

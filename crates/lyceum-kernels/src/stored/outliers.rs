@@ -22,11 +22,9 @@ struct Outlier {
     value: f32,
 }
 
-/// Rows without their outliers, and the outliers: memory of one product.
+/// The outliers of all rows: memory of one product.
 #[derive(Clone, Copy)]
 pub(super) struct Outliers {
-    /// The rows that are left, `[m, k]`.
-    rest: *mut f32,
     counts: *mut u32,
     found: *mut Outlier,
     k: usize,
@@ -40,63 +38,59 @@ unsafe impl Sync for Outliers {}
 impl Outliers {
     /// Numbers of 32 bits that a row needs.
     pub fn row_len(k: usize) -> usize {
-        k + 1 + 2 * most(k)
+        1 + 2 * most(k)
     }
 
     pub fn new(k: usize, m: usize, buffer: &mut [f32]) -> Outliers {
         assert!(buffer.len() >= m * Self::row_len(k), "the outliers' buffer is too short: bug");
-        let rest = buffer.as_mut_ptr();
-        let found = rest.wrapping_add(m * k);
-        let counts = found.wrapping_add(m * 2 * most(k));
-        Outliers { rest, counts: counts.cast(), found: found.cast(), k }
+        let counts = buffer.as_mut_ptr();
+        Outliers { counts: counts.cast(), found: counts.wrapping_add(m).cast(), k }
     }
 
-    /// All rows without what stands out.
-    pub fn rest(&self) -> *const f32 {
-        self.rest
-    }
-
-    /// Parts row `row` of `x`. Blocks of 32 must fill `k`.
+    /// Begins row `row`, which stands at `x`: none were found yet; and the size above which a number stands out.
     ///
     /// # Safety
-    /// `x` points at the whole of row `row`; nobody else touches the row; the processor is that of `L`.
+    /// `x` points at the whole row, which blocks of 32 fill; nobody else touches the row; the processor is that of `L`.
     #[inline(always)]
-    pub unsafe fn part<L: Lanes>(&self, x: *const f32, row: usize) {
+    pub unsafe fn begin<L: Lanes>(&self, x: *const f32, row: usize) -> f32 {
         let n_blocks = self.k / 32;
-        let block = |i: usize| x.wrapping_add(32 * i.min(n_blocks - 1));
+        let mut sum = 0.0;
         // SAFETY: the caller's; blocks are within the row.
         unsafe {
-            let mut sum = 0.0;
+            *self.counts.add(row) = 0;
             for first in (0..n_blocks).step_by(4) {
-                let largest = L::largest_of_four(std::array::from_fn(|i| block(first + i)));
+                let block = |i: usize| x.add(32 * (first + i).min(n_blocks - 1));
+                let largest = L::largest_of_four(std::array::from_fn(block));
                 // One after the other: the same sum on every processor.
                 largest.iter().take(n_blocks - first).for_each(|&bits| sum += f32::from_bits(bits));
             }
-            // Not a number, or infinite, where one is not finite: then nothing is above it.
-            let limit = TIMES * (sum / n_blocks as f32);
-            let rest = std::slice::from_raw_parts_mut(self.rest.add(row * self.k), self.k);
-            rest.copy_from_slice(std::slice::from_raw_parts(x, self.k));
-            let found = self.found.add(row * most(self.k));
-            let mut n = 0;
-            for (i, numbers) in rest.chunks_exact_mut(32).enumerate() {
-                if f32::from_bits(L::largest(numbers.as_ptr())) > limit {
-                    for (j, number) in numbers.iter_mut().enumerate() {
-                        if number.abs() > limit && n < most(self.k) {
-                            *found.add(n) = Outlier { k: (32 * i + j) as u32, value: *number };
-                            *number = 0.0;
-                            n += 1;
-                        }
-                    }
+        }
+        // Not a number, or infinite, where one is not finite: then nothing is above it.
+        TIMES * (sum / n_blocks as f32)
+    }
+
+    /// Takes what is above `limit` out of block `block` of row `row`. Blocks come in rising order.
+    ///
+    /// # Safety
+    /// As [`begin`](Self::begin), which was called for the row.
+    pub unsafe fn take(&self, row: usize, block: usize, numbers: &mut [f32; 32], limit: f32) {
+        // SAFETY: the caller's; a row has room for so many.
+        unsafe {
+            let (count, found) = (&mut *self.counts.add(row), self.found.add(row * most(self.k)));
+            for (i, number) in numbers.iter_mut().enumerate() {
+                if number.abs() > limit && (*count as usize) < most(self.k) {
+                    *found.add(*count as usize) = Outlier { k: (32 * block + i) as u32, value: *number };
+                    *number = 0.0;
+                    *count += 1;
                 }
             }
-            *self.counts.add(row) = n as u32;
         }
     }
 
     /// What was taken out of row `row`, by its place.
     ///
     /// # Safety
-    /// The row was parted.
+    /// The row was begun, and all its blocks were taken from.
     unsafe fn of(&self, row: usize) -> &[Outlier] {
         // SAFETY: the caller's: there are so many.
         unsafe {
