@@ -250,7 +250,7 @@ fn as_bytes(row: &[f32], len: usize) -> Vec<f32> {
     let largest_of = |x: &[f32]| x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     let mut sum = 0.0;
     row.chunks(32).for_each(|x| sum += largest_of(x));
-    let limit = 2.0 * (sum / (row.len() / 32) as f32);
+    let limit = 1.75 * (sum / (row.len() / 32) as f32);
     let mut rest = row.to_vec();
     let out = rest.iter_mut().filter(|x| x.abs() > limit).take(row.len() / 32);
     out.for_each(|x| *x = 0.0);
