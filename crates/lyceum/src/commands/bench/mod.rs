@@ -5,9 +5,15 @@
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod gateway;
+mod http;
 mod llm;
 mod memory;
 mod peer;
+mod random;
+mod reliability;
+mod server;
+mod serving;
 mod trust;
 mod works;
 
@@ -17,6 +23,7 @@ use crate::output;
 use clap::{Args, Subcommand};
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
+use reliability::ReliabilityBench;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use trust::TrustBench;
@@ -36,6 +43,8 @@ enum Kind {
     Trust(TrustBench),
     /// Prompts read and tokens made by a language model of real sizes
     Llm(LlmBench),
+    /// What a server keeps under load
+    Reliability(ReliabilityBench),
 }
 
 #[derive(Debug, Args)]
@@ -61,10 +70,18 @@ impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let control = context.control.clone();
         let is_json = context.is_json();
+        if let Kind::Reliability(bench) = self.kind {
+            let report = bench.measure(&control, is_json).await?;
+            if is_json {
+                output::json_line(&report);
+            }
+            return Ok(());
+        }
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
+            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await
