@@ -6,9 +6,15 @@
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
 mod encoder;
+mod gateway;
+mod http;
 mod llm;
 mod memory;
 mod peer;
+mod random;
+mod reliability;
+mod server;
+mod serving;
 mod trust;
 mod works;
 
@@ -19,6 +25,7 @@ use clap::{Args, Subcommand};
 use encoder::EncoderBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
+use reliability::ReliabilityBench;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use trust::TrustBench;
@@ -40,6 +47,8 @@ enum Kind {
     Llm(LlmBench),
     /// Vectors of texts by an encoder
     Encoder(EncoderBench),
+    /// What a server keeps under load
+    Reliability(ReliabilityBench),
 }
 
 #[derive(Debug, Args)]
@@ -65,11 +74,19 @@ impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let control = context.control.clone();
         let is_json = context.is_json();
+        if let Kind::Reliability(bench) = self.kind {
+            let report = bench.measure(&control, is_json).await?;
+            if is_json {
+                output::json_line(&report);
+            }
+            return Ok(());
+        }
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
             Kind::Encoder(bench) => bench.measure(&control, is_json),
+            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await
