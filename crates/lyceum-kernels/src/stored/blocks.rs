@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fill the panels of activations, once for each kind of words that the parts need
-//! for some woven tiles of a part:                (a task each, claimed as threads come free)
+//! for some woven tiles of a part:                (a task each, a thread's behind one another in memory)
 //!   for a stretch of k:                          (all of it for a lone panel: the weight streams by once)
 //!     open the weight                            (for many panels, where its type has an opened form)
 //!     for panels of rows, the tallest first:
@@ -33,7 +33,7 @@ const ALONE_MAX: usize = 512 * 1024;
 /// Numbers below which the calling thread fills the panels.
 const FILL_ALONE_MAX: usize = 16 * 1024;
 /// Tasks that each thread should find.
-const TASKS_PER_THREAD: usize = 12;
+const TASKS_PER_THREAD: usize = 20;
 /// Tiles that a task takes at most.
 const TILES_MAX: usize = 16 * WOVEN;
 
@@ -171,7 +171,7 @@ unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<
         }
     };
     let n_tasks = p.parts.iter().map(|w| tasks_of(w)).sum();
-    if alone { (0..n_tasks).for_each(task) } else { pool::parallel_for(n_tasks, task) }
+    if alone { (0..n_tasks).for_each(task) } else { pool::parallel_stretches(n_tasks, task) }
 }
 
 /// A weight, its first column in the result, and its activations.

@@ -371,6 +371,26 @@ fn a_rows_bits_depend_on_that_row_alone() {
 }
 
 #[test]
+fn many_rows_over_several_stretches_have_the_bits_of_single_rows() {
+    for kind in [Stored::Q8_0, Stored::Q4_0, Stored::Q4K, Stored::Q5K, Stored::Q6K, Stored::Bf16] {
+        let (m, n, k) = (75, 70, 4096);
+        let weight = StoredWeight::pack(kind, &weight_bytes(kind, n, k, 9), n, k);
+        let x = numbers(m * k, 10);
+        each_engine(|engine| {
+            if engine == Engine::Plain {
+                return;
+            }
+            let all = product_of(engine, &x, m, &weight);
+            for row in [0, 37, 71, 72, 74] {
+                let alone = product_of(engine, &x[row * k..][..k], 1, &weight);
+                let same = all[row * n..][..n].iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{} {engine:?} row {row}", kind.name());
+            }
+        });
+    }
+}
+
+#[test]
 fn f32_weights_give_the_bits_of_the_packed_product() {
     let (m, n, k) = (5, 21, 100);
     let (x, w) = (numbers(m * k, 1), numbers(n * k, 2));
