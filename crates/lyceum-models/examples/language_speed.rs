@@ -32,7 +32,7 @@ fn main() {
         if prompt * sequences == 0 || prompt + steps == 1 {
             continue;
         }
-        let pages = (prompt + steps).div_ceil(PAGE);
+        let pages = usize::div_ceil(prompt + steps, PAGE);
         let kv = model.kv_shape(pages * sequences, KvStorage::F32).expect("it generates");
         let (mut kv, mut ws) = (KvPool::new(kv), Workspace::new());
         let mut speeds: Vec<f64> = (0..=rounds)
@@ -70,7 +70,7 @@ fn seconds(
         let mut rows: Vec<DecodeRow<'_>> = states
             .iter_mut()
             .zip(&pages)
-            .map(|(state, pages)| DecodeRow { state, tokens, rows: Rows::Last, pages })
+            .map(|(state, pages)| DecodeRow { state, tokens, rows: Rows::Last, pages, adapter: None })
             .collect();
         model.decode(ws, Some(kv), &mut rows).expect("a pass");
     };
