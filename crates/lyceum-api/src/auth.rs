@@ -2,18 +2,21 @@
 
 use crate::Api;
 use crate::error::ApiError;
-use axum::extract::{Request, State};
+use crate::observe::RequestId;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
-use lyceum_service::{ServiceError, keys};
+use lyceum_service::{Payer, ServiceError, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
 
-/// The project of the key, for handlers.
+/// Whose the key is, for handlers.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub project: Project,
+    /// Who pays for what this request makes a model do.
+    pub payer: Payer,
 }
 
 /// Lets a request pass whose key covers `needed`.
@@ -23,8 +26,11 @@ pub async fn require(
     next: Next,
 ) -> Result<Response, ApiError> {
     let secret = bearer(&request)?;
-    let project = keys::authorize(&api.service, secret, needed, Timestamp::now()).await?;
-    request.extensions_mut().insert(Caller { project });
+    let key = keys::authorize(&api.service, secret, needed, Timestamp::now()).await?;
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    let id = request.extensions().get::<RequestId>().map_or_else(RequestId::new, RequestId::clone);
+    let payer = Payer::of_request(key.project.clone(), key.id, route, id.0);
+    request.extensions_mut().insert(Caller { project: key.project, payer });
     Ok(next.run(request).await)
 }
 

@@ -28,7 +28,7 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
     pub message: String,
-    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`.
+    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `insufficient_quota`, `server_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field that is at fault, such as `questions[0].choices`.
@@ -169,6 +169,9 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::Conflict { code, .. } => {
                 Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+            }
+            ServiceError::BudgetExhausted { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message)
             }
             ServiceError::QuotaReached { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "permission_error", "quota_reached", message)

@@ -53,6 +53,9 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    // What processes left that are gone is settled before anything new is.
+    let ledger = service.ledger().clone();
+    ledger.start().await.map_err(std::io::Error::other)?;
     let api = Api {
         service,
         counters: Arc::default(),
@@ -79,13 +82,15 @@ pub async fn serve(
             std::future::pending::<()>().await;
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         result = server.into_future() => result,
         () = last_moment => {
             tracing::warn!("answers under way were cut off at the end of the shutdown's time");
             Ok(())
         }
-    }
+    };
+    ledger.close().await;
+    served
 }
 
 /// The forms of a model card, for the command line as well.

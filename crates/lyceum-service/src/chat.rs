@@ -3,7 +3,7 @@
 
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::language::Defaults;
-use crate::{Language, Service, ServiceError};
+use crate::{Language, Payer, Service, ServiceError};
 use lyceum_engine::{BitMask, TokenMask};
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::{Grammar, Matcher};
@@ -15,7 +15,7 @@ use lyceum_language::tools::{
     Event, Tool, ToolChoice, ToolFormat, ToolParser, openai_tool_choice, openai_tools,
 };
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -91,8 +91,8 @@ impl Ending {
 }
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
-pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
-    let speaker = Speaker::find(service, project, &request.model).await?;
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Running, ServiceError> {
+    let speaker = Speaker::find(service, &payer.project, &request.model).await?;
     let Speaker::Language(language) = &speaker else {
         let id = speaker.version().id();
         let message =
@@ -130,7 +130,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
     };
     let mask = grammar.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
     let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
-    let running = generation::start(service, speaker, vec![prompt], &options, mask)?;
+    let running = generation::start(service, payer, speaker, (vec![prompt], &options), mask).await?;
     // Ids of calls follow the seed, so that the same request gives the same bytes.
     let seed = running.seed();
     let answers = (0..options.n as u64)

@@ -1,19 +1,19 @@
 //! From a secret to the project it opens.
 
 use crate::{Service, ServiceError};
-use lyceum_store::keys::{self, Verdict};
+use lyceum_store::keys::{self, Key, Verdict};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{KeyScope, Project};
+use lyceum_types::ids::KeyScope;
 
-/// The project of a key that is valid now and covers `needed`.
+/// A key that is valid now and covers `needed`.
 pub async fn authorize(
     service: &Service,
     secret: &str,
     needed: KeyScope,
     now: Timestamp,
-) -> Result<Project, ServiceError> {
+) -> Result<Key, ServiceError> {
     match keys::verify(service.store(), secret, now).await? {
-        Verdict::Valid(key) if key.allows(needed) => Ok(key.project),
+        Verdict::Valid(key) if key.allows(needed) => Ok(key),
         Verdict::Valid(_) => Err(ServiceError::ScopeMissing { needed }),
         Verdict::Expired => Err(ServiceError::KeyRefused { code: "expired_api_key" }),
         Verdict::Revoked => Err(ServiceError::KeyRefused { code: "revoked_api_key" }),

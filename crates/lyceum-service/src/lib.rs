@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`meter`] (who pays), [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod idempotency;
 pub mod infer;
 pub mod keys;
 pub mod language;
+pub mod meter;
 pub mod models;
 pub mod predict;
 pub mod privacy;
@@ -42,6 +43,7 @@ pub mod tokens;
 pub use error::ServiceError;
 pub use language::Language;
 pub use lyceum_store::runs;
+pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
@@ -49,6 +51,7 @@ use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use meter::Share;
 use resident::Residents;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -81,11 +84,14 @@ pub struct Service {
     explanations: explain::Kept,
     background: background::Background,
     selections_wanted: Notify,
+    ledger: Arc<Ledger>,
 }
 
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
+        let ledger = Ledger::new(store.clone(), engine.clone());
         Self {
+            ledger,
             store,
             engine,
             residents: Residents::new(usize::MAX),
@@ -103,6 +109,10 @@ impl Service {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// The loaded model that a reference means; loads it when it is asked for the first time.
@@ -169,6 +179,7 @@ impl Service {
         &self,
         resident: &Resident,
         examples: Vec<Prepared>,
+        share: &Share,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
@@ -178,7 +189,7 @@ impl Service {
         for places in groups.into_values() {
             for places in places.chunks(limits::PREDICT_ROWS_A_BATCH) {
                 let group: Vec<Prepared> = places.iter().map(|&i| examples[i].clone()).collect();
-                waiting.push((places.to_vec(), self.submit(resident, &group)?));
+                waiting.push((places.to_vec(), self.submit(resident, &group, share)?));
             }
         }
         let mut rows = vec![Vec::new(); examples.len()];
@@ -196,14 +207,18 @@ impl Service {
         &self,
         resident: &Resident,
         group: &[Prepared],
+        share: &Share,
     ) -> Result<oneshot::Receiver<Result<lyceum_engine::Prediction, EngineError>>, ServiceError> {
         let (sender, receiver) = oneshot::channel();
+        let (tally, held) = (share.tally(), share.clone());
         let reply = Box::new(move |result| {
+            // The work is over before its answer is known.
+            drop(held);
             // A client that left has dropped its end; its answer is dropped too.
             let _ = sender.send(result);
         });
         let input = resident.preparation.collate(group);
-        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, reply };
+        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally, reply };
         self.engine.predict(request).map_err(refused)?;
         Ok(receiver)
     }

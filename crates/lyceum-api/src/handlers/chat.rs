@@ -28,7 +28,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let (request, delivery) = body.parse()?;
     let (n, n_top) = (request.n, request.logprobs);
-    let running = chat::create(&api.service, &caller.project, request).await?;
+    let running = chat::create(&api.service, &caller.payer, request).await?;
     let head = Head {
         id: new_id("chatcmpl-"),
         created: created(),

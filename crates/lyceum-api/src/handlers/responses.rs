@@ -47,7 +47,7 @@ pub async fn create(
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
     let n_top = request.logprobs;
-    let running = chat::create(&api.service, &caller.project, request).await.map_err(in_own_words)?;
+    let running = chat::create(&api.service, &caller.payer, request).await.map_err(in_own_words)?;
     let defaults = running.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
         if echo.get(name).is_none_or(Value::is_null) {
