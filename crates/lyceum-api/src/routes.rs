@@ -4,6 +4,7 @@ use crate::error::ApiError;
 use crate::handlers::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
     model_selections, models, openapi, predict, privacy, rerank, residents, responses, robustness, tokens,
+    usage,
 };
 use crate::{Api, auth, idempotent, observe, places};
 use axum::Router;
@@ -12,7 +13,7 @@ use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use lyceum_types::ids::KeyScope::{self, Inference, Metrics};
+use lyceum_types::ids::KeyScope::{self, Admin, Inference, Metrics};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) fn router(api: Api) -> Router {
@@ -56,6 +57,12 @@ pub(crate) fn router(api: Api) -> Router {
         .work("/v1/privacy/sigma", post(privacy::sigma))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
         .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
+        // What was done, and what it costs.
+        .key(Admin, "/v1/organization/usage/completions", get(usage::completions))
+        .key(Admin, "/v1/organization/usage/embeddings", get(usage::embeddings))
+        .key(Admin, "/v1/organization/usage/predictions", get(usage::predictions))
+        .key(Admin, "/v1/organization/usage/explanations", get(usage::explanations))
+        .key(Admin, "/v1/organization/costs", get(usage::costs))
         // Why.
         .work("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`card`], then [`meter`] (who pays), [`models`], [`files`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`selections`], [`keys`],
 //! [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -39,6 +39,7 @@ pub mod robustness;
 pub mod selections;
 mod stops;
 pub mod tokens;
+pub mod usage;
 
 pub use error::ServiceError;
 pub use language::Language;

@@ -89,6 +89,12 @@ pub enum Command {
     Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
+    /// What was done and what it cost
+    Usage(commands::usage::Usage),
+    /// What work costs
+    Prices(commands::prices::Prices),
+    /// The most that may be spent
+    Budgets(commands::budgets::Budgets),
     /// Measure speed, beside a peer's
     Bench(commands::bench::Bench),
     /// Check this machine and the data folder

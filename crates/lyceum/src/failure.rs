@@ -385,6 +385,10 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::BudgetExhausted { .. } => {
+                let fix = "lyceum budgets list shows where each budget stands";
+                Failure::new(Exit::Quota, "insufficient_quota", text, "a budget does not cover it", fix)
+            }
             ServiceError::TooLarge { .. } | ServiceError::QuotaReached { .. } => Failure::new(
                 Exit::Quota,
                 "quota_reached",
@@ -479,6 +483,10 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
+            StoreError::TooMuch { .. } => {
+                let why = "an answer has a bound";
+                Failure::usage(error.to_string(), why, "ask for a shorter time, as in --since 1d")
+            }
             StoreError::JobState { .. } => {
                 let fix = "lyceum jobs ls shows the state of each job";
                 Failure::new(Exit::Conflict, "job_state", text, "its state does not allow it", fix)

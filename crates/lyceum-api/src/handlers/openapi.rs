@@ -2,7 +2,7 @@
 
 use super::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, predict, privacy, rerank, residents, responses, robustness, tokens,
+    model_selections, models, predict, privacy, rerank, residents, responses, robustness, tokens, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +24,7 @@ use utoipa::{Modify, OpenApi};
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
+        usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
     ),
     modifiers(&Key),
     security(("key" = []))

@@ -21,6 +21,7 @@ pub mod robustness;
 pub mod sampling;
 pub mod selections;
 pub mod tokens;
+pub mod usage;
 
 use crate::error::ApiError;
 use lyceum_types::ids::ModelRef;

@@ -371,6 +371,11 @@ impl Ledger {
         tracing::error!(id, "work was dropped without being settled: bug");
     }
 
+    /// Entries that wait to be written.
+    pub fn n_pending(&self) -> usize {
+        self.state().desk.pending().len()
+    }
+
     pub fn figures(&self) -> Figures {
         let mut figures = Figures::default();
         // The engine goes on counting while the sums are made: they are made again until it did not.

@@ -5,7 +5,7 @@
 
 use super::ledger::Ledger;
 use lyceum_store::StoreError;
-use lyceum_store::ledger::entries;
+use lyceum_store::ledger::{entries, recovery};
 use lyceum_types::clock::{Timestamp, month};
 use lyceum_types::limits;
 use std::sync::atomic::Ordering;
@@ -39,7 +39,7 @@ pub(super) async fn write(ledger: Weak<Ledger>, written_to: Arc<Notify>) {
         if looked_after.elapsed() >= limits::LEDGER_LOOK_EVERY {
             looked_after = Instant::now();
             if let Err(error) = ledger.look_after().await {
-                tracing::warn!(%error, "prices and budgets could not be read");
+                tracing::warn!(%error, "prices and budgets could not be looked after");
             }
         }
     }
@@ -80,9 +80,13 @@ impl Ledger {
         }
     }
 
-    /// Reads what others changed, and gives idle money back.
+    /// Reads what others changed, settles for those that are gone, and gives idle money back.
     async fn look_after(&self) -> Result<(), StoreError> {
         self.refresh().await?;
+        let recovered = recovery::recover(&self.store, Timestamp::now()).await?;
+        if recovered.processes > 0 {
+            tracing::warn!(?recovered, "settled for processes that ended before their work did");
+        }
         let free = {
             let mut state = self.state();
             let idle = state.last_opened.elapsed() >= limits::LEDGER_PURSE_IDLE;

@@ -2,6 +2,7 @@
 
 pub mod attack;
 pub mod bench;
+pub mod budgets;
 pub mod calibrate;
 pub mod card;
 pub mod choose;
@@ -18,6 +19,7 @@ pub mod keys;
 pub mod ls;
 pub mod predict;
 pub mod preview;
+pub mod prices;
 pub mod privacy;
 pub mod promote;
 pub mod ps;
@@ -28,6 +30,7 @@ pub mod run;
 pub mod serve;
 pub mod show;
 pub mod train;
+pub mod usage;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Sources};
@@ -84,6 +87,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
+        Command::Usage(args) => args.run(context).await,
+        Command::Prices(args) => args.run(context).await,
+        Command::Budgets(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),

@@ -5,6 +5,7 @@
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod ledger;
 mod llm;
 mod memory;
 mod peer;
@@ -15,6 +16,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
+use ledger::LedgerBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
 use serde_json::{Value, json};
@@ -36,6 +38,8 @@ enum Kind {
     Trust(TrustBench),
     /// Prompts read and tokens made by a language model of real sizes
     Llm(LlmBench),
+    /// Settlements that are on the disk, and the wait for a key and a reservation
+    Ledger(LedgerBench),
 }
 
 #[derive(Debug, Args)]
@@ -61,10 +65,12 @@ impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let control = context.control.clone();
         let is_json = context.is_json();
+        let data_dir = context.config.data_dir.value.clone();
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
+            Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await
