@@ -56,6 +56,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let read = tokio::task::spawn_blocking(move || read(&asked, &inputs)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "input")?;
+    crate::rates::spend(n_tokens)?;
     let most = Counts { input_tokens: n_tokens, ..Counts::default() };
     let work = async |share: Share| rows::encode(service, &language, &rows, &share).await;
     let mut vectors = metered(service.ledger(), payer, &language.version, most, work).await?;

@@ -47,6 +47,7 @@ pub async fn create_promised(
     let prepared = instances.iter().enumerate();
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+    crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&resident, &prepared);
     let mut most = most(&prepared);
     most.passes += robustness::passes_most(promises, prepared.len());

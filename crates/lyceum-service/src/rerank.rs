@@ -52,6 +52,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let read = tokio::task::spawn_blocking(move || read(&asked, &query, &documents)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "documents")?;
+    crate::rates::spend(n_tokens)?;
     let most = Counts { input_tokens: n_tokens, ..Counts::default() };
     let work = async |share: Share| rows::encode(service, &language, &rows, &share).await;
     let logits = metered(service.ledger(), payer, &language.version, most, work).await?;

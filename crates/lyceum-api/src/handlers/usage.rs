@@ -1,16 +1,14 @@
 //! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations}` and `/v1/organization/costs`
 
 use crate::Api;
-use crate::auth::Caller;
+use crate::auth::Administrator;
 use crate::error::{ApiError, ErrorBody};
+use crate::handlers::organization::Pairs;
 use crate::wire::usage::{Asked, Page, costs_page, usage_page};
 use axum::extract::State;
-use axum::extract::rejection::QueryRejection;
-use axum::{Extension, Json, extract::Query};
+use axum::{Extension, Json};
 use lyceum_service::usage::{self, Kind};
 use lyceum_types::clock::Timestamp;
-
-type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 /// Tokens of completions, chats and responses, in buckets of time.
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "openai", params(
@@ -22,10 +20,10 @@ type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
     (status = 403, body = ErrorBody)))]
 pub async fn completions(
     State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    query: Pairs,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &caller, query, Kind::Completions).await
+    page(&api, &by, pairs, Kind::Completions).await
 }
 
 /// Tokens of embeddings, in buckets of time.
@@ -38,10 +36,10 @@ pub async fn completions(
     (status = 403, body = ErrorBody)))]
 pub async fn embeddings(
     State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    query: Pairs,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &caller, query, Kind::Embeddings).await
+    page(&api, &by, pairs, Kind::Embeddings).await
 }
 
 /// Tokens and rows of decisions, predictions, tensors and rankings, in buckets of time.
@@ -54,10 +52,10 @@ pub async fn embeddings(
     (status = 403, body = ErrorBody)))]
 pub async fn predictions(
     State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    query: Pairs,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &caller, query, Kind::Predictions).await
+    page(&api, &by, pairs, Kind::Predictions).await
 }
 
 /// Passes of explanations and robustness runs, in buckets of time.
@@ -70,15 +68,15 @@ pub async fn predictions(
     (status = 403, body = ErrorBody)))]
 pub async fn explanations(
     State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    query: Pairs,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
-    page(&api, &caller, query, Kind::Explanations).await
+    page(&api, &by, pairs, Kind::Explanations).await
 }
 
-async fn page(api: &Api, caller: &Caller, query: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {
-    let asked = Asked::usage(pairs(query)?, kind, Timestamp::now())?;
-    let (sums, _) = sums(api, caller, &asked).await?;
+async fn page(api: &Api, by: &Administrator, pairs: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {
+    let asked = Asked::usage(pairs.0, kind, Timestamp::now())?;
+    let (sums, _) = sums(api, by, &asked).await?;
     Ok(Json(usage_page(&asked, kind, &sums)))
 }
 
@@ -91,23 +89,18 @@ async fn page(api: &Api, caller: &Caller, query: Pairs, kind: Kind) -> Result<Js
     (status = 403, body = ErrorBody)))]
 pub async fn costs(
     State(api): State<Api>,
-    Extension(caller): Extension<Caller>,
-    query: Pairs,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
-    let asked = Asked::costs(pairs(query)?, Timestamp::now())?;
-    let (sums, prices) = sums(&api, &caller, &asked).await?;
+    let asked = Asked::costs(pairs.0, Timestamp::now())?;
+    let (sums, prices) = sums(&api, &by, &asked).await?;
     Ok(Json(costs_page(&asked, &sums, &prices)))
-}
-
-fn pairs(query: Pairs) -> Result<Vec<(String, String)>, ApiError> {
-    let Query(pairs) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
-    Ok(pairs)
 }
 
 async fn sums(
     api: &Api,
-    caller: &Caller,
+    by: &Administrator,
     asked: &Asked,
 ) -> Result<(Vec<usage::Sum>, usage::PriceList), ApiError> {
-    Ok(usage::sums(&api.service, &caller.project.tenant, asked.span(), asked.width_ms()).await?)
+    Ok(usage::sums(&api.service, by.tenant(), asked.span(), asked.width_ms()).await?)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// Each route of the table with a body that it takes.
 fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
-    use KeyScope::{Admin, Inference, Metrics};
+    use KeyScope::{Inference, Metrics};
     vec![
         ("GET", "/ready", Metrics),
         ("GET", "/metrics", Metrics),
@@ -59,11 +59,6 @@ fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
         ("POST", "/v1/privacy/budgets", Inference),
         ("GET", "/v1/privacy/budgets", Inference),
         ("GET", "/v1/models/flowers/privacy", Inference),
-        ("GET", "/v1/organization/usage/completions", Admin),
-        ("GET", "/v1/organization/usage/embeddings", Admin),
-        ("GET", "/v1/organization/usage/predictions", Admin),
-        ("GET", "/v1/organization/usage/explanations", Admin),
-        ("GET", "/v1/organization/costs", Admin),
         ("GET", "/v2/health/live", Metrics),
         ("GET", "/v2/health/ready", Metrics),
         ("GET", "/v2", Inference),
@@ -86,15 +81,10 @@ async fn every_route_but_health_refuses_every_wrong_key() {
     keys::revoke(house.service.store(), &project, &revoked_key.id, Timestamp::now()).await.unwrap();
     let (_, inference) = house.key(&[KeyScope::Inference], None).await;
     let (_, metrics) = house.key(&[KeyScope::Metrics], None).await;
-    let (_, admin) = house.key(&[KeyScope::Admin], None).await;
     let unknown = format!("sk-{}", "0".repeat(48));
     for (method, path, needed) in routes() {
         let wrong_scope = if needed == KeyScope::Inference { &metrics } else { &inference };
-        let right_scope = match needed {
-            KeyScope::Inference => &inference,
-            KeyScope::Metrics => &metrics,
-            KeyScope::Admin => &admin,
-        };
+        let right_scope = if needed == KeyScope::Inference { &inference } else { &metrics };
         for (key, status, code) in [
             (None, 401, "missing_api_key"),
             (Some(&unknown), 401, "invalid_api_key"),

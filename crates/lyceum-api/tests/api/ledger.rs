@@ -1,14 +1,16 @@
 //! The ledger from outside: an auditor who believes no counter compares what clients received with the rows, the engine
 //! and the pages of usage.
 
-use crate::client::Answer;
+use crate::client::{Answer, Client};
 use crate::house::House;
 use lyceum_engine::EngineLimits;
 use lyceum_service::Payer;
+use lyceum_store::keys::KeyGrant;
 use lyceum_store::ledger::budgets::{self, Period, Place};
 use lyceum_store::ledger::{Counts, Entry, Outcome, Rates, entries, prices};
+use lyceum_store::tenancy::{Act, Actor, admin_keys};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{KeyId, Project};
+use lyceum_types::ids::{KeyId, KeyScope, Project};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,6 +50,17 @@ async fn quiet(house: &House) {
 
 fn id(answer: &Answer) -> String {
     answer.header("x-request-id").unwrap().to_owned()
+}
+
+/// Who may read the organization's bill.
+async fn bookkeeper(house: &House) -> Client {
+    let store = house.service.store();
+    let act = Act { actor: Actor::CommandLine, now: Timestamp::now() };
+    let owner = admin_keys::operator(store, "default", &act).await.unwrap();
+    let scopes = vec![KeyScope::OrganizationRead];
+    let grant = KeyGrant { name: "books".into(), scopes, expires_at: None };
+    let (_, secret) = admin_keys::create(store, "default", &owner.id, grant, &act).await.unwrap();
+    Client { key: Some(secret.reveal().to_owned()), ..house.client.clone() }
 }
 
 /// What a completion of the poet must cost by its bytes: a character is a token.
@@ -138,15 +151,16 @@ async fn an_auditor_finds_in_every_row_what_the_client_received() {
     assert_eq!(counted.passes, sum.passes);
 
     // OpenAI's pages say the same.
-    let page = house.client.get("/v1/organization/costs?start_time=1").await.json();
+    let books = bookkeeper(&house).await;
+    let page = books.get("/v1/organization/costs?start_time=1").await.json();
     assert_eq!(page["has_more"], true);
     let today = Timestamp::now().seconds() - 10;
     let page = |path: &str| format!("/v1/organization/{path}?start_time={today}");
-    let costs = house.client.get(&page("costs")).await.json();
+    let costs = books.get(&page("costs")).await.json();
     let amounts = costs["data"].as_array().unwrap().iter().flat_map(|b| b["results"].as_array().unwrap());
     let amount: f64 = amounts.map(|r| r["amount"]["value"].as_f64().unwrap()).sum();
     assert!((amount * 1e6 - cost as f64).abs() < 1e-6, "{costs}");
-    let usage = house.client.get(&(page("usage/completions") + "&group_by[]=model&bucket_width=1h")).await;
+    let usage = books.get(&(page("usage/completions") + "&group_by[]=model&bucket_width=1h")).await;
     let results: Vec<Value> = usage.json()["data"]
         .as_array()
         .unwrap()
@@ -354,9 +368,11 @@ async fn panic_in_work(house: &House, round: usize) {
             max_tokens: Some(8),
             sampling: lyceum_service::completions::Sampling::greedy(),
             stop: vec![],
+            ignore_eos: false,
             logprobs: None,
             echo: false,
             prompt_logprobs: None,
+            priority: lyceum_service::completions::Priority::Interactive,
         };
         let mut running = lyceum_service::completions::create(&service, &payer, request).await.unwrap();
         running.next().await.unwrap();

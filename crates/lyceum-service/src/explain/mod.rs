@@ -36,6 +36,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,9 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
-    service.explanations.keep(project, explained.clone());
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+    }
     Ok(explained)
 }
 
@@ -159,7 +162,9 @@ pub(crate) async fn answer_and_explain(
             return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
         }
     };
-    service.explanations.keep(project, explained.clone());
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+    }
     Ok((outputs, explained))
 }
 

@@ -4,10 +4,10 @@
 //! ([`grant`]: one conditional update, so that `spent + reserved` never passes the limit, whoever takes), and serves its
 //! requests from that. What it does not use it gives back ([`release`]).
 
+use crate::db::Transaction;
 use crate::{Store, StoreError};
 use lyceum_types::clock::{Timestamp, month};
 use lyceum_types::ids::BadId;
-use sqlx::{Sqlite, Transaction};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Period {
@@ -279,7 +279,7 @@ pub(super) fn take(left: i64, needed: i64) -> Option<i64> {
 
 /// Limit, spent and reserved of a window, which is begun where it is not; None: the budget is gone.
 async fn window(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     budget: &Budget,
     (starts_at, ends_at): (i64, i64),
 ) -> Result<Option<(i64, i64, i64)>, StoreError> {
@@ -326,7 +326,7 @@ pub async fn release(store: &Store, key: &WindowKey, owner: &str, amount: i64) -
 
 /// Takes an amount out of a reservation and out of its window's sum.
 pub(super) async fn give_back(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     key: &WindowKey,
     owner: &str,
     amount: i64,

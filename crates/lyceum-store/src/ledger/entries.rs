@@ -3,10 +3,11 @@
 use super::budgets::{WindowKey, give_back};
 use super::desk::Settlement;
 use super::{Class, Counts, Entry, Outcome, Request};
+use crate::db::Transaction;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 use std::collections::BTreeMap;
 
 /// Writes a group of entries and takes their costs from what `owner` had put aside, in one durable transaction. An entry
@@ -24,7 +25,7 @@ pub async fn commit(store: &Store, owner: &str, group: &[Settlement]) -> Result<
 type Spender<'a> = (&'a str, &'a str, &'a str, i64);
 
 pub(super) async fn insert(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     owner: &str,
     group: &[Settlement],
 ) -> Result<(), StoreError> {
@@ -63,10 +64,7 @@ pub(super) async fn insert(
 }
 
 /// False where an entry of this request is there.
-async fn insert_one(
-    transaction: &mut Transaction<'static, Sqlite>,
-    entry: &Entry,
-) -> Result<bool, StoreError> {
+async fn insert_one(transaction: &mut Transaction, entry: &Entry) -> Result<bool, StoreError> {
     let Entry { request, counts, .. } = entry;
     let done = sqlx::query(
         "INSERT INTO ledger_entries (tenant, project, request, api_key, model, model_version, route, class, outcome, \
@@ -125,7 +123,7 @@ pub async fn list(
     rows.iter().map(entry).collect()
 }
 
-fn entry(row: &SqliteRow) -> Result<Entry, StoreError> {
+fn entry(row: &AnyRow) -> Result<Entry, StoreError> {
     Ok(Entry {
         outcome: word(row, "outcome", Outcome::parse)?,
         counts: counts(row)?,
@@ -146,7 +144,7 @@ fn entry(row: &SqliteRow) -> Result<Entry, StoreError> {
     })
 }
 
-fn counts(row: &SqliteRow) -> Result<Counts, StoreError> {
+fn counts(row: &AnyRow) -> Result<Counts, StoreError> {
     Ok(Counts {
         input_tokens: number(row, "input_tokens")?,
         cached_tokens: number(row, "cached_tokens")?,
@@ -160,12 +158,12 @@ fn damaged(value: impl ToString) -> StoreError {
     StoreError::Damaged { table: "ledger_entries", value: value.to_string() }
 }
 
-fn number(row: &SqliteRow, column: &str) -> Result<u64, StoreError> {
+fn number(row: &AnyRow, column: &str) -> Result<u64, StoreError> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| damaged(value))
 }
 
-fn word<T>(row: &SqliteRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
+fn word<T>(row: &AnyRow, column: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, StoreError> {
     let value: String = row.try_get(column)?;
     parse(&value).ok_or_else(|| damaged(value))
 }
@@ -222,7 +220,7 @@ pub async fn sums(
     rows.iter().map(sum).collect()
 }
 
-fn sum(row: &SqliteRow) -> Result<Sum, StoreError> {
+fn sum(row: &AnyRow) -> Result<Sum, StoreError> {
     Ok(Sum {
         bucket: row.try_get("bucket")?,
         project: row.try_get("project")?,

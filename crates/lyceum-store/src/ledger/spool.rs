@@ -178,15 +178,6 @@ impl Dead {
         Ok(dead)
     }
 
-    /// Whether a process of this name may live: it has a lock that is held.
-    pub fn may_live(layout: &Layout, owner: &str) -> Result<bool, StoreError> {
-        let path = layout.spool().join(format!("{owner}.lock"));
-        if !path.exists() {
-            return Ok(false);
-        }
-        Ok(try_lock(&path)?.is_none())
-    }
-
     pub fn read(&self) -> Result<Replay, StoreError> {
         let mut segments = paths(&self.dir, "spool")?;
         segments.retain(|path| name_of(path).starts_with(&format!("{}.", self.owner)));

@@ -125,7 +125,8 @@ impl Asker {
     /// What stands before the work of a request.
     async fn ask(&self, i: usize) -> Result<(), Failure> {
         let key = keys::authorize(&self.service, &self.secret, KeyScope::Inference, Timestamp::now()).await?;
-        let payer = Payer::of_request(key.project, key.id, "/v1/completions", format!("req_{i}"));
+        let payer =
+            Payer::of_request(key.project.clone(), key.id.clone(), "/v1/completions", format!("req_{i}"));
         let most = Counts { input_tokens: 100, output_tokens: 1000, ..Counts::default() };
         let guard = self.service.ledger().open(&payer, &self.version, most).await?;
         guard.finish_as_counted();

@@ -250,7 +250,7 @@ impl Run {
             let mut all: Vec<DecodeRow<'_>> = states
                 .iter_mut()
                 .zip(&pages)
-                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages })
+                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None })
                 .collect();
             model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug")
         };
@@ -325,7 +325,7 @@ fn write(shape: &Shape, kind: Stored, path: &Path) -> std::io::Result<()> {
 }
 
 /// Sums of four uniform numbers: near enough to normal for weights that nobody reads (SplitMix64).
-fn fill(seed: u64, numbers: &mut [f32]) {
+pub(super) fn fill(seed: u64, numbers: &mut [f32]) {
     let mut state = seed;
     for x in numbers {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);

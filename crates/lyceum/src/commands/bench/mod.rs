@@ -1,10 +1,11 @@
 //! `lyceum bench`: our work, and a peer's, in turn on the same machine. Here training steps; `trust` has
-//! explanations, private steps, attacks and accounting.
+//! explanations, private steps, attacks and accounting, `llm` language models, `encoder` vectors of texts.
 //!
 //! A work is warmed up on both sides, then rounds alternate ours and theirs, so that a machine whose speed
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod encoder;
 mod ledger;
 mod llm;
 mod memory;
@@ -16,6 +17,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
+use encoder::EncoderBench;
 use ledger::LedgerBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
@@ -38,6 +40,8 @@ enum Kind {
     Trust(TrustBench),
     /// Prompts read and tokens made by a language model of real sizes
     Llm(LlmBench),
+    /// Vectors of texts by an encoder
+    Encoder(EncoderBench),
     /// Settlements that are on the disk, and the wait for a key and a reservation
     Ledger(LedgerBench),
 }
@@ -70,6 +74,7 @@ impl Bench {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
+            Kind::Encoder(bench) => bench.measure(&control, is_json),
             Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
         };
         let report = tokio::task::spawn_blocking(measure)

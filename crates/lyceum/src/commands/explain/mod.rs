@@ -236,6 +236,8 @@ async fn said(
         logprobs: None,
         prompt_logprobs: None,
         echo: false,
+        ignore_eos: false,
+        priority: completions::Priority::Interactive,
     };
     let mut running = completions::create(service, &Payer::local(&context.project), request).await?;
     let mut text = String::new();

@@ -87,6 +87,8 @@ async fn complete(
         logprobs: None,
         echo: false,
         prompt_logprobs: None,
+        ignore_eos: false,
+        priority: completions::Priority::Interactive,
     };
     let mut running = completions::create(service, &Payer::local(project), request).await?;
     let mut text = String::new();

@@ -175,7 +175,7 @@ async fn attack(
     let suite = robustness::default_suite()?;
     let rows = AskedRows::Inline { rows, labels };
     let asked = Asked { model: model.clone(), rows, suite, seed: 0, compare: None };
-    let (run, _) = robustness::create(service, &context.project, asked).await?;
+    let (run, _) = robustness::create(service, &Payer::local(&context.project), asked).await?;
     Ok(run)
 }
 

@@ -59,6 +59,7 @@ impl Conversation {
             messages: messages.clone(),
             n: 1,
             max_tokens: run.max_tokens.map(|n| n as usize),
+            in_background: false,
             sampling: Sampling { temperature: run.temperature, seed: Some(run.seed), ..Sampling::default() },
             stop: Vec::new(),
             stop_ids: Vec::new(),
@@ -68,6 +69,8 @@ impl Conversation {
             tool_choice: None,
             calls: Calls::Any,
             form: self.form.clone(),
+            ignore_eos: false,
+            priority: chat::Priority::Interactive,
         };
         let mut running = chat::create(service, &Payer::local(&context.project), request).await?;
         let (mut text, mut thought, mut token_ids, mut logprobs) =
