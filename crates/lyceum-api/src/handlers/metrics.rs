@@ -50,6 +50,11 @@ fn text(api: &Api) -> String {
         family(&mut out, name, "gauge", help);
         line(&mut out, name, "", value);
     }
+    if let Some(bytes) = resident_bytes() {
+        let name = "process_resident_memory_bytes";
+        family(&mut out, name, "gauge", "Memory that the process holds.");
+        line(&mut out, name, "", bytes as f64);
+    }
     out
 }
 
@@ -106,6 +111,13 @@ fn ledger(out: &mut String, figures: &Figures) {
         family(out, name, "gauge", help);
         line(out, name, "", value);
     }
+}
+
+/// None where the system does not say.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 fn family(out: &mut String, name: &str, kind: &str, help: &str) {

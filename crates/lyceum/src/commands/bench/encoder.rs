@@ -5,8 +5,8 @@
 //! numbers of weights and of activations), dynamic quantisation there; its error is each side's own, so a peer's fastest way
 //! is the fastest of those that keep the answer.
 
-use super::llm::fill;
 use super::peer::{ENCODER, Peer};
+use super::random::fill;
 use super::{machine, median};
 use crate::failure::{Exit, Failure};
 use crate::output;

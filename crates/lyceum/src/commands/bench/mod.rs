@@ -6,10 +6,16 @@
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
 mod encoder;
+mod gateway;
+mod http;
 mod ledger;
 mod llm;
 mod memory;
 mod peer;
+mod random;
+mod reliability;
+mod server;
+mod serving;
 mod trust;
 mod works;
 
@@ -21,6 +27,7 @@ use encoder::EncoderBench;
 use ledger::LedgerBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
+use reliability::ReliabilityBench;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use trust::TrustBench;
@@ -44,6 +51,8 @@ enum Kind {
     Encoder(EncoderBench),
     /// Settlements that are on the disk, and the wait for a key and a reservation
     Ledger(LedgerBench),
+    /// What a server keeps under load
+    Reliability(ReliabilityBench),
 }
 
 #[derive(Debug, Args)]
@@ -70,12 +79,20 @@ impl Bench {
         let control = context.control.clone();
         let is_json = context.is_json();
         let data_dir = context.config.data_dir.value.clone();
+        if let Kind::Reliability(bench) = self.kind {
+            let report = bench.measure(&control, is_json).await?;
+            if is_json {
+                output::json_line(&report);
+            }
+            return Ok(());
+        }
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
             Kind::Encoder(bench) => bench.measure(&control, is_json),
             Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
+            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await
