@@ -15,6 +15,7 @@ mod extras;
 mod files;
 mod house;
 mod language;
+mod ledger;
 mod load;
 mod responses;
 mod robust_matrix;
