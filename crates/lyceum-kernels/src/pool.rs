@@ -123,7 +123,7 @@ struct Stretch(AtomicU64);
 
 impl Stretch {
     fn set(&self, first: usize, end: usize) {
-        self.0.store(end as u64 * HALF | first as u64, Relaxed);
+        self.0.store((end as u64 * HALF) | first as u64, Relaxed);
     }
 
     /// The first task that is left, or the last.
