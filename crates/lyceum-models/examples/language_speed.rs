@@ -25,26 +25,12 @@ fn main() {
     }
     let file = std::fs::File::open(path).expect("the file");
     let (checkpoint, header) = Checkpoint::gguf(Box::new(file)).expect("a GGUF file");
-<<<<<<< HEAD
-    let source = Source::Gguf { header: &header };
-    let model = Model::language(
-        load(checkpoint, source, None, Some(4096), &Control::new()).expect("a language model"),
-    );
-    let bytes = model.params.bytes() as f64;
-    for (prompt, sequences, steps) in [(prompt, 1, 0), (1, sequences, steps)] {
-        if prompt * sequences == 0 || prompt + steps == 1 {
-            continue;
-        }
-        let pages = usize::div_ceil(prompt + steps, PAGE);
-        let kv = model.kv_shape(pages * sequences, KvStorage::F32).expect("it generates");
-=======
     let loaded = load(checkpoint, Source::Gguf { header: &header }, None, Some(4096), &Control::new());
     let model = Model::language(loaded.expect("a language model"));
     let runs = [Run { prompt, steps: 0, sequences: 1 }, Run { prompt: 0, steps, sequences }];
     for run in runs.into_iter().filter(|run| run.tokens() > 0) {
-        let pages = (run.prompt + run.steps).div_ceil(PAGE);
+        let pages = usize::div_ceil(run.prompt + run.steps, PAGE);
         let kv = model.kv_shape(pages * run.sequences, KvStorage::F32).expect("it generates");
->>>>>>> kernels
         let (mut kv, mut ws) = (KvPool::new(kv), Workspace::new());
         let speeds = (0..=rounds).map(|_| run.tokens() as f64 / run.seconds(&model, &mut kv, &mut ws));
         let mut speeds: Vec<f64> = speeds.skip(1).collect();
@@ -61,31 +47,6 @@ struct Run {
     prompt: usize,
     steps: usize,
     sequences: usize,
-<<<<<<< HEAD
-) -> f64 {
-    let vocabulary = model.shape.output.width() as u32;
-    let each = kv.shape().n_pages / sequences;
-    let pages: Vec<Vec<u32>> =
-        (0..sequences).map(|i| (i * each..(i + 1) * each).map(|page| page as u32).collect()).collect();
-    let mut states: Vec<_> = pages.iter().map(|_| model.start(ws, None).expect("it generates")).collect();
-    let tokens: Vec<u32> = (0..prompt as u32).map(|i| (i * 7919 + 13) % vocabulary).collect();
-    let mut pass = |tokens: &[u32]| {
-        let mut rows: Vec<DecodeRow<'_>> = states
-            .iter_mut()
-            .zip(&pages)
-            .map(|(state, pages)| DecodeRow { state, tokens, rows: Rows::Last, pages, adapter: None })
-            .collect();
-        model.decode(ws, Some(kv), &mut rows).expect("a pass");
-    };
-    let begin = Instant::now();
-    if prompt > 1 {
-        pass(&tokens);
-    }
-    for step in 0..steps as u32 {
-        pass(&[(step * 31 + 7) % vocabulary]);
-    }
-    begin.elapsed().as_secs_f64()
-=======
 }
 
 impl Run {
@@ -118,5 +79,4 @@ impl Run {
         }
         begin.elapsed().as_secs_f64()
     }
->>>>>>> kernels
 }

@@ -11,6 +11,8 @@ use lyceum_service::Service;
 use lyceum_store::files::Staging;
 use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models::{self, NewVersion};
+use lyceum_store::tenancy::Act;
+use lyceum_store::tenancy::admin_keys::{self, AdminKey};
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
@@ -79,6 +81,20 @@ impl House {
         let created = Timestamp::from_millis(0);
         let (key, secret) = keys::create(self.service.store(), &project, grant, created).await.unwrap();
         (key, secret.reveal().to_owned())
+    }
+
+    /// A client with a key of the organisation, and the key.
+    pub async fn admin(
+        &self,
+        tenant: &str,
+        scopes: &[KeyScope],
+        expires_at: Option<Timestamp>,
+    ) -> (AdminKey, Client) {
+        let (store, act) = (self.service.store(), Act::of_command_line(Timestamp::from_millis(0)));
+        let owner = admin_keys::operator(store, tenant, &act).await.unwrap();
+        let grant = KeyGrant { name: "test".into(), scopes: scopes.to_vec(), expires_at };
+        let (key, secret) = admin_keys::create(store, tenant, &owner.id, grant, &act).await.unwrap();
+        (key, Client { key: Some(secret.reveal().to_owned()), ..self.client.clone() })
     }
 
     /// Publishes a model of this preparation with random weights.

@@ -21,4 +21,5 @@ mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;
+mod tenancy;
 mod tls;
