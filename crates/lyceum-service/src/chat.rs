@@ -23,7 +23,7 @@ pub use lyceum_language::grammar::Constraint;
 pub use lyceum_language::tools::ToolCall;
 pub use lyceum_language::tools::parse::Calls;
 
-pub use crate::generation::{Finish, Likely, Sampling, Token, Urgency, Usage};
+pub use crate::generation::{Admitted, Finish, Likely, Priority, Sampling, Token, Usage};
 
 /// The variable by which templates are told whether the model thinks first.
 const THINKING: &str = "enable_thinking";
@@ -37,10 +37,13 @@ pub struct Request {
     pub n: usize,
     /// None: what the context has room for.
     pub max_tokens: Option<usize>,
-    pub urgency: Urgency,
+    /// Nobody waits for it: it may take longer.
+    pub in_background: bool,
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub stop_ids: Vec<u32>,
+    /// Go on behind the model's own end, up to `max_tokens`.
+    pub ignore_eos: bool,
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     /// Further variables of the template (`enable_thinking`, …).
@@ -54,6 +57,8 @@ pub struct Request {
     pub calls: Calls,
     /// The form that an answer must have.
     pub form: Option<Constraint>,
+    /// Of what class the work is.
+    pub priority: Priority,
 }
 
 /// A part of one answer.
@@ -93,11 +98,23 @@ impl Ending {
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
 pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
-    prepare(service, project, request).await?.start(service)
+    let admitted = admit(service, project, &request)?;
+    prepare(service, project, request).await?.start_in(admitted)
+}
+
+/// Lets a request in: to say no before anything is read or rendered for it costs nothing.
+pub fn admit<'a>(
+    service: &'a Service,
+    project: &Project,
+    request: &Request,
+) -> Result<Admitted<'a>, ServiceError> {
+    generation::admit(service, project, request.priority, request.n)
 }
 
 /// A request that nothing but a lack of room can refuse any more.
 pub struct Ready {
+    project: Project,
+    priority: Priority,
     speaker: Speaker,
     prompt: Encoded,
     options: Options,
@@ -141,12 +158,14 @@ pub async fn prepare(service: &Service, project: &Project, request: Request) -> 
         sampling: request.sampling,
         stop: request.stop,
         stop_ids: request.stop_ids,
+        ignore_eos: request.ignore_eos,
         shown: offer.markers(tokenizer),
         logprobs: request.logprobs,
-        urgency: request.urgency,
+        in_background: request.in_background,
         ..Options::default()
     };
-    Ok(Ready { speaker, prompt, options, offer, calls: request.calls, reasoning, grammar })
+    let (project, priority, calls) = (project.clone(), request.priority, request.calls);
+    Ok(Ready { project, priority, speaker, prompt, options, offer, calls, reasoning, grammar })
 }
 
 impl Ready {
@@ -165,11 +184,16 @@ impl Ready {
     /// # Errors
     /// The engine has no room, or no room now.
     pub fn start(&self, service: &Service) -> Result<Running, ServiceError> {
+        self.start_in(generation::admit(service, &self.project, self.priority, self.options.n)?)
+    }
+
+    /// As [`start`](Self::start), of a request that was let in before.
+    pub fn start_in(&self, admitted: Admitted<'_>) -> Result<Running, ServiceError> {
         let mask = self.grammar.as_ref();
         let mask = mask.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
         let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
         let (speaker, prompts) = (self.speaker.clone(), vec![self.prompt.clone()]);
-        let running = generation::start(service, speaker, prompts, &self.options, mask)?;
+        let running = generation::start(admitted, speaker, prompts, &self.options, mask)?;
         // Ids of calls follow the seed, so that the same request gives the same bytes.
         let seed = running.seed();
         let answers = (0..self.options.n as u64)

@@ -14,3 +14,4 @@ pub mod manifest;
 pub mod short;
 pub mod spec;
 pub mod suggest;
+pub mod tenancy;

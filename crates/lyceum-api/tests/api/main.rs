@@ -19,3 +19,4 @@ mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;
+mod tls;

@@ -308,6 +308,15 @@ async fn a_stream_of_the_background_goes_on_without_its_reader_and_is_read_again
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_of_the_background_are_cancelled_deleted_and_told_after_a_crash() {
     let house = house().await;
+    // Nothing is made while this test looks on, however busy the machine is.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    house
+        .service
+        .engine()
+        .with_device(move || {
+            let _ = held.recv();
+        })
+        .unwrap();
     let mut paths = Vec::new();
     for _ in 0..limits::BACKGROUND_RESPONSES_AT_ONCE + 2 {
         paths.push(place(&queue(&house, endless()).await));
@@ -340,6 +349,7 @@ async fn answers_of_the_background_are_cancelled_deleted_and_told_after_a_crash(
     for path in &paths[2..] {
         house.client.post(&format!("{path}/cancel"), &json!({})).await;
     }
+    drop(release);
     let engine = house.service.engine();
     for _ in 0..400 {
         if engine.load().kv_pages_used == 0 {

@@ -27,8 +27,9 @@ pub use mask::{BitMask, TokenMask};
 pub use sampler::Sampling;
 pub use sequence::{Priority, Tenant};
 
-use crate::{EngineError, EngineLimits, Gauges};
+use crate::{EngineError, EngineLimits, Gauges, Metered, Places};
 use lyceum_models::Model;
+use lyceum_models::causal_lm::Adapter;
 use lyceum_models::decode::PAGE;
 use lyceum_nn::Workspace;
 use runner::Lane;
@@ -50,6 +51,8 @@ pub enum Flow {
 /// One sequence to continue.
 pub struct GenerateRequest {
     pub model: Arc<Model>,
+    /// What is added to the model's layers for this sequence; None: nothing.
+    pub adapter: Option<Arc<Adapter>>,
     /// What an encoder–decoder reads; None for decoders.
     pub source: Option<Vec<u32>>,
     /// At least one token (a decoder's prompt, or the begin token of a target).
@@ -75,6 +78,8 @@ pub struct GenerateRequest {
     pub mask: Option<Box<dyn TokenMask>>,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
+    /// Who counts what is done for it.
+    pub metered: Option<Metered>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
     pub sink: Sink,
@@ -85,6 +90,7 @@ impl GenerateRequest {
     pub fn new(model: Arc<Model>, prompt: Vec<u32>, n_tokens_max: usize, sink: Sink) -> Self {
         GenerateRequest {
             model,
+            adapter: None,
             source: None,
             prompt,
             n_tokens_max,
@@ -98,6 +104,7 @@ impl GenerateRequest {
             priority: Priority::Interactive,
             mask: None,
             kept: None,
+            metered: None,
             cancelled: None,
             sink,
         }
@@ -126,6 +133,11 @@ impl GenerateRequest {
         let refuse = |why: String| Err(EngineError::Input(why));
         if self.prompt.is_empty() {
             return refuse("the prompt has no token".into());
+        }
+        if let Some(adapter) = &self.adapter
+            && let Err(error) = adapter.fits(&self.model)
+        {
+            return refuse(error.to_string());
         }
         let vocabulary = self.model.shape.output.width();
         let beyond = |ids: &[u32]| ids.iter().find(|&&id| id as usize >= vocabulary).copied();
@@ -198,7 +210,7 @@ pub(crate) struct Generator {
     limits: EngineLimits,
     lanes: Vec<Lane>,
     /// For models that have no lane while all lanes are busy.
-    pending: VecDeque<GenerateRequest>,
+    pending: VecDeque<(GenerateRequest, Places)>,
     last_id: u64,
 }
 
@@ -211,8 +223,8 @@ impl Generator {
         self.pending.is_empty() && self.lanes.iter().all(Lane::is_idle)
     }
 
-    pub(crate) fn push(&mut self, request: GenerateRequest) {
-        self.pending.push_back(request);
+    pub(crate) fn push(&mut self, request: GenerateRequest, place: Places) {
+        self.pending.push_back((request, place));
     }
 
     /// One pass for each model that has work.
@@ -220,19 +232,21 @@ impl Generator {
         // Nobody holds these models any more.
         self.lanes.retain(|lane| lane.model.strong_count() > 0);
         let mut left = VecDeque::new();
-        while let Some(request) = self.pending.pop_front() {
+        while let Some((request, place)) = self.pending.pop_front() {
+            if request.is_cancelled() {
+                continue;
+            }
             match self.lane(&request.model) {
-                _ if request.is_cancelled() => gauges.sequence_done(),
                 Some(i) => {
                     self.last_id += 1;
-                    self.lanes[i].add(self.last_id, request);
+                    self.lanes[i].add(self.last_id, request, place);
                 }
-                None => left.push_back(request),
+                None => left.push_back((request, place)),
             }
         }
         self.pending = left;
         for lane in self.lanes.iter_mut().filter(|lane| !lane.is_idle()) {
-            (0..lane.step(ws)).for_each(|_| gauges.sequence_done());
+            lane.step(ws);
         }
         let used = self.lanes.iter().map(Lane::pages_used).sum();
         gauges.kv_pages_used.store(used, Ordering::Relaxed);

@@ -93,6 +93,7 @@ pub async fn create(
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
+    crate::rates::spend(input_tokens)?;
     resident.watch.count(&resident, std::slice::from_ref(&prepared));
     let (logits, explanation) = match &request.explain {
         None => {

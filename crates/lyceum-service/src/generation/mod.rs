@@ -5,16 +5,21 @@
 //! within a step.
 
 mod choice;
+#[cfg(test)]
+mod fairness;
 pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
+use crate::rates::Reserved;
 use crate::{Service, ServiceError};
 use choice::{Choice, Part, prompt_token};
-use lyceum_engine::{Event, Flow, GenerateRequest, Priority, Sink, TokenEvent, TokenMask};
+use lyceum_engine::{Event, Flow, GenerateRequest, Places, Sink, Tenant, TokenEvent, TokenMask};
 use lyceum_models::InputShape;
 use lyceum_models::batch::{Input, Tokens};
+use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -43,31 +48,58 @@ impl Sampling {
     }
 }
 
+pub use lyceum_engine::Priority;
+
+/// A request that was let in: it has places for all its choices, which come back when they end.
+pub struct Admitted<'a> {
+    service: &'a Service,
+    places: Places,
+}
+
+/// Lets a request in, before anything is read, rendered or loaded for it: to say no costs nothing.
+///
+/// # Errors
+/// As many choices wait and are made as may.
+pub(crate) fn admit<'a>(
+    service: &'a Service,
+    project: &Project,
+    priority: Priority,
+    n_choices: usize,
+) -> Result<Admitted<'a>, ServiceError> {
+    let places = service.engine().reserve(tenant(project), priority, n_choices).map_err(crate::refused)?;
+    Ok(Admitted { service, places })
+}
+
+/// The key under which the engine knows a project: whose work it is, without a name.
+fn tenant(project: &Project) -> Tenant {
+    let mut hash = Sha256::new();
+    // With its length, so that no two projects run into one text.
+    hash.update((project.tenant.len() as u64).to_le_bytes());
+    hash.update(&project.tenant);
+    hash.update(&project.id);
+    let digest = hash.finalize();
+    Tenant(digest.iter().take(16).fold(0, |key, &byte| key << 8 | u128::from(byte)))
+}
+
 /// What every choice of a request shares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
-    pub urgency: Urgency,
+    /// Nobody waits for the answer: it may take longer.
+    pub in_background: bool,
     /// Choices of each prompt.
     pub n: usize,
     pub sampling: Sampling,
     pub stop: Vec<String>,
     /// Tokens that end an answer beside the model's own.
     pub stop_ids: Vec<u32>,
+    /// The model's own end tokens do not end an answer.
+    pub ignore_eos: bool,
     /// Special tokens that are part of the text.
     pub shown: Vec<u32>,
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     pub echo: bool,
     pub prompt_logprobs: Option<usize>,
-}
-
-/// Whether somebody waits for the answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Urgency {
-    #[default]
-    Awaited,
-    /// It gives way to those that are waited for, and may take longer.
-    Background,
 }
 
 /// A prompt as the engine takes it.
@@ -164,12 +196,13 @@ pub struct Usage {
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
 pub(crate) fn start(
-    service: &Service,
+    admitted: Admitted<'_>,
     speaker: Speaker,
     prompts: Vec<Encoded>,
     options: &Options,
     mask: Option<MaskOf<'_>>,
 ) -> Result<Running, ServiceError> {
+    let Admitted { service, mut places } = admitted;
     let n_choices = prompts.len() * options.n;
     let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
@@ -185,14 +218,16 @@ pub(crate) fn start(
         cached_tokens: 0,
         completion_tokens: 0,
     };
-    let mut end_tokens = speaker.ends();
+    let worst = |prompt: &Encoded| (prompt.n_tokens + prompt.max_tokens * options.n) as u64;
+    let reserved = crate::rates::reserve(prompts.iter().map(worst).sum())?;
+    let mut end_tokens = if options.ignore_eos { Vec::new() } else { speaker.ends() };
     end_tokens.extend(&options.stop_ids);
     let mut choices = Vec::with_capacity(n_choices);
     let mut prompt_ids = Vec::with_capacity(n_choices);
     let mut kept = Vec::new();
-    let (priority, timeout) = match options.urgency {
-        Urgency::Awaited => (Priority::Interactive, limits::REQUEST_TIMEOUT),
-        Urgency::Background => (Priority::Batch, limits::BACKGROUND_RESPONSE_TIMEOUT),
+    let timeout = match options.in_background {
+        false => limits::REQUEST_TIMEOUT,
+        true => limits::BACKGROUND_RESPONSE_TIMEOUT,
     };
     for prompt in prompts {
         let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
@@ -220,7 +255,6 @@ pub(crate) fn start(
                     kept.push(count.clone());
                     count
                 }),
-                priority,
                 cancelled: Some(choice.is_over.clone()),
                 ..GenerateRequest::new(
                     speaker.model().clone(),
@@ -229,7 +263,7 @@ pub(crate) fn start(
                     sink,
                 )
             };
-            service.engine().generate(sequence).map_err(crate::refused)?;
+            service.engine().generate_in(&mut places, sequence).map_err(crate::refused)?;
             choices.push(choice);
         }
     }
@@ -242,6 +276,10 @@ pub(crate) fn start(
         usage,
         kept,
         seed: base_seed,
+        reserved: reserved.map(|mut reserved| {
+            reserved.used(usage.prompt_tokens);
+            reserved
+        }),
         receiver,
         deadline: Instant::now() + timeout,
     })
@@ -278,6 +316,9 @@ fn answer_at_once(
     if options.sampling.temperature != Some(0.0) {
         return Err(unsupported("temperature", "send temperature 0"));
     }
+    if options.ignore_eos {
+        return Err(unsupported("ignore_eos", "leave it out"));
+    }
     for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
         if asked.is_some() {
             return Err(unsupported(param, "leave it out"));
@@ -312,7 +353,10 @@ fn answer_at_once(
         sink(Event::Done(lyceum_engine::Finish::Length));
     });
     let model = speaker.model().clone();
-    service.engine().predict(lyceum_engine::PredictRequest { model, input, reply }).map_err(crate::refused)
+    service
+        .engine()
+        .predict(lyceum_engine::PredictRequest { model, input, tally: None, reply })
+        .map_err(crate::refused)
 }
 
 fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
@@ -337,6 +381,8 @@ pub struct Running {
     kept: Vec<Arc<AtomicUsize>>,
     /// That of the first choice.
     seed: u64,
+    /// What the limits hold for it; what it does not use goes back when it ends.
+    reserved: Option<Reserved>,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
 }
@@ -411,6 +457,9 @@ impl Running {
             }
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
+                }
                 choice.token_ids.push(token.id);
                 choice.push(&self.speaker, &token, Part::Completion)?
             }

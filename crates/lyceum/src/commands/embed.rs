@@ -34,7 +34,7 @@ impl Embed {
         if let Err(error) = models::resolve(&store, &context.project, &model).await {
             return Err(context.explain(&store, error).await);
         }
-        let service = assemble::service(store)?;
+        let service = assemble::service(&context.config, store)?;
         let asked = Asked { context, service: &service, model, dimensions: self.dimensions };
         if !self.texts.is_empty() {
             for (i, texts) in self.texts.chunks(TEXTS_AT_ONCE).enumerate() {

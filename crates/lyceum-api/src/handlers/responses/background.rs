@@ -6,13 +6,14 @@ use crate::sse;
 use crate::wire::responses::answer::Answer;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
-use lyceum_service::ServiceError;
 use lyceum_service::chat::{Ready, Running, Usage};
 use lyceum_service::responses::Record;
 use lyceum_service::responses::live::{self, Followed, Maker};
+use lyceum_service::{ServiceError, rates};
 use lyceum_types::limits;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Queues an answer; the reply is the answer as it stands in the queue, or the events of all that happens.
 pub async fn create(
@@ -30,7 +31,7 @@ pub async fn create(
         true => stream(maker.follow()),
         false => axum::Json(queued).into_response(),
     };
-    tokio::spawn(make(maker, ready, answer));
+    tokio::spawn(rates::carried(make(maker, ready, answer)));
     Ok(reply)
 }
 
@@ -104,12 +105,22 @@ async fn work(
     }
 }
 
+/// How long until what refuses now may pass.
+fn wait(error: &ServiceError) -> Option<Duration> {
+    match error {
+        ServiceError::Overloaded { retry_after } => Some(*retry_after),
+        ServiceError::RateLimited(reached) => reached.retry_after,
+        _ => None,
+    }
+}
+
 /// Begins when the engine has room: nobody waits who could come again.
 async fn start(maker: &Maker, ready: &Ready) -> Result<Running, ServiceError> {
     let deadline = tokio::time::Instant::now() + limits::BACKGROUND_RESPONSE_TIMEOUT;
     loop {
         match ready.start(maker.service()) {
-            Err(ServiceError::Overloaded { retry_after }) => {
+            Err(error) if wait(&error).is_some() => {
+                let retry_after = wait(&error).unwrap_or_default();
                 if tokio::time::Instant::now() + retry_after > deadline {
                     return Err(ServiceError::DeadlinePassed);
                 }

@@ -19,9 +19,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use lyceum_service::chat;
 use lyceum_service::responses::{self, ResponseId, Story};
+use lyceum_service::retention;
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
 use making::{Keep, Making};
 use serde_json::Value;
 use std::sync::Arc;
@@ -38,8 +40,27 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let Asked { mut request, instructions, input, previous_response_id, store, background, stream, mut echo } =
-        body.parse()?;
+    let asks_to_keep = body.store == Some(true);
+    let Asked {
+        mut request,
+        instructions,
+        input,
+        previous_response_id,
+        mut store,
+        background,
+        stream,
+        mut echo,
+    } = body.parse()?;
+    for (param, is_asked) in [("store", asks_to_keep), ("background", background)] {
+        if is_asked {
+            let what = "the answer and what it answers";
+            retention::require_kept(&api.service, &caller.project, param, what).await?;
+        }
+    }
+    if api.service.retention(&caller.project).await? == Retention::Nothing {
+        store = false;
+        echo.insert("store".into(), Value::Bool(false));
+    }
     let mut all = match &previous_response_id {
         None => Vec::new(),
         Some(id) => said_before(&api.service, &caller.project, id).await?,
@@ -52,6 +73,10 @@ pub async fn create(
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
     let n_top = request.logprobs;
+    let admitted = match background {
+        true => None,
+        false => Some(chat::admit(&api.service, &caller.project, &request)?),
+    };
     let ready = chat::prepare(&api.service, &caller.project, request).await.map_err(in_own_words)?;
     let defaults = ready.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
@@ -72,7 +97,11 @@ pub async fn create(
         let place = Keep { service: api.service, project: caller.project, id, input: all };
         return background::create(place, ready, Answer::begin(head), stream).await;
     }
-    let running = ready.start(&api.service).map_err(in_own_words)?;
+    let running = match admitted {
+        Some(admitted) => ready.start_in(admitted),
+        None => ready.start(&api.service),
+    };
+    let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });
     let making = Making { running, answer: Answer::begin(head), keep };
     match stream {

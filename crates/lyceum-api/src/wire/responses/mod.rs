@@ -5,9 +5,9 @@
 pub mod answer;
 pub mod items;
 
-use super::{advisory, model_ref, sampling, unsupported, within};
+use super::{advisory, model_ref, sampling, tier, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Request, Urgency};
+use lyceum_service::chat::{Calls, Constraint, Priority, Request};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,7 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// Accepted, without effect: `auto` or `default`.
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
     pub service_tier: Option<String>,
 }
 
@@ -132,7 +132,8 @@ impl Body {
             .max_output_tokens
             .map(|n| within("max_output_tokens", n, 1, limits::MAX_TOKENS_MAX as i64).map(|n| n as usize));
         let thinking = self.thinking()?;
-        let echo = self.echo();
+        let (priority, tier) = tier(self.service_tier.as_deref())?;
+        let echo = self.echo(tier);
         let request = Request {
             max_tokens: max_tokens.transpose()?,
             sampling: self.sampling()?,
@@ -143,10 +144,9 @@ impl Body {
             tool_choice: chat_tool_choice(self.tool_choice)?,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
             form: form(self.text.as_ref().and_then(|text| text.format.as_ref()))?,
-            urgency: match self.background {
-                Some(true) => Urgency::Background,
-                _ => Urgency::Awaited,
-            },
+            // What nobody waits for gives way.
+            priority: if self.background == Some(true) { Priority::Batch } else { priority },
+            in_background: self.background == Some(true),
             ..empty(model)
         };
         let stream = self.stream.unwrap_or(false);
@@ -218,9 +218,6 @@ impl Body {
             advisory(param, text.as_deref())?;
         }
         check_metadata(self.metadata.as_ref())?;
-        if self.service_tier.as_deref().is_some_and(|tier| !matches!(tier, "auto" | "default")) {
-            return Err(unsupported("service_tier", "there is one tier: leave it out or send auto"));
-        }
         if self.background == Some(true) && self.store == Some(false) {
             let message = "background: an answer of the background is kept until it is fetched: leave store out or send \
                            true";
@@ -243,7 +240,7 @@ impl Body {
         Ok(())
     }
 
-    fn echo(&self) -> Map<String, Value> {
+    fn echo(&self, tier: &'static str) -> Map<String, Value> {
         let format = self.text.as_ref().and_then(|text| text.format.clone());
         let effort = self.reasoning.as_ref().and_then(|reasoning| reasoning.effort.clone());
         let no_tools = self.tools.as_ref().is_none_or(Vec::is_empty);
@@ -265,7 +262,7 @@ impl Body {
             "prompt_cache_key": self.prompt_cache_key,
             "reasoning": {"effort": effort, "summary": null},
             "safety_identifier": self.safety_identifier,
-            "service_tier": "default",
+            "service_tier": tier,
             "store": self.store.unwrap_or(true),
             "temperature": self.temperature,
             "text": {"format": format.unwrap_or_else(|| json!({"type": "text"})), "verbosity": "medium"},
@@ -293,7 +290,7 @@ fn empty(model: ModelRef) -> Request {
         messages: Vec::new(),
         n: 1,
         max_tokens: None,
-        urgency: Urgency::Awaited,
+        in_background: false,
         sampling: lyceum_service::chat::Sampling::default(),
         stop: Vec::new(),
         stop_ids: Vec::new(),
@@ -304,6 +301,8 @@ fn empty(model: ModelRef) -> Request {
         tool_choice: None,
         calls: Calls::Any,
         form: None,
+        ignore_eos: false,
+        priority: lyceum_service::chat::Priority::Interactive,
     }
 }
 
@@ -507,7 +506,7 @@ mod tests {
             (json!({"temperature": 3}), "temperature"),
             (json!({"metadata": many}), "metadata"),
             (json!({"metadata": {"a": "b".repeat(513)}}), "metadata"),
-            (json!({"service_tier": "flex"}), "service_tier"),
+            (json!({"service_tier": "scale"}), "service_tier"),
             (json!({"stream_options": {"include_obfuscation": false}}), "stream_options"),
             (
                 json!({"stream": true, "stream_options": {"include_obfuscation": true}}),

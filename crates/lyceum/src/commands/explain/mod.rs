@@ -235,6 +235,8 @@ async fn said(
         logprobs: None,
         prompt_logprobs: None,
         echo: false,
+        ignore_eos: false,
+        priority: completions::Priority::Interactive,
     };
     let mut running = completions::create(service, &context.project, request).await?;
     let mut text = String::new();

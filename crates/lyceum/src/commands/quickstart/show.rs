@@ -86,6 +86,8 @@ async fn complete(
         logprobs: None,
         echo: false,
         prompt_logprobs: None,
+        ignore_eos: false,
+        priority: completions::Priority::Interactive,
     };
     let mut running = completions::create(service, project, request).await?;
     let mut text = String::new();

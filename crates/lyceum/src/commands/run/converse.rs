@@ -4,7 +4,7 @@ use super::Run;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{files, output};
-use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling, Urgency};
+use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling};
 use lyceum_service::{Language, Service};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Map, Value, json};
@@ -58,7 +58,7 @@ impl Conversation {
             messages: messages.clone(),
             n: 1,
             max_tokens: run.max_tokens.map(|n| n as usize),
-            urgency: Urgency::Awaited,
+            in_background: false,
             sampling: Sampling { temperature: run.temperature, seed: Some(run.seed), ..Sampling::default() },
             stop: Vec::new(),
             stop_ids: Vec::new(),
@@ -68,6 +68,8 @@ impl Conversation {
             tool_choice: None,
             calls: Calls::Any,
             form: self.form.clone(),
+            ignore_eos: false,
+            priority: chat::Priority::Interactive,
         };
         let mut running = chat::create(service, &context.project, request).await?;
         let (mut text, mut thought, mut token_ids, mut logprobs) =
