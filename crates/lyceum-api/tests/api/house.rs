@@ -38,13 +38,19 @@ impl House {
 
     /// Ends the service as a crash does: whatever it was doing is left as it is.
     pub async fn again(self) -> Self {
-        let House { dir, server, service, .. } = self;
-        server.abort();
-        drop(service);
-        Self::over(dir, EngineLimits::default()).await
+        Self::over(self.die().await, EngineLimits::default()).await
     }
 
-    async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+    /// The data folder that a crash leaves.
+    pub async fn die(self) -> tempfile::TempDir {
+        let House { dir, server, service, .. } = self;
+        server.abort();
+        let _ = server.await;
+        drop(service);
+        dir
+    }
+
+    pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =

@@ -339,11 +339,15 @@ pub struct Broken {
     pub why: String,
 }
 
-/// Recomputes the whole chain of an organisation.
+/// Recomputes the whole chain of an organisation. `known` is a head that was kept elsewhere: the chain must pass it.
 ///
 /// # Errors
 /// There is no such organisation; the database. A broken chain is an answer, not an error.
-pub async fn verify(store: &Store, tenant: &str) -> Result<Result<Verified, Broken>, StoreError> {
+pub async fn verify(
+    store: &Store,
+    tenant: &str,
+    known: Option<&str>,
+) -> Result<Result<Verified, Broken>, StoreError> {
     let mut transaction = store.snapshot().await?;
     let head: Option<(i64, String)> =
         sqlx::query_as("SELECT audit_seq, audit_hash FROM organizations WHERE tenant = $1")
@@ -354,6 +358,7 @@ pub async fn verify(store: &Store, tenant: &str) -> Result<Result<Verified, Brok
         head.ok_or_else(|| StoreError::NotFound { what: "organization", id: tenant.to_owned() })?;
     let mut previous = String::new();
     let mut n_seen = 0;
+    let mut is_passed = known.is_none_or(str::is_empty);
     loop {
         let rows: Vec<Row> = sqlx::query_as(
             "SELECT seq, id, effective_at, type, project, actor, actor_user, actor_email, resource, data, previous, \
@@ -373,6 +378,7 @@ pub async fn verify(store: &Store, tenant: &str) -> Result<Result<Verified, Brok
                 Err(broken) => return Ok(Err(broken)),
             }
             n_seen += 1;
+            is_passed |= known == Some(previous.as_str());
         }
     }
     let broken = |why: &str| Broken { seq: n_seen + 1, id: String::new(), why: why.into() };
@@ -384,6 +390,9 @@ pub async fn verify(store: &Store, tenant: &str) -> Result<Result<Verified, Brok
         }),
         std::cmp::Ordering::Equal if previous != head => {
             Err(Broken { seq: n_seen, ..broken("the organisation's row holds another hash of it") })
+        }
+        std::cmp::Ordering::Equal if !is_passed => {
+            Err(Broken { seq: 1, ..broken("the chain does not pass the head that was kept of it") })
         }
         std::cmp::Ordering::Equal => Ok(Verified { entries: n_entries, head }),
     })

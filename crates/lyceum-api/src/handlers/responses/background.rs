@@ -132,7 +132,7 @@ fn wait(error: &ServiceError) -> Option<Duration> {
 async fn start(maker: &Maker, ready: &Ready) -> Result<Running, ServiceError> {
     let deadline = tokio::time::Instant::now() + limits::BACKGROUND_RESPONSE_TIMEOUT;
     loop {
-        match ready.start(maker.service()) {
+        match ready.start(maker.service()).await {
             Err(error) if wait(&error).is_some() => {
                 let retry_after = wait(&error).unwrap_or_default();
                 if tokio::time::Instant::now() + retry_after > deadline {
