@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+pub mod bodies;
 mod body;
 mod error;
 mod handlers;

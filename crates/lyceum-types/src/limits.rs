@@ -106,9 +106,9 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
 pub const RESPONSES_MAX: usize = 4096;
 pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Answers of the background that are made at once; the engine batches them with everybody else's.
+/// Answers of the background that a project has made at once; the engine batches them with everybody else's.
 pub const BACKGROUND_RESPONSES_AT_ONCE: usize = 16;
-/// Answers of the background that wait or are made.
+/// Answers of the background of a project that wait or are made.
 pub const BACKGROUND_RESPONSES_MAX: usize = 256;
 /// How long an answer of the background may take, once it has begun.
 pub const BACKGROUND_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
