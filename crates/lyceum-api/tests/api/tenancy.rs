@@ -253,6 +253,8 @@ async fn limits_are_counted_told_and_kept() {
         json!({"max_requests_per_1_day": 1, "max_concurrent_requests": 5}),
     )
     .await;
+    // So few of a practically unlimited day are forgotten within a millisecond: the new limit begins whole.
+    assert_eq!(client.post("/v1/completions", &write(1)).await.status, 200);
     assert_eq!(client.post("/v1/completions", &write(1)).await.refused(429).1, "rate_limit_exceeded");
     let tokenless = json!({"q": 0.01, "sigma": 1.0, "steps": 10, "delta": 1e-5, "accountant": "rdp"});
     assert_eq!(client.post("/v1/privacy/epsilon", &tokenless).await.status, 429);
