@@ -104,7 +104,7 @@ impl Weights for Reader<'_> {
         let (_, tensor) = self.take(name, dims)?;
         let mut value = self.checkpoint.numbers(&tensor)?;
         if let Some(heads) = self.naming.neighbours(name) {
-            value = in_halves(&value, value.len() / heads, 1);
+            value = in_halves(&value, dims[0] / heads, value.len() / dims[0]);
         }
         if self.naming.minus_one(name) {
             value.iter_mut().for_each(|w| *w += 1.0);

@@ -116,6 +116,8 @@ pub(crate) struct Node {
 pub struct Tape<'a> {
     ws: &'a mut Workspace,
     params: &'a Params,
+    /// Parameters of others than the model, which operations read and nobody learns ([`Tape::with_beside`]).
+    beside: &'a [&'a Params],
     recording: Recording,
     phase: Phase,
     examples: Examples,
@@ -136,6 +138,7 @@ impl<'a> Tape<'a> {
         Tape {
             ws,
             params,
+            beside: &[],
             recording,
             phase: Phase::Eval,
             examples,
@@ -160,6 +163,13 @@ impl<'a> Tape<'a> {
         self
     }
 
+    /// Parameters beside the model's own, in the order in which operations number them
+    /// ([`lora`](crate::ops::lora)). They are read and not learnt.
+    pub fn with_beside(mut self, beside: &'a [&'a Params]) -> Self {
+        self.beside = beside;
+        self
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase
     }
@@ -174,6 +184,10 @@ impl<'a> Tape<'a> {
     }
     pub fn params(&self) -> &'a Params {
         self.params
+    }
+    /// Those beside the model's own with this number.
+    pub fn beside(&self, i: usize) -> Option<&'a Params> {
+        self.beside.get(i).copied()
     }
 
     /// A value that is given, copied in. No gradient flows to it.
@@ -281,6 +295,16 @@ impl<'a> Tape<'a> {
         self.ws.give_ids(ids);
     }
 
+    /// A value's buffer, to become another value's: a copy where the first must stay readable.
+    pub(crate) fn take_over(&mut self, var: Var, stays: bool) -> Vec<f32> {
+        if !stays && !self.ws.nodes[var.0 as usize].keep {
+            return std::mem::take(&mut self.ws.nodes[var.0 as usize].value);
+        }
+        let mut copy = self.take(self.shape(var).len());
+        copy.copy_from_slice(self.value(var));
+        copy
+    }
+
     /// Keeps numbers for the way back.
     pub(crate) fn save(&mut self, numbers: Vec<f32>) -> Saved {
         self.ws.saved.push(numbers);
@@ -366,7 +390,11 @@ impl Tape<'_> {
         }
         for (i, dy) in self.ws.grads.iter().enumerate().rev() {
             if let Some(dy) = dy {
-                f(self.ws.nodes[i].op, View { ws: self.ws, params: self.params, at: i }, dy);
+                f(
+                    self.ws.nodes[i].op,
+                    View { ws: self.ws, params: self.params, beside: self.beside, at: i },
+                    dy,
+                );
             }
         }
     }
@@ -388,8 +416,8 @@ impl Tape<'_> {
                 && let Some(dy) = self.ws.grads[i].take()
             {
                 self.note_arrival(i, &dy);
-                let mut back =
-                    Backward { ws: self.ws, params: self.params, at: i, dy, precision: self.precision };
+                let (params, beside) = (self.params, self.beside);
+                let mut back = Backward { ws: self.ws, params, beside, at: i, dy, precision: self.precision };
                 op.begin(&mut back);
                 op.backward_inputs(&mut back);
                 let dy = back.dy;
@@ -413,7 +441,7 @@ impl Tape<'_> {
 
     fn weights_of(&mut self, i: usize, dy: &[f32], grads: &mut Grads, example_weights: Option<&[f32]>) {
         if self.records_weights() {
-            let view = View { ws: self.ws, params: self.params, at: i };
+            let view = View { ws: self.ws, params: self.params, beside: self.beside, at: i };
             let examples = &self.examples;
             let op = self.ws.nodes[i].op;
             op.backward_weights(&mut WeightBackward {
@@ -433,6 +461,7 @@ impl Tape<'_> {
 pub(crate) struct View<'v> {
     ws: &'v Workspace,
     params: &'v Params,
+    beside: &'v [&'v Params],
     at: usize,
 }
 
@@ -459,6 +488,10 @@ impl<'v> View<'v> {
     pub(crate) fn param(&self, id: ParamId) -> &'v [f32] {
         self.params.value(id)
     }
+    /// The model's own parameters, or those beside with this number.
+    pub(crate) fn params_of(&self, beside: Option<u32>) -> &'v Params {
+        beside.map_or(self.params, |i| self.beside[i as usize])
+    }
     pub(crate) fn kind(&self, id: ParamId) -> ParamKind {
         self.params.kind(id)
     }
@@ -471,6 +504,7 @@ impl<'v> View<'v> {
 pub(crate) struct Backward<'v> {
     ws: &'v mut Workspace,
     params: &'v Params,
+    beside: &'v [&'v Params],
     at: usize,
     /// The gradient of the output; `begin` may turn it in place into what both calls start from.
     pub(crate) dy: Vec<f32>,
@@ -485,7 +519,7 @@ pub(crate) struct Slot {
 
 impl Backward<'_> {
     pub(crate) fn view(&self) -> View<'_> {
-        View { ws: self.ws, params: self.params, at: self.at }
+        View { ws: self.ws, params: self.params, beside: self.beside, at: self.at }
     }
 
     /// Whether anybody wants the gradient of this input.

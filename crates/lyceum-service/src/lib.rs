@@ -132,7 +132,14 @@ impl Service {
             );
             return Err(ServiceError::unsupported("model", "unsupported_model", message));
         }
-        self.languages.load(project, version, language::read).await
+        if !language::adapter::is_adapter(&version) {
+            return self.languages.load(project, version, language::read).await;
+        }
+        // The base is asked for with its adapter, so it is not the first to go.
+        let base = language::adapter::base_of(&self.store, project, &version).await?;
+        let base = self.languages.load(project, base, language::read).await?;
+        let read = move |version| language::adapter::read(version, &base);
+        self.languages.load(project, version, read).await
     }
 
     /// The imported models that are loaded now.

@@ -464,6 +464,11 @@ impl From<ImportError> for Failure {
                 }
                 failure
             }
+            ImportError::Base { id, problem } => {
+                let text = format!("{id} is no base for an adapter");
+                let fix = "name an imported language model with --base";
+                Failure::new(Exit::Failed, "not_a_base", text, format!("it {problem}"), fix)
+            }
             ImportError::Broken(error) => Failure::internal("the import broke off", &error),
         }
     }

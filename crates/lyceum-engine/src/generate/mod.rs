@@ -29,6 +29,7 @@ pub use sequence::{Priority, Tenant};
 
 use crate::{EngineError, EngineLimits, Gauges};
 use lyceum_models::Model;
+use lyceum_models::causal_lm::Adapter;
 use lyceum_models::decode::PAGE;
 use lyceum_nn::Workspace;
 use runner::Lane;
@@ -50,6 +51,8 @@ pub enum Flow {
 /// One sequence to continue.
 pub struct GenerateRequest {
     pub model: Arc<Model>,
+    /// What is added to the model's layers for this sequence; None: nothing.
+    pub adapter: Option<Arc<Adapter>>,
     /// What an encoder–decoder reads; None for decoders.
     pub source: Option<Vec<u32>>,
     /// At least one token (a decoder's prompt, or the begin token of a target).
@@ -85,6 +88,7 @@ impl GenerateRequest {
     pub fn new(model: Arc<Model>, prompt: Vec<u32>, n_tokens_max: usize, sink: Sink) -> Self {
         GenerateRequest {
             model,
+            adapter: None,
             source: None,
             prompt,
             n_tokens_max,
@@ -126,6 +130,11 @@ impl GenerateRequest {
         let refuse = |why: String| Err(EngineError::Input(why));
         if self.prompt.is_empty() {
             return refuse("the prompt has no token".into());
+        }
+        if let Some(adapter) = &self.adapter
+            && let Err(error) = adapter.fits(&self.model)
+        {
+            return refuse(error.to_string());
         }
         let vocabulary = self.model.shape.output.width();
         let beyond = |ids: &[u32]| ids.iter().find(|&&id| id as usize >= vocabulary).copied();

@@ -81,7 +81,9 @@ impl Lane {
 
     pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest) {
         let n_positions = request.n_positions_max();
-        let mut sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
+        let adapter = request.adapter.as_ref().map(|adapter| adapter.id());
+        let sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
+        let mut sequence = sequence.with_adapter(adapter);
         sequence.priority = request.priority;
         // Rows of a prompt that are reported are all computed; what is written from a source depends on it.
         sequence.shares = !request.reports_prompt() && request.source.is_none();
@@ -164,7 +166,8 @@ impl Lane {
         let mut passed: Vec<DecodeRow<'_>> = Vec::with_capacity(rows.len());
         for ((state, tokens), row) in states.iter_mut().zip(&tokens).zip(rows) {
             let pages = &self.scheduler.get(row.id).pages;
-            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages });
+            let adapter = self.live[&row.id].request.adapter.as_deref();
+            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages, adapter });
         }
         let logits = model.decode(ws, self.pool.as_mut(), &mut passed);
         drop(passed);

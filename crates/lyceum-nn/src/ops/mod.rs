@@ -88,6 +88,7 @@ pub mod head_norm;
 pub mod joined;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora;
 pub mod mean_steps;
 pub mod one_hot;
 pub mod packed_attention;
@@ -129,6 +130,7 @@ operations! {
     HeadNorm(head_norm::HeadNorm),
     Scale(scale::Scale),
     Linear(linear::Linear),
+    Lora(lora::Lora),
     MeanSteps(mean_steps::MeanSteps),
     BatchNorm(batch_norm::BatchNorm),
     ChannelsFirst(channels_first::ChannelsFirst),

@@ -191,6 +191,7 @@ pub(crate) fn start(
                 continue;
             }
             let sequence = GenerateRequest {
+                adapter: speaker.adapter(),
                 source: prompt.source.clone(),
                 end_tokens: end_tokens.clone(),
                 never_tokens: speaker.never(),
