@@ -28,7 +28,8 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
     pub message: String,
-    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`.
+    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `insufficient_quota`,
+    /// `server_error`; where a rate limit is reached, `requests` or `tokens`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field that is at fault, such as `questions[0].choices`.
@@ -138,6 +139,19 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
                     .at(Some("model".into()))
             }
+            ServiceError::ModelForbidden { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "model_not_found", message)
+                    .at(Some("model".into()))
+            }
+            ServiceError::ProjectArchived { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "permission_error", "project_archived", message)
+            }
+            ServiceError::Refused { code, .. } => Self::unreadable(code, message),
+            ServiceError::RateLimited(reached) => {
+                let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, reached.what.kind());
+                let retry_after = reached.retry_after;
+                Self { retry_after, ..Self::new(status, kind, "rate_limit_exceeded", message) }
+            }
             ServiceError::Uncomputable { .. } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid_request_error",
@@ -169,6 +183,9 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::Conflict { code, .. } => {
                 Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+            }
+            ServiceError::BudgetExhausted { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message)
             }
             ServiceError::QuotaReached { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "permission_error", "quota_reached", message)

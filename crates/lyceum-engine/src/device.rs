@@ -26,7 +26,7 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
     let take =
         |work, predictor: &mut Predictor, generator: &mut Generator, tasks: &mut VecDeque<Task>| match work {
             Work::Predict(request) => predictor.push(request),
-            Work::Generate(request) => generator.push(*request),
+            Work::Generate(request, place) => generator.push(*request, place),
             Work::Task(task) => tasks.push_back(task),
         };
     loop {
@@ -59,8 +59,5 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
 impl Gauges {
     pub(crate) fn predictions_done(&self, n: usize) {
         self.predictions.fetch_sub(n, Ordering::Relaxed);
-    }
-    pub(crate) fn sequence_done(&self) {
-        self.sequences.fetch_sub(1, Ordering::Relaxed);
     }
 }

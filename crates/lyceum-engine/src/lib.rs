@@ -14,17 +14,22 @@
 
 mod device;
 mod generate;
+mod places;
 mod predict;
+mod tally;
 
 pub use generate::{
     BitMask, Event, Finish, Flow, GenerateRequest, Logprobs, Priority, Sampling, Sink, Tenant, TokenEvent,
     TokenMask,
 };
 pub use lyceum_nn::ops::cached_attention::KvStorage;
+pub use places::Places;
 pub use predict::{PredictRequest, Prediction, Reply};
+pub use tally::{CountPrompt, Counted, Metered, Tally};
 
 use lyceum_models::Model;
 use lyceum_models::decode::PAGE;
+use places::Door;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -116,7 +121,6 @@ pub struct Load {
 #[derive(Default)]
 pub(crate) struct Gauges {
     predictions: AtomicUsize,
-    sequences: AtomicUsize,
     kv_pages_used: AtomicUsize,
     dead: AtomicBool,
 }
@@ -126,12 +130,15 @@ pub(crate) struct Gauges {
 pub struct Engine {
     work: mpsc::Sender<Work>,
     gauges: Arc<Gauges>,
+    /// For sequences.
+    door: Arc<Door>,
+    counted: Arc<tally::Counters>,
     limits: EngineLimits,
 }
 
 pub(crate) enum Work {
     Predict(PredictRequest),
-    Generate(Box<GenerateRequest>),
+    Generate(Box<GenerateRequest>, Places),
     Task(Task),
 }
 
@@ -147,20 +154,41 @@ impl Engine {
         let gauges = Arc::new(Gauges::default());
         let seen = gauges.clone();
         std::thread::Builder::new().name("device".into()).spawn(move || device::run(inbox, &seen, limits))?;
-        Ok(Engine { work, gauges, limits })
+        Ok(Engine { work, gauges, door: Door::new(limits.sequences_max), counted: Arc::default(), limits })
     }
 
     /// Queues a prediction; the reply is called once, on the device thread, and must not block.
     pub fn predict(&self, request: PredictRequest) -> Result<(), EngineError> {
         admit(&self.gauges.predictions, self.limits.predictions_queued_max, "predictions")?;
-        self.send(Work::Predict(request), &self.gauges.predictions)
+        self.work.send(Work::Predict(request)).map_err(|_| {
+            self.gauges.predictions.fetch_sub(1, Ordering::Relaxed);
+            EngineError::Stopped
+        })
+    }
+
+    /// Lets a request in before anything is done for it: places for `n` sequences, or none.
+    ///
+    /// # Errors
+    /// As many wait and run as may.
+    pub fn reserve(&self, tenant: Tenant, priority: Priority, n: usize) -> Result<Places, EngineError> {
+        self.door.take(tenant, priority, n)
     }
 
     /// Queues a sequence; its sink is called for every token, on the device thread, and must not block.
     pub fn generate(&self, request: GenerateRequest) -> Result<(), EngineError> {
+        let mut places = self.reserve(request.tenant, request.priority, 1)?;
+        self.generate_in(&mut places, request)
+    }
+
+    /// Queues a sequence in one of the places that its request holds.
+    ///
+    /// # Errors
+    /// The input does not fit the model.
+    pub fn generate_in(&self, places: &mut Places, request: GenerateRequest) -> Result<(), EngineError> {
         request.check(&self.limits)?;
-        admit(&self.gauges.sequences, self.limits.sequences_max, "sequences")?;
-        self.send(Work::Generate(Box::new(request)), &self.gauges.sequences)
+        let place = places.split().expect("a request has a place for each of its sequences: bug");
+        let request = GenerateRequest { tenant: place.tenant(), priority: place.priority(), ..request };
+        self.work.send(Work::Generate(Box::new(request), place)).map_err(|_| EngineError::Stopped)
     }
 
     /// The most positions that one sequence of the model can have here: what the model can, and what the memory for
@@ -178,21 +206,24 @@ impl Engine {
     pub fn load(&self) -> Load {
         Load {
             predictions_queued: self.gauges.predictions.load(Ordering::Relaxed),
-            sequences: self.gauges.sequences.load(Ordering::Relaxed),
+            sequences: self.door.n_held(),
             kv_pages_used: self.gauges.kv_pages_used.load(Ordering::Relaxed),
         }
+    }
+
+    /// A tally for one request; what it counts is in [`Engine::counted`] too.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::new(Tally::new(self.counted.clone()))
+    }
+
+    /// What was done for all tallies since the start.
+    pub fn counted(&self) -> Counted {
+        self.counted.read()
     }
 
     /// False after a panic on the device thread.
     pub fn is_healthy(&self) -> bool {
         !self.gauges.dead.load(Ordering::Relaxed)
-    }
-
-    fn send(&self, work: Work, gauge: &AtomicUsize) -> Result<(), EngineError> {
-        self.work.send(work).map_err(|_| {
-            gauge.fetch_sub(1, Ordering::Relaxed);
-            EngineError::Stopped
-        })
     }
 }
 

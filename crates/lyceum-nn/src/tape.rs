@@ -15,6 +15,7 @@ use lyceum_kernels::scratch;
 use lyceum_kernels::stored::StoredWeight;
 
 mod look;
+mod parts;
 pub(crate) mod relevance;
 
 pub use look::AttentionMap;
@@ -252,13 +253,29 @@ impl<'a> Tape<'a> {
         let node = &self.ws.nodes[var.0 as usize];
         assert!(
             node.value.len() == node.shape.len(),
-            "this value was freed by the walk back: keep it before"
+            "this value was freed, by the walk back (keep it before) or as no longer needed"
         );
         &node.value
     }
 
     pub fn shape(&self, var: Var) -> Shape {
         self.ws.nodes[var.0 as usize].shape
+    }
+
+    /// Gives back the memory of a value that nobody reads any more. Where something is recorded or looked at it
+    /// stays: the walk back frees it.
+    ///
+    /// Reading it afterwards panics.
+    pub fn release(&mut self, var: Var) {
+        if self.is_bare() {
+            let value = std::mem::take(&mut self.ws.nodes[var.0 as usize].value);
+            self.ws.give(value);
+        }
+    }
+
+    /// Whether nothing is differentiated or looked at.
+    fn is_bare(&self) -> bool {
+        self.recording == Recording::Off && !self.marking
     }
 
     /// Keeps the value of `var` readable after the walk back.

@@ -16,6 +16,8 @@ pub struct Workspace {
     /// Layers by name, and the gradients that arrived at them.
     pub(crate) marks: Vec<(String, Var)>,
     pub(crate) arrived: Vec<(Var, Vec<f32>)>,
+    /// Those of tapes that run beside each other ([`Tape::in_parts`](crate::Tape::in_parts)).
+    pub(crate) parts: Vec<Workspace>,
     free: HashMap<usize, Vec<Vec<f32>>>,
     free_ids: Vec<Vec<u32>>,
 }
@@ -80,7 +82,8 @@ impl Workspace {
         self.reset();
         let numbers = |buffers: &Vec<Vec<f32>>| buffers.iter().map(Vec::capacity).sum::<usize>();
         let ids: usize = self.free_ids.iter().map(Vec::capacity).sum();
-        self.free.values().map(numbers).sum::<usize>() * size_of::<f32>() + ids * size_of::<u32>()
+        let parts: usize = self.parts.iter_mut().map(Workspace::bytes).sum();
+        self.free.values().map(numbers).sum::<usize>() * size_of::<f32>() + ids * size_of::<u32>() + parts
     }
 
     /// Gives the running statistics that the last pass computed to the parameters they belong to.
@@ -98,6 +101,7 @@ impl Workspace {
         self.reset();
         self.free.clear();
         self.free_ids.clear();
+        self.parts.clear();
     }
 }
 

@@ -1,14 +1,14 @@
 //! Continues texts: a language model continues its prompt, a sequence-to-sequence model answers it.
 
 pub use crate::generation::{
-    Alternative, Finish, Likely, Piece, PromptToken, Running, Sampling, Token, Usage,
+    Alternative, Finish, Likely, Piece, Priority, PromptToken, Running, Sampling, Token, Usage,
 };
 
 use crate::generation::{self, Encoded, Options, Speaker};
-use crate::{Service, ServiceError};
+use crate::{Payer, Service, ServiceError};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{PreparedValue, Raw};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 
 #[derive(Clone, Debug)]
@@ -21,12 +21,16 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     pub sampling: Sampling,
     pub stop: Vec<String>,
+    /// Go on behind the model's own end, up to `max_tokens`.
+    pub ignore_eos: bool,
     /// Report log-probabilities, with this many most likely tokens.
     pub logprobs: Option<usize>,
     pub echo: bool,
     /// Report the log-probabilities of the prompt's tokens, with this many most likely ones, apart from the
     /// text.
     pub prompt_logprobs: Option<usize>,
+    /// Of what class the work is.
+    pub priority: Priority,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,8 +42,10 @@ pub enum Prompt {
 }
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
-pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
-    let speaker = Speaker::find(service, project, &request.model).await?;
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Running, ServiceError> {
+    let n_choices = request.prompts.len() * request.n;
+    let admitted = generation::admit(service, &payer.project, request.priority, n_choices)?;
+    let speaker = Speaker::find(service, &payer.project, &request.model).await?;
     let prompts = request.prompts.iter().enumerate().map(|(i, prompt)| {
         let param = if request.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt[{i}]") };
         encode(&speaker, prompt, &param)
@@ -52,12 +58,13 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         n: request.n,
         sampling: request.sampling,
         stop: request.stop,
+        ignore_eos: request.ignore_eos,
         logprobs: request.logprobs,
         echo: request.echo,
         prompt_logprobs: request.prompt_logprobs,
         ..Options::default()
     };
-    generation::start(service, speaker, prompts, &options, None)
+    generation::start(admitted, payer, speaker, (prompts, &options), None).await
 }
 
 fn encode(speaker: &Speaker, prompt: &Prompt, param: &str) -> Result<Encoded, ServiceError> {

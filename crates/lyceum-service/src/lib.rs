@@ -6,8 +6,8 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
-//! [`idempotency`], [`health`].
+//! [`background`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`selections`], [`keys`],
+//! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -27,28 +27,36 @@ pub mod idempotency;
 pub mod infer;
 pub mod keys;
 pub mod language;
+pub mod meter;
 pub mod models;
 pub mod predict;
 pub mod privacy;
+pub mod rates;
 pub mod rerank;
 pub mod residency;
 mod resident;
 pub mod responses;
+pub mod retention;
 pub mod robustness;
 pub mod selections;
+pub mod standing;
 mod stops;
 pub mod tokens;
+pub mod usage;
 
 pub use error::ServiceError;
 pub use language::Language;
-pub use lyceum_store::runs;
+pub use lyceum_store::{runs, tenancy};
+pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
+use lyceum_store::models::Version;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use meter::Share;
 use resident::Residents;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -80,12 +88,18 @@ pub struct Service {
     explaining: Semaphore,
     explanations: explain::Kept,
     background: background::Background,
+    live_responses: responses::live::Live,
     selections_wanted: Notify,
+    ledger: Arc<Ledger>,
+    standings: standing::Standings,
+    rates: Arc<rates::Rates>,
 }
 
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
+        let ledger = Ledger::new(store.clone(), engine.clone());
         Self {
+            ledger,
             store,
             engine,
             residents: Residents::new(usize::MAX),
@@ -93,8 +107,17 @@ impl Service {
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
             background: background::Background::default(),
+            live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
+            standings: standing::Standings::default(),
+            rates: Arc::default(),
         }
+    }
+
+    /// With this much memory for imported models that are loaded at once; without it, seven tenths of the machine's.
+    #[must_use]
+    pub fn with_language_memory(self, bytes_max: usize) -> Self {
+        Self { languages: Residents::new(bytes_max), ..self }
     }
 
     pub fn store(&self) -> &Store {
@@ -105,13 +128,47 @@ impl Service {
         &self.engine
     }
 
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// What is counted of requests.
+    pub fn rates(&self) -> &Arc<rates::Rates> {
+        &self.rates
+    }
+
+    /// The version that a reference means, if the project may ask it; counts it for the request under way.
+    pub(crate) async fn resolve(
+        &self,
+        project: &Project,
+        reference: &ModelRef,
+    ) -> Result<Version, ServiceError> {
+        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let standing = self.standing(project).await?;
+        if standing
+            .decided
+            .models
+            .as_ref()
+            .is_some_and(|models| !models.allows(&version.name, version.number))
+        {
+            return Err(ServiceError::ModelForbidden {
+                project: project.id.clone(),
+                id: reference.to_string(),
+            });
+        }
+        if let Some(meter) = rates::current() {
+            meter.model(&version.name)?;
+        }
+        Ok(version)
+    }
+
     /// The loaded model that a reference means; loads it when it is asked for the first time.
     pub async fn resident(
         &self,
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         if language::is_imported(&version) {
             return Err(imported(&version));
         }
@@ -124,7 +181,7 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         if !language::is_imported(&version) {
             let message = format!(
                 "{} does not converse: ask it with POST /v1/completions, /v1/decisions or :predict",
@@ -154,7 +211,7 @@ impl Service {
 
     /// Lets an imported model go; false where it is not loaded.
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         Ok(self.languages.unload(project, &version))
     }
 
@@ -176,6 +233,7 @@ impl Service {
         &self,
         resident: &Resident,
         examples: Vec<Prepared>,
+        share: &Share,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
@@ -185,7 +243,7 @@ impl Service {
         for places in groups.into_values() {
             for places in places.chunks(limits::PREDICT_ROWS_A_BATCH) {
                 let group: Vec<Prepared> = places.iter().map(|&i| examples[i].clone()).collect();
-                waiting.push((places.to_vec(), self.submit(resident, &group)?));
+                waiting.push((places.to_vec(), self.submit(resident, &group, share)?));
             }
         }
         let mut rows = vec![Vec::new(); examples.len()];
@@ -203,14 +261,18 @@ impl Service {
         &self,
         resident: &Resident,
         group: &[Prepared],
+        share: &Share,
     ) -> Result<oneshot::Receiver<Result<lyceum_engine::Prediction, EngineError>>, ServiceError> {
         let (sender, receiver) = oneshot::channel();
+        let (tally, held) = (share.tally(), share.clone());
         let reply = Box::new(move |result| {
+            // The work is over before its answer is known.
+            drop(held);
             // A client that left has dropped its end; its answer is dropped too.
             let _ = sender.send(result);
         });
         let input = resident.preparation.collate(group);
-        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, reply };
+        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally, reply };
         self.engine.predict(request).map_err(refused)?;
         Ok(receiver)
     }
@@ -227,7 +289,7 @@ impl Service {
     }
 }
 
-fn imported(version: &lyceum_store::models::Version) -> ServiceError {
+fn imported(version: &Version) -> ServiceError {
     let message = format!("{} was imported: this takes models that Lyceum trained", version.id());
     ServiceError::unsupported("model", "unsupported_model", message)
 }

@@ -2,25 +2,25 @@
 
 use crate::config::Config;
 use crate::failure::Failure;
-use lyceum_engine::{Engine, EngineLimits};
+use lyceum_engine::Engine;
 use lyceum_service::Service;
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use std::sync::Arc;
 
-/// Opens the data folder; makes it where there is none.
+/// Opens the data folder and the database; makes what is not there.
 pub async fn store(config: &Config) -> Result<Store, Failure> {
-    Ok(Store::open(Layout::new(&config.data_dir.value), Timestamp::now()).await?)
+    let (layout, database) = (Layout::new(&config.data_dir.value), config.database.value.clone());
+    Ok(Store::open_at(layout, database, Timestamp::now()).await?)
 }
 
-/// The use cases over this store, with the processor as the device.
-pub fn service(store: Store) -> Result<Arc<Service>, Failure> {
-    service_with(store, EngineLimits::default())
-}
-
-/// [`service`] with an engine of these bounds.
-pub fn service_with(store: Store, limits: EngineLimits) -> Result<Arc<Service>, Failure> {
-    let engine = Engine::start(limits)
+/// The use cases over this store, with the processor as the device, within the configured bounds.
+pub fn service(config: &Config, store: Store) -> Result<Arc<Service>, Failure> {
+    let engine = Engine::start(config.serving.engine_limits())
         .map_err(|error| Failure::internal("the device thread does not start", &error))?;
-    Ok(Arc::new(Service::new(store, engine)))
+    let service = Service::new(store, engine);
+    Ok(Arc::new(match config.serving.models_bytes() {
+        Some(bytes_max) => service.with_language_memory(bytes_max),
+        None => service,
+    }))
 }

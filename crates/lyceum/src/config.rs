@@ -3,6 +3,8 @@
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
+use crate::serving::{self, Serving};
+use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -39,15 +41,22 @@ pub struct Setting<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub data_dir: Setting<PathBuf>,
+    /// Where the rows are: in the data folder, or on a PostgreSQL server.
+    pub database: Setting<Database>,
     /// 0: all cores.
     pub threads: Setting<usize>,
     pub host: Setting<String>,
     pub port: Setting<u16>,
+    /// A certificate with its chain, and its key, as PEM files; both or neither.
+    pub tls_cert: Setting<Option<PathBuf>>,
+    pub tls_key: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
+    /// How much the engine takes in, and how long models stay.
+    pub serving: Serving,
 }
 
-const KEYS: [&str; 5] = ["data_dir", "threads", "host", "port", "log"];
+const OWN_KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and the key for a running server.
 const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
@@ -86,10 +95,14 @@ impl Config {
     pub fn load(flags: &Global, sources: &Sources) -> Result<Self, Failure> {
         let mut config = Config {
             data_dir: default(sources.default_data_dir.clone()),
+            database: default(Database::Sqlite),
             threads: default(0),
             host: default("127.0.0.1".into()),
             port: default(8317),
+            tls_cert: default(None),
+            tls_key: default(None),
             log: default("warn".into()),
+            serving: Serving::default(),
         };
         let mut failures = Vec::new();
         // From the weakest layer to the strongest, each over the one before.
@@ -112,13 +125,18 @@ impl Config {
 
     /// Each key with its value as text and its origin.
     pub fn rows(&self) -> Vec<(&'static str, String, &Origin)> {
-        vec![
+        let mut rows = vec![
             ("data_dir", self.data_dir.value.display().to_string(), &self.data_dir.origin),
+            ("database", self.database.value.to_string(), &self.database.origin),
             ("threads", self.threads.value.to_string(), &self.threads.origin),
             ("host", self.host.value.clone(), &self.host.origin),
             ("port", self.port.value.to_string(), &self.port.origin),
+            ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
+            ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
             ("log", self.log.value.clone(), &self.log.origin),
-        ]
+        ];
+        rows.extend(self.serving.rows());
+        rows
     }
 
     fn take_file(&mut self, path: &Path, failures: &mut Vec<Failure>) {
@@ -154,7 +172,7 @@ impl Config {
         }
         for (key, value) in table.get_ref() {
             let name = key.get_ref().as_ref();
-            if !KEYS.contains(&name) {
+            if !is_key(name) {
                 let place = place(key.span().start, Some(name));
                 failures.push(unknown(name, place));
                 continue;
@@ -172,7 +190,9 @@ impl Config {
             };
             // A path in a file is relative to the file's folder.
             let written = match (name, path.parent()) {
-                ("data_dir", Some(folder)) => folder.join(&written).display().to_string(),
+                ("data_dir" | "tls_cert" | "tls_key", Some(folder)) => {
+                    folder.join(&written).display().to_string()
+                }
                 _ => written,
             };
             if let Err(message) = self.set(name, &written, origin) {
@@ -188,7 +208,7 @@ impl Config {
                 continue;
             }
             let key = name["LYCEUM_".len()..].to_lowercase();
-            if !KEYS.contains(&key.as_str()) {
+            if !is_key(&key) {
                 let place = Place { key: Some(name.to_owned()), ..Place::default() };
                 failures.push(unknown(&key, place));
                 continue;
@@ -211,7 +231,10 @@ impl Config {
         }
         match key {
             "data_dir" => self.data_dir = Setting { value: PathBuf::from(text), origin },
+            "database" => self.database = Setting { value: text.parse()?, origin },
             "host" => self.host = Setting { value: text.to_owned(), origin },
+            "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
+            "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
@@ -221,13 +244,25 @@ impl Config {
                 let value = text.parse().map_err(|_| format!("{text:?} is no port (0 to 65535)"))?;
                 self.port = Setting { value, origin };
             }
-            _ => unreachable!("only known keys are set: bug"),
+            _ => self.serving.set(key, text, origin)?,
         }
         Ok(())
     }
 }
 
-fn default<T>(value: T) -> Setting<T> {
+fn shown(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string())
+}
+
+fn is_key(name: &str) -> bool {
+    keys().any(|key| key == name)
+}
+
+fn keys() -> impl Iterator<Item = &'static str> {
+    OWN_KEYS.into_iter().chain(serving::KEYS)
+}
+
+pub fn default<T>(value: T) -> Setting<T> {
     Setting { value, origin: Origin::Default }
 }
 
@@ -258,9 +293,9 @@ fn bad_at(code: &'static str, message: impl Into<String>, fix: &str, place: Plac
 }
 
 fn unknown(key: &str, place: Place) -> Failure {
-    let fix = match did_you_mean(key, KEYS) {
+    let fix = match did_you_mean(key, keys()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("remove it; known are {}", KEYS.join(", ")),
+        None => format!("remove it; known are {}", keys().collect::<Vec<_>>().join(", ")),
     };
     bad_at("unknown_key", "unknown configuration key", &fix, place)
 }
@@ -283,9 +318,10 @@ mod tests {
     #[test]
     fn each_layer_is_over_the_one_below_and_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        let local = "threads = 3\ndata_dir = \"here\"\nhost = \"::1\"\n";
+        let local = "threads = 3\ndata_dir = \"here\"\nhost = \"::1\"\nqueue = 99\n";
         let user = "# mine\nport = 9000\nthreads = 2\ndata_dir = \"/there\"\n";
-        let variables = [("LYCEUM_DATA_DIR", "/env"), ("LYCEUM_CPU", "avx2"), ("PATH", "x")];
+        let variables =
+            [("LYCEUM_DATA_DIR", "/env"), ("LYCEUM_CPU", "avx2"), ("LYCEUM_KEEP_ALIVE", "1h"), ("PATH", "x")];
         let sources = sources(folder.path(), local, user, &variables);
         let flags = Global { threads: Some(4), ..Global::default() };
         let config = Config::load(&flags, &sources).unwrap();
@@ -297,6 +333,9 @@ mod tests {
             Setting { value: 9000, origin: Origin::File(folder.path().join("user.toml"), 2) }
         );
         assert_eq!(config.log.origin, Origin::Default);
+        assert_eq!(config.serving.queue.value, 99);
+        assert_eq!(config.serving.queue.origin, Origin::File(folder.path().join("lyceum.toml"), 4));
+        assert_eq!(config.serving.keep_alive.origin, Origin::Environment("LYCEUM_KEEP_ALIVE".into()));
         let config = Config::load(&Global::default(), &Sources { variables: Vec::new(), ..sources }).unwrap();
         assert_eq!(config.data_dir.value, folder.path().join("here"));
         assert_eq!(config.threads.value, 3);
@@ -305,7 +344,7 @@ mod tests {
     #[test]
     fn unknown_keys_and_wrong_values_are_all_reported_where_they_stand() {
         let folder = tempfile::tempdir().unwrap();
-        let local = "thraeds = 2\nport = 70000\nhost = 3.5\n";
+        let local = "thraeds = 2\nport = 70000\nhost = 3.5\nbatch_rows = 0\n";
         let variables = [("LYCEUM_THREADS", "many"), ("LYCEUM_HOTS", "x")];
         let sources = sources(folder.path(), local, "", &variables);
         let failure = Config::load(&Global { threads: Some(0), ..Global::default() }, &sources).unwrap_err();
@@ -326,6 +365,7 @@ mod tests {
                 (Some(1), "thraeds", "unknown_key"),
                 (Some(2), "port", "invalid_config"),
                 (Some(3), "host", "wrong_type"),
+                (Some(4), "batch_rows", "invalid_config"),
             ]
         );
         assert!(all.iter().any(|f| f.fix == "did you mean `threads`?"));

@@ -42,7 +42,7 @@ impl Context {
         if let Err(error) = models::resolve(&store, &self.project, &reference).await {
             return Err(self.explain(&store, error).await);
         }
-        let service = assemble::service(store)?;
+        let service = assemble::service(&self.config, store)?;
         let resident = service.resident(&self.project, &reference).await?;
         Ok((service, resident))
     }
@@ -55,7 +55,7 @@ impl Context {
             Ok(version) => version,
             Err(error) => return Err(self.explain(&store, error).await),
         };
-        let service = assemble::service(store)?;
+        let service = assemble::service(&self.config, store)?;
         let speaker = if lyceum_service::language::is_imported(&version) {
             let language = service.language(&self.project, &reference).await?;
             Speaker::Language(reference, language)

@@ -17,6 +17,7 @@ mod gate;
 mod output;
 mod progress;
 mod remote;
+mod serving;
 mod time;
 mod training;
 

@@ -8,11 +8,12 @@ use crate::error::{ApiError, ErrorBody};
 use crate::sse;
 use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
 use crate::wire::completions::{Delivery, PromptTokensDetails, Usage};
+use crate::wire::tier;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::chat::{self, Running};
+use lyceum_service::chat::{self, Priority, Running};
 use std::collections::HashSet;
 
 /// Answers a conversation.
@@ -26,14 +27,19 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
+    let (_, service_tier) = tier(body.service_tier.as_deref())?;
     let (request, delivery) = body.parse()?;
-    let (n, n_top) = (request.n, request.logprobs);
-    let running = chat::create(&api.service, &caller.project, request).await?;
+    let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
+    let running = chat::create(&api.service, &caller.payer, request).await?;
     let head = Head {
         id: new_id("chatcmpl-"),
         created: created(),
         model: running.model(),
         fingerprint: running.fingerprint(),
+        service_tier: match request_class {
+            Priority::Batch => "flex",
+            Priority::Interactive => service_tier,
+        },
         n_top,
     };
     match delivery {
@@ -48,6 +54,7 @@ struct Head {
     created: i64,
     model: String,
     fingerprint: String,
+    service_tier: &'static str,
     /// Log-probabilities are given, with this many most likely tokens.
     n_top: Option<usize>,
 }
@@ -60,7 +67,7 @@ impl Head {
             created: self.created,
             model: self.model.clone(),
             system_fingerprint: self.fingerprint.clone(),
-            service_tier: "default",
+            service_tier: self.service_tier,
             choices,
             usage,
         }
@@ -113,7 +120,7 @@ async fn whole(head: Head, mut running: Running, n: usize) -> Result<Completion,
         created: head.created,
         model: head.model,
         system_fingerprint: head.fingerprint,
-        service_tier: "default",
+        service_tier: head.service_tier,
         choices,
     })
 }

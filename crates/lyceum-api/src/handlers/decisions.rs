@@ -9,7 +9,8 @@ use axum::Extension;
 use axum::extract::State;
 use lyceum_service::decisions;
 
-/// Answers typed questions about a text, a picture or a row of a table with a trained classifier.
+/// Answers typed questions about a text, a picture or a row of a table: with a trained classifier, or about a text with
+/// a language model, from its probabilities.
 #[utoipa::path(post, path = "/v1/decisions", tag = "openai", request_body = Body, responses(
     (status = 200, body = Decision), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
@@ -21,6 +22,6 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<axum::Json<Decision>, ApiError> {
     let (request, extras) = body.parse()?;
-    let decision = decisions::create(&api.service, &caller.project, request).await?;
+    let decision = decisions::create(&api.service, &caller.payer, request).await?;
     Ok(axum::Json(Decision::new(decision, extras)))
 }

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod model_selections;
 pub mod models;
 pub mod openapi;
+pub mod organization;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
@@ -21,6 +22,7 @@ pub mod residents;
 pub mod responses;
 pub mod robustness;
 pub mod tokens;
+pub mod usage;
 
 use lyceum_types::clock::Timestamp;
 

@@ -2,7 +2,7 @@
 //! `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids` and `chat_template_kwargs`).
 
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
-use super::{advisory, model_ref, sampling, unsupported, within};
+use super::{advisory, model_ref, priority, sampling, tier, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
 use lyceum_types::limits;
@@ -81,8 +81,12 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// Accepted, without effect: `auto` or `default`.
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
     pub service_tier: Option<String>,
+    /// The same as vLLM says it: 0 at once, 1 when nobody else waits for an answer.
+    pub priority: Option<i64>,
+    /// Whether to go on behind the model's own end, up to `max_tokens`.
+    pub ignore_eos: Option<bool>,
     /// Accepted, without effect.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, String>>,
@@ -131,11 +135,20 @@ impl Body {
             seed: self.seed,
         };
         let form = form(self.response_format.as_ref(), self.structured_outputs.as_ref())?;
+        let priority = match (self.service_tier.as_deref(), self.priority) {
+            (Some(_), Some(_)) => {
+                let message = "priority: service_tier says the same: send one of them";
+                return Err(ApiError::field("priority", "invalid_value", message));
+            }
+            (tier_name @ Some(_), None) => tier(tier_name)?.0,
+            (None, number) => priority(number)?,
+        };
         let request = Request {
             model: model_ref(&self.model)?,
             messages: self.messages,
             n,
             max_tokens: max_tokens.map(|n| n as usize),
+            in_background: false,
             sampling: sampling.parse()?,
             stop: stops(self.stop)?,
             stop_ids: self.stop_token_ids.unwrap_or_default(),
@@ -146,6 +159,8 @@ impl Body {
             tool_choice: self.tool_choice,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
             form,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            priority,
         };
         Ok((request, delivery))
     }
@@ -161,9 +176,6 @@ impl Body {
         for (key, value) in self.metadata.iter().flatten() {
             advisory("metadata", Some(key))?;
             advisory("metadata", Some(value))?;
-        }
-        if self.service_tier.as_deref().is_some_and(|tier| !matches!(tier, "auto" | "default")) {
-            return Err(unsupported("service_tier", "there is one tier: leave it out or send auto"));
         }
         if self.store == Some(true) {
             return Err(unsupported("store", "nothing of a chat is stored: leave it out or send false"));
@@ -242,7 +254,7 @@ pub struct Completion {
     pub model: String,
     /// Says which weights answered.
     pub system_fingerprint: String,
-    /// `default`
+    /// `default`, `priority` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<Choice>,
     pub usage: Usage,
@@ -311,7 +323,7 @@ pub struct Chunk {
     pub created: i64,
     pub model: String,
     pub system_fingerprint: String,
-    /// `default`
+    /// `default`, `priority` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<ChunkChoice>,
     /// Null until the last event, where it was asked for.
@@ -383,6 +395,7 @@ impl Logprobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lyceum_service::chat::Priority;
     use serde_json::json;
 
     fn parse(extra: Value) -> Result<(Request, Delivery), ApiError> {
@@ -404,7 +417,8 @@ mod tests {
             ("temperature", vec![json!(2.1)]),
             ("modalities", vec![json!(["audio"])]),
             ("store", vec![json!(true)]),
-            ("service_tier", vec![json!("flex")]),
+            ("service_tier", vec![json!("scale")]),
+            ("priority", vec![json!(2), json!(-1)]),
             ("audio", vec![json!({})]),
             ("web_search_options", vec![json!({})]),
         ] {
@@ -427,10 +441,26 @@ mod tests {
             let error = parse(body.clone()).unwrap_err();
             assert_eq!(error.detail.param.as_deref(), Some(param), "{body}");
         }
+        let both = parse(json!({"service_tier": "flex", "priority": 1})).unwrap_err();
+        assert_eq!(both.detail.param.as_deref(), Some("priority"));
         let both = parse(json!({"max_tokens": 1, "max_completion_tokens": 1})).unwrap_err();
         assert_eq!(both.detail.param.as_deref(), Some("max_tokens"));
         let top = parse(json!({"logprobs": true, "top_logprobs": 21})).unwrap_err();
         assert_eq!(top.detail.param.as_deref(), Some("top_logprobs"));
+    }
+
+    #[test]
+    fn flex_and_one_are_the_batch_class_and_everything_else_is_wanted_at_once() {
+        for (body, expected) in [
+            (json!({}), Priority::Interactive),
+            (json!({"service_tier": null, "priority": 0}), Priority::Interactive),
+            (json!({"service_tier": "auto"}), Priority::Interactive),
+            (json!({"service_tier": "priority"}), Priority::Interactive),
+            (json!({"service_tier": "flex"}), Priority::Batch),
+            (json!({"priority": 1}), Priority::Batch),
+        ] {
+            assert_eq!(parse(body.clone()).unwrap().0.priority, expected, "{body}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! `return_token_ids`).
 
 use super::explain::{Extras, OptionsBody};
-use super::{advisory, model_ref, sampling, unsupported, within};
+use super::{advisory, model_ref, priority, sampling, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::completions::{Prompt, Request};
 use lyceum_service::explain::Options;
@@ -58,6 +58,10 @@ pub struct Body {
     pub prompt_logprobs: Option<i64>,
     /// Whether the ids of the prompt and of the completion are given.
     pub return_token_ids: Option<bool>,
+    /// Whether to go on behind the model's own end, up to `max_tokens`.
+    pub ignore_eos: Option<bool>,
+    /// 0, by default, or 1: when nobody else waits for an answer.
+    pub priority: Option<i64>,
     /// Accepted, without effect.
     pub user: Option<String>,
     /// Also say why, for one text prompt with `n` 1: a stream has it in its last event.
@@ -170,8 +174,19 @@ impl Body {
         let sampling = sampling.parse()?;
         let stop = stops(self.stop)?;
         let model = model_ref(&self.model)?;
-        let request =
-            Request { model, prompts, n, max_tokens, sampling, stop, logprobs, echo, prompt_logprobs };
+        let request = Request {
+            model,
+            prompts,
+            n,
+            max_tokens,
+            sampling,
+            stop,
+            ignore_eos: self.ignore_eos.unwrap_or(false),
+            logprobs,
+            echo,
+            prompt_logprobs,
+            priority: priority(self.priority)?,
+        };
         Ok((request, delivery, why))
     }
 

@@ -12,6 +12,7 @@ pub mod explanation;
 pub mod files;
 pub mod infer;
 pub mod models;
+pub mod organization;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
@@ -21,8 +22,10 @@ pub mod robustness;
 pub mod sampling;
 pub mod selections;
 pub mod tokens;
+pub mod usage;
 
 use crate::error::ApiError;
+use lyceum_service::completions::Priority;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 
@@ -52,6 +55,27 @@ pub fn unsupported(param: &str, hint: &str) -> ApiError {
     ApiError::field(param, "unsupported_parameter", format!("{param}: not supported; {hint}"))
 }
 
+/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names.
+pub fn tier(service_tier: Option<&str>) -> Result<(Priority, &'static str), ApiError> {
+    match service_tier {
+        None | Some("auto" | "default") => Ok((Priority::Interactive, "default")),
+        Some("priority") => Ok((Priority::Interactive, "priority")),
+        Some("flex") => Ok((Priority::Batch, "flex")),
+        Some(_) => Err(unsupported("service_tier", "there are auto, default, priority and flex")),
+    }
+}
+
+/// The same in vLLM's words, where the lower number comes first: here there are two classes.
+pub fn priority(number: Option<i64>) -> Result<Priority, ApiError> {
+    match number {
+        None | Some(0) => Ok(Priority::Interactive),
+        Some(1) => Ok(Priority::Batch),
+        Some(_) => {
+            Err(unsupported("priority", "there are 0 (at once) and 1 (when nobody waits for an answer)"))
+        }
+    }
+}
+
 /// Checks a text that is accepted and has no effect on the answer.
 pub fn advisory(param: &str, text: Option<&str>) -> Result<(), ApiError> {
     match text {
@@ -67,4 +91,10 @@ pub fn advisory(param: &str, text: Option<&str>) -> Result<(), ApiError> {
 pub fn path_model_ref(text: &str) -> Result<ModelRef, ApiError> {
     let id = || text.chars().take(limits::MODEL_REF_CHARS_MAX).collect();
     text.parse().map_err(|_| lyceum_service::ServiceError::ModelNotFound { id: id() }.into())
+}
+
+/// An id in a path or body of administration: what cannot be one is not found.
+pub fn organization_id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, ApiError> {
+    let id = || text.chars().take(64).collect();
+    text.parse().map_err(|_| lyceum_service::ServiceError::NotFound { what, id: id() }.into())
 }

@@ -154,10 +154,15 @@ async fn a_base_that_is_gone_or_none_is_refused_with_what_to_do() {
     let store = house.service.store();
     let (project, reference) = (Project::default_project(), "tiny@1".parse().unwrap());
     crate::language::import_tiny(&house).await;
-    lyceum_store::models::delete(store, &project, &reference).await.unwrap();
+    lyceum_store::models::delete(store, &project, &reference, &act()).await.unwrap();
     assert_eq!(house.client.post("/v1/completions", &completion("one", 1)).await.status, 200);
-    lyceum_store::models::delete(store, &project, &"tiny@2".parse().unwrap()).await.unwrap();
+    lyceum_store::models::delete(store, &project, &"tiny@2".parse().unwrap(), &act()).await.unwrap();
     let answer = house.client.post("/v1/completions", &completion("one", 1)).await;
     assert!(answer.text().contains("the base tiny@1 of one@1 is not there any more"), "{}", answer.text());
     assert_eq!(answer.refused(400).1, "base_model_missing");
+}
+
+fn act() -> lyceum_store::registry::Act {
+    let now = lyceum_types::clock::Timestamp::now();
+    lyceum_store::registry::Act { actor: "test".into(), note: String::new(), now }
 }

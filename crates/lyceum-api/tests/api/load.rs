@@ -73,7 +73,7 @@ async fn two_hundred_clients_get_byte_for_byte_what_each_gets_alone() {
     }
 }
 
-async fn publish_endless(house: &House) {
+pub async fn publish_endless(house: &House) {
     let tokenizer = Tokenizer::chars(["abcdefgh "], Specials::default());
     let preparation = Preparation {
         input: InputPreparation::Text { tokenizer, max_tokens: 64 },
@@ -105,6 +105,65 @@ async fn clients_that_leave_free_their_work() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{:?} still there after five seconds", house.service.engine().load());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_times_more_than_fits_is_answered_or_told_to_come_again_and_nothing_is_left() {
+    const PLACES: usize = 8;
+    let limits = EngineLimits { sequences_max: PLACES, sequences_running_max: 4, ..EngineLimits::default() };
+    let house = House::with(limits).await;
+    house.publish_poet("poet").await;
+    let body = |i: usize| json!({"model": "poet", "prompt": "ab", "max_tokens": 20, "seed": i % 3, "stream": i % 2 == 0, "ignore_eos": true});
+    let mut alone = Vec::new();
+    for i in 0..6 {
+        let answer = house.client.post("/v1/completions", &body(i)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        alone.push(essence(answer.text()));
+    }
+    // The device does nothing until all have asked, so it is known how many have to be refused.
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (holds, held) = std::sync::mpsc::channel();
+    let hold = move || {
+        holds.send(()).unwrap();
+        let _ = released.recv();
+    };
+    house.service.engine().with_device(hold).unwrap();
+    held.recv().unwrap();
+    let tasks: Vec<_> = (0..10 * PLACES)
+        .map(|i| {
+            let (client, body) = (house.client.clone(), body(i));
+            tokio::spawn(async move { client.post("/v1/completions", &body).await })
+        })
+        .collect();
+    // One project has all places but the last eighth.
+    let n_in = PLACES - PLACES / 8;
+    while tasks.iter().filter(|task| task.is_finished()).count() < tasks.len() - n_in {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(house.service.engine().load().sequences, n_in);
+    release.send(()).unwrap();
+    let mut n_answered = 0;
+    for (i, task) in tasks.into_iter().enumerate() {
+        let answer = task.await.unwrap();
+        if answer.status == 200 {
+            n_answered += 1;
+            assert_eq!(essence(answer.text()), alone[i % 6], "request {i}");
+            continue;
+        }
+        assert_eq!(answer.refused(429), (String::new(), "overloaded".to_owned()));
+        assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    assert_eq!(n_answered, n_in, "whoever is let in is answered");
+    for _ in 0..200 {
+        let load = house.service.engine().load();
+        if load.sequences + load.kv_pages_used == 0 {
+            assert_eq!(house.client.post("/v1/completions", &body(0)).await.status, 200);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?} is left", house.service.engine().load());
 }
 
 #[tokio::test(flavor = "multi_thread")]

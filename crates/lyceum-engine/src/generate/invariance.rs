@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::KvStorage;
+use crate::places::Door;
 use lyceum_kernels::pool::parallel_for;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::causal_lm::{self, Source};
@@ -230,14 +231,15 @@ fn run(
 ) -> (Vec<Vec<Told>>, [u64; 2]) {
     let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));
     let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
-    gauges.sequences.store(wishes.len(), Ordering::Relaxed);
+    let door = Door::new(2 * wishes.len());
     let mut next = 0;
     while next < wishes.len() || !generator.is_idle() {
-        let open = next - (wishes.len() - gauges.sequences.load(Ordering::Relaxed));
+        let open = door.n_held();
         for _ in 0..2.min(together - open.min(together)).min(wishes.len() - next) {
             let request = request(model, &wishes[next], next, &answers);
             request.check(&limits).unwrap();
-            generator.push(request);
+            let place = door.take(Tenant(0), Priority::Interactive, 1).ok().unwrap();
+            generator.push(request, place);
             next += 1;
         }
         if generator.lanes().is_empty() {
@@ -246,7 +248,7 @@ fn run(
         }
         generator.step(&mut ws, &gauges);
     }
-    assert_eq!(gauges.sequences.load(Ordering::Relaxed), 0);
+    assert_eq!(door.n_held(), 0);
     assert_eq!(gauges.kv_pages_used.load(Ordering::Relaxed), 0, "all pages come back");
     let answers = answers.lock().unwrap().clone();
     for answer in &answers {
@@ -335,20 +337,21 @@ fn requests_that_are_cancelled_leave_at_once_and_those_that_can_never_fit_do_not
     let (model, gauges, mut ws) = (model(), Gauges::default(), Workspace::new());
     let mut generator = Generator::new(limits());
     let cancelled = Arc::new(AtomicBool::new(false));
-    gauges.sequences.store(2, Ordering::Relaxed);
+    let door = Door::new(4);
     for _ in 0..2 {
         let sink = Box::new(|event| panic!("nobody listens: {event:?}"));
         let request = GenerateRequest::new(model.clone(), vec![1; 100], 5, sink);
         let small = EngineLimits { kv_bytes_per_model_max: 3 << 14, ..limits() };
         assert!(request.check(&small).unwrap_err().to_string().contains("can never fit"));
-        generator.push(GenerateRequest { cancelled: Some(cancelled.clone()), ..request });
+        let place = door.take(request.tenant, request.priority, 1).ok().unwrap();
+        generator.push(GenerateRequest { cancelled: Some(cancelled.clone()), ..request }, place);
     }
     generator.lanes().push(Lane::new(&model, &EngineLimits { prefill_tokens_max: 8, ..limits() }));
     generator.step(&mut ws, &gauges);
     assert!(gauges.kv_pages_used.load(Ordering::Relaxed) == 8 && !generator.is_idle());
     cancelled.store(true, Ordering::Relaxed);
     generator.step(&mut ws, &gauges);
-    assert_eq!((gauges.sequences.load(Ordering::Relaxed), generator.is_idle()), (0, true));
+    assert_eq!((door.n_held(), generator.is_idle()), (0, true));
     assert_eq!(gauges.kv_pages_used.load(Ordering::Relaxed), 0);
 }
 
@@ -359,9 +362,10 @@ fn models_beyond_the_bound_wait_for_their_turn() {
     let (alone, _) = run(&models[0], &wishes, 1, limits, None);
     let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));
     let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
-    gauges.sequences.store(wishes.len(), Ordering::Relaxed);
+    let door = Door::new(2 * wishes.len());
     for (i, wish) in wishes.iter().enumerate() {
-        generator.push(request(&models[i % 3], wish, i, &answers));
+        let place = door.take(Tenant(0), Priority::Interactive, 1).ok().unwrap();
+        generator.push(request(&models[i % 3], wish, i, &answers), place);
     }
     while !generator.is_idle() {
         generator.step(&mut ws, &gauges);

@@ -27,7 +27,7 @@ pub use mask::{BitMask, TokenMask};
 pub use sampler::Sampling;
 pub use sequence::{Priority, Tenant};
 
-use crate::{EngineError, EngineLimits, Gauges};
+use crate::{EngineError, EngineLimits, Gauges, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::decode::PAGE;
@@ -78,6 +78,8 @@ pub struct GenerateRequest {
     pub mask: Option<Box<dyn TokenMask>>,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
+    /// Who counts what is done for it.
+    pub metered: Option<Metered>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
     pub sink: Sink,
@@ -102,6 +104,7 @@ impl GenerateRequest {
             priority: Priority::Interactive,
             mask: None,
             kept: None,
+            metered: None,
             cancelled: None,
             sink,
         }
@@ -207,7 +210,7 @@ pub(crate) struct Generator {
     limits: EngineLimits,
     lanes: Vec<Lane>,
     /// For models that have no lane while all lanes are busy.
-    pending: VecDeque<GenerateRequest>,
+    pending: VecDeque<(GenerateRequest, Places)>,
     last_id: u64,
 }
 
@@ -220,8 +223,8 @@ impl Generator {
         self.pending.is_empty() && self.lanes.iter().all(Lane::is_idle)
     }
 
-    pub(crate) fn push(&mut self, request: GenerateRequest) {
-        self.pending.push_back(request);
+    pub(crate) fn push(&mut self, request: GenerateRequest, place: Places) {
+        self.pending.push_back((request, place));
     }
 
     /// One pass for each model that has work.
@@ -229,19 +232,21 @@ impl Generator {
         // Nobody holds these models any more.
         self.lanes.retain(|lane| lane.model.strong_count() > 0);
         let mut left = VecDeque::new();
-        while let Some(request) = self.pending.pop_front() {
+        while let Some((request, place)) = self.pending.pop_front() {
+            if request.is_cancelled() {
+                continue;
+            }
             match self.lane(&request.model) {
-                _ if request.is_cancelled() => gauges.sequence_done(),
                 Some(i) => {
                     self.last_id += 1;
-                    self.lanes[i].add(self.last_id, request);
+                    self.lanes[i].add(self.last_id, request, place);
                 }
-                None => left.push_back(request),
+                None => left.push_back((request, place)),
             }
         }
         self.pending = left;
         for lane in self.lanes.iter_mut().filter(|lane| !lane.is_idle()) {
-            (0..lane.step(ws)).for_each(|_| gauges.sequence_done());
+            lane.step(ws);
         }
         let used = self.lanes.iter().map(Lane::pages_used).sum();
         gauges.kv_pages_used.store(used, Ordering::Relaxed);

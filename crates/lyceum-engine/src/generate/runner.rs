@@ -5,7 +5,7 @@ use super::sampler::{Sampler, report};
 use super::scheduler::{Limits, Row, Scheduler};
 use super::sequence::Sequence;
 use super::{Event, Finish, Flow, GenerateRequest, TokenEvent};
-use crate::{EngineError, EngineLimits};
+use crate::{CountPrompt, EngineError, EngineLimits, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
 use lyceum_nn::Workspace;
@@ -30,12 +30,16 @@ pub(crate) struct Lane {
 /// A sequence as the outside knows it.
 struct Live {
     request: GenerateRequest,
+    /// Comes back with this value.
+    _place: Places,
     /// None until its first pass.
     state: Option<DecodeState>,
     sampler: Sampler,
     /// Events for tokens of the prompt.
     n_reported: usize,
     n_generated: usize,
+    /// Tokens of the prompt that its tally knows of.
+    n_counted: usize,
 }
 
 /// How a sequence goes on after a pass.
@@ -79,7 +83,7 @@ impl Lane {
         [self.scheduler.n_preemptions, self.scheduler.n_guessed]
     }
 
-    pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest) {
+    pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest, place: Places) {
         let n_positions = request.n_positions_max();
         let adapter = request.adapter.as_ref().map(|adapter| adapter.id());
         let sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
@@ -90,17 +94,25 @@ impl Lane {
         sequence.reports_prompt = request.reports_prompt() && request.prompt_alternatives().is_some();
         self.scheduler.add(sequence);
         let sampler = Sampler::new(request.sampling.clone(), request.mask.take(), &request.prompt);
-        self.live.insert(id, Live { request, state: None, sampler, n_reported: 0, n_generated: 0 });
+        let live = Live {
+            request,
+            _place: place,
+            state: None,
+            sampler,
+            n_reported: 0,
+            n_generated: 0,
+            n_counted: 0,
+        };
+        self.live.insert(id, live);
     }
 
-    /// One pass; how many sequences came to their end.
-    pub(crate) fn step(&mut self, ws: &mut Workspace) -> usize {
-        let before = self.live.len();
+    /// One pass.
+    pub(crate) fn step(&mut self, ws: &mut Workspace) {
         let gone: Vec<u64> =
             self.live.iter().filter(|(_, live)| live.request.is_cancelled()).map(|(&id, _)| id).collect();
         gone.into_iter().for_each(|id| self.remove(id));
         let Some(model) = self.live.values().next().map(|live| live.request.model.clone()) else {
-            return before;
+            return;
         };
         let mut rows = self.scheduler.plan();
         rows.retain(|row| self.prepare(ws, &model, row));
@@ -108,7 +120,6 @@ impl Lane {
             Ok(logits) => self.hear(&rows, logits, model.shape.output.width(), model.context()),
             Err(error) => rows.iter().for_each(|row| self.fail(row.id, error.clone())),
         }
-        before - self.live.len()
     }
 
     fn remove(&mut self, id: u64) {
@@ -131,6 +142,9 @@ impl Lane {
         let again = !paged && live.state.as_ref().is_some_and(|state| state.n_seen() != row.start);
         if let (None, Some(kept)) = (&live.state, &live.request.kept) {
             kept.store(row.start, Ordering::Relaxed);
+        }
+        if live.state.is_none() {
+            live.count_beginning(row.start);
         }
         if live.state.is_none() || again {
             match model.start(ws, live.request.source.as_deref()) {
@@ -236,6 +250,7 @@ impl Live {
         complete: bool,
         context: Option<usize>,
     ) -> Result<Next, EngineError> {
+        self.count_prompt(row.start + row.n);
         let reports = self.request.reports_prompt() && row.start < self.request.prompt.len();
         if reports && self.report_prompt(row, logits, width) == Flow::Stop {
             return Ok(Next::Over);
@@ -257,6 +272,9 @@ impl Live {
             self.sampler.accept(id)?;
             let logprobs = self.request.logprobs.map(|n| report(logits, id, n));
             self.n_generated += 1;
+            if let Some(metered) = &self.request.metered {
+                metered.tally.add_generated(1);
+            }
             if (self.request.sink)(Event::Token(TokenEvent { id, logprobs })) == Flow::Stop {
                 return Ok(Next::Over);
             }
@@ -270,6 +288,29 @@ impl Live {
             }
         }
         Ok(Next::Tokens(chosen))
+    }
+
+    /// The sequence begins, `n_cached` tokens of its prompt being computed already.
+    fn count_beginning(&mut self, n_cached: usize) {
+        let Some(Metered { tally, prompt: CountPrompt::Yes }) = &self.request.metered else { return };
+        match &self.request.source {
+            Some(source) => tally.add_prompt(source.len() as u64),
+            None => {
+                tally.add_cached(n_cached as u64);
+                tally.add_prompt(n_cached as u64);
+                self.n_counted = n_cached;
+            }
+        }
+    }
+
+    /// The model has seen the first `n_seen` tokens of prompt and answer.
+    fn count_prompt(&mut self, n_seen: usize) {
+        let Some(Metered { tally, prompt: CountPrompt::Yes }) = &self.request.metered else { return };
+        let n_seen = n_seen.min(self.request.prompt.len());
+        if self.request.source.is_none() && n_seen > self.n_counted {
+            tally.add_prompt((n_seen - self.n_counted) as u64);
+            self.n_counted = n_seen;
+        }
     }
 
     fn done(&mut self, finish: Finish) -> Next {

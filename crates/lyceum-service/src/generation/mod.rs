@@ -5,16 +5,24 @@
 //! within a step.
 
 mod choice;
+#[cfg(test)]
+mod fairness;
 pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
-use crate::{Service, ServiceError};
+use crate::meter::{Counts, Here, Share};
+use crate::rates::Reserved;
+use crate::{Payer, Service, ServiceError};
 use choice::{Choice, Part, prompt_token};
-use lyceum_engine::{Event, Flow, GenerateRequest, Priority, Sink, TokenEvent, TokenMask};
+use lyceum_engine::{
+    CountPrompt, Event, Flow, GenerateRequest, Metered, Places, Sink, Tenant, TokenEvent, TokenMask,
+};
 use lyceum_models::InputShape;
 use lyceum_models::batch::{Input, Tokens};
+use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -43,15 +51,52 @@ impl Sampling {
     }
 }
 
+pub use lyceum_engine::Priority;
+
+/// A request that was let in: it has places for all its choices, which come back when they end.
+pub struct Admitted<'a> {
+    service: &'a Service,
+    places: Places,
+}
+
+/// Lets a request in, before anything is read, rendered or loaded for it: to say no costs nothing.
+///
+/// # Errors
+/// As many choices wait and are made as may.
+pub(crate) fn admit<'a>(
+    service: &'a Service,
+    project: &Project,
+    priority: Priority,
+    n_choices: usize,
+) -> Result<Admitted<'a>, ServiceError> {
+    let places = service.engine().reserve(tenant(project), priority, n_choices).map_err(crate::refused)?;
+    Ok(Admitted { service, places })
+}
+
+/// The key under which the engine knows a project: whose work it is, without a name.
+fn tenant(project: &Project) -> Tenant {
+    let mut hash = Sha256::new();
+    // With its length, so that no two projects run into one text.
+    hash.update((project.tenant.len() as u64).to_le_bytes());
+    hash.update(&project.tenant);
+    hash.update(&project.id);
+    let digest = hash.finalize();
+    Tenant(digest.iter().take(16).fold(0, |key, &byte| key << 8 | u128::from(byte)))
+}
+
 /// What every choice of a request shares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
+    /// Nobody waits for the answer: it may take longer.
+    pub in_background: bool,
     /// Choices of each prompt.
     pub n: usize,
     pub sampling: Sampling,
     pub stop: Vec<String>,
     /// Tokens that end an answer beside the model's own.
     pub stop_ids: Vec<u32>,
+    /// The model's own end tokens do not end an answer.
+    pub ignore_eos: bool,
     /// Special tokens that are part of the text.
     pub shown: Vec<u32>,
     /// Report log-probabilities, with this many most likely tokens.
@@ -61,6 +106,7 @@ pub(crate) struct Options {
 }
 
 /// A prompt as the engine takes it.
+#[derive(Clone)]
 pub(crate) struct Encoded {
     pub source: Option<Vec<u32>>,
     pub prompt: Vec<u32>,
@@ -152,13 +198,40 @@ pub struct Usage {
 }
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
-pub(crate) fn start(
-    service: &Service,
+pub(crate) async fn start(
+    admitted: Admitted<'_>,
+    payer: &Payer,
     speaker: Speaker,
-    prompts: Vec<Encoded>,
-    options: &Options,
+    (prompts, options): (Vec<Encoded>, &Options),
     mask: Option<MaskOf<'_>>,
 ) -> Result<Running, ServiceError> {
+    let guard = admitted.service.ledger().open(payer, speaker.version(), most(&prompts, options)).await?;
+    let here = Here(Some(guard));
+    let mut running = begin(admitted, speaker, (prompts, options), mask, here.share());
+    match &mut running {
+        Ok(running) => running.guard = here,
+        Err(error) => here.fail(error),
+    }
+    running
+}
+
+/// The most that can be read and made.
+fn most(prompts: &[Encoded], options: &Options) -> Counts {
+    Counts {
+        input_tokens: prompts.iter().map(|prompt| prompt.n_tokens as u64).sum(),
+        output_tokens: prompts.iter().map(|prompt| (prompt.max_tokens * options.n) as u64).sum(),
+        ..Counts::default()
+    }
+}
+
+fn begin(
+    admitted: Admitted<'_>,
+    speaker: Speaker,
+    (prompts, options): (Vec<Encoded>, &Options),
+    mask: Option<MaskOf<'_>>,
+    share: Share,
+) -> Result<Running, ServiceError> {
+    let Admitted { service, mut places } = admitted;
     let n_choices = prompts.len() * options.n;
     let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
@@ -174,19 +247,27 @@ pub(crate) fn start(
         cached_tokens: 0,
         completion_tokens: 0,
     };
-    let mut end_tokens = speaker.ends();
+    let worst = |prompt: &Encoded| (prompt.n_tokens + prompt.max_tokens * options.n) as u64;
+    let reserved = crate::rates::reserve(prompts.iter().map(worst).sum())?;
+    let mut end_tokens = if options.ignore_eos { Vec::new() } else { speaker.ends() };
     end_tokens.extend(&options.stop_ids);
     let mut choices = Vec::with_capacity(n_choices);
     let mut prompt_ids = Vec::with_capacity(n_choices);
     let mut kept = Vec::new();
+    let timeout = match options.in_background {
+        false => limits::REQUEST_TIMEOUT,
+        true => limits::BACKGROUND_RESPONSE_TIMEOUT,
+    };
     for prompt in prompts {
         let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
         for i in 0..options.n {
             let choice = Choice::new(&speaker, options);
             prompt_ids.push(ids.clone());
-            let sink = sink(choices.len(), sender.clone(), choice.is_over.clone());
+            let sink = sink(choices.len(), sender.clone(), choice.is_over.clone(), share.clone());
+            // Further answers to a prompt find it read by the first.
+            let reads = if i == 0 { CountPrompt::Yes } else { CountPrompt::No };
             if speaker.model().answers_at_once() {
-                answer_at_once(service, &speaker, &prompt, options, sink)?;
+                answer_at_once(service, &speaker, (&prompt, options), sink, share.metered(reads))?;
                 choices.push(choice);
                 continue;
             }
@@ -206,7 +287,7 @@ pub(crate) fn start(
                     kept.push(count.clone());
                     count
                 }),
-                priority: Priority::Interactive,
+                metered: share.metered(reads),
                 cancelled: Some(choice.is_over.clone()),
                 ..GenerateRequest::new(
                     speaker.model().clone(),
@@ -215,7 +296,7 @@ pub(crate) fn start(
                     sink,
                 )
             };
-            service.engine().generate(sequence).map_err(crate::refused)?;
+            service.engine().generate_in(&mut places, sequence).map_err(crate::refused)?;
             choices.push(choice);
         }
     }
@@ -228,8 +309,13 @@ pub(crate) fn start(
         usage,
         kept,
         seed: base_seed,
+        reserved: reserved.map(|mut reserved| {
+            reserved.used(usage.prompt_tokens);
+            reserved
+        }),
         receiver,
-        deadline: Instant::now() + limits::REQUEST_TIMEOUT,
+        deadline: Instant::now() + timeout,
+        guard: Here(None),
     })
 }
 
@@ -253,9 +339,9 @@ fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sa
 fn answer_at_once(
     service: &Service,
     speaker: &Speaker,
-    prompt: &Encoded,
-    options: &Options,
+    (prompt, options): (&Encoded, &Options),
     mut sink: Sink,
+    metered: Option<Metered>,
 ) -> Result<(), ServiceError> {
     let unsupported = |param: &str, fix: &str| {
         let message = format!("this model says its whole answer in one pass: {fix}");
@@ -263,6 +349,9 @@ fn answer_at_once(
     };
     if options.sampling.temperature != Some(0.0) {
         return Err(unsupported("temperature", "send temperature 0"));
+    }
+    if options.ignore_eos {
+        return Err(unsupported("ignore_eos", "leave it out"));
     }
     for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
         if asked.is_some() {
@@ -276,6 +365,7 @@ fn answer_at_once(
     let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
     let (end, never) = (speaker.ends(), speaker.never());
     let max_tokens = prompt.max_tokens;
+    let tally = metered.as_ref().filter(|m| m.prompt == CountPrompt::Yes).map(|m| m.tally.clone());
     let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
         let prediction = match result {
             Ok(prediction) => prediction,
@@ -290,19 +380,29 @@ fn answer_at_once(
                 sink(Event::Done(lyceum_engine::Finish::Stop));
                 return;
             }
-            let event = Event::Token(TokenEvent { id, logprobs: None });
-            if step == max_tokens || sink(event) == Flow::Stop {
+            if step == max_tokens {
+                break;
+            }
+            if let Some(metered) = &metered {
+                metered.tally.add_generated(1);
+            }
+            if sink(Event::Token(TokenEvent { id, logprobs: None })) == Flow::Stop {
                 break;
             }
         }
         sink(Event::Done(lyceum_engine::Finish::Length));
     });
     let model = speaker.model().clone();
-    service.engine().predict(lyceum_engine::PredictRequest { model, input, reply }).map_err(crate::refused)
+    service
+        .engine()
+        .predict(lyceum_engine::PredictRequest { model, input, tally, reply })
+        .map_err(crate::refused)
 }
 
-fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
+/// The work is not over as long as the engine has this.
+fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>, share: Share) -> Sink {
     Box::new(move |event| {
+        let _held = &share;
         if is_over.load(Ordering::Relaxed) || sender.try_send((choice, event)).is_err() {
             return Flow::Stop;
         }
@@ -323,8 +423,12 @@ pub struct Running {
     kept: Vec<Arc<AtomicUsize>>,
     /// That of the first choice.
     seed: u64,
+    /// What the limits hold for it; what it does not use goes back when it ends.
+    reserved: Option<Reserved>,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
+    /// Settled when all choices are finished; left when this is dropped before.
+    guard: Here,
 }
 
 impl Running {
@@ -366,8 +470,26 @@ impl Running {
         Usage { cached_tokens, ..self.usage }
     }
 
-    /// The next piece of any choice; `None` when all are finished.
+    /// The next piece of any choice; `None` when all are finished. The last piece is settled before it is given.
     pub async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
+        let next = self.go_on().await;
+        match &next {
+            Err(error) => std::mem::take(&mut self.guard).fail(error),
+            Ok(_) if self.n_open == 0 => {
+                let Usage { prompt_tokens, cached_tokens, completion_tokens } = self.usage();
+                std::mem::take(&mut self.guard).finish(Counts {
+                    input_tokens: prompt_tokens,
+                    cached_tokens,
+                    output_tokens: completion_tokens,
+                    ..Counts::default()
+                });
+            }
+            Ok(_) => self.guard.note(),
+        }
+        next
+    }
+
+    async fn go_on(&mut self) -> Result<Option<Piece>, ServiceError> {
         while self.n_open > 0 {
             let received = tokio::time::timeout_at(self.deadline, self.receiver.recv()).await;
             let Some((choice, event)) = received.map_err(|_| ServiceError::DeadlinePassed)? else {
@@ -397,6 +519,9 @@ impl Running {
             }
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
+                }
                 choice.token_ids.push(token.id);
                 choice.push(&self.speaker, &token, Part::Completion)?
             }

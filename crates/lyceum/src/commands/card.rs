@@ -57,7 +57,7 @@ impl Card {
         if let Err(error) = models::resolve(&store, &context.project, &reference).await {
             return Err(context.explain(&store, error).await);
         }
-        let service = crate::assemble::service(store)?;
+        let service = crate::assemble::service(&context.config, store)?;
         if let Some(file) = &self.verify {
             let given = file.as_deref().map(read).transpose()?;
             return verify(context, &service, &reference, given).await;

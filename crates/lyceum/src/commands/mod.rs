@@ -1,7 +1,12 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod admin;
+pub mod alias;
 pub mod attack;
+pub mod audit;
+pub mod backup;
 pub mod bench;
+pub mod budgets;
 pub mod calibrate;
 pub mod card;
 pub mod choose;
@@ -15,9 +20,11 @@ pub mod export;
 pub mod import;
 pub mod jobs;
 pub mod keys;
+pub mod lineage;
 pub mod ls;
 pub mod predict;
 pub mod preview;
+pub mod prices;
 pub mod privacy;
 pub mod promote;
 pub mod ps;
@@ -28,6 +35,7 @@ pub mod run;
 pub mod serve;
 pub mod show;
 pub mod train;
+pub mod usage;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Sources};
@@ -77,13 +85,22 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
+        Command::Alias(args) => args.run(context).await,
+        Command::Approve(args) => args.run(context).await,
+        Command::Lineage(args) => args.run(context).await,
+        Command::Backup(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
+        Command::Admin(args) => args.run(context).await,
+        Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
+        Command::Usage(args) => args.run(context).await,
+        Command::Prices(args) => args.run(context).await,
+        Command::Budgets(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),

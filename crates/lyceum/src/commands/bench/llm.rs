@@ -6,16 +6,17 @@
 //! reads, so that the bandwidth of the machine is seen.
 
 use super::median;
+use super::random::{CONTEXT, SHAPES, Shape, write};
+use super::serving;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::Args;
-use lyceum_kernels::stored::{Stored, quantise};
+use lyceum_kernels::stored::Stored;
 use lyceum_models::Model;
 use lyceum_models::causal_lm::{Source, load};
 use lyceum_models::decode::{DecodeRow, PAGE, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::checkpoint::Checkpoint;
-use lyceum_nn::gguf::{self, Tensor, Value as Meta};
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_types::control::Control;
 use serde_json::{Value, json};
@@ -25,7 +26,7 @@ use std::time::Instant;
 
 #[derive(Debug, Args)]
 pub struct LlmBench {
-    /// What to compare with: llama.cpp=PATH of its llama-bench
+    /// What to compare with: llama.cpp=PATH of its llama-bench; llama-server=PATH, end to end over HTTP
     #[arg(long, value_name = "NAME=PATH")]
     peer: Option<String>,
     /// Types of the weights
@@ -45,63 +46,23 @@ pub struct LlmBench {
     /// Rounds, each one measurement of both sides
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// llama-server: what is measured
+    #[arg(long, value_delimiter = ',', default_value = "load,prefix,gateway,start")]
+    parts: Vec<serving::Part>,
+    /// llama-server: memory for our keys and values, in MiB
+    #[arg(long, default_value_t = 1024)]
+    kv_cache_mib: u64,
     /// Where the result is written as JSON too
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// Sizes of a real model.
-struct Shape {
-    name: &'static str,
-    architecture: &'static str,
-    layers: usize,
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    feedforward: usize,
-    vocabulary: usize,
-    head_norms: bool,
-}
-
-const SHAPES: [Shape; 2] = [
-    Shape {
-        name: "qwen3-0.6b",
-        architecture: "qwen3",
-        layers: 28,
-        hidden: 1024,
-        heads: 16,
-        kv_heads: 8,
-        head_dim: 128,
-        feedforward: 3072,
-        vocabulary: 151_936,
-        head_norms: true,
-    },
-    Shape {
-        name: "smollm2-135m",
-        architecture: "llama",
-        layers: 30,
-        hidden: 576,
-        heads: 9,
-        kv_heads: 3,
-        head_dim: 64,
-        feedforward: 1536,
-        vocabulary: 49_152,
-        head_norms: false,
-    },
-];
-const CONTEXT: usize = 4096;
-
 impl LlmBench {
     pub fn measure(&self, control: &Control, is_json: bool) -> Result<Value, Failure> {
-        let shape = SHAPES.iter().find(|shape| shape.name == self.shape).ok_or_else(|| {
-            let known = SHAPES.map(|shape| shape.name).join(", ");
-            Failure::usage(
-                format!("no shape is called {:?}", self.shape),
-                format!("there are {known}"),
-                "name one",
-            )
-        })?;
+        let shape = self.shape()?;
+        if let Some(program) = self.peer.as_deref().and_then(|peer| peer.strip_prefix("llama-server=")) {
+            return self.served(shape, Path::new(program), control, is_json);
+        }
         let peer = self.peer.as_deref().map(LlamaBench::find).transpose()?;
         let folder = std::env::temp_dir().join(format!("lyceum-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|error| Failure::file("create", &folder, &error))?;
@@ -119,6 +80,50 @@ impl LlmBench {
             table(&rows);
         }
         super::report(&rows, None, self.out.as_deref())
+    }
+
+    /// End to end: both sides serve the same files.
+    fn served(
+        &self,
+        shape: &Shape,
+        program: &Path,
+        control: &Control,
+        is_json: bool,
+    ) -> Result<Value, Failure> {
+        if !program.is_file() {
+            let why = "it is the program that llama.cpp builds under this name";
+            let fix = "write --peer llama-server=PATH/llama-server";
+            return Err(Failure::usage(format!("{} is no file", program.display()), why, fix));
+        }
+        let mut rows = Vec::new();
+        for kind in self.types()? {
+            control.check().map_err(|_| Failure::interrupted("nothing was written"))?;
+            let work = serving::Work {
+                prompt: self.prompt,
+                generate: self.generate,
+                together: &self.together,
+                rounds: self.rounds,
+                parts: &self.parts,
+                kv_cache_mib: self.kv_cache_mib,
+            };
+            let measured =
+                tokio::runtime::Handle::current().block_on(serving::measure(shape, kind, program, &work))?;
+            for row in measured {
+                if !is_json {
+                    output::text(row.to_string());
+                }
+                rows.push(row);
+            }
+        }
+        super::report(&rows, None, self.out.as_deref())
+    }
+
+    fn shape(&self) -> Result<&'static Shape, Failure> {
+        SHAPES.iter().find(|shape| shape.name == self.shape).ok_or_else(|| {
+            let known = SHAPES.iter().map(|shape| shape.name).collect::<Vec<_>>().join(", ");
+            let why = format!("there are {known}");
+            Failure::usage(format!("no shape is called {:?}", self.shape), why, "name one")
+        })
     }
 
     fn types(&self) -> Result<Vec<Stored>, Failure> {
@@ -252,7 +257,8 @@ impl Run {
                 .zip(&pages)
                 .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None })
                 .collect();
-            model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug")
+            let logits = model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug");
+            drop(logits);
         };
         let begin = Instant::now();
         if self.prompt > 0 {
@@ -262,79 +268,6 @@ impl Run {
             pass(&[(step as u32 * 31 + 7) % vocabulary], Rows::Last);
         }
         begin.elapsed().as_secs_f64()
-    }
-}
-
-/// Writes the model with random weights of standard deviation 0.02.
-fn write(shape: &Shape, kind: Stored, path: &Path) -> std::io::Result<()> {
-    let key = |key: &str, n: usize| (format!("{}.{key}", shape.architecture), Meta::U32(n as u32));
-    let metadata = vec![
-        ("general.architecture".to_owned(), Meta::String(shape.architecture.into())),
-        ("general.name".to_owned(), Meta::String(format!("random {}", shape.name))),
-        ("tokenizer.ggml.model".to_owned(), Meta::String("none".into())),
-        key("block_count", shape.layers),
-        key("context_length", CONTEXT),
-        key("embedding_length", shape.hidden),
-        key("feed_forward_length", shape.feedforward),
-        key("attention.head_count", shape.heads),
-        key("attention.head_count_kv", shape.kv_heads),
-        key("attention.key_length", shape.head_dim),
-        key("attention.value_length", shape.head_dim),
-        key("vocab_size", shape.vocabulary),
-        (format!("{}.rope.freq_base", shape.architecture), Meta::F32(1e6)),
-        (format!("{}.attention.layer_norm_rms_epsilon", shape.architecture), Meta::F32(1e-6)),
-    ];
-    let matrix = |name: String, n: usize, k: usize| {
-        let seed = name.bytes().fold(n as u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
-        // Rows that are no whole blocks of this type stand in the next one that fits.
-        let kind = if kind.row_bytes(k).is_some() { kind } else { Stored::Q8_0 };
-        let data = move || {
-            let mut numbers = vec![0.0; n * k];
-            fill(seed, &mut numbers);
-            let mut out = Vec::new();
-            quantise(kind, &numbers, &mut out).map_err(std::io::Error::other)?;
-            Ok(out)
-        };
-        Tensor { name, dims: vec![n, k], kind, data: Box::new(data) }
-    };
-    let ones = |name: String, n: usize| {
-        let data = move || Ok(std::iter::repeat_n(1f32.to_le_bytes(), n).flatten().collect());
-        Tensor { name, dims: vec![n], kind: Stored::F32, data: Box::new(data) }
-    };
-    let (c, f, d) = (shape.hidden, shape.feedforward, shape.head_dim);
-    let mut tensors =
-        vec![matrix("token_embd.weight".into(), shape.vocabulary, c), ones("output_norm.weight".into(), c)];
-    for i in 0..shape.layers {
-        let of = |part: &str| format!("blk.{i}.{part}.weight");
-        tensors.extend([ones(of("attn_norm"), c), ones(of("ffn_norm"), c)]);
-        if shape.head_norms {
-            tensors.extend([ones(of("attn_q_norm"), d), ones(of("attn_k_norm"), d)]);
-        }
-        tensors.extend([
-            matrix(of("attn_q"), shape.heads * d, c),
-            matrix(of("attn_k"), shape.kv_heads * d, c),
-            matrix(of("attn_v"), shape.kv_heads * d, c),
-            matrix(of("attn_output"), c, shape.heads * d),
-            matrix(of("ffn_gate"), f, c),
-            matrix(of("ffn_up"), f, c),
-            matrix(of("ffn_down"), c, f),
-        ]);
-    }
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path)?);
-    gguf::write(&mut file, &metadata, &tensors)
-}
-
-/// Sums of four uniform numbers: near enough to normal for weights that nobody reads (SplitMix64).
-fn fill(seed: u64, numbers: &mut [f32]) {
-    let mut state = seed;
-    for x in numbers {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let sum: i32 = (0..4).map(|i| ((z >> (16 * i)) & 0xffff) as i32 - 32_768).sum();
-        *x = sum as f32 * (0.02 / 37_837.0);
     }
 }
 

@@ -1,13 +1,21 @@
 //! `lyceum bench`: our work, and a peer's, in turn on the same machine. Here training steps; `trust` has
-//! explanations, private steps, attacks and accounting.
+//! explanations, private steps, attacks and accounting, `llm` language models, `encoder` vectors of texts.
 //!
 //! A work is warmed up on both sides, then rounds alternate ours and theirs, so that a machine whose speed
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod encoder;
+mod gateway;
+mod http;
+mod ledger;
 mod llm;
 mod memory;
 mod peer;
+mod random;
+mod reliability;
+mod server;
+mod serving;
 mod trust;
 mod works;
 
@@ -15,8 +23,11 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
+use encoder::EncoderBench;
+use ledger::LedgerBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
+use reliability::ReliabilityBench;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use trust::TrustBench;
@@ -36,6 +47,12 @@ enum Kind {
     Trust(TrustBench),
     /// Prompts read and tokens made by a language model of real sizes
     Llm(LlmBench),
+    /// Vectors of texts by an encoder
+    Encoder(EncoderBench),
+    /// Settlements that are on the disk, and the wait for a key and a reservation
+    Ledger(LedgerBench),
+    /// What a server keeps under load
+    Reliability(ReliabilityBench),
 }
 
 #[derive(Debug, Args)]
@@ -61,10 +78,21 @@ impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let control = context.control.clone();
         let is_json = context.is_json();
+        let data_dir = context.config.data_dir.value.clone();
+        if let Kind::Reliability(bench) = self.kind {
+            let report = bench.measure(&control, is_json).await?;
+            if is_json {
+                output::json_line(&report);
+            }
+            return Ok(());
+        }
         let measure = move || match self.kind {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
+            Kind::Encoder(bench) => bench.measure(&control, is_json),
+            Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
+            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await

@@ -1,14 +1,18 @@
-//! Typed questions about one input, answered by a classifier of any family.
+//! Typed questions about one input, answered by a classifier of any family, or by an imported language model
+//! ([`language`]).
 //!
 //! A trained classifier knows its labels and nothing else. So a question must ask for exactly them: by name
 //! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
 //! question says beside that is for people.
 
+mod language;
+
 use crate::explain::{self, Explained};
+use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
-use crate::{Content, Service, ServiceError, predict};
-use lyceum_types::ids::{ModelRef, Project};
+use crate::{Content, Payer, Service, ServiceError, predict};
+use lyceum_types::ids::ModelRef;
 
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -25,6 +29,8 @@ pub struct Question {
     pub name: Option<String>,
     pub instructions: String,
     pub kind: Kind,
+    /// What each choice or level means; for language models, and for people.
+    pub descriptions: Vec<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +65,8 @@ pub struct Decision {
     /// With the names of their questions.
     pub answers: Vec<(Option<String>, Answer)>,
     pub input_tokens: u64,
+    /// Of these, computed before for the same beginning.
+    pub cached_tokens: u64,
     pub explanation: Option<Explained>,
     pub promised: Promised,
 }
@@ -70,37 +78,50 @@ pub enum Answer {
     Score { score: f64, confidence: f64, probabilities: Vec<(String, f64)> },
 }
 
-/// Answers every question from one pass over the input.
-pub async fn create(
-    service: &Service,
-    project: &Project,
-    request: Request,
-) -> Result<Decision, ServiceError> {
+/// Answers every question: a classifier from one pass over the input.
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
+    let project = &payer.project;
+    let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    if crate::language::is_imported(&version) {
+        return language::create(service, payer, request).await;
+    }
     let resident = service.resident(project, &request.model).await?;
     let labels = classifier_labels(&resident)?;
     let plans = request.questions.iter().enumerate().map(|(i, question)| plan(i, question, labels));
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
+    crate::rates::spend(input_tokens)?;
     resident.watch.count(&resident, std::slice::from_ref(&prepared));
-    let (logits, explanation) = match &request.explain {
-        None => {
-            let rows = service.predict(&resident, vec![prepared.clone()]).await?;
-            (rows.into_iter().next().unwrap_or_default(), None)
-        }
-        Some(options) => {
-            let (logits, explained) =
-                explain::answer_and_explain(service, project, &resident, &request.input, options, "input")
-                    .await?;
-            (logits, Some(explained))
-        }
+    let mut most = predict::most(std::slice::from_ref(&prepared));
+    most.passes += robustness::passes_most(&request.promises, 1);
+    most.passes += request.explain.as_ref().map_or(0, explain::passes_most);
+    let work = async |share: Share| {
+        let (logits, explanation) = match &request.explain {
+            None => {
+                let rows = service.predict(&resident, vec![prepared.clone()], &share).await?;
+                (rows.into_iter().next().unwrap_or_default(), None)
+            }
+            Some(options) => {
+                let (asked, place) = ((&request.input, options), ("input", share.clone()));
+                let (logits, explained) =
+                    explain::answer_and_explain(service, &payer.project, &resident, asked, place).await?;
+                // The explanation's first pass has read it.
+                share.add_read(input_tokens);
+                (logits, Some(explained))
+            }
+        };
+        let (rows, prepared) = ([logits], [prepared]);
+        let promised = robustness::promise(&resident, &prepared, &rows, &request.promises, &share).await?;
+        Ok((rows, explanation, promised))
     };
-    let rows = [logits];
-    let promised = robustness::promise(&resident, &[prepared], &rows, &request.promises).await?;
+    let (rows, explanation, promised) =
+        metered(service.ledger(), payer, &resident.version, most, work).await?;
     let probabilities = predict::softmax(&rows[0]);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
-    Ok(Decision { model: resident.version.id(), answers, input_tokens, explanation, promised })
+    let model = resident.version.id();
+    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
@@ -216,7 +237,8 @@ mod tests {
     }
 
     fn ask(instructions: &str, name: Option<&str>, kind: Kind) -> Question {
-        Question { name: name.map(str::to_owned), instructions: instructions.into(), kind }
+        let name = name.map(str::to_owned);
+        Question { name, instructions: instructions.into(), kind, descriptions: Vec::new() }
     }
 
     fn text(value: &str) -> ChoiceValue {
