@@ -307,6 +307,7 @@ fn repeated_tokens(tokens: &Tokens, n: usize) -> Tokens {
         ids: tokens.ids.repeat(n),
         lengths: tokens.lengths.repeat(n),
         second: tokens.second.repeat(n),
+        packed: false,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Batches are filled in place and reused, so that a training step allocates nothing.
 
+use lyceum_nn::Examples;
+
 /// The inputs of `n` examples.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
@@ -18,7 +20,8 @@ pub enum Input {
     },
 }
 
-/// Token ids `[n, time]`, row-major, padded on the right with 0; row `i` has `lengths[i]` real ones.
+/// Token ids `[n, time]`, row-major, padded on the right with 0; row `i` has `lengths[i]` real ones. Where they are
+/// packed, the rows follow one another without padding, and `time` is the longest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tokens {
     pub n: usize,
@@ -28,6 +31,8 @@ pub struct Tokens {
     /// For encoders of pairs: where each row's second text begins; beyond its end where it has none. Empty: no
     /// row has one.
     pub second: Vec<u32>,
+    /// Only decoder-only language models read packed rows.
+    pub packed: bool,
 }
 
 impl Input {
@@ -52,12 +57,24 @@ impl Input {
 impl Tokens {
     /// Each row without its padding.
     fn rows(&self) -> impl Iterator<Item = Tokens> + '_ {
-        self.lengths.iter().enumerate().map(|(i, &length)| {
+        let mut start = 0;
+        self.lengths.iter().enumerate().map(move |(i, &length)| {
             let time = length as usize;
-            let ids = self.ids[i * self.time..][..time].to_vec();
+            let ids = self.ids[start..][..time].to_vec();
+            start += if self.packed { time } else { self.time };
             let second = self.second.get(i).copied().into_iter().collect();
-            Tokens { n: 1, time, ids, lengths: vec![length], second }
+            Tokens { n: 1, time, ids, lengths: vec![length], second, packed: false }
         })
+    }
+
+    /// Where packed rows begin, and the end of the last one.
+    pub fn offsets(&self) -> Vec<u32> {
+        let mut end = 0;
+        let ends = self.lengths.iter().map(|&length| {
+            end += length;
+            end
+        });
+        std::iter::once(0).chain(ends).collect()
     }
 }
 
@@ -72,6 +89,13 @@ pub enum Target {
     Values { width: usize, data: Vec<f32> },
     /// A class a step, `[n, time]`; [`IGNORE`] where no loss is taken (padding, prompts).
     Steps(Vec<i32>),
+    /// As `Steps`, of answers in pairs: row `2i` is preferred to row `2i + 1`.
+    Preferences {
+        steps: Vec<i32>,
+        /// The sum of log-probabilities that the reference model gave each answer.
+        reference: Vec<f32>,
+        beta: f32,
+    },
 }
 
 /// The class at which no loss is taken (PyTorch's `ignore_index`).
@@ -82,6 +106,16 @@ pub struct Batch {
     pub n: usize,
     pub input: Input,
     pub target: Target,
+}
+
+impl Batch {
+    /// Which rows of the model's tensors belong to which example.
+    pub fn examples(&self) -> Examples {
+        match &self.input {
+            Input::Tokens(tokens) if tokens.packed => Examples::Packed(tokens.offsets()),
+            _ => Examples::Even(self.n),
+        }
+    }
 }
 
 impl Tokens {
@@ -98,7 +132,7 @@ impl Tokens {
 }
 
 impl Target {
-    /// How many terms the loss has: classes or steps that are not ignored, or numbers.
+    /// How many terms the loss has: classes or steps that are not ignored, numbers, or pairs.
     pub fn n_terms(&self) -> usize {
         match self {
             Target::None => 0,
@@ -106,6 +140,7 @@ impl Target {
                 classes.iter().filter(|&&c| c != IGNORE).count()
             }
             Target::Values { data, .. } => data.len(),
+            Target::Preferences { reference, .. } => reference.len() / 2,
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod layers;
 pub mod mlp;
 pub mod model;
 mod operations;
+pub mod probe;
 pub mod recurrent;
 pub mod space;
 pub mod transformer;

@@ -1,6 +1,6 @@
 //! A model of any family: parameters, and one forward that trains, serves, is explained and is attacked.
 
-use crate::batch::{Batch, Input, Target};
+use crate::batch::{Batch, IGNORE, Input, Target};
 use crate::causal_lm::{self, CausalLm};
 use crate::cnn::Cnn;
 use crate::encoder::{self, Encoder, Head};
@@ -8,6 +8,7 @@ use crate::layers::Builder;
 use crate::mlp::Mlp;
 use crate::recurrent::Recurrent;
 use crate::transformer::Transformer;
+use lyceum_nn::ops::preference::Pairs;
 use lyceum_nn::ops::recurrent::Cell;
 use lyceum_nn::{NnError, Params, Tape, Var, weights};
 use lyceum_types::spec::ModelSpec;
@@ -173,13 +174,14 @@ impl Model {
     /// From inputs to logits.
     pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
         match (&self.arch, input) {
+            (Arch::CausalLm(model), input) => model.forward(tape, input),
+            (_, Input::Tokens(tokens)) if tokens.packed => Err(wrong_input("model", "rows with padding")),
             (Arch::Mlp(mlp), Input::Dense { .. }) => {
                 let entry = dense_entry(tape, input)?;
                 Ok(Forward { logits: mlp.forward(tape, entry)?, entry })
             }
             (Arch::Recurrent(recurrent), input) => recurrent.forward(tape, input),
             (Arch::Transformer(transformer), input) => transformer.forward(tape, input),
-            (Arch::CausalLm(model), input) => model.forward(tape, input),
             (Arch::Encoder(encoder), input) => encoder.forward(tape, input),
             (Arch::Cnn(cnn), Input::Dense { .. }) => {
                 let entry = dense_entry(tape, input)?;
@@ -188,6 +190,14 @@ impl Model {
             (Arch::Mlp(_), _) => Err(wrong_input("mlp", "rows of numbers")),
             (Arch::Cnn(_), _) => Err(wrong_input("cnn", "images or series")),
         }
+    }
+
+    /// Learns everything from now on: matrices that were laid out for serving become numbers.
+    ///
+    /// # Errors
+    /// A matrix is in blocks of few bits, whose steps are larger than a gradient's.
+    pub fn learn_all(&mut self) -> Result<(), NnError> {
+        self.params.ids().collect::<Vec<_>>().into_iter().try_for_each(|id| self.params.learn(id))
     }
 
     /// Whether the outputs are a linear function of the input (and a constant).
@@ -202,17 +212,69 @@ impl Model {
 
     /// `scale · Σ` of the loss over the terms of the target: cross-entropy for classes and tokens, squared
     /// error for numbers. With `scale = 1 / terms of the optimiser step`, sums over micro-steps are the mean.
+    ///
+    /// A language model that was read from a checkpoint makes logits of the steps that have a loss only.
     pub fn loss(&self, tape: &mut Tape<'_>, batch: &Batch, scale: f32) -> Result<(Var, Forward), NnError> {
+        if let Target::Preferences { reference, beta, .. } = &batch.target {
+            let Asked { targets, offsets, forward } = self.asked(tape, batch)?;
+            let pairs = Pairs { offsets: &offsets, reference, beta: *beta };
+            return Ok((tape.preference(forward.logits, &targets, pairs, scale)?, forward));
+        }
+        if let (Arch::CausalLm(_), Target::Steps(_)) = (&self.arch, &batch.target) {
+            let Asked { targets, forward, .. } = self.asked(tape, batch)?;
+            return Ok((tape.softmax_cross_entropy(forward.logits, &targets, scale)?, forward));
+        }
         let forward = self.forward(tape, &batch.input)?;
         let loss = match &batch.target {
             Target::Classes(classes) | Target::Steps(classes) => {
                 tape.softmax_cross_entropy(forward.logits, classes, scale)?
             }
             Target::Values { data, .. } => tape.squared_error(forward.logits, data, scale)?,
-            Target::None => return Err(wrong_input("loss", "a batch with targets")),
+            Target::None | Target::Preferences { .. } => {
+                return Err(wrong_input("loss", "a batch with targets"));
+            }
         };
         Ok((loss, forward))
     }
+
+    /// The steps of a language model's batch that have a loss, and their logits.
+    ///
+    /// # Errors
+    /// For other models, and for a batch that asks for nothing.
+    pub fn asked(&self, tape: &mut Tape<'_>, batch: &Batch) -> Result<Asked, NnError> {
+        let (Arch::CausalLm(model), Input::Tokens(tokens)) = (&self.arch, &batch.input) else {
+            return Err(wrong_input("loss", "tokens of a language model"));
+        };
+        let (Target::Steps(steps) | Target::Preferences { steps, .. }) = &batch.target else {
+            return Err(wrong_input("loss", "a class a step"));
+        };
+        let (mut rows, mut targets, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        let mut start = 0;
+        for &length in &tokens.lengths {
+            let asked = steps[start..][..length as usize].iter().enumerate();
+            for (t, &step) in asked.filter(|(_, step)| **step != IGNORE) {
+                rows.push((start + t) as u32);
+                targets.push(step);
+            }
+            offsets.push(rows.len() as u32);
+            start += if tokens.packed { length as usize } else { tokens.time };
+        }
+        if rows.is_empty() {
+            return Err(wrong_input("loss", "a batch in which a step has a loss"));
+        }
+        Ok(Asked { forward: model.forward_rows(tape, &batch.input, &rows)?, targets, offsets })
+    }
+}
+
+/// What a language model's batch asks for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The class of each step that has a loss.
+    pub targets: Vec<i32>,
+    /// The first of each sequence, and the end of the last.
+    pub offsets: Vec<u32>,
+    /// `logits` are `[targets, V]`.
+    pub forward: Forward,
 }
 
 /// The input as a value on the tape, under the shape `[n, …]`.

@@ -5,7 +5,7 @@ use crate::{NnError, Shape};
 use lyceum_kernels::cpu::{self, CpuPath};
 use lyceum_kernels::matmul::{Packed, Write};
 use lyceum_kernels::recurrent::{Cell, CellWeights, PackedCell};
-use lyceum_kernels::stored::StoredWeight;
+use lyceum_kernels::stored::{Stored, StoredWeight};
 use rand::Rng;
 use rand::RngExt;
 use std::collections::HashMap;
@@ -189,6 +189,29 @@ impl Params {
         let param = &mut self.list[id.0 as usize];
         param.packed = None;
         &mut param.value
+    }
+
+    /// A parameter that is learnt from now on; one that was laid out for serving becomes numbers.
+    ///
+    /// # Errors
+    /// It is stored in blocks of few bits.
+    pub fn learn(&mut self, id: ParamId) -> Result<(), NnError> {
+        let param = &mut self.list[id.0 as usize];
+        if let Some(stored) = &param.stored {
+            let kind = stored.kind();
+            if !matches!(kind, Stored::F32 | Stored::F16 | Stored::Bf16) {
+                let problem = format!("is stored as {}, which cannot be learnt", kind.name());
+                return Err(NnError::Tensor { name: param.name.clone(), problem });
+            }
+            let (n, k) = (stored.n(), stored.k());
+            param.value = vec![0.0; n * k];
+            param.value.chunks_exact_mut(k).enumerate().for_each(|(i, row)| stored.row(i, row));
+            param.stored = None;
+        }
+        if param.kind == ParamKind::Buffer {
+            param.kind = ParamKind::Weight;
+        }
+        Ok(())
     }
 
     /// Numbers that are learnt.

@@ -8,10 +8,11 @@ use crate::params::{ParamKind, Params};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 
-/// The file's bytes.
+/// The file's bytes. Matrices that were laid out for serving do not change: the files that they came from hold them.
 pub fn to_safetensors(params: &Params) -> Result<Vec<u8>, NnError> {
     let bytes: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = params
         .ids()
+        .filter(|&id| params.stored(id).is_none())
         .map(|id| {
             let value = params.value(id);
             let (dtype, dims, bytes) = match params.kind(id) {
@@ -65,13 +66,14 @@ pub fn read_safetensors(bytes: &[u8]) -> Result<HashMap<String, Tensor>, NnError
         .collect()
 }
 
-/// Fills every parameter of `params` from a file with exactly these tensors.
+/// Fills every parameter of `params` (but those that [`to_safetensors`] leaves out) from a file with exactly these
+/// tensors.
 ///
 /// # Errors
 /// When a tensor is missing, has another shape, or the model knows none of its name.
 pub fn load_safetensors(params: &mut Params, bytes: &[u8]) -> Result<(), NnError> {
     let mut tensors = read_safetensors(bytes)?;
-    let ids: Vec<_> = params.ids().collect();
+    let ids: Vec<_> = params.ids().filter(|&id| params.stored(id).is_none()).collect();
     for id in ids {
         let name = params.name(id).to_owned();
         let Some(tensor) = tensors.remove(&name) else {

@@ -5,12 +5,13 @@
 //! bytes as one that was never stopped.
 
 use crate::baseline::Trivial;
-use crate::checkpoint::{self, Progress, Snapshot};
+use crate::checkpoint::{self, Progress};
 use crate::data::{self, Loaded};
+use crate::drive::{self, Course, drive, probe, save};
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
-use crate::observer::{Event, Observer, Silent, StepEvent};
+use crate::observer::{Event, Observer, Silent};
 use crate::private::{self, Noise, Private};
 use crate::robust::Robust;
 use crate::run::Run;
@@ -21,14 +22,6 @@ use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::{RobustSpec, Spec};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
-
-/// Steps that are tried and thrown away for the quote.
-const PROBE_STEPS: u64 = 3;
-/// Shorter runs are not quoted.
-const QUOTED_STEPS_MIN: u64 = 50;
-/// Evaluations and checkpoints of a run that is counted in steps, where the spec does not say.
-const EVERY_STEPS: u64 = 200;
 
 /// A trained and measured model.
 pub struct Fitted {
@@ -169,7 +162,7 @@ pub fn learn(
             return Err(TrainError::Checkpoint { path: path.display().to_string(), problem });
         }
         observer.event(&Event::Resumed { step: progress.step, path: &path })?;
-    } else if run.total_steps() >= QUOTED_STEPS_MIN {
+    } else if run.total_steps() >= drive::QUOTED_STEPS_MIN {
         quote(spec, &run, loaded, private.as_ref(), observer)?;
     }
     if let (Some(private), None) = (&private, &noise) {
@@ -190,44 +183,16 @@ pub fn learn(
     // How long the run is and what is drawn with which probability are of the rows alone.
     let with_canaries = canaries.as_ref().map(|canaries| canaries.among(&loaded.train));
     let train = with_canaries.as_ref().unwrap_or(&loaded.train);
-    let (started, seconds_before, step_before) = (Instant::now(), progress.seconds, progress.step);
-    let mut ws = Workspace::new();
-    while progress.step < run.total_steps() && !progress.early.stopped {
-        if let Err(stop) = control.check() {
-            // What was done since the last checkpoint is kept.
-            if let Some(dir) = dir.as_deref().filter(|_| progress.step > step_before) {
-                save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
-            }
-            return Err(TrainError::Stopped { step: progress.step, stop });
-        }
-        let report = match (&private, &noise) {
-            (Some(private), Some(noise)) => {
-                run.private_step(train, progress.step, &private.mechanism, noise)?
-            }
-            _ => run.step(train, progress.step)?,
-        };
-        progress.step += 1;
-        progress.last_loss = Some(report.loss).filter(|loss| loss.is_finite());
-        progress.seconds = seconds_before + started.elapsed().as_secs_f64();
-        let per_step = started.elapsed().as_secs_f64() / (progress.step - step_before) as f64;
-        observer.event(&Event::Step(StepEvent {
-            step: progress.step,
-            total_steps: run.total_steps(),
-            epoch: (progress.step - 1) / run.steps_per_epoch(),
-            loss: report.loss,
-            grad_norm: report.grad_norm,
-            lr: report.lr,
-            samples_per_s: report.n_examples as f64 / per_step.max(1e-9),
-            eta_s: per_step * (run.total_steps() - progress.step) as f64,
-        }))?;
-        if is_due(progress.step, spec.train.eval_every, spec, &run) && loaded.valid.is_some() {
-            evaluate(spec, &run, loaded, &mut progress, &mut best, &mut ws, observer, control)?;
-        }
-        let due = is_due(progress.step, spec.train.checkpoint_every, spec, &run);
-        if let Some(dir) = dir.as_deref().filter(|_| due || progress.early.stopped) {
-            save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
-        }
-    }
+    let identity = &identity[..];
+    let metrics = |model: &Model, ws: &mut Workspace| validation(spec, model, loaded, ws, control);
+    let course = Course {
+        train,
+        metrics: loaded.valid.is_some().then_some(&metrics),
+        identity,
+        private: private.as_ref().zip(noise.as_ref()),
+        dir: dir.as_deref(),
+    };
+    let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
     let stopped_early = progress.early.stopped;
     if let Some(params) = best.filter(|_| spec.train.early_stopping.is_some()) {
         run.model.params = params;
@@ -272,83 +237,21 @@ fn refuse_undeclared(
     )))
 }
 
-/// Whether something that happens every so often happens after `step`: as the spec says, else at the end of
-/// every epoch of a run that is counted in epochs, else every 200 steps; never twice at the end.
-fn is_due(step: u64, every: Option<usize>, spec: &Spec, run: &Run) -> bool {
-    let every = match (every, spec.train.steps) {
-        (Some(every), _) => every as u64,
-        (None, None) => run.steps_per_epoch(),
-        (None, Some(_)) => EVERY_STEPS,
-    };
-    step.is_multiple_of(every.max(1)) || step == run.total_steps()
-}
-
-#[allow(clippy::too_many_arguments, reason = "the loop's state, split so that the borrow checker sees it")]
-fn evaluate(
+/// What the spec wants known of the validation part while training.
+fn validation(
     spec: &Spec,
-    run: &Run,
+    model: &Model,
     loaded: &Loaded,
-    progress: &mut Progress,
-    best: &mut Option<Params>,
     ws: &mut Workspace,
-    observer: &mut dyn Observer,
     control: &Control,
-) -> Result<(), TrainError> {
-    let Some(valid) = &loaded.valid else { return Ok(()) };
-    let stopping = spec.train.early_stopping.as_ref();
-    let only_loss = stopping.is_none_or(|e| e.metric == "valid_loss");
-    let metrics = if only_loss {
-        let loss = measure::mean_loss(&run.model, valid, ws, control)?;
-        BTreeMap::from([("valid_loss".to_owned(), loss)])
-    } else {
-        prefixed(
-            "valid",
-            measure::measure_model(&run.model, &loaded.preparation, valid, spec, control)?.metrics,
-        )
-    };
-    observer.event(&Event::Eval { step: progress.step, metrics: &metrics })?;
-    let Some(stopping) = stopping else { return Ok(()) };
-    let Some(metric) = metrics.get(&stopping.metric) else {
-        let known: Vec<&str> = metrics.keys().map(String::as_str).collect();
-        let message = format!(
-            "early_stopping: there is no metric \"{}\"; there are {}",
-            stopping.metric,
-            known.join(", ")
-        );
-        return Err(TrainError::Spec(message));
-    };
-    let rises = ["accuracy", "f1_macro", "r2", "exact_match", "char_accuracy"];
-    let larger_is_better = rises.iter().any(|name| stopping.metric.ends_with(name));
-    let gain = |best: f64| if larger_is_better { metric.value - best } else { best - metric.value };
-    if progress.early.best.is_none_or(|best| gain(best) > stopping.min_delta) {
-        progress.early.best = Some(metric.value);
-        progress.early.best_step = progress.step;
-        progress.early.since_best = 0;
-        match best {
-            Some(best) => best.clone_from(&run.model.params),
-            None => *best = Some(run.model.params.clone()),
-        }
-    } else {
-        progress.early.since_best += 1;
-        progress.early.stopped = progress.early.since_best >= stopping.patience as u64;
+) -> Result<BTreeMap<String, Metric>, TrainError> {
+    let Some(valid) = &loaded.valid else { return Ok(BTreeMap::new()) };
+    if spec.train.early_stopping.as_ref().is_none_or(|e| e.metric == "valid_loss") {
+        let loss = measure::mean_loss(model, valid, ws, control)?;
+        return Ok(BTreeMap::from([("valid_loss".to_owned(), loss)]));
     }
-    Ok(())
-}
-
-fn save(
-    dir: &Path,
-    identity: &str,
-    run: &Run,
-    best: Option<&Params>,
-    progress: &Progress,
-    noise: Option<&Noise>,
-    observer: &mut dyn Observer,
-) -> Result<(), TrainError> {
-    let kept = run.spec.checkpoints_kept.unwrap_or(checkpoint::KEPT);
-    let snapshot =
-        Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise, kept };
-    let path = checkpoint::write(dir, identity, &snapshot)?;
-    observer.event(&Event::Checkpoint { step: progress.step, path: &path })
+    let measured = measure::measure_model(model, &loaded.preparation, valid, spec, control)?;
+    Ok(prefixed("valid", measured.metrics))
 }
 
 /// What a checkpoint belongs to: the spec and the bytes of the data.
@@ -386,29 +289,13 @@ fn quote(
     private: Option<&Private>,
     observer: &mut dyn Observer,
 ) -> Result<(), TrainError> {
-    let step = |probe: &mut Run, step: u64| match private {
-        // Thrown away, as all of the probe: nothing of it is seen.
-        Some(private) => probe.private_step(&loaded.train, step, &private.mechanism, &Noise::insecure(step)),
-        None => probe.step(&loaded.train, step),
-    };
     let robust = plan_robust(spec, loaded)?;
-    let mut probe = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train).with_robust(robust);
-    let n_parameters = run.model.params.n_trainable();
-    step(&mut probe, 0)?;
-    let started = Instant::now();
-    for number in 1..PROBE_STEPS {
-        step(&mut probe, number)?;
-    }
-    let seconds = started.elapsed().as_secs_f64() / (PROBE_STEPS - 1) as f64 * run.total_steps() as f64;
-    let memory_bytes = resident_bytes();
-    observer.event(&Event::Quote { steps: run.total_steps(), seconds, memory_bytes, n_parameters })
-}
-
-/// The process's memory now, where the system tells.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+    let mut copy = Run::new(&spec.train, spec.seed, run.model.clone(), &loaded.train).with_robust(robust);
+    probe(&mut copy, observer, |copy, step| match private {
+        // Thrown away, as all of the probe: nothing of it is seen.
+        Some(private) => copy.private_step(&loaded.train, step, &private.mechanism, &Noise::insecure(step)),
+        None => copy.step(&loaded.train, step),
+    })
 }
 
 fn prefixed(part: &str, metrics: BTreeMap<String, Metric>) -> BTreeMap<String, Metric> {

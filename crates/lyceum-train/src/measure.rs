@@ -217,7 +217,7 @@ fn losses(logits: &[f32], width: usize, batch: &Batch, out: &mut Vec<(f64, u64)>
                 out.push((sum, *width as u64));
             }
         }
-        Target::None => {}
+        Target::None | Target::Preferences { .. } => {}
     }
 }
 

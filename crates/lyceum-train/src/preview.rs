@@ -109,7 +109,7 @@ fn seen(batch: &Batch, i: usize, row: u64, n_truncated: usize) -> Seen {
 
 fn asked(target: &Target, n: usize, i: usize) -> Asked {
     match target {
-        Target::None => Asked::Nothing,
+        Target::None | Target::Preferences { .. } => Asked::Nothing,
         Target::Classes(classes) => Asked::Class(classes[i] as u32),
         Target::Values { width, data } => Asked::Values(data[i * width..(i + 1) * width].to_vec()),
         Target::Steps(steps) => {

@@ -103,7 +103,10 @@ impl Run {
                 &mut self.workspace,
                 &self.model.params,
                 Recording::Weights,
-                Examples::Even(self.robust.as_ref().map_or(batch.n, |robust| robust.n_rows(batch))),
+                match &self.robust {
+                    Some(robust) => Examples::Even(robust.n_rows(batch)),
+                    None => batch.examples(),
+                },
             )
             .training(key)
             .with_precision(self.precision);

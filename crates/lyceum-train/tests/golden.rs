@@ -221,6 +221,7 @@ fn alone(batch: &Batch, i: usize) -> Batch {
         Target::Values { width, data } => {
             Target::Values { width: *width, data: data[i * width..][..*width].to_vec() }
         }
+        Target::Preferences { .. } => unreachable!("the goldens have none"),
     };
     Batch { n: 1, input, target }
 }

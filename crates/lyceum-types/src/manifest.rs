@@ -1,7 +1,8 @@
 //! What is stored beside a version's weights: enough to serve it, to recompute its numbers, and for later
 //! work (calibration, drift, explanation) that must not need the training data again.
 
-use crate::spec::Spec;
+use crate::spec::tune::TuneSpec;
+use crate::spec::{Spec, TrainSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -97,6 +98,34 @@ pub struct ImportedManifest {
     /// What an adapter adds to; None: it is a model of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
+    /// How it was fine-tuned; None: it was imported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<TunedReport>,
+}
+
+/// Where a fine-tuned model comes from, and how good it was when its training ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunedReport {
+    pub job: String,
+    /// What was tuned.
+    pub base: Base,
+    pub spec: TuneSpec,
+    /// With every value that was left to the program.
+    pub train: TrainSpec,
+    pub data: Vec<DataFile>,
+    /// Lines (from 0) of each part.
+    pub split: BTreeMap<String, Vec<u64>>,
+    /// Of the validation part: the tuned model's, and the base's.
+    pub metrics: BTreeMap<String, Metric>,
+    pub base_metrics: BTreeMap<String, Metric>,
+    /// The paired test against the base, in words.
+    pub verdict: Option<String>,
+    pub steps: u64,
+    pub seconds: f64,
+    /// Numbers that were learnt.
+    pub n_trained: u64,
+    /// Texts and what was said after them: what is served must say the same.
+    pub probes: serde_json::Value,
 }
 
 /// The version that an adapter was imported for.

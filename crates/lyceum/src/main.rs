@@ -20,6 +20,7 @@ mod remote;
 mod serving;
 mod time;
 mod training;
+mod tuning;
 
 use std::process::ExitCode;
 

@@ -80,44 +80,44 @@ pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan)
     .map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
         Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
-        Err(error) => {
-            let now = Timestamp::now();
-            let stopped = matches!(
-                error,
-                TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_))
-            );
-            let message = error.to_string();
-            let ended = if stopped {
-                jobs::finish_cancelled(store, &claim, &message, now).await
-            } else {
-                jobs::finish_failed(store, &claim, &message, now).await
-            };
-            if let Err(error) = ended {
-                tracing::warn!(%error, "the job's end was not written");
-            }
-            let mut failure = Failure::from(error);
-            if failure.code == "disk_full" {
-                failure.fix =
-                    format!("free some space, then lyceum jobs resume {id}; what was kept is whole");
-            }
-            if stopped {
-                let kept = lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(id));
-                failure.fix = match kept {
-                    Ok(kept) if kept.is_empty() => {
-                        format!("no checkpoint was reached; lyceum jobs resume {id} begins anew")
-                    }
-                    _ => {
-                        format!("lyceum jobs resume {id} continues from the last checkpoint, which was kept")
-                    }
-                };
-            }
-            Err(failure)
-        }
+        Err(error) => Err(ended(store, &claim, error).await),
     }
 }
 
+/// Writes how a job ended that training gave up, and says what can be done.
+pub async fn ended(store: &Store, claim: &Claim, error: TrainError) -> Failure {
+    let (id, now) = (claim.id(), Timestamp::now());
+    let stopped = matches!(
+        error,
+        TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_))
+    );
+    let message = error.to_string();
+    let ended = if stopped {
+        jobs::finish_cancelled(store, claim, &message, now).await
+    } else {
+        jobs::finish_failed(store, claim, &message, now).await
+    };
+    if let Err(error) = ended {
+        tracing::warn!(%error, "the job's end was not written");
+    }
+    let mut failure = Failure::from(error);
+    if failure.code == "disk_full" {
+        failure.fix = format!("free some space, then lyceum jobs resume {id}; what was kept is whole");
+    }
+    if stopped {
+        let kept = lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(id));
+        failure.fix = match kept {
+            Ok(kept) if kept.is_empty() => {
+                format!("no checkpoint was reached; lyceum jobs resume {id} begins anew")
+            }
+            _ => format!("lyceum jobs resume {id} continues from the last checkpoint, which was kept"),
+        };
+    }
+    failure
+}
+
 /// Writes how a job ended that did not get to its version.
-async fn end_failed(store: &Store, claim: &Claim, failure: &Failure) {
+pub async fn end_failed(store: &Store, claim: &Claim, failure: &Failure) {
     let (now, message) = (Timestamp::now(), format!("{}: {}", failure.message, failure.why));
     let ended = match failure.exit {
         Exit::Interrupted => jobs::finish_cancelled(store, claim, &message, now).await,
@@ -271,7 +271,7 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
 }
 
 /// Prints, logs, reports.
-struct JobObserver {
+pub struct JobObserver {
     is_json: bool,
     progress: Progress,
     log: BufWriter<File>,
@@ -289,7 +289,7 @@ struct JobObserver {
 }
 
 impl JobObserver {
-    fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
+    pub fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
         let log_path = store.layout().job_dir(claim.id()).join(LOG);
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.map_err(|error| Failure::file("write", &log_path, &error))?;
@@ -310,7 +310,7 @@ impl JobObserver {
         })
     }
 
-    fn close(mut self) {
+    pub fn close(mut self) {
         if let Err(error) = self.log.flush() {
             tracing::warn!(%error, "the job's log is incomplete");
         }

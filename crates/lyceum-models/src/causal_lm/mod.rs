@@ -169,16 +169,45 @@ impl CausalLm {
 
     /// Whole sequences, with a way back where one is recorded.
     pub fn forward(&self, tape: &mut Tape<'_>, input: &Input) -> Result<Forward, NnError> {
-        let Input::Tokens(tokens) = input else { return Err(wrong_input("causal_lm", "tokens")) };
-        let Tokens { ids, lengths, n, time, .. } = tokens;
-        let positions = self.numbers.get(..*time).ok_or_else(|| self.too_long(*time))?;
-        let x = tape.embedding(self.embed_tokens, ids, &[*n, *time])?;
-        let entry = tape.watch_entry(x);
-        let x = self.run(tape, entry, positions, |tape, i, qkv| {
-            tape.self_attention(qkv, AttentionOptions { key_lens: Some(lengths), ..self.options(i) })
-        })?;
-        let x = self.last_norm(tape, x)?;
+        let (entry, x) = self.body(tape, input)?;
         Ok(Forward { logits: self.head(tape, x)?, entry })
+    }
+
+    /// As [`forward`](Self::forward), with logits `[n, V]` of these rows only.
+    pub(crate) fn forward_rows(
+        &self,
+        tape: &mut Tape<'_>,
+        input: &Input,
+        rows: &[u32],
+    ) -> Result<Forward, NnError> {
+        let (entry, x) = self.body(tape, input)?;
+        let x = tape.select_rows(x, rows)?;
+        Ok(Forward { logits: self.head(tape, x)?, entry })
+    }
+
+    /// The entry, and what the head reads.
+    fn body(&self, tape: &mut Tape<'_>, input: &Input) -> Result<(Var, Var), NnError> {
+        let Input::Tokens(tokens) = input else { return Err(wrong_input("causal_lm", "tokens")) };
+        let Tokens { ids, lengths, n, time, packed, .. } = tokens;
+        let positions = self.numbers.get(..*time).ok_or_else(|| self.too_long(*time))?;
+        let x = if *packed {
+            let x = tape.embedding(self.embed_tokens, ids, &[1, ids.len()])?;
+            let entry = tape.watch_entry(x);
+            let each = lengths.iter().flat_map(|&length| &positions[..length as usize]);
+            let (positions, offsets) = (each.copied().collect::<Vec<u32>>(), tokens.offsets());
+            let x = self.run(tape, entry, &positions, |tape, i, qkv| {
+                tape.packed_attention(qkv, &offsets, self.options(i))
+            })?;
+            (entry, x)
+        } else {
+            let x = tape.embedding(self.embed_tokens, ids, &[*n, *time])?;
+            let entry = tape.watch_entry(x);
+            let x = self.run(tape, entry, positions, |tape, i, qkv| {
+                tape.self_attention(qkv, AttentionOptions { key_lens: Some(lengths), ..self.options(i) })
+            })?;
+            (entry, x)
+        };
+        Ok((x.0, self.last_norm(tape, x.1)?))
     }
 
     /// Rows of the embedding, before [`run`](Self::run).

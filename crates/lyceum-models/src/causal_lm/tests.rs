@@ -255,3 +255,63 @@ fn quantising_at_load_says_what_rows_could_not_be_blocks() {
     );
     let _: ModelShape = Model::language(loaded).shape;
 }
+
+/// Sequences that follow one another without padding say what each says alone, and the loss of some of their steps
+/// has the gradients of the padded batch.
+#[test]
+fn packed_sequences_have_the_loss_and_the_gradients_of_padded_ones() {
+    use crate::batch::{Batch, IGNORE, Target};
+    for name in ["llama", "qwen3", "gemma3"] {
+        let case = case(name);
+        let mut model = Model::language(case.load(Some(Stored::F32)).unwrap());
+        model.learn_all().unwrap();
+        let (a, b) = (case.ids[..7].to_vec(), case.ids[7..11].to_vec());
+        let asked = |ids: &[u32], from: usize| -> Vec<i32> {
+            (0..ids.len())
+                .map(|t| if t + 1 > from && t + 1 < ids.len() { ids[t + 1] as i32 } else { IGNORE })
+                .collect()
+        };
+        let (steps_a, mut steps_b) = (asked(&a, 3), asked(&b, 1));
+        let packed = Tokens {
+            ids: [&a[..], &b].concat(),
+            lengths: vec![7, 4],
+            n: 2,
+            time: 7,
+            packed: true,
+            ..Tokens::default()
+        };
+        let packed = Batch {
+            n: 2,
+            input: Input::Tokens(packed),
+            target: Target::Steps([&steps_a[..], &steps_b].concat()),
+        };
+        let ids = [&a[..], &b, &[0; 3]].concat();
+        let padded = Tokens { ids, lengths: vec![7, 4], n: 2, time: 7, ..Tokens::default() };
+        steps_b.resize(7, IGNORE);
+        let padded = Batch {
+            n: 2,
+            input: Input::Tokens(padded),
+            target: Target::Steps([&steps_a[..], &steps_b].concat()),
+        };
+        let run = |batch: &Batch, whole: bool| {
+            let (mut ws, mut grads) = (Workspace::new(), lyceum_nn::Grads::new(&model.params));
+            let mut tape = Tape::new(&mut ws, &model.params, Recording::Weights, batch.examples());
+            let loss = if whole {
+                let Target::Steps(steps) = &batch.target else { unreachable!() };
+                let logits = model.forward(&mut tape, &batch.input).unwrap().logits;
+                tape.softmax_cross_entropy(logits, steps, 0.25).unwrap()
+            } else {
+                model.loss(&mut tape, batch, 0.25).unwrap().0
+            };
+            let value = tape.value(loss)[0];
+            tape.backward(loss, &mut grads);
+            grads.finish();
+            (value, model.params.ids().flat_map(|id| grads.value(id).to_vec()).collect::<Vec<f32>>())
+        };
+        let (want, want_grads) = run(&padded, true);
+        for (loss, grads) in [run(&packed, false), run(&packed, true), run(&padded, false)] {
+            assert!((loss - want).abs() < 1e-5, "{name}: {loss} {want}");
+            assert!(worst(&grads, &want_grads) < 1e-5, "{name}");
+        }
+    }
+}

@@ -136,7 +136,7 @@ impl Encoder {
 
     /// The last layer's rows `[B, T, C]`, and the embedded words.
     pub fn hidden(&self, tape: &mut Tape<'_>, tokens: &Tokens) -> Result<(Var, Var), NnError> {
-        let Tokens { n, time, ids, lengths, second } = tokens;
+        let Tokens { n, time, ids, lengths, second, .. } = tokens;
         let positions = self.numbers.get(..*time).ok_or_else(|| {
             let (got, context) = (format!("{time} tokens"), self.context());
             NnError::Shape { op: "encoder", what: "input", got, want: format!("at most {context}") }

@@ -22,7 +22,7 @@ fn case(name: &str) -> Case {
     let all = lyceum_nn::weights::read_safetensors(&file).unwrap();
     let of = |name: &str| all[name].data.iter().map(|&x| x as u32).collect::<Vec<_>>();
     let (lengths, second) = (of("test.lengths"), of("test.second"));
-    let tokens = Tokens { n: lengths.len(), time: 12, ids: of("test.ids"), lengths, second };
+    let tokens = Tokens { n: lengths.len(), time: 12, ids: of("test.ids"), lengths, second, packed: false };
     Case { config, tokens, answer: all["test.answer"].data.clone(), file }
 }
 

@@ -143,7 +143,7 @@ impl Operation for Linear {
             let k = view.shape(self.x).last();
             let n = dy.len() / view.shape(self.x).rows().max(1);
             if let Some(stored) = view.stored(self.weight) {
-                return backward_stored(stored, dy, dx, write);
+                return backward_stored(stored, dy, dx, write, precision);
             }
             let (g, w) = (
                 Mat::new(dy, dy.len() / n, n),
@@ -254,7 +254,13 @@ pub(super) fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
 }
 
 /// `dx (=|+=) g·W` for a weight in blocks: its rows become numbers again, a block of them at a time.
-fn backward_stored(weight: &StoredWeight, dy: &[f32], dx: &mut [f32], write: Write) {
+fn backward_stored(
+    weight: &StoredWeight,
+    dy: &[f32],
+    dx: &mut [f32],
+    write: Write,
+    precision: Precision,
+) {
     const ROWS: usize = 256;
     let (n, k) = (weight.n(), weight.k());
     let m = dx.len() / k.max(1);
@@ -265,7 +271,7 @@ fn backward_stored(weight: &StoredWeight, dy: &[f32], dx: &mut [f32], write: Wri
             lyceum_kernels::pool::for_each_chunk(rows, k, |i, row| weight.row(first + i, row));
             let g = Mat::with_stride(&dy[first..], m, count, n);
             let write = if first == 0 { write } else { Write::Add };
-            matmul(g, Mat::new(rows, count, k), dx, write, Epilogue::default(), Precision::F32);
+            matmul(g, Mat::new(rows, count, k), dx, write, Epilogue::default(), precision);
         }
     });
 }

@@ -141,6 +141,7 @@ pub async fn import(
         licence: open::licence_of_readme(staging.path()).or(request.licence),
         files: copied.files,
         base: Some(Base { model: base.id(), sha256: base.sha256.clone() }),
+        tuned: None,
     };
     let said = adapter.config.base_model_name_or_path.clone();
     let notes =
@@ -179,7 +180,7 @@ fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError
 }
 
 /// Opens an adapter's folder for a base of this description.
-fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapter, OpenError> {
+pub(super) fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapter, OpenError> {
     let gguf = dir.join(GGUF);
     if gguf.is_file() {
         let (checkpoint, header) = Checkpoint::gguf(open::weights(&gguf)?)?;
@@ -200,7 +201,7 @@ fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapter, OpenErr
 ///
 /// # Errors
 /// It is gone or has changed: then what to do.
-pub(crate) async fn base_of(
+pub async fn base_of(
     store: &Store,
     project: &Project,
     version: &Version,
@@ -230,7 +231,7 @@ pub(crate) async fn base_of(
 }
 
 /// Reads an adapter's folder; `base` is loaded.
-pub(crate) fn read(version: Version, base: &Arc<Language>) -> Result<Language, ServiceError> {
+pub fn read(version: Version, base: &Arc<Language>) -> Result<Language, ServiceError> {
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
     let manifest = read_manifest(&version)?;
     check_files(&version, &manifest).map_err(damaged)?;

@@ -124,6 +124,7 @@ pub async fn import(
         licence: licence.or(request.licence),
         files,
         base: None,
+        tuned: None,
     };
     let write = |number: u32| {
         manifest.version = number;

@@ -5,6 +5,7 @@
 
 pub mod adapter;
 pub mod import;
+pub mod merged;
 pub mod open;
 pub(crate) mod rows;
 
@@ -23,6 +24,7 @@ use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest};
 use lyceum_types::spec::ModelSpec;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// An imported version in memory. An adapter has its base's model and words.
@@ -91,6 +93,45 @@ pub fn is_imported(version: &Version) -> bool {
 }
 
 impl Language {
+    /// Loads an imported version that is no adapter for this caller alone.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged.
+    pub fn open(version: Version) -> Result<Self, ServiceError> {
+        read(version)
+    }
+
+    /// A version that is about to be: its files stand in `dir`, and it has no number yet. An adapter adds to `base`.
+    ///
+    /// # Errors
+    /// Files that do not belong to the manifest or the base.
+    pub fn unpublished(
+        dir: &Path,
+        manifest: ImportedManifest,
+        base: &Language,
+    ) -> Result<Self, ServiceError> {
+        let version = Version { dir: dir.to_owned(), number: 0, ..base.version.clone() };
+        let damaged = |source: Why| ServiceError::Damaged { id: manifest.name.clone(), source };
+        let control = Control::new();
+        if manifest.kind == ImportedKind::Adapter {
+            let config =
+                base.model.language_config().ok_or_else(|| damaged("its base does not speak".into()))?;
+            let adapter = adapter::open(dir, config, &control).map_err(|error| damaged(error.into()))?;
+            let added = Some(Added { adapter: Arc::new(adapter), base: base.version.clone() });
+            return Ok(Language {
+                version,
+                manifest,
+                model: base.model.clone(),
+                words: base.words.clone(),
+                added,
+            });
+        }
+        let layout = open::Layout { quant: None, context: Some(manifest.context as usize) };
+        let opened = open::folder(dir, layout, &control).map_err(|error| damaged(error.into()))?;
+        let (model, words) = (Arc::new(opened.model), Arc::new(opened.words));
+        Ok(Language { version, manifest, model, words, added: None })
+    }
+
     /// The imported model of this kind that a reference means, loaded.
     ///
     /// # Errors

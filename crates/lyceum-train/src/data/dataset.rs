@@ -1,5 +1,6 @@
 //! Examples in memory, as numbers, and how they fill a batch in place.
 
+use super::sequences::Sequences;
 use lyceum_models::batch::{Batch, IGNORE, Input, Target, Tokens};
 
 /// The examples of one part (train, valid, test).
@@ -33,6 +34,8 @@ pub(crate) enum Examples {
         source: Ragged,
         target: Ragged,
     },
+    /// Conversations and preferences.
+    Packed(Sequences),
     /// One long text in windows of `context`.
     Stream {
         tokens: Vec<u32>,
@@ -79,17 +82,38 @@ impl Ragged {
     }
 
     pub fn row(&self, i: usize) -> &[u32] {
-        &self.ids[self.ends[i]..self.ends[i + 1]]
+        &self.ids[self.range(i)]
+    }
+
+    /// Where row `i` lies among all ids.
+    pub fn range(&self, i: usize) -> std::ops::Range<usize> {
+        self.ends[i]..self.ends[i + 1]
     }
 }
 
 impl Dataset {
+    /// Conversations or preferences, with the rows that they stood in.
+    pub(crate) fn of_sequences(sequences: Sequences, row_ids: Vec<u64>) -> Self {
+        let (examples, targets) = (Examples::Packed(sequences), Targets::None);
+        Dataset { examples, targets, row_ids, texts: None, n_truncated: Vec::new() }
+    }
+
+    /// Conversations or preferences.
+    pub(crate) fn sequences(&self) -> Option<&Sequences> {
+        if let Examples::Packed(sequences) = &self.examples { Some(sequences) } else { None }
+    }
+
+    pub(crate) fn sequences_mut(&mut self) -> Option<&mut Sequences> {
+        if let Examples::Packed(sequences) = &mut self.examples { Some(sequences) } else { None }
+    }
+
     /// Examples; for a stream, its windows.
     pub fn len(&self) -> usize {
         match &self.examples {
             Examples::Dense { shape, data } => data.len() / shape.iter().product::<usize>().max(1),
             Examples::Tokens(ids) | Examples::Sequences { ids, .. } => ids.len(),
             Examples::Pairs { source, .. } => source.len(),
+            Examples::Packed(sequences) => sequences.n_examples(),
             Examples::Stream { .. } => self.n_windows(),
         }
     }
@@ -100,6 +124,9 @@ impl Dataset {
 
     /// An empty batch of the right kind, to be filled again and again.
     pub fn new_batch(&self) -> Batch {
+        if let Examples::Packed(sequences) = &self.examples {
+            return sequences.new_batch();
+        }
         let input = match &self.examples {
             Examples::Dense { shape, .. } => Input::Dense { shape: shape.clone(), data: Vec::new() },
             Examples::Pairs { .. } => Input::Pair { source: Tokens::default(), target: Tokens::default() },
@@ -120,6 +147,9 @@ impl Dataset {
     /// Fills a batch of [`Self::new_batch`] with these examples, in this order. Once the batch has held its
     /// largest shape, nothing is allocated.
     pub fn fill(&self, indices: &[usize], batch: &mut Batch) {
+        if let Examples::Packed(sequences) = &self.examples {
+            return sequences.fill(indices, batch);
+        }
         batch.n = indices.len();
         self.fill_targets(indices, &mut batch.target);
         match (&self.examples, &mut batch.input) {
@@ -263,7 +293,7 @@ impl Dataset {
         match &self.examples {
             Examples::Tokens(ids) | Examples::Sequences { ids, .. } => Some(ids.row(i)),
             Examples::Pairs { source, .. } => Some(source.row(i)),
-            Examples::Dense { .. } | Examples::Stream { .. } => None,
+            Examples::Dense { .. } | Examples::Stream { .. } | Examples::Packed(_) => None,
         }
     }
 

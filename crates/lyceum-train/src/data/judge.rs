@@ -108,7 +108,7 @@ fn input_hash(set: &Dataset, i: usize) -> u64 {
         }
         Examples::Tokens(ids) | Examples::Sequences { ids, .. } => ids.row(i).hash(&mut hasher),
         Examples::Pairs { source, .. } => source.row(i).hash(&mut hasher),
-        Examples::Stream { .. } => unreachable!("a stream has no rows: bug"),
+        Examples::Stream { .. } | Examples::Packed(_) => unreachable!("it has no rows of this kind: bug"),
     }
     hasher.finish()
 }

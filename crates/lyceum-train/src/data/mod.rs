@@ -23,6 +23,7 @@ mod labelled;
 mod npy;
 mod parquet;
 pub mod report;
+pub(crate) mod sequences;
 mod series;
 mod shuffle;
 mod sketch;

@@ -41,7 +41,7 @@ pub(super) fn answers(set: &mut Dataset, seed: u64) {
             *ids = ragged(&rows);
         }
         Examples::Stream { tokens, .. } => tokens.shuffle(&mut rng),
-        Examples::Dense { .. } | Examples::Tokens(_) => {}
+        Examples::Dense { .. } | Examples::Tokens(_) | Examples::Packed(_) => {}
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) fn examples(preparation: &Preparation, train: &Dataset) -> Vec<Featur
             return lengths("tokens", &|i| ids.row(i).len());
         }
         Examples::Pairs { source, .. } => return lengths("source_tokens", &|i| source.row(i).len()),
-        Examples::Stream { .. } => return vec![],
+        Examples::Stream { .. } | Examples::Packed(_) => return vec![],
     };
     let (channels, plane, name) = match &preparation.input {
         InputPreparation::Image(_) => (shape[0], shape[1] * shape[2], "channel"),

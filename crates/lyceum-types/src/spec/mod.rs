@@ -6,6 +6,7 @@
 pub mod choose;
 pub mod parse;
 pub mod privacy;
+pub mod tune;
 
 use privacy::{PrivacySpec, PublicStatistic};
 use serde::{Deserialize, Serialize};

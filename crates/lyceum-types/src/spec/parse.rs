@@ -16,9 +16,11 @@ mod rules;
 mod section;
 mod train;
 mod tree;
+mod tune;
 
 use super::choose::ChooseSpec;
 use super::privacy::PrivacySpec;
+use super::tune::TuneSpec;
 use super::{DataSpec, GateSpec, ModelSpec, Spec, Task, TrainSpec};
 use crate::ids::ModelName;
 use section::{Problems, Section};
@@ -44,6 +46,40 @@ impl Spec {
     /// All problems of the document, each with its key.
     pub fn from_json(value: &serde_json::Value) -> Result<Self, SpecErrors> {
         read(&tree::from_json(value)).map_err(|problems| SpecErrors { file: None, problems })
+    }
+}
+
+/// A job spec of either kind: its family says which.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Job {
+    /// A family, trained from the start.
+    Train(Box<Spec>),
+    /// An imported language model, tuned further.
+    Tune(Box<TuneSpec>),
+}
+
+impl Job {
+    /// Reads a job spec. `file_name` is only said in errors.
+    ///
+    /// # Errors
+    /// All problems of the document, each with its key, line and column.
+    pub fn from_toml(text: &str, file_name: &str) -> Result<Self, SpecErrors> {
+        read_toml(text, file_name, read_job)
+    }
+
+    /// Reads the same document as JSON, as a request carries it.
+    ///
+    /// # Errors
+    /// All problems of the document, each with its key.
+    pub fn from_json(value: &serde_json::Value) -> Result<Self, SpecErrors> {
+        read_job(&tree::from_json(value)).map_err(|problems| SpecErrors { file: None, problems })
+    }
+}
+
+fn read_job(root: &Node) -> Result<Job, Vec<Problem>> {
+    match tune::is_meant(root) {
+        true => tune::read(root).map(|spec| Job::Tune(Box::new(spec))),
+        false => read(root).map(|spec| Job::Train(Box::new(spec))),
     }
 }
 
@@ -235,6 +271,13 @@ fn read_root(root: &Node, problems: &Problems) -> Option<Draft> {
 
 /// What both kinds of document begin with.
 fn read_head(section: &mut Section<'_>) -> (Option<String>, Option<Task>, u64) {
+    let (name, seed) = read_name_and_seed(section);
+    section.require("task", "what is to be learnt", "task = \"classification\"");
+    let task = section.choice("task", TASKS);
+    (name, task, seed)
+}
+
+fn read_name_and_seed(section: &mut Section<'_>) -> (Option<String>, u64) {
     section.require("name", "the model's name", "name = \"digits\"");
     let name = section.text("name");
     if let Some(name) = &name
@@ -243,10 +286,8 @@ fn read_head(section: &mut Section<'_>) -> (Option<String>, Option<Task>, u64) {
         let fix = "use letters, digits, `-`, `_` and `.`, as in name = \"digits-cnn\"";
         section.note("name", ProblemCode::OutOfRange, bad.to_string(), fix);
     }
-    section.require("task", "what is to be learnt", "task = \"classification\"");
-    let task = section.choice("task", TASKS);
     let seed = section.integer("seed", 0, i128::from(u64::MAX)).unwrap_or(0);
-    (name, task, u64::try_from(seed).expect("the bound was checked: bug"))
+    (name, u64::try_from(seed).expect("the bound was checked: bug"))
 }
 
 /// Names of the tasks as the spec writes them.

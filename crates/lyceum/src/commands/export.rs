@@ -1,15 +1,20 @@
-//! `lyceum export MODEL --format safetensors [--output DIR]`
+//! `lyceum export MODEL --format safetensors|gguf|peft [--output DIR]`
 
 use crate::commands::show;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, ValueEnum};
+use lyceum_kernels::stored::Stored;
+use lyceum_service::Language;
+use lyceum_service::language::{adapter, merged};
+use lyceum_store::Store;
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, Version};
 use lyceum_types::ids::ModelRef;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, Args)]
 pub struct Export {
@@ -25,8 +30,23 @@ pub struct Export {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
-    /// `model.safetensors` under PyTorch's names, with the manifest and what else belongs to it
+    /// `model.safetensors` under PyTorch's names, with the manifest and what else belongs to it; of an adapter, merged
+    /// into its base
     Safetensors,
+    /// An adapter merged into its base's GGUF file, with tokenizer and template; changed matrices are f16
+    Gguf,
+    /// An adapter as PEFT reads it
+    Peft,
+}
+
+impl Format {
+    fn as_str(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::Gguf => "gguf",
+            Format::Peft => "peft",
+        }
+    }
 }
 
 impl Export {
@@ -38,10 +58,12 @@ impl Export {
             Err(error) => return Err(context.explain(&store, error).await),
         };
         let format = check(&version)?;
-        if let Some(Format::Safetensors) = self.format
-            && format != "safetensors"
+        let merges = adapter::is_adapter(&version) && self.format.is_some_and(|f| f.as_str() != format);
+        if let Some(wanted) = self.format
+            && wanted.as_str() != format
+            && !merges
         {
-            let message = format!("{} is not written as safetensors", version.id());
+            let message = format!("{} is not written as {}", version.id(), wanted.as_str());
             let why = format!("it was imported as {format}, and its files are handed on as they are");
             return Err(Failure::new(Exit::Failed, "unsupported_format", message, why, "leave --format out"));
         }
@@ -53,7 +75,12 @@ impl Export {
         }
         // Beside the target first, so that it appears whole or not at all.
         let partial = target.with_extension(format!("partial-{}", std::process::id()));
-        let copied = copy_folder(&version.dir, &partial).and_then(|()| {
+        let written = match self.format.filter(|_| merges) {
+            Some(format) => merge(context, &store, &version, format, &partial).await,
+            None => copy_folder(&version.dir, &partial),
+        };
+        let format = self.format.filter(|_| merges).map_or(format, |f| f.as_str().to_owned());
+        let copied = written.and_then(|()| {
             std::fs::rename(&partial, &target).map_err(|error| Failure::file("write", &target, &error))
         });
         if let Err(failure) = copied {
@@ -70,6 +97,51 @@ impl Export {
         }
         Ok(())
     }
+}
+
+/// Writes an adapter's base with the adapter in its matrices.
+async fn merge(
+    context: &Context,
+    store: &Store,
+    version: &Version,
+    format: Format,
+    target: &Path,
+) -> Result<(), Failure> {
+    let base = adapter::base_of(store, &context.project, version).await?;
+    let (version, target) = (version.clone(), target.to_owned());
+    let work = move || -> Result<(), Failure> {
+        std::fs::create_dir_all(&target).map_err(|error| Failure::file("make", &target, &error))?;
+        let base = Arc::new(Language::open(base)?);
+        let language = adapter::read(version, &base)?;
+        let written = match format {
+            Format::Gguf => merged::gguf(&language, Stored::F16, &target),
+            Format::Safetensors => merged::safetensors(&language, &target),
+            Format::Peft => {
+                let message = format!("{} is not in PEFT's layout", language.version.id());
+                let why = "it was imported as llama.cpp's GGUF, and its files are handed on as they are";
+                return Err(Failure::new(
+                    Exit::Failed,
+                    "unsupported_format",
+                    message,
+                    why,
+                    "leave --format out",
+                ));
+            }
+        };
+        written.map_err(|error| {
+            let id = language.version.id();
+            let message = format!("{id} cannot be merged");
+            Failure::new(
+                Exit::Failed,
+                "unsupported_format",
+                message,
+                error.to_string(),
+                "choose another format",
+            )
+        })
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::internal("the export broke off", &error))?
 }
 
 /// Holds every file to its hash, so that damage is not handed on; the weights' format.
@@ -96,7 +168,7 @@ fn check(version: &Version) -> Result<String, Failure> {
     Ok(format)
 }
 
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) -> Result<(), Failure> {
+fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(to).map_err(|error| Failure::file("make", to, &error))?;
     let entries = std::fs::read_dir(from).map_err(|error| Failure::file("read", from, &error))?;
     for entry in entries {

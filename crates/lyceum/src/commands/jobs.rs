@@ -3,7 +3,7 @@
 use crate::commands::choose::{self, job::Takes};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::{output, time, training};
+use crate::{output, time, training, tuning};
 use clap::{Args, Subcommand};
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, State};
@@ -114,6 +114,9 @@ async fn resume(context: &Context, id: &str, takes: Takes) -> Result<(), Failure
     }
     if let (State::Done, Some(outcome)) = (job.state, &job.outcome) {
         return training::say_done(context, outcome);
+    }
+    if let Some(plan) = tuning::plan_of(&job) {
+        return tuning::run(context, &store, &id, plan).await;
     }
     let plan = training::plan_of(&job)?;
     training::run(context, &store, &id, plan).await

@@ -1,7 +1,9 @@
 //! `lyceum preview SPEC`: judges the data of a job spec and shows what the model will see of it, before
 //! anything is trained. The examples are those of the batches that training fills.
 
-use crate::commands::train::read_spec;
+mod chats;
+
+use crate::commands::train::read_job;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
@@ -12,6 +14,7 @@ use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_train::data::{self, DataError, Dataset, Loaded};
 use lyceum_train::preview::{self, Asked, Epoch, Look, Reads, Seen, SeenToken};
 use lyceum_types::spec::Spec;
+use lyceum_types::spec::parse::Job;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -50,7 +53,13 @@ impl Part {
 
 impl Preview {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let (spec, base_dir) = read_spec(&self.spec)?;
+        let (job, base_dir) = read_job(&self.spec)?;
+        let spec = match job {
+            Job::Train(spec) => *spec,
+            Job::Tune(spec) => {
+                return chats::show(context, *spec, base_dir, self.part, self.rows as usize).await;
+            }
+        };
         let (control, part, n) = (context.control.clone(), self.part, self.rows as usize);
         let work = move || -> Result<Looked, Failure> {
             let loaded = data::load(&spec, &base_dir, &control)?;
@@ -273,9 +282,13 @@ impl Looked {
 
 /// Tokens parted by `|`, those with loss in green or in brackets.
 fn marked(tokenizer: &Tokenizer, tokens: &[SeenToken], color: bool) -> String {
+    marked_with(|id| tokenizer.token_text(id), tokens, color)
+}
+
+/// As [`marked`], of tokens whose texts are asked for.
+fn marked_with(text_of: impl Fn(u32) -> String, tokens: &[SeenToken], color: bool) -> String {
     let one = |t: &SeenToken| {
-        let text: String =
-            tokenizer.token_text(t.id).escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"");
+        let text: String = text_of(t.id).escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"");
         if color {
             painted(&text, t.has_loss)
         } else if t.has_loss {

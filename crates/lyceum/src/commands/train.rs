@@ -3,11 +3,12 @@
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::training::{self, Plan};
-use crate::{files, gate};
+use crate::{files, gate, tuning};
 use clap::Args;
 use lyceum_types::ids::ModelName;
 use lyceum_types::spec::Spec;
-use lyceum_types::spec::parse::SpecErrors;
+use lyceum_types::spec::parse::{Job, SpecErrors};
+use lyceum_types::spec::tune::TuneSpec;
 use std::path::{Path, PathBuf};
 
 const SPEC_BYTES_MAX: u64 = 1 << 20;
@@ -30,7 +31,11 @@ pub struct Train {
 
 impl Train {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let (mut spec, base_dir) = read_spec(&self.spec)?;
+        let (job, base_dir) = read_job(&self.spec)?;
+        let mut spec = match job {
+            Job::Train(spec) => *spec,
+            Job::Tune(spec) => return self.tune(context, *spec, base_dir).await,
+        };
         if let Some(name) = self.name {
             name.parse::<ModelName>()?;
             spec.name = name;
@@ -53,6 +58,30 @@ impl Train {
         let id = training::create(context, &store, &plan).await?;
         training::run(context, &store, &id, plan).await
     }
+}
+
+impl Train {
+    /// A job whose family is an imported model's name.
+    async fn tune(self, context: &Context, mut spec: TuneSpec, base_dir: PathBuf) -> Result<(), Failure> {
+        if let Some(name) = self.name {
+            name.parse::<ModelName>()?;
+            spec.name = name;
+        }
+        spec.seed = self.seed.unwrap_or(spec.seed);
+        if self.gate.is_some() {
+            let why = "a gate compares accuracies, which classifiers have";
+            return Err(Failure::usage("a fine-tuning cannot have --gate", why, "leave --gate out"));
+        }
+        let store = context.store().await?;
+        let plan = tuning::plan(context, &store, spec, base_dir).await?;
+        let id = tuning::create(context, &store, &plan).await?;
+        tuning::run(context, &store, &id, plan).await
+    }
+}
+
+/// A job spec of either kind, and the folder that its paths are relative to.
+pub fn read_job(path: &Path) -> Result<(Job, PathBuf), Failure> {
+    read_document(path, Job::from_toml, Job::from_json)
 }
 
 /// A job spec, and the folder that its paths are relative to.

@@ -7,6 +7,7 @@
 //! Reading order: [`config`] (what a description means), `files` (PEFT's and llama.cpp's layouts), this file.
 
 pub mod config;
+mod export;
 mod files;
 #[cfg(test)]
 mod tests;
@@ -266,6 +267,13 @@ impl CausalLm {
         uses: &[Use<'_>],
     ) -> Result<Var, NnError> {
         for each in uses {
+            // Of an adapter that is learnt; one mask for the layers that share an input.
+            let x = match &self.own {
+                Some(own) if each.owner == Owner::Model && own.0.lora_dropout > 0.0 => {
+                    tape.dropout(x, own.0.lora_dropout)?
+                }
+                _ => x,
+            };
             y = tape.lora(x, y, each.owner, each.factors.at(i, place), &each.rows)?;
         }
         Ok(y)

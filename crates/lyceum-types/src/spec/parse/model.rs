@@ -62,7 +62,7 @@ const TRANSFORMER_KEYS: [&str; 15] = [
 
 pub(super) fn read(mut section: Section<'_>, task: Option<Task>) -> Option<ModelSpec> {
     section.require("family", "the kind of model", "family = \"mlp\"");
-    section.not_yet("lora", "LoRA");
+    section.elsewhere(&["lora"], "fine-tuning: family = an imported model's name");
     section.not_yet("quantize", "training on quantised weights");
     let family = section.text("family")?;
     let model = match family.as_str() {
@@ -86,19 +86,16 @@ pub(super) fn read(mut section: Section<'_>, task: Option<Task>) -> Option<Model
     Some(model)
 }
 
-/// A slip of a family's name, or the name of a base model, which fine-tuning would need.
+/// A slip of a family's name, or what is no name; a model's name makes a fine-tuning ([`super::tune`]).
 fn unknown_family(section: &mut Section<'_>, name: &str) {
     if let Some(near) = did_you_mean(name, FAMILIES) {
         let message = format!("\"{name}\" is no family");
         section.note("family", ProblemCode::UnknownValue, message, format!("did you mean \"{near}\"?"));
         return;
     }
-    let message = format!(
-        "\"{name}\" is none of {}; fine-tuning a base model by its name is not in this version yet",
-        FAMILIES.join(", ")
-    );
-    let fix = "train a family from the start, as in family = \"transformer\"";
-    section.note("family", ProblemCode::NotYet, message, fix);
+    let message = format!("\"{name}\" is none of {}", FAMILIES.join(", "));
+    let fix = "train a family from the start, as in family = \"transformer\", or tune an imported model by its name with lyceum train";
+    section.note("family", ProblemCode::UnknownValue, message, fix);
 }
 
 fn mlp(section: &mut Section<'_>) -> MlpSpec {

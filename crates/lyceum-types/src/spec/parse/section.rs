@@ -128,6 +128,11 @@ impl<'a> Section<'a> {
         self.entry(key).is_some_and(|entry| matches!(entry.node.value, Value::Bool(_)))
     }
 
+    /// Whether a key is absent, or says that the program decides.
+    pub(super) fn is_left_open(&mut self, key: &'static str) -> bool {
+        self.entry(key).is_none_or(|entry| matches!(&entry.node.value, Value::Text(text) if text == "auto"))
+    }
+
     /// Whether this key has a problem already, which a rule over several keys should not repeat.
     pub(super) fn touched(&self, key: &str) -> bool {
         self.problems.touch(&self.path(key))

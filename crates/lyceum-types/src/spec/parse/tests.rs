@@ -506,9 +506,9 @@ fn each_bad_value_is_refused_at_its_key() {
             "",
             "family = \"mlp\"\nhidden = [4]\nlora = { rank = 8 }",
             "",
-            "model.lora not_yet",
+            "model.lora unknown_key",
         ),
-        ("classification", "", "family = \"meta/llama-3\"", "", "model.family not_yet"),
+        ("classification", "", "family = \"meta/llama-3\"", "", "model.family unknown_value"),
         ("classification", "", "family = \"cnn\"\nconv = []", "", "model.conv out_of_range"),
         ("classification", "", "family = \"cnn\"", "", "model.conv missing_key"),
         (

@@ -3,6 +3,7 @@
 use super::ProblemCode;
 use super::section::{DECAY, FACTOR, NOT_NEGATIVE, POSITIVE, SHARE, Section};
 use crate::limits;
+use crate::spec::tune::Auto;
 use crate::spec::{EarlyStopping, OptimizerSpec, PrecisionSpec, ScheduleSpec, TrainSpec};
 
 const STEPS_MAX: usize = 1_000_000_000;
@@ -21,7 +22,7 @@ pub(super) fn read(mut section: Section<'_>) -> TrainSpec {
         section.require("steps", "how long to train", "epochs = 20 or steps = 2000");
     }
     section.elsewhere(&["privacy"], "the document itself: write [privacy]");
-    section.not_yet("lora", "LoRA");
+    section.elsewhere(&["method", "beta", "lora"], "fine-tuning: family = an imported model's name");
     let optimizer = section.section("optimizer").and_then(optimizer).unwrap_or(DEFAULT_OPTIMIZER);
     let schedule = section.section("schedule").and_then(schedule);
     let train = TrainSpec {
@@ -42,6 +43,55 @@ pub(super) fn read(mut section: Section<'_>) -> TrainSpec {
     };
     section.finish();
     train
+}
+
+/// `[train]` of a fine-tuning, where every key may be left to the program.
+pub(super) fn read_tuned(mut section: Section<'_>, auto: Auto) -> TrainSpec {
+    let steps = section.size("steps", 1, STEPS_MAX);
+    let epochs_open = section.is_left_open("epochs");
+    if steps.is_some() && !epochs_open {
+        let message = "epochs and steps both say how long to train";
+        section.note("steps", ProblemCode::Contradiction, message, "remove one of the two");
+    }
+    let open = left_open();
+    let optimizer = if auto.lr { None } else { section.section("optimizer").and_then(optimizer) };
+    let schedule = if auto.schedule { None } else { section.section("schedule").and_then(schedule) };
+    let train = TrainSpec {
+        epochs: if epochs_open { None } else { section.size("epochs", 1, 1_000_000) },
+        steps,
+        batch_size: if auto.batch_size { 1 } else { section.size_or("batch_size", 1, 1, BATCH_MAX) },
+        accumulate: section.size_or("accumulate", 1, 1, BATCH_MAX),
+        optimizer: optimizer.unwrap_or(open.optimizer),
+        schedule: schedule.unwrap_or(open.schedule),
+        grad_clip: section.number("grad_clip", POSITIVE).or(open.grad_clip),
+        precision: section.choice("precision", PRECISIONS).unwrap_or(open.precision),
+        early_stopping: section.section("early_stopping").map(early_stopping),
+        checkpoint_every: section.size("checkpoint_every", 1, STEPS_MAX),
+        checkpoints_kept: section.size("checkpoints_kept", 1, limits::CHECKPOINTS_KEPT_MAX),
+        eval_every: section.size("eval_every", 1, STEPS_MAX),
+        robust: None,
+    };
+    section.finish();
+    train
+}
+
+/// A fine-tuning of which nothing is said: AdamW without decay, gradients of norm 1.
+pub(super) fn left_open() -> TrainSpec {
+    TrainSpec {
+        epochs: None,
+        steps: None,
+        batch_size: 1,
+        accumulate: 1,
+        optimizer: OptimizerSpec::Adamw { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0 },
+        schedule: ScheduleSpec::Constant { warmup_steps: 0 },
+        grad_clip: Some(1.0),
+        precision: PrecisionSpec::Auto,
+        early_stopping: None,
+        checkpoint_every: None,
+        checkpoints_kept: None,
+        eval_every: None,
+        robust: None,
+    }
 }
 
 /// AdamW as PyTorch sets it.

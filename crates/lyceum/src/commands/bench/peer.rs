@@ -163,7 +163,9 @@ impl Peer {
             let wanted = part(targets).iter().map(|&x| x as i32).collect();
             match &mut batch.target {
                 Target::Classes(classes) | Target::Steps(classes) => *classes = wanted,
-                Target::Values { .. } | Target::None => return Err(failed("a work has classes")),
+                Target::Values { .. } | Target::Preferences { .. } | Target::None => {
+                    return Err(failed("a work has classes"));
+                }
             }
         }
         let own: Vec<f64> = theirs.iter().map(|_| f64::from(ours.step())).collect();

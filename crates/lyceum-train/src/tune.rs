@@ -1,0 +1,359 @@
+//! Fine-tuning of a language model that exists: adapters over weights that stay, or all weights; on answers or on
+//! preferences.
+//!
+//! [`tune`] is handed the opened base, never files of models. It judges and renders the data, says what was left to
+//! it, asks the reference what preferences are held against, and takes the steps through the one loop
+//! ([`drive`](crate::drive)). What it gives back is measured beside the base on the same rows.
+
+use crate::chat::{self, Chats, Words};
+use crate::checkpoint::{self, Progress};
+use crate::data::Dataset;
+use crate::drive::{self, Course, drive, probe};
+use crate::error::TrainError;
+use crate::eval::{self, Verdict};
+use crate::observer::{Event, Observer};
+use crate::run::Run;
+use lyceum_kernels::softmax::cross_entropy;
+use lyceum_models::batch::{Input, Target};
+use lyceum_models::causal_lm::adapter::Modules;
+use lyceum_models::causal_lm::{Adapter, AdapterConfig};
+use lyceum_models::probe::Probe;
+use lyceum_models::{InputShape, Model};
+use lyceum_nn::{Recording, Tape, Workspace};
+use lyceum_types::control::Control;
+use lyceum_types::manifest::Metric;
+use lyceum_types::spec::TrainSpec;
+use lyceum_types::spec::tune::TuneSpec;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Tokens that are read at once when losses are measured.
+const TOKENS_MEASURED: usize = 512;
+/// Rows whose outputs are recorded, and how many tokens of each.
+const PROBES: usize = 4;
+const PROBE_TOKENS: usize = 48;
+
+/// The model that is tuned.
+pub struct Base<'a> {
+    /// As it is served.
+    pub model: Model,
+    /// What is added to it already, and is tuned further.
+    pub adapter: Option<Arc<Adapter>>,
+    pub words: Words<'a>,
+    /// `name@3`, and the hash of its weights.
+    pub id: String,
+    pub sha256: String,
+}
+
+/// A tuned and measured model.
+pub struct Tuned {
+    /// With its adapter, where it has one.
+    pub model: Model,
+    /// With every value that was left to the program.
+    pub train: TrainSpec,
+    pub chats: Chats,
+    /// `valid_loss`, …; the base's own on the same rows.
+    pub metrics: BTreeMap<String, Metric>,
+    pub base_metrics: BTreeMap<String, Metric>,
+    /// Against the base, on the validation part.
+    pub verdict: Option<Verdict>,
+    pub steps: u64,
+    pub seconds: f64,
+    pub n_trained: u64,
+    /// What it said when training ended.
+    pub probes: Vec<Probe>,
+}
+
+/// Judges the data, trains and measures; continues from the newest checkpoint of the observer's folder.
+pub fn tune(
+    spec: &TuneSpec,
+    base: Base<'_>,
+    base_dir: &Path,
+    observer: &mut dyn Observer,
+    control: &Control,
+) -> Result<Tuned, TrainError> {
+    let InputShape::Tokens { time: context, .. } = base.model.shape.input else {
+        return Err(TrainError::Spec(format!("{} reads no tokens", base.id)));
+    };
+    let mut chats = chat::load(spec, base.words, context, base_dir, control)?;
+    observer.event(&Event::Data {
+        n_train: chats.train.len(),
+        n_valid: chats.valid.as_ref().map_or(0, Dataset::len),
+        n_test: 0,
+        warnings: &chats.warnings,
+    })?;
+    if spec.train.early_stopping.is_some() && chats.valid.is_none() {
+        let message = "early_stopping needs a validation part: set valid or valid_fraction";
+        return Err(TrainError::Spec(message.into()));
+    }
+    let train = spec.resolve(chats.train.len());
+    refuse_memory(spec, &base)?;
+    let mut ws = Workspace::new();
+    let reference = untuned(spec, &base)?;
+    for part in [Some(&mut chats.train), chats.valid.as_mut()].into_iter().flatten() {
+        ask_reference(&reference, part, &mut ws, control)?;
+    }
+    let before = match &chats.valid {
+        Some(valid) => Some(measure(&reference, valid, &mut ws, control)?),
+        None => None,
+    };
+    let identity = identity(spec, &base, &chats);
+    let model = prepared(spec, base, reference)?;
+    let mut run = Run::new(&train, spec.seed, model, &chats.train);
+    let (progress, best) = start(&mut run, &chats, &identity, observer)?;
+    let metrics = |model: &Model, ws: &mut Workspace| match &chats.valid {
+        Some(valid) => Ok(measure(model, valid, ws, control)?.metrics),
+        None => Ok(BTreeMap::new()),
+    };
+    let dir = observer.checkpoint_dir();
+    let course = Course {
+        train: &chats.train,
+        metrics: chats.valid.is_some().then_some(&metrics),
+        identity: &identity,
+        private: None,
+        dir: dir.as_deref(),
+    };
+    let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
+    if let Some(params) = best.filter(|_| train.early_stopping.is_some()) {
+        run.model.params = params;
+    }
+    if progress.early.stopped {
+        observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
+    }
+    observer.event(&Event::Measuring)?;
+    let n_trained = run.model.params.n_trainable() as u64;
+    let after = match &chats.valid {
+        Some(valid) => Some(measure(&run.model, valid, &mut ws, control)?),
+        None => None,
+    };
+    let verdict = match (&after, &before) {
+        (Some(after), Some(before)) if after.rows.len() > 1 => {
+            Some(eval::compare_losses("base", "loss", &after.rows, &before.rows, 0)?)
+        }
+        _ => None,
+    };
+    let probes = probes(&run.model, &chats)?;
+    let of = |measured: Option<Measured>| measured.map(|measured| measured.metrics).unwrap_or_default();
+    Ok(Tuned {
+        model: run.model,
+        train,
+        metrics: of(after),
+        base_metrics: of(before),
+        verdict,
+        steps: progress.step,
+        seconds: progress.seconds,
+        n_trained,
+        probes,
+        chats,
+    })
+}
+
+/// The base as it answers before it is tuned.
+fn untuned(spec: &TuneSpec, base: &Base<'_>) -> Result<Model, TrainError> {
+    let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
+    if spec.lora.is_some() {
+        let id = &base.id;
+        return Err(TrainError::Spec(format!(
+            "{id} is an adapter: its own rank and layers are tuned further; remove lora, or tune its base"
+        )));
+    }
+    let model = base.model.with_adapter(adapter);
+    model.map_err(|error| TrainError::Spec(format!("{} cannot be tuned: {error}", base.id)))
+}
+
+/// The base with what is learnt of it.
+fn prepared(spec: &TuneSpec, base: Base<'_>, untuned: Model) -> Result<Model, TrainError> {
+    let Base { mut model, id, adapter, .. } = base;
+    if let Some(adapter) = adapter {
+        let mut model = untuned;
+        model.params.ids().for_each(|id| model.params.fix(id));
+        for id in adapter.params.ids() {
+            let own = model.params.find(adapter.params.name(id)).expect("its adapter stands within: bug");
+            model.params.learn(own)?;
+        }
+        return Ok(model);
+    }
+    drop(untuned);
+    if let Some(lora) = &spec.lora {
+        let config = AdapterConfig {
+            target_modules: Modules::Named(lora.target.clone()),
+            lora_dropout: lora.dropout,
+            ..AdapterConfig::new(lora.rank, lora.alpha)
+        };
+        let learning = model.learning(&config, spec.seed);
+        return learning.map_err(|error| TrainError::Spec(format!("{id} takes no such adapter: {error}")));
+    }
+    model.learn_all().map_err(|error| {
+        TrainError::Spec(format!(
+            "{id} cannot be trained whole: {error}; add lora = {{ rank = 8 }} under [model], which leaves its \
+             weights as they are"
+        ))
+    })?;
+    Ok(model)
+}
+
+/// Weights, their gradients and two moments of a whole model must fit.
+fn refuse_memory(spec: &TuneSpec, base: &Base<'_>) -> Result<(), TrainError> {
+    let params = &base.model.params;
+    let numbers: usize = params.ids().map(|id| params.shape(id).len()).sum();
+    let (needed, Some(available)) = (16 * numbers as u64, available_bytes()) else { return Ok(()) };
+    if spec.lora.is_none() && base.adapter.is_none() && needed > available {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        return Err(TrainError::Spec(format!(
+            "training {} whole takes {:.1} GiB for weights, gradients and moments, and {:.1} GiB are free; add \
+             lora = {{ rank = 8 }} under [model]",
+            base.id,
+            gib(needed),
+            gib(available)
+        )));
+    }
+    Ok(())
+}
+
+fn available_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Continues from the newest checkpoint, or tells what the run will cost.
+fn start(
+    run: &mut Run,
+    chats: &Chats,
+    identity: &str,
+    observer: &mut dyn Observer,
+) -> Result<(Progress, Option<lyceum_nn::Params>), TrainError> {
+    let newest = match observer.checkpoint_dir() {
+        Some(dir) => checkpoint::list(&dir)?.pop(),
+        None => None,
+    };
+    if let Some(path) = newest {
+        let restored = checkpoint::read(&path, identity, &mut run.model.params, &mut run.optimizer)?;
+        observer.event(&Event::Resumed { step: restored.progress.step, path: &path })?;
+        return Ok((restored.progress, restored.best));
+    }
+    if run.total_steps() >= drive::QUOTED_STEPS_MIN {
+        let mut copy = Run::new(&run.spec, run.seed, run.model.clone(), &chats.train);
+        probe(&mut copy, observer, |copy, step| copy.step(&chats.train, step))?;
+    }
+    Ok((Progress::default(), None))
+}
+
+/// What a checkpoint belongs to: the spec, the base and the bytes of the data.
+fn identity(spec: &TuneSpec, base: &Base<'_>, chats: &Chats) -> String {
+    let mut text = serde_json::to_string(spec).expect("a spec is plain data: bug");
+    text.push_str(&base.sha256);
+    for file in &chats.files {
+        text.push_str(&file.sha256);
+    }
+    checkpoint::digest(text.as_bytes())
+}
+
+/// Fills in what the base gives each answer of preferences; other data needs no reference.
+fn ask_reference(
+    base: &Model,
+    data: &mut Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<(), TrainError> {
+    if !data.sequences().is_some_and(|sequences| sequences.is_pairs()) {
+        return Ok(());
+    }
+    let sums = answers(base, data, ws, control)?.iter().map(|answer| -answer.nats as f32).collect();
+    data.sequences_mut().expect("seen above: bug").set_reference(sums);
+    Ok(())
+}
+
+/// The learnt tokens of one sequence.
+struct Answer {
+    /// The sum of their negative log-probabilities.
+    nats: f64,
+    n_tokens: u64,
+}
+
+/// Every sequence's answer under a model.
+fn answers(
+    model: &Model,
+    data: &Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Vec<Answer>, TrainError> {
+    let sequences = data.sequences().expect("chats are sequences: bug");
+    let (mut all, mut batch, mut rows) = (Vec::new(), data.new_batch(), Vec::new());
+    let (mut next, n) = (0, data.len());
+    while next < n {
+        control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        rows.clear();
+        let mut tokens = 0;
+        while next < n && (rows.is_empty() || tokens + sequences.n_read(next) <= TOKENS_MEASURED) {
+            tokens += sequences.n_read(next);
+            rows.push(next);
+            next += 1;
+        }
+        data.fill(&rows, &mut batch);
+        let mut tape = Tape::new(ws, &model.params, Recording::Off, batch.examples());
+        let asked = model.asked(&mut tape, &batch)?;
+        let (n_rows, width) = (asked.targets.len(), model.shape.output.width());
+        let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
+        cross_entropy(tape.value(asked.forward.logits), width, &asked.targets, &mut losses, &mut lse);
+        for pair in asked.offsets.windows(2) {
+            let own = &losses[pair[0] as usize..pair[1] as usize];
+            let nats = own.iter().map(|&loss| f64::from(loss)).sum();
+            all.push(Answer { nats, n_tokens: own.len() as u64 });
+        }
+    }
+    Ok(all)
+}
+
+struct Measured {
+    metrics: BTreeMap<String, Metric>,
+    /// A loss an example.
+    rows: Vec<f64>,
+}
+
+/// Loss and perplexity of answers; of preferences the loss, how often the preferred answer is, and by how much.
+fn measure(
+    model: &Model,
+    data: &Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Measured, TrainError> {
+    let answers = answers(model, data, ws, control)?;
+    let mut batch = data.new_batch();
+    data.fill(&(0..data.len()).collect::<Vec<_>>(), &mut batch);
+    let mut metrics = BTreeMap::new();
+    let Target::Preferences { reference, beta, .. } = &batch.target else {
+        let nats: Vec<f64> = answers.iter().map(|answer| answer.nats).collect();
+        let tokens: Vec<u64> = answers.iter().map(|answer| answer.n_tokens).collect();
+        let counts: Vec<f64> = tokens.iter().map(|&n| n as f64).collect();
+        metrics.insert("valid_loss".to_owned(), eval::ratio("loss", &nats, &counts)?);
+        metrics.insert("valid_perplexity".to_owned(), eval::perplexity(&nats, &tokens)?);
+        let rows = answers.iter().map(|answer| answer.nats / answer.n_tokens.max(1) as f64).collect();
+        return Ok(Measured { metrics, rows });
+    };
+    let reward = |i: usize| f64::from(*beta) * (-answers[i].nats - f64::from(reference[i]));
+    let margins: Vec<f64> = (0..answers.len() / 2).map(|i| reward(2 * i) - reward(2 * i + 1)).collect();
+    let loss = |m: &f64| (-m.abs()).exp().ln_1p() + (-m).max(0.0);
+    let rows: Vec<f64> = margins.iter().map(loss).collect();
+    let preferred = margins.iter().filter(|margin| **margin > 0.0).count() as u64;
+    metrics.insert("valid_loss".to_owned(), eval::mean("loss", &rows)?);
+    metrics.insert("valid_accuracy".to_owned(), eval::wilson(preferred, margins.len() as u64)?);
+    metrics.insert("valid_margin".to_owned(), eval::mean("margin", &margins)?);
+    Ok(Measured { metrics, rows })
+}
+
+/// The beginnings of a few examples with what is said after them.
+fn probes(model: &Model, chats: &Chats) -> Result<Vec<Probe>, TrainError> {
+    let part = chats.valid.as_ref().unwrap_or(&chats.train);
+    let rows: Vec<usize> = (0..part.len().min(PROBES)).collect();
+    let mut batch = part.new_batch();
+    part.fill(&rows, &mut batch);
+    let Input::Tokens(tokens) = &batch.input else { unreachable!("chats are tokens: bug") };
+    let starts = tokens.offsets();
+    let texts = starts.windows(2).map(|pair| {
+        let ids = &tokens.ids[pair[0] as usize..pair[1] as usize];
+        Ok(Probe::record(model, ids[..ids.len().min(PROBE_TOKENS)].to_vec())?)
+    });
+    texts.collect()
+}

@@ -1,0 +1,143 @@
+//! The document of a fine-tuning: a job spec whose family is an imported model's name.
+
+use super::section::{DECAY, FRACTION, POSITIVE, Problems, Section};
+use super::tree::{Node, Value};
+use super::{Problem, ProblemCode, read_name_and_seed, train};
+use crate::ids::ModelRef;
+use crate::spec::ModelSpec;
+use crate::spec::tune::{Auto, LoraSpec, Method, TooLong, TuneData, TuneSpec};
+use crate::suggest::did_you_mean;
+
+const RANK_MAX: usize = 1024;
+const TOKENS_MAX: usize = 1 << 20;
+const TOO_LONG: &[(&str, TooLong)] =
+    &[("error", TooLong::Error), ("cut", TooLong::Cut), ("drop", TooLong::Drop)];
+const BETA_DEFAULT: f64 = 0.1;
+
+/// Whether a document's family is the name of a model and no slip of a family's name.
+pub(super) fn is_meant(root: &Node) -> bool {
+    let Some(Value::Text(name)) = root.find(&["model", "family"]).map(|node| &node.value) else {
+        return false;
+    };
+    !ModelSpec::FAMILIES.contains(&name.as_str())
+        && did_you_mean(name, ModelSpec::FAMILIES).is_none()
+        && name.parse::<ModelRef>().is_ok()
+}
+
+pub(super) fn read(root: &Node) -> Result<TuneSpec, Vec<Problem>> {
+    let problems = Problems::default();
+    let spec = read_root(root, &problems);
+    let mut problems = problems.into_inner();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(spec.expect("what is missing was noted: bug"))
+}
+
+fn read_root(root: &Node, problems: &Problems) -> Option<TuneSpec> {
+    let mut section = Section::root(root, problems)?;
+    let (name, seed) = read_name_and_seed(&mut section);
+    if section.text("task").is_some_and(|task| task != "language_modeling") {
+        let message = "an imported language model learns to continue texts";
+        section.note("task", ProblemCode::Contradiction, message, "remove task");
+    }
+    section.require("data", "the table of the data", "[data] with train = \"chats.jsonl\"");
+    section.not_yet("privacy", "fine-tuning with differential privacy");
+    section.not_yet("gate", "a gate for fine-tuned models");
+    let data = section.section("data").map(data);
+    let model = section.section("model").and_then(model);
+    let (method, train, auto) = match section.section("train") {
+        Some(section) => tuned(section),
+        None => (Method::Supervised, train::left_open(), Auto::all()),
+    };
+    section.finish();
+    let (base, lora) = model?;
+    Some(TuneSpec { name: name?, seed, base, lora, method, data: data?, train, auto })
+}
+
+impl Auto {
+    fn all() -> Self {
+        Auto { epochs: true, batch_size: true, lr: true, schedule: true }
+    }
+}
+
+fn data(mut section: Section<'_>) -> TuneData {
+    section.require("train", "the file of examples", "train = \"chats.jsonl\"");
+    let data = TuneData {
+        train: section.text("train").unwrap_or_default(),
+        valid: section.text("valid"),
+        valid_fraction: section.number("valid_fraction", FRACTION),
+        max_tokens: section.size("max_tokens", 2, TOKENS_MAX),
+        too_long: section.choice("too_long", TOO_LONG).unwrap_or(TooLong::Error),
+    };
+    if data.valid.is_some() && data.valid_fraction.is_some() {
+        let message = "valid and valid_fraction both say what is held out";
+        section.note("valid_fraction", ProblemCode::Contradiction, message, "remove one of the two");
+    }
+    section.finish();
+    data
+}
+
+fn model(mut section: Section<'_>) -> Option<(String, Option<LoraSpec>)> {
+    let base = section.text("family");
+    let lora = section.section("lora").map(lora);
+    section.finish();
+    Some((base?, lora))
+}
+
+fn lora(mut section: Section<'_>) -> LoraSpec {
+    let rank = section.size_or("rank", 8, 1, RANK_MAX);
+    let alpha = section.number_or("alpha", 2.0 * rank as f64, POSITIVE);
+    let all = || LoraSpec::TARGETS.map(str::to_owned).to_vec();
+    let target = section.texts("target").unwrap_or_else(all);
+    for name in &target {
+        if !LoraSpec::TARGETS.contains(&name.as_str()) {
+            let near = did_you_mean(name, LoraSpec::TARGETS);
+            let fix = near.map_or_else(
+                || format!("there are {}", LoraSpec::TARGETS.join(", ")),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            section.note("target", ProblemCode::UnknownValue, format!("\"{name}\" is no linear layer"), fix);
+        }
+    }
+    if target.is_empty() {
+        section.note(
+            "target",
+            ProblemCode::OutOfRange,
+            "names no layer",
+            "write target = [\"q_proj\", \"v_proj\"]",
+        );
+    }
+    let mut target: Vec<String> = target;
+    target.sort_unstable_by_key(|name| LoraSpec::TARGETS.iter().position(|known| known == name));
+    target.dedup();
+    let lora = LoraSpec { rank, alpha, target, dropout: section.number_or("dropout", 0.0, DECAY) };
+    section.finish();
+    lora
+}
+
+#[derive(Clone, Copy)]
+enum MethodName {
+    Supervised,
+    Dpo,
+}
+
+fn tuned(mut section: Section<'_>) -> (Method, crate::spec::TrainSpec, Auto) {
+    let names = &[("supervised", MethodName::Supervised), ("dpo", MethodName::Dpo)];
+    let method = match section.choice("method", names) {
+        Some(MethodName::Dpo) => Method::Dpo { beta: section.number_or("beta", BETA_DEFAULT, POSITIVE) },
+        Some(MethodName::Supervised) | None => {
+            section.elsewhere(&["beta"], "method = \"dpo\"");
+            Method::Supervised
+        }
+    };
+    section.elsewhere(&["robust"], "families that are trained from the start");
+    let auto = Auto {
+        epochs: section.is_left_open("epochs") && !section.has("steps"),
+        batch_size: section.is_left_open("batch_size"),
+        lr: section.is_left_open("optimizer"),
+        schedule: section.is_left_open("schedule"),
+    };
+    (method, train::read_tuned(section, auto), auto)
+}

@@ -1,0 +1,388 @@
+//! A fine-tuning from its row to its version: what `train` does with a spec whose family is an imported model.
+//!
+//! The base is resolved when the job is made and held to its hash from then on. What is published is an adapter in
+//! PEFT's layout beside a manifest that names the base, the data and the job; it is served over its base at once.
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::training::{self, JobObserver};
+use lyceum_models::InputShape;
+use lyceum_models::causal_lm::Adapter;
+use lyceum_service::Language;
+use lyceum_service::language::adapter;
+use lyceum_store::Store;
+use lyceum_store::files::Staging;
+use lyceum_store::jobs::{self, Claim, Job};
+use lyceum_store::layout::WEIGHTS;
+use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_train::chat::Words;
+use lyceum_train::tune::{Base, Tuned, tune};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, ModelName, ModelRef};
+use lyceum_types::manifest::{
+    ADAPTER_FILES, Base as ManifestBase, DESCRIPTION_FILES, FORMAT_VERSION, ImportedKind, ImportedManifest,
+    TunedReport,
+};
+use lyceum_types::spec::tune::{TunePlan, TuneSpec};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The plan that a job was made with; None where it is no fine-tuning.
+pub fn plan_of(job: &Job) -> Option<TunePlan> {
+    serde_json::from_str(&job.spec).ok()
+}
+
+/// A spec with the version that its base means now.
+pub async fn plan(
+    context: &Context,
+    store: &Store,
+    tune: TuneSpec,
+    base_dir: PathBuf,
+) -> Result<TunePlan, Failure> {
+    let reference: ModelRef = tune.base.parse()?;
+    let version = match models::resolve(store, &context.project, &reference).await {
+        Ok(version) => version,
+        Err(error) => {
+            let mut failure = context.explain(store, error).await;
+            failure.place.key = Some("model.family".into());
+            failure.why = format!(
+                "{}; it is no family that is trained from the start either ({})",
+                failure.why,
+                lyceum_types::spec::ModelSpec::FAMILIES.join(", ")
+            );
+            return Err(failure);
+        }
+    };
+    let speaks =
+        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
+    if !lyceum_service::language::is_imported(&version) || !speaks {
+        let message = format!("{} cannot be fine-tuned", version.id());
+        let why = "only language models that were imported, and their adapters, can";
+        let fix = "lyceum import a language model, and write its name as the family";
+        return Err(Failure::new(Exit::Usage, "unsupported_base", message, why, fix));
+    }
+    let created = Timestamp::now().seconds();
+    Ok(TunePlan { tune, base_dir, base: version.id(), base_sha256: version.sha256, created })
+}
+
+/// The version that a plan's base is.
+pub async fn base_of(context: &Context, store: &Store, plan: &TunePlan) -> Result<Version, Failure> {
+    let version = models::resolve(store, &context.project, &plan.base.parse()?).await?;
+    if version.sha256 != plan.base_sha256 {
+        let message = format!("{} is not the model that this job began with", plan.base);
+        let why = format!("its weights have the sha256 {}, the job's {}", version.sha256, plan.base_sha256);
+        return Err(Failure::new(Exit::Failed, "base_changed", message, why, "train anew from the spec"));
+    }
+    Ok(version)
+}
+
+/// What turns the base's conversations into tokens.
+pub fn words<'a>(language: &'a Language, plan: &TunePlan) -> Words<'a> {
+    let words = &language.words;
+    Words { tokenizer: &words.tokenizer, template: words.template.as_ref(), now: plan.created }
+}
+
+/// The longest sequence that a base reads, in tokens.
+pub fn context_of(language: &Language) -> usize {
+    match language.model.shape.input {
+        InputShape::Tokens { time, .. } => time,
+        _ => 0,
+    }
+}
+
+/// Puts a new job into the store.
+pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
+    let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
+    let steps = plan.tune.train.steps.unwrap_or(0) as u64;
+    let new = jobs::NewJob { kind: jobs::Kind::Train, spec, model: plan.tune.name.clone(), steps };
+    Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
+}
+
+/// Works on a job until it ends, and says how it ended.
+pub async fn run(context: &Context, store: &Store, id: &JobId, plan: TunePlan) -> Result<(), Failure> {
+    let outcome = carry_out(context, store, id, plan).await?;
+    training::say_done(context, &outcome)
+}
+
+/// Works on a job until it ends. Returns its `done` line.
+async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: TunePlan) -> Result<String, Failure> {
+    let worker = format!("pid {}", std::process::id());
+    let claim = Arc::new(jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?);
+    let version = match base_of(context, store, &plan).await {
+        Ok(version) => version,
+        Err(failure) => {
+            training::end_failed(store, &claim, &failure).await;
+            return Err(failure);
+        }
+    };
+    let whole = match whole_of(context, store, &version).await {
+        Ok(whole) => whole,
+        Err(failure) => {
+            training::end_failed(store, &claim, &failure).await;
+            return Err(failure);
+        }
+    };
+    let observer = JobObserver::new(context, store, claim.clone())?;
+    let control = context.control.clone();
+    let worked = tokio::task::spawn_blocking(move || {
+        let mut observer = observer;
+        let result = match open(version, whole) {
+            Err(failure) => Err(Broken::Base(failure)),
+            Ok((language, None)) if plan.tune.lora.is_none() && language.manifest.format != "safetensors" => {
+                let message = format!("{} cannot be trained whole", plan.base);
+                let why = "it came as GGUF, whose description of the tuned model would be the file itself";
+                let fix = "add lora = { rank = 8 } under [model], or import the model as safetensors";
+                Err(Broken::Base(Failure::new(Exit::Usage, "unsupported_base", message, why, fix)))
+            }
+            Ok((language, adapter)) => {
+                let base = Base {
+                    model: (*language.model).clone(),
+                    adapter,
+                    words: words(&language, &plan),
+                    id: plan.base.clone(),
+                    sha256: plan.base_sha256.clone(),
+                };
+                let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
+                tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
+            }
+        };
+        observer.close();
+        (plan, result)
+    });
+    let (plan, result) = worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
+    match result {
+        Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
+        Err(Broken::Training(error)) => Err(training::ended(store, &claim, error).await),
+        Err(Broken::Base(failure)) => {
+            training::end_failed(store, &claim, &failure).await;
+            Err(failure)
+        }
+    }
+}
+
+/// The whole model that a version is, or adds to.
+pub async fn whole_of(context: &Context, store: &Store, version: &Version) -> Result<Version, Failure> {
+    match adapter::is_adapter(version) {
+        true => Ok(adapter::base_of(store, &context.project, version).await?),
+        false => Ok(version.clone()),
+    }
+}
+
+/// Opens the whole model, and the adapter that a version is.
+fn open(version: Version, whole: Version) -> Result<(Arc<Language>, Option<Arc<Adapter>>), Failure> {
+    let language = Arc::new(Language::open(whole)?);
+    if !adapter::is_adapter(&version) {
+        return Ok((language, None));
+    }
+    let added = adapter::read(version, &language)?.added;
+    Ok((language, added.map(|added| added.adapter)))
+}
+
+enum Broken {
+    Base(Failure),
+    Training(lyceum_train::TrainError),
+}
+
+/// Writes the adapter's folder, holds what is served to what training said, and makes it visible together with the
+/// job's end. Returns the `done` line.
+async fn publish(
+    store: &Store,
+    claim: &Claim,
+    plan: &TunePlan,
+    language: Arc<Language>,
+    tuned: Tuned,
+) -> Result<String, Failure> {
+    let staging = Staging::create(store.layout())?;
+    let written = match tuned.model.own_adapter() {
+        Some(adapter) => write_adapter(staging.path(), &adapter, &language)?,
+        None => write_whole(staging.path(), &language, &tuned)?,
+    };
+    let kind = written.kind;
+    let created = Timestamp::now();
+    let new = NewVersion {
+        name: plan.tune.name.parse::<ModelName>()?,
+        family: language.manifest.family.clone(),
+        task: kind.task().to_owned(),
+        n_params: written.n_parameters,
+        bytes: written.bytes,
+        sha256: written.sha256.clone(),
+        job: Some(claim.id().clone()),
+        held: None,
+    };
+    let mut manifest = ImportedManifest {
+        format_version: FORMAT_VERSION,
+        kind,
+        name: plan.tune.name.clone(),
+        version: 0,
+        created: created.seconds().max(0) as u64,
+        source: format!("job {}", claim.id()),
+        format: written.format.to_owned(),
+        family: language.manifest.family.clone(),
+        n_parameters: written.n_parameters,
+        quant: None,
+        context: language.manifest.context,
+        licence: language.manifest.licence.clone(),
+        files: written.files,
+        base: (kind == ImportedKind::Adapter)
+            .then(|| ManifestBase { model: language.version.id(), sha256: language.version.sha256.clone() }),
+        tuned: Some(TunedReport {
+            job: claim.id().to_string(),
+            base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
+            spec: plan.tune.clone(),
+            train: tuned.train.clone(),
+            data: tuned.chats.files.clone(),
+            split: tuned.chats.split.clone(),
+            metrics: tuned.metrics.clone(),
+            base_metrics: tuned.base_metrics.clone(),
+            verdict: tuned.verdict.as_ref().map(|verdict| verdict.sentence.clone()),
+            steps: tuned.steps,
+            seconds: tuned.seconds,
+            n_trained: tuned.n_trained,
+            probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
+        }),
+    };
+    if let Err(failure) = hold_to_probes(staging.path(), &manifest, language, &tuned).await {
+        training::end_failed(store, claim, &failure).await;
+        return Err(failure);
+    }
+    let report = manifest.tuned.clone().expect("made above: bug");
+    let mut done = json!({
+        "event": "done",
+        "model": null,
+        "job": claim.id().as_str(),
+        "base": plan.base,
+        "steps": report.steps,
+        "seconds": report.seconds,
+        "n_trained": report.n_trained,
+        "metrics": report.metrics,
+        "baseline": report.base_metrics,
+        "baseline_name": "base",
+        "strong_baseline": null,
+        "strong_baseline_name": null,
+        "verdict": report.verdict,
+        "privacy": null,
+        "gate": null,
+        "path": null,
+    });
+    let write_manifest = |number: u32| {
+        manifest.version = number;
+        serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
+    };
+    let mut line = String::new();
+    let write_outcome = |version: &Version| {
+        done["model"] = Value::from(version.id());
+        done["path"] = Value::from(version.dir.display().to_string());
+        line = done.to_string();
+        line.clone()
+    };
+    jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
+    Ok(line)
+}
+
+/// The files of a version, before its manifest.
+struct Written {
+    kind: ImportedKind,
+    format: &'static str,
+    /// Names with sha256.
+    files: BTreeMap<String, String>,
+    /// Of the weights.
+    sha256: String,
+    bytes: u64,
+    n_parameters: u64,
+}
+
+fn write(
+    dir: &Path,
+    name: &str,
+    content: &[u8],
+    files: &mut BTreeMap<String, String>,
+) -> Result<String, Failure> {
+    let path = dir.join(name);
+    std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
+    let sha256 = lyceum_train::checkpoint::digest(content);
+    files.insert(name.to_owned(), sha256.clone());
+    Ok(sha256)
+}
+
+/// PEFT's layout.
+fn write_adapter(dir: &Path, adapter: &Adapter, language: &Language) -> Result<Written, Failure> {
+    let mut files = BTreeMap::new();
+    let broken = |error: &lyceum_nn::NnError| Failure::internal("the adapter cannot be written", error);
+    let lyceum_models::causal_lm::adapter::Files { mut description, weights } =
+        adapter.to_peft().map_err(|error| broken(&error))?;
+    description["base_model_name_or_path"] = language.version.id().into();
+    let description = serde_json::to_vec_pretty(&description).expect("plain data: bug");
+    let [description_name, weights_name, _] = ADAPTER_FILES;
+    write(dir, description_name, &description, &mut files)?;
+    let sha256 = write(dir, weights_name, &weights, &mut files)?;
+    let numbers = adapter.params.ids().map(|id| adapter.params.shape(id).len() as u64).sum();
+    let bytes = weights.len() as u64;
+    Ok(Written { kind: ImportedKind::Adapter, format: "peft", files, sha256, bytes, n_parameters: numbers })
+}
+
+/// Hugging Face's layout: the base's descriptions beside the new weights.
+fn write_whole(dir: &Path, language: &Language, tuned: &Tuned) -> Result<Written, Failure> {
+    let mut files = BTreeMap::new();
+    // The index names the base's shards.
+    for name in DESCRIPTION_FILES.into_iter().filter(|name| *name != "model.safetensors.index.json") {
+        let path = language.version.dir.join(name);
+        if path.is_file() {
+            let content = std::fs::read(&path).map_err(|error| Failure::file("read", &path, &error))?;
+            if let Some(parent) = dir.join(name).parent() {
+                std::fs::create_dir_all(parent).map_err(|error| Failure::file("make", parent, &error))?;
+            }
+            write(dir, name, &content, &mut files)?;
+        }
+    }
+    let weights = tuned
+        .model
+        .language_safetensors()
+        .map_err(|error| Failure::internal("the weights cannot be written", &error))?;
+    let sha256 = write(dir, WEIGHTS, &weights, &mut files)?;
+    let params = &tuned.model.params;
+    let numbers = params.ids().map(|id| params.shape(id).len() as u64).sum();
+    let bytes = weights.len() as u64;
+    Ok(Written {
+        kind: ImportedKind::Language,
+        format: "safetensors",
+        files,
+        sha256,
+        bytes,
+        n_parameters: numbers,
+    })
+}
+
+/// Opens the new version as a server will, and asks it what was asked when training ended.
+async fn hold_to_probes(
+    dir: &Path,
+    manifest: &ImportedManifest,
+    base: Arc<Language>,
+    tuned: &Tuned,
+) -> Result<(), Failure> {
+    let (dir, manifest, probes) = (dir.to_owned(), manifest.clone(), tuned.probes.clone());
+    let work = move || -> Result<f32, Failure> {
+        let served = Language::unpublished(&dir, manifest, &base)?;
+        let adapter = served.added.as_ref().map(|added| &*added.adapter);
+        let mut worst = 0f32;
+        for probe in &probes {
+            let logits = lyceum_models::probe::served(&served.model, adapter, &probe.ids)
+                .map_err(|error| Failure::internal("a probe failed", &error))?;
+            worst = worst.max(probe.difference(&logits));
+        }
+        Ok(worst)
+    };
+    let worst = tokio::task::spawn_blocking(work).await;
+    let worst = worst.map_err(|error| Failure::internal("the probes broke off", &error))??;
+    if worst.is_nan() || worst > lyceum_models::probe::TOLERANCE {
+        let message = "the tuned model does not say when served what it said when it was trained";
+        let why = format!(
+            "a log-probability differs by {worst}; at most {} is let pass",
+            lyceum_models::probe::TOLERANCE
+        );
+        let fix = "this is a defect of the program: report it, and serve the last checkpoint's adapter by importing it";
+        return Err(Failure::new(Exit::Failed, "probes", message, why, fix));
+    }
+    Ok(())
+}
