@@ -1,6 +1,8 @@
 //! What each target does with its bytes: the doors of the parsers ([`doors`], which the tests of lyceum-service run with
 //! random bytes too) and of requests' bodies.
 
+#![forbid(unsafe_code)]
+
 pub mod doors;
 
 use std::path::PathBuf;

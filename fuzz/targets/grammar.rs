@@ -1,2 +1,4 @@
+//! libFuzzer's entry for the door `grammar`.
+
 #![no_main]
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lyceum_fuzz::doors::grammar(bytes));

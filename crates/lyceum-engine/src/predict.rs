@@ -171,6 +171,7 @@ mod tests {
             ids: vec![1, 2],
             lengths: vec![2],
             second: second.to_vec(),
+            packed: false,
         };
         let mut joined = row(&[]);
         append(&mut joined, &row(&[]));

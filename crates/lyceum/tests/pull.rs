@@ -171,15 +171,15 @@ fn an_adapter_needs_a_base_that_is_here() {
     ]);
     let manners = Manners { files, ..Manners::default() };
     let desk = Desk { dir: tempfile::tempdir().unwrap(), server: Server::start(manners) };
-    let error = desk.refused(&["pull", "org/pirate", "--json"], 3);
+    let error = desk.refused(&["pull", "org/tiny", "--json"], 3);
     assert_eq!(error["code"], "base_model_missing");
     assert!(
         error["why"].as_str().unwrap().contains("adds to org/base, which was not pulled here"),
         "{error}"
     );
     assert!(error["fix"].as_str().unwrap().contains("lyceum pull org/base first"), "{error}");
-    let error = desk.refused(&["pull", "org/pirate", "--base", "nobody", "--json"], 3);
+    let error = desk.refused(&["pull", "org/tiny", "--base", "nobody", "--json"], 3);
     assert!(error["message"].as_str().unwrap().contains("the base nobody is not there"), "{error}");
-    let error = desk.refused(&["pull", "org/pirate", "--quant", "q8_0", "--json"], 2);
+    let error = desk.refused(&["pull", "org/tiny", "--quant", "q8_0", "--json"], 2);
     assert!(error["message"].as_str().unwrap().contains("do not go with an adapter"), "{error}");
 }

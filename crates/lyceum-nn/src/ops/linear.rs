@@ -254,13 +254,7 @@ pub(super) fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
 }
 
 /// `dx (=|+=) g·W` for a weight in blocks: its rows become numbers again, a block of them at a time.
-fn backward_stored(
-    weight: &StoredWeight,
-    dy: &[f32],
-    dx: &mut [f32],
-    write: Write,
-    precision: Precision,
-) {
+fn backward_stored(weight: &StoredWeight, dy: &[f32], dx: &mut [f32], write: Write, precision: Precision) {
     const ROWS: usize = 256;
     let (n, k) = (weight.n(), weight.k());
     let m = dx.len() / k.max(1);

@@ -201,11 +201,7 @@ pub(super) fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapt
 ///
 /// # Errors
 /// It is gone or has changed: then what to do.
-pub async fn base_of(
-    store: &Store,
-    project: &Project,
-    version: &Version,
-) -> Result<Version, ServiceError> {
+pub async fn base_of(store: &Store, project: &Project, version: &Version) -> Result<Version, ServiceError> {
     let base = read_manifest(version)?.base.ok_or_else(|| ServiceError::Damaged {
         id: version.id(),
         source: "its manifest names no base".into(),

@@ -27,6 +27,8 @@ pub struct Ledger {
     pub(super) state: Mutex<State>,
     /// One asks the database for money at a time; the others find it in the purse.
     granting: tokio::sync::Mutex<()>,
+    /// Held while a group is written: the end of a process and its writer never write the same one.
+    pub(super) writing: tokio::sync::Mutex<()>,
     /// Something waits to be written.
     written_to: Arc<Notify>,
     n_forgotten: AtomicU64,
@@ -96,6 +98,7 @@ impl Ledger {
             started: OnceCell::new(),
             state: Mutex::new(state),
             granting: tokio::sync::Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
             written_to: Arc::default(),
             n_forgotten: AtomicU64::new(0),
             n_failed_commits: AtomicU64::new(0),

@@ -48,6 +48,7 @@ pub(super) async fn write(ledger: Weak<Ledger>, written_to: Arc<Notify>) {
 impl Ledger {
     /// Writes the oldest group, if there is one.
     async fn write_once(self: &Arc<Self>) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
         let (group, owner) = {
             let state = self.state();
             let Some(spool) = &state.spool else { return Ok(()) };

@@ -288,7 +288,14 @@ impl<'a> Ours<'a> {
     fn input(&self) -> Input {
         let (n, time) = (self.bench.ids.len(), self.bench.ids[0].len());
         let ids = self.bench.ids.concat();
-        Input::Tokens(Tokens { n, time, ids, lengths: vec![time as u32; n], second: Vec::new(), packed: false })
+        Input::Tokens(Tokens {
+            n,
+            time,
+            ids,
+            lengths: vec![time as u32; n],
+            second: Vec::new(),
+            packed: false,
+        })
     }
 
     fn vectors(&mut self) -> Result<Vec<Vec<f32>>, Failure> {
