@@ -243,6 +243,34 @@ impl<'a> Tape<'a> {
         &node.value
     }
 
+    /// Gives back the memory of all values between two, where nothing is recorded and nobody has kept them: a pass that
+    /// serves needs the memory of one layer, not of all.
+    pub fn forget_between(&mut self, after: Var, before: Var) {
+        if self.recording != Recording::Off || self.marking {
+            return;
+        }
+        for i in after.0 as usize + 1..before.0 as usize {
+            if !self.ws.nodes[i].keep {
+                let value = std::mem::take(&mut self.ws.nodes[i].value);
+                self.ws.give(value);
+            }
+        }
+    }
+
+    /// Takes a value out of a tape that is at its end, without a copy; [`Workspace::recycle`] keeps the memory for the
+    /// next one.
+    ///
+    /// # Panics
+    /// As [`Tape::value`].
+    pub fn into_value(self, var: Var) -> Vec<f32> {
+        let node = &mut self.ws.nodes[var.0 as usize];
+        assert!(
+            node.value.len() == node.shape.len(),
+            "this value was freed by the walk back: keep it before"
+        );
+        std::mem::take(&mut node.value)
+    }
+
     pub fn shape(&self, var: Var) -> Shape {
         self.ws.nodes[var.0 as usize].shape
     }

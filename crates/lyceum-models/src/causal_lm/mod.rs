@@ -194,6 +194,7 @@ impl CausalLm {
             Some(factor) => tape.scale(x, factor)?,
             None => x,
         };
+        let embedded = x;
         for (i, layer) in self.layers.iter().enumerate() {
             let y = tape.rms_norm(x, layer.input_layernorm, eps)?;
             let qkv = self.queries_keys_values(tape, i, y, positions)?;
@@ -204,6 +205,7 @@ impl CausalLm {
             let y = tape.gated(y, self.config.activation)?;
             x = self.add_branch(tape, x, y, layer.down_proj, layer.post_feedforward_norm)?;
             tape.mark(x, || format!("layers.{i}"));
+            tape.forget_between(embedded, x);
         }
         Ok(x)
     }

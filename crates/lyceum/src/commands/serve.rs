@@ -11,11 +11,12 @@ use lyceum_service::Service;
 use lyceum_store::{keys, models};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
+use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 #[derive(Debug, Args)]
@@ -115,8 +116,7 @@ pub async fn listen(
     port: u16,
     first_key: Option<&str>,
 ) -> Result<(), Failure> {
-    let listener =
-        TcpListener::bind((address, port)).await.map_err(|error| cannot_listen(address, port, &error))?;
+    let listener = bind(address, port).map_err(|error| cannot_listen(address, port, &error))?;
     let bound = listener.local_addr().map_err(|error| cannot_listen(address, port, &error))?;
     let url = format!("http://{bound}");
     if context.is_json() {
@@ -138,6 +138,16 @@ pub async fn listen(
     let serving = serve(context, &service, server);
     let ((), ()) = tokio::try_join!(choosing, serving)?;
     Ok(())
+}
+
+/// As `TcpListener::bind`, with a longer queue of connections: in it a refused client waits for milliseconds, beyond
+/// it for a second, until its system tries again.
+fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind((address, port).into())?;
+    socket.listen(limits::CONNECTIONS_WAITING_MAX)
 }
 
 /// Says that models answer, and waits for the server's end.
