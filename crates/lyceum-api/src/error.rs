@@ -28,7 +28,8 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
     pub message: String,
-    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`.
+    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`; where a
+    /// rate limit is reached, `requests` or `tokens`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field that is at fault, such as `questions[0].choices`.
@@ -137,6 +138,19 @@ impl From<ServiceError> for ApiError {
             ServiceError::ModelNotFound { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "invalid_request_error", "model_not_found", message)
                     .at(Some("model".into()))
+            }
+            ServiceError::ModelForbidden { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "invalid_request_error", "model_not_found", message)
+                    .at(Some("model".into()))
+            }
+            ServiceError::ProjectArchived { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "permission_error", "project_archived", message)
+            }
+            ServiceError::Refused { code, .. } => Self::unreadable(code, message),
+            ServiceError::RateLimited(reached) => {
+                let (status, kind) = (StatusCode::TOO_MANY_REQUESTS, reached.what.kind());
+                let retry_after = reached.retry_after;
+                Self { retry_after, ..Self::new(status, kind, "rate_limit_exceeded", message) }
             }
             ServiceError::Uncomputable { .. } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,

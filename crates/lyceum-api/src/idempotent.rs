@@ -55,7 +55,7 @@ pub async fn once(
     asked: Asked<'_>,
     work: impl Future<Output = Response>,
 ) -> Result<Response, ApiError> {
-    let Asked { caller: Caller { project }, key, route, body } = asked;
+    let Asked { caller: Caller { project, .. }, key, route, body } = asked;
     let held = match idempotency::begin(&api.service, project, key, route, body, Timestamp::now()).await? {
         Begun::New(held) => held,
         Begun::Answered(answer) => return Ok(replay(answer)),

@@ -4,7 +4,7 @@
 //! `lyceum-service`, and writes the answer in the contract's words. This crate knows no SQL and no tensors.
 //!
 //! Reading order: [`routes`] (every URL on one page), [`auth`], [`error`] (the only place where an error
-//! becomes a status), [`body`], [`idempotent`], [`sse`], then `handlers/` and `wire/` by the same names.
+//! becomes a status), [`body`], [`idempotent`], [`rates`], [`sse`], then `handlers/` and `wire/` by the same names.
 
 #![forbid(unsafe_code)]
 
@@ -15,8 +15,10 @@ mod handlers;
 mod idempotent;
 mod observe;
 mod places;
+mod rates;
 mod routes;
 mod sse;
+pub mod tls;
 mod wire;
 
 /// The shapes of explanations, which the command line prints as well.
@@ -27,12 +29,12 @@ pub mod explanations {
     pub use crate::wire::predict::instance;
 }
 
-use axum::serve::ListenerExt;
+use axum::serve::{Listener, ListenerExt};
 use lyceum_service::Service;
 use lyceum_types::limits;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// What handlers share; clones are the same.
@@ -46,25 +48,70 @@ pub(crate) struct Api {
     pub(crate) uploads: Arc<Semaphore>,
 }
 
-/// Answers on `listener` until `shutdown` is done; then takes no new requests and waits for those under way,
+impl Api {
+    fn new(service: Arc<Service>) -> Self {
+        Self {
+            service,
+            counters: Arc::default(),
+            places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
+            uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
+        }
+    }
+}
+
+pub use routes::{Access, Route};
+
+/// The table of every URL with what it asks of a key.
+pub fn routes(service: Arc<Service>) -> Vec<Route> {
+    routes::table(Api::new(service)).1
+}
+
+/// Where clients come in.
+pub struct Door {
+    pub tcp: TcpListener,
+    pub tls: Option<tls::Tls>,
+}
+
+/// Without TLS.
+impl From<TcpListener> for Door {
+    fn from(tcp: TcpListener) -> Door {
+        Door { tcp, tls: None }
+    }
+}
+
+/// Answers at `door` until `shutdown` is done; then takes no new requests and waits for those under way,
 /// within a bound.
 pub async fn serve(
-    listener: TcpListener,
+    door: impl Into<Door>,
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let api = Api {
-        service,
-        counters: Arc::default(),
-        places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
-        uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
-    };
+    let api = Api::new(service);
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
+    let no_delay = |stream: &TcpStream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
-    });
+    };
+    let Door { tcp, tls } = door.into();
+    match tls {
+        None => answer(tcp.tap_io(move |stream| no_delay(stream)), api, shutdown).await,
+        Some(tls) => {
+            let listener = tls::TlsListener::new(tcp, tls);
+            answer(listener.tap_io(move |stream| no_delay(stream.get_ref().0)), api, shutdown).await
+        }
+    }
+}
+
+async fn answer<L>(
+    listener: L,
+    api: Api,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let (stopping, mut stopped) = tokio::sync::watch::channel(false);
     let graceful = async move {
         shutdown.await;

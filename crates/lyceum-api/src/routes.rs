@@ -3,9 +3,10 @@
 use crate::error::ApiError;
 use crate::handlers::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, openapi, predict, privacy, rerank, residents, responses, robustness, tokens,
+    model_selections, models, openapi, organization, predict, privacy, rerank, residents, responses,
+    robustness, tokens,
 };
-use crate::{Api, auth, idempotent, observe, places};
+use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
@@ -16,7 +17,42 @@ use lyceum_types::ids::KeyScope::{self, Inference, Metrics};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) fn router(api: Api) -> Router {
-    let table = Table { api: api.clone(), router: Router::new() };
+    let (router, _) = table(api.clone());
+    router
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| {
+            ApiError::panicked().into_response()
+        }))
+        .layer(from_fn_with_state(api.clone(), observe::observe))
+        .with_state(api)
+}
+
+/// A URL of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub path: &'static str,
+    pub access: Access,
+}
+
+/// What a route asks of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Open,
+    /// A project's key with this scope.
+    Project(KeyScope),
+    /// An organisation's key: one that may change it where the method does.
+    Organization,
+}
+
+/// Every URL, and the list of them.
+pub(crate) fn table(api: Api) -> (Router<Api>, Vec<Route>) {
+    let table = administration(inference(Table { api, router: Router::new(), routes: Vec::new() }));
+    (table.router, table.routes)
+}
+
+fn inference(table: Table) -> Table {
     table
         // Operations.
         .open("/health", get(health::health))
@@ -81,54 +117,116 @@ pub(crate) fn router(api: Api) -> Router {
         .key(Inference, "/v2/models/{id}/versions/{version}", get(infer::version_metadata))
         .key(Inference, "/v2/models/{id}/versions/{version}/ready", get(infer::version_ready))
         .work("/v2/models/{id}/versions/{version}/infer", post(infer::version_create))
-        .router
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| {
-            ApiError::panicked().into_response()
-        }))
-        .layer(from_fn_with_state(api.clone(), observe::observe))
-        .with_state(api)
 }
 
-/// Builds the table; the four kinds of route are its four words.
+fn administration(table: Table) -> Table {
+    use organization::{admin_keys, audit, invites, keys, limits, people, projects, retention};
+    table
+        .organization("/v1/organization/projects", get(projects::list).post(projects::create))
+        .organization("/v1/organization/projects/{id}", get(projects::find).post(projects::modify))
+        .organization("/v1/organization/projects/{id}/archive", post(projects::archive))
+        .organization("/v1/organization/projects/{id}/api_keys", get(keys::list))
+        .organization("/v1/organization/projects/{id}/api_keys/{key}", get(keys::find).delete(keys::delete))
+        .organization("/v1/organization/projects/{id}/api_keys/{key}/rotate", post(keys::rotate))
+        .organization(
+            "/v1/organization/projects/{id}/service_accounts",
+            get(people::list_accounts).post(people::create_account),
+        )
+        .organization(
+            "/v1/organization/projects/{id}/service_accounts/{account}",
+            get(people::find_account).post(people::modify_account).delete(people::delete_account),
+        )
+        .organization(
+            "/v1/organization/projects/{id}/service_accounts/{account}/api_keys",
+            post(people::create_account_key),
+        )
+        .organization(
+            "/v1/organization/projects/{id}/users",
+            get(people::list_members).post(people::create_member),
+        )
+        .organization(
+            "/v1/organization/projects/{id}/users/{user}",
+            get(people::find_member).post(people::modify_member).delete(people::delete_member),
+        )
+        .organization("/v1/organization/projects/{id}/rate_limits", get(limits::list))
+        .organization("/v1/organization/projects/{id}/rate_limits/{limit}", post(limits::modify))
+        .organization(
+            "/v1/organization/projects/{id}/model_permissions",
+            get(projects::permissions).post(projects::set_permissions).delete(projects::delete_permissions),
+        )
+        .organization(
+            "/v1/organization/projects/{id}/data_retention",
+            get(retention::find_of_project).post(retention::modify_of_project),
+        )
+        .organization("/v1/organization/data_retention", get(retention::find).post(retention::modify))
+        .organization("/v1/organization/admin_api_keys", get(admin_keys::list).post(admin_keys::create))
+        .organization(
+            "/v1/organization/admin_api_keys/{id}",
+            get(admin_keys::find).delete(admin_keys::delete),
+        )
+        .organization("/v1/organization/admin_api_keys/{id}/rotate", post(admin_keys::rotate))
+        .organization("/v1/organization/users", get(people::list_users))
+        .organization(
+            "/v1/organization/users/{id}",
+            get(people::find_user).post(people::modify_user).delete(people::delete_user),
+        )
+        .organization("/v1/organization/audit_logs", get(audit::list))
+        .organization("/v1/organization/invites", get(invites::list).post(invites::create))
+        .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))
+}
+
+/// Builds the table; the five kinds of route are its five words.
 struct Table {
     api: Api,
     router: Router<Api>,
+    routes: Vec<Route>,
 }
 
 impl Table {
-    /// Anybody may ask.
-    fn open(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+    fn add(mut self, path: &'static str, access: Access, methods: MethodRouter<Api>) -> Self {
+        self.routes.push(Route { path, access });
         self.router = self.router.route(path, methods);
         self
     }
 
-    /// A key with this scope may ask.
-    fn key(mut self, scope: KeyScope, path: &str, methods: MethodRouter<Api>) -> Self {
-        let key = from_fn_with_state((self.api.clone(), scope), auth::require);
-        self.router = self.router.route(path, methods.layer(key));
-        self
+    /// Anybody may ask.
+    fn open(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        self.add(path, Access::Open, methods)
     }
 
-    /// Bytes come in that go to the disk part by part: a key and a place. The handler bounds what it reads, and
+    /// A key with this scope may ask.
+    fn key(self, scope: KeyScope, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), scope), auth::require);
+        self.add(path, Access::Project(scope), methods.layer(key))
+    }
+
+    /// A key of the organisation may ask; what it changes counts at once.
+    fn organization(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state(self.api.clone(), auth::require_administrator);
+        self.add(path, Access::Organization, methods.layer(key))
+    }
+
+    /// Bytes come in that go to the disk part by part: a key and a place, counted. The handler bounds what it reads, and
     /// knows what an `Idempotency-Key` stands for.
-    fn upload(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+    fn upload(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
         let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
         let place = from_fn_with_state(self.api.clone(), places::take);
         let unbounded = DefaultBodyLimit::disable();
-        self.router = self.router.route(path, methods.layer(unbounded).layer(place).layer(key));
-        self
+        let methods = methods.layer(unbounded).layer(place).layer(count).layer(key);
+        self.add(path, Access::Project(Inference), methods)
     }
 
-    /// A model works: a key for inference, a place among the requests under way, and `Idempotency-Key`.
-    fn work(mut self, path: &str, methods: MethodRouter<Api>) -> Self {
+    /// A model works: a key for inference, `Idempotency-Key`, a count of what may be asked, and a place among the requests
+    /// under way.
+    fn work(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
         let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
         let place = from_fn_with_state(self.api.clone(), places::take);
         let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
         // The last layer is the first to see a request.
-        self.router = self.router.route(path, methods.layer(place).layer(once).layer(key));
-        self
+        let methods = methods.layer(place).layer(count).layer(once).layer(key);
+        self.add(path, Access::Project(Inference), methods)
     }
 }
 

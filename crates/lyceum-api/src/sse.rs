@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
 use lyceum_types::limits;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::convert::Infallible;
 
 /// How an error event begins.
@@ -25,7 +26,7 @@ pub fn stream<T: Serialize>(items: impl Stream<Item = Result<T, ApiError>> + Sen
 }
 
 /// Events with a name each, the last of which says how it ended.
-pub fn typed<T: Serialize>(events: impl Stream<Item = (&'static str, T)> + Send + 'static) -> Response {
+pub fn typed<T: Serialize>(events: impl Stream<Item = (Cow<'static, str>, T)> + Send + 'static) -> Response {
     response(events.map(|(name, data)| with_data(Event::default().event(name), &data)))
 }
 

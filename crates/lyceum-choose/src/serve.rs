@@ -151,7 +151,7 @@ fn ask(engine: &Engine, model: &Arc<Model>, input: &Input) -> Result<(), EngineE
         // A client that is gone needs no answer.
         let _ = tell.send(answer);
     });
-    engine.predict(PredictRequest { model: model.clone(), input: input.clone(), reply })?;
+    engine.predict(PredictRequest { model: model.clone(), input: input.clone(), tally: None, reply })?;
     told.recv().map_err(|_| EngineError::Stopped)??;
     Ok(())
 }

@@ -16,6 +16,7 @@ mod device;
 mod generate;
 mod places;
 mod predict;
+mod tally;
 
 pub use generate::{
     BitMask, Event, Finish, Flow, GenerateRequest, Logprobs, Priority, Sampling, Sink, Tenant, TokenEvent,
@@ -24,6 +25,7 @@ pub use generate::{
 pub use lyceum_nn::ops::cached_attention::KvStorage;
 pub use places::Places;
 pub use predict::{PredictRequest, Prediction, Reply};
+pub use tally::{CountPrompt, Counted, Metered, Tally};
 
 use lyceum_models::Model;
 use lyceum_models::decode::PAGE;
@@ -130,6 +132,7 @@ pub struct Engine {
     gauges: Arc<Gauges>,
     /// For sequences.
     door: Arc<Door>,
+    counted: Arc<tally::Counters>,
     limits: EngineLimits,
 }
 
@@ -151,7 +154,7 @@ impl Engine {
         let gauges = Arc::new(Gauges::default());
         let seen = gauges.clone();
         std::thread::Builder::new().name("device".into()).spawn(move || device::run(inbox, &seen, limits))?;
-        Ok(Engine { work, gauges, door: Door::new(limits.sequences_max), limits })
+        Ok(Engine { work, gauges, door: Door::new(limits.sequences_max), counted: Arc::default(), limits })
     }
 
     /// Queues a prediction; the reply is called once, on the device thread, and must not block.
@@ -206,6 +209,16 @@ impl Engine {
             sequences: self.door.n_held(),
             kv_pages_used: self.gauges.kv_pages_used.load(Ordering::Relaxed),
         }
+    }
+
+    /// A tally for one request; what it counts is in [`Engine::counted`] too.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::new(Tally::new(self.counted.clone()))
+    }
+
+    /// What was done for all tallies since the start.
+    pub fn counted(&self) -> Counted {
+        self.counted.read()
     }
 
     /// False after a panic on the device thread.

@@ -1,6 +1,6 @@
 //! Predictions: requests of the same model and shape, from any clients, run as one batch.
 
-use crate::{EngineError, EngineLimits, Gauges};
+use crate::{EngineError, EngineLimits, Gauges, Tally};
 use lyceum_models::Model;
 use lyceum_models::batch::{Input, Tokens};
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
@@ -14,6 +14,8 @@ pub type Reply = Box<dyn FnOnce(Result<Prediction, EngineError>) + Send>;
 pub struct PredictRequest {
     pub model: Arc<Model>,
     pub input: Input,
+    /// Who counts what is read: tokens, or rows where the input has no tokens.
+    pub tally: Option<Arc<Tally>>,
     pub reply: Reply,
 }
 
@@ -82,9 +84,21 @@ fn answer(ws: &mut Workspace, batch: Vec<PredictRequest>, rows: usize) {
     let mut start = 0;
     for request in batch {
         let end = start + n_rows(&request.input) * per_example;
+        count(&request);
         let outputs = outputs[start..end].to_vec();
         start = end;
         (request.reply)(Ok(Prediction { outputs, width, batch_rows: rows }));
+    }
+}
+
+/// Padding is not counted.
+fn count(request: &PredictRequest) {
+    let Some(tally) = &request.tally else { return };
+    let sum = |lengths: &[u32]| lengths.iter().map(|&n| u64::from(n)).sum();
+    match &request.input {
+        Input::Dense { .. } => tally.add_passes(n_rows(&request.input) as u64),
+        Input::Tokens(tokens) => tally.add_prompt(sum(&tokens.lengths)),
+        Input::Pair { source, .. } => tally.add_prompt(sum(&source.lengths)),
     }
 }
 

@@ -21,6 +21,9 @@ pub enum HubError {
     /// The hub or the network.
     #[error("{url}: {problem}")]
     Network { url: String, problem: String },
+    /// Operator: the file of trusted certificates.
+    #[error("SSL_CERT_FILE {path}: {why}")]
+    Certificates { path: PathBuf, why: String },
     /// The hub: other bytes came than it announced.
     #[error("{file}: its {kind} is {found}, the hub announced {expected}")]
     WrongHash { file: String, kind: &'static str, found: String, expected: String },

@@ -2,8 +2,10 @@
 //! redirect leads from https to http.
 
 use crate::{HubError, Settings};
+use std::path::Path;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -49,8 +51,30 @@ pub(crate) enum Follow {
     Relative,
 }
 
+/// The certificates of a file.
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, HubError> {
+    let pem = std::fs::read(path).map_err(HubError::file("read the certificates of SSL_CERT_FILE,", path))?;
+    let bad = |why: String| HubError::Certificates { path: path.to_owned(), why };
+    let mut all = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
+            all.push(certificate);
+        }
+    }
+    if all.is_empty() {
+        return Err(bad("it has no certificate".into()));
+    }
+    Ok(all)
+}
+
 impl Http {
-    pub fn new(settings: &Settings) -> Self {
+    /// # Errors
+    /// The file of certificates has none, or cannot be read.
+    pub fn new(settings: &Settings) -> Result<Self, HubError> {
+        let roots = match &settings.roots {
+            None => RootCerts::WebPki,
+            Some(path) => RootCerts::new_with_certs(&certificates(path)?),
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -59,8 +83,10 @@ impl Http {
             .timeout_recv_response(Some(READ_TIMEOUT))
             .timeout_per_read(Some(READ_TIMEOUT))
             .user_agent(concat!("lyceum/", env!("CARGO_PKG_VERSION")))
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .build();
-        Http { agent: config.into(), endpoint: settings.endpoint.clone(), token: settings.token.clone() }
+        let (endpoint, token) = (settings.endpoint.clone(), settings.token.clone());
+        Ok(Http { agent: config.into(), endpoint, token })
     }
 
     pub fn head(&self, url: &str) -> Result<Reply, HubError> {

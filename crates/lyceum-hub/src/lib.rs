@@ -75,7 +75,7 @@ pub fn pull(
     if settings.offline {
         return offline(reference, &cache);
     }
-    let http = Http::new(settings);
+    let http = Http::new(settings)?;
     let repository = fetch::repository(&http, reference)?;
     let chosen = choose::choose(reference, &repository.files)?;
     let files = chosen.files();

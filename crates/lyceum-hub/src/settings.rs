@@ -10,12 +10,15 @@ pub struct Settings {
     pub token: Option<String>,
     /// The folder with `models--org--name`.
     pub cache: PathBuf,
+    /// A file of certificates (PEM) that are trusted instead of Mozilla's roots.
+    pub roots: Option<PathBuf>,
     /// Nothing is fetched.
     pub offline: bool,
 }
 
 impl Settings {
-    /// `HF_ENDPOINT`, `HF_TOKEN` (or the file `token` of `HF_HOME`), `HF_HUB_CACHE` or `HF_HOME`, `HF_HUB_OFFLINE`.
+    /// `HF_ENDPOINT`, `HF_TOKEN` (or the file `token` of `HF_HOME`), `HF_HUB_CACHE` or `HF_HOME`, `HF_HUB_OFFLINE`;
+    /// `SSL_CERT_FILE` as OpenSSL reads it.
     pub fn from_env(variable: impl Fn(&str) -> Option<String>) -> Self {
         let of = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
         let home = of("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
@@ -30,6 +33,7 @@ impl Settings {
                 .map_or("https://huggingface.co".into(), |url| url.trim_end_matches('/').to_owned()),
             token: token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
             cache: of("HF_HUB_CACHE").map_or_else(|| home.join("hub"), PathBuf::from),
+            roots: of("SSL_CERT_FILE").map(PathBuf::from),
             offline: of("HF_HUB_OFFLINE").is_some_and(is_on),
         }
     }
@@ -42,6 +46,7 @@ impl std::fmt::Debug for Settings {
             .field("endpoint", &self.endpoint)
             .field("token", &token)
             .field("cache", &self.cache)
+            .field("roots", &self.roots)
             .field("offline", &self.offline)
             .finish()
     }
@@ -59,7 +64,8 @@ mod tests {
         let plain = of(&[("HOME", "/nobody")]);
         assert_eq!(plain.endpoint, "https://huggingface.co");
         assert_eq!(plain.cache, PathBuf::from("/nobody/.cache/huggingface/hub"));
-        assert!(!plain.offline && plain.token.is_none());
+        assert!(!plain.offline && plain.token.is_none() && plain.roots.is_none());
+        assert_eq!(of(&[("SSL_CERT_FILE", "/roots.pem")]).roots, Some(PathBuf::from("/roots.pem")));
         let all = of(&[
             ("HF_HOME", "/h"),
             ("HF_ENDPOINT", "http://m/"),

@@ -1,7 +1,7 @@
 //! What products with stored weights get of this machine: of its read bandwidth with one row, of its integer
 //! or bf16 peak with many.
 //!
-//! `cargo run --release -p lyceum-kernels --example stored [TYPES [ROWS [SHAPES]]]`, each a list with commas:
+//! `cargo run --release -p lyceum-kernels --example stored [TYPES [ROWS [SHAPES [THREADS]]]]`, each a list with commas:
 //! `q8_0,q4_k 1,512 1024x3072`. Weights go round in a ring larger than the caches; a round reads the stream,
 //! runs the bare multiply-adds and then the product, so that all see the same machine. Shares are given between
 //! the medians of the rounds and between the best rounds (the truer one on a busy machine).
@@ -19,12 +19,17 @@ const SHAPES: &str = "1024x3072,2048x1024,151936x1024";
 const RING_BYTES: usize = 160 << 20;
 /// Bytes of the stream whose reading is the bandwidth.
 const STREAM_BYTES: usize = 256 << 20;
-const ROUNDS: usize = 11;
+const ROUNDS: usize = 25;
+/// Multiply-adds of a round, about.
+const ROUND_OPERATIONS: f64 = 8e9;
 
 fn main() {
     cpu::check_env().expect("LYCEUM_CPU");
     let argument = |i: usize, all: &str| std::env::args().nth(i).unwrap_or_else(|| all.to_owned());
     let (types, rows, shapes) = (argument(1, TYPES), argument(2, ROWS), argument(3, SHAPES));
+    if let Some(threads) = std::env::args().nth(4) {
+        assert!(pool::set_threads(threads.parse().expect("threads")), "set before the first kernel");
+    }
     println!("engine {}, {} threads, {ROUNDS} rounds", peak::engine(), pool::threads());
     println!("type      n x k             m       us   GB/s of read   best     GOP/s of peak   best");
     let stream = peak::Stream::new(STREAM_BYTES);
@@ -71,7 +76,8 @@ fn measure(kind: Stored, weights: &[StoredWeight], m: usize, stream: &peak::Stre
     let (n, k) = (weights[0].n(), weights[0].k());
     let (x, mut out) = (vec![0.25f32; m * k], vec![0.0f32; m * n]);
     // Several weights in turn: activations and results stay in the cache, as between a model's layers.
-    let turns = if m == 1 { weights.len() } else { ((4e9 / (2 * m * n * k) as f64) as usize).max(6) };
+    let turns =
+        if m == 1 { weights.len() } else { ((ROUND_OPERATIONS / (2 * m * n * k) as f64) as usize).max(1) };
     let mut rounds: [Vec<f64>; 3] = Default::default();
     for round in 0..=ROUNDS {
         let read = peak::read(stream) / 1e9;

@@ -74,7 +74,13 @@ impl Model {
                 .iter_mut()
                 .enumerate()
                 .filter(|(i, _)| open.binary_search(i).is_ok())
-                .map(|(i, (state, tokens))| DecodeRow { state, tokens, rows: Rows::Last, pages: &tables[i] })
+                .map(|(i, (state, tokens))| DecodeRow {
+                    state,
+                    tokens,
+                    rows: Rows::Last,
+                    pages: &tables[i],
+                    adapter: None,
+                })
                 .collect();
             let logits = self.decode(ws, pool.as_mut(), &mut rows)?;
             drop(rows);

@@ -7,6 +7,7 @@
 
 use crate::batch::Tokens;
 use crate::causal_lm::CausalLm;
+use crate::causal_lm::adapter::{Adapter, Beside};
 use crate::model::{Arch, InputShape, Model, wrong_input};
 use crate::recurrent::RecurrentState;
 use crate::transformer::{Part, Transformer};
@@ -66,6 +67,8 @@ pub struct DecodeRow<'a> {
     pub rows: Rows,
     /// Pages of the pool with room for all positions, these among them; empty for models that need none.
     pub pages: &'a [u32],
+    /// What is added to the model's layers for these tokens; None: nothing.
+    pub adapter: Option<&'a Adapter>,
 }
 
 impl DecodeRow<'_> {
@@ -144,6 +147,9 @@ impl Model {
         pool: Option<&mut KvPool>,
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
+        if !matches!(self.arch, Arch::CausalLm(_)) && rows.iter().any(|row| row.adapter.is_some()) {
+            return Err(wrong_input("lora", "a language model"));
+        }
         match (&self.arch, pool) {
             (Arch::Transformer(t), Some(pool)) => self.decode_transformer(ws, t, pool, rows),
             (Arch::CausalLm(m), Some(pool)) => self.decode_causal_lm(ws, m, pool, rows),
@@ -206,10 +212,19 @@ impl Model {
         pool: &mut KvPool,
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
-        let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
         let Pass { ids, positions, spans } = Pass::of(rows, m.config.max_position_embeddings)?;
+        let mut beside = Beside::default();
+        for (row, span) in rows.iter().zip(&spans) {
+            let Some(adapter) = row.adapter else { continue };
+            adapter.fits(self)?;
+            beside.add(adapter, span.first_row as u32..(span.first_row + span.n_rows) as u32);
+        }
+        let Beside { params, mut uses, .. } = beside;
+        uses.extend(m.own_use(ids.len()));
+        let tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
+        let mut tape = tape.with_beside(&params);
         let x = m.embed(&mut tape, &ids, &[1, ids.len()])?;
-        let x = m.run(&mut tape, x, &positions, |tape, i, qkv| {
+        let x = m.run_with(&mut tape, x, &positions, &uses, |tape, i, qkv| {
             tape.cached_attention(qkv, m.cached_options(i), pool, i, &spans)
         })?;
         let logits = match rows.iter().any(|row| row.n_logits() > 0) {

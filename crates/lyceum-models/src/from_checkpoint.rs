@@ -8,6 +8,7 @@ use lyceum_nn::checkpoint::{Checkpoint, TensorAt};
 use lyceum_nn::gguf::GgufError;
 use lyceum_nn::{Init, NnError, ParamId, ParamKind, Params};
 use lyceum_types::control::{Control, Stop};
+use lyceum_types::short::short;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -18,7 +19,7 @@ pub enum LoadError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The checkpoint's fault.
-    #[error("weights: tensor \"{name}\" {problem}")]
+    #[error("weights: tensor \"{}\" {}", short(name), short(problem))]
     Tensor { name: String, problem: String },
     /// The caller's fault.
     #[error("quantisation: {0}")]
@@ -101,10 +102,11 @@ impl Weights for Reader<'_> {
     }
 
     fn table(&mut self, name: &str, dims: &[usize], _init: Init) -> Result<ParamId, LoadError> {
-        let (_, tensor) = self.take(name, dims)?;
+        let (stored, tensor) = self.take(name, dims)?;
+        finite(tensor.kind, self.checkpoint.read(&tensor, &mut self.buffer)?, &stored)?;
         let mut value = self.checkpoint.numbers(&tensor)?;
         if let Some(heads) = self.naming.neighbours(name) {
-            value = in_halves(&value, value.len() / heads, 1);
+            value = in_halves(&value, dims[0] / heads, value.len() / dims[0]);
         }
         if self.naming.minus_one(name) {
             value.iter_mut().for_each(|w| *w += 1.0);
@@ -123,6 +125,7 @@ impl Reader<'_> {
     ) -> Result<StoredWeight, LoadError> {
         let [n, k] = tensor.dims[..] else { unreachable!("a matrix has two dimensions: bug") };
         let bytes = self.checkpoint.read(tensor, &mut self.buffer)?;
+        finite(tensor.kind, bytes, name)?;
         let reordered;
         let bytes = match head_rows {
             None => bytes,
@@ -159,6 +162,14 @@ impl Reader<'_> {
         }
         Ok(weight)
     }
+}
+
+/// Refuses weights with which no answer could be computed.
+fn finite(kind: Stored, bytes: &[u8], name: &str) -> Result<(), LoadError> {
+    let Some(block) = kind.first_not_finite(bytes) else { return Ok(()) };
+    let (numbers, kind) = (block * kind.block_len(), kind.name());
+    let problem = format!("({kind}) holds a number that is infinite or none, from its number {numbers} on");
+    Err(LoadError::Tensor { name: name.into(), problem })
 }
 
 /// Rows whose rotary pairs are neighbours, `[i][part]` in each head, to rows in halves, `[part][i]`. A head has

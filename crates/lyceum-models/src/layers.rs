@@ -1,5 +1,6 @@
 //! Layers as their parameters: named as PyTorch names them, started as PyTorch starts them.
 
+use crate::from_checkpoint::{LoadError, Weights};
 use lyceum_nn::{Activation, Init, NnError, ParamId, ParamKind, Params, Tape, Var};
 use lyceum_types::spec::ActivationSpec;
 use rand_chacha::ChaCha8Rng;
@@ -19,6 +20,16 @@ impl Builder<'_> {
     /// A parameter of the checkpoint that is not learnt by gradient.
     pub fn buffer(&mut self, name: &str, dims: &[usize], kind: ParamKind, init: Init) -> ParamId {
         self.params.add(name, dims, kind, init, self.rng)
+    }
+}
+
+impl Weights for Builder<'_> {
+    fn parameter(&mut self, name: &str, dims: &[usize], init: Init) -> Result<ParamId, LoadError> {
+        Ok(self.weight(name, dims, init))
+    }
+
+    fn table(&mut self, name: &str, dims: &[usize], init: Init) -> Result<ParamId, LoadError> {
+        Ok(self.weight(name, dims, init))
     }
 }
 

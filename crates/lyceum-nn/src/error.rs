@@ -1,6 +1,7 @@
 //! What can go wrong when a model is built, run or loaded.
 
 use crate::Shape;
+use lyceum_types::short::short;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
@@ -20,10 +21,10 @@ pub enum NnError {
     #[error("{op}: index {index} at position {position} is outside 0..{size}")]
     Index { op: &'static str, index: i64, position: usize, size: usize },
     /// The file's fault.
-    #[error("weights: {0}")]
+    #[error("weights: {}", short(.0))]
     Weights(String),
     /// The file's fault: a tensor that the model needs is absent or has another shape.
-    #[error("weights: tensor \"{name}\" {problem}")]
+    #[error("weights: tensor \"{}\" {}", short(name), short(problem))]
     Tensor { name: String, problem: String },
     #[error("weights: not a safetensors file")]
     Safetensors(#[source] safetensors::SafeTensorError),

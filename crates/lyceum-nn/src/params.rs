@@ -248,6 +248,25 @@ impl Params {
         self.cells.retain(|frozen| !holds(&frozen.weights));
     }
 
+    /// It is learnt no longer: part of the checkpoint, as running statistics are.
+    pub fn fix(&mut self, id: ParamId) {
+        let kind = &mut self.list[id.0 as usize].kind;
+        if *kind == ParamKind::Weight {
+            *kind = ParamKind::Buffer;
+        }
+    }
+
+    /// Replaces a matrix by one that is laid out for serving; it is not learnt.
+    ///
+    /// # Panics
+    /// When it has another shape.
+    pub fn replace_stored(&mut self, id: ParamId, weight: StoredWeight) {
+        let param = &mut self.list[id.0 as usize];
+        assert_eq!(param.shape.dims(), [weight.n(), weight.k()], "parameter \"{}\"", param.name);
+        (param.kind, param.value, param.packed) = (ParamKind::Buffer, Vec::new(), None);
+        param.stored = Some(Arc::new(weight));
+    }
+
     /// Replaces a value after checking its shape.
     pub fn set(&mut self, id: ParamId, dims: &[usize], value: Vec<f32>) -> Result<(), NnError> {
         let param = &mut self.list[id.0 as usize];

@@ -53,6 +53,13 @@ impl Shape {
         self.dims[self.rank as usize - 1] = last;
         self
     }
+
+    /// The same shape with another outermost size.
+    pub fn with_first(mut self, first: usize) -> Self {
+        assert!(self.rank > 0, "a scalar has no outermost dimension");
+        self.dims[0] = first;
+        self
+    }
 }
 
 impl std::ops::Index<usize> for Shape {

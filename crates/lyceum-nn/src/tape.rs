@@ -15,6 +15,7 @@ use lyceum_kernels::scratch;
 use lyceum_kernels::stored::StoredWeight;
 
 mod look;
+mod parts;
 pub(crate) mod relevance;
 
 pub use look::AttentionMap;
@@ -116,6 +117,8 @@ pub(crate) struct Node {
 pub struct Tape<'a> {
     ws: &'a mut Workspace,
     params: &'a Params,
+    /// Parameters of others than the model, which operations read and nobody learns ([`Tape::with_beside`]).
+    beside: &'a [&'a Params],
     recording: Recording,
     phase: Phase,
     examples: Examples,
@@ -136,6 +139,7 @@ impl<'a> Tape<'a> {
         Tape {
             ws,
             params,
+            beside: &[],
             recording,
             phase: Phase::Eval,
             examples,
@@ -160,6 +164,13 @@ impl<'a> Tape<'a> {
         self
     }
 
+    /// Parameters beside the model's own, in the order in which operations number them
+    /// ([`lora`](crate::ops::lora)). They are read and not learnt.
+    pub fn with_beside(mut self, beside: &'a [&'a Params]) -> Self {
+        self.beside = beside;
+        self
+    }
+
     pub fn phase(&self) -> Phase {
         self.phase
     }
@@ -174,6 +185,10 @@ impl<'a> Tape<'a> {
     }
     pub fn params(&self) -> &'a Params {
         self.params
+    }
+    /// Those beside the model's own with this number.
+    pub fn beside(&self, i: usize) -> Option<&'a Params> {
+        self.beside.get(i).copied()
     }
 
     /// A value that is given, copied in. No gradient flows to it.
@@ -238,23 +253,9 @@ impl<'a> Tape<'a> {
         let node = &self.ws.nodes[var.0 as usize];
         assert!(
             node.value.len() == node.shape.len(),
-            "this value was freed by the walk back: keep it before"
+            "this value was freed, by the walk back (keep it before) or as no longer needed"
         );
         &node.value
-    }
-
-    /// Gives back the memory of all values between two, where nothing is recorded and nobody has kept them: a pass that
-    /// serves needs the memory of one layer, not of all.
-    pub fn forget_between(&mut self, after: Var, before: Var) {
-        if self.recording != Recording::Off || self.marking {
-            return;
-        }
-        for i in after.0 as usize + 1..before.0 as usize {
-            if !self.ws.nodes[i].keep {
-                let value = std::mem::take(&mut self.ws.nodes[i].value);
-                self.ws.give(value);
-            }
-        }
     }
 
     /// Takes a value out of a tape that is at its end, without a copy; [`Workspace::recycle`] keeps the memory for the
@@ -264,15 +265,38 @@ impl<'a> Tape<'a> {
     /// As [`Tape::value`].
     pub fn into_value(self, var: Var) -> Vec<f32> {
         let node = &mut self.ws.nodes[var.0 as usize];
-        assert!(
-            node.value.len() == node.shape.len(),
-            "this value was freed by the walk back: keep it before"
-        );
+        assert!(node.value.len() == node.shape.len(), "this value was freed: bug");
         std::mem::take(&mut node.value)
     }
 
     pub fn shape(&self, var: Var) -> Shape {
         self.ws.nodes[var.0 as usize].shape
+    }
+
+    /// Gives back the memory of a value that nobody reads any more. Where something is recorded or looked at it
+    /// stays: the walk back frees it.
+    ///
+    /// Reading it afterwards panics.
+    pub fn release(&mut self, var: Var) {
+        if self.is_bare() {
+            let value = std::mem::take(&mut self.ws.nodes[var.0 as usize].value);
+            self.ws.give(value);
+        }
+    }
+
+    /// [`release`](Self::release) of all values between two that nobody keeps: a pass that serves needs the memory of
+    /// one layer, not of all.
+    pub fn release_between(&mut self, after: Var, before: Var) {
+        for i in after.0 + 1..before.0 {
+            if !self.ws.nodes[i as usize].keep {
+                self.release(Var(i));
+            }
+        }
+    }
+
+    /// Whether nothing is differentiated or looked at.
+    fn is_bare(&self) -> bool {
+        self.recording == Recording::Off && !self.marking
     }
 
     /// Keeps the value of `var` readable after the walk back.
@@ -307,6 +331,16 @@ impl<'a> Tape<'a> {
     /// Gives back a list of [`take_ids`](Self::take_ids).
     pub(crate) fn give_ids(&mut self, ids: Vec<u32>) {
         self.ws.give_ids(ids);
+    }
+
+    /// A value's buffer, to become another value's: a copy where the first must stay readable.
+    pub(crate) fn take_over(&mut self, var: Var, stays: bool) -> Vec<f32> {
+        if !stays && !self.ws.nodes[var.0 as usize].keep {
+            return std::mem::take(&mut self.ws.nodes[var.0 as usize].value);
+        }
+        let mut copy = self.take(self.shape(var).len());
+        copy.copy_from_slice(self.value(var));
+        copy
     }
 
     /// Keeps numbers for the way back.
@@ -394,7 +428,11 @@ impl Tape<'_> {
         }
         for (i, dy) in self.ws.grads.iter().enumerate().rev() {
             if let Some(dy) = dy {
-                f(self.ws.nodes[i].op, View { ws: self.ws, params: self.params, at: i }, dy);
+                f(
+                    self.ws.nodes[i].op,
+                    View { ws: self.ws, params: self.params, beside: self.beside, at: i },
+                    dy,
+                );
             }
         }
     }
@@ -416,8 +454,8 @@ impl Tape<'_> {
                 && let Some(dy) = self.ws.grads[i].take()
             {
                 self.note_arrival(i, &dy);
-                let mut back =
-                    Backward { ws: self.ws, params: self.params, at: i, dy, precision: self.precision };
+                let (params, beside) = (self.params, self.beside);
+                let mut back = Backward { ws: self.ws, params, beside, at: i, dy, precision: self.precision };
                 op.begin(&mut back);
                 op.backward_inputs(&mut back);
                 let dy = back.dy;
@@ -441,7 +479,7 @@ impl Tape<'_> {
 
     fn weights_of(&mut self, i: usize, dy: &[f32], grads: &mut Grads, example_weights: Option<&[f32]>) {
         if self.records_weights() {
-            let view = View { ws: self.ws, params: self.params, at: i };
+            let view = View { ws: self.ws, params: self.params, beside: self.beside, at: i };
             let examples = &self.examples;
             let op = self.ws.nodes[i].op;
             op.backward_weights(&mut WeightBackward {
@@ -461,6 +499,7 @@ impl Tape<'_> {
 pub(crate) struct View<'v> {
     ws: &'v Workspace,
     params: &'v Params,
+    beside: &'v [&'v Params],
     at: usize,
 }
 
@@ -487,6 +526,10 @@ impl<'v> View<'v> {
     pub(crate) fn param(&self, id: ParamId) -> &'v [f32] {
         self.params.value(id)
     }
+    /// The model's own parameters, or those beside with this number.
+    pub(crate) fn params_of(&self, beside: Option<u32>) -> &'v Params {
+        beside.map_or(self.params, |i| self.beside[i as usize])
+    }
     pub(crate) fn kind(&self, id: ParamId) -> ParamKind {
         self.params.kind(id)
     }
@@ -499,6 +542,7 @@ impl<'v> View<'v> {
 pub(crate) struct Backward<'v> {
     ws: &'v mut Workspace,
     params: &'v Params,
+    beside: &'v [&'v Params],
     at: usize,
     /// The gradient of the output; `begin` may turn it in place into what both calls start from.
     pub(crate) dy: Vec<f32>,
@@ -513,7 +557,7 @@ pub(crate) struct Slot {
 
 impl Backward<'_> {
     pub(crate) fn view(&self) -> View<'_> {
-        View { ws: self.ws, params: self.params, at: self.at }
+        View { ws: self.ws, params: self.params, beside: self.beside, at: self.at }
     }
 
     /// Whether anybody wants the gradient of this input.

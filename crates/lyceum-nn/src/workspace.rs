@@ -16,6 +16,8 @@ pub struct Workspace {
     /// Layers by name, and the gradients that arrived at them.
     pub(crate) marks: Vec<(String, Var)>,
     pub(crate) arrived: Vec<(Var, Vec<f32>)>,
+    /// Those of tapes that run beside each other ([`Tape::in_parts`](crate::Tape::in_parts)).
+    pub(crate) parts: Vec<Workspace>,
     free: HashMap<usize, Vec<Vec<f32>>>,
     /// Numbers in `free`; in buffers that are in use now; and in use at once at most so far.
     n_free: usize,
@@ -100,7 +102,8 @@ impl Workspace {
         self.reset();
         let numbers = |buffers: &Vec<Vec<f32>>| buffers.iter().map(Vec::capacity).sum::<usize>();
         let ids: usize = self.free_ids.iter().map(Vec::capacity).sum();
-        self.free.values().map(numbers).sum::<usize>() * size_of::<f32>() + ids * size_of::<u32>()
+        let parts: usize = self.parts.iter_mut().map(Workspace::bytes).sum();
+        self.free.values().map(numbers).sum::<usize>() * size_of::<f32>() + ids * size_of::<u32>() + parts
     }
 
     /// Gives the running statistics that the last pass computed to the parameters they belong to.
@@ -119,6 +122,7 @@ impl Workspace {
         self.free.clear();
         self.n_free = 0;
         self.free_ids.clear();
+        self.parts.clear();
     }
 }
 
@@ -147,7 +151,9 @@ mod tests {
         let mut ws = Workspace::new();
         for len in (1..200).map(|i| 100 * i) {
             let pair = [ws.take(len), ws.take(len)];
-            pair.map(|buffer| ws.give(buffer));
+            for buffer in pair {
+                ws.give(buffer);
+            }
             ws.reset();
             assert!(ws.bytes() <= 2 * 2 * 4 * size_class(len), "{len}: {}", ws.bytes());
         }
@@ -159,7 +165,8 @@ mod tests {
             at
         });
         ws.reset();
-        assert_eq!([ws.take(19_900).as_ptr(), ws.take(500).as_ptr()], at);
+        let again = [ws.take(19_900), ws.take(500)];
+        assert_eq!([again[0].as_ptr(), again[1].as_ptr()], at);
     }
 
     #[test]

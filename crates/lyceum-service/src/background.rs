@@ -6,7 +6,8 @@
 //! is `failed` with the code `interrupted`: it is not begun again by itself.
 
 use crate::{Service, ServiceError};
-use lyceum_store::runs::{self, Kind, RunId, RunLock};
+use lyceum_store::WorkLock;
+use lyceum_store::runs::{self, Kind, RunId};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
@@ -108,6 +109,7 @@ pub async fn start<W>(
 where
     W: Future<Output = Result<Found, ServiceError>> + Send + 'static,
 {
+    crate::retention::require_kept(service, project, "background", "what is asked and what is found").await?;
     let id = RunId::new(kind);
     let cancel = Arc::new(Notify::new());
     {
@@ -131,7 +133,7 @@ where
     let run = tokio::task::spawn_blocking(move || run.begin(kind)).await;
     let run = run.map_err(|error| ServiceError::internal("writing a run broke off", error))??;
     let queued = run.record.clone();
-    tokio::spawn(run.until_the_end(cancel, work));
+    tokio::spawn(crate::rates::carried(run.until_the_end(cancel, work)));
     Ok(queued)
 }
 
@@ -140,7 +142,7 @@ struct Run {
     service: Arc<Service>,
     project: Project,
     id: RunId,
-    _lock: Option<RunLock>,
+    _lock: Option<WorkLock>,
     record: Record,
 }
 
@@ -233,7 +235,9 @@ fn failed(id: &str, error: &ServiceError) -> Failed {
         ServiceError::DeadlinePassed => "deadline_passed",
         ServiceError::Overloaded { .. } => "overloaded",
         ServiceError::NotReady { .. } => "not_ready",
-        ServiceError::NotFound { .. } | ServiceError::ModelNotFound { .. } => "not_found",
+        ServiceError::NotFound { .. }
+        | ServiceError::ModelNotFound { .. }
+        | ServiceError::ModelForbidden { .. } => "not_found",
         other => {
             tracing::error!(error = ?other, id, "a background run failed");
             let message = "the server failed; its log has the cause under this id";

@@ -23,7 +23,7 @@ pub use lyceum_language::grammar::Constraint;
 pub use lyceum_language::tools::ToolCall;
 pub use lyceum_language::tools::parse::Calls;
 
-pub use crate::generation::{Finish, Likely, Priority, Sampling, Token, Usage};
+pub use crate::generation::{Admitted, Finish, Likely, Priority, Sampling, Token, Usage};
 
 /// The variable by which templates are told whether the model thinks first.
 const THINKING: &str = "enable_thinking";
@@ -37,6 +37,8 @@ pub struct Request {
     pub n: usize,
     /// None: what the context has room for.
     pub max_tokens: Option<usize>,
+    /// Nobody waits for it: it may take longer.
+    pub in_background: bool,
     pub sampling: Sampling,
     pub stop: Vec<String>,
     pub stop_ids: Vec<u32>,
@@ -96,7 +98,34 @@ impl Ending {
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
 pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
-    let admitted = generation::admit(service, project, request.priority, request.n)?;
+    let admitted = admit(service, project, &request)?;
+    prepare(service, project, request).await?.start_in(admitted)
+}
+
+/// Lets a request in: to say no before anything is read or rendered for it costs nothing.
+pub fn admit<'a>(
+    service: &'a Service,
+    project: &Project,
+    request: &Request,
+) -> Result<Admitted<'a>, ServiceError> {
+    generation::admit(service, project, request.priority, request.n)
+}
+
+/// A request that nothing but a lack of room can refuse any more.
+pub struct Ready {
+    project: Project,
+    priority: Priority,
+    speaker: Speaker,
+    prompt: Encoded,
+    options: Options,
+    offer: Offer,
+    calls: Calls,
+    reasoning: Option<ReasoningFormat>,
+    grammar: Option<Grammar>,
+}
+
+/// Reads a request: everything that can be wrong with it is told from here.
+pub async fn prepare(service: &Service, project: &Project, request: Request) -> Result<Ready, ServiceError> {
     let speaker = Speaker::find(service, project, &request.model).await?;
     let Speaker::Language(language) = &speaker else {
         let id = speaker.version().id();
@@ -132,22 +161,51 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         ignore_eos: request.ignore_eos,
         shown: offer.markers(tokenizer),
         logprobs: request.logprobs,
+        in_background: request.in_background,
         ..Options::default()
     };
-    let mask = grammar.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
-    let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
-    let running = generation::start(admitted, speaker, vec![prompt], &options, mask)?;
-    // Ids of calls follow the seed, so that the same request gives the same bytes.
-    let seed = running.seed();
-    let answers = (0..options.n as u64)
-        .map(|i| Answer {
-            reasoning: reasoning.map(ReasoningParser::new),
-            tools: offer.parser(seed.wrapping_add(i), request.calls),
-            n_calls: 0,
-            token_ids: Vec::new(),
-        })
-        .collect();
-    Ok(Running { running, answers })
+    let (project, priority, calls) = (project.clone(), request.priority, request.calls);
+    Ok(Ready { project, priority, speaker, prompt, options, offer, calls, reasoning, grammar })
+}
+
+impl Ready {
+    /// `name@3`
+    pub fn model(&self) -> String {
+        self.speaker.version().id()
+    }
+
+    /// What holds where a request says nothing of its own.
+    pub fn defaults(&self) -> Defaults {
+        self.speaker.defaults()
+    }
+
+    /// Starts every answer.
+    ///
+    /// # Errors
+    /// The engine has no room, or no room now.
+    pub fn start(&self, service: &Service) -> Result<Running, ServiceError> {
+        self.start_in(generation::admit(service, &self.project, self.priority, self.options.n)?)
+    }
+
+    /// As [`start`](Self::start), of a request that was let in before.
+    pub fn start_in(&self, admitted: Admitted<'_>) -> Result<Running, ServiceError> {
+        let mask = self.grammar.as_ref();
+        let mask = mask.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
+        let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
+        let (speaker, prompts) = (self.speaker.clone(), vec![self.prompt.clone()]);
+        let running = generation::start(admitted, speaker, prompts, &self.options, mask)?;
+        // Ids of calls follow the seed, so that the same request gives the same bytes.
+        let seed = running.seed();
+        let answers = (0..self.options.n as u64)
+            .map(|i| Answer {
+                reasoning: self.reasoning.map(ReasoningParser::new),
+                tools: self.offer.parser(seed.wrapping_add(i), self.calls),
+                n_calls: 0,
+                token_ids: Vec::new(),
+            })
+            .collect();
+        Ok(Running { running, answers })
+    }
 }
 
 /// The tools that a request offers.

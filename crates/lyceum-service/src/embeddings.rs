@@ -58,6 +58,7 @@ pub async fn create(
     let read = tokio::task::spawn_blocking(move || read(&asked, &inputs)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "input")?;
+    crate::rates::spend(n_tokens)?;
     let mut vectors = rows::encode(service, &language, &rows).await?;
     for vector in &mut vectors {
         vector.truncate(dimensions);

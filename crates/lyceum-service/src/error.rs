@@ -22,6 +22,18 @@ pub enum ServiceError {
     /// Caller: no such model in its project.
     #[error("the model `{id}` does not exist or you do not have access to it")]
     ModelNotFound { id: String },
+    /// Caller: its project may not ask this model.
+    #[error("Project `{project}` does not have access to model `{id}`")]
+    ModelForbidden { project: String, id: String },
+    /// Caller: its project has ended.
+    #[error("the project {id} is archived: its keys open nothing any more")]
+    ProjectArchived { id: String },
+    /// Caller: the state of what it asks for does not allow it.
+    #[error("{message}")]
+    Refused { code: &'static str, message: String },
+    /// Caller: it asks more than it may in this time.
+    #[error("{}", _0.message)]
+    RateLimited(Box<crate::rates::Reached>),
     /// Caller: the request is understood, and what it asks for has no value here.
     #[error("{message}")]
     Uncomputable { message: String },
@@ -106,6 +118,7 @@ impl From<StoreError> for ServiceError {
         match error {
             StoreError::NotFound { what: "model", id } => Self::ModelNotFound { id },
             StoreError::NotFound { what, id } => Self::NotFound { what, id },
+            StoreError::Refused { code, message } => Self::Refused { code, message },
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

@@ -24,6 +24,8 @@ pub async fn begin(
     body: &[u8],
     now: Timestamp,
 ) -> Result<Begun, ServiceError> {
+    crate::retention::require_kept(service, project, "Idempotency-Key", "the answer to give it again")
+        .await?;
     let body_sha256 = Sha256::digest(body).into();
     match idempotency::begin(service.store(), project, key, route, body_sha256, now).await? {
         idempotency::Begun::New(held) => Ok(Begun::New(held)),

@@ -3,7 +3,7 @@
 //! A model has one input. `input` takes numbers of the model's own raw shape (a row's columns, pixels, steps
 //! by channels), which go through the same preparation as everywhere; `text` takes texts.
 
-use crate::predict::{argmax, prepare, refuse_generators, softmax};
+use crate::predict::{argmax, n_tokens, prepare, refuse_generators, softmax};
 use crate::resident::Resident;
 use crate::{Content, Service, ServiceError};
 use lyceum_models::InputShape;
@@ -78,8 +78,13 @@ pub async fn metadata(
 ) -> Result<Metadata, ServiceError> {
     let resident = service.resident(project, model).await?;
     let name = &resident.version.name;
-    let versions = models::list(service.store(), project).await?;
-    let versions = versions.into_iter().filter(|version| version.name == *name).map(|version| version.number);
+    let standing = service.standing(project).await?;
+    let is_allowed = |version: &models::Version| {
+        standing.decided.models.as_ref().is_none_or(|models| models.allows(&version.name, version.number))
+    };
+    let versions = models::list(service.store(), project).await?.into_iter();
+    let versions = versions.filter(|version| version.name == *name && is_allowed(version));
+    let versions = versions.map(|version| version.number);
     Ok(Metadata {
         name: name.to_string(),
         versions: versions.collect(),
@@ -139,6 +144,7 @@ pub async fn create(
     let contents = examples(&resident, request.inputs)?;
     let prepared = contents.iter().map(|(path, content)| prepare(&resident, content, path));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+    crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&resident, &prepared);
     let rows = service.predict(&resident, prepared).await?;
     let wanted = |output: &OutputTensor| {

@@ -7,7 +7,7 @@
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
-//! [`idempotency`], [`health`].
+//! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -30,23 +30,27 @@ pub mod language;
 pub mod models;
 pub mod predict;
 pub mod privacy;
+pub mod rates;
 pub mod rerank;
 pub mod residency;
 mod resident;
 pub mod responses;
+pub mod retention;
 pub mod robustness;
 pub mod selections;
+pub mod standing;
 mod stops;
 pub mod tokens;
 
 pub use error::ServiceError;
 pub use language::Language;
-pub use lyceum_store::runs;
+pub use lyceum_store::{runs, tenancy};
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
+use lyceum_store::models::Version;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
 use resident::Residents;
@@ -80,7 +84,10 @@ pub struct Service {
     explaining: Semaphore,
     explanations: explain::Kept,
     background: background::Background,
+    live_responses: responses::live::Live,
     selections_wanted: Notify,
+    standings: standing::Standings,
+    rates: Arc<rates::Rates>,
 }
 
 impl Service {
@@ -93,7 +100,10 @@ impl Service {
             explaining: Semaphore::new(limits::EXPLANATIONS_MAX),
             explanations: explain::Kept::default(),
             background: background::Background::default(),
+            live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
+            standings: standing::Standings::default(),
+            rates: Arc::default(),
         }
     }
 
@@ -111,13 +121,43 @@ impl Service {
         &self.engine
     }
 
+    /// What is counted of requests.
+    pub fn rates(&self) -> &Arc<rates::Rates> {
+        &self.rates
+    }
+
+    /// The version that a reference means, if the project may ask it; counts it for the request under way.
+    pub(crate) async fn resolve(
+        &self,
+        project: &Project,
+        reference: &ModelRef,
+    ) -> Result<Version, ServiceError> {
+        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let standing = self.standing(project).await?;
+        if standing
+            .decided
+            .models
+            .as_ref()
+            .is_some_and(|models| !models.allows(&version.name, version.number))
+        {
+            return Err(ServiceError::ModelForbidden {
+                project: project.id.clone(),
+                id: reference.to_string(),
+            });
+        }
+        if let Some(meter) = rates::current() {
+            meter.model(&version.name)?;
+        }
+        Ok(version)
+    }
+
     /// The loaded model that a reference means; loads it when it is asked for the first time.
     pub async fn resident(
         &self,
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         if language::is_imported(&version) {
             return Err(imported(&version));
         }
@@ -130,7 +170,7 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         if !language::is_imported(&version) {
             let message = format!(
                 "{} does not converse: ask it with POST /v1/completions, /v1/decisions or :predict",
@@ -153,7 +193,7 @@ impl Service {
 
     /// Lets an imported model go; false where it is not loaded.
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = self.resolve(project, reference).await?;
         Ok(self.languages.unload(project, &version))
     }
 
@@ -209,7 +249,8 @@ impl Service {
             let _ = sender.send(result);
         });
         let input = resident.preparation.collate(group);
-        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, reply };
+        let request =
+            lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally: None, reply };
         self.engine.predict(request).map_err(refused)?;
         Ok(receiver)
     }
@@ -226,7 +267,7 @@ impl Service {
     }
 }
 
-fn imported(version: &lyceum_store::models::Version) -> ServiceError {
+fn imported(version: &Version) -> ServiceError {
     let message = format!("{} was imported: this takes models that Lyceum trained", version.id());
     ServiceError::unsupported("model", "unsupported_model", message)
 }

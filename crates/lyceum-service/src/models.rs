@@ -15,7 +15,11 @@ pub struct Listed {
 
 /// Every name (its newest version that is not held) and every version, by name and number.
 pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
-    let versions = models::list(service.store(), project).await?;
+    let mut versions = models::list(service.store(), project).await?;
+    let standing = service.standing(project).await?;
+    if let Some(allowed) = &standing.decided.models {
+        versions.retain(|version| allowed.allows(&version.name, version.number));
+    }
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
         listed.push(Listed { id: version.id(), owner: project.tenant.clone(), version: version.clone() });
@@ -34,7 +38,11 @@ pub async fn find(
     project: &Project,
     reference: &ModelRef,
 ) -> Result<Listed, ServiceError> {
-    let version = models::resolve(service.store(), project, reference).await?;
+    let version = service.resolve(project, reference).await.map_err(|error| match error {
+        // What is not listed is not found either.
+        ServiceError::ModelForbidden { id, .. } => ServiceError::ModelNotFound { id },
+        other => other,
+    })?;
     Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version })
 }
 

@@ -46,6 +46,7 @@ pub async fn create_promised(
     let prepared = instances.iter().enumerate();
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+    crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&resident, &prepared);
     let rows = service.predict(&resident, prepared.clone()).await?;
     let promised = robustness::promise(&resident, &prepared, &rows, promises).await?;

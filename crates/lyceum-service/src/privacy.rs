@@ -132,7 +132,7 @@ pub async fn of_model(
     project: &Project,
     reference: &ModelRef,
 ) -> Result<ModelReport, ServiceError> {
-    let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
+    let version = service.resolve(project, reference).await?;
     let path = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
     let read = move || {

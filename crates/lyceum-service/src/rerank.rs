@@ -50,6 +50,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
     let read = tokio::task::spawn_blocking(move || read(&asked, &query, &documents)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "documents")?;
+    crate::rates::spend(n_tokens)?;
     let logits = rows::encode(service, &language, &rows).await?;
     let scored = logits.iter().enumerate();
     let mut results: Vec<Scored> =

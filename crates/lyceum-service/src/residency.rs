@@ -41,7 +41,7 @@ pub async fn unload(
     project: &Project,
     reference: &ModelRef,
 ) -> Result<String, ServiceError> {
-    let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
+    let version = service.resolve(project, reference).await?;
     if service.languages.unload(project, &version) {
         return Ok(version.id());
     }

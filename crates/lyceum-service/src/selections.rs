@@ -54,6 +54,7 @@ pub async fn create(
     project: &Project,
     mut body: Map<String, Value>,
 ) -> Result<Value, ServiceError> {
+    crate::retention::require_kept(service, project, "data", "what is asked and what is found").await?;
     let data = data(service, project, &mut body).await?;
     body.insert("data".into(), Value::Object(data));
     if !body.contains_key("name") {

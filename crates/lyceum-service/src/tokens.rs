@@ -75,7 +75,7 @@ pub async fn decode(
 
 impl Words {
     async fn find(service: &Service, project: &Project, model: &ModelRef) -> Result<Self, ServiceError> {
-        let version = lyceum_store::models::resolve(service.store(), project, model).await?;
+        let version = service.resolve(project, model).await?;
         if crate::language::is_imported(&version) {
             return Ok(Words::Imported(service.language(project, model).await?));
         }

@@ -5,14 +5,15 @@
 //! takes the same lock, may remove it. A file that has expired is gone for every reader at that moment; its
 //! bytes go with the next write.
 
+use crate::db::Transaction;
 use crate::files::{Staging, create_private_dir, rename_durably, sync_dir, sync_tree};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
 use sha2::{Digest, Sha256};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -115,7 +116,7 @@ pub async fn keep(
     let mut transaction = store.write().await?;
     let expired = take_expired(&mut transaction, now).await?;
     let (n, bytes): (i64, i64) = sqlx::query_as(
-        "SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM data_files WHERE tenant = $1 AND project = $2",
+        "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM data_files WHERE tenant = $1 AND project = $2",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -277,10 +278,7 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn take_expired(
-    transaction: &mut Transaction<'static, Sqlite>,
-    now: Timestamp,
-) -> Result<Vec<FileId>, StoreError> {
+async fn take_expired(transaction: &mut Transaction, now: Timestamp) -> Result<Vec<FileId>, StoreError> {
     let rows: Vec<(String,)> = sqlx::query_as("DELETE FROM data_files WHERE expires_at <= $1 RETURNING id")
         .bind(now.millis())
         .fetch_all(&mut **transaction)
@@ -303,7 +301,7 @@ fn file_id(text: String) -> Result<FileId, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged { table: "data_files", value: text })
 }
 
-fn parse(layout: &Layout, row: &SqliteRow) -> Result<DataFile, StoreError> {
+fn parse(layout: &Layout, row: &AnyRow) -> Result<DataFile, StoreError> {
     let id = file_id(row.try_get("id")?)?;
     let name: String = row.try_get("name")?;
     let bytes: i64 = row.try_get("bytes")?;

@@ -1,68 +1,63 @@
 //! Opening the database: one writing connection and a few reading ones.
 
+use crate::database::Database;
 use crate::{Layout, StoreError, files, schema};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::limits;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{Connection, Sqlite, SqliteConnection, Transaction};
+use sqlx::any::Any;
+use sqlx::pool::Pool;
+use sqlx::{AssertSqlSafe, Connection};
 
-/// The oldest SQLite without the WAL-reset fault.
-const SQLITE_OLDEST: (u32, u32, u32) = (3, 51, 3);
+/// A transaction of either database.
+pub(crate) type Transaction = sqlx::Transaction<'static, Any>;
 
 /// The open store of one data folder; clones share its connections.
 ///
-/// Writers queue here for the one writing connection; between processes `BEGIN IMMEDIATE` and the busy
-/// timeout order them. A reader never waits for a writer (WAL). A commit is on the disk when it returns
-/// (`synchronous=FULL`).
+/// Writers queue here for the one writing connection; between processes SQLite's `BEGIN IMMEDIATE`, or a lock that
+/// PostgreSQL keeps, orders them. A reader never waits for a writer. A commit is on the disk when it returns.
 #[derive(Clone, Debug)]
 pub struct Store {
     layout: Layout,
-    writer: SqlitePool,
-    pub(crate) reader: SqlitePool,
+    database: Database,
+    writer: Pool<Any>,
+    pub(crate) reader: Pool<Any>,
 }
 
 impl Store {
+    /// [`open_at`](Self::open_at) with the database in the data folder.
+    pub async fn open(layout: Layout, now: Timestamp) -> Result<Self, StoreError> {
+        #[cfg(test)]
+        let database = crate::conformance::database(&layout).await;
+        #[cfg(not(test))]
+        let database = Database::Sqlite;
+        Self::open_at(layout, database, now).await
+    }
+
     /// Opens or creates the data folder, migrates the database, and finishes what a dead process left
     /// half-done.
-    pub async fn open(layout: Layout, now: Timestamp) -> Result<Self, StoreError> {
+    pub async fn open_at(layout: Layout, database: Database, now: Timestamp) -> Result<Self, StoreError> {
         files::create_private_dir(layout.root())?;
         for dir in [layout.models(), layout.jobs(), layout.staging()] {
             files::create_private_dir(&dir)?;
         }
-        let options = SqliteConnectOptions::new()
-            .filename(layout.database())
-            .create_if_missing(false)
-            .busy_timeout(limits::DATABASE_BUSY_TIMEOUT)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true);
         // Turning on WAL and migrating are one process's work at a time; the lock goes with the handle.
         let opening = files::open_private(&layout.opening_lock())?;
         let opening = tokio::task::spawn_blocking(move || opening.lock().map(|()| opening))
             .await
             .map_err(|e| StoreError::file("lock", &layout.opening_lock(), std::io::Error::other(e)))?
             .map_err(|e| StoreError::file("lock", &layout.opening_lock(), e))?;
-        // SQLite gives -wal and -shm the mode of the database file.
-        drop(files::open_private(&layout.database())?);
-        let mut connection = SqliteConnection::connect_with(&options).await?;
-        check_sqlite_version(&mut connection).await?;
-        schema::migrate(&mut connection, &layout.database(), schema::MIGRATIONS, now).await?;
+        if database == Database::Sqlite {
+            // SQLite gives -wal and -shm the mode of the database file.
+            drop(files::open_private(&layout.database())?);
+        }
+        let mut connection = database.connect(&layout).await?;
+        let home = schema::Home { database: &database, path: &layout.database() };
+        schema::migrate(&mut connection, home, schema::MIGRATIONS, now).await?;
         connection.close().await?;
         drop(opening);
 
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(limits::DATABASE_BUSY_TIMEOUT)
-            .connect_with(options.clone())
-            .await?;
-        let reader = SqlitePoolOptions::new()
-            .max_connections(limits::DATABASE_READERS)
-            .acquire_timeout(limits::DATABASE_BUSY_TIMEOUT)
-            .connect_with(options.pragma("query_only", "ON"))
-            .await?;
-        let store = Self { layout, writer, reader };
+        let writer = database.pool(&layout, false).await?;
+        let reader = database.pool(&layout, true).await?;
+        let store = Self { layout, database, writer, reader };
         store.finish_deletions().await?;
         crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
@@ -77,8 +72,20 @@ impl Store {
     }
 
     /// A transaction that holds the write lock from its first moment, so it cannot fail at its last.
-    pub(crate) async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    pub(crate) async fn write(&self) -> Result<Transaction, StoreError> {
+        Ok(self.writer.begin_with(AssertSqlSafe(self.database.begin())).await?)
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// A reading transaction that sees the rows of this moment until it ends.
+    pub(crate) async fn snapshot(&self) -> Result<Transaction, StoreError> {
+        let mut transaction = self.reader.begin_with(self.database.begin_snapshot()).await?;
+        // SQLite's moment is that of the first read.
+        sqlx::query("SELECT 1 FROM projects").fetch_optional(&mut *transaction).await?;
+        Ok(transaction)
     }
 
     /// Reads and writes one row: proof that the store works, for readiness.
@@ -93,16 +100,6 @@ impl Store {
         self.reader.close().await;
         self.writer.close().await;
     }
-}
-
-async fn check_sqlite_version(connection: &mut SqliteConnection) -> Result<(), StoreError> {
-    let (found,): (String,) = sqlx::query_as("SELECT sqlite_version()").fetch_one(connection).await?;
-    let mut parts = found.split('.').map(|part| part.parse().unwrap_or(0));
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if version < SQLITE_OLDEST {
-        return Err(StoreError::OldSqlite { found, needed: "3.51.3" });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -127,6 +124,9 @@ mod tests {
     #[cfg(unix)]
     #[tokio::test]
     async fn only_the_owner_can_read_the_folder_and_the_database() {
+        if crate::conformance::on_postgres() {
+            return; // of the file and of SQLite
+        }
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("data"));
@@ -140,6 +140,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_rules_of_the_database_are_on() {
+        if crate::conformance::on_postgres() {
+            return; // of the file and of SQLite
+        }
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
         for (pragma, expected) in [
@@ -162,21 +165,29 @@ mod tests {
 
     #[tokio::test]
     async fn every_table_has_tenant_and_project() {
+        if crate::conformance::on_postgres() {
+            return; // of the file and of SQLite
+        }
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-        let without: Vec<(String,)> = sqlx::query_as(
-            "SELECT name FROM pragma_table_list t WHERE schema = 'main' AND type = 'table' \
-             AND name NOT LIKE 'sqlite_%' AND name <> 'schema_versions' \
-             AND (SELECT COUNT(*) FROM pragma_table_info(t.name) WHERE name IN ('tenant', 'project')) < 2",
-        )
-        .fetch_all(&store.reader)
-        .await
-        .unwrap();
-        assert_eq!(without, Vec::new());
+        let lacking = async |columns: &str, n: i64| {
+            let sql = "SELECT name FROM pragma_table_list t WHERE schema = 'main' AND type = 'table' \
+                 AND name NOT LIKE 'sqlite_%' AND name <> 'schema_versions' AND (SELECT COUNT(*) \
+                 FROM pragma_table_info(t.name) c WHERE $1 LIKE '%[' || c.name || ']%') < $2 ORDER BY name";
+            let rows: Vec<(String,)> =
+                sqlx::query_as(sql).bind(columns).bind(n).fetch_all(&store.reader).await.unwrap();
+            rows.into_iter().map(|(name,)| name).collect::<Vec<_>>()
+        };
+        assert_eq!(lacking("[tenant]", 1).await, Vec::<String>::new());
+        // What an organisation has itself.
+        assert_eq!(lacking("[tenant][project]", 2).await, ["admin_keys", "organizations", "users"]);
     }
 
     #[tokio::test]
     async fn a_full_database_is_a_full_disk_and_keeps_what_was_there() {
+        if crate::conformance::on_postgres() {
+            return; // of the file and of SQLite
+        }
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
         // SQLite's own page limit gives the same error as a disk without space.

@@ -11,6 +11,9 @@ pub enum StoreError {
     /// Caller: a name or id that cannot be one.
     #[error(transparent)]
     BadId(#[from] lyceum_types::ids::BadId),
+    /// Caller: the state of what it asks for does not allow it.
+    #[error("{message}")]
+    Refused { code: &'static str, message: String },
     /// Caller: the job's state does not allow it.
     #[error("job {id}: {operation} is not possible while it is {state}")]
     JobState { id: String, operation: &'static str, state: String },
@@ -20,6 +23,9 @@ pub enum StoreError {
     /// Nobody: this attempt was overtaken; its writes no longer count.
     #[error("job {id}: attempt {attempt} was overtaken or ended")]
     Fenced { id: String, attempt: u32 },
+    /// Caller: an answer would be larger than it may be.
+    #[error("{what}: more than {max}: ask for less at once")]
+    TooMuch { what: &'static str, max: u64 },
     /// Operator: no space is left.
     #[error("{operation}: the disk is full ({path}): free some space and try again")]
     DiskFull { operation: &'static str, path: PathBuf },
@@ -35,9 +41,19 @@ pub enum StoreError {
     )]
     NewerSchema { path: PathBuf, found: i64, known: i64 },
     /// Operator: the SQLite that was linked has a known fault.
-    #[error("SQLite {found} is too old: at least {needed} is needed")]
-    OldSqlite { found: String, needed: &'static str },
+    #[error("{name} {found} is too old: at least {needed} is needed")]
+    OldDatabase { name: &'static str, found: String, needed: &'static str },
     /// Operator or bug: the database refuses.
+    #[error("{id} is held back: {why}")]
+    Held { id: String, why: String },
+    #[error("{id} is not approved, and the alias {alias} moves to approved versions only")]
+    NotApproved { id: String, alias: String },
+    #[error("{id} is what the protected alias {alias} points at")]
+    Aliased { id: String, alias: String },
+    #[error("{path} is not empty")]
+    NotEmpty { path: PathBuf },
+    #[error("{path} lies within the data folder")]
+    Within { path: PathBuf },
     #[error("database")]
     Database(#[source] sqlx::Error),
     /// Bug or damage: a row holds what this code never writes.
@@ -60,13 +76,16 @@ impl StoreError {
 
 /// SQLite's primary code for a full disk (or a database at its page limit).
 const SQLITE_FULL: i32 = 13;
+/// PostgreSQL's class of "insufficient resources", disk full.
+const POSTGRES_FULL: &str = "53100";
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         if let sqlx::Error::Database(ref database) = error {
             // Extended codes keep the primary one in their low byte.
-            let code = database.code().and_then(|code| code.parse::<i32>().ok());
-            if code.is_some_and(|code| code & 0xff == SQLITE_FULL) {
+            let code = database.code().unwrap_or_default();
+            let is_sqlite_full = || code.parse::<i32>().is_ok_and(|code| code & 0xff == SQLITE_FULL);
+            if code == POSTGRES_FULL || (code.len() < 5 && is_sqlite_full()) {
                 return StoreError::DiskFull {
                     operation: "write to the database",
                     path: crate::layout::DATABASE.into(),

@@ -93,6 +93,27 @@ pub(crate) fn try_lock(path: &Path) -> Result<Option<LockedFile>, StoreError> {
     }
 }
 
+/// Held by the process that works on a document: while it lives, nobody else calls the work broken off.
+#[derive(Debug)]
+pub struct WorkLock {
+    path: PathBuf,
+    _lock: LockedFile,
+}
+
+impl WorkLock {
+    /// `Ok(None)` when a living process works on it.
+    pub(crate) fn try_take(path: PathBuf) -> Result<Option<Self>, StoreError> {
+        Ok(try_lock(&path)?.map(|lock| Self { path, _lock: lock }))
+    }
+}
+
+impl Drop for WorkLock {
+    fn drop(&mut self) {
+        // A file that stays is unlocked, and says the same as none.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// Held while this process owns a job: proof that no other living process works on it.
 #[derive(Debug)]
 pub struct JobLock {

@@ -276,7 +276,7 @@ async fn finish_without_result(
 }
 
 async fn end(
-    transaction: &mut sqlx::Transaction<'static, sqlx::Sqlite>,
+    transaction: &mut crate::db::Transaction,
     claim: &Claim,
     state: State,
     message: &str,

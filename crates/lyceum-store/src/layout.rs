@@ -11,6 +11,8 @@
 //! DATA_DIR/files/ID/NAME                              what a request brought, under a name that leads nowhere else
 //! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
+//! DATA_DIR/responses/ID.json, ID.lock                 a kept answer, and who makes one of the background
+//! DATA_DIR/spool/OWNER.lock, OWNER.N.spool           what a process has not told the ledger yet
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
 //! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
@@ -109,6 +111,11 @@ impl Layout {
             return self.root.clone();
         }
         self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id))
+    }
+
+    /// What processes have not told the ledger yet.
+    pub fn spool(&self) -> PathBuf {
+        self.root.join("spool")
     }
 
     pub fn staging(&self) -> PathBuf {

@@ -5,12 +5,16 @@
 //! be. This crate knows no tensors and no HTTP; it takes the time as an argument.
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
-//! database), then one file per table: [`keys`], [`models`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`];
-//! [`selections`], [`runs`] and [`responses`] are documents in files.
+//! rows; [`Database`] says in which database), then one file per table: [`keys`], [`tenancy`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
+//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
+#[cfg(test)]
+mod conformance;
 pub mod data_files;
+mod database;
 mod db;
 mod error;
 pub mod evidence;
@@ -19,13 +23,18 @@ pub mod idempotency;
 pub mod jobs;
 pub mod keys;
 pub mod layout;
+pub mod ledger;
 pub mod models;
 pub mod privacy;
+pub mod registry;
 pub mod responses;
 pub mod runs;
 mod schema;
 pub mod selections;
+pub mod tenancy;
 
+pub use database::Database;
 pub use db::Store;
 pub use error::StoreError;
+pub use files::WorkLock;
 pub use layout::Layout;

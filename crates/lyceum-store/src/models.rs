@@ -1,12 +1,13 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
+use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
+use crate::registry::{self, Act, EventKind, NewEvent};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{Alias, JobId, ModelName, ModelRef, Project, VersionRef};
+use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
 use sha2::{Digest, Sha256};
-use sqlx::{Sqlite, Transaction};
 use std::path::{Path, PathBuf};
 
 /// A version that can be served.
@@ -83,7 +84,7 @@ pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
 /// The rows and the rename. Under the write lock no other process gives the same number, so a folder that
 /// lies at the new place without a row is what a crash left there.
 pub(crate) async fn publish_in(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     layout: &Layout,
     project: &Project,
     new: NewVersion,
@@ -164,7 +165,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// Commits; when the database refuses, the folder goes back into staging, whose owner removes it.
 pub(crate) async fn commit_or_take_back(
-    transaction: Transaction<'static, Sqlite>,
+    transaction: Transaction,
     version: &Version,
     staging: &Staging,
 ) -> Result<(), StoreError> {
@@ -246,44 +247,32 @@ pub async fn promote(
     Ok(before)
 }
 
-/// Points an alias at a version that is there.
-pub async fn set_alias(
+/// Deletes one version: it is gone for every reader at once, then its folder, then its row. A crash in
+/// between is finished by the next [`Store::open`]. Returns what was deleted.
+///
+/// # Errors
+/// [`StoreError::Aliased`]: a protected alias points at it. Other aliases go with it.
+pub async fn delete(
     store: &Store,
     project: &Project,
-    name: &ModelName,
-    alias: &Alias,
-    number: u32,
-) -> Result<(), StoreError> {
-    if alias.as_str() == "latest" {
-        let why = "always is the newest version and cannot be set";
-        return Err(lyceum_types::ids::BadId { what: "alias", text: "latest".into(), why }.into());
-    }
+    reference: &ModelRef,
+    act: &Act,
+) -> Result<Version, StoreError> {
+    let version = resolve(store, project, reference).await?;
     let mut transaction = store.write().await?;
-    let done = sqlx::query(
-        "INSERT INTO model_aliases (tenant, project, name, alias, version) \
-         SELECT tenant, project, name, $5, version FROM model_versions \
-         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'ready' \
-         ON CONFLICT (tenant, project, name, alias) DO UPDATE SET version = excluded.version",
+    let protected: Option<(String,)> = sqlx::query_as(
+        "SELECT alias FROM model_aliases \
+         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND protected = 1 ORDER BY alias LIMIT 1",
     )
     .bind(&project.tenant)
     .bind(&project.id)
-    .bind(name.as_str())
-    .bind(i64::from(number))
-    .bind(alias.as_str())
-    .execute(&mut *transaction)
+    .bind(version.name.as_str())
+    .bind(i64::from(version.number))
+    .fetch_optional(&mut *transaction)
     .await?;
-    if done.rows_affected() == 0 {
-        return Err(StoreError::NotFound { what: "model", id: format!("{name}@{number}") });
+    if let Some((alias,)) = protected {
+        return Err(StoreError::Aliased { id: version.id(), alias });
     }
-    transaction.commit().await?;
-    Ok(())
-}
-
-/// Deletes one version: it is gone for every reader at once, then its folder, then its row. A crash in
-/// between is finished by the next [`Store::open`]. Returns what was deleted.
-pub async fn delete(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
-    let version = resolve(store, project, reference).await?;
-    let mut transaction = store.write().await?;
     let done = sqlx::query(
         "UPDATE model_versions SET state = 'deleting' \
          WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'ready'",
@@ -297,6 +286,8 @@ pub async fn delete(store: &Store, project: &Project, reference: &ModelRef) -> R
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
     }
+    let event = NewEvent { kind: EventKind::Deleted, version: version.number, alias: None, before: None };
+    registry::record(&mut transaction, project, &version.name, event, act).await?;
     transaction.commit().await?;
     store.finish_deletions().await?;
     Ok(version)

@@ -1,11 +1,12 @@
 //! Budgets and spends of data sets. What a spend costs is mathematics that the caller hands in; here it is
 //! asked and written in one transaction, so that two jobs cannot both take the last of a budget.
 
+use crate::db::Transaction;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 /// What may be learnt from one data set, over all jobs.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,7 +135,7 @@ pub async fn take(
 }
 
 async fn of_data(
-    transaction: &mut Transaction<'static, Sqlite>,
+    transaction: &mut Transaction,
     project: &Project,
     data_sha256: &str,
 ) -> Result<Vec<Spend>, StoreError> {
@@ -148,7 +149,7 @@ async fn of_data(
     rows.iter().map(spend).collect()
 }
 
-fn budget(row: &SqliteRow) -> Result<Budget, StoreError> {
+fn budget(row: &AnyRow) -> Result<Budget, StoreError> {
     Ok(Budget {
         data_sha256: row.try_get("data_sha256")?,
         epsilon: row.try_get("epsilon")?,
@@ -158,7 +159,7 @@ fn budget(row: &SqliteRow) -> Result<Budget, StoreError> {
     })
 }
 
-fn spend(row: &SqliteRow) -> Result<Spend, StoreError> {
+fn spend(row: &AnyRow) -> Result<Spend, StoreError> {
     Ok(Spend {
         data_sha256: row.try_get("data_sha256")?,
         job: row.try_get("job")?,

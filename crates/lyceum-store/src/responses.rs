@@ -2,7 +2,7 @@
 //!
 //! An id is a UUID that begins with its time, so what has expired is told by its name alone.
 
-use crate::files::{create_private_dir, write_durably};
+use crate::files::{WorkLock, create_private_dir, write_durably};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
@@ -56,6 +56,16 @@ pub fn save(
     create_private_dir(&folder)?;
     trim(&folder, limits::RESPONSES_MAX - 1, now)?;
     write_durably(&path(&folder, id), json)
+}
+
+/// Takes an answer that is to be made in the background; `Ok(None)` when a living process makes it.
+///
+/// # Errors
+/// The disk.
+pub fn own(store: &Store, project: &Project, id: &ResponseId) -> Result<Option<WorkLock>, StoreError> {
+    let folder = store.layout().responses(project);
+    create_private_dir(&folder)?;
+    WorkLock::try_take(folder.join(format!("{}.lock", id.0)))
 }
 
 /// # Errors
@@ -144,6 +154,10 @@ mod tests {
         let later = Timestamp::from_millis(now.millis() + kept + 60_000);
         assert!(matches!(read(&store, &ours, &second, later), Err(StoreError::NotFound { .. })));
         assert_eq!(std::fs::read_dir(store.layout().responses(&ours)).unwrap().count(), 0);
+        let lock = own(&store, &ours, &second).unwrap();
+        assert!(lock.is_some() && own(&store, &ours, &second).unwrap().is_none(), "somebody makes it");
+        drop(lock);
+        assert_eq!(std::fs::read_dir(store.layout().responses(&ours)).unwrap().count(), 0, "no file is left");
         for wrong in ["resp_", "resp_../../x", "rob_00000000000000000000000000000000"] {
             assert!(ResponseId::parse(wrong).is_none(), "{wrong}");
         }

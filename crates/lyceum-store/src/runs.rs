@@ -1,7 +1,7 @@
 //! Background runs: one JSON document each, rewritten as the run goes on, beside the rows that it found and a lock
 //! that says whether the process that works on it lives.
 
-use crate::files::{LockedFile, create_private_dir, try_lock, write_durably};
+use crate::files::{WorkLock, create_private_dir, write_durably};
 use crate::{Store, StoreError};
 use lyceum_types::ids::Project;
 use std::path::PathBuf;
@@ -51,28 +51,13 @@ impl RunId {
     }
 }
 
-/// Held by the process that works on a run.
-#[derive(Debug)]
-pub struct RunLock {
-    path: PathBuf,
-    _lock: LockedFile,
-}
-
-impl Drop for RunLock {
-    fn drop(&mut self) {
-        // A file that stays is unlocked, and says the same as none.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 /// Takes a run; `Ok(None)` when a living process works on it.
 ///
 /// # Errors
 /// The disk.
-pub fn own(store: &Store, project: &Project, id: &RunId) -> Result<Option<RunLock>, StoreError> {
+pub fn own(store: &Store, project: &Project, id: &RunId) -> Result<Option<WorkLock>, StoreError> {
     create_private_dir(&store.layout().runs(project))?;
-    let path = path(store, project, id, "lock");
-    Ok(try_lock(&path)?.map(|lock| RunLock { path, _lock: lock }))
+    WorkLock::try_take(path(store, project, id, "lock"))
 }
 
 /// Writes the document, whole or not at all.

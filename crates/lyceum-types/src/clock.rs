@@ -40,6 +40,16 @@ impl Timestamp {
     }
 }
 
+/// The calendar month of a moment, UTC: from its first millisecond to the one after its last.
+pub fn month(now: Timestamp) -> (i64, i64) {
+    const DAY: i64 = 86_400_000;
+    let today = now.millis().div_euclid(DAY);
+    let first = today - (civil(today).2 - 1);
+    // The first of a month and 31 days is in the next month, whatever its length.
+    let next = first + 31 - (civil(first + 31).2 - 1);
+    (first * DAY, next * DAY)
+}
+
 /// Year, month and day of a number of days since 1970-01-01 (Hinnant, "chrono-compatible low-level date
 /// algorithms"): years begin in March, so that the leap day is their last.
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -52,4 +62,26 @@ fn civil(days: i64) -> (i64, i64, i64) {
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
     let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn months_begin_where_the_one_before_ends() {
+        let day = |text: &str| {
+            let at = (0..40_000).map(|day| Timestamp::from_millis(day * 86_400_000));
+            at.into_iter().find(|at| at.date_time().starts_with(text)).map(Timestamp::millis)
+        };
+        for (now, first, next) in [
+            ("2024-02-29", "2024-02-01", "2024-03-01"),
+            ("2026-11-01", "2026-11-01", "2026-12-01"),
+            ("2026-12-31", "2026-12-01", "2027-01-01"),
+            ("2027-02-28", "2027-02-01", "2027-03-01"),
+        ] {
+            let now = Timestamp::from_millis(day(now).unwrap() + 86_399_999);
+            assert_eq!(month(now), (day(first).unwrap(), day(next).unwrap()));
+        }
+    }
 }

@@ -173,6 +173,18 @@ pub struct FileId(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(String);
 
+/// `admin_key_` and 32 hexadecimal digits: the public id of an organisation's key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AdminKeyId(String);
+
+/// `user_` and 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(String);
+
+/// `svc_acct_` and 32 hexadecimal digits: a program that has keys of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServiceAccountId(String);
+
 macro_rules! prefixed_id {
     ($name:ident, $prefix:literal, $what:literal) => {
         impl $name {
@@ -210,6 +222,9 @@ prefixed_id!(JobId, "job_", "job id");
 prefixed_id!(SelectionId, "sel_", "model selection id");
 prefixed_id!(FileId, "file_", "file id");
 prefixed_id!(KeyId, "key_", "key id");
+prefixed_id!(AdminKeyId, "admin_key_", "admin key id");
+prefixed_id!(UserId, "user_", "user id");
+prefixed_id!(ServiceAccountId, "svc_acct_", "service account id");
 
 impl SelectionId {
     /// A choice and the job that makes it have the same digits.
@@ -222,31 +237,53 @@ impl SelectionId {
     }
 }
 
-/// What a key may do.
+/// What a key may do. A project's key has the first three, an organisation's key the last two; neither kind ever
+/// covers what the other is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KeyScope {
     /// Ask models and list them.
     Inference,
     /// Read readiness, metrics and the API document.
     Metrics,
-    /// Everything.
+    /// Everything within the project.
     Admin,
+    /// Read what the organisation has: projects, people, keys without their secrets, limits, the audit log.
+    OrganizationRead,
+    /// Change it.
+    OrganizationWrite,
 }
 
 impl KeyScope {
-    pub const ALL: [KeyScope; 3] = [KeyScope::Inference, KeyScope::Metrics, KeyScope::Admin];
+    pub const ALL: [KeyScope; 5] = [
+        KeyScope::Inference,
+        KeyScope::Metrics,
+        KeyScope::Admin,
+        KeyScope::OrganizationRead,
+        KeyScope::OrganizationWrite,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             KeyScope::Inference => "inference",
             KeyScope::Metrics => "metrics",
             KeyScope::Admin => "admin",
+            KeyScope::OrganizationRead => "organization.read",
+            KeyScope::OrganizationWrite => "organization.write",
         }
+    }
+
+    /// Whether it belongs to an organisation's key.
+    pub fn is_of_organization(self) -> bool {
+        matches!(self, KeyScope::OrganizationRead | KeyScope::OrganizationWrite)
     }
 
     /// Whether a key with this scope passes where `needed` is asked.
     pub fn covers(self, needed: KeyScope) -> bool {
-        self == KeyScope::Admin || self == needed
+        match self {
+            KeyScope::Admin => !needed.is_of_organization(),
+            KeyScope::OrganizationWrite => needed.is_of_organization(),
+            scope => scope == needed,
+        }
     }
 }
 
@@ -254,10 +291,13 @@ impl FromStr for KeyScope {
     type Err = BadId;
 
     fn from_str(text: &str) -> Result<Self, BadId> {
-        Self::ALL
-            .into_iter()
-            .find(|scope| scope.as_str() == text)
-            .ok_or_else(|| bad("key scope", text, "must be inference, metrics or admin"))
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
+            bad(
+                "key scope",
+                text,
+                "must be inference, metrics, admin, organization.read or organization.write",
+            )
+        })
     }
 }
 
@@ -294,6 +334,22 @@ mod tests {
             assert!(version(text).is_err(), "{text:?}");
         }
         assert_eq!("org/a@12".parse::<ModelRef>().unwrap().to_string(), "org/a@12");
+    }
+
+    #[test]
+    fn a_projects_key_never_covers_the_organisation_and_the_other_way_round() {
+        for scope in KeyScope::ALL {
+            assert_eq!(scope.as_str().parse::<KeyScope>(), Ok(scope));
+            for needed in KeyScope::ALL {
+                let same_kind = scope.is_of_organization() == needed.is_of_organization();
+                let is_all = matches!(scope, KeyScope::Admin | KeyScope::OrganizationWrite);
+                assert_eq!(
+                    scope.covers(needed),
+                    same_kind && (is_all || scope == needed),
+                    "{scope} {needed}"
+                );
+            }
+        }
     }
 
     #[test]

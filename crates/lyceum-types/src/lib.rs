@@ -11,5 +11,7 @@ pub mod control;
 pub mod ids;
 pub mod limits;
 pub mod manifest;
+pub mod short;
 pub mod spec;
 pub mod suggest;
+pub mod tenancy;

@@ -15,8 +15,13 @@ pub const CLASSES_MAX: usize = 65_536;
 
 /// How long a writer waits for another process's transaction.
 pub const DATABASE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS handshakes under way at once, and how long one may take.
+pub const TLS_HANDSHAKES_MAX: usize = 256;
+pub const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that only read.
 pub const DATABASE_READERS: u32 = 4;
+/// Of what a person writes beside an act.
+pub const NOTE_CHARS_MAX: usize = 2_000;
 /// Living and dead keys that one project may have.
 pub const KEYS_MAX: i64 = 10_000;
 /// The longest name of a key.
@@ -103,6 +108,12 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
 pub const RESPONSES_MAX: usize = 4096;
 pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Answers of the background that are made at once; the engine batches them with everybody else's.
+pub const BACKGROUND_RESPONSES_AT_ONCE: usize = 16;
+/// Answers of the background that wait or are made.
+pub const BACKGROUND_RESPONSES_MAX: usize = 256;
+/// How long an answer of the background may take, once it has begun.
+pub const BACKGROUND_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Pairs of a metadata map, and the longest key and value of one (OpenAI's).
 pub const METADATA_PAIRS_MAX: usize = 16;
 pub const METADATA_KEY_CHARS_MAX: usize = 64;
@@ -127,6 +138,10 @@ pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
 
 /// Questions of one request.
 pub const QUESTIONS_MAX: usize = 400;
+/// Letters of a label that a language model is asked for.
+pub const LABEL_CHARS_MAX: usize = 256;
+/// Labels of all questions that one request asks a language model: each is a sequence of its own.
+pub const LABELS_OF_DECISION_MAX: usize = 2048;
 /// Choices of one question, and levels of one.
 pub const CHOICES_OF_QUESTION_MAX: usize = 255;
 /// Instances of one prediction.
@@ -219,3 +234,35 @@ pub const PREDICT_ROWS_A_BATCH: usize = 256;
 pub const PREDICT_TOKENS_A_BATCH: usize = 16_384;
 /// How long readiness may take to prove itself.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+// Tenancy.
+
+/// Projects of one organisation, its users, its admin keys; service accounts of one project.
+pub const PROJECTS_MAX: i64 = 10_000;
+pub const USERS_MAX: i64 = 10_000;
+pub const ADMIN_KEYS_MAX: i64 = 10_000;
+pub const SERVICE_ACCOUNTS_MAX: i64 = 10_000;
+/// The longest name of a project, a user or a service account, and the longest address of a user.
+pub const TENANCY_NAME_CHARS_MAX: usize = 256;
+pub const EMAIL_CHARS_MAX: usize = 254;
+/// Objects of one page of administration, and how many where the request does not say (OpenAI's).
+pub const ADMINISTRATION_LISTED_MAX: u32 = 100;
+pub const ADMINISTRATION_LISTED_DEFAULT: u32 = 20;
+/// The longest life of an admin key over HTTP, in seconds (OpenAI's).
+pub const ADMIN_KEY_SECONDS_MAX: u64 = 31_536_000;
+/// The longest time that a replaced key lives on beside its successor.
+pub const KEY_OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Models that one project's list may name.
+pub const MODEL_PERMISSIONS_MAX: usize = 1000;
+/// Limits of one project: its own, its models', its keys'.
+pub const RATE_LIMITS_MAX: i64 = 10_000;
+/// The largest limit, which is also what holds where none was set.
+pub const RATE_MAX: u64 = 1_000_000_000;
+/// How old what is known of a key or a project may be: what another process changes counts after it.
+pub const STANDING_STALE_MAX: Duration = Duration::from_millis(500);
+/// Keys and projects that are known by heart; beyond it they are read again.
+pub const STANDINGS_MAX: usize = 65_536;
+/// Subjects whose rates are counted; those that have nothing counted leave first.
+pub const RATES_COUNTED_MAX: usize = 262_144;
+/// How often failed logins are summed up in the audit log.
+pub const LOGIN_FAILURES_EVERY: Duration = Duration::from_secs(60);

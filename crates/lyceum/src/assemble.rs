@@ -8,9 +8,10 @@ use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use std::sync::Arc;
 
-/// Opens the data folder; makes it where there is none.
+/// Opens the data folder and the database; makes what is not there.
 pub async fn store(config: &Config) -> Result<Store, Failure> {
-    Ok(Store::open(Layout::new(&config.data_dir.value), Timestamp::now()).await?)
+    let (layout, database) = (Layout::new(&config.data_dir.value), config.database.value.clone());
+    Ok(Store::open_at(layout, database, Timestamp::now()).await?)
 }
 
 /// The use cases over this store, with the processor as the device, within the configured bounds.

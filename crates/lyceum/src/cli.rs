@@ -71,6 +71,14 @@ pub enum Command {
     Card(commands::card::Card),
     /// Let the bare name serve a version that its gate held back
     Promote(commands::promote::Promote),
+    /// Names that move between versions, as digits@prod
+    Alias(commands::alias::Alias),
+    /// Take responsibility for a version, as protected aliases ask for
+    Approve(commands::alias::Approve),
+    /// From the data's hashes to the names that are served
+    Lineage(commands::lineage::Lineage),
+    /// Back up, verify and restore everything
+    Backup(commands::backup::Backup),
     /// Show the imported models that a running server has in memory
     Ps(commands::ps::Ps),
     /// Let a running server take a model out of memory
@@ -89,6 +97,10 @@ pub enum Command {
     Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
+    /// Organisations, projects, people, admin keys, limits, retention
+    Admin(commands::admin::Admin),
+    /// The log of what was done by whom
+    Audit(commands::audit::Audit),
     /// Measure speed, beside a peer's
     Bench(commands::bench::Bench),
     /// Check this machine and the data folder

@@ -4,6 +4,7 @@
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
 use crate::serving::{self, Serving};
+use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -40,17 +41,22 @@ pub struct Setting<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub data_dir: Setting<PathBuf>,
+    /// Where the rows are: in the data folder, or on a PostgreSQL server.
+    pub database: Setting<Database>,
     /// 0: all cores.
     pub threads: Setting<usize>,
     pub host: Setting<String>,
     pub port: Setting<u16>,
+    /// A certificate with its chain, and its key, as PEM files; both or neither.
+    pub tls_cert: Setting<Option<PathBuf>>,
+    pub tls_key: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
 }
 
-const OWN_KEYS: [&str; 5] = ["data_dir", "threads", "host", "port", "log"];
+const OWN_KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and the key for a running server.
 const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
@@ -89,9 +95,12 @@ impl Config {
     pub fn load(flags: &Global, sources: &Sources) -> Result<Self, Failure> {
         let mut config = Config {
             data_dir: default(sources.default_data_dir.clone()),
+            database: default(Database::Sqlite),
             threads: default(0),
             host: default("127.0.0.1".into()),
             port: default(8317),
+            tls_cert: default(None),
+            tls_key: default(None),
             log: default("warn".into()),
             serving: Serving::default(),
         };
@@ -118,9 +127,12 @@ impl Config {
     pub fn rows(&self) -> Vec<(&'static str, String, &Origin)> {
         let mut rows = vec![
             ("data_dir", self.data_dir.value.display().to_string(), &self.data_dir.origin),
+            ("database", self.database.value.to_string(), &self.database.origin),
             ("threads", self.threads.value.to_string(), &self.threads.origin),
             ("host", self.host.value.clone(), &self.host.origin),
             ("port", self.port.value.to_string(), &self.port.origin),
+            ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
+            ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
         rows.extend(self.serving.rows());
@@ -178,7 +190,9 @@ impl Config {
             };
             // A path in a file is relative to the file's folder.
             let written = match (name, path.parent()) {
-                ("data_dir", Some(folder)) => folder.join(&written).display().to_string(),
+                ("data_dir" | "tls_cert" | "tls_key", Some(folder)) => {
+                    folder.join(&written).display().to_string()
+                }
                 _ => written,
             };
             if let Err(message) = self.set(name, &written, origin) {
@@ -217,7 +231,10 @@ impl Config {
         }
         match key {
             "data_dir" => self.data_dir = Setting { value: PathBuf::from(text), origin },
+            "database" => self.database = Setting { value: text.parse()?, origin },
             "host" => self.host = Setting { value: text.to_owned(), origin },
+            "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
+            "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
@@ -231,6 +248,10 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn shown(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string())
 }
 
 fn is_key(name: &str) -> bool {

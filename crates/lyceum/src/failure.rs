@@ -408,6 +408,22 @@ impl From<ServiceError> for Failure {
                     "lyceum doctor checks this machine; a damaged model must be trained or imported again";
                 Failure::new(Exit::Failed, "internal", operation, causes(source.as_ref()), fix)
             }
+            ServiceError::ModelForbidden { .. } => {
+                let fix = "lyceum admin models shows and changes which models a project may ask";
+                Failure::new(Exit::Auth, "model_forbidden", text, "the project's list says so", fix)
+            }
+            ServiceError::ProjectArchived { .. } => {
+                let fix = "make another project with lyceum admin projects create";
+                Failure::new(Exit::Conflict, "project_archived", text, "it has ended for good", fix)
+            }
+            ServiceError::Refused { code, .. } => {
+                let fix = "lyceum admin --help shows what there is to do";
+                Failure::new(Exit::Conflict, code, text, "what is there does not allow it", fix)
+            }
+            ServiceError::RateLimited(_) => {
+                let fix = "lyceum admin limits shows and changes what may be asked";
+                Failure::new(Exit::Quota, "rate_limit_exceeded", text, "a limit is reached", fix)
+            }
             ServiceError::KeyMissing
             | ServiceError::KeyRefused { .. }
             | ServiceError::ScopeMissing { .. } => {
@@ -479,6 +495,10 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
+            StoreError::Refused { code, message } => {
+                let fix = "lyceum admin --help shows what there is to do";
+                Failure::new(Exit::Conflict, code, message, "what is there does not allow it", fix)
+            }
             StoreError::JobState { .. } => {
                 let fix = "lyceum jobs ls shows the state of each job";
                 Failure::new(Exit::Conflict, "job_state", text, "its state does not allow it", fix)
@@ -486,6 +506,18 @@ impl From<StoreError> for Failure {
             StoreError::JobOwned { .. } => {
                 let fix = "wait for it, or lyceum jobs cancel it first";
                 Failure::new(Exit::Conflict, "job_owned", text, "two processes cannot train one job", fix)
+            }
+            StoreError::Held { .. } => {
+                let fix = "lyceum promote NAME@N, if you take that; or point the alias at another version";
+                Failure::new(Exit::Conflict, "held", text, "its gate found it worse than what is served", fix)
+            }
+            StoreError::NotApproved { .. } => {
+                let fix = "lyceum approve NAME@N --note \"what it rests on\"";
+                Failure::new(Exit::Conflict, "not_approved", text, "the alias is protected", fix)
+            }
+            StoreError::Aliased { .. } => {
+                let fix = "point the alias at another version first: lyceum alias set NAME@N ALIAS";
+                Failure::new(Exit::Conflict, "aliased", text, "who asks for the alias would get nothing", fix)
             }
             StoreError::Fenced { .. } => {
                 let fix = "lyceum jobs ls shows who has it now";

@@ -9,7 +9,8 @@ use axum::Extension;
 use axum::extract::State;
 use lyceum_service::decisions;
 
-/// Answers typed questions about a text, a picture or a row of a table with a trained classifier.
+/// Answers typed questions about a text, a picture or a row of a table: with a trained classifier, or about a text with
+/// a language model, from its probabilities.
 #[utoipa::path(post, path = "/v1/decisions", tag = "openai", request_body = Body, responses(
     (status = 200, body = Decision), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),

@@ -13,8 +13,8 @@ use axum::extract::{Multipart, Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use lyceum_service::ServiceError;
 use lyceum_service::files::{self, Described, Received, Receiving};
+use lyceum_service::{ServiceError, retention};
 use lyceum_types::limits;
 use serde_json::json;
 use std::time::Duration;
@@ -42,6 +42,7 @@ pub async fn create(
     if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|e| *e != "identity") {
         return Err(ApiError::compressed(&String::from_utf8_lossy(encoding.as_bytes())));
     }
+    retention::require_kept(&api.service, &caller.project, "file", "its bytes").await?;
     let key = idempotent::key(&headers)?;
     let form = form.map_err(|_| ApiError::not_a_form())?;
     let Ok(_place) = api.uploads.clone().try_acquire_owned() else {

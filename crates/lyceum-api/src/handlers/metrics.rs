@@ -29,6 +29,10 @@ fn text(api: &Api) -> String {
         let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
         line(&mut out, "lyceum_http_request_seconds_sum", &labels, finished.seconds);
     }
+    family(&mut out, "lyceum_login_failures_total", "counter", "Requests whose key was refused.");
+    for (code, count) in lyceum_service::standing::login_failures(&api.service) {
+        line(&mut out, "lyceum_login_failures_total", &format!("code=\"{code}\""), count as f64);
+    }
     let load = api.service.engine().load();
     for (name, help, value) in [
         (

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod model_selections;
 pub mod models;
 pub mod openapi;
+pub mod organization;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;

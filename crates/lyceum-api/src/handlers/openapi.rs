@@ -2,7 +2,8 @@
 
 use super::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, predict, privacy, rerank, residents, responses, robustness, tokens,
+    model_selections, models, organization, predict, privacy, rerank, residents, responses, robustness,
+    tokens,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +25,22 @@ use utoipa::{Modify, OpenApi};
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
+        organization::projects::list, organization::projects::create, organization::projects::find,
+        organization::projects::modify, organization::projects::archive, organization::projects::permissions,
+        organization::projects::set_permissions, organization::projects::delete_permissions,
+        organization::retention::find, organization::retention::modify, organization::retention::find_of_project,
+        organization::retention::modify_of_project, organization::keys::list, organization::keys::find,
+        organization::keys::delete, organization::keys::rotate, organization::people::list_users,
+        organization::people::find_user, organization::people::modify_user, organization::people::delete_user,
+        organization::people::list_members, organization::people::create_member, organization::people::find_member,
+        organization::people::modify_member, organization::people::delete_member,
+        organization::people::list_accounts, organization::people::create_account,
+        organization::people::find_account, organization::people::modify_account,
+        organization::people::delete_account, organization::people::create_account_key,
+        organization::admin_keys::list, organization::admin_keys::create, organization::admin_keys::find,
+        organization::admin_keys::delete, organization::admin_keys::rotate, organization::limits::list,
+        organization::limits::modify, organization::audit::list, organization::invites::list,
+        organization::invites::create, organization::invites::find, organization::invites::delete,
     ),
     modifiers(&Key),
     security(("key" = []))

@@ -148,6 +148,7 @@ impl Body {
             messages: self.messages,
             n,
             max_tokens: max_tokens.map(|n| n as usize),
+            in_background: false,
             sampling: sampling.parse()?,
             stop: stops(self.stop)?,
             stop_ids: self.stop_token_ids.unwrap_or_default(),

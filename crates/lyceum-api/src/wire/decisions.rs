@@ -22,7 +22,7 @@ pub struct Body {
     pub model: String,
     /// A text, or one user message with one part: text, an image as a data URL, or a JSON object of features.
     pub input: InputBody,
-    /// 1 to 400 questions, whose labels are those of the model.
+    /// 1 to 400 questions. A trained classifier answers those whose labels are its own; a language model any.
     pub questions: Vec<QuestionBody>,
     /// Ours: a certificate of the input's class.
     pub certify: Option<CertifyBody>,
@@ -149,11 +149,12 @@ pub enum Detail {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 #[schema(as = DecisionQuestion)]
 pub enum QuestionBody {
-    /// The probability of the label that `instructions` or `name` says, or of the positive one of two.
+    /// The probability of the label that `instructions` or `name` says, or of the positive one of two; of a language
+    /// model, that of `yes` beside `no`.
     Predicate { instructions: Instructions, name: Option<String> },
-    /// The choices are the labels of the model.
+    /// The choices are the labels of a trained model; of a language model, whatever is asked.
     Choice { instructions: Instructions, choices: Vec<ChoiceBody>, name: Option<String> },
-    /// The levels are the labels of the model, from the lowest to the highest.
+    /// The levels, from the lowest to the highest; of a trained model, its labels.
     Score { instructions: Instructions, levels: Vec<LevelBody>, name: Option<String> },
 }
 
@@ -169,7 +170,6 @@ pub enum Instructions {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DecisionChoice)]
-#[expect(dead_code, reason = "accepted, without effect")]
 pub struct ChoiceBody {
     pub value: ChoiceValueBody,
     pub description: Option<String>,
@@ -186,7 +186,6 @@ pub enum ChoiceValueBody {
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DecisionLevel)]
-#[expect(dead_code, reason = "accepted, without effect")]
 pub struct LevelBody {
     pub label: String,
     pub description: Option<String>,
@@ -215,21 +214,20 @@ impl Body {
     }
 }
 
-/// A classifier reads one thing: what else stands in the input would change the answer of a language model,
-/// so it is refused here and not dropped.
+/// One thing is read: what else stands in the input would change an answer, so it is refused here and not dropped.
 fn content(input: InputBody) -> Result<Content, ApiError> {
     let messages = match input {
         InputBody::Text(text) => return Ok(Content::Text(text)),
         InputBody::Messages(messages) => messages,
     };
     let [message] = <[Value; 1]>::try_from(messages).map_err(|messages: Vec<Value>| {
-        let message = format!("input: {} items; a trained classifier reads one user message", messages.len());
+        let message = format!("input: {} items; decisions read one user message", messages.len());
         ApiError::field("input", "unsupported_value", message)
     })?;
     let message: Message = reparse("input[0]", &message)?;
     let _ = message.kind;
     if message.role != Role::User {
-        let text = "input[0].role: a trained classifier reads one message with the role \"user\"";
+        let text = "input[0].role: decisions read one message with the role \"user\"";
         return Err(ApiError::field("input[0].role", "unsupported_value", text));
     }
     let parts = match message.content {
@@ -237,7 +235,7 @@ fn content(input: InputBody) -> Result<Content, ApiError> {
         ContentBody::Parts(parts) => parts,
     };
     let [part] = <[Value; 1]>::try_from(parts).map_err(|parts: Vec<Value>| {
-        let message = format!("input[0].content: {} parts; a trained classifier reads one", parts.len());
+        let message = format!("input[0].content: {} parts; decisions read one", parts.len());
         ApiError::field("input[0].content", "unsupported_value", message)
     })?;
     match reparse("input[0].content[0]", &part)? {
@@ -292,26 +290,32 @@ fn parse_question(i: usize, body: QuestionBody) -> Result<Question, ApiError> {
         let message = format!("{param}: {n} are not between 2 and {}", limits::CHOICES_OF_QUESTION_MAX);
         Err(ApiError::field(param, "invalid_value", message))
     };
+    let mut descriptions = Vec::new();
     let (instructions, name, kind) = match body {
         QuestionBody::Predicate { instructions, name } => (instructions, name, Kind::Predicate),
         QuestionBody::Choice { instructions, choices, name } => {
             bounded("choices", choices.len())?;
-            let values: Vec<ChoiceValue> = choices.into_iter().map(|choice| choice.value.into()).collect();
+            let read = |choice: ChoiceBody| {
+                descriptions.push(choice.description);
+                choice.value.into()
+            };
+            let values: Vec<ChoiceValue> = choices.into_iter().map(read).collect();
             (instructions, name, Kind::Choice(values))
         }
         QuestionBody::Score { instructions, levels, name } => {
             bounded("levels", levels.len())?;
-            (instructions, name, Kind::Score(levels.into_iter().map(|level| level.label).collect()))
+            let read = |level: LevelBody| {
+                descriptions.push(level.description);
+                level.label
+            };
+            (instructions, name, Kind::Score(levels.into_iter().map(read).collect()))
         }
     };
     let Instructions::Text(instructions) = instructions else {
-        return Err(unsupported(
-            &at("instructions"),
-            "a trained classifier reads no parts here; send a text",
-        ));
+        return Err(unsupported(&at("instructions"), "no parts are read here; send a text"));
     };
     advisory(&at("name"), name.as_deref())?;
-    Ok(Question { name, instructions, kind })
+    Ok(Question { name, instructions, kind, descriptions })
 }
 
 impl From<ChoiceValueBody> for ChoiceValue {
@@ -418,7 +422,7 @@ pub struct OutputTokensDetails {
 impl Decision {
     pub fn new(decision: decisions::Decision, extras: Extras) -> Self {
         let explanation = decision.explanation.as_ref().map(|e| explanation(e, extras));
-        let input_tokens = decision.input_tokens;
+        let (input_tokens, cached_tokens) = (decision.input_tokens, decision.cached_tokens);
         let certificate = decision.promised.certificates.and_then(|mut all| all.pop());
         let prediction_set = decision.promised.sets.and_then(|mut all| all.pop());
         Self {
@@ -430,7 +434,7 @@ impl Decision {
             answers: decision.answers.into_iter().map(answer_body).collect(),
             usage: DecisionUsage {
                 input_tokens,
-                input_tokens_details: InputTokensDetails { cache_write_tokens: 0, cached_tokens: 0 },
+                input_tokens_details: InputTokensDetails { cache_write_tokens: 0, cached_tokens },
                 output_tokens: 0,
                 output_tokens_details: OutputTokensDetails { reasoning_tokens: 0 },
                 total_tokens: input_tokens,

@@ -12,6 +12,7 @@ pub mod explanation;
 pub mod files;
 pub mod infer;
 pub mod models;
+pub mod organization;
 pub mod predict;
 pub mod privacy;
 pub mod rerank;
@@ -89,4 +90,10 @@ pub fn advisory(param: &str, text: Option<&str>) -> Result<(), ApiError> {
 pub fn path_model_ref(text: &str) -> Result<ModelRef, ApiError> {
     let id = || text.chars().take(limits::MODEL_REF_CHARS_MAX).collect();
     text.parse().map_err(|_| lyceum_service::ServiceError::ModelNotFound { id: id() }.into())
+}
+
+/// An id in a path or body of administration: what cannot be one is not found.
+pub fn organization_id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, ApiError> {
+    let id = || text.chars().take(64).collect();
+    text.parse().map_err(|_| lyceum_service::ServiceError::NotFound { what, id: id() }.into())
 }

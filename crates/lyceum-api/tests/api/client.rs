@@ -70,6 +70,17 @@ impl Client {
         parse(&bytes)
     }
 
+    /// What a client has read that leaves when it has seen `word`.
+    pub async fn leave_after(&self, path: &str, body: &Value, word: &str) -> String {
+        let headers = [("content-type", "application/json")];
+        let mut stream = self.open("POST", path, &headers, body.to_string()).await;
+        let mut bytes = Vec::new();
+        while !String::from_utf8_lossy(&bytes).contains(word) {
+            assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0, "{}", String::from_utf8_lossy(&bytes));
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// A connection on which the request has been sent.
     pub async fn open(
         &self,

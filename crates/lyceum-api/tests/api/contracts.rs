@@ -2,7 +2,8 @@
 
 use crate::house::{House, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
-use lyceum_store::models;
+use lyceum_store::registry;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use serde_json::{Value, json};
 
@@ -18,7 +19,9 @@ async fn models_are_listed_and_found_by_name_version_and_alias() {
     house.publish_table("org/flowers").await;
     let alias = "stable".parse().unwrap();
     let name = "flowers".parse().unwrap();
-    models::set_alias(house.service.store(), &Project::default_project(), &name, &alias, 1).await.unwrap();
+    let act = registry::Act { actor: "test".into(), note: String::new(), now: Timestamp::now() };
+    let project = Project::default_project();
+    registry::set_alias(house.service.store(), &project, (&name, &alias), (1, None), &act).await.unwrap();
     let list = house.client.get("/v1/models").await.json();
     let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["flowers@1", "flowers@2", "flowers", "org/flowers@1", "org/flowers"]);

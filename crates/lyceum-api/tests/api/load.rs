@@ -153,7 +153,6 @@ async fn ten_times_more_than_fits_is_answered_or_told_to_come_again_and_nothing_
         assert_eq!(answer.refused(429), (String::new(), "overloaded".to_owned()));
         assert_eq!(answer.json()["error"]["type"], "rate_limit_error");
         assert_eq!(answer.header("retry-after"), Some("1"));
-        assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("x-ratelimit")));
     }
     assert_eq!(n_answered, n_in, "whoever is let in is answered");
     for _ in 0..200 {

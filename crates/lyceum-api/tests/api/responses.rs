@@ -4,6 +4,7 @@ use crate::client::Answer;
 use crate::house::House;
 use crate::language::house;
 use lyceum_types::ids::KeyScope;
+use lyceum_types::limits;
 use serde_json::{Value, json};
 
 fn ask(extra: Value) -> Value {
@@ -198,4 +199,163 @@ async fn models_in_memory_are_listed_and_let_go() {
     assert_eq!(residents().await["data"], json!([]));
     assert_eq!(house.client.send("DELETE", "/v1/residents/tiny", &[], "").await.refused(404).1, "not_found");
     create(&house, json!({})).await;
+}
+
+/// An answer of the background, as its reply says it.
+async fn queue(house: &House, extra: Value) -> Value {
+    let mut body = json!({"background": true});
+    for (key, value) in extra.as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    let queued = create(house, body).await;
+    assert_eq!((&queued["status"], &queued["background"]), (&json!("queued"), &json!(true)), "{queued}");
+    assert_eq!((&queued["output"], &queued["usage"]), (&json!([]), &Value::Null));
+    queued
+}
+
+fn place(response: &Value) -> String {
+    format!("/v1/responses/{}", response["id"].as_str().unwrap())
+}
+
+async fn until(house: &House, path: &str, wanted: impl Fn(&str) -> bool) -> Value {
+    for _ in 0..4000 {
+        let response = house.client.get(path).await.json();
+        if wanted(response["status"].as_str().unwrap()) {
+            return response;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{path}: {}", house.client.get(path).await.text());
+}
+
+fn is_over(status: &str) -> bool {
+    !matches!(status, "queued" | "in_progress")
+}
+
+/// So many digits that nobody waits for the answer to end.
+fn endless() -> Value {
+    let schema = json!({"type": "object", "properties": {"a": {"type": "array", "minItems": 400, "maxItems": 900,
+        "items": {"type": "integer"}}}, "required": ["a"], "additionalProperties": false});
+    json!({"text": {"format": {"type": "json_schema", "name": "a", "schema": schema}}, "max_output_tokens": 1900,
+        "temperature": 0})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_background_is_what_it_would_be_with_somebody_waiting() {
+    let house = house().await;
+    let extra = json!({"include": ["message.output_text.logprobs"], "instructions": "be brief"});
+    let awaited = create(&house, extra.clone()).await;
+    let path = place(&queue(&house, extra.clone()).await);
+    let ended = until(&house, &path, is_over).await;
+    assert_eq!((said(&ended), used(&ended)), (said(&awaited), used(&awaited)));
+    assert_eq!(
+        (&ended["status"], &ended["background"], &ended["id"]),
+        (&awaited["status"], &json!(true), &json!(path.rsplit('/').next().unwrap()))
+    );
+    // It has ended: nothing is left to cancel, and a conversation goes on from it.
+    assert_eq!(house.client.post(&format!("{path}/cancel"), &json!({})).await.json(), ended);
+    let on = create(&house, json!({"previous_response_id": ended["id"], "background": true})).await;
+    assert_eq!(until(&house, &place(&on), is_over).await["previous_response_id"], ended["id"]);
+    // What is wrong with a request is told at once, and an answer that is not kept could not be fetched.
+    for (extra, param) in [
+        (json!({"store": false}), "background"),
+        (json!({"input": "a".repeat(3000)}), "input"),
+        (json!({"previous_response_id": "resp_1"}), "previous_response_id"),
+    ] {
+        let mut body = ask(extra);
+        body["background"] = json!(true);
+        assert_eq!(house.client.post("/v1/responses", &body).await.refused(400).0, param);
+    }
+    assert_eq!(house.client.get(&format!("{path}?stream=true")).await.refused(400).1, "not_a_stream");
+    assert_eq!(house.client.get(&format!("{path}?starting_after=1")).await.refused(400).0, "starting_after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_the_background_goes_on_without_its_reader_and_is_read_again() {
+    let house = house().await;
+    let mut body = ask(json!({"background": true, "stream": true}));
+    let events = typed(&house.client.post("/v1/responses", &body).await);
+    let names: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(names[..3], ["response.created", "response.queued", "response.in_progress"]);
+    let last = &events.last().unwrap()["response"];
+    let path = place(last);
+    assert_eq!(house.client.get(&path).await.json(), *last);
+    let again = |answer: Answer, from: usize| {
+        let events: Vec<Value> = answer
+            .text()
+            .split("\n\n")
+            .filter_map(|event| Some(serde_json::from_str(event.split_once("data: ")?.1).unwrap()))
+            .collect();
+        assert_eq!(events[0]["sequence_number"], from);
+        events
+    };
+    assert_eq!(again(house.client.get(&format!("{path}?stream=true")).await, 0), events);
+    let rest = again(house.client.get(&format!("{path}?stream=true&starting_after=4")).await, 5);
+    assert_eq!(rest, events[5..]);
+    // A reader leaves after the first events; another reads all of them to the end.
+    for (key, value) in endless().as_object().unwrap() {
+        body[key] = value.clone();
+    }
+    let begun = house.client.leave_after("/v1/responses", &body, "response.in_progress").await;
+    let id = begun.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().to_owned();
+    let path = format!("/v1/responses/{id}");
+    let events = again(house.client.get(&format!("{path}?stream=true&starting_after=1")).await, 2);
+    let last = events.last().unwrap();
+    assert_eq!(last["response"], house.client.get(&path).await.json());
+    assert!(is_over(last["response"]["status"].as_str().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_background_are_cancelled_deleted_and_told_after_a_crash() {
+    let house = house().await;
+    // Nothing is made while this test looks on, however busy the machine is.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    house
+        .service
+        .engine()
+        .with_device(move || {
+            let _ = held.recv();
+        })
+        .unwrap();
+    let mut paths = Vec::new();
+    for _ in 0..limits::BACKGROUND_RESPONSES_AT_ONCE + 2 {
+        paths.push(place(&queue(&house, endless()).await));
+    }
+    let begun = until(&house, &paths[0], |status| status == "in_progress").await;
+    assert_eq!(begun["completed_at"], Value::Null);
+    let last = paths.pop().unwrap();
+    assert_eq!(house.client.get(&last).await.json()["status"], "queued", "there are so many places");
+    for path in [&last, &paths[0]] {
+        let cancelled = house.client.post(&format!("{path}/cancel"), &json!({})).await.json();
+        assert_eq!(cancelled["status"], "cancelled", "{cancelled}");
+        let again = house.client.post(&format!("{path}/cancel"), &json!({})).await.json();
+        assert_eq!((&again, &house.client.get(path).await.json()), (&cancelled, &cancelled));
+    }
+    assert_eq!(house.client.send("DELETE", &paths[1], &[], "").await.json()["deleted"], true);
+    assert_eq!(house.client.get(&paths[1]).await.status, 404);
+    // What a process leaves that dies: a document that is not at its end, and no lock.
+    let folder = house.dir.path().join("responses");
+    let id = paths[2].rsplit('/').next().unwrap();
+    let text = std::fs::read_to_string(folder.join(format!("{id}.json"))).unwrap();
+    let dead = lyceum_service::responses::ResponseId::new();
+    std::fs::write(folder.join(format!("{}.json", dead.as_str())), text.replace(id, dead.as_str())).unwrap();
+    let told = house.client.get(&format!("/v1/responses/{}", dead.as_str())).await.json();
+    assert_eq!(
+        (&told["status"], &told["error"]["code"]),
+        (&json!("failed"), &json!("server_error")),
+        "{told}"
+    );
+    assert!(told["error"]["message"].as_str().unwrap().contains("ended before"));
+    for path in &paths[2..] {
+        house.client.post(&format!("{path}/cancel"), &json!({})).await;
+    }
+    drop(release);
+    let engine = house.service.engine();
+    for _ in 0..400 {
+        if engine.load().kv_pages_used == 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(engine.load().kv_pages_used, 0, "what was cancelled holds nothing");
 }

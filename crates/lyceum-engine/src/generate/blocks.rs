@@ -1,17 +1,17 @@
 //! Which page belongs to whom, and which full pages are kept for whoever begins with the same tokens.
 //!
-//! A full page is known by what it continues (another known page, or the beginning of a tenant's sequence) and
-//! by its tokens, compared exactly: no two different prefixes are ever taken for one. Known pages that nobody
+//! A full page is known by what it continues (another known page, or the beginning of a
+//! sequence of a tenant with an adapter or none) and by its tokens, compared exactly: no two different prefixes are ever taken for one. Known pages that nobody
 //! uses stay until their room is needed, the longest unused first. Nothing here touches the pages' contents.
 
-use super::sequence::Tenant;
+use super::sequence::Origin;
 use std::collections::{BTreeMap, HashMap};
 
 /// What a page continues.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Before {
-    /// It is the first of a sequence of this tenant.
-    Beginning(Tenant),
+    /// It is the first of a sequence of this tenant and adapter.
+    Beginning(Origin),
     /// The known page of this number; numbers are never used again.
     Known(u64),
 }
@@ -69,8 +69,8 @@ impl Blocks {
     }
 
     /// Takes the known pages that `tokens` begin with, at most `n_max`; and what the next page continues.
-    pub(crate) fn take_known(&mut self, tenant: Tenant, tokens: &[u32], n_max: usize) -> (Vec<u32>, Before) {
-        let (mut taken, mut before) = (Vec::new(), Before::Beginning(tenant));
+    pub(crate) fn take_known(&mut self, origin: Origin, tokens: &[u32], n_max: usize) -> (Vec<u32>, Before) {
+        let (mut taken, mut before) = (Vec::new(), Before::Beginning(origin));
         if !self.shares {
             return (taken, before);
         }
@@ -156,7 +156,9 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    const ME: Tenant = Tenant(1);
+    use crate::generate::Tenant;
+
+    const ME: Origin = Origin { tenant: Tenant(1), adapter: None };
 
     #[test]
     fn full_pages_are_found_by_their_whole_past_and_their_tenant() {
@@ -167,7 +169,12 @@ mod tests {
         assert_eq!(blocks.take_known(ME, &[5, 6, 7, 8, 9], 9).0, table);
         assert_eq!(blocks.take_known(ME, &[5, 6, 7, 8, 9], 1).0, table[..1]);
         assert!(blocks.take_known(ME, &[7, 8], 9).0.is_empty(), "the same tokens elsewhere");
-        assert!(blocks.take_known(Tenant(2), &[5, 6, 7, 8], 9).0.is_empty(), "another tenant");
+        for (other, what) in [
+            (Origin { tenant: Tenant(2), ..ME }, "another tenant"),
+            (Origin { adapter: Some(1), ..ME }, "an adapter"),
+        ] {
+            assert!(blocks.take_known(other, &[5, 6, 7, 8], 9).0.is_empty(), "{what}");
+        }
         blocks.check([table.to_vec(), table.to_vec(), table[..1].to_vec()].iter());
     }
 

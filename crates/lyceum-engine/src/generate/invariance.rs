@@ -1,16 +1,22 @@
-//! A real small decoder: whatever else runs, a request has the bytes of its answer and the bits of every
-//! log-probability that it has alone.
+//! Real small models, one with adapters over weights in blocks: whatever else runs, a request has the bytes of its
+//! answer and the bits of every log-probability that it has alone.
 
 use super::*;
 use crate::KvStorage;
 use crate::places::Door;
 use lyceum_kernels::pool::parallel_for;
+use lyceum_kernels::stored::Stored;
+use lyceum_models::causal_lm::{self, Source};
 use lyceum_models::model::{InputShape, ModelShape, OutputShape};
+use lyceum_nn::checkpoint::Checkpoint;
+use lyceum_nn::{Init, ParamKind, Params, weights};
+use lyceum_types::control::Control;
 use lyceum_types::spec::{
     ActivationSpec, ModelSpec, NormKind, Positional, TransformerSpec, TransformerVariant,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde_json::json;
 use std::sync::Mutex;
 
 const VOCABULARY: usize = 23;
@@ -51,6 +57,69 @@ fn model() -> Arc<Model> {
     Arc::new(model)
 }
 
+/// A checkpoint of normal numbers under these names.
+fn checkpoint(seed: u64, tensors: &[(String, Vec<usize>)]) -> Checkpoint {
+    let (mut params, mut rng) = (Params::new(), ChaCha8Rng::seed_from_u64(seed));
+    for (name, dims) in tensors {
+        let init = if dims.len() == 1 { Init::Ones } else { Init::Normal(0.35) };
+        params.add(name, dims, ParamKind::Weight, init, &mut rng);
+    }
+    Checkpoint::safetensors(vec![Box::new(weights::to_safetensors(&params).unwrap())]).unwrap()
+}
+
+/// A language model with grouped heads, its matrices in blocks of bytes, and three adapters of it.
+fn adapted() -> (Arc<Model>, Vec<Arc<Adapter>>) {
+    let config = json!({
+        "model_type": "qwen3", "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "max_position_embeddings": CONTEXT, "tie_word_embeddings": false,
+    });
+    let linear = [
+        ("self_attn.q_proj", 32, 32),
+        ("self_attn.k_proj", 16, 32),
+        ("self_attn.v_proj", 16, 32),
+        ("self_attn.o_proj", 32, 32),
+        ("mlp.gate_proj", 64, 32),
+        ("mlp.up_proj", 64, 32),
+        ("mlp.down_proj", 32, 64),
+    ];
+    let norms = [
+        ("input_layernorm", 32),
+        ("post_attention_layernorm", 32),
+        ("self_attn.q_norm", 8),
+        ("self_attn.k_norm", 8),
+    ];
+    let table = |name: &str| (name.to_owned(), vec![VOCABULARY, 32]);
+    let mut tensors = vec![table("model.embed_tokens.weight"), table("lm_head.weight")];
+    tensors.push(("model.norm.weight".into(), vec![32]));
+    for i in 0..2 {
+        let name = |part: &str| format!("model.layers.{i}.{part}.weight");
+        tensors.extend(linear.map(|(part, n, k)| (name(part), vec![n, k])));
+        tensors.extend(norms.map(|(part, n)| (name(part), vec![n])));
+    }
+    let source = Source::HuggingFace { config: &config };
+    let control = Control::new();
+    let loaded =
+        causal_lm::load(checkpoint(5, &tensors), source, Some(Stored::Q8_0), None, &control).unwrap();
+    assert!(loaded.notes.is_empty(), "every matrix is in blocks: {:?}", loaded.notes);
+    let model = Model::language(loaded);
+    let adapters = [(2, &linear[..]), (5, &linear[..1]), (3, &linear[2..6])].map(|(r, targets)| {
+        let names: Vec<&str> = targets.iter().map(|(part, ..)| part.rsplit_once('.').unwrap().1).collect();
+        let description = json!({"peft_type": "LORA", "r": r, "lora_alpha": 4 * r, "target_modules": names});
+        let factors = (0..2).flat_map(|i| {
+            targets.iter().flat_map(move |&(part, n, k)| {
+                let name = |factor| format!("base_model.model.model.layers.{i}.{part}.lora_{factor}.weight");
+                [(name("A"), vec![r, k]), (name("B"), vec![n, r])]
+            })
+        });
+        let checkpoint = checkpoint(r as u64, &factors.collect::<Vec<_>>());
+        Arc::new(
+            Adapter::from_peft(checkpoint, &description, model.language_config().unwrap(), &control).unwrap(),
+        )
+    });
+    (Arc::new(model), adapters.into())
+}
+
 /// One random request, made again for every run.
 #[derive(Clone)]
 struct Wish {
@@ -62,9 +131,10 @@ struct Wish {
     end: Option<u32>,
     tenant: u128,
     priority: Priority,
+    adapter: Option<Arc<Adapter>>,
 }
 
-fn wishes(n: usize) -> Vec<Wish> {
+fn wishes(n: usize, adapters: &[Arc<Adapter>]) -> Vec<Wish> {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     let tokens = |rng: &mut ChaCha8Rng, n: usize| -> Vec<u32> {
         (0..n).map(|_| rng.random_range(0..VOCABULARY as u32)).collect()
@@ -99,6 +169,7 @@ fn wishes(n: usize) -> Vec<Wish> {
             end: rng.random_bool(0.5).then(|| rng.random_range(0..VOCABULARY as u32)),
             tenant: rng.random_range(0..3),
             priority: if rng.random_bool(0.3) { Priority::Batch } else { Priority::Interactive },
+            adapter: adapters.get(rng.random_range(0..=adapters.len())).cloned(),
         }
     };
     (0..n).map(|_| one(&mut rng)).collect()
@@ -138,6 +209,7 @@ fn request(model: &Arc<Model>, wish: &Wish, i: usize, answers: &Answers) -> Gene
         end_tokens: wish.end.into_iter().collect(),
         tenant: Tenant(wish.tenant),
         priority: wish.priority,
+        adapter: wish.adapter.clone(),
         ..GenerateRequest::new(model.clone(), wish.prompt.clone(), wish.n_max, sink)
     }
 }
@@ -188,14 +260,15 @@ fn run(
 
 #[test]
 fn a_request_has_the_bits_that_it_has_alone() {
-    let (model, wishes) = (model(), wishes(300));
+    let (model, adapters) = adapted();
+    let wishes = wishes(500, &adapters);
     let (alone, _) = run(&model, &wishes, 1, limits(), None);
     let all = EngineLimits { prefix_cache: true, draft_tokens_max: 4, ..limits() };
     let page_bytes = model.kv_shape(0, KvStorage::F32).unwrap().page_bytes();
     let tiny = EngineLimits { kv_bytes_per_model_max: 7 * page_bytes, ..limits() };
     let ways = [
-        ("together", 300, limits()),
-        ("with kept beginnings", 300, EngineLimits { prefix_cache: true, ..limits() }),
+        ("together", 500, limits()),
+        ("with kept beginnings", 500, EngineLimits { prefix_cache: true, ..limits() }),
         ("with guesses", 3, EngineLimits { draft_tokens_max: 4, ..limits() }),
         ("in pieces of one", 20, EngineLimits { prefill_tokens_max: 1, ..limits() }),
         ("in pieces of seven", 40, EngineLimits { prefill_tokens_max: 7, step_tokens_max: 29, ..all }),
@@ -214,12 +287,20 @@ fn a_request_has_the_bits_that_it_has_alone() {
             assert!(got == want, "{name}, request {i}: {got:?}, alone {want:?}");
         }
     }
+    // What an adapter says is its own: without it, nearly every answer is another.
+    let plain: Vec<Wish> = wishes.iter().map(|wish| Wish { adapter: None, ..wish.clone() }).collect();
+    let (base, _) = run(&model, &plain, 500, all, None);
+    let adapted = |i: &usize| wishes[*i].adapter.is_some();
+    let n_changed = (0..500).filter(adapted).filter(|&i| base[i] != alone[i]).count();
+    let n_adapted = (0..500).filter(adapted).count();
+    assert!(n_adapted > 300 && n_changed * 10 > n_adapted * 8, "{n_changed} of {n_adapted} answers differ");
+    assert!((0..500).filter(|i| !adapted(i)).all(|i| base[i] == alone[i]), "the base's own answers");
     assert!(n_preempted > 50 && n_guessed > 50, "{n_preempted} gave way, {n_guessed} were guessed");
     // Inside a task of the pool, kernels run on one thread.
     let one_thread = Mutex::new(Vec::new());
     parallel_for(2, |task| {
         if task == 0 {
-            *one_thread.lock().unwrap() = run(&model, &wishes, 300, all, None).0;
+            *one_thread.lock().unwrap() = run(&model, &wishes, 500, all, None).0;
         }
     });
     assert!(one_thread.into_inner().unwrap() == alone, "on one thread");
@@ -227,7 +308,7 @@ fn a_request_has_the_bits_that_it_has_alone() {
 
 #[test]
 fn rounded_keys_and_values_are_as_indifferent_to_company() {
-    let (model, wishes) = (model(), wishes(60));
+    let (model, wishes) = (model(), wishes(60, &[]));
     for kv_storage in [KvStorage::Bf16, KvStorage::Int8] {
         let (alone, _) = run(&model, &wishes, 1, EngineLimits { kv_storage, ..limits() }, None);
         let all = EngineLimits { kv_storage, prefix_cache: true, draft_tokens_max: 4, ..limits() };
@@ -245,7 +326,7 @@ fn order_dependent(logits: &mut [f32], n_rows: usize) {
 
 #[test]
 fn a_kernel_whose_order_depends_on_the_batch_is_found_out() {
-    let (model, wishes) = (model(), wishes(40));
+    let (model, wishes) = (model(), wishes(40, &[]));
     let (alone, _) = run(&model, &wishes, 1, limits(), Some(order_dependent));
     let (together, _) = run(&model, &wishes, 40, limits(), Some(order_dependent));
     assert!(alone != together);
@@ -276,7 +357,7 @@ fn requests_that_are_cancelled_leave_at_once_and_those_that_can_never_fit_do_not
 
 #[test]
 fn models_beyond_the_bound_wait_for_their_turn() {
-    let (models, wishes) = ([model(), model(), model()], wishes(6));
+    let (models, wishes) = ([model(), model(), model()], wishes(6, &[]));
     let limits = EngineLimits { models_max: 1, ..limits() };
     let (alone, _) = run(&models[0], &wishes, 1, limits, None);
     let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); wishes.len()]));

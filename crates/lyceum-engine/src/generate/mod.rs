@@ -27,8 +27,9 @@ pub use mask::{BitMask, TokenMask};
 pub use sampler::Sampling;
 pub use sequence::{Priority, Tenant};
 
-use crate::{EngineError, EngineLimits, Gauges, Places};
+use crate::{EngineError, EngineLimits, Gauges, Metered, Places};
 use lyceum_models::Model;
+use lyceum_models::causal_lm::Adapter;
 use lyceum_models::decode::PAGE;
 use lyceum_nn::Workspace;
 use runner::Lane;
@@ -50,6 +51,8 @@ pub enum Flow {
 /// One sequence to continue.
 pub struct GenerateRequest {
     pub model: Arc<Model>,
+    /// What is added to the model's layers for this sequence; None: nothing.
+    pub adapter: Option<Arc<Adapter>>,
     /// What an encoder–decoder reads; None for decoders.
     pub source: Option<Vec<u32>>,
     /// At least one token (a decoder's prompt, or the begin token of a target).
@@ -75,6 +78,8 @@ pub struct GenerateRequest {
     pub mask: Option<Box<dyn TokenMask>>,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
+    /// Who counts what is done for it.
+    pub metered: Option<Metered>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
     pub sink: Sink,
@@ -85,6 +90,7 @@ impl GenerateRequest {
     pub fn new(model: Arc<Model>, prompt: Vec<u32>, n_tokens_max: usize, sink: Sink) -> Self {
         GenerateRequest {
             model,
+            adapter: None,
             source: None,
             prompt,
             n_tokens_max,
@@ -98,6 +104,7 @@ impl GenerateRequest {
             priority: Priority::Interactive,
             mask: None,
             kept: None,
+            metered: None,
             cancelled: None,
             sink,
         }
@@ -126,6 +133,11 @@ impl GenerateRequest {
         let refuse = |why: String| Err(EngineError::Input(why));
         if self.prompt.is_empty() {
             return refuse("the prompt has no token".into());
+        }
+        if let Some(adapter) = &self.adapter
+            && let Err(error) = adapter.fits(&self.model)
+        {
+            return refuse(error.to_string());
         }
         let vocabulary = self.model.shape.output.width();
         let beyond = |ids: &[u32]| ids.iter().find(|&&id| id as usize >= vocabulary).copied();

@@ -5,7 +5,7 @@ use super::sampler::{Sampler, report};
 use super::scheduler::{Limits, Row, Scheduler};
 use super::sequence::Sequence;
 use super::{Event, Finish, Flow, GenerateRequest, TokenEvent};
-use crate::{EngineError, EngineLimits, Places};
+use crate::{CountPrompt, EngineError, EngineLimits, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
 use lyceum_nn::Workspace;
@@ -38,6 +38,8 @@ struct Live {
     /// Events for tokens of the prompt.
     n_reported: usize,
     n_generated: usize,
+    /// Tokens of the prompt that its tally knows of.
+    n_counted: usize,
 }
 
 /// How a sequence goes on after a pass.
@@ -83,14 +85,24 @@ impl Lane {
 
     pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest, place: Places) {
         let n_positions = request.n_positions_max();
-        let mut sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
+        let adapter = request.adapter.as_ref().map(|adapter| adapter.id());
+        let sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
+        let mut sequence = sequence.with_adapter(adapter);
         sequence.priority = request.priority;
         // Rows of a prompt that are reported are all computed; what is written from a source depends on it.
         sequence.shares = !request.reports_prompt() && request.source.is_none();
         sequence.reports_prompt = request.reports_prompt() && request.prompt_alternatives().is_some();
         self.scheduler.add(sequence);
         let sampler = Sampler::new(request.sampling.clone(), request.mask.take(), &request.prompt);
-        let live = Live { request, _place: place, state: None, sampler, n_reported: 0, n_generated: 0 };
+        let live = Live {
+            request,
+            _place: place,
+            state: None,
+            sampler,
+            n_reported: 0,
+            n_generated: 0,
+            n_counted: 0,
+        };
         self.live.insert(id, live);
     }
 
@@ -134,6 +146,9 @@ impl Lane {
         if let (None, Some(kept)) = (&live.state, &live.request.kept) {
             kept.store(row.start, Ordering::Relaxed);
         }
+        if live.state.is_none() {
+            live.count_beginning(row.start);
+        }
         if live.state.is_none() || again {
             match model.start(ws, live.request.source.as_deref()) {
                 Ok(state) => live.state = Some(state),
@@ -168,7 +183,8 @@ impl Lane {
         let mut passed: Vec<DecodeRow<'_>> = Vec::with_capacity(rows.len());
         for ((state, tokens), row) in states.iter_mut().zip(&tokens).zip(rows) {
             let pages = &self.scheduler.get(row.id).pages;
-            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages });
+            let adapter = self.live[&row.id].request.adapter.as_deref();
+            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages, adapter });
         }
         let logits = model.decode(ws, self.pool.as_mut(), &mut passed);
         drop(passed);
@@ -237,6 +253,7 @@ impl Live {
         complete: bool,
         context: Option<usize>,
     ) -> Result<Next, EngineError> {
+        self.count_prompt(row.start + row.n);
         let reports = self.request.reports_prompt() && row.start < self.request.prompt.len();
         if reports && self.report_prompt(row, logits, width) == Flow::Stop {
             return Ok(Next::Over);
@@ -258,6 +275,9 @@ impl Live {
             self.sampler.accept(id)?;
             let logprobs = self.request.logprobs.map(|n| report(logits, id, n));
             self.n_generated += 1;
+            if let Some(metered) = &self.request.metered {
+                metered.tally.add_generated(1);
+            }
             if (self.request.sink)(Event::Token(TokenEvent { id, logprobs })) == Flow::Stop {
                 return Ok(Next::Over);
             }
@@ -271,6 +291,29 @@ impl Live {
             }
         }
         Ok(Next::Tokens(chosen))
+    }
+
+    /// The sequence begins, `n_cached` tokens of its prompt being computed already.
+    fn count_beginning(&mut self, n_cached: usize) {
+        let Some(Metered { tally, prompt: CountPrompt::Yes }) = &self.request.metered else { return };
+        match &self.request.source {
+            Some(source) => tally.add_prompt(source.len() as u64),
+            None => {
+                tally.add_cached(n_cached as u64);
+                tally.add_prompt(n_cached as u64);
+                self.n_counted = n_cached;
+            }
+        }
+    }
+
+    /// The model has seen the first `n_seen` tokens of prompt and answer.
+    fn count_prompt(&mut self, n_seen: usize) {
+        let Some(Metered { tally, prompt: CountPrompt::Yes }) = &self.request.metered else { return };
+        let n_seen = n_seen.min(self.request.prompt.len());
+        if self.request.source.is_none() && n_seen > self.n_counted {
+            tally.add_prompt((n_seen - self.n_counted) as u64);
+            self.n_counted = n_seen;
+        }
     }
 
     fn done(&mut self, finish: Finish) -> Next {

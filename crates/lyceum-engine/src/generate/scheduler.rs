@@ -114,7 +114,7 @@ impl Scheduler {
             return false;
         };
         self.running.iter().map(|id| &self.sequences[id]).any(|other| {
-            let reads = other.shares && other.tenant == sequence.tenant && other.n_unseen() > 1;
+            let reads = other.shares && other.origin() == sequence.origin() && other.n_unseen() > 1;
             let both = || other.tokens.iter().zip(&sequence.tokens[..sequence.tokens.len() - 1]);
             reads && both().take_while(|(a, b)| a == b).count() / blocks.page > other.n_remembered
         })
@@ -218,7 +218,7 @@ impl Scheduler {
         }
         sequence.pages.clear();
         (sequence.n_seen, sequence.n_remembered) = (0, 0);
-        sequence.before = Before::Beginning(sequence.tenant);
+        sequence.before = Before::Beginning(sequence.origin());
     }
 
     /// Lets a waiting sequence run when there is room, or when it can be had from a lower class.
@@ -243,14 +243,14 @@ impl Scheduler {
             if sequence.shares {
                 // The last token is always computed: its row says what comes next.
                 (sequence.pages, sequence.before) =
-                    blocks.take_known(sequence.tenant, &sequence.tokens, (n - 1) / blocks.page);
+                    blocks.take_known(sequence.origin(), &sequence.tokens, (n - 1) / blocks.page);
             }
             let n_known = sequence.pages.len();
             let missing = n.div_ceil(blocks.page) - n_known;
             if missing > blocks.available() {
                 blocks.release(&sequence.pages);
                 sequence.pages.clear();
-                sequence.before = Before::Beginning(sequence.tenant);
+                sequence.before = Before::Beginning(sequence.origin());
                 return false;
             }
             sequence.pages.extend((0..missing).map(|_| blocks.allocate().expect("they are available: bug")));

@@ -6,6 +6,14 @@ use super::blocks::Before;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Tenant(pub u128);
 
+/// Whose pages a sequence may begin with: those of its tenant, computed with its adapter or with none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Origin {
+    pub tenant: Tenant,
+    /// The adapter's number, never given twice.
+    pub adapter: Option<u64>,
+}
+
 /// Work of a lower class waits, and gives way, while there is work of a higher one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Priority {
@@ -18,6 +26,7 @@ pub enum Priority {
 pub(crate) struct Sequence {
     pub id: u64,
     pub tenant: Tenant,
+    pub adapter: Option<u64>,
     pub priority: Priority,
     /// Prompt and answer as far as they are known.
     pub tokens: Vec<u32>,
@@ -48,6 +57,7 @@ impl Sequence {
         Sequence {
             id,
             tenant,
+            adapter: None,
             priority: Priority::Interactive,
             n_prompt: prompt.len(),
             tokens: prompt,
@@ -59,9 +69,20 @@ impl Sequence {
             drafts: true,
             draft_rests: 0,
             n_remembered: 0,
-            before: Before::Beginning(tenant),
+            before: Before::Beginning(Origin { tenant, adapter: None }),
             n_charged: 0,
         }
+    }
+
+    /// The same with an adapter.
+    pub(crate) fn with_adapter(mut self, adapter: Option<u64>) -> Sequence {
+        self.adapter = adapter;
+        self.before = Before::Beginning(self.origin());
+        self
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        Origin { tenant: self.tenant, adapter: self.adapter }
     }
 
     /// Tokens that the model has not seen; one while an answer is being written.

@@ -257,11 +257,12 @@ fn a_known_beginning_is_not_computed_again_but_for_its_last_token() {
     scheduler.advance(&rows[0], &[9]);
     scheduler.remove(0);
     scheduler.add(prompt(1));
-    let mut other = prompt(2);
-    (other.tenant, other.before) = (Tenant(2), super::blocks::Before::Beginning(Tenant(2)));
     assert_eq!(scheduler.plan(), [Row { id: 1, start: 4, n: 4, guesses: vec![] }]);
-    scheduler.add(other);
+    scheduler.add(Sequence::new(2, Tenant(2), (0..8).collect(), 10));
     let rows = scheduler.plan();
     let other = rows.iter().find(|row| row.id == 2).unwrap();
     assert_eq!(other.start, 0, "never across tenants");
+    (1..3).for_each(|id| scheduler.remove(id));
+    scheduler.add(prompt(3).with_adapter(Some(7)));
+    assert_eq!(scheduler.plan()[0].start, 0, "never across adapters");
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
 mod server;
+mod tls;
 
 use lyceum_hub::{HubError, Pulled, Settings, pull};
 use lyceum_types::control::Control;
@@ -40,7 +41,7 @@ impl House {
 
     fn settings(&self) -> Settings {
         let (endpoint, cache) = (self.server.url.clone(), self.dir.path().join("hub"));
-        Settings { endpoint, token: None, cache, offline: false }
+        Settings { endpoint, token: None, cache, roots: None, offline: false }
     }
 
     fn pull(&self, reference: &str) -> Result<Pulled, HubError> {

@@ -12,7 +12,7 @@ mod across;
 mod bf16;
 mod blocks;
 mod epilogue;
-mod pack;
+pub(crate) mod pack;
 mod packed;
 mod panels;
 pub mod peak;

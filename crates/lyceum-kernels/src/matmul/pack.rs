@@ -10,7 +10,7 @@ use crate::simd::{Simd, on_path};
 
 /// What a packed panel holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Words {
+pub(crate) enum Words {
     F32,
     Rounded,
     #[cfg(target_arch = "x86_64")]
@@ -39,7 +39,7 @@ pub(super) enum Lines {
 
 /// One panel to pack, whose lines run along `k`.
 #[derive(Clone, Copy)]
-pub(super) struct Panel {
+pub(crate) struct Panel {
     pub src: *const f32,
     pub stride: usize,
     /// Rows that exist, at least 1; the panel is filled up to `width` with numbers that nobody reads.
@@ -58,7 +58,7 @@ pub(super) const SPILL: usize = 8;
 /// The source holds `rows × k` numbers as the panel says; `dst` has room for `width` words at each of
 /// `k / depth` (rounded up) steps, and [`SPILL`] more where `width < 8`. The processor has `path`, and
 /// AVX512_BF16 for pairs.
-pub(super) unsafe fn pack(path: CpuPath, words: Words, panel: Panel, dst: *mut f32) {
+pub(crate) unsafe fn pack(path: CpuPath, words: Words, panel: Panel, dst: *mut f32) {
     match words {
         Words::F32 => on_path!(path, transpose(panel: Panel, dst: *mut f32)),
         Words::Rounded => on_path!(path, pack_rounded(panel: Panel, dst: *mut f32)),

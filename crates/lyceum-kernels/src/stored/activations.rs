@@ -2,7 +2,7 @@
 //! order in which the tiles read them.
 //!
 //! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
-//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, `−offset · sum`
+//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, [`START`]` − offset · sum`
 //! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
 //! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
 //! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
@@ -13,7 +13,13 @@ use super::engine::{Engine, Words};
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
-use super::tile::SUMS;
+use super::tile::{START, SUMS};
+#[cfg(target_arch = "x86_64")]
+use crate::cpu::CpuPath;
+#[cfg(target_arch = "x86_64")]
+use crate::matmul::pack;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx512, Simd};
 use half::bf16;
 
 /// Smaller numbers than this are zero beside what a product keeps of them, and their inverse overflows.
@@ -78,6 +84,11 @@ impl Panels {
     /// # Safety
     /// `x` points at all rows, dense; nobody else touches the panel; the processor has the engine.
     pub unsafe fn fill(&self, engine: Engine, x: *const f32, first: usize, height: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's.
+        if engine == Engine::Avx512 && unsafe { self.fill_by_eights(x, first, height) } {
+            return;
+        }
         for i in 0..height {
             let row = Row { panels: *self, x: x.wrapping_add((first + i) * self.k), first, height, i };
             // SAFETY: the caller's.
@@ -90,6 +101,60 @@ impl Panels {
                     Engine::Plain => row.fill::<Plain>(),
                 }
             }
+        }
+    }
+
+    /// [`fill`](Self::fill) of tall panels: eight rows turn by eight words in registers, instead of word by word to
+    /// the places of each. Whether there was a way; the words are the same.
+    ///
+    /// # Safety
+    /// As [`fill`](Self::fill), with [`Engine::Avx512`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn fill_by_eights(&self, x: *const f32, first: usize, height: usize) -> bool {
+        let words = match self.kind {
+            Words::Bytes32 { .. } | Words::Bytes32Least if height == 8 => {
+                // SAFETY: the caller's.
+                unsafe { fill_eight_avx512(self, x, first) }
+                return true;
+            }
+            Words::F32 => pack::Words::F32,
+            Words::Rounded => pack::Words::Rounded,
+            Words::Pairs => pack::Words::Pairs,
+            Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256 => return false,
+        };
+        if height < 8 || !self.k.is_multiple_of(2) {
+            return false;
+        }
+        let src = x.wrapping_add(first * self.k);
+        let panel = pack::Panel { src, stride: self.k, rows: height, width: height, k: self.k };
+        let to = self.words.wrapping_add(first * RowLen::of(self.kind, self.k).words);
+        // SAFETY: the caller's; a panel of eight rows or more spills nothing, and words are pairs only where the
+        // processor has them.
+        unsafe { pack::pack(CpuPath::Avx512, words, panel, to.cast()) }
+        true
+    }
+}
+
+/// A panel of eight rows of bytes with a scale for 32.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn fill_eight_avx512(panels: &Panels, x: *const f32, first: usize) {
+    let n_blocks = panels.k / 32;
+    for block in (0..n_blocks).step_by(4) {
+        let mut words = [[[0i32; 8]; 4]; 8];
+        for (i, words) in words.iter_mut().enumerate() {
+            let row = Row { panels: *panels, x: x.wrapping_add((first + i) * panels.k), first, height: 8, i };
+            // SAFETY: the caller's.
+            *words = unsafe { row.four_blocks::<Avx512Vnni>(block) };
+        }
+        for part in 0..4.min(n_blocks - block) {
+            let mut lines = [std::ptr::null(); 8];
+            for (line, words) in lines.iter_mut().zip(&words) {
+                *line = words[part].as_ptr().cast::<f32>();
+            }
+            let to = panels.words.wrapping_add(first * (panels.k / 4) + 64 * (block + part));
+            // SAFETY: the panel has eight steps of eight words for each block.
+            unsafe { Avx512::transpose8(lines, to.cast(), 8) }
         }
     }
 }
@@ -159,30 +224,43 @@ impl Row {
 
     #[inline(always)]
     unsafe fn bytes32<L: Lanes>(&self) {
-        let p = &self.panels;
-        let n_blocks = p.k / 32;
+        let n_blocks = self.panels.k / 32;
         for first in (0..n_blocks).step_by(4) {
-            // Four blocks at a time, the last one several times at the end.
-            let block = |i: usize| (first + i).min(n_blocks - 1);
             // SAFETY: the row has `k` numbers, the panel a step for each block.
             unsafe {
-                let x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
-                let scales = L::largest_of_four(x).map(Self::scale);
-                for i in 0..4.min(n_blocks - first) {
-                    let (scale, inverse) = scales[i];
-                    let mut words = [0i32; 8];
-                    let sums = L::bytes_of(x[i], inverse, words.as_mut_ptr().cast());
-                    self.put(p.k / 4, 8 * (first + i), &words);
-                    let sum = sums[0] + sums[1];
-                    let at = self.at(n_blocks, first + i);
-                    *p.scales.add(at) = scale;
-                    match p.kind {
-                        Words::Bytes32 { offset } => *p.sums.add(at) = -offset * sum,
-                        _ => *p.shifts.add(at) = scale * sum as f32,
-                    }
+                let words = self.four_blocks::<L>(first);
+                for (i, words) in words.iter().enumerate().take(n_blocks - first) {
+                    self.put(self.panels.k / 4, 8 * (first + i), words);
                 }
             }
         }
+    }
+
+    /// The words of four blocks of 32, or of those that are left; their scales and sums are written.
+    #[inline(always)]
+    unsafe fn four_blocks<L: Lanes>(&self, first: usize) -> [[i32; 8]; 4] {
+        let p = &self.panels;
+        let n_blocks = p.k / 32;
+        // The last one several times at the end.
+        let block = |i: usize| (first + i).min(n_blocks - 1);
+        let mut words = [[0i32; 8]; 4];
+        // SAFETY: the caller's.
+        unsafe {
+            let x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
+            let scales = L::largest_of_four(x).map(Self::scale);
+            for i in 0..4.min(n_blocks - first) {
+                let (scale, inverse) = scales[i];
+                let sums = L::bytes_of(x[i], inverse, words[i].as_mut_ptr().cast());
+                let sum = sums[0] + sums[1];
+                let at = self.at(n_blocks, first + i);
+                *p.scales.add(at) = scale;
+                match p.kind {
+                    Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sum,
+                    _ => *p.shifts.add(at) = scale * sum as f32,
+                }
+            }
+        }
+        words
     }
 
     #[inline(always)]

@@ -4,6 +4,7 @@
 //! fill the panels of activations, once for each kind of words that the parts need
 //! for some woven tiles of a part:                (a task each, claimed as threads come free)
 //!   for a stretch of k:                          (all of it for a lone panel: the weight streams by once)
+//!     open the weight                            (for many panels, where its type has an opened form)
 //!     for panels of rows, the tallest first:
 //!       for the tiles that one call spans:  one call
 //!   the epilogue
@@ -11,9 +12,10 @@
 //! A stretch of the woven tiles stays in the cache while the panels pass by.
 
 use super::activations::{Panels, RowLen};
-use super::engine::{Engine, Shape, Words};
+use super::engine::{Engine, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
+use super::opened::Opening;
 use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
@@ -101,22 +103,30 @@ struct Stack {
     n_panels: usize,
 }
 
-/// How `m` rows are cut: the tallest first, then what is left.
-fn stacks(shapes: &[Shape], m: usize) -> impl Iterator<Item = Stack> {
+/// How `m` rows are cut: into panels of the main shape, then the tallest first; where a taller shape takes the
+/// last of the main ones and all that is left, it does.
+fn stacks(shapes: Shapes, m: usize) -> impl Iterator<Item = Stack> {
+    let Shapes { all, main } = shapes;
+    let height = all[main].height;
+    let is_taken = |shape: &Shape| shape.height > height && shape.height == height + m % height;
+    let n_main = (m / height) - usize::from(m > height && all.iter().any(is_taken));
     let mut first_row = 0;
-    shapes.iter().enumerate().rev().filter_map(move |(shape, &Shape { height, span })| {
-        let n_panels = (m - first_row) / height;
-        let stack = Stack { shape, height, span, first_row, n_panels };
-        first_row += n_panels * height;
-        (n_panels > 0).then_some(stack)
-    })
+    std::iter::once((main, n_main)).chain((0..all.len()).rev().map(|shape| (shape, usize::MAX))).filter_map(
+        move |(shape, most)| {
+            let Shape { height, span } = all[shape];
+            let n_panels = ((m - first_row) / height).min(most);
+            let stack = Stack { shape, height, span, first_row, n_panels };
+            first_row += n_panels * height;
+            (n_panels > 0).then_some(stack)
+        },
+    )
 }
 
 /// # Safety
 /// The processor has the engine.
 unsafe fn fill(p: &Product<'_>, panels: &Panels) {
     let x = SendPtr(p.x.as_ptr().cast_mut());
-    for stack in stacks(p.engine.shapes(panels.kind), p.m) {
+    for stack in stacks(p.engine.shapes(panels.kind, p.m), p.m) {
         let one = |i: usize| {
             // SAFETY: `x` holds all rows; each task has its panel.
             unsafe { panels.fill(p.engine, x.get(), stack.first_row + i * stack.height, stack.height) }
@@ -172,19 +182,29 @@ struct Place<'a> {
 unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
     let n_blocks = p.k.div_ceil(words.block_len());
-    let n_panels: usize = stacks(p.engine.shapes(words), p.m).map(|stack| stack.n_panels).sum();
-    let (head, body) = block_parts(kind);
-    let stretch = if n_panels == 1 { n_blocks } else { (STRETCH_BYTES / ((head + body) * WOVEN)).max(1) };
+    let n_panels: usize = stacks(p.engine.shapes(words, p.m), p.m).map(|stack| stack.n_panels).sum();
+    let opened = p.engine.opened(kind, p.m);
+    let (head, body) = opened.map_or_else(|| block_parts(kind), |opened| (opened.head, opened.body));
+    let most = if n_panels == 1 { n_blocks } else { (STRETCH_BYTES / ((head + body) * WOVEN)).max(1) };
     // All of them about equally long.
-    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(stretch));
-    for first in tiles.clone().step_by(WOVEN) {
-        let woven = first..tiles.end.min(first + WOVEN);
-        for at in (0..n_blocks).step_by(stretch) {
-            let blocks = at..n_blocks.min(at + stretch);
-            // SAFETY: the caller's; the tiles are woven.
-            unsafe { woven_tiles(p, place, woven.clone(), blocks) }
+    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(most));
+    let room = if opened.is_some() { stretch * (head + body) * WOVEN / size_of::<f32>() } else { 0 };
+    scratch::with_f32(room, |buffer| {
+        let buffer: *mut u8 = buffer.as_mut_ptr().cast();
+        for first in tiles.clone().step_by(WOVEN) {
+            let woven = first..tiles.end.min(first + WOVEN);
+            for at in (0..n_blocks).step_by(stretch) {
+                let blocks = at..n_blocks.min(at + stretch);
+                let source = match opened {
+                    None => Source::of(place.weight, &woven, blocks.start),
+                    // SAFETY: the buffer has room for a stretch; the rest is the caller's.
+                    Some(opened) => unsafe { Source::open(place.weight, &woven, &blocks, opened, buffer) },
+                };
+                // SAFETY: the caller's; the tiles are woven.
+                unsafe { woven_tiles(p, place, &source, woven.clone(), blocks) }
+            }
         }
-    }
+    });
     if let Some(finish) = &p.finish {
         let first = place.column + tiles.start * ROWS;
         let last = place.column + place.weight.n().min(tiles.end * ROWS);
@@ -193,28 +213,80 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     }
 }
 
+/// A stretch of some woven tiles: where the first has its head and body, the bytes of both, and from a block to
+/// the next.
+struct Source {
+    heads: *const u8,
+    bodies: *const u8,
+    head: usize,
+    body: usize,
+    block_step: usize,
+    opened: Option<&'static Opened>,
+}
+
+impl Source {
+    /// As the weight stands in memory, from block `start` on.
+    fn of(weight: &StoredWeight, woven: &Range<usize>, start: usize) -> Source {
+        let ((head, body), (heads, bodies, block_step)) =
+            (block_parts(weight.tile_kind()), weight.tile(woven.start));
+        let skip = start * block_step;
+        let (heads, bodies) = (heads.wrapping_add(skip), bodies.wrapping_add(skip));
+        Source { heads, bodies, head, body, block_step, opened: None }
+    }
+
+    /// Opened, in `to`.
+    ///
+    /// # Safety
+    /// The tiles are woven; `to` has room for them; the processor has the engine.
+    unsafe fn open(
+        weight: &StoredWeight,
+        woven: &Range<usize>,
+        blocks: &Range<usize>,
+        opened: &'static Opened,
+        to: *mut u8,
+    ) -> Source {
+        let (Source { heads, bodies, block_step, .. }, n_tiles) =
+            (Source::of(weight, woven, blocks.start), woven.len());
+        let opening = Opening { heads, bodies, block_step, n_tiles, n_blocks: blocks.len(), to };
+        // SAFETY: the caller's.
+        unsafe { (opened.open)(&opening) }
+        let &Opened { head, body, .. } = opened;
+        let bodies = to.wrapping_add(n_tiles * head);
+        Source { heads: to, bodies, head, body, block_step: n_tiles * (head + body), opened: Some(opened) }
+    }
+}
+
 /// A stretch of some tiles that are woven together, for all rows.
 ///
 /// # Safety
 /// As [`columns`].
-unsafe fn woven_tiles(p: &Product<'_>, place: &Place<'_>, woven: Range<usize>, blocks: Range<usize>) {
+unsafe fn woven_tiles(
+    p: &Product<'_>,
+    place: &Place<'_>,
+    source: &Source,
+    woven: Range<usize>,
+    blocks: Range<usize>,
+) {
     let (weight, a) = (place.weight, &place.panels);
     let (len, n_blocks) = (RowLen::of(a.kind, p.k), p.k.div_ceil(a.kind.block_len()));
     // What a row has of each array before the stretch.
     let skip = |len: usize| blocks.start * (len / n_blocks);
-    for stack in stacks(p.engine.shapes(a.kind), p.m) {
-        let tile = p.engine.tile(weight.tile_kind(), stack.shape);
+    for stack in stacks(p.engine.shapes(a.kind, p.m), p.m) {
+        let tile = match source.opened {
+            Some(opened) => opened.tiles[stack.shape],
+            None => p.engine.tile(weight.tile_kind(), stack.shape),
+        };
         for row in (0..stack.n_panels).map(|i| stack.first_row + i * stack.height) {
             let from = |len: usize| row * len + skip(len) * stack.height;
             for first in woven.clone().step_by(stack.span) {
                 let n_tiles = stack.span.min(woven.end - first);
-                let (heads, bodies, block_step) = weight.tile(first);
+                let i = first - woven.start;
                 // The first panel asks for the weight; the others find it in the cache.
-                let is_first = row == 0 && first == woven.start;
+                let is_first = row == 0 && i == 0 && source.opened.is_none();
                 let t = Tile {
-                    heads: heads.wrapping_add(blocks.start * block_step),
-                    bodies: bodies.wrapping_add(blocks.start * block_step),
-                    block_step,
+                    heads: source.heads.wrapping_add(i * source.head),
+                    bodies: source.bodies.wrapping_add(i * source.body),
+                    block_step: source.block_step,
                     n_tiles,
                     stream: if is_first { Stream::Memory } else { Stream::Cache },
                     words: a.words.wrapping_add(from(len.words)),

@@ -5,8 +5,16 @@ use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
+use super::opened::OpenFn;
 use super::tile::{self, Tile, TileFn};
 use crate::cpu::{self, CpuPath};
+use std::ops::Range;
+
+/// Rows from which on a weight is opened ([`super::opened`]): below, taking it apart costs more than it saves.
+const OPENED_MIN: usize = 72;
+/// Rows that weights with blocks of 256 multiply fastest by lower tiles: with taller ones the small scales do not
+/// stay in registers.
+const LOW: Range<usize> = 9..OPENED_MIN;
 
 /// An implementation of the tiles. Of every path's, the first that the processor has is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,16 +95,20 @@ impl Engine {
         }
     }
 
-    /// The shapes of the tiles over some words, the lowest first; the first is one row.
-    pub fn shapes(self, words: Words) -> &'static [Shape] {
+    /// The shapes of the tiles over some words.
+    pub fn shapes(self, words: Words, m: usize) -> Shapes {
         match (self, words) {
             #[cfg(target_arch = "x86_64")]
-            (Engine::Avx512, Words::Bytes32 { .. } | Words::Bytes32Least) => &SMALL_AVX512,
+            (Engine::Avx512, Words::Bytes32 { .. } | Words::Bytes32Least) => {
+                Shapes { all: &SMALL_AVX512, main: 3 }
+            }
             #[cfg(target_arch = "x86_64")]
-            (Engine::Avx512, Words::Bytes256) => &SUPER_AVX512,
+            (Engine::Avx512, Words::Bytes256) if LOW.contains(&m) => Shapes { all: &SUPER_AVX512, main: 2 },
             #[cfg(target_arch = "x86_64")]
-            (Engine::Avx512, _) => &FLOATS_AVX512,
-            _ => &NARROW,
+            (Engine::Avx512, Words::Bytes256) => Shapes { all: &SUPER_AVX512, main: 3 },
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Avx512, _) => Shapes { all: &FLOATS_AVX512, main: 4 },
+            _ => Shapes { all: &NARROW, main: 1 },
         }
     }
 
@@ -113,6 +125,62 @@ impl Engine {
             Engine::Avx2 => table_avx2(kind, shape),
             Engine::Plain => table_plain(kind, shape),
         }
+    }
+
+    /// How weights of a tile type are opened for `m` rows, where that is faster.
+    pub fn opened(self, kind: Stored, m: usize) -> Option<&'static Opened> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 if m >= OPENED_MIN => match kind {
+                Stored::Q4K => Some(&avx512::Q4K),
+                Stored::Q5K => Some(&avx512::Q5K),
+                Stored::Q6K => Some(&avx512::Q6K),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// A type whose blocks are opened: how, the bytes of a tile's head and body then, and its tiles, in the order of
+/// the shapes.
+pub(super) struct Opened {
+    pub open: OpenFn,
+    pub head: usize,
+    pub body: usize,
+    pub tiles: &'static [TileFn],
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::super::formats;
+    use super::super::opened::{Opened16, Opened32, Opening, open_super};
+    use super::super::tile::Tile;
+    use super::{Avx512Vnni, Opened, Super, TileFn, tile};
+
+    macro_rules! opened {
+        ($kind:ident as $opened:ident) => {
+            pub(super) static $kind: Opened = {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+                unsafe fn open(opening: &Opening) {
+                    // SAFETY: the caller's; the features are enabled here.
+                    unsafe { open_super::<Avx512Vnni, formats::$kind, $opened>(opening) }
+                }
+                Opened { open, head: $opened::HEAD, body: $opened::BODY, tiles: tiles::<$opened>() }
+            };
+        };
+    }
+    opened!(Q4K as Opened32);
+    opened!(Q5K as Opened32);
+    opened!(Q6K as Opened16);
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+    unsafe fn large<F: Super, const R: usize, const V: usize>(t: &Tile) {
+        // SAFETY: the caller's; the features are enabled here.
+        unsafe { tile::super_blocks::<Avx512Vnni, F, R, V>(t) }
+    }
+    const fn tiles<F: Super>() -> &'static [TileFn] {
+        &[large::<F, 1, 4>, large::<F, 2, 4>, large::<F, 4, 2>, large::<F, 6, 2>, large::<F, 8, 2>]
     }
 }
 
@@ -152,15 +220,25 @@ pub(super) struct Shape {
     pub span: usize,
 }
 
+/// The shapes that some words have.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shapes {
+    /// The lowest first; the first is one row.
+    pub all: &'static [Shape],
+    /// The fastest, which many rows are cut into. A taller one takes what would be left of them.
+    pub main: usize,
+}
+
 const fn shape(height: usize, span: usize) -> Shape {
     Shape { height, span }
 }
 
-// Accumulators, the weights of a step and one broadcast within 32 or 16 registers.
+// Accumulators (of integers two sets: a block's, and the whole's), the weights of a step and one broadcast within 32
+// or 16 registers; the tallest of integers goes beyond, which costs less than two rows alone.
 #[cfg(target_arch = "x86_64")]
-static SMALL_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(8, 2)];
+static SMALL_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2), shape(8, 2)];
 #[cfg(target_arch = "x86_64")]
-static SUPER_AVX512: [Shape; 4] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2)];
+static SUPER_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2), shape(8, 2)];
 #[cfg(target_arch = "x86_64")]
 static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape(6, 4), shape(12, 2)];
 static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
@@ -217,8 +295,8 @@ static PAIRS_AVX512: [TileFn; 5] = [
     tile::bf16_pairs::<12, 2>,
 ];
 #[cfg(target_arch = "x86_64")]
-table!(table_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 8 x 2],
-    large [1 x 4, 2 x 4, 4 x 2, 6 x 2],
+table!(table_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
+    large [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
     floats [1 x 4, 2 x 4, 4 x 4, 6 x 4, 12 x 2],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]

@@ -88,13 +88,31 @@ pub(super) trait Numbers {
     unsafe fn pair<L: Lanes>(body: *const u8, pair: usize, at: usize) -> (L::I, L::I);
 }
 
-/// A type with blocks of 32 and a scale in f16.
+/// A type with blocks of 32 and a scale for each.
 pub(super) trait Small: Numbers {
     /// Bytes of the head and of the body of a tile's block.
     const HEAD: usize;
     const BODY: usize;
     /// Whether a minimum is added to the numbers; else they have an offset.
     const LEAST: bool;
+    /// The scales; `at` as in [`Numbers::pair`].
+    ///
+    /// # Safety
+    /// As [`Numbers::pair`].
+    #[inline(always)]
+    unsafe fn scale<L: Lanes>(head: *const u8, at: usize) -> L::F {
+        // SAFETY: the caller's.
+        unsafe { L::load_half(head.add(at / 2)) }
+    }
+    /// The minima, where there are some.
+    ///
+    /// # Safety
+    /// As [`Numbers::pair`].
+    #[inline(always)]
+    unsafe fn least<L: Lanes>(head: *const u8, at: usize) -> L::F {
+        // SAFETY: the caller's.
+        unsafe { L::load_half(head.add(HALVES + at / 2)) }
+    }
 }
 
 /// A type with blocks of 256 whose parts have small integers for scales.
@@ -103,24 +121,31 @@ pub(super) trait Super: Numbers {
     const BODY: usize;
     /// Numbers that share a small scale: 32 or 16.
     const PART: usize;
+    /// Whether a block has floats for its parts' scales ([`super::opened`]): it has no quads then, and lies in the
+    /// cache.
+    const OPENED: bool = false;
     /// The small scales of parts `4 · quad ..`, a byte each.
     ///
     /// # Safety
     /// As [`Numbers::pair`].
-    unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I;
-    /// Byte `j` of such a quad, as integers.
+    unsafe fn quad<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I;
+    /// The scale of part `part`, that of the block times the small one in the lowest byte of `four`, which is shifted
+    /// away.
     ///
     /// # Safety
     /// As [`Numbers::pair`].
-    unsafe fn scale<L: Lanes>(quad: L::I, j: usize) -> L::I;
+    unsafe fn factor<L: Lanes>(four: &mut L::I, head: *const u8, part: usize, at: usize) -> L::F;
+    /// What the sums of products with [`Super::constant`] are multiplied by before they are taken off.
+    ///
+    /// # Safety
+    /// As [`Numbers::pair`].
+    unsafe fn least<L: Lanes>(head: *const u8, at: usize) -> L::F;
     /// What is multiplied with the sums of the activations: word `word` of the minima, or of the scales, two
     /// 16-bit integers that belong together as the words of [`super::activations`].
     ///
     /// # Safety
     /// As [`Numbers::pair`].
     unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I;
-    /// Whether the constant is a minimum with a scale of its own; else the numbers mean `q − 32`.
-    const LEAST: bool;
 }
 
 const LOW: i32 = 0x0F0F_0F0F;
@@ -206,20 +231,6 @@ unsafe fn six_bits<L: Lanes>(body: *const u8, group: usize, half: usize, at: usi
     }
 }
 
-/// Byte `j` of each lane.
-#[inline(always)]
-unsafe fn byte<L: Lanes>(x: L::I, j: usize) -> L::I {
-    // SAFETY: the caller's.
-    unsafe {
-        match j {
-            0 => L::and(x, L::splat(0xFF)),
-            1 => L::and(L::shr32::<8>(x), L::splat(0xFF)),
-            2 => L::and(L::shr32::<16>(x), L::splat(0xFF)),
-            _ => L::shr32::<24>(x),
-        }
-    }
-}
-
 macro_rules! with_least {
     ($name:ident, body $body_len:expr, |$body:ident, $pair:ident, $at:ident| $value:expr) => {
         pub(super) struct $name;
@@ -235,16 +246,24 @@ macro_rules! with_least {
             const HEAD: usize = 2 * HALVES;
             const BODY: usize = $body_len;
             const PART: usize = 32;
-            const LEAST: bool = true;
             #[inline(always)]
-            unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
+            unsafe fn quad<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
                 // SAFETY: the caller's.
                 unsafe { six_bits::<L>(body, 0, quad, at) }
             }
             #[inline(always)]
-            unsafe fn scale<L: Lanes>(quad: L::I, j: usize) -> L::I {
+            unsafe fn factor<L: Lanes>(four: &mut L::I, head: *const u8, _: usize, at: usize) -> L::F {
                 // SAFETY: the caller's.
-                unsafe { byte::<L>(quad, j) }
+                unsafe {
+                    let scale = L::and(*four, L::splat(0xFF));
+                    *four = L::shr32::<8>(*four);
+                    L::mul_float(L::to_float(scale), L::load_half(head.add(at / 2)))
+                }
+            }
+            #[inline(always)]
+            unsafe fn least<L: Lanes>(head: *const u8, at: usize) -> L::F {
+                // SAFETY: the caller's.
+                unsafe { L::load_half(head.add(HALVES + at / 2)) }
             }
             #[inline(always)]
             unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I {
@@ -303,24 +322,25 @@ impl Super for Q6K {
     const HEAD: usize = HALVES;
     const BODY: usize = Q6K_LOW + SUPER_NIBBLES;
     const PART: usize = 16;
-    const LEAST: bool = false;
     #[inline(always)]
-    unsafe fn scales<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
+    unsafe fn quad<L: Lanes>(body: *const u8, quad: usize, at: usize) -> L::I {
         // SAFETY: the caller's.
         unsafe { L::load(body.add(quad * GROUP + at)) }
     }
     #[inline(always)]
-    unsafe fn scale<L: Lanes>(quad: L::I, j: usize) -> L::I {
+    unsafe fn factor<L: Lanes>(four: &mut L::I, head: *const u8, _: usize, at: usize) -> L::F {
         // SAFETY: the caller's.
         unsafe {
-            let top = match j {
-                0 => L::shl32::<24>(quad),
-                1 => L::shl32::<16>(quad),
-                2 => L::shl32::<8>(quad),
-                _ => quad,
-            };
-            L::shr32_signed::<24>(top)
+            let scale = L::shr32_signed::<24>(L::shl32::<24>(*four));
+            *four = L::shr32::<8>(*four);
+            L::mul_float(L::to_float(scale), L::load_half(head.add(at / 2)))
         }
+    }
+    /// The numbers mean `q − 32`.
+    #[inline(always)]
+    unsafe fn least<L: Lanes>(head: *const u8, at: usize) -> L::F {
+        // SAFETY: the caller's.
+        unsafe { L::mul_float(L::load_half(head.add(at / 2)), L::float(32.0)) }
     }
     #[inline(always)]
     unsafe fn constant<L: Lanes>(body: *const u8, word: usize, at: usize) -> L::I {

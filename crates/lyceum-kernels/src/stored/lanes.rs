@@ -20,6 +20,8 @@ pub(super) trait Lanes: Copy + 'static {
 
     /// `4 · N` bytes.
     unsafe fn load(p: *const u8) -> Self::I;
+    /// `4 · N` bytes.
+    unsafe fn store(p: *mut u8, a: Self::I);
     /// The same 32 bits in every lane.
     unsafe fn splat(x: i32) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
@@ -32,8 +34,6 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn shr32<const S: u32>(a: Self::I) -> Self::I;
     unsafe fn shr32_signed<const S: u32>(a: Self::I) -> Self::I;
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn mul(a: Self::I, b: Self::I) -> Self::I;
     /// Sets `16` in the bytes of `a` (where it is not set) whose bit is set: `4 · N` bits from memory.
     unsafe fn with_sixteens(a: Self::I, bits: *const u8) -> Self::I;
     /// `acc + Σ uᵢ · sᵢ` over the four bytes of each lane, `u` below 64.
@@ -56,6 +56,7 @@ pub(super) trait Lanes: Copy + 'static {
     /// Loads the first `n` lanes, or all where `n >= N`; zeros after them.
     unsafe fn load_up_to(p: *const f32, n: usize) -> Self::F;
     unsafe fn mul_float(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub_float(a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c` in one rounding.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// `c − a · b` in one rounding.
@@ -111,6 +112,12 @@ impl Lanes for Plain {
         lanes(|i| unsafe { p.add(4 * i).cast::<i32>().read_unaligned() }.to_le())
     }
     #[inline(always)]
+    unsafe fn store(p: *mut u8, a: Self::I) {
+        for (i, a) in a.iter().enumerate() {
+            unsafe { p.add(4 * i).cast::<i32>().write_unaligned(a.to_le()) }
+        }
+    }
+    #[inline(always)]
     unsafe fn splat(x: i32) -> Self::I {
         [x; N]
     }
@@ -149,14 +156,6 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
         lanes(|i| a[i].wrapping_add(b[i]))
-    }
-    #[inline(always)]
-    unsafe fn sub(a: Self::I, b: Self::I) -> Self::I {
-        lanes(|i| a[i].wrapping_sub(b[i]))
-    }
-    #[inline(always)]
-    unsafe fn mul(a: Self::I, b: Self::I) -> Self::I {
-        lanes(|i| a[i].wrapping_mul(b[i]))
     }
     #[inline(always)]
     unsafe fn with_sixteens(a: Self::I, bits: *const u8) -> Self::I {
@@ -213,6 +212,10 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn mul_float(a: Self::F, b: Self::F) -> Self::F {
         std::array::from_fn(|i| a[i] * b[i])
+    }
+    #[inline(always)]
+    unsafe fn sub_float(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] - b[i])
     }
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {

@@ -23,6 +23,10 @@ impl Lanes for Avx512Vnni {
         unsafe { _mm512_loadu_si512(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn store(p: *mut u8, a: Self::I) {
+        unsafe { _mm512_storeu_si512(p.cast(), a) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: i32) -> Self::I {
         unsafe { _mm512_set1_epi32(x) }
     }
@@ -61,14 +65,6 @@ impl Lanes for Avx512Vnni {
     #[inline(always)]
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
         unsafe { _mm512_add_epi32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: Self::I, b: Self::I) -> Self::I {
-        unsafe { _mm512_sub_epi32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: Self::I, b: Self::I) -> Self::I {
-        unsafe { _mm512_mullo_epi32(a, b) }
     }
     #[inline(always)]
     unsafe fn with_sixteens(a: Self::I, bits: *const u8) -> Self::I {
@@ -118,6 +114,10 @@ impl Lanes for Avx512Vnni {
     #[inline(always)]
     unsafe fn mul_float(a: Self::F, b: Self::F) -> Self::F {
         unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub_float(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_sub_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
@@ -262,6 +262,10 @@ impl<D: Dot256> Lanes for Avx2<D> {
         unsafe { _mm256_loadu_si256(p.cast()) }
     }
     #[inline(always)]
+    unsafe fn store(p: *mut u8, a: Self::I) {
+        unsafe { _mm256_storeu_si256(p.cast(), a) }
+    }
+    #[inline(always)]
     unsafe fn splat(x: i32) -> Self::I {
         unsafe { _mm256_set1_epi32(x) }
     }
@@ -300,14 +304,6 @@ impl<D: Dot256> Lanes for Avx2<D> {
     #[inline(always)]
     unsafe fn add(a: Self::I, b: Self::I) -> Self::I {
         unsafe { _mm256_add_epi32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: Self::I, b: Self::I) -> Self::I {
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: Self::I, b: Self::I) -> Self::I {
-        unsafe { _mm256_mullo_epi32(a, b) }
     }
     #[inline(always)]
     unsafe fn with_sixteens(a: Self::I, bits: *const u8) -> Self::I {
@@ -366,6 +362,10 @@ impl<D: Dot256> Lanes for Avx2<D> {
     #[inline(always)]
     unsafe fn mul_float(a: Self::F, b: Self::F) -> Self::F {
         unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub_float(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_sub_ps(a, b) }
     }
     #[inline(always)]
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F {

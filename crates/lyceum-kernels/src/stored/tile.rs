@@ -5,8 +5,21 @@
 //! tile's height, so a row's bits do not depend on the rows beside it; integers being exact and every float
 //! operation being one rounding, nor do they depend on the processor (but where bf16 products are an instruction).
 
-use super::formats::{Floats, GROUP, HALVES, ROWS, Small, Super};
+use super::formats::{Floats, GROUP, ROWS, Small, Super};
 use super::lanes::Lanes;
+
+/// What a sum of integers starts from that is to become a float: the bits of [`START_FLOAT`], whose steps are 1,
+/// so that the sum's bits are those of `START_FLOAT + sum` while the sum is within ±2²². Taking that off again
+/// is one exact addition, where a conversion would hold up the multiplier.
+pub(super) const START: i32 = START_FLOAT.to_bits() as i32;
+const START_FLOAT: f32 = 12_582_912.0;
+
+/// The integers of sums that began with [`START`], as floats.
+#[inline(always)]
+unsafe fn float_of<L: Lanes>(sum: L::I) -> L::F {
+    // SAFETY: the caller's.
+    unsafe { L::sub_float(L::as_float(sum), L::float(START_FLOAT)) }
+}
 
 /// Words of a panel's activations that stand beside each block of 256: see [`super::activations`].
 pub(super) const SUMS: usize = 12;
@@ -75,7 +88,7 @@ impl Tile {
         for (v, column) in columns.iter_mut().enumerate() {
             let tile = (v / per_tile).min(self.n_tiles - 1);
             let at = v % per_tile * 4 * L::N;
-            let head = self.heads.wrapping_add(tile * head + at / 2);
+            let head = self.heads.wrapping_add(tile * head);
             *column = Column { head, body: self.bodies.wrapping_add(tile * body), at };
         }
         columns
@@ -127,6 +140,37 @@ impl Tile {
     }
 }
 
+/// Adds a block of 256 to the sums: `whole`, less what the constants say, times the activations' scales.
+#[inline(always)]
+unsafe fn add_block<L: Lanes, F: Super, const R: usize, const V: usize>(
+    sums: &mut [[L::F; V]; R],
+    w: &[Column; V],
+    whole: [[L::F; V]; R],
+    (scales, constants): (*const f32, *const i32),
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut part = [[L::splat(START); V]; R];
+        let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
+        for word in 0..n_words {
+            for v in 0..V {
+                let constant = F::constant::<L>(w[v].body, word, w[v].at);
+                for i in 0..R {
+                    let s = L::splat(*constants.add((first + word) * R + i));
+                    part[i][v] = L::dot16(part[i][v], constant, s);
+                }
+            }
+        }
+        for v in 0..V {
+            let d = F::least::<L>(w[v].head, w[v].at);
+            for i in 0..R {
+                let block = L::fnma(float_of::<L>(part[i][v]), d, whole[i][v]);
+                sums[i][v] = L::fma(block, L::float(*scales.add(i)), sums[i][v]);
+            }
+        }
+    }
+}
+
 /// Two groups of four along `k`.
 #[inline(always)]
 unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: usize>(
@@ -166,7 +210,7 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
         let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut starts, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
         for _ in 0..t.n_blocks {
-            let mut acc = [[L::splat(0); V]; R];
+            let mut acc = [[L::splat(START); V]; R];
             if !F::LEAST {
                 for i in 0..R {
                     acc[i] = [L::splat(*starts.add(i)); V];
@@ -178,17 +222,18 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
             }
             let mut d = [L::float(0.0); V];
             for v in 0..V {
-                d[v] = L::load_half(w[v].head);
+                d[v] = F::scale::<L>(w[v].head, w[v].at);
             }
             for i in 0..R {
                 let scale = L::float(*scales.add(i));
                 for v in 0..V {
-                    sums[i][v] = L::fma(L::to_float(acc[i][v]), L::mul_float(d[v], scale), sums[i][v]);
+                    let numbers = L::mul_float(float_of::<L>(acc[i][v]), d[v]);
+                    sums[i][v] = L::fma(numbers, scale, sums[i][v]);
                 }
             }
             if F::LEAST {
                 for v in 0..V {
-                    d[v] = L::load_half(w[v].head.add(HALVES));
+                    d[v] = F::least::<L>(w[v].head, w[v].at);
                 }
                 for i in 0..R {
                     let shift = L::float(*shifts.add(i));
@@ -210,7 +255,7 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
     }
 }
 
-/// Blocks of 256: `Σ d_w · d_x · Σ scale · Σ q · s`, less the minima's part.
+/// Blocks of 256: `Σ d_x · (Σ d_w · scale · Σ q · s)`, less the minima's part.
 ///
 /// # Safety
 /// As [`small`].
@@ -220,60 +265,30 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
     unsafe {
         let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut constants) = (t.words, t.scales, t.sums);
-        let pairs = F::PART / 8;
-        let mut start = t.start;
+        let n_parts = 256 / F::PART;
+        let mut sums = t.begin::<L, R, V>(t.start);
         for _ in 0..t.n_blocks {
-            let mut whole = [[L::splat(0); V]; R];
-            for quad in 0..64 / F::PART {
-                let mut four = [L::splat(0); V];
-                for v in 0..V {
-                    four[v] = F::scales::<L>(w[v].body, quad, w[v].at);
-                }
-                for j in 0..4 {
-                    t.prefetch(&w[0], t.block_step, quad * 4 + j, 256 / F::PART);
-                    let mut acc = [[L::splat(0); V]; R];
-                    for p in 0..pairs {
-                        let pair = (quad * 4 + j) * pairs + p;
-                        dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
-                    }
-                    for v in 0..V {
-                        let scale = F::scale::<L>(four[v], j);
-                        for i in 0..R {
-                            whole[i][v] = L::add(whole[i][v], L::mul(acc[i][v], scale));
-                        }
+            let mut whole = [[L::float(0.0); V]; R];
+            let mut four = [L::splat(0); V];
+            for part in 0..n_parts {
+                if !F::OPENED {
+                    t.prefetch(&w[0], t.block_step, part, n_parts);
+                    for v in 0..if part % 4 == 0 { V } else { 0 } {
+                        four[v] = F::quad::<L>(w[v].body, part / 4, w[v].at);
                     }
                 }
-            }
-            let mut part = [[L::splat(0); V]; R];
-            let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
-            for word in 0..n_words {
+                let mut acc = [[L::splat(START); V]; R];
+                for pair in part * F::PART / 8..(part + 1) * F::PART / 8 {
+                    dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
+                }
                 for v in 0..V {
-                    let constant = F::constant::<L>(w[v].body, word, w[v].at);
+                    let scale = F::factor::<L>(&mut four[v], w[v].head, part, w[v].at);
                     for i in 0..R {
-                        let s = L::splat(*constants.add((first + word) * R + i));
-                        part[i][v] = L::dot16(part[i][v], constant, s);
+                        whole[i][v] = L::fma(float_of::<L>(acc[i][v]), scale, whole[i][v]);
                     }
                 }
             }
-            // The sums wait in the result, or registers would be short in the loops above.
-            let mut sums = t.begin::<L, R, V>(start);
-            start = Start::Output;
-            for v in 0..V {
-                let d = L::load_half(w[v].head);
-                let d_least = if F::LEAST { L::load_half(w[v].head.add(HALVES)) } else { d };
-                for i in 0..R {
-                    let scale = L::float(*scales.add(i));
-                    let factor = L::mul_float(d, scale);
-                    if F::LEAST {
-                        let sum = L::fma(L::to_float(whole[i][v]), factor, sums[i][v]);
-                        sums[i][v] = L::fnma(L::to_float(part[i][v]), L::mul_float(d_least, scale), sum);
-                    } else {
-                        let whole = L::sub(whole[i][v], L::shl32::<5>(part[i][v]));
-                        sums[i][v] = L::fma(L::to_float(whole), factor, sums[i][v]);
-                    }
-                }
-            }
-            t.end::<L, R, V>(sums);
+            add_block::<L, F, R, V>(&mut sums, &w, whole, (scales, constants));
             for w in &mut w {
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
@@ -282,6 +297,7 @@ pub(super) unsafe fn super_blocks<L: Lanes, F: Super, const R: usize, const V: u
             scales = scales.add(R);
             constants = constants.add(SUMS * R);
         }
+        t.end::<L, R, V>(sums);
     }
 }
 

@@ -288,7 +288,14 @@ fn forced_calls_are_found_and_follow_their_schemas() {
     let other = json!({"type": "object", "properties": {"x": {"enum": [1, 2]}}, "required": ["x"], "additionalProperties": false});
     let tool = |name: &str, parameters: &Json| json!({"type": "function", "function": {"name": name, "parameters": parameters, "strict": true}});
     let tools = openai_tools(&[tool("weather", &parameters), tool("pick", &other)]).unwrap();
-    for format in [ToolFormat::Hermes, ToolFormat::Llama3, ToolFormat::Mistral, ToolFormat::Json] {
+    for format in [
+        ToolFormat::Hermes,
+        ToolFormat::Llama3,
+        ToolFormat::Mistral,
+        ToolFormat::Json,
+        ToolFormat::Pythonic,
+        ToolFormat::ToolCode,
+    ] {
         for (choice, calls) in [
             (ToolChoice::Required, Calls::Any),
             (ToolChoice::Required, Calls::One),
@@ -335,4 +342,36 @@ fn forced_calls_are_found_and_follow_their_schemas() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("loose") && error.contains("additionalProperties"), "{error}");
+}
+
+#[test]
+fn arguments_of_pythons_calls_are_written_in_order_and_left_out_where_they_may_be() {
+    let (tokenizer, compiler) = small();
+    let number = json!({"type": "integer", "minimum": 0, "maximum": 9});
+    let parameters = json!({"type": "object", "properties": {"a": number, "b": number, "c": {"enum": [true, null]}},
+        "required": ["b"], "additionalProperties": false});
+    let function = json!({"type": "function", "function": {"name": "f", "parameters": parameters}});
+    let tools = openai_tools(&[function]).unwrap();
+    let rules = |tools: &[crate::tools::Tool]| {
+        tool_grammar(tokenizer, ToolFormat::Pythonic, tools, &ToolChoice::Required, Calls::One)
+    };
+    let grammar = compiler.compile(&Constraint::Tools(rules(&tools).unwrap().unwrap()), None).unwrap();
+    let allowed = |text: &str| {
+        let mut matcher = grammar.matcher();
+        let add = (crate::tokenizer::AddSpecial::No, crate::tokenizer::Specials::AsText);
+        let ids = tokenizer.encode(text, add.0, add.1).unwrap();
+        ids.iter().try_for_each(|&id| matcher.accept(id)).is_ok() && matcher.can_end()
+    };
+    for good in ["[f(b=1)]", "[f(a=0, b=1)]", "[f(b=1, c=true)]", "[f(a=9, b=1, c=null)]"] {
+        assert!(allowed(good), "{good}");
+    }
+    for bad in
+        ["[f()]", "[f(a=1)]", "[f(b=1, a=0)]", "[f(b=11)]", "[f(b=1), f(b=1)]", "[f(b=1, d=2)]", "f(b=1)", ""]
+    {
+        assert!(!allowed(bad), "{bad}");
+    }
+    let odd = json!({"type": "function", "function": {"name": "f", "parameters":
+        {"type": "object", "properties": {"a b": number}, "additionalProperties": false}}});
+    let error = rules(&openai_tools(&[odd]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("a b"), "{error}");
 }

@@ -37,6 +37,10 @@ impl Tokenizer {
         let mut tokenizer = read(json)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(library)?;
+        let processor = serde_json::to_value(tokenizer.get_post_processor()).map_err(|error| {
+            LanguageError::Tokenizer(format!("the post-processor cannot be read: {error}"))
+        })?;
+        check_processor(&processor)?;
         let spelling = spelling(&tokenizer)?;
         let pieces = pieces(&tokenizer, spelling)?;
         let (prefix, suffix) = affixes(&tokenizer)?;
@@ -84,6 +88,27 @@ fn read(json: &[u8]) -> Result<tokenizers::Tokenizer, LanguageError> {
         Ok(read) => read.map_err(library),
         Err(_) => Err(LanguageError::Tokenizer("tokenizer.json contradicts itself".into())),
     }
+}
+
+/// The library looks up what a form names without asking whether it is there.
+fn check_processor(processor: &Value) -> Result<(), LanguageError> {
+    let wrong = |what: String| Err(LanguageError::Tokenizer(format!("post_processor: {what}")));
+    for step in processor["processors"].as_array().into_iter().flatten() {
+        check_processor(step)?;
+    }
+    for (form, sequences) in [("single", &["A"][..]), ("pair", &["A", "B"])] {
+        for piece in processor[form].as_array().into_iter().flatten() {
+            let special = piece["SpecialToken"]["id"].as_str();
+            if let Some(id) = special.filter(|id| processor["special_tokens"].get(id).is_none()) {
+                return wrong(format!("{form} names the token {id:?}, which special_tokens does not have"));
+            }
+            let sequence = piece["Sequence"]["id"].as_str();
+            if let Some(id) = sequence.filter(|id| !sequences.contains(id)) {
+                return wrong(format!("{form} names the text {id}, which is not there"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn library(error: tokenizers::Error) -> LanguageError {

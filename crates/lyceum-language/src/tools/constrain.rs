@@ -89,8 +89,105 @@ pub fn tool_grammar(
                 false => format!("start: (object {more}) | TEXT\nTEXT: /[^{{\\[`< \\n](.|\\n)*/\n{body}"),
             }
         }
+        ToolFormat::Pythonic | ToolFormat::ToolCode => {
+            let (open, between, close) = match format {
+                ToolFormat::Pythonic => ("[", ", ", "]"),
+                _ => ("```tool_code\n", "\n", "\n```"),
+            };
+            let (open, between, close) = (quoted(open), quoted(between), quoted(close));
+            let more = if many { format!("({between} call)*") } else { String::new() };
+            let body = python_rules(&offered)?;
+            match forced {
+                true => format!("start: {open} call {more} {close}\n{body}"),
+                false => {
+                    format!(
+                        "start: ({open} call {more} {close}) | TEXT\nTEXT: /[^{{\\[`< \\n](.|\\n)*/\n{body}"
+                    )
+                }
+            }
+        }
     };
     Ok(Some(ToolGrammar { rules }))
+}
+
+/// Calls as Python's: `name(key=value, …)`, the arguments in the schema's order, the values as JSON, which Python
+/// reads but for three words (`true`, `false`, `null`) that the parser knows.
+fn python_rules(tools: &[&Tool]) -> Result<String, LanguageError> {
+    let names: Vec<String> = (0..tools.len()).map(|i| format!("call_{i}")).collect();
+    let mut rules = format!("call: {}\n", names.join(" | "));
+    for (i, tool) in tools.iter().enumerate() {
+        let refuse = |what: &str| {
+            let at = format!("tool {:?} parameters", tool.name);
+            Err(LanguageError::Grammar { at, what: what.into() })
+        };
+        let known = ["type", "properties", "required", "additionalProperties", "$defs", "definitions"];
+        let says_nothing = ["title", "description", "$schema", "$id", "default", "examples"];
+        let schema = tool.parameters.as_object().cloned().unwrap_or_default();
+        if let Some(key) =
+            schema.keys().find(|k| !known.contains(&k.as_str()) && !says_nothing.contains(&k.as_str()))
+        {
+            return refuse(&format!("{key} cannot be kept where arguments are written one by one"));
+        }
+        let properties = schema.get("properties").and_then(Json::as_object).cloned().unwrap_or_default();
+        let required: Vec<&str> = schema
+            .get("required")
+            .and_then(Json::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Json::as_str)
+            .collect();
+        if required.iter().any(|key| !properties.contains_key(*key)) {
+            return refuse("an argument is required and has no schema");
+        }
+        let mut arguments = Vec::new();
+        for (j, (key, of)) in properties.iter().enumerate() {
+            if super::parse::name_of_python(key) != Some(key) {
+                return refuse(&format!("{key:?} is no name of an argument of Python's"));
+            }
+            let mut of = match of {
+                Json::Object(_) => of.clone(),
+                other => json!({"allOf": [other]}),
+            };
+            for defined in ["$defs", "definitions"] {
+                if let Some(all) = schema.get(defined) {
+                    of[defined] = all.clone();
+                }
+            }
+            if refers_elsewhere(&of) {
+                return refuse("$ref can lead to $defs and nowhere else here");
+            }
+            rules += &format!("value_{i}_{j}: {}\n", json_rule(&of));
+            let argument = format!("{} value_{i}_{j}", quoted(&format!("{key}=")));
+            arguments.push((argument, required.contains(&key.as_str())));
+        }
+        let open = quoted(&format!("{}(", tool.name));
+        // after_J: the arguments from J on, when others stand before them; first_J: when none does.
+        let n = arguments.len();
+        rules += &format!("call_{i}: {open} first_{i}_0 \")\"\nfirst_{i}_{n}: \"\"\nafter_{i}_{n}: \"\"\n");
+        for (j, (argument, is_required)) in arguments.iter().enumerate() {
+            let next = j + 1;
+            let (skip_first, skip_after) = match is_required {
+                true => (String::new(), String::new()),
+                false => (format!(" | first_{i}_{next}"), format!(" | after_{i}_{next}")),
+            };
+            rules += &format!("first_{i}_{j}: {argument} after_{i}_{next}{skip_first}\n");
+            rules += &format!("after_{i}_{j}: \", \" {argument} after_{i}_{next}{skip_after}\n");
+        }
+    }
+    Ok(rules)
+}
+
+fn refers_elsewhere(schema: &Json) -> bool {
+    match schema {
+        Json::Object(members) => members.iter().any(|(key, value)| match value {
+            Json::String(to) if key == "$ref" => {
+                !(to.starts_with("#/$defs/") || to.starts_with("#/definitions/"))
+            }
+            value => refers_elsewhere(value),
+        }),
+        Json::Array(values) => values.iter().any(refers_elsewhere),
+        _ => false,
+    }
 }
 
 const SPACE: &str = "SPACE: /[ \\n]{1,4}/\n";

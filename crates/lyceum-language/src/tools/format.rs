@@ -11,9 +11,12 @@ pub enum ToolFormat {
     Llama3,
     /// `[TOOL_CALLS][{"name": …, "arguments": {…}}]`, or `[TOOL_CALLS]name[ARGS]{…}` of newer ones: Mistral.
     Mistral,
-    /// The answer is such an object or a list of them, alone or in a fenced block: Gemma and models that were
-    /// told so in words.
+    /// The answer is such an object or a list of them, alone or in a fenced block: models that were told so in words.
     Json,
+    /// The answer is a list of Python's calls, `[name(key=value, …), …]`: Llama 3.2 and 4 with templates that say so.
+    Pythonic,
+    /// A fenced block of Python's calls, ` ```tool_code `: Gemma with templates that say so.
+    ToolCode,
 }
 
 impl ToolFormat {
@@ -23,6 +26,10 @@ impl ToolFormat {
             ToolFormat::Hermes
         } else if template.contains("[TOOL_CALLS]") {
             ToolFormat::Mistral
+        } else if template.contains("```tool_code") {
+            ToolFormat::ToolCode
+        } else if template.contains("[func_name1(") {
+            ToolFormat::Pythonic
         } else if template.contains("<|python_tag|>") || template.contains("<|start_header_id|>") {
             ToolFormat::Llama3
         } else {
@@ -36,7 +43,7 @@ impl ToolFormat {
             ToolFormat::Hermes => &["<tool_call>", "</tool_call>"],
             ToolFormat::Llama3 => &["<|python_tag|>"],
             ToolFormat::Mistral => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
-            ToolFormat::Json => &[],
+            ToolFormat::Json | ToolFormat::Pythonic | ToolFormat::ToolCode => &[],
         }
     }
 }

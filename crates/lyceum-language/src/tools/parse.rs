@@ -2,15 +2,21 @@
 //!
 //! A call is told when it is whole. What looks like one and is none (broken JSON, a tool that was not offered, an
 //! answer that was cut) is content, letter by letter: nothing that a model said is dropped. White space before a call
-//! and after the last belongs to nothing. How the text was cut into pieces changes nothing.
+//! and after the last belongs to nothing. How the text was cut into pieces changes nothing. Formats without a marker
+//! read JSON and Python's calls alike.
 
 use super::{CallIds, Tool, ToolCall, ToolFormat};
-use crate::held::{JsonScan, held_back, held_space};
+use crate::held::{FENCE, ValueScan, Written, held_back, held_space};
 use serde_json::Value as Json;
 
 /// The language of a fenced block, and the name and id before a call's JSON, are at most this long.
 const LANGUAGE_BYTES_MAX: usize = 16;
 const HEAD_BYTES_MAX: usize = 256;
+
+/// The name of an argument that `text` begins with, as Python's calls have it.
+pub(super) fn name_of_python(text: &str) -> Option<&str> {
+    Some(python::name_at(text)).filter(|name| name.starts_with(|c: char| c.is_alphabetic() || c == '_'))
+}
 
 /// What an answer consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +52,7 @@ enum State {
     /// Text in which a marker may come.
     Text,
     /// After a marker, which is given back should no call follow.
-    Call { opened: String, scan: JsonScan },
+    Call { opened: String, scan: ValueScan },
     /// Formats without a marker: it is text to the end.
     Plain,
     /// The one call that was asked for has been made.
@@ -64,7 +70,7 @@ impl ToolParser {
             n_calls: 0,
             state: match format {
                 ToolFormat::Hermes | ToolFormat::Mistral => State::Text,
-                ToolFormat::Llama3 | ToolFormat::Json => State::Beginning,
+                _ => State::Beginning,
             },
             held: String::new(),
         }
@@ -100,7 +106,7 @@ impl ToolParser {
             ToolFormat::Hermes => "<tool_call>",
             ToolFormat::Mistral => "[TOOL_CALLS]",
             ToolFormat::Llama3 => "<|python_tag|>",
-            ToolFormat::Json => "```",
+            ToolFormat::Json | ToolFormat::Pythonic | ToolFormat::ToolCode => FENCE,
         }
     }
 
@@ -129,10 +135,10 @@ impl ToolParser {
         let mut opened = self.held[..space].to_owned();
         if let Some(after) = words.strip_prefix(marker) {
             // The language of a fenced block stands before the line's end.
-            let language = match (self.format, after.find('\n')) {
-                (ToolFormat::Json, Some(end)) if end <= LANGUAGE_BYTES_MAX => end,
-                (ToolFormat::Json, None) if after.len() <= LANGUAGE_BYTES_MAX && !last => return false,
-                (ToolFormat::Json, _) => return self.plain(),
+            let language = match (marker, after.find('\n')) {
+                (FENCE, Some(end)) if end <= LANGUAGE_BYTES_MAX => end,
+                (FENCE, None) if after.len() <= LANGUAGE_BYTES_MAX && !last => return false,
+                (FENCE, _) => return self.plain(),
                 _ => 0,
             };
             opened.push_str(&words[..marker.len() + language]);
@@ -143,12 +149,8 @@ impl ToolParser {
         if after.is_empty() && !last {
             return false;
         }
-        let begins = after.starts_with('{') || (self.format == ToolFormat::Json && after.starts_with('['));
-        if !begins {
-            return self.plain();
-        }
         self.held.drain(..opened.len());
-        self.state = State::Call { opened, scan: JsonScan::default() };
+        self.state = State::Call { opened, scan: ValueScan::default() };
         true
     }
 
@@ -165,7 +167,7 @@ impl ToolParser {
             let opened = self.held[before.len()..at + marker.len()].to_owned();
             content(events, before.to_owned());
             self.held.drain(..at + marker.len());
-            self.state = State::Call { opened, scan: JsonScan::default() };
+            self.state = State::Call { opened, scan: ValueScan::default() };
             return true;
         }
         if last {
@@ -182,20 +184,27 @@ impl ToolParser {
     }
 
     fn call(&mut self, events: &mut Vec<Event>, last: bool) -> bool {
-        let State::Call { scan, .. } = &mut self.state else { unreachable!("only then is it called: bug") };
-        let head = match call_head(self.format, &self.held) {
+        let State::Call { opened, scan } = &mut self.state else {
+            unreachable!("only then is it called: bug")
+        };
+        let head = match call_head(self.format, &self.names, opened, &self.held) {
             Head::At(head) => head,
             Head::NotYet if !last => return false,
             Head::NotYet | Head::Never => return self.no_call(events),
         };
-        let json_at = head.json_at;
-        let Some(end) = scan.end(&self.held[json_at..]).map(|end| json_at + end) else {
-            return if last { self.no_call(events) } else { false };
+        let at = head.at;
+        let end = match scan.end(&self.held[at..], head.written) {
+            Some(end) => at + end,
+            None if !last => return false,
+            // A block that was not closed.
+            None if head.written == Written::PythonBlock => self.held.len(),
+            None => return self.no_call(events),
         };
-        let Some(end) = self.close(end, last) else { return false };
-        let read = match &head.name {
-            Some(name) => with_name(name, &self.held[json_at..]),
-            None => calls_of(&self.held[json_at..]),
+        let Some(closed) = self.close(end, last) else { return false };
+        let read = match (&head.name, head.written) {
+            (Some(name), _) => with_name(name, &self.held[at..]),
+            (None, Written::Json) => calls_of(&self.held[at..]),
+            (None, _) => python::calls(&self.held[at..end]),
         };
         let known = |calls: &Vec<(String, Json)>| calls.iter().all(|(name, _)| self.names.contains(name));
         let Some(calls) = read.filter(|calls| !calls.is_empty() && known(calls)) else {
@@ -210,11 +219,11 @@ impl ToolParser {
                 return true;
             }
         }
-        self.held.drain(..end);
-        self.state = State::Text;
-        if matches!(self.format, ToolFormat::Llama3 | ToolFormat::Json) {
-            self.state = State::Call { opened: String::new(), scan: JsonScan::default() };
-        }
+        self.held.drain(..closed);
+        self.state = match self.format {
+            ToolFormat::Hermes | ToolFormat::Mistral => State::Text,
+            _ => State::Call { opened: String::new(), scan: ValueScan::default() },
+        };
         true
     }
 
@@ -222,7 +231,7 @@ impl ToolParser {
     fn close(&self, end: usize, last: bool) -> Option<usize> {
         let closer = match self.format {
             ToolFormat::Hermes => "</tool_call>",
-            ToolFormat::Json => "```",
+            ToolFormat::Json | ToolFormat::Pythonic | ToolFormat::ToolCode => FENCE,
             ToolFormat::Llama3 => ";",
             ToolFormat::Mistral => return Some(end),
         };
@@ -245,7 +254,7 @@ impl ToolParser {
                 // Text goes on after the marker, and another marker may follow.
                 content(events, opened);
             }
-            ToolFormat::Llama3 | ToolFormat::Json => {
+            _ => {
                 self.held.insert_str(0, &opened);
                 if self.n_calls > 0 && self.held.trim().is_empty() {
                     self.held.clear();
@@ -272,25 +281,52 @@ enum Head {
 
 struct CallHead {
     name: Option<String>,
-    json_at: usize,
+    at: usize,
+    written: Written,
 }
 
-fn call_head(format: ToolFormat, text: &str) -> Head {
+fn call_head(format: ToolFormat, names: &[String], opened: &str, text: &str) -> Head {
     let words = text.trim_start();
-    let json_at = text.len() - words.len();
+    let at = text.len() - words.len();
+    let json = Head::At(CallHead { name: None, at, written: Written::Json });
+    let has_marker = matches!(format, ToolFormat::Hermes | ToolFormat::Mistral);
     match words.chars().next() {
         None => Head::NotYet,
-        Some('{') => Head::At(CallHead { name: None, json_at }),
-        Some('[') if format != ToolFormat::Llama3 => Head::At(CallHead { name: None, json_at }),
+        Some('{') => json,
+        Some('[') if has_marker => json,
+        Some('[') => match words[1..].trim_start().chars().next() {
+            None => Head::NotYet,
+            Some(c) if c.is_alphabetic() || c == '_' => {
+                python_head(names, words[1..].trim_start(), at, Written::PythonList)
+            }
+            Some(_) if format == ToolFormat::Llama3 => Head::Never,
+            Some(_) => json,
+        },
+        Some(c) if opened.contains(FENCE) && !has_marker && (c.is_alphabetic() || c == '_') => {
+            python_head(names, words, at, Written::PythonBlock)
+        }
         Some(_) if format == ToolFormat::Mistral => {
             // name[CALL_ID]id[ARGS]{…}, name[ARGS]{…} or name{…}
             let Some(brace) = words.find('{').filter(|&brace| brace <= HEAD_BYTES_MAX) else {
                 return if words.len() > HEAD_BYTES_MAX { Head::Never } else { Head::NotYet };
             };
             let name = words[..brace].split('[').next().unwrap_or_default().trim();
-            Head::At(CallHead { name: Some(name.to_owned()), json_at: json_at + brace })
+            Head::At(CallHead { name: Some(name.to_owned()), at: at + brace, written: Written::Json })
         }
         Some(_) => Head::Never,
+    }
+}
+
+/// A call of Python's begins with the name of a tool and `(`: other code is told at once.
+fn python_head(names: &[String], words: &str, at: usize, written: Written) -> Head {
+    let name = python::name_at(words);
+    let after = words[name.len()..].trim_start();
+    let can_grow = name.len() == words.len() && names.iter().any(|known| known.starts_with(name));
+    match names.iter().any(|known| known == name) {
+        true if after.starts_with('(') => Head::At(CallHead { name: None, at, written }),
+        true if after.is_empty() => Head::NotYet,
+        _ if can_grow => Head::NotYet,
+        _ => Head::Never,
     }
 }
 
@@ -326,5 +362,6 @@ fn call_of(call: Json) -> Option<(String, Json)> {
     arguments.is_object().then_some((name, arguments))
 }
 
+mod python;
 #[cfg(test)]
 mod tests;

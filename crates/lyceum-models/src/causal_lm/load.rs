@@ -27,6 +27,25 @@ pub struct Loaded {
     pub notes: Vec<String>,
 }
 
+/// What a checkpoint says that its model is; no tensor is read.
+///
+/// # Errors
+/// Where the description is not what a family needs.
+pub fn describe(checkpoint: &Checkpoint, source: &Source<'_>) -> Result<Config, LoadError> {
+    let (_, config) = family_and_config(checkpoint, source)?;
+    Ok(config)
+}
+
+fn family_and_config(
+    checkpoint: &Checkpoint,
+    source: &Source<'_>,
+) -> Result<(&'static Family, Config), DescribeError> {
+    match source {
+        Source::HuggingFace { config } => families::from_hugging_face(config),
+        Source::Gguf { header } => families::from_gguf(header, &|name| checkpoint.find(name).is_some()),
+    }
+}
+
 /// Reads every tensor that the model needs, laid out for this processor. Matrices stay in the type of the file,
 /// or become `quant` (norms and biases stay f32). `context` cuts the longest sequence, and the tables made for it.
 ///
@@ -39,19 +58,14 @@ pub fn load(
     context: Option<usize>,
     control: &Control,
 ) -> Result<Loaded, LoadError> {
-    let (family, mut config) = match source {
-        Source::HuggingFace { config } => families::from_hugging_face(config)?,
-        Source::Gguf { header } => {
-            let has = |name: &str| checkpoint.find(name).is_some();
-            let (family, mut config) = families::from_gguf(header, &has)?;
-            if let Some(divisors) = checkpoint.remove("rope_freqs.weight") {
-                let divisors = checkpoint.numbers(&divisors)?;
-                config.ropes.iter_mut().for_each(|r| r.scaling = Scaling::Divisors(divisors.clone()));
-                config.check().map_err(DescribeError::Sizes)?;
-            }
-            (family, config)
-        }
-    };
+    let (family, mut config) = family_and_config(&checkpoint, &source)?;
+    if let Source::Gguf { .. } = source
+        && let Some(divisors) = checkpoint.remove("rope_freqs.weight")
+    {
+        let divisors = checkpoint.numbers(&divisors)?;
+        config.ropes.iter_mut().for_each(|r| r.scaling = Scaling::Divisors(divisors.clone()));
+        config.check().map_err(DescribeError::Sizes)?;
+    }
     if let Some(context) = context {
         config.max_position_embeddings = config.max_position_embeddings.min(context.max(1));
     }

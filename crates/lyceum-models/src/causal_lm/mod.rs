@@ -9,18 +9,21 @@
 //! Parameter names are Hugging Face's. Weights may stand in any stored form ([`load`]); this file does not know
 //! which. It knows no text, no sampling and no cache: attention is handed in by whoever runs a pass.
 
+pub mod adapter;
 pub mod config;
 pub mod families;
 mod load;
 #[cfg(test)]
 mod tests;
 
+pub use adapter::{Adapter, AdapterConfig};
 pub use config::Config;
-pub use load::{Loaded, Source, load};
+pub use load::{Loaded, Source, describe, load};
 
 use crate::batch::{Input, Tokens};
 use crate::from_checkpoint::{LoadError, Weights};
 use crate::model::{Forward, wrong_input};
+use adapter::{Factors, Place, Use};
 use lyceum_nn::ops::attention::AttentionOptions;
 use lyceum_nn::ops::cached_attention::CachedOptions;
 use lyceum_nn::ops::head_norm::Heads;
@@ -39,6 +42,8 @@ pub struct CausalLm {
     ropes: Vec<RopeTable>,
     /// 0, 1, … up to the context.
     numbers: Vec<u32>,
+    /// An adapter that stands within the model: all rows use it.
+    own: Option<Box<(AdapterConfig, Factors)>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +57,13 @@ struct LayerWeights {
     gate_up: [Part; 2],
     down_proj: Part,
     post_feedforward_norm: Option<ParamId>,
+}
+
+/// What is added to the rows at the end of either half of a layer.
+struct Branch {
+    place: Place,
+    part: Part,
+    norm: Option<ParamId>,
 }
 
 impl CausalLm {
@@ -124,7 +136,7 @@ impl CausalLm {
         });
         let ropes = ropes.collect::<Result<_, _>>()?;
         let numbers = (0..context as u32).collect();
-        Ok(CausalLm { config, embed_tokens, layers, norm, lm_head, ropes, numbers })
+        Ok(CausalLm { config, embed_tokens, layers, norm, lm_head, ropes, numbers, own: None })
     }
 
     pub(crate) fn heads(&self) -> Heads {
@@ -187,6 +199,19 @@ impl CausalLm {
         tape: &mut Tape<'_>,
         x: Var,
         positions: &[u32],
+        attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
+    ) -> Result<Var, NnError> {
+        let uses = Vec::from_iter(self.own_use(tape.shape(x).rows()));
+        self.run_with(tape, x, positions, &uses, attend)
+    }
+
+    /// As [`run`](Self::run), with the adapters `uses` alone.
+    pub(crate) fn run_with(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        positions: &[u32],
+        uses: &[Use<'_>],
         mut attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
     ) -> Result<Var, NnError> {
         let eps = self.config.rms_norm_eps;
@@ -197,15 +222,19 @@ impl CausalLm {
         let embedded = x;
         for (i, layer) in self.layers.iter().enumerate() {
             let y = tape.rms_norm(x, layer.input_layernorm, eps)?;
-            let qkv = self.queries_keys_values(tape, i, y, positions)?;
+            let qkv = self.queries_keys_values(tape, i, y, positions, uses)?;
             let y = attend(tape, i, qkv)?;
-            x = self.add_branch(tape, x, y, layer.o_proj, layer.post_attention_norm)?;
+            let branch = Branch { place: Place::Output, part: layer.o_proj, norm: layer.post_attention_norm };
+            x = self.add_branch(tape, x, y, (i, branch), uses)?;
             let y = tape.rms_norm(x, layer.feedforward_norm, eps)?;
-            let y = tape.linear_joined(y, &layer.gate_up)?;
+            let gate_up = tape.linear_joined(y, &layer.gate_up)?;
+            let y = self.adapt(tape, (i, Place::GateUp), y, gate_up, uses)?;
             let y = tape.gated(y, self.config.activation)?;
-            x = self.add_branch(tape, x, y, layer.down_proj, layer.post_feedforward_norm)?;
+            let branch =
+                Branch { place: Place::Down, part: layer.down_proj, norm: layer.post_feedforward_norm };
+            x = self.add_branch(tape, x, y, (i, branch), uses)?;
             tape.mark(x, || format!("layers.{i}"));
-            tape.forget_between(embedded, x);
+            tape.release_between(embedded, x);
         }
         Ok(x)
     }
@@ -226,9 +255,11 @@ impl CausalLm {
         i: usize,
         x: Var,
         positions: &[u32],
+        uses: &[Use<'_>],
     ) -> Result<Var, NnError> {
         let (layer, heads) = (&self.layers[i], self.heads());
         let mut qkv = tape.linear_joined(x, &layer.qkv)?;
+        qkv = self.adapt(tape, (i, Place::Qkv), x, qkv, uses)?;
         if let Some(weights) = layer.head_norms {
             qkv = tape.head_norm(qkv, heads, weights, self.config.rms_norm_eps)?;
         }
@@ -244,13 +275,13 @@ impl CausalLm {
         tape: &mut Tape<'_>,
         x: Var,
         y: Var,
-        (weight, bias): Part,
-        norm: Option<ParamId>,
+        (i, Branch { place, part: (weight, bias), norm }): (usize, Branch),
+        uses: &[Use<'_>],
     ) -> Result<Var, NnError> {
-        let Some(norm) = norm else {
-            return tape.linear_residual(y, weight, bias, Activation::None, Some(x));
-        };
-        let y = tape.linear(y, weight, bias, Activation::None)?;
+        let residual = if norm.is_none() { Some(x) } else { None };
+        let base = tape.linear_residual(y, weight, bias, Activation::None, residual)?;
+        let y = self.adapt(tape, (i, place), y, base, uses)?;
+        let Some(norm) = norm else { return Ok(y) };
         let y = tape.rms_norm(y, norm, self.config.rms_norm_eps)?;
         tape.add(x, y)
     }

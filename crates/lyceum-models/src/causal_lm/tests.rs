@@ -13,14 +13,14 @@ use serde_json::Value;
 const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
 
 /// A fixture: its file, its `config.json`, and what transformers computed.
-struct Case {
+pub(super) struct Case {
     file: Vec<u8>,
-    config: Value,
+    pub config: Value,
     ids: Vec<u32>,
     logits: Vec<f32>,
 }
 
-fn case(name: &str) -> Case {
+pub(super) fn case(name: &str) -> Case {
     let path = format!("{}/../../fixtures/causal_lm/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
     let file = std::fs::read(path).unwrap();
     let n = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
@@ -32,7 +32,7 @@ fn case(name: &str) -> Case {
 }
 
 impl Case {
-    fn load(&self, quant: Option<Stored>) -> Result<Loaded, LoadError> {
+    pub fn load(&self, quant: Option<Stored>) -> Result<Loaded, LoadError> {
         let mut checkpoint = Checkpoint::safetensors(vec![Box::new(self.file.clone())]).unwrap();
         checkpoint.remove("test.logits");
         load(checkpoint, Source::HuggingFace { config: &self.config }, quant, None, &Control::new())
@@ -48,7 +48,7 @@ fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
     tape.value(forward.logits).to_vec()
 }
 
-fn worst(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn worst(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
@@ -104,7 +104,10 @@ fn pages_and_pieces_change_no_bit() {
                 );
                 let tokens = &case.ids[i * time..][seen..time.min(seen + n)];
                 if !tokens.is_empty() {
-                    rows.push((i, DecodeRow { state, tokens, rows: Rows::All, pages: &pages[i] }));
+                    rows.push((
+                        i,
+                        DecodeRow { state, tokens, rows: Rows::All, pages: &pages[i], adapter: None },
+                    ));
                 }
             }
             let (who, mut rows): (Vec<usize>, Vec<DecodeRow<'_>>) = rows.into_iter().unzip();
@@ -157,6 +160,11 @@ fn as_gguf(case: &Case) -> Vec<u8> {
         };
         tensors.push((gguf, tensor.dims, data));
     }
+    write_gguf(&metadata, &tensors)
+}
+
+/// A GGUF file of f32 tensors: names, dimensions, numbers.
+pub(super) fn write_gguf(metadata: &[(String, Meta)], tensors: &[(String, Vec<usize>, Vec<f32>)]) -> Vec<u8> {
     let tensors: Vec<gguf::Tensor<'_>> = tensors
         .iter()
         .map(|(name, dims, data)| gguf::Tensor {
@@ -171,12 +179,12 @@ fn as_gguf(case: &Case) -> Vec<u8> {
         })
         .collect();
     let mut file = Vec::new();
-    gguf::write(&mut file, &metadata, &tensors).unwrap();
+    gguf::write(&mut file, metadata, &tensors).unwrap();
     file
 }
 
 /// `[part][i]` to `[i][part]` in each head.
-fn neighbours(rows: &[f32], head_rows: usize, row_len: usize) -> Vec<f32> {
+pub(super) fn neighbours(rows: &[f32], head_rows: usize, row_len: usize) -> Vec<f32> {
     let mut out = Vec::new();
     for head in rows.chunks_exact(head_rows * row_len) {
         for i in 0..head_rows / 2 {

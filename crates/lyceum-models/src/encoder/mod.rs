@@ -153,27 +153,49 @@ impl Encoder {
             let types = tape.embedding(table, &types, &[*n, *time])?;
             x = tape.add(x, types)?;
         }
-        let eps = self.config.layer_norm_eps;
-        let norm = |tape: &mut Tape<'_>, x, Norm(w, b)| tape.layer_norm(x, w, Some(b), eps);
-        x = norm(tape, x, self.norm)?;
+        x = self.norm(tape, x, self.norm)?;
+        // Serving: each thread takes some texts through a layer, whose values stay in its cache.
+        let per_part = tape.examples_a_part(x);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = match per_part {
+                Some(n) => {
+                    tape.in_parts(x, n, |tape, x, texts| self.layer(tape, layer, x, &lengths[texts]))?
+                }
+                None => self.layer(tape, layer, x, lengths)?,
+            };
+            tape.mark(x, || format!("encoder.layer.{i}"));
+        }
+        Ok((x, entry))
+    }
+
+    /// One layer's rows from those before it.
+    fn layer(&self, tape: &mut Tape<'_>, layer: &Layer, x: Var, lengths: &[u32]) -> Result<Var, NnError> {
         let options = AttentionOptions {
             key_lens: Some(lengths),
             ..AttentionOptions::full(self.config.num_attention_heads)
         };
-        for (i, layer) in self.layers.iter().enumerate() {
-            let qkv = tape.linear_joined(x, &layer.qkv)?;
-            let y = tape.self_attention(qkv, options)?;
-            let (w, b) = layer.attention_output;
-            let y = tape.linear_residual(y, w, b, Activation::None, Some(x))?;
-            x = norm(tape, y, layer.attention_norm)?;
-            let (w, b) = layer.intermediate;
-            let y = tape.linear(x, w, b, self.config.activation)?;
-            let (w, b) = layer.output;
-            let y = tape.linear_residual(y, w, b, Activation::None, Some(x))?;
-            x = norm(tape, y, layer.output_norm)?;
-            tape.mark(x, || format!("encoder.layer.{i}"));
-        }
-        Ok((x, entry))
+        let qkv = tape.linear_joined(x, &layer.qkv)?;
+        let heads = tape.self_attention(qkv, options)?;
+        tape.release(qkv);
+        let (w, b) = layer.attention_output;
+        let sum = tape.linear_residual(heads, w, b, Activation::None, Some(x))?;
+        tape.release(heads);
+        tape.release(x);
+        let x = self.norm(tape, sum, layer.attention_norm)?;
+        tape.release(sum);
+        let (w, b) = layer.intermediate;
+        let inner = tape.linear(x, w, b, self.config.activation)?;
+        let (w, b) = layer.output;
+        let sum = tape.linear_residual(inner, w, b, Activation::None, Some(x))?;
+        tape.release(inner);
+        tape.release(x);
+        let y = self.norm(tape, sum, layer.output_norm)?;
+        tape.release(sum);
+        Ok(y)
+    }
+
+    fn norm(&self, tape: &mut Tape<'_>, x: Var, Norm(weight, bias): Norm) -> Result<Var, NnError> {
+        tape.layer_norm(x, weight, Some(bias), self.config.layer_norm_eps)
     }
 
     /// Matrices with how often the longest text multiplies by each, and attention's own products.

@@ -165,14 +165,26 @@ fn a_language_model_says_the_same_bits_token_by_token_and_in_any_company() {
                     .iter_mut()
                     .zip(prompts)
                     .zip([Rows::All, Rows::Last, Rows::All])
-                    .map(|((state, tokens), rows)| DecodeRow { state, tokens, rows, pages: &[] })
+                    .map(|((state, tokens), rows)| DecodeRow {
+                        state,
+                        tokens,
+                        rows,
+                        pages: &[],
+                        adapter: None,
+                    })
                     .collect();
                 let logits = model.decode(&mut ws, None, &mut rows).unwrap();
                 let row = |r: usize, from: usize, to: usize| &whole[(r * 8 + from) * 11..(r * 8 + to) * 11];
                 assert_eq!(logits, [row(0, 0, 5), row(1, 2, 3), row(2, 0, 5)].concat());
                 for t in 5..8 {
                     let tokens = &all.ids[t..t + 1];
-                    let next = DecodeRow { state: &mut states[0], tokens, rows: Rows::Last, pages: &[] };
+                    let next = DecodeRow {
+                        state: &mut states[0],
+                        tokens,
+                        rows: Rows::Last,
+                        pages: &[],
+                        adapter: None,
+                    };
                     assert_eq!(
                         model.decode(&mut ws, None, &mut [next]).unwrap(),
                         row(0, t, t + 1),

@@ -114,10 +114,10 @@ impl Header {
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file's fault.
-    #[error("gguf: at byte {at}: {problem}")]
+    #[error("gguf: at byte {at}: {}", lyceum_types::short::short(problem))]
     Malformed { at: u64, problem: String },
     /// The file is well, and this program cannot use it.
-    #[error("gguf: {0}")]
+    #[error("gguf: {}", lyceum_types::short::short(.0))]
     Unsupported(String),
     #[error("gguf: reading failed at byte {at}")]
     Read { at: u64, source: std::io::Error },

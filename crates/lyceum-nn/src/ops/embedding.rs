@@ -9,6 +9,10 @@ use crate::params::ParamId;
 use crate::tape::{Backward, SavedIds, Tape, Var, WeightBackward};
 use crate::{NnError, Shape};
 use lyceum_kernels::embedding::{gather, scatter_add};
+use lyceum_kernels::pool;
+
+/// Rows that a task gathers from a table stored in blocks.
+const ROWS_A_TASK: usize = 32;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Embedding {
@@ -45,9 +49,10 @@ impl Tape<'_> {
         let shape = Shape::new(&all_dims[..dims.len() + 1]);
         let mut out = self.take(shape.len());
         match self.params().stored(table) {
-            Some(stored) => {
-                out.chunks_exact_mut(cols).zip(ids).for_each(|(row, &id)| stored.row(id as usize, row))
-            }
+            Some(stored) => pool::for_each_chunk(&mut out, ROWS_A_TASK * cols.max(1), |i, rows| {
+                let ids = &ids[i * ROWS_A_TASK..];
+                rows.chunks_exact_mut(cols).zip(ids).for_each(|(row, &id)| stored.row(id as usize, row));
+            }),
             None => gather(self.params().value(table), cols, ids, &mut out),
         }
         let records = self.needs_grad(&[], &[table]);

@@ -226,7 +226,7 @@ impl Operation for Linear {
 
 /// `‖Σ_t g_t ⊗ x_t‖²` of T rows: `Σ_{s, t} (g_s·g_t)(x_s·x_t)` where the two Gram matrices are cheaper than
 /// the gradient itself, else the gradient's own square.
-fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
+pub(super) fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
     let (n, k) = (g.len() / rows.max(1), x.len() / rows.max(1));
     if rows == 1 {
         return sum_of_squares(g) * sum_of_squares(x);

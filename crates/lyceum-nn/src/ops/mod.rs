@@ -88,16 +88,20 @@ pub mod head_norm;
 pub mod joined;
 pub mod layer_norm;
 pub mod linear;
+pub mod lora;
 pub mod mean_steps;
 pub mod one_hot;
+pub mod packed_attention;
 pub mod pooling;
 pub mod position;
+pub mod preference;
 pub mod recurrent;
 pub mod repeat_steps;
 pub mod reshape;
 pub mod rms_norm;
 pub mod rope;
 pub mod scale;
+pub mod select_rows;
 pub mod select_step;
 pub mod softmax;
 pub mod softmax_cross_entropy;
@@ -110,6 +114,8 @@ operations! {
     Rope(rope::Rope),
     RmsNorm(rms_norm::RmsNorm),
     Position(position::Position),
+    PackedAttention(packed_attention::PackedAttention),
+    Preference(preference::Preference),
     LayerNorm(layer_norm::LayerNorm),
     Embedding(embedding::Embedding),
     BinaryCrossEntropy(binary_cross_entropy::BinaryCrossEntropy),
@@ -118,11 +124,13 @@ operations! {
     ConcatLast(concat::ConcatLast),
     Recurrent(recurrent::Recurrent),
     RepeatSteps(repeat_steps::RepeatSteps),
+    SelectRows(select_rows::SelectRows),
     SelectStep(select_step::SelectStep),
     Gated(gated::Gated),
     HeadNorm(head_norm::HeadNorm),
     Scale(scale::Scale),
     Linear(linear::Linear),
+    Lora(lora::Lora),
     MeanSteps(mean_steps::MeanSteps),
     BatchNorm(batch_norm::BatchNorm),
     ChannelsFirst(channels_first::ChannelsFirst),

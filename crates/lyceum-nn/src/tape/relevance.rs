@@ -78,8 +78,8 @@ impl Tape<'_> {
                 // An input beside the entry (what a decoder reads): its part is not the entry's.
                 ledger.absorbed += inner(&dy, &node.value);
             } else {
-                let mut back =
-                    Backward { ws: self.ws, params: self.params, at: i, dy, precision: self.precision };
+                let (params, beside) = (self.params, self.beside);
+                let mut back = Backward { ws: self.ws, params, beside, at: i, dy, precision: self.precision };
                 op.relevance(&mut back, &mut ledger)?;
                 let dy = back.dy;
                 self.ws.give(dy);
@@ -96,7 +96,7 @@ impl Tape<'_> {
     }
 
     pub(super) fn view_at(&self, at: usize) -> View<'_> {
-        View { ws: self.ws, params: self.params, at }
+        View { ws: self.ws, params: self.params, beside: self.beside, at }
     }
 }
 

@@ -79,7 +79,7 @@ async fn held(
 ) -> Result<Option<String>, ServiceError> {
     let version = VersionRef::Number(resident.version.number);
     let reference = ModelRef { name: resident.version.name.clone(), version };
-    Ok(lyceum_store::models::resolve(service.store(), project, &reference).await?.held)
+    Ok(service.resolve(project, &reference).await?.held)
 }
 
 /// Everything that is known of a version now.

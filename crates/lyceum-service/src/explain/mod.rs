@@ -35,6 +35,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -97,7 +98,9 @@ pub async fn create(
         }
         _ => explain(service, &resident, &request.what, &request.options, "input").await?,
     };
-    service.explanations.keep(project, explained.clone());
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+    }
     Ok(explained)
 }
 
@@ -143,7 +146,9 @@ pub(crate) async fn answer_and_explain(
             return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
         }
     };
-    service.explanations.keep(project, explained.clone());
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+    }
     Ok((outputs, explained))
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
+use crate::rates::Reserved;
 use crate::{Service, ServiceError};
 use choice::{Choice, Part, prompt_token};
 use lyceum_engine::{Event, Flow, GenerateRequest, Places, Sink, Tenant, TokenEvent, TokenMask};
@@ -50,7 +51,7 @@ impl Sampling {
 pub use lyceum_engine::Priority;
 
 /// A request that was let in: it has places for all its choices, which come back when they end.
-pub(crate) struct Admitted<'a> {
+pub struct Admitted<'a> {
     service: &'a Service,
     places: Places,
 }
@@ -83,6 +84,8 @@ fn tenant(project: &Project) -> Tenant {
 /// What every choice of a request shares.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
+    /// Nobody waits for the answer: it may take longer.
+    pub in_background: bool,
     /// Choices of each prompt.
     pub n: usize,
     pub sampling: Sampling,
@@ -100,6 +103,7 @@ pub(crate) struct Options {
 }
 
 /// A prompt as the engine takes it.
+#[derive(Clone)]
 pub(crate) struct Encoded {
     pub source: Option<Vec<u32>>,
     pub prompt: Vec<u32>,
@@ -214,11 +218,17 @@ pub(crate) fn start(
         cached_tokens: 0,
         completion_tokens: 0,
     };
+    let worst = |prompt: &Encoded| (prompt.n_tokens + prompt.max_tokens * options.n) as u64;
+    let reserved = crate::rates::reserve(prompts.iter().map(worst).sum())?;
     let mut end_tokens = if options.ignore_eos { Vec::new() } else { speaker.ends() };
     end_tokens.extend(&options.stop_ids);
     let mut choices = Vec::with_capacity(n_choices);
     let mut prompt_ids = Vec::with_capacity(n_choices);
     let mut kept = Vec::new();
+    let timeout = match options.in_background {
+        false => limits::REQUEST_TIMEOUT,
+        true => limits::BACKGROUND_RESPONSE_TIMEOUT,
+    };
     for prompt in prompts {
         let ids: Arc<[u32]> = prompt.source.as_deref().unwrap_or(&prompt.prompt).into();
         for i in 0..options.n {
@@ -266,8 +276,12 @@ pub(crate) fn start(
         usage,
         kept,
         seed: base_seed,
+        reserved: reserved.map(|mut reserved| {
+            reserved.used(usage.prompt_tokens);
+            reserved
+        }),
         receiver,
-        deadline: Instant::now() + limits::REQUEST_TIMEOUT,
+        deadline: Instant::now() + timeout,
     })
 }
 
@@ -339,7 +353,10 @@ fn answer_at_once(
         sink(Event::Done(lyceum_engine::Finish::Length));
     });
     let model = speaker.model().clone();
-    service.engine().predict(lyceum_engine::PredictRequest { model, input, reply }).map_err(crate::refused)
+    service
+        .engine()
+        .predict(lyceum_engine::PredictRequest { model, input, tally: None, reply })
+        .map_err(crate::refused)
 }
 
 fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
@@ -364,6 +381,8 @@ pub struct Running {
     kept: Vec<Arc<AtomicUsize>>,
     /// That of the first choice.
     seed: u64,
+    /// What the limits hold for it; what it does not use goes back when it ends.
+    reserved: Option<Reserved>,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
 }
@@ -438,6 +457,9 @@ impl Running {
             }
             Event::Token(token) => {
                 self.usage.completion_tokens += 1;
+                if let Some(reserved) = &mut self.reserved {
+                    reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
+                }
                 choice.token_ids.push(token.id);
                 choice.push(&self.speaker, &token, Part::Completion)?
             }

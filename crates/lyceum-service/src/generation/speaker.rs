@@ -27,7 +27,7 @@ impl Speaker {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Self, ServiceError> {
-        let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
+        let version = service.resolve(project, reference).await?;
         let does_not = |id: String, instead: &str| {
             let message = format!("{id} does not generate text: ask it with {instead}");
             ServiceError::invalid("model", "unsupported_model", message)

@@ -95,7 +95,7 @@ impl Language {
             let message = format!("{id} {what}, and this takes a model that {wanted}: ask it with {instead}");
             Err(ServiceError::invalid("model", "unsupported_model", message))
         };
-        let version = lyceum_store::models::resolve(service.store(), project, reference).await?;
+        let version = service.resolve(project, reference).await?;
         if !is_imported(&version) {
             let instead = "POST /v1/completions, /v1/decisions or :predict";
             return refused(version.id(), "was trained here", instead);

@@ -13,6 +13,7 @@ use lyceum_nn::checkpoint::{Checkpoint, ReadAt};
 use lyceum_nn::gguf::{GgufError, Header, Value as Meta};
 use lyceum_types::control::Control;
 use lyceum_types::manifest::ImportedKind;
+use lyceum_types::short::short;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io;
@@ -27,7 +28,7 @@ const JSON_BYTES_MAX: u64 = 128 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder's fault.
-    #[error("{path}: {problem}")]
+    #[error("{path}: {}", short(problem))]
     File { path: PathBuf, problem: String },
     #[error("reading {path} failed")]
     Read { path: PathBuf, source: io::Error },

@@ -108,7 +108,8 @@ pub(crate) async fn encode(
                 let _ = sender.send(result);
             });
             let input = Input::Tokens(collate(rows, time, &places));
-            let request = lyceum_engine::PredictRequest { model: language.model.clone(), input, reply };
+            let request =
+                lyceum_engine::PredictRequest { model: language.model.clone(), input, tally: None, reply };
             service.engine.predict(request).map_err(refused)?;
             waiting.push_back((places, receiver));
         }

@@ -35,6 +35,16 @@ async fn add(store: &Store, name: &str) -> Result<Version, StoreError> {
     publish(store, &Project::default_project(), new(name), staged(store), manifest, NOW).await
 }
 
+async fn set_alias(store: &Store, name: &ModelName, alias: &str, number: u32) -> Result<(), StoreError> {
+    let alias = alias.parse().unwrap();
+    let project = Project::default_project();
+    registry::set_alias(store, &project, (name, &alias), (number, None), &act()).await.map(drop)
+}
+
+fn act() -> Act {
+    Act { actor: "test".into(), note: String::new(), now: NOW }
+}
+
 async fn find(store: &Store, reference: &str) -> Result<Version, StoreError> {
     resolve(store, &Project::default_project(), &reference.parse().unwrap()).await
 }
@@ -49,10 +59,8 @@ async fn a_published_version_is_found_by_name_number_and_alias() {
     assert_eq!(fs::read(second.dir.join(MANIFEST)).unwrap(), b"{\"version\":2}");
     assert_eq!(fs::read(second.dir.join(WEIGHTS)).unwrap(), b"abc");
 
-    let project = Project::default_project();
-    let stable: Alias = "stable".parse().unwrap();
-    set_alias(&store, &project, &first.name, &stable, 2).await.unwrap();
-    set_alias(&store, &project, &first.name, &stable, 1).await.unwrap();
+    set_alias(&store, &first.name, "stable", 2).await.unwrap();
+    set_alias(&store, &first.name, "stable", 1).await.unwrap();
     assert_eq!(find(&store, "digits").await.unwrap(), second);
     assert_eq!(find(&store, "digits@latest").await.unwrap(), second);
     assert_eq!(find(&store, "digits@1").await.unwrap(), first);
@@ -60,8 +68,8 @@ async fn a_published_version_is_found_by_name_number_and_alias() {
     for missing in ["digits@3", "digits@other", "digit"] {
         assert!(matches!(find(&store, missing).await, Err(StoreError::NotFound { .. })), "{missing}");
     }
-    assert!(set_alias(&store, &project, &first.name, &stable, 9).await.is_err());
-    assert!(set_alias(&store, &project, &first.name, &"latest".parse().unwrap(), 1).await.is_err());
+    assert!(set_alias(&store, &first.name, "stable", 9).await.is_err());
+    assert!(set_alias(&store, &first.name, "latest", 1).await.is_err());
 }
 
 #[tokio::test]
@@ -83,8 +91,7 @@ async fn a_held_version_is_passed_over_by_the_bare_name_until_it_is_promoted() {
     assert_eq!(find(&store, "digits@latest").await.unwrap(), first);
     assert_eq!(find(&store, "digits@2").await.unwrap(), second);
     assert_eq!(second.held.as_deref(), Some("0.2 lower under pgd"));
-    let candidate: Alias = "candidate".parse().unwrap();
-    set_alias(&store, &project, &first.name, &candidate, 2).await.unwrap();
+    set_alias(&store, &first.name, "candidate", 2).await.unwrap();
     assert_eq!(find(&store, "digits@candidate").await.unwrap(), second, "an alias was set by hand");
     assert_eq!(list(&store, &project).await.unwrap()[1], second);
 
@@ -128,16 +135,15 @@ async fn a_deleted_version_leaves_no_row_no_alias_and_no_folder_and_its_number_i
     let project = Project::default_project();
     add(&store, "digits").await.unwrap();
     let second = add(&store, "digits").await.unwrap();
-    let alias = "stable".parse().unwrap();
-    set_alias(&store, &project, &second.name, &alias, 2).await.unwrap();
+    set_alias(&store, &second.name, "stable", 2).await.unwrap();
 
-    let deleted = delete(&store, &project, &"digits@stable".parse().unwrap()).await.unwrap();
+    let deleted = delete(&store, &project, &"digits@stable".parse().unwrap(), &act()).await.unwrap();
     assert_eq!(deleted, second);
     assert!(!second.dir.exists());
     assert!(find(&store, "digits@stable").await.is_err());
     assert_eq!(find(&store, "digits").await.unwrap().number, 1);
     assert_eq!(add(&store, "digits").await.unwrap().number, 3);
-    assert!(delete(&store, &project, &"digits@2".parse().unwrap()).await.is_err());
+    assert!(delete(&store, &project, &"digits@2".parse().unwrap(), &act()).await.is_err());
     assert_eq!(fs::read_dir(store.layout().staging()).unwrap().count(), 0);
 }
 
@@ -190,5 +196,5 @@ async fn a_foreign_project_finds_nothing() {
     assert!(list(&store, &other).await.unwrap().is_empty());
     let reference = "digits".parse().unwrap();
     assert!(matches!(resolve(&store, &other, &reference).await, Err(StoreError::NotFound { .. })));
-    assert!(matches!(delete(&store, &other, &reference).await, Err(StoreError::NotFound { .. })));
+    assert!(matches!(delete(&store, &other, &reference, &act()).await, Err(StoreError::NotFound { .. })));
 }

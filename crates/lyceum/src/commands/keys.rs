@@ -1,16 +1,25 @@
-//! `lyceum keys create|ls|revoke`
+//! `lyceum keys create|ls|revoke|rotate`
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{output, time};
 use clap::{Args, Subcommand};
-use lyceum_store::keys::{self, Key, KeyGrant};
+use lyceum_store::Store;
+use lyceum_store::keys::{self, Key, KeyGrant, KeyOwner, KeySecret};
+use lyceum_store::tenancy::{Act, projects};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{KeyId, KeyScope};
+use lyceum_types::ids::{KeyId, KeyScope, Project};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub struct Keys {
+    /// The project, where there are several
+    #[arg(long, global = true, value_name = "PROJECT")]
+    project: Option<String>,
+    /// The organisation of the project
+    #[arg(long, global = true, value_name = "ORG", default_value = "default")]
+    org: String,
     #[command(subcommand)]
     command: Command,
 }
@@ -28,6 +37,9 @@ enum Command {
         /// When it ends, from now: 30m, 12h, 90d (default: never)
         #[arg(long, value_name = "DURATION")]
         expires: Option<String>,
+        /// Whose it is: a user of the project, or one of its service accounts (default: nobody's)
+        #[arg(long, value_name = "USER")]
+        owner: Option<String>,
     },
     /// Show the keys, without their secrets
     Ls,
@@ -36,23 +48,48 @@ enum Command {
         /// `key_…`, as `keys ls` shows it
         id: String,
     },
+    /// Make a successor with the same rights and limits; the key itself lives on for the overlap
+    Rotate {
+        /// `key_…`, as `keys ls` shows it
+        id: String,
+        /// How long both are valid: 30m, 12h, 7d (default: the old one ends at once)
+        #[arg(long, value_name = "DURATION")]
+        overlap: Option<String>,
+    },
+}
+
+/// The keys of one project.
+struct Of<'a> {
+    context: &'a Context,
+    store: Store,
+    project: Project,
 }
 
 impl Keys {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let store = context.store().await?;
+        let project = match self.project {
+            None => context.project.clone(),
+            Some(id) => projects::find(&store, &Project { tenant: self.org, id }).await?.project,
+        };
+        let of = Of { context, store, project };
         match self.command {
-            Command::Create { name, scopes, expires } => create(context, name, &scopes, expires).await,
-            Command::Ls => list(context).await,
-            Command::Revoke { id } => revoke(context, &id).await,
+            Command::Create { name, scopes, expires, owner } => {
+                create(&of, name, &scopes, expires, owner).await
+            }
+            Command::Ls => list(&of).await,
+            Command::Revoke { id } => revoke(&of, &id).await,
+            Command::Rotate { id, overlap } => rotate(&of, &id, overlap).await,
         }
     }
 }
 
 async fn create(
-    context: &Context,
+    of: &Of<'_>,
     name: String,
     scopes: &[String],
     expires: Option<String>,
+    owner: Option<String>,
 ) -> Result<(), Failure> {
     let now = Timestamp::now();
     let mut granted: Vec<KeyScope> = Vec::new();
@@ -67,9 +104,25 @@ async fn create(
         .map(|text| time::duration(text, "--expires 90d"))
         .transpose()?
         .map(|duration| now.plus(duration));
-    let store = context.store().await?;
+    let owner = match owner {
+        None => KeyOwner::Nobody,
+        Some(id) if id.starts_with("user_") => KeyOwner::User(id.parse()?),
+        Some(id) => KeyOwner::ServiceAccount(id.parse()?),
+    };
     let grant = KeyGrant { name, scopes: granted, expires_at };
-    let (key, secret) = keys::create(&store, &context.project, grant, now).await?;
+    let made = keys::create_for(&of.store, &of.project, grant, owner, &Act::of_command_line(now)).await?;
+    show(of.context, made);
+    Ok(())
+}
+
+async fn rotate(of: &Of<'_>, id: &str, overlap: Option<String>) -> Result<(), Failure> {
+    let overlap = overlap.map(|text| time::duration(&text, "--overlap 12h")).transpose()?;
+    let (overlap, act) = (overlap.unwrap_or(Duration::ZERO), Act::of_command_line(Timestamp::now()));
+    show(of.context, keys::rotate(&of.store, &of.project, &id.parse()?, overlap, &act).await?);
+    Ok(())
+}
+
+fn show(context: &Context, (key, secret): (Key, KeySecret)) {
     if context.is_json() {
         output::json_line(&json!({
             "id": key.id.as_str(),
@@ -77,16 +130,15 @@ async fn create(
             "scopes": scope_names(&key),
             "expires_at": key.grant.expires_at.map(Timestamp::seconds),
         }));
-        return Ok(());
+        return;
     }
     output::text(secret.reveal());
     output::note(format!("{} ({}): it is shown this once", key.id, scope_names(&key).join(", ")));
-    Ok(())
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
-    let store = context.store().await?;
-    let keys = keys::list(&store, &context.project).await?;
+async fn list(of: &Of<'_>) -> Result<(), Failure> {
+    let context = of.context;
+    let keys = keys::list(&of.store, &of.project).await?;
     let now = Timestamp::now();
     if context.is_json() {
         let keys: Vec<Value> = keys.iter().map(|key| line(key, now)).collect();
@@ -109,11 +161,10 @@ async fn list(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn revoke(context: &Context, id: &str) -> Result<(), Failure> {
+async fn revoke(of: &Of<'_>, id: &str) -> Result<(), Failure> {
     let id: KeyId = id.parse()?;
-    let store = context.store().await?;
-    keys::revoke(&store, &context.project, &id, Timestamp::now()).await?;
-    if context.is_json() {
+    keys::revoke(&of.store, &of.project, &id, Timestamp::now()).await?;
+    if of.context.is_json() {
         output::json_line(&json!({ "event": "done", "id": id.as_str() }));
     } else {
         output::text(format!("revoked {id}"));

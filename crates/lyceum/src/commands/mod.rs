@@ -1,6 +1,10 @@
 //! The commands, one file each: arguments, the calls below, the result in both formats.
 
+pub mod admin;
+pub mod alias;
 pub mod attack;
+pub mod audit;
+pub mod backup;
 pub mod bench;
 pub mod calibrate;
 pub mod card;
@@ -15,6 +19,7 @@ pub mod export;
 pub mod import;
 pub mod jobs;
 pub mod keys;
+pub mod lineage;
 pub mod ls;
 pub mod predict;
 pub mod preview;
@@ -77,12 +82,18 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Card(args) => args.run(context).await,
         Command::Ls(args) => args.run(context).await,
         Command::Show(args) => args.run(context).await,
+        Command::Alias(args) => args.run(context).await,
+        Command::Approve(args) => args.run(context).await,
+        Command::Lineage(args) => args.run(context).await,
+        Command::Backup(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,
         Command::Rm(args) => args.run(context).await,
         Command::Jobs(args) => args.run(context).await,
         Command::Keys(args) => args.run(context).await,
+        Command::Admin(args) => args.run(context).await,
+        Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),

@@ -156,6 +156,16 @@ impl From<HubError> for Failure {
                     "run it again; if it stays, do not trust the hub",
                 )
             }
+            HubError::Certificates { .. } => {
+                let why = "certificates of hubs are checked against this file, as SSL_CERT_FILE says";
+                Failure::new(
+                    Exit::Failed,
+                    "bad_certificates",
+                    text,
+                    why,
+                    "name a PEM file with certificates, or unset it",
+                )
+            }
             HubError::Offline { .. } => {
                 let why = "nothing may be fetched";
                 Failure::new(

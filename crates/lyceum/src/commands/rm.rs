@@ -1,10 +1,13 @@
 //! `lyceum rm MODEL`
 
+use crate::commands::alias;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::Args;
 use lyceum_store::models;
+use lyceum_store::registry::Act;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelRef;
 use serde_json::json;
 
@@ -18,7 +21,8 @@ impl Rm {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let reference: ModelRef = self.model.parse()?;
         let store = context.store().await?;
-        let version = match models::delete(&store, &context.project, &reference).await {
+        let act = Act { actor: alias::user(), note: String::new(), now: Timestamp::now() };
+        let version = match models::delete(&store, &context.project, &reference, &act).await {
             Ok(version) => version,
             Err(error) => return Err(context.explain(&store, error).await),
         };

@@ -7,13 +7,17 @@ use crate::failure::{Exit, Failure};
 use crate::serving::Serving;
 use crate::{assemble, output};
 use clap::Args;
+use lyceum_api::Door;
+use lyceum_api::tls::Tls;
 use lyceum_service::Service;
-use lyceum_store::{keys, models};
+use lyceum_store::models;
+use lyceum_store::tenancy::admin_keys::{self, First};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::limits;
 use serde_json::{Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket};
@@ -27,6 +31,15 @@ pub struct Serve {
     /// The port; 0 takes a free one
     #[arg(long)]
     port: Option<u16>,
+    /// Address and port at once, as 0.0.0.0:8317 or [::]:8317
+    #[arg(long, value_name = "ADDR:PORT", conflicts_with_all = ["host", "port"])]
+    listen: Option<SocketAddr>,
+    /// The certificate of an encrypted server (PEM, with its chain); read again on SIGHUP
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
     #[arg(long)]
     allow_plain_http: bool,
@@ -61,18 +74,27 @@ const IDLE_LOOK: Duration = Duration::from_secs(15);
 
 impl Serve {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let host = self.host.clone().unwrap_or_else(|| context.config.host.value.clone());
-        let port = self.port.unwrap_or(context.config.port.value);
-        let address = loopback_or(&host, self.allow_plain_http)?;
         let mut config = context.config.clone();
         self.over(&mut config.serving)?;
+        let cert = self.tls_cert.as_ref().or(config.tls_cert.value.as_ref());
+        let key = self.tls_key.as_ref().or(config.tls_key.value.as_ref());
+        let tls = tls(cert, key)?;
+        let (host, port) = match self.listen {
+            Some(listen) => (listen.ip().to_string(), listen.port()),
+            None => (
+                self.host.clone().unwrap_or_else(|| config.host.value.clone()),
+                self.port.unwrap_or(config.port.value),
+            ),
+        };
+        let address = loopback_or(&host, tls.is_some() || self.allow_plain_http)?;
         let store = context.store().await?;
-        let first_key = keys::create_first(&store, &context.project, Timestamp::now()).await?;
+        let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
         let service = assemble::service(&config, store)?;
         if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
-        listen(context, service, address, port, first_key.as_ref().map(|(_, secret)| secret.reveal())).await
+        let place = Place { address: SocketAddr::new(address, port), tls };
+        listen(context, service, place, first.as_ref()).await
     }
 
     /// Puts what the flags say over the configuration.
@@ -108,31 +130,45 @@ async fn unload_idle(service: Arc<Service>, idle: Duration) {
     }
 }
 
-/// Serves until the control ends it. `first_key` is said once, where there is one.
+/// Where to listen, and with which certificate.
+pub struct Place {
+    pub address: SocketAddr,
+    pub tls: Option<Tls>,
+}
+
+/// Serves until the control ends it. The first keys are said once, where there are any.
 pub async fn listen(
     context: &Context,
     service: Arc<Service>,
-    address: IpAddr,
-    port: u16,
-    first_key: Option<&str>,
+    place: Place,
+    first: Option<&First>,
 ) -> Result<(), Failure> {
-    let listener = bind(address, port).map_err(|error| cannot_listen(address, port, &error))?;
-    let bound = listener.local_addr().map_err(|error| cannot_listen(address, port, &error))?;
-    let url = format!("http://{bound}");
+    let Place { address, tls } = place;
+    let tcp = bind(address).map_err(|error| cannot_listen(address, &error))?;
+    let bound = tcp.local_addr().map_err(|error| cannot_listen(address, &error))?;
+    let url = format!("{}://{bound}", if tls.is_some() { "https" } else { "http" });
+    if let Some(tls) = tls.clone() {
+        reload_on_hangup(tls)?;
+    }
     if context.is_json() {
         let mut line = json!({ "event": "listening", "url": url });
-        if let Some(key) = first_key {
-            line["key"] = Value::from(key);
+        if let Some(first) = first {
+            line["key"] = Value::from(first.key.1.reveal());
+            line["admin_key"] = Value::from(first.admin_key.1.reveal());
         }
         output::json_line(&line);
     } else {
         output::text(format!("listening on {url}"));
-        if let Some(key) = first_key {
-            output::text(format!("the first key, shown this once: {key}"));
+        if let Some(first) = first {
+            output::text(format!("the first key, shown this once: {}", first.key.1.reveal()));
+            let secret = first.admin_key.1.reveal();
+            output::text(format!(
+                "the first admin key (projects, people, limits), shown this once: {secret}"
+            ));
         }
     }
     let until = ended(context.control.clone());
-    let server = tokio::spawn(lyceum_api::serve(listener, service.clone(), until));
+    let server = tokio::spawn(lyceum_api::serve(Door { tcp, tls }, service.clone(), until));
     // Choices end with the server; what they left unfinished begins anew with the next one.
     let choosing = worker::work(context, &service);
     let serving = serve(context, &service, server);
@@ -142,11 +178,11 @@ pub async fn listen(
 
 /// As `TcpListener::bind`, with a longer queue of connections: in it a refused client waits for milliseconds, beyond
 /// it for a second, until its system tries again.
-fn bind(address: IpAddr, port: u16) -> std::io::Result<TcpListener> {
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
-    socket.bind((address, port).into())?;
+    socket.bind(address)?;
     socket.listen(limits::CONNECTIONS_WAITING_MAX)
 }
 
@@ -167,18 +203,59 @@ async fn serve(
     served.map_err(|error| Failure::internal("the server failed", &error))
 }
 
-/// Keys travel in the clear without TLS, so only this machine may reach the port unless somebody insists.
-fn loopback_or(host: &str, allow_plain_http: bool) -> Result<IpAddr, Failure> {
+fn tls(cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>, Failure> {
+    let unusable = |message: String, why: &str| {
+        let fix = "give both PEM files: --tls-cert FILE --tls-key FILE";
+        Failure::new(Exit::Usage, "invalid_tls", message, why, fix)
+    };
+    match (cert, key) {
+        (None, None) => Ok(None),
+        (Some(cert), Some(key)) => match Tls::open(cert, key) {
+            Ok(tls) => Ok(Some(tls)),
+            Err(error) => Err(unusable(error.to_string(), "clients could not be answered with these files")),
+        },
+        (Some(_), None) => {
+            Err(unusable("tls_cert without tls_key".into(), "a certificate proves nothing alone"))
+        }
+        (None, Some(_)) => Err(unusable("tls_key without tls_cert".into(), "a key proves nothing alone")),
+    }
+}
+
+/// SIGHUP reads the certificate again; one that cannot be used changes nothing and is told in the log.
+#[cfg(unix)]
+fn reload_on_hangup(tls: Tls) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangups = signal(SignalKind::hangup())
+        .map_err(|error| Failure::internal("signals cannot be watched", &error))?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            match tls.reload() {
+                Ok(()) => tracing::warn!("the certificate was read again"),
+                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_tls: Tls) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Keys travel in the clear without TLS, so only this machine may reach the port unless there is TLS or somebody
+/// insists.
+fn loopback_or(host: &str, others_may: bool) -> Result<IpAddr, Failure> {
     let name = if host == "localhost" { "127.0.0.1" } else { host };
     let address: IpAddr = name.parse().map_err(|_| {
         let fix = "write as in --host 127.0.0.1";
         Failure::usage(format!("{host:?} is no address"), "a server listens on an IP address", fix)
     })?;
-    if !address.is_loopback() && !allow_plain_http {
+    if !address.is_loopback() && !others_may {
         return Err(Failure::usage(
             format!("{address} can be reached by other machines"),
             "without TLS everybody on the way can read keys and data",
-            "put a TLS proxy before 127.0.0.1, or add --allow-plain-http",
+            "add --tls-cert FILE --tls-key FILE, put a TLS proxy before 127.0.0.1, or add --allow-plain-http",
         ));
     }
     Ok(address)
@@ -190,8 +267,8 @@ async fn ended(control: Control) {
     }
 }
 
-fn cannot_listen(address: IpAddr, port: u16, error: &std::io::Error) -> Failure {
-    let message = format!("cannot listen on {address} port {port}");
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Failure {
+    let message = format!("cannot listen on {} port {}", address.ip(), address.port());
     let (exit, fix) = match error.kind() {
         std::io::ErrorKind::AddrInUse => (Exit::Conflict, "end the other server, or choose another --port"),
         _ => (Exit::Failed, "choose another --host or --port"),

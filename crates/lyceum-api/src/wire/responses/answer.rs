@@ -2,7 +2,7 @@
 //! one is what the events lead to.
 //!
 //! ```text
-//! response.created, response.in_progress
+//! response.created, (response.queued,) response.in_progress
 //!   output_item.added
 //!     content_part.added, (output_text | reasoning_text).delta …, .done, content_part.done
 //!     function_call_arguments.delta, .done
@@ -29,6 +29,8 @@ pub struct Head {
     /// Seconds since 1970.
     pub created_at: i64,
     pub model: String,
+    /// Nobody waits: it begins as `queued`.
+    pub background: bool,
     /// Fields that are shown as they were asked.
     pub echo: Map<String, Value>,
     /// Log-probabilities are given, with this many most likely tokens.
@@ -69,8 +71,8 @@ impl Answer {
             "object": "response",
             "created_at": head.created_at,
             "completed_at": null,
-            "status": "in_progress",
-            "background": false,
+            "status": if head.background { "queued" } else { "in_progress" },
+            "background": head.background,
             "error": null,
             "incomplete_details": null,
             "model": head.model,
@@ -90,11 +92,20 @@ impl Answer {
             events: Vec::new(),
             n_events: 0,
         };
-        for name in ["response.created", "response.in_progress"] {
-            let response = answer.response.clone();
-            answer.event(name, json!({ "response": response }));
-        }
+        answer.stage("response.created");
+        answer.stage(if head.background { "response.queued" } else { "response.in_progress" });
         answer
+    }
+
+    /// An answer of the background has a place.
+    pub fn start(&mut self) {
+        self.response["status"] = "in_progress".into();
+        self.stage("response.in_progress");
+    }
+
+    fn stage(&mut self, name: &'static str) {
+        let response = self.response.clone();
+        self.event(name, json!({ "response": response }));
     }
 
     /// The events since the last call.
@@ -148,6 +159,12 @@ impl Answer {
         self.close_response(status, name, usage);
     }
 
+    /// A client ended it. OpenAI's events have none for this: `response.incomplete` tells it, with its status.
+    pub fn cancel(&mut self, usage: Usage) {
+        self.close("incomplete");
+        self.close_response("cancelled", "response.incomplete", usage);
+    }
+
     /// The answer broke off.
     pub fn fail(&mut self, detail: &ErrorDetail, usage: Usage) {
         self.close("incomplete");
@@ -166,8 +183,7 @@ impl Answer {
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         });
-        let response = self.response.clone();
-        self.event(name, json!({ "response": response }));
+        self.stage(name);
     }
 
     fn say(&mut self, kind: Kind, text: &str) {
@@ -298,7 +314,7 @@ mod tests {
 
     fn begin() -> Answer {
         let (id, model) = ("resp_1".to_owned(), "tiny@1".to_owned());
-        Answer::begin(Head { id, created_at: 1, model, echo: Map::new(), n_top: Some(0) })
+        Answer::begin(Head { id, created_at: 1, model, background: false, echo: Map::new(), n_top: Some(0) })
     }
 
     fn token(text: &str) -> Token {
@@ -376,6 +392,12 @@ mod tests {
             (&json!("incomplete"), &json!("incomplete"))
         );
         assert_eq!(response["incomplete_details"]["reason"], "max_output_tokens");
+        let mut answer = begin();
+        answer.push(Delta { content: "a".into(), ..Delta::default() });
+        answer.cancel(Usage::default());
+        assert_eq!(answer.take_events().last().unwrap().name, "response.incomplete");
+        assert_eq!(answer.response()["status"], "cancelled");
+        assert_eq!(answer.response()["output"][0]["content"][0]["text"], "a");
         let mut answer = begin();
         let detail = ErrorDetail { message: "m".into(), kind: "server_error", param: None, code: None };
         answer.fail(&detail, Usage::default());

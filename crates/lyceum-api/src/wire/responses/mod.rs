@@ -7,7 +7,7 @@ pub mod items;
 
 use super::{advisory, model_ref, sampling, tier, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Request};
+use lyceum_service::chat::{Calls, Constraint, Priority, Request};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,8 @@ pub struct Body {
     /// Further variables of the model's chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
-    /// Not supported other than false.
+    /// The answer is made while nobody waits: the reply is `queued`, and `GET /v1/responses/{id}` has the rest. Only
+    /// with `store`.
     pub background: Option<bool>,
     /// Accepted, without effect.
     pub user: Option<String>,
@@ -117,6 +118,7 @@ pub struct Asked {
     pub input: Vec<Value>,
     pub previous_response_id: Option<String>,
     pub store: bool,
+    pub background: bool,
     pub stream: bool,
     /// The fields that the answer shows as they were asked.
     pub echo: Map<String, Value>,
@@ -142,7 +144,9 @@ impl Body {
             tool_choice: chat_tool_choice(self.tool_choice)?,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
             form: form(self.text.as_ref().and_then(|text| text.format.as_ref()))?,
-            priority,
+            // What nobody waits for gives way.
+            priority: if self.background == Some(true) { Priority::Batch } else { priority },
+            in_background: self.background == Some(true),
             ..empty(model)
         };
         let stream = self.stream.unwrap_or(false);
@@ -156,6 +160,7 @@ impl Body {
             input: items::parse(self.input)?,
             previous_response_id: self.previous_response_id,
             store: self.store.unwrap_or(true),
+            background: self.background.unwrap_or(false),
             stream,
             echo,
         })
@@ -213,8 +218,10 @@ impl Body {
             advisory(param, text.as_deref())?;
         }
         check_metadata(self.metadata.as_ref())?;
-        if self.background == Some(true) {
-            return Err(unsupported("background", "wait for the answer, or stream it"));
+        if self.background == Some(true) && self.store == Some(false) {
+            let message = "background: an answer of the background is kept until it is fetched: leave store out or send \
+                           true";
+            return Err(ApiError::field("background", "invalid_value", message));
         }
         if self.truncation.as_deref().is_some_and(|word| word != "disabled") {
             return Err(unsupported(
@@ -283,6 +290,7 @@ fn empty(model: ModelRef) -> Request {
         messages: Vec::new(),
         n: 1,
         max_tokens: None,
+        in_background: false,
         sampling: lyceum_service::chat::Sampling::default(),
         stop: Vec::new(),
         stop_ids: Vec::new(),
@@ -374,6 +382,30 @@ fn form(format: Option<&Value>) -> Result<Option<Constraint>, ApiError> {
     }
 }
 
+/// How an answer is given.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindQuery {
+    pub stream: Option<bool>,
+    pub starting_after: Option<usize>,
+    pub include_obfuscation: Option<bool>,
+}
+
+impl FindQuery {
+    /// True: as a stream.
+    pub fn parse(&self) -> Result<bool, ApiError> {
+        let is_stream = self.stream.unwrap_or(false);
+        if self.starting_after.is_some() && !is_stream {
+            let message = "starting_after: only allowed with stream=true";
+            return Err(ApiError::field("starting_after", "invalid_value", message));
+        }
+        if self.include_obfuscation == Some(true) {
+            return Err(unsupported("include_obfuscation", "send false"));
+        }
+        Ok(is_stream)
+    }
+}
+
 /// Pages of an answer's input.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -453,7 +485,7 @@ mod tests {
     fn what_would_change_the_answer_and_is_not_supported_is_refused_by_name() {
         let many: Map<String, Value> = (0..17).map(|i| (i.to_string(), "".into())).collect();
         for (body, param) in [
-            (json!({"background": true}), "background"),
+            (json!({"background": true, "store": false}), "background"),
             (json!({"truncation": "auto"}), "truncation"),
             (json!({"reasoning": {"effort": "high"}}), "reasoning.effort"),
             (json!({"reasoning": {"summary": "auto"}}), "reasoning.summary"),

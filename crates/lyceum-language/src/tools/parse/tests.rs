@@ -37,7 +37,7 @@ const CALLED: &str = r#"get_weather({"city":"Pa}r\"is</tool_call>","days":1.5})"
 
 #[test]
 fn each_family_writes_calls_in_its_way() {
-    use ToolFormat::{Hermes, Json, Llama3, Mistral};
+    use ToolFormat::{Hermes, Json, Llama3, Mistral, Pythonic, ToolCode};
     let add = r#"{"name":"add","parameters":{"a":1,"b":2}}"#;
     let added = r#"add({"a":1,"b":2})"#;
     for (format, text, expected) in [
@@ -66,6 +66,21 @@ fn each_family_writes_calls_in_its_way() {
         (Json, format!("```json\n{add}\n```\n"), vec![added]),
         (Json, format!("[{add},{PARIS}]"), vec![added, CALLED]),
         (Json, "```python\nprint(1)\n```".into(), vec!["```python\nprint(1)\n```"]),
+        (Llama3, "[add(a=1, b=2)]".into(), vec![added]),
+        (
+            Pythonic,
+            r#"[add(a=1,b=2), get_weather(city='Pa}r"is</tool_call>', days=1.50)]"#.into(),
+            vec![added, CALLED],
+        ),
+        (Pythonic, format!("[{add}]"), vec![added]),
+        (Json, "```tool_code\nadd(a=1,\n  b=2)\n```".into(), vec![added]),
+        (ToolCode, "```tool_code\nadd(a=1, b=2)\nadd()\n```\n".into(), vec![added, "add({})"]),
+        (ToolCode, "```python\nadd(a=1, b=2)".into(), vec![added]),
+        (
+            ToolCode,
+            "```tool_code\nadd(a=\"```\", b=2)\n``` text".into(),
+            vec![r#"add({"a":"```","b":2})"#, " text"],
+        ),
         (
             Json,
             r#"{"type":"function","function":{"name":"add","arguments":"{\"a\":1}"}}"#.into(),
@@ -78,8 +93,15 @@ fn each_family_writes_calls_in_its_way() {
 
 #[test]
 fn what_is_no_call_is_content_letter_by_letter() {
-    use ToolFormat::{Hermes, Json, Llama3, Mistral};
+    use ToolFormat::{Hermes, Json, Llama3, Mistral, Pythonic, ToolCode};
     for (format, text) in [
+        (Pythonic, "[add(1, 2)]"),
+        (Pythonic, "[add(a=1), sub(a=1)]"),
+        (Pythonic, "[addition] and [add("),
+        (Pythonic, "add(a=1)"),
+        (ToolCode, "```tool_code\nadd(a=x)\n```"),
+        (ToolCode, "```python\nadditions = add(a=1)\n```"),
+        (Llama3, "[1, 2]"),
         (Hermes, r#"<tool_call>{"name": "unknown", "arguments": {}}</tool_call>"#),
         (Hermes, r#"a <tool_call>{"name": "add", "argu"#),
         (Hermes, "x\n<tool_call> hello </tool_call> y"),
@@ -156,15 +178,16 @@ proptest! {
 
     #[test]
     fn any_cut_gives_the_same_events(
-        format in prop_oneof![Just(ToolFormat::Hermes), Just(ToolFormat::Llama3), Just(ToolFormat::Mistral), Just(ToolFormat::Json)],
-        words in proptest::collection::vec(0usize..18, 0..14),
+        format in prop_oneof![Just(ToolFormat::Hermes), Just(ToolFormat::Llama3), Just(ToolFormat::Mistral), Just(ToolFormat::Json),
+            Just(ToolFormat::Pythonic), Just(ToolFormat::ToolCode)],
+        words in proptest::collection::vec(0usize..24, 0..14),
         cuts in proptest::collection::vec(0usize..200, 0..20),
         one in any::<bool>(),
     ) {
-        const WORDS: [&str; 18] = [
+        const WORDS: [&str; 24] = [
             "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "```", "json\n", ";", " ", "\n",
             r#"{"name":"add","arguments":{"a":"}é"}}"#, r#"[{"name":"add","parameters":{}}]"#, r#"{"a":[1]}"#, "{", "]",
-            "add", "text é", "<tool_",
+            "add", "text é", "<tool_", "tool_code\n", "add(a=1)", "[add(b='x')]", "[", "(", "`",
         ];
         let text: String = words.iter().map(|&i| WORDS[i]).collect();
         let calls = if one { Calls::One } else { Calls::Any };

@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 #[derive(Debug, thiserror::Error)]
 pub enum DescribeError {
     /// The checkpoint's fault.
-    #[error("model description: \"{key}\" {problem}")]
+    #[error("model description: \"{key}\" {}", lyceum_types::short::short(problem))]
     Key { key: String, problem: String },
     /// The checkpoint is well, and this program cannot use it.
-    #[error("model description: {0} is not supported")]
+    #[error("model description: {} is not supported", lyceum_types::short::short(.0))]
     Unsupported(String),
     /// The checkpoint's fault: numbers that do not fit together.
-    #[error("model description: {0}")]
+    #[error("model description: {}", lyceum_types::short::short(.0))]
     Sizes(String),
 }
 

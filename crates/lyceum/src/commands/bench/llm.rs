@@ -255,7 +255,7 @@ impl Run {
             let mut all: Vec<DecodeRow<'_>> = states
                 .iter_mut()
                 .zip(&pages)
-                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages })
+                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None })
                 .collect();
             let logits = model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug");
             ws.recycle(logits);

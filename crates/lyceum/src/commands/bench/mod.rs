@@ -1,10 +1,11 @@
 //! `lyceum bench`: our work, and a peer's, in turn on the same machine. Here training steps; `trust` has
-//! explanations, private steps, attacks and accounting.
+//! explanations, private steps, attacks and accounting, `llm` language models, `encoder` vectors of texts.
 //!
 //! A work is warmed up on both sides, then rounds alternate ours and theirs, so that a machine whose speed
 //! drifts drifts for both. Before the speed, the same answer: where the peer gives its start weights, the
 //! losses of fifty steps must agree. Nothing here is a test: times belong to benchmarks.
 
+mod encoder;
 mod gateway;
 mod http;
 mod llm;
@@ -21,6 +22,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
+use encoder::EncoderBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
 use reliability::ReliabilityBench;
@@ -45,6 +47,8 @@ enum Kind {
     Llm(LlmBench),
     /// What a server keeps under load
     Reliability(ReliabilityBench),
+    /// Vectors of texts by an encoder
+    Encoder(EncoderBench),
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +86,7 @@ impl Bench {
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
             Kind::Reliability(_) => unreachable!("it is measured above: bug"),
+            Kind::Encoder(bench) => bench.measure(&control, is_json),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await

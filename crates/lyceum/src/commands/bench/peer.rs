@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// The peer's side of each benchmark.
 pub const TRAIN: &str = include_str!("../../../../../bench/peers/pytorch_train.py");
 pub const TRUST: &str = include_str!("../../../../../bench/peers/pytorch_trust.py");
+pub const ENCODER: &str = include_str!("../../../../../bench/peers/encoder.py");
 /// Peers started so far.
 static STARTED: AtomicUsize = AtomicUsize::new(0);
 /// Steps over which the losses of both sides must agree.
@@ -63,6 +64,11 @@ impl Peer {
             let fix = "write --peer pytorch=PATH, the path of a Python that has PyTorch";
             return Err(Failure::usage(format!("no peer is called {named:?}"), "there is pytorch", fix));
         };
+        Self::script(python, text, &[])
+    }
+
+    /// A script in a Python, with arguments of its own.
+    pub fn script(python: &str, text: &str, arguments: &[&str]) -> Result<Self, Failure> {
         // More than one peer may run in a process.
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("lyceum-bench-{}-{number}", std::process::id()));
@@ -71,6 +77,7 @@ impl Peer {
         std::fs::write(&script, text).map_err(|error| Failure::file("write", &script, &error))?;
         let mut child = Command::new(python)
             .arg(&script)
+            .args(arguments)
             .args(["--threads", &lyceum_kernels::pool::threads().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -167,7 +174,8 @@ impl Peer {
         })
     }
 
-    fn ask(&mut self, asked: &Value) -> Result<Value, Failure> {
+    /// One line there, one line back.
+    pub fn ask(&mut self, asked: &Value) -> Result<Value, Failure> {
         writeln!(self.stdin, "{asked}").map_err(|error| failed(&error.to_string()))?;
         self.line()
     }
@@ -185,6 +193,6 @@ fn failed(why: &str) -> Failure {
         "peer_failed",
         "the peer does not answer",
         why,
-        "check that its Python has PyTorch",
+        "check that its Python has what its script names",
     )
 }

@@ -135,7 +135,7 @@ fn vocabulary(n: usize) -> Vec<(String, Meta)> {
 }
 
 /// Sums of four uniform numbers: near enough to normal for weights that nobody reads (SplitMix64).
-fn fill(seed: u64, numbers: &mut [f32]) {
+pub(super) fn fill(seed: u64, numbers: &mut [f32]) {
     let mut state = seed;
     for x in numbers {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -15,12 +15,13 @@ use crate::training::{self, Plan};
 use crate::{assemble, output};
 use clap::Args;
 use lyceum_service::Service;
-use lyceum_store::{Store, jobs, keys, models};
+use lyceum_store::tenancy::admin_keys;
+use lyceum_store::{Store, jobs, models};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::spec::Spec;
 use serde_json::{Value, json};
 use starters::{STARTERS, Starter};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -52,9 +53,10 @@ impl Quickstart {
                 return Ok(());
             }
             let port = self.port.unwrap_or(context.config.port.value);
-            let first = keys::create_first(&store, &context.project, Timestamp::now()).await?;
-            let key = first.as_ref().map(|(_, secret)| secret.reveal());
-            serve::listen(context, service.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST), port, key).await
+            let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let place = serve::Place { address, tls: None };
+            serve::listen(context, service.clone(), place, first.as_ref()).await
         };
         let training = async {
             let mut names = Vec::new();

@@ -58,6 +58,7 @@ impl Conversation {
             messages: messages.clone(),
             n: 1,
             max_tokens: run.max_tokens.map(|n| n as usize),
+            in_background: false,
             sampling: Sampling { temperature: run.temperature, seed: Some(run.seed), ..Sampling::default() },
             stop: Vec::new(),
             stop_ids: Vec::new(),

@@ -1,24 +1,31 @@
-//! `/v1/responses`: answers that can be kept and gone on from, whole or as a stream.
+//! `/v1/responses`: answers that can be kept and gone on from, whole, as a stream or in the background.
+//!
+//! [`making`]: somebody waits, and its end is theirs; [`background`]: nobody does.
+
+mod background;
+mod making;
 
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::responses::answer::{Answer, Event, Head};
-use crate::wire::responses::{Asked, Body, Deleted, InputItems, InputItemsQuery, items};
+use crate::wire::responses::answer::{Answer, Head};
+use crate::wire::responses::{Asked, Body, Deleted, FindQuery, InputItems, InputItemsQuery, items};
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, StreamExt, stream};
-use lyceum_service::chat::{self, Ending, Running};
-use lyceum_service::responses::{self, Record, ResponseId};
+use futures_util::{StreamExt, stream};
+use lyceum_service::chat;
+use lyceum_service::responses::{self, ResponseId, Story};
+use lyceum_service::retention;
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use lyceum_types::tenancy::Retention;
+use making::{Keep, Making};
 use serde_json::Value;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Answers an input.
@@ -33,8 +40,27 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
-    let Asked { mut request, instructions, input, previous_response_id, store, stream, mut echo } =
-        body.parse()?;
+    let asks_to_keep = body.store == Some(true);
+    let Asked {
+        mut request,
+        instructions,
+        input,
+        previous_response_id,
+        mut store,
+        background,
+        stream,
+        mut echo,
+    } = body.parse()?;
+    for (param, is_asked) in [("store", asks_to_keep), ("background", background)] {
+        if is_asked {
+            let what = "the answer and what it answers";
+            retention::require_kept(&api.service, &caller.project, param, what).await?;
+        }
+    }
+    if api.service.retention(&caller.project).await? == Retention::Nothing {
+        store = false;
+        echo.insert("store".into(), Value::Bool(false));
+    }
     let mut all = match &previous_response_id {
         None => Vec::new(),
         Some(id) => said_before(&api.service, &caller.project, id).await?,
@@ -47,8 +73,12 @@ pub async fn create(
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
     let n_top = request.logprobs;
-    let running = chat::create(&api.service, &caller.project, request).await.map_err(in_own_words)?;
-    let defaults = running.defaults();
+    let admitted = match background {
+        true => None,
+        false => Some(chat::admit(&api.service, &caller.project, &request)?),
+    };
+    let ready = chat::prepare(&api.service, &caller.project, request).await.map_err(in_own_words)?;
+    let defaults = ready.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
         if echo.get(name).is_none_or(Value::is_null) {
             echo.insert(name.into(), shortest(own.unwrap_or(1.0)));
@@ -58,15 +88,25 @@ pub async fn create(
     let head = Head {
         id: id.as_str().to_owned(),
         created_at: super::created(),
-        model: running.model(),
+        model: ready.model(),
+        background,
         echo,
         n_top,
     };
+    if background {
+        let place = Keep { service: api.service, project: caller.project, id, input: all };
+        return background::create(place, ready, Answer::begin(head), stream).await;
+    }
+    let running = match admitted {
+        Some(admitted) => ready.start_in(admitted),
+        None => ready.start(&api.service),
+    };
+    let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });
     let making = Making { running, answer: Answer::begin(head), keep };
     match stream {
         false => Ok(axum::Json(making.whole().await?).into_response()),
-        true => Ok(sse::typed(events(making).map(|event| (event.name, event.data)))),
+        true => Ok(sse::typed(making::events(making).map(|event| (event.name.into(), event.data)))),
     }
 }
 
@@ -106,107 +146,31 @@ fn in_own_words(error: ServiceError) -> ServiceError {
     }
 }
 
-/// An answer that is being made. Dropping it ends it, and nothing of it is kept.
-struct Making {
-    running: Running,
-    answer: Answer,
-    keep: Option<Keep>,
-}
-
-/// Where an answer goes when it has ended.
-struct Keep {
-    service: Arc<Service>,
-    project: Project,
-    id: ResponseId,
-    input: Vec<Value>,
-}
-
-impl Making {
-    async fn whole(mut self) -> Result<Value, ApiError> {
-        while !self.step().await? {}
-        self.keep().await?;
-        Ok(self.answer.into_response())
-    }
-
-    /// True when the answer has ended.
-    async fn step(&mut self) -> Result<bool, ApiError> {
-        let Some(delta) = self.running.next().await? else {
-            let error = ServiceError::internal("an answer ended without saying so", "bug");
-            return Err(error.into());
-        };
-        let finish: Option<Ending> = delta.finish;
-        self.answer.push(delta);
-        if let Some(ending) = finish {
-            self.answer.end(ending, self.running.usage());
-        }
-        Ok(finish.is_some())
-    }
-
-    async fn keep(&mut self) -> Result<(), ApiError> {
-        let Some(Keep { service, project, id, input }) = self.keep.take() else { return Ok(()) };
-        let record = Record { response: self.answer.response().clone(), input };
-        Ok(responses::save(&service, &project, id, record).await?)
-    }
-
-    /// The events of the next step; `true` with the last ones. An answer is kept before its end is told, so that
-    /// whoever reads the end can go on from it.
-    async fn next_events(&mut self) -> (Vec<Event>, bool) {
-        let early = self.answer.take_events();
-        if !early.is_empty() {
-            return (early, false);
-        }
-        let stepped = self.step().await;
-        let ended = match stepped {
-            Ok(false) => return (self.answer.take_events(), false),
-            Ok(true) => {
-                let mut events = self.answer.take_events();
-                match self.keep().await {
-                    Ok(()) => return (events, true),
-                    Err(error) => {
-                        events.pop();
-                        self.answer.fail(&error.detail, self.running.usage());
-                        events.extend(self.answer.take_events());
-                        return (events, true);
-                    }
-                }
-            }
-            Err(error) => error,
-        };
-        self.answer.fail(&ended.detail, self.running.usage());
-        if let Err(error) = self.keep().await {
-            tracing::error!(error = error.detail.message, "an answer that failed was not kept");
-        }
-        (self.answer.take_events(), true)
-    }
-}
-
-fn events(making: Making) -> impl Stream<Item = Event> + Send {
-    let steps = stream::unfold(Some(making), |making| async move {
-        let mut making = making?;
-        let (events, has_ended) = making.next_events().await;
-        Some((stream::iter(events), (!has_ended).then_some(making)))
-    });
-    steps.flatten()
-}
-
-/// An answer that was kept.
-#[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path)), responses(
+/// An answer that was kept, or is made in the background; with `stream=true` the events of one of the background that
+/// was asked for as a stream, from the one after `starting_after` on.
+#[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path),
+    ("stream" = Option<bool>, Query), ("starting_after" = Option<usize>, Query),
+    ("include_obfuscation" = Option<bool>, Query)), responses(
     (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-    Query(query): Query<HashMap<String, String>>,
-) -> Result<axum::Json<Value>, ApiError> {
-    // An answer is kept when it has ended: there is nothing to follow, and it has all that it was asked for.
-    if let Some((name, _)) = query.iter().find(|(name, value)| *name != "stream" || *value != "false") {
-        return Err(crate::wire::unsupported(name, "a kept answer is given whole"));
+    query: Result<Query<FindQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    if !query.parse()? {
+        let record = responses::find(&api.service, &caller.project, &id).await?;
+        return Ok(axum::Json(record.response).into_response());
     }
-    Ok(axum::Json(responses::find(&api.service, &caller.project, &id).await?.response))
+    Ok(match responses::follow(&api.service, &caller.project, &id, query.starting_after).await? {
+        Story::Live(followed) => background::stream(followed),
+        Story::Ended(events) => sse::typed(stream::iter(events).map(background::named)),
+    })
 }
 
-/// Removes a kept answer. Those that went on from it stay whole.
+/// Removes a kept answer; one that is being made ends. Those that went on from it stay whole.
 #[utoipa::path(delete, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path)), responses(
     (status = 200, body = Deleted), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn delete(
@@ -218,18 +182,16 @@ pub async fn delete(
     Ok(axum::Json(Deleted { id, object: "response", deleted: true }))
 }
 
-/// Refuses: only an answer of the background can be cancelled, and a kept answer has ended.
+/// Ends an answer of the background; one that has ended stays as it is.
 #[utoipa::path(post, path = "/v1/responses/{id}/cancel", tag = "openai", params(("id" = String, Path)), responses(
-    (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 404, body = ErrorBody)))]
 pub async fn cancel(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Value>, ApiError> {
-    responses::find(&api.service, &caller.project, &id).await?;
-    let message = "only a response that was asked for with background: true can be cancelled; close the connection of \
-                   one that is being made";
-    Err(ApiError::unreadable("not_cancellable", message))
+    Ok(axum::Json(responses::cancel(&api.service, &caller.project, &id).await?.response))
 }
 
 /// What an answer answered: the whole conversation before it, newest first unless `order=asc`.

@@ -1,8 +1,11 @@
-//! Typed questions about one input, answered by a classifier of any family.
+//! Typed questions about one input, answered by a classifier of any family, or by an imported language model
+//! ([`language`]).
 //!
 //! A trained classifier knows its labels and nothing else. So a question must ask for exactly them: by name
 //! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
 //! question says beside that is for people.
+
+mod language;
 
 use crate::explain::{self, Explained};
 use crate::resident::Resident;
@@ -25,6 +28,8 @@ pub struct Question {
     pub name: Option<String>,
     pub instructions: String,
     pub kind: Kind,
+    /// What each choice or level means; for language models, and for people.
+    pub descriptions: Vec<Option<String>>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub struct Decision {
     /// With the names of their questions.
     pub answers: Vec<(Option<String>, Answer)>,
     pub input_tokens: u64,
+    /// Of these, computed before for the same beginning.
+    pub cached_tokens: u64,
     pub explanation: Option<Explained>,
     pub promised: Promised,
 }
@@ -70,18 +77,23 @@ pub enum Answer {
     Score { score: f64, confidence: f64, probabilities: Vec<(String, f64)> },
 }
 
-/// Answers every question from one pass over the input.
+/// Answers every question: a classifier from one pass over the input.
 pub async fn create(
     service: &Service,
     project: &Project,
     request: Request,
 ) -> Result<Decision, ServiceError> {
+    let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    if crate::language::is_imported(&version) {
+        return language::create(service, project, request).await;
+    }
     let resident = service.resident(project, &request.model).await?;
     let labels = classifier_labels(&resident)?;
     let plans = request.questions.iter().enumerate().map(|(i, question)| plan(i, question, labels));
     let plans = plans.collect::<Result<Vec<_>, _>>()?;
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
+    crate::rates::spend(input_tokens)?;
     resident.watch.count(&resident, std::slice::from_ref(&prepared));
     let (logits, explanation) = match &request.explain {
         None => {
@@ -100,7 +112,8 @@ pub async fn create(
     let probabilities = predict::softmax(&rows[0]);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
-    Ok(Decision { model: resident.version.id(), answers, input_tokens, explanation, promised })
+    let model = resident.version.id();
+    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
@@ -216,7 +229,8 @@ mod tests {
     }
 
     fn ask(instructions: &str, name: Option<&str>, kind: Kind) -> Question {
-        Question { name: name.map(str::to_owned), instructions: instructions.into(), kind }
+        let name = name.map(str::to_owned);
+        Question { name, instructions: instructions.into(), kind, descriptions: Vec::new() }
     }
 
     fn text(value: &str) -> ChoiceValue {

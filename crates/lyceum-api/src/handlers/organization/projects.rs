@@ -1,0 +1,141 @@
+//! `/v1/organization/projects[/{id}[/archive]]` and the models that a project may ask.
+
+use super::{Pairs, found, project};
+use crate::Api;
+use crate::auth::Administrator;
+use crate::body::Json as Body;
+use crate::error::{ApiError, ErrorBody};
+use crate::wire::organization::projects::{
+    CreateProject, Permissions, PermissionsDeleted, ProjectBody, UpdatePermissions, UpdateProject,
+};
+use crate::wire::organization::{Asked, List};
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use lyceum_service::ServiceError;
+use lyceum_service::tenancy::projects::{self, Which};
+
+/// The organisation's projects, in the order of their ids; `include_archived=true` lists archived ones too.
+#[utoipa::path(get, path = "/v1/organization/projects", tag = "administration",
+    params(("limit" = Option<u32>, Query), ("after" = Option<String>, Query),
+        ("include_archived" = Option<bool>, Query)),
+    responses((status = 200, body = List<ProjectBody>), (status = 400, body = ErrorBody),
+    (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)))]
+pub async fn list(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Pairs(query): Pairs,
+) -> Result<Json<List<ProjectBody>>, ApiError> {
+    let mut asked = Asked::new(query);
+    let archived = asked.parsed("include_archived", "true or false")?.unwrap_or(false);
+    let page = asked.page()?;
+    asked.done()?;
+    let which = if archived { Which::All } else { Which::Active };
+    let listed = projects::list(api.service.store(), by.tenant(), which, page.page()).await;
+    Ok(Json(List::of(listed.map_err(ServiceError::from)?)))
+}
+
+/// Makes a project.
+#[utoipa::path(post, path = "/v1/organization/projects", tag = "administration", request_body = CreateProject,
+    responses((status = 200, body = ProjectBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 501, body = ErrorBody)))]
+pub async fn create(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Body(body): Body<CreateProject>,
+) -> Result<Json<ProjectBody>, ApiError> {
+    let name = body.parse()?;
+    let created = projects::create(api.service.store(), by.tenant(), &name, &by.act()).await;
+    Ok(Json(created.map_err(ServiceError::from)?.into()))
+}
+
+#[utoipa::path(get, path = "/v1/organization/projects/{id}", tag = "administration",
+    params(("id" = String, Path)), responses((status = 200, body = ProjectBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn find(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+) -> Result<Json<ProjectBody>, ApiError> {
+    Ok(Json(project(&api, &by, &id).await?.into()))
+}
+
+/// Renames a project.
+#[utoipa::path(post, path = "/v1/organization/projects/{id}", tag = "administration",
+    params(("id" = String, Path)), request_body = UpdateProject,
+    responses((status = 200, body = ProjectBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 501, body = ErrorBody)))]
+pub async fn modify(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+    Body(body): Body<UpdateProject>,
+) -> Result<Json<ProjectBody>, ApiError> {
+    let name = body.parse()?;
+    let at = found(&api, &by, &id).await?;
+    if let Some(name) = name {
+        projects::rename(api.service.store(), &at, &name, &by.act()).await.map_err(ServiceError::from)?;
+    }
+    Ok(Json(project(&api, &by, &id).await?.into()))
+}
+
+/// Ends a project for good: its keys open nothing any more, and nothing of it can be changed.
+#[utoipa::path(post, path = "/v1/organization/projects/{id}/archive", tag = "administration",
+    params(("id" = String, Path)), responses((status = 200, body = ProjectBody), (status = 400, body = ErrorBody),
+    (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn archive(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+) -> Result<Json<ProjectBody>, ApiError> {
+    let at = found(&api, &by, &id).await?;
+    projects::archive(api.service.store(), &at, &by.act()).await.map_err(ServiceError::from)?;
+    Ok(Json(project(&api, &by, &id).await?.into()))
+}
+
+/// Which models the project may ask.
+#[utoipa::path(get, path = "/v1/organization/projects/{id}/model_permissions", tag = "administration",
+    params(("id" = String, Path)), responses((status = 200, body = Permissions), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn permissions(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+) -> Result<Json<Permissions>, ApiError> {
+    let at = found(&api, &by, &id).await?;
+    let standing = projects::standing(api.service.store(), &at).await.map_err(ServiceError::from)?;
+    Ok(Json(standing.models.as_ref().into()))
+}
+
+/// Says which models the project may ask: these alone (`allow_list`), or all but these (`deny_list`).
+#[utoipa::path(post, path = "/v1/organization/projects/{id}/model_permissions", tag = "administration",
+    params(("id" = String, Path)), request_body = UpdatePermissions,
+    responses((status = 200, body = Permissions), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn set_permissions(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+    Body(body): Body<UpdatePermissions>,
+) -> Result<Json<Permissions>, ApiError> {
+    let models = body.parse()?;
+    let at = found(&api, &by, &id).await?;
+    let set = projects::set_models(api.service.store(), &at, Some(&models), &by.act()).await;
+    set.map_err(ServiceError::from)?;
+    Ok(Json(Some(&models).into()))
+}
+
+/// Lets the project ask every model again.
+#[utoipa::path(delete, path = "/v1/organization/projects/{id}/model_permissions", tag = "administration",
+    params(("id" = String, Path)), responses((status = 200, body = PermissionsDeleted),
+    (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    (status = 404, body = ErrorBody)))]
+pub async fn delete_permissions(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+) -> Result<Json<PermissionsDeleted>, ApiError> {
+    let at = found(&api, &by, &id).await?;
+    let set = projects::set_models(api.service.store(), &at, None, &by.act()).await;
+    set.map_err(ServiceError::from)?;
+    Ok(Json(PermissionsDeleted { object: "project.model_permissions.deleted", deleted: true }))
+}

@@ -1,0 +1,132 @@
+//! An answer that nobody waits for: it is queued, made by a task of its own, and told to whoever asks.
+
+use super::making::Keep;
+use crate::error::ApiError;
+use crate::sse;
+use crate::wire::responses::answer::Answer;
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use lyceum_service::chat::{Ready, Running, Usage};
+use lyceum_service::responses::Record;
+use lyceum_service::responses::live::{self, Followed, Maker};
+use lyceum_service::{ServiceError, rates};
+use lyceum_types::limits;
+use serde_json::Value;
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// Queues an answer; the reply is the answer as it stands in the queue, or the events of all that happens.
+pub async fn create(
+    place: Keep,
+    ready: Ready,
+    mut answer: Answer,
+    is_stream: bool,
+) -> Result<Response, ApiError> {
+    let early = told(&mut answer);
+    let queued = answer.response().clone();
+    let events = if is_stream { early } else { Vec::new() };
+    let record = Record { response: queued.clone(), input: place.input, events };
+    let maker = live::begin(&place.service, &place.project, place.id, record).await?;
+    let reply = match is_stream {
+        true => stream(maker.follow()),
+        false => axum::Json(queued).into_response(),
+    };
+    tokio::spawn(rates::carried(make(maker, ready, answer)));
+    Ok(reply)
+}
+
+/// The events as their followers read them.
+pub fn stream(followed: Followed) -> Response {
+    let steps = stream::unfold(followed, |mut followed| async move {
+        let events = followed.next().await?;
+        Some((stream::iter(events), followed))
+    });
+    sse::typed(steps.flatten().map(named))
+}
+
+/// An event under its name.
+pub fn named(event: Value) -> (Cow<'static, str>, Value) {
+    let name = event["type"].as_str().unwrap_or_default().to_owned();
+    (name.into(), event)
+}
+
+fn told(answer: &mut Answer) -> Vec<Value> {
+    answer.take_events().into_iter().map(|event| event.data).collect()
+}
+
+/// Makes the answer until it ends, breaks off or is ended.
+async fn make(maker: Maker, ready: Ready, mut answer: Answer) {
+    let mut usage = Usage::default();
+    let made = tokio::select! {
+        biased;
+        () = maker.ended() => None,
+        made = work(&maker, &ready, &mut answer, &mut usage) => Some(made),
+    };
+    match made {
+        None => answer.cancel(usage),
+        Some(Ok(())) => {}
+        Some(Err(error)) => {
+            let error = ApiError::from(error);
+            answer.fail(&error.detail, usage);
+        }
+    }
+    if let Err(error) = maker.end(told(&mut answer), answer.response()).await {
+        // What lies on the disk is an answer that broke off.
+        let error = ApiError::from(error);
+        tracing::error!(error = error.detail.message, "an answer of the background was not kept");
+        answer.fail(&error.detail, usage);
+        maker.last_words(told(&mut answer), answer.response());
+    }
+}
+
+async fn work(
+    maker: &Maker,
+    ready: &Ready,
+    answer: &mut Answer,
+    usage: &mut Usage,
+) -> Result<(), ServiceError> {
+    let _place = maker.place().await?;
+    let mut running = start(maker, ready).await?;
+    answer.start();
+    maker.tell(told(answer), answer.response());
+    maker.save().await?;
+    loop {
+        let Some(delta) = running.next().await? else {
+            return Err(ServiceError::internal("an answer ended without saying so", "bug"));
+        };
+        let finish = delta.finish;
+        answer.push(delta);
+        *usage = running.usage();
+        if let Some(ending) = finish {
+            answer.end(ending, *usage);
+            return Ok(());
+        }
+        maker.tell(told(answer), answer.response());
+    }
+}
+
+/// How long until what refuses now may pass.
+fn wait(error: &ServiceError) -> Option<Duration> {
+    match error {
+        ServiceError::Overloaded { retry_after } => Some(*retry_after),
+        ServiceError::RateLimited(reached) => reached.retry_after,
+        _ => None,
+    }
+}
+
+/// Begins when the engine has room: nobody waits who could come again.
+async fn start(maker: &Maker, ready: &Ready) -> Result<Running, ServiceError> {
+    let deadline = tokio::time::Instant::now() + limits::BACKGROUND_RESPONSE_TIMEOUT;
+    loop {
+        match ready.start(maker.service()) {
+            Err(error) if wait(&error).is_some() => {
+                let retry_after = wait(&error).unwrap_or_default();
+                if tokio::time::Instant::now() + retry_after > deadline {
+                    return Err(ServiceError::DeadlinePassed);
+                }
+                tokio::time::sleep(retry_after).await;
+            }
+            other => return other,
+        }
+    }
+}

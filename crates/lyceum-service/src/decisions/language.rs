@@ -1,0 +1,404 @@
+//! Questions that a language model answers from its probabilities; nothing is drawn.
+//!
+//! ```text
+//! P   = the model's chat template over one user message: the text, the instructions, the labels
+//! l   = a label; t_1 … t_n its tokens where they follow P
+//! L_l = Σ_i ln p(t_i | P, t_1 … t_{i-1})
+//! p_l = e^{L_l} / Σ_k e^{L_k}                    over the question's labels, in f64
+//! ```
+//!
+//! So `p_l` is how likely the model says `l`, should it say one of the labels. Where the tokens of one label begin
+//! another's (`1` and `10` of a model that reads digits), every label of the question is followed by the token that
+//! ends an answer, which makes them exclude each other.
+//!
+//! Each label is a sequence of its own in the engine whose tokens are forced; what is read are the model's
+//! log-probabilities, which no mask changes. Sequences of a request share what they begin with: the text before all.
+
+use super::{Answer, Decision, Kind, Question, Request};
+use crate::generation::Speaker;
+use crate::{Content, Language, Service, ServiceError};
+use lyceum_engine::{BitMask, Event, Flow, GenerateRequest, TokenMask};
+use lyceum_language::reasoning::{Begins, ReasoningFormat};
+use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
+use lyceum_language::tokenizer::{AddSpecial, Specials};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::limits;
+use serde_json::{Map, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::sync::mpsc;
+
+/// The variable by which templates are told whether the model thinks first.
+const THINKING: &str = "enable_thinking";
+/// Sequences of a request that the engine has at once.
+const AT_ONCE: usize = 32;
+
+pub(super) async fn create(
+    service: &Service,
+    project: &Project,
+    request: Request,
+) -> Result<Decision, ServiceError> {
+    refuse_what_needs_a_classifier(&request)?;
+    let Content::Text(text) = request.input else {
+        let message = "a language model reads texts: send a text";
+        return Err(ServiceError::unsupported("input", "unsupported_input", message));
+    };
+    let n_labels: usize = request.questions.iter().map(|question| labels(&question.kind).1.len()).sum();
+    if n_labels > limits::LABELS_OF_DECISION_MAX {
+        let max = limits::LABELS_OF_DECISION_MAX;
+        let message =
+            format!("{n_labels} labels are more than the {max} that a language model is asked for at once");
+        return Err(ServiceError::invalid("questions", "invalid_value", message));
+    }
+    let language = of_texts(service, project, &request.model).await?;
+    let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
+    let (reader, questions) = (language.clone(), request.questions);
+    let read = move || {
+        let reader = Reader { language: &reader, context, text: &text };
+        let asked = questions.iter().enumerate().map(|(i, question)| reader.read(i, question));
+        let asked = asked.collect::<Result<Vec<Asked>, ServiceError>>()?;
+        Ok::<_, ServiceError>((questions, asked))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    let (questions, asked) =
+        read.map_err(|error| ServiceError::internal("reading questions broke off", error))??;
+    let mut decision = Decision {
+        model: language.version.id(),
+        answers: Vec::with_capacity(questions.len()),
+        input_tokens: 0,
+        cached_tokens: 0,
+        explanation: None,
+        promised: crate::robustness::Promised::default(),
+    };
+    let labels = asked.iter().flat_map(|asked| asked.labels.iter().map(|label| (&asked.prompt, label)));
+    let labels: Vec<(&Arc<[u32]>, &Vec<u32>)> = labels.collect();
+    let mut likely = Vec::with_capacity(labels.len());
+    for window in labels.chunks(AT_ONCE) {
+        // Dropped with what is under way when a client leaves.
+        let running: Vec<Scoring> = window
+            .iter()
+            .map(|(prompt, label)| Scoring::start(service, &language, prompt, label))
+            .collect::<Result<_, _>>()?;
+        for scoring in running {
+            likely.push(scoring.finish().await?);
+        }
+    }
+    let mut likely = likely.into_iter();
+    for (question, asked) in questions.into_iter().zip(&asked) {
+        let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
+        let logs: Vec<f64> = scored.iter().map(|scored| scored.log).collect();
+        decision.answers.push((question.name, answer(question.kind, &softmax(&logs)?)));
+        let n_labels: usize = asked.labels.iter().map(Vec::len).sum();
+        decision.input_tokens += (asked.prompt.len() + n_labels) as u64;
+        // Further labels find the prompt computed by the first: that is no saving of the request's.
+        decision.cached_tokens += scored.first().map_or(0, |scored| scored.n_kept as u64);
+    }
+    Ok(decision)
+}
+
+fn refuse_what_needs_a_classifier(request: &Request) -> Result<(), ServiceError> {
+    let promises = &request.promises;
+    let asked = [
+        ("explain", request.explain.is_some()),
+        ("certify", promises.certify.is_some()),
+        ("prediction_set", promises.prediction_set.is_some()),
+        ("ood", promises.ood != crate::robustness::OodAsked::No),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        None => Ok(()),
+        Some((param, _)) => {
+            let message = "this takes a classifier that Lyceum trained: leave it out";
+            Err(ServiceError::unsupported(*param, "unsupported_model", message))
+        }
+    }
+}
+
+async fn of_texts(
+    service: &Service,
+    project: &Project,
+    model: &ModelRef,
+) -> Result<Arc<Language>, ServiceError> {
+    match Speaker::find(service, project, model).await? {
+        Speaker::Language(language) => Ok(language),
+        Speaker::Trained(resident) => {
+            let message = format!("{} continues texts and answers no questions", resident.version.id());
+            Err(ServiceError::invalid("model", "unsupported_model", message))
+        }
+    }
+}
+
+/// A question as tokens.
+struct Asked {
+    prompt: Arc<[u32]>,
+    /// What follows the prompt, a label each, in the order of the question.
+    labels: Vec<Vec<u32>>,
+}
+
+/// Makes prompts of questions about one text.
+struct Reader<'a> {
+    language: &'a Language,
+    context: usize,
+    text: &'a str,
+}
+
+impl Reader<'_> {
+    fn read(&self, i: usize, question: &Question) -> Result<Asked, ServiceError> {
+        let (field, labels) = labels(&question.kind);
+        let param = format!("questions[{i}].{field}");
+        check_labels(&param, &labels)?;
+        let words = &self.language.words;
+        let Some(template) = words.template.as_ref() else {
+            let id = self.language.version.id();
+            let message =
+                format!("the files of {id} have no chat template, through which questions are asked");
+            return Err(ServiceError::invalid("model", "unsupported_model", message));
+        };
+        let rendered = self.render(template, &message(self.text, question, &labels))?;
+        let tokenizer = &words.tokenizer;
+        let encode = |text: &str| {
+            let ids = tokenizer.encode(text, AddSpecial::No, Specials::Protected);
+            ids.map_err(|error| ServiceError::invalid("input", "invalid_value", error.to_string()))
+        };
+        let prompt = encode(&rendered)?;
+        let guard = tokenizer.guarded(template.source());
+        let follow = |label: &&str| {
+            let whole = encode(&format!("{rendered}{}", guard.protect(label)))?;
+            match whole.strip_prefix(&prompt[..]) {
+                Some(label) if !label.is_empty() => Ok(label.to_vec()),
+                _ => {
+                    let message = format!("{label:?} and what stands before it are one token of this model");
+                    Err(ServiceError::invalid(&param, "unsupported_label", message))
+                }
+            }
+        };
+        let mut follows = labels.iter().map(follow).collect::<Result<Vec<Vec<u32>>, ServiceError>>()?;
+        if overlap(&follows) {
+            let Some(end) = tokenizer.eos() else {
+                let message =
+                    "the tokens of one label begin another's, and this model has no token that ends it";
+                return Err(ServiceError::invalid(param, "unsupported_label", message));
+            };
+            follows.iter_mut().for_each(|label| label.push(end));
+        }
+        let longest = follows.iter().map(Vec::len).max().unwrap_or(0);
+        if prompt.len() + longest > self.context {
+            let message = format!(
+                "this model's context length is {} tokens, but the text with question {i} and its longest label \
+                 has {}: shorten them",
+                self.context,
+                prompt.len() + longest
+            );
+            return Err(ServiceError::invalid("input", "context_length_exceeded", message));
+        }
+        Ok(Asked { prompt: prompt.into(), labels: follows })
+    }
+
+    fn render(&self, template: &ChatTemplate, message: &str) -> Result<String, ServiceError> {
+        let refused = |error: lyceum_language::LanguageError| {
+            ServiceError::invalid("input", "template_refused", error.to_string())
+        };
+        let messages = openai_messages(&[json!({"role": "user", "content": message})]).map_err(refused)?;
+        let mut variables = Map::new();
+        if template.mentions(THINKING) {
+            variables.insert(THINKING.into(), false.into());
+        }
+        let conversation = Conversation {
+            messages: &messages,
+            end: End::GenerationPrompt,
+            variables,
+            now: Timestamp::now().seconds(),
+            guard: self.language.words.tokenizer.guarded(template.source()),
+            ..Conversation::default()
+        };
+        let rendered = template.render(&conversation).map_err(refused)?;
+        let thinks = ReasoningFormat::of(template.source(), &rendered);
+        if thinks.is_some_and(|format| format.begins == Begins::Inside) {
+            let id = self.language.version.id();
+            let message = format!("{id} thinks before it answers, and its template cannot be told not to");
+            return Err(ServiceError::invalid("model", "unsupported_model", message));
+        }
+        Ok(rendered)
+    }
+}
+
+/// The labels of a question, and the field that has them. A predicate is one of `yes` and `no`.
+fn labels(kind: &Kind) -> (&'static str, Vec<&str>) {
+    match kind {
+        Kind::Predicate => ("instructions", vec!["yes", "no"]),
+        Kind::Choice(values) => ("choices", values.iter().map(super::ChoiceValue::as_label).collect()),
+        Kind::Score(levels) => ("levels", levels.iter().map(String::as_str).collect()),
+    }
+}
+
+fn check_labels(param: &str, labels: &[&str]) -> Result<(), ServiceError> {
+    for (i, label) in labels.iter().enumerate() {
+        let what = match *label {
+            label if labels[..i].contains(&label) => "occurs twice",
+            label if label.trim() != label || label.is_empty() => "is empty or has space around it",
+            label if label.chars().any(char::is_control) => "has more than one line",
+            label if label.chars().count() > limits::LABEL_CHARS_MAX => "is too long for a label",
+            _ => continue,
+        };
+        let shown: String = label.chars().take(64).collect();
+        return Err(ServiceError::invalid(param, "unsupported_label", format!("{shown:?} {what}")));
+    }
+    Ok(())
+}
+
+/// What the model is asked. The text stands first, so that all questions about it begin alike.
+fn message(text: &str, question: &Question, labels: &[&str]) -> String {
+    let how = match question.kind {
+        Kind::Score(_) => {
+            "Answer with exactly one of these levels, from the lowest to the highest, and nothing else:"
+        }
+        _ => "Answer with exactly one of these, and nothing else:",
+    };
+    let mut message = format!("{text}\n\n{}\n\n{how}", question.instructions);
+    for (i, label) in labels.iter().enumerate() {
+        message += &format!("\n- {label}");
+        if let Some(Some(description)) = question.descriptions.get(i) {
+            message += &format!(": {description}");
+        }
+    }
+    message
+}
+
+/// Whether the tokens of one begin another's.
+fn overlap(labels: &[Vec<u32>]) -> bool {
+    let mut sorted: Vec<&Vec<u32>> = labels.iter().collect();
+    sorted.sort();
+    sorted.windows(2).any(|pair| pair[1].starts_with(pair[0]))
+}
+
+/// One label that the model is made to say.
+struct Scoring {
+    receiver: mpsc::Receiver<Event>,
+    kept: Arc<AtomicUsize>,
+    cancelled: Arc<AtomicBool>,
+}
+
+struct Scored {
+    /// Natural logarithm of the label's probability.
+    log: f64,
+    /// Tokens of the prompt that had been computed before.
+    n_kept: usize,
+}
+
+impl Drop for Scoring {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Scoring {
+    fn start(
+        service: &Service,
+        language: &Arc<Language>,
+        prompt: &Arc<[u32]>,
+        label: &[u32],
+    ) -> Result<Self, ServiceError> {
+        let (sender, receiver) = mpsc::channel(label.len() + 2);
+        let (kept, cancelled) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
+        let sink = Box::new(move |event| match sender.try_send(event) {
+            Ok(()) => Flow::Continue,
+            Err(_) => Flow::Stop,
+        });
+        let forced = Forced { label: label.to_vec(), at: 0 };
+        let sequence = GenerateRequest {
+            never_tokens: Speaker::Language(language.clone()).never(),
+            logprobs: Some(0),
+            mask: Some(Box::new(forced)),
+            kept: Some(kept.clone()),
+            cancelled: Some(cancelled.clone()),
+            ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), label.len(), sink)
+        };
+        service.engine().generate(sequence).map_err(crate::refused)?;
+        Ok(Scoring { receiver, kept, cancelled })
+    }
+
+    async fn finish(mut self) -> Result<Scored, ServiceError> {
+        let stopped = || crate::refused(lyceum_engine::EngineError::Stopped);
+        let mut log = 0.0;
+        loop {
+            let received = tokio::time::timeout(limits::REQUEST_TIMEOUT, self.receiver.recv()).await;
+            match received.map_err(|_| ServiceError::DeadlinePassed)?.ok_or_else(stopped)? {
+                Event::Token(token) => {
+                    let logprobs = token.logprobs.ok_or_else(|| {
+                        ServiceError::internal("a token without the probability that was asked for", "bug")
+                    })?;
+                    log += f64::from(logprobs.chosen);
+                }
+                Event::Done(_) => return Ok(Scored { log, n_kept: self.kept.load(Ordering::Relaxed) }),
+                Event::Failed(error) => return Err(crate::refused(error)),
+                Event::Prompt(_) => {}
+            }
+        }
+    }
+}
+
+/// Allows the next token of a label and no other.
+struct Forced {
+    label: Vec<u32>,
+    at: usize,
+}
+
+impl TokenMask for Forced {
+    fn allowed(&mut self, out: &mut BitMask) -> Result<(), String> {
+        self.label.get(self.at).map(|&id| out.allow(id)).ok_or_else(|| "the label is said".into())
+    }
+
+    fn accept(&mut self, _token: u32) -> Result<(), String> {
+        self.at += 1;
+        Ok(())
+    }
+}
+
+/// Probabilities among the labels.
+fn softmax(logs: &[f64]) -> Result<Vec<f64>, ServiceError> {
+    let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if !highest.is_finite() {
+        let message = "the model gives none of the labels a probability".to_owned();
+        return Err(ServiceError::Uncomputable { message });
+    }
+    let weights: Vec<f64> = logs.iter().map(|log| (log - highest).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    Ok(weights.into_iter().map(|weight| weight / total).collect())
+}
+
+fn answer(kind: Kind, probabilities: &[f64]) -> Answer {
+    let plan = match kind {
+        // `yes` stands first.
+        Kind::Predicate => super::Plan::Predicate(0),
+        Kind::Choice(values) => super::Plan::Choice(values.into_iter().zip(0..).collect()),
+        Kind::Score(levels) => super::Plan::Score(levels.into_iter().zip(0..).collect()),
+    };
+    super::answer(plan, probabilities)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_overlap_where_one_begins_another() {
+        assert!(overlap(&[vec![1, 2], vec![3], vec![1]]) && overlap(&[vec![4], vec![4]]));
+        assert!(!overlap(&[vec![1, 2], vec![1, 3], vec![2, 1]]));
+    }
+
+    #[test]
+    fn probabilities_are_shares_and_nothing_possible_is_an_error() {
+        let shares = softmax(&[-1000.0, -1000.0 + 3f64.ln()]).unwrap();
+        assert!((shares[0] - 0.25).abs() < 1e-12 && (shares[1] - 0.75).abs() < 1e-12);
+        assert!(softmax(&[f64::NEG_INFINITY; 2]).is_err());
+    }
+
+    #[test]
+    fn labels_are_lines_of_their_own() {
+        let refused = |labels: &[&str]| check_labels("questions[0].choices", labels).is_err();
+        assert!(!refused(&["a", "b c"]));
+        for bad in [["a", "a"], ["", "a"], [" a", "b"], ["a\nb", "c"]] {
+            assert!(refused(&bad), "{bad:?}");
+        }
+    }
+}

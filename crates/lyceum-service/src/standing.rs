@@ -1,0 +1,273 @@
+//! What is known of keys and projects by heart: valid keys by the digest of their whole secret, and what holds for a
+//! project. What is older than half a second is read again, so that what another process changes (a revocation
+//! first of all) counts within a second; what this process changes makes it forget everything at once.
+//!
+//! Unknown, expired and revoked secrets are never remembered.
+
+use crate::{Service, ServiceError};
+use lyceum_store::StoreError;
+use lyceum_store::keys::{self, Key};
+use lyceum_store::tenancy::admin_keys::{self, AdminKey};
+use lyceum_store::tenancy::{audit, projects, rates};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::Project;
+use lyceum_types::limits;
+use lyceum_types::tenancy::{RateLimit, RateSubject, Retention};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// What holds for a project's requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    pub decided: projects::Standing,
+    pub limits: BTreeMap<RateSubject, RateLimit>,
+}
+
+/// Whose a secret is.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    Project(Arc<Key>),
+    Organization(Arc<AdminKey>),
+}
+
+/// Why a secret opens nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub code: &'static str,
+    /// The organisation that the key belonged to.
+    pub tenant: Option<String>,
+}
+
+#[derive(Default)]
+pub(crate) struct Standings {
+    /// Counts what this process has changed.
+    generation: AtomicU64,
+    identities: Memory<[u8; 32], Identity>,
+    projects: Memory<Project, Arc<Standing>>,
+    failures: Failures,
+}
+
+impl Standings {
+    /// Something was changed: everything is read again.
+    pub fn forget(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.identities.clear();
+        self.projects.clear();
+    }
+}
+
+/// Values with the moment at which they were read.
+struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+
+impl<K, V> Default for Memory<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Memory<K, V> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<K, (Instant, V)>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn fresh(&self, key: &K) -> Option<V> {
+        let entries = self.entries();
+        let (read_at, value) = entries.get(key)?;
+        (read_at.elapsed() < limits::STANDING_STALE_MAX).then(|| value.clone())
+    }
+
+    fn keep(&self, key: K, read_at: Instant, value: V) {
+        let mut entries = self.entries();
+        if entries.len() >= limits::STANDINGS_MAX {
+            entries.retain(|_, (read_at, _)| read_at.elapsed() < limits::STANDING_STALE_MAX);
+        }
+        if entries.len() < limits::STANDINGS_MAX {
+            entries.insert(key, (read_at, value));
+        }
+    }
+
+    fn clear(&self) {
+        self.entries().clear();
+    }
+}
+
+impl Service {
+    /// What holds for a project now.
+    pub async fn standing(&self, project: &Project) -> Result<Arc<Standing>, ServiceError> {
+        let known = &self.standings;
+        if let Some(standing) = known.projects.fresh(project) {
+            return Ok(standing);
+        }
+        let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
+        let standing = Arc::new(Standing {
+            decided: projects::standing(&self.store, project).await?,
+            limits: rates::list(&self.store, project).await?,
+        });
+        if known.generation.load(Ordering::Acquire) == generation {
+            known.projects.keep(project.clone(), read_at, standing.clone());
+        }
+        Ok(standing)
+    }
+
+    /// Whether content of a project's requests may be written.
+    pub async fn retention(&self, project: &Project) -> Result<Retention, ServiceError> {
+        Ok(self.standing(project).await?.decided.retention)
+    }
+
+    /// Forgets what is known of keys and projects: one of them was changed here.
+    pub fn standings_changed(&self) {
+        self.standings.forget();
+    }
+}
+
+/// Whose secret this is, valid at `now`.
+pub(crate) async fn identify(
+    service: &Service,
+    secret: &str,
+    now: Timestamp,
+) -> Result<Result<Identity, Refusal>, ServiceError> {
+    let known = &service.standings;
+    let digest = keys::digest(secret);
+    if let Some(identity) = known.identities.fresh(&digest) {
+        return Ok(still_valid(identity, now));
+    }
+    let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
+    let looked = match secret.starts_with(admin_keys::PREFIX) {
+        true => look_admin(service, secret, now).await?,
+        false => look(service, secret, now).await?,
+    };
+    if let Ok(identity) = &looked
+        && known.generation.load(Ordering::Acquire) == generation
+    {
+        known.identities.keep(digest, read_at, identity.clone());
+    }
+    Ok(looked)
+}
+
+fn still_valid(identity: Identity, now: Timestamp) -> Result<Identity, Refusal> {
+    let (end, tenant) = match &identity {
+        Identity::Project(key) => (key.grant.expires_at, &key.project.tenant),
+        Identity::Organization(key) => (key.grant.expires_at, &key.tenant),
+    };
+    match end {
+        Some(end) if end <= now => Err(Refusal { code: "expired_api_key", tenant: Some(tenant.clone()) }),
+        _ => Ok(identity),
+    }
+}
+
+async fn look(
+    service: &Service,
+    secret: &str,
+    now: Timestamp,
+) -> Result<Result<Identity, Refusal>, StoreError> {
+    let refused = |code, key: Key| Refusal { code, tenant: Some(key.project.tenant) };
+    Ok(match keys::look(service.store(), secret, now).await? {
+        keys::Verdict::Valid(key) => {
+            let (store, noted) = (service.store().clone(), key.clone());
+            // The answer does not wait for the disk.
+            tokio::spawn(async move {
+                if let Err(error) = keys::note_use(&store, &noted, now).await {
+                    tracing::warn!(%error, "the use of a key was not noted");
+                }
+            });
+            Ok(Identity::Project(Arc::new(key)))
+        }
+        keys::Verdict::Expired(key) => Err(refused("expired_api_key", key)),
+        keys::Verdict::Revoked(key) => Err(refused("revoked_api_key", key)),
+        keys::Verdict::Unknown => Err(Refusal { code: "invalid_api_key", tenant: None }),
+    })
+}
+
+async fn look_admin(
+    service: &Service,
+    secret: &str,
+    now: Timestamp,
+) -> Result<Result<Identity, Refusal>, StoreError> {
+    let refused = |code, key: AdminKey| Refusal { code, tenant: Some(key.tenant) };
+    Ok(match admin_keys::look(service.store(), secret, now).await? {
+        admin_keys::Verdict::Valid(key) => {
+            let (store, noted) = (service.store().clone(), key.clone());
+            tokio::spawn(async move {
+                if let Err(error) = admin_keys::note_use(&store, &noted, now).await {
+                    tracing::warn!(%error, "the use of an admin key was not noted");
+                }
+            });
+            Ok(Identity::Organization(Arc::new(key)))
+        }
+        admin_keys::Verdict::Expired(key) => Err(refused("expired_api_key", key)),
+        admin_keys::Verdict::Revoked(key) => Err(refused("revoked_api_key", key)),
+        admin_keys::Verdict::Unknown => Err(Refusal { code: "invalid_api_key", tenant: None }),
+    })
+}
+
+/// Logins that failed: each is counted, and the counts are written to the audit log at most once a minute, so that
+/// guessing fills no disk.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<(String, &'static str), Counted>>);
+
+#[derive(Default)]
+struct Counted {
+    waiting: u64,
+    total: u64,
+    noted_at: Option<Instant>,
+}
+
+impl Failures {
+    fn counts(&self) -> MutexGuard<'_, HashMap<(String, &'static str), Counted>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// How many are to be written now.
+    fn add(&self, tenant: &str, code: &'static str) -> Option<u64> {
+        let mut counts = self.counts();
+        let counted = counts.entry((tenant.to_owned(), code)).or_default();
+        counted.waiting += 1;
+        counted.total += 1;
+        if counted.noted_at.is_some_and(|at| at.elapsed() < limits::LOGIN_FAILURES_EVERY) {
+            return None;
+        }
+        counted.noted_at = Some(Instant::now());
+        Some(std::mem::take(&mut counted.waiting))
+    }
+
+    fn take(&self) -> Vec<(String, &'static str, u64)> {
+        let mut counts = self.counts();
+        let waiting = counts.iter_mut().filter(|(_, counted)| counted.waiting > 0);
+        waiting
+            .map(|((tenant, code), counted)| (tenant.clone(), *code, std::mem::take(&mut counted.waiting)))
+            .collect()
+    }
+}
+
+/// Counts a login that failed. A secret that nobody ever had counts for the installation's own organisation.
+pub(crate) fn login_failed(service: &Service, refusal: &Refusal, now: Timestamp) {
+    let tenant = refusal.tenant.clone().unwrap_or_else(|| Project::default_project().tenant);
+    let code = refusal.code;
+    let Some(count) = service.standings.failures.add(&tenant, code) else { return };
+    let store = service.store().clone();
+    tokio::spawn(async move {
+        if let Err(error) = audit::note_login_failures(&store, &tenant, code, count, now).await {
+            tracing::warn!(%error, count, "failed logins are missing in the audit log");
+        }
+    });
+}
+
+/// Writes the failed logins that were only counted so far: the log is about to be read, or the server ends.
+pub async fn note_login_failures(service: &Service, now: Timestamp) -> Result<(), ServiceError> {
+    for (tenant, code, count) in service.standings.failures.take() {
+        audit::note_login_failures(service.store(), &tenant, code, count, now).await?;
+    }
+    Ok(())
+}
+
+/// Failed logins since the start, by what they were told.
+pub fn login_failures(service: &Service) -> BTreeMap<&'static str, u64> {
+    let mut totals = BTreeMap::new();
+    for ((_, code), counted) in service.standings.failures.counts().iter() {
+        *totals.entry(*code).or_insert(0) += counted.total;
+    }
+    totals
+}

@@ -1,0 +1,138 @@
+//! The price list: rows are added and never changed, and each has a version that entries name.
+
+use super::Counts;
+use crate::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::BadId;
+
+/// For every organisation, project or model.
+pub const EVERY: &str = "*";
+
+/// Millionths of the currency for a million units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    pub input: i64,
+    pub cached_input: i64,
+    pub output: i64,
+    pub training: i64,
+    pub pass: i64,
+}
+
+impl Rates {
+    /// What `counts` cost: the exact sum, rounded once to the nearest millionth, halves up.
+    pub fn cost(&self, counts: &Counts) -> i64 {
+        let cached = counts.cached_tokens.min(counts.input_tokens);
+        let part = |n: u64, rate: i64| i128::from(n) * i128::from(rate);
+        let sum = part(counts.input_tokens - cached, self.input)
+            + part(cached, self.cached_input)
+            + part(counts.output_tokens, self.output)
+            + part(counts.training_tokens, self.training)
+            + part(counts.passes, self.pass);
+        i64::try_from((sum + 500_000).div_euclid(1_000_000)).unwrap_or(i64::MAX)
+    }
+
+    /// The most that so much work can cost, however much of its input is found computed.
+    pub fn worst(&self, most: &Counts) -> i64 {
+        let dearest = self.input.max(self.cached_input);
+        Rates { input: dearest, cached_input: dearest, ..*self }.cost(most)
+    }
+}
+
+/// A row of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Price {
+    pub version: i64,
+    pub tenant: String,
+    pub project: String,
+    pub model: String,
+    pub rates: Rates,
+    pub created_at: Timestamp,
+}
+
+/// All prices, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PriceList(Vec<Price>);
+
+impl PriceList {
+    /// The price of a model for a project: of the project before its organisation's before everybody's, of the model
+    /// before every model's, and of equals the newest.
+    pub fn find(&self, tenant: &str, project: &str, model: &str) -> Option<&Price> {
+        let fits = |own: &str, asked: &str| own == asked || own == EVERY;
+        let fitting = self
+            .0
+            .iter()
+            .filter(|p| fits(&p.tenant, tenant) && fits(&p.project, project) && fits(&p.model, model));
+        fitting.max_by_key(|p| (p.project != EVERY, p.tenant != EVERY, p.model != EVERY, p.version))
+    }
+
+    pub fn all(&self) -> &[Price] {
+        &self.0
+    }
+}
+
+/// Adds a price; it holds for requests that begin from now on.
+///
+/// # Errors
+/// A rate below zero, or a project's price for every organisation.
+pub async fn set(
+    store: &Store,
+    (tenant, project, model): (&str, &str, &str),
+    rates: Rates,
+    now: Timestamp,
+) -> Result<Price, StoreError> {
+    let refuse = |why| BadId { what: "price", text: model.chars().take(128).collect(), why };
+    if [rates.input, rates.cached_input, rates.output, rates.training, rates.pass]
+        .iter()
+        .any(|&rate| rate < 0)
+    {
+        return Err(refuse("no rate may be below zero").into());
+    }
+    if tenant == EVERY && project != EVERY {
+        return Err(refuse("a project's price needs its organisation").into());
+    }
+    let mut transaction = store.write().await?;
+    let (version,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(version), 0) + 1 FROM prices")
+        .fetch_one(&mut *transaction)
+        .await?;
+    sqlx::query(
+        "INSERT INTO prices (tenant, project, model, version, input, cached_input, output, training, pass, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(tenant)
+    .bind(project)
+    .bind(model)
+    .bind(version)
+    .bind(rates.input)
+    .bind(rates.cached_input)
+    .bind(rates.output)
+    .bind(rates.training)
+    .bind(rates.pass)
+    .bind(now.millis())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    let (tenant, project, model) = (tenant.to_owned(), project.to_owned(), model.to_owned());
+    Ok(Price { version, tenant, project, model, rates, created_at: now })
+}
+
+type Row = (String, String, String, i64, i64, i64, i64, i64, i64, i64);
+
+/// Every price that there ever was, the newest first.
+pub async fn list(store: &Store) -> Result<PriceList, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT tenant, project, model, version, input, cached_input, output, training, pass, created_at \
+         FROM prices ORDER BY version DESC",
+    )
+    .fetch_all(&store.reader)
+    .await?;
+    let price =
+        |(tenant, project, model, version, input, cached_input, output, training, pass, at): Row| Price {
+            version,
+            tenant,
+            project,
+            model,
+            rates: Rates { input, cached_input, output, training, pass },
+            created_at: Timestamp::from_millis(at),
+        };
+    Ok(PriceList(rows.into_iter().map(price).collect()))
+}

@@ -1,0 +1,240 @@
+//! The SQL against its plain twin, and what must survive on a real disk.
+
+use super::budgets::{self, Granted, Period, Place, WindowKey};
+use super::desk::{Desk, Hold, Settlement};
+use super::simulate::{Bank, RATES, Rng, request};
+use super::{Counts, Entry, Outcome, Rates, Spool, entries, prices, recovery};
+use crate::{Layout, Store, StoreError};
+use lyceum_types::clock::Timestamp;
+
+const NOW: Timestamp = Timestamp::from_millis(5);
+const END: Timestamp = Timestamp::from_millis(i64::MAX);
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+    (dir, store)
+}
+
+fn place(project: &str, api_key: &str) -> Place {
+    Place { tenant: "default".into(), project: project.into(), api_key: api_key.into() }
+}
+
+fn entry(id: &str, cost: u64) -> Entry {
+    Entry {
+        request: request(id),
+        outcome: Outcome::Completed,
+        counts: Counts { output_tokens: cost, ..Counts::default() },
+        price: 1,
+        cost: cost as i64,
+        settled_at: NOW,
+    }
+}
+
+#[tokio::test]
+async fn the_database_does_what_its_plain_twin_does() {
+    let (_dir, store) = store().await;
+    let mut bank = Bank::default();
+    let mut all = Vec::new();
+    for (place, period, limit) in
+        [(place("", ""), Period::Total, 900), (place("default", "key_1"), Period::Total, 700)]
+    {
+        let budget = budgets::set(&store, &place, period, limit, NOW).await.unwrap();
+        let key = WindowKey { budget: budget.id.clone(), starts_at: 0 };
+        bank.limits.insert(key.clone(), limit);
+        all.push((budget, key));
+    }
+    let mut rng = Rng(7);
+    let owners = ["own_a", "own_b"];
+    for step in 0..120 {
+        let owner = owners[rng.below(2) as usize];
+        let (budget, key) = &all[rng.below(2) as usize];
+        let amount = rng.below(40) as i64;
+        match rng.below(5) {
+            0..=1 => {
+                let found = budgets::grant(&store, budget, owner, amount, NOW).await.unwrap();
+                assert_eq!(found, bank.grant(key, owner, amount), "step {step}");
+            }
+            2..=3 => {
+                // Ids come again: the second entry of one changes nothing.
+                let id = format!("req_{}", rng.below(60));
+                let cost = rng.below(12);
+                let holds = vec![Hold { window: key.clone(), amount: cost as i64 }];
+                let group = [Settlement { entry: entry(&id, cost), holds }];
+                entries::commit(&store, owner, &group).await.unwrap();
+                bank.commit(owner, &group);
+            }
+            _ => {
+                budgets::release(&store, key, owner, amount).await.unwrap();
+                bank.release(key, owner, amount);
+            }
+        }
+        for window in budgets::windows(&store, NOW).await.unwrap() {
+            let key = WindowKey { budget: window.budget.id.clone(), starts_at: 0 };
+            let spent: i64 = bank.entries.values().map(|entry| entry.cost).sum();
+            let (twin_spent, twin_reserved) = bank.windows.get(&key).copied().unwrap_or((spent, 0));
+            assert_eq!((window.spent, window.reserved), (twin_spent, twin_reserved), "step {step}");
+        }
+    }
+    let rows = entries::list(&store, "default", (NOW, END), "", 1000).await.unwrap();
+    assert_eq!(rows, bank.entries.into_values().collect::<Vec<_>>());
+    assert!(rows.len() > 20);
+}
+
+#[tokio::test]
+async fn the_price_of_the_most_particular_place_holds_and_never_changes() {
+    let (_dir, store) = store().await;
+    let rates = |input| Rates { input, ..Rates::default() };
+    for (at, input) in [
+        (("*", "*", "*"), 1),
+        (("*", "*", "m"), 2),
+        (("default", "*", "*"), 3),
+        (("default", "p", "*"), 4),
+        (("*", "*", "m"), 5),
+    ] {
+        prices::set(&store, at, rates(input), NOW).await.unwrap();
+    }
+    let list = prices::list(&store).await.unwrap();
+    let found = |tenant, project, model| {
+        list.find(tenant, project, model).map(|price| (price.version, price.rates.input))
+    };
+    assert_eq!(found("other", "p", "n"), Some((1, 1)));
+    assert_eq!(found("other", "p", "m"), Some((5, 5)));
+    assert_eq!(found("default", "q", "m"), Some((3, 3)));
+    assert_eq!(found("default", "p", "m"), Some((4, 4)));
+    assert_eq!(list.all().len(), 5, "the older price of m is still there");
+    assert!(prices::set(&store, ("*", "p", "m"), rates(1), NOW).await.is_err());
+    assert!(prices::set(&store, ("*", "*", "m"), rates(-1), NOW).await.is_err());
+}
+
+#[test]
+fn a_cost_is_the_exact_sum_rounded_once() {
+    // $0.15, $0.075 and $0.60 for a million tokens.
+    let rates = Rates { input: 150_000, cached_input: 75_000, output: 600_000, training: 0, pass: 2_500_000 };
+    let counts = |input_tokens, cached_tokens, output_tokens, passes| Counts {
+        input_tokens,
+        cached_tokens,
+        output_tokens,
+        passes,
+        training_tokens: 0,
+    };
+    assert_eq!(rates.cost(&counts(1_000_000, 0, 1_000_000, 0)), 750_000);
+    // 600 · 0.15 + 400 · 0.075 + 10 · 0.6 = 126
+    assert_eq!(rates.cost(&counts(1000, 400, 10, 0)), 126);
+    // 0.45 and 0.6 are one millionth and a bit; 2.5 is three.
+    assert_eq!(rates.cost(&counts(3, 0, 1, 0)), 1);
+    assert_eq!(rates.cost(&counts(0, 0, 0, 1)), 3);
+    assert_eq!(rates.worst(&counts(1000, 0, 10, 0)), 156);
+    assert_eq!(rates.cost(&counts(u64::MAX, 0, u64::MAX, 0)), i64::MAX);
+    let dear_cache = Rates { cached_input: 900_000, ..rates };
+    assert!(dear_cache.worst(&counts(10, 0, 0, 0)) >= dear_cache.cost(&counts(10, 10, 0, 0)));
+}
+
+#[tokio::test]
+async fn a_new_month_begins_with_nothing_spent_and_a_new_budget_with_what_was() {
+    let (_dir, store) = store().await;
+    let group = [Settlement { entry: entry("req_1", 30), holds: vec![] }];
+    entries::commit(&store, "own_a", &group).await.unwrap();
+    let budget = budgets::set(&store, &place("default", ""), Period::Month, 100, NOW).await.unwrap();
+    let spent = |at| {
+        let store = store.clone();
+        async move { budgets::windows(&store, at).await.unwrap()[0].spent }
+    };
+    assert_eq!(spent(NOW).await, 30);
+    assert!(matches!(
+        budgets::grant(&store, &budget, "own_a", 71, NOW).await.unwrap(),
+        Granted::Exhausted { left: 70 }
+    ));
+    let february = Timestamp::from_millis(32 * 86_400_000);
+    assert_eq!(spent(february).await, 0);
+    assert_eq!(budgets::grant(&store, &budget, "own_a", 80, february).await.unwrap(), Granted::Has(80));
+    // What began in January is January's, whenever it is settled.
+    let late = Entry { settled_at: february, ..entry("req_2", 7) };
+    entries::commit(&store, "own_a", &[Settlement { entry: late, holds: vec![] }]).await.unwrap();
+    assert_eq!((spent(NOW).await, spent(february).await), (37, 0));
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_is_settled_once_and_its_money_goes_back() {
+    let (_dir, store) = store().await;
+    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, NOW).await.unwrap();
+    let window = WindowKey { budget: budget.id.clone(), starts_at: 0 };
+    let mut spool = Spool::create(store.layout()).unwrap();
+    let Granted::Has(amount) = budgets::grant(&store, &budget, spool.owner(), 300, NOW).await.unwrap() else {
+        panic!("there is enough")
+    };
+    let mut desk = Desk::new(10);
+    desk.granted(&window, amount);
+    for id in ["req_a", "req_b", "req_c"] {
+        let open = desk.open(request(id), (1, RATES), std::slice::from_ref(&window), 100).unwrap();
+        spool.begun(open).unwrap();
+    }
+    let tokens = |n| Counts { output_tokens: n, ..Counts::default() };
+    spool.counted("req_a", &tokens(11)).unwrap();
+    desk.note("req_a", tokens(11));
+    for (id, n) in [("req_b", 22), ("req_c", 33)] {
+        spool.settled(desk.settle(id, Outcome::Completed, tokens(n), NOW).unwrap()).unwrap();
+    }
+    // One of them reached the ledger. A long spool was begun anew with what still mattered.
+    entries::commit(&store, spool.owner(), &desk.batch(1)).await.unwrap();
+    desk.committed(1);
+    spool.begin_anew(desk.open_requests(), desk.pending().iter().map(|s| &s.entry)).unwrap();
+    assert_eq!(recovery::recover(&store, NOW).await.unwrap(), recovery::Recovered::default(), "it lives");
+
+    drop(spool);
+    let found = recovery::recover(&store, NOW).await.unwrap();
+    let expected = recovery::Recovered { processes: 1, settled: 1, interrupted: 1, n_damaged: 0 };
+    assert_eq!(found, expected);
+    assert_eq!(recovery::recover(&store, NOW).await.unwrap(), recovery::Recovered::default());
+    let rows = entries::list(&store, "default", (NOW, END), "", 10).await.unwrap();
+    let costs: Vec<(&str, i64)> = rows.iter().map(|row| (row.outcome.as_str(), row.cost)).collect();
+    assert_eq!(costs, [("interrupted", 11), ("completed", 22), ("completed", 33)]);
+    let after = &budgets::windows(&store, NOW).await.unwrap()[0];
+    assert_eq!((after.spent, after.reserved), (66, 0));
+    assert_eq!(std::fs::read_dir(store.layout().spool()).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_processes_take_no_more_than_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, NOW).await.unwrap();
+    let mut tasks = Vec::new();
+    for i in 0..4 {
+        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
+        let budget = budget.clone();
+        tasks.push(tokio::spawn(async move {
+            let owner = format!("own_{i}");
+            let mut has = 0;
+            while let Granted::Has(amount) = budgets::grant(&store, &budget, &owner, 7, NOW).await.unwrap() {
+                has = amount;
+            }
+            has
+        }));
+    }
+    let mut sum = 0;
+    for task in tasks {
+        sum += task.await.unwrap();
+    }
+    assert!((994..=1000).contains(&sum), "{sum}");
+}
+
+#[tokio::test]
+async fn sums_are_by_bucket_and_a_bound_holds() {
+    let (_dir, store) = store().await;
+    let hour = 3_600_000;
+    for (i, at) in [0, 10, hour, hour + 10, 30 * hour].into_iter().enumerate() {
+        let settled_at = Timestamp::from_millis(at);
+        let entry = Entry { settled_at, ..entry(&format!("req_{i}"), 3) };
+        entries::commit(&store, "own_a", &[Settlement { entry, holds: vec![] }]).await.unwrap();
+    }
+    let all = (Timestamp::from_millis(0), END);
+    let sums = entries::sums(&store, "default", all, hour, 10).await.unwrap();
+    let told: Vec<(i64, u64, i64)> = sums.iter().map(|sum| (sum.bucket, sum.n_requests, sum.cost)).collect();
+    assert_eq!(told, [(0, 2, 6), (hour, 2, 6), (30 * hour, 1, 3)]);
+    assert!(entries::sums(&store, "another", all, hour, 10).await.unwrap().is_empty());
+    assert!(matches!(
+        entries::sums(&store, "default", all, hour, 2).await,
+        Err(StoreError::TooMuch { max: 2, .. })
+    ));
+}

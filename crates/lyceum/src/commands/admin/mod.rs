@@ -1,0 +1,115 @@
+//! `lyceum admin …`: organisations, projects, users, service accounts, admin keys, limits, retention; on the data folder
+//! itself, with no key. What a running server knows by heart it reads again within half a second.
+
+mod keys;
+mod limits;
+mod people;
+mod projects;
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output;
+use clap::{Args, Subcommand};
+use lyceum_store::Store;
+use lyceum_store::tenancy::Act;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::Project;
+use serde_json::Value;
+
+#[derive(Debug, Args)]
+pub struct Admin {
+    /// The organisation, where there are several
+    #[arg(long, global = true, value_name = "ORG", default_value = "default")]
+    org: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Organisations: tenants that know nothing of each other
+    #[command(subcommand)]
+    Organizations(projects::Organizations),
+    /// Projects of the organisation
+    #[command(subcommand)]
+    Projects(projects::Projects),
+    /// Which models a project may ask
+    #[command(subcommand)]
+    Models(projects::Models),
+    /// What is kept of requests and answers
+    Retention(projects::Retention),
+    /// Keys of the organisation, for administration over HTTP
+    #[command(subcommand)]
+    Keys(keys::Keys),
+    /// People of the organisation and their places in projects
+    #[command(subcommand)]
+    Users(people::Users),
+    /// Programs with keys of their own
+    #[command(subcommand)]
+    ServiceAccounts(people::ServiceAccounts),
+    /// How much may be asked
+    #[command(subcommand)]
+    Limits(limits::Limits),
+}
+
+impl Admin {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let desk = Desk { context, store: context.store().await?, tenant: self.org };
+        match self.command {
+            Command::Organizations(command) => command.run(&desk).await,
+            Command::Projects(command) => command.run(&desk).await,
+            Command::Models(command) => command.run(&desk).await,
+            Command::Retention(command) => command.run(&desk).await,
+            Command::Keys(command) => command.run(&desk).await,
+            Command::Users(command) => command.run(&desk).await,
+            Command::ServiceAccounts(command) => command.run(&desk).await,
+            Command::Limits(command) => command.run(&desk).await,
+        }
+    }
+}
+
+/// Where administration is done: a store, and one organisation of it.
+struct Desk<'a> {
+    context: &'a Context,
+    store: Store,
+    tenant: String,
+}
+
+impl Desk<'_> {
+    fn act(&self) -> Act {
+        Act::of_command_line(Timestamp::now())
+    }
+
+    /// A project of the organisation that is there.
+    async fn project(&self, id: &str) -> Result<Project, Failure> {
+        let project = Project { tenant: self.tenant.clone(), id: id.to_owned() };
+        Ok(lyceum_store::tenancy::projects::find(&self.store, &project).await?.project)
+    }
+
+    /// One thing: its JSON for programs, its words for people.
+    fn say(&self, json: &Value, words: impl AsRef<str>) {
+        match self.context.is_json() {
+            true => output::json_line(json),
+            false => output::text(words),
+        }
+    }
+
+    /// Several things under a name: JSON for programs, a table for people.
+    fn list(&self, name: &str, header: &[&str], rows: Vec<(Value, Vec<String>)>) {
+        if self.context.is_json() {
+            let all: Vec<Value> = rows.into_iter().map(|(json, _)| json).collect();
+            return output::json_line(&serde_json::json!({ name: all }));
+        }
+        let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
+        output::table(header, &rows);
+    }
+
+    /// A secret that is shown this once.
+    fn show(&self, json: &Value, secret: &str, note: &str) {
+        if self.context.is_json() {
+            return output::json_line(json);
+        }
+        output::text(secret);
+        output::note(format!("{note}: it is shown this once"));
+    }
+}

@@ -1,0 +1,92 @@
+//! `lyceum audit verify|ls`
+
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::{output, time};
+use clap::{Args, Subcommand};
+use lyceum_store::tenancy::Page;
+use lyceum_store::tenancy::audit::{self, Entry, Filter};
+use serde_json::{Value, json};
+
+#[derive(Debug, Args)]
+pub struct Audit {
+    /// The organisation, where there are several
+    #[arg(long, global = true, value_name = "ORG", default_value = "default")]
+    org: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Recompute the chain of hashes, and name the first entry that is not what was written
+    Verify {
+        /// The last hash that an earlier verification printed must be in the chain
+        #[arg(long, value_name = "HASH")]
+        head: Option<String>,
+    },
+    /// Show what was done, newest first
+    Ls {
+        /// Entries that are shown
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+impl Audit {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let store = context.store().await?;
+        match self.command {
+            Command::Verify { head } => {
+                let verified = audit::verify(&store, &self.org, head.as_deref()).await?;
+                let verified = verified.map_err(|broken| {
+                    let message = format!("entry {} of the audit log: {}", broken.seq, broken.why);
+                    let why = match broken.id.as_str() {
+                        "" => "somebody has changed the database".to_owned(),
+                        id => format!("somebody has changed the database; the entry is {id}"),
+                    };
+                    let fix = "compare it with a backup: lyceum backup verify";
+                    Failure::new(Exit::Failed, "audit_broken", message, why, fix)
+                })?;
+                if context.is_json() {
+                    output::json_line(
+                        &json!({"event": "verified", "entries": verified.entries, "head": verified.head}),
+                    );
+                } else {
+                    output::text(format!(
+                        "{} entries, one chain; its head is {}",
+                        verified.entries, verified.head
+                    ));
+                }
+            }
+            Command::Ls { limit } => {
+                let page = Page { after: None, limit };
+                let listed = audit::list(&store, &self.org, &Filter::default(), page, None).await?;
+                if context.is_json() {
+                    let all: Vec<Value> = listed.data.iter().map(line).collect();
+                    output::json_line(&json!({"entries": all, "has_more": listed.has_more}));
+                } else {
+                    let row = |entry: &Entry| {
+                        vec![
+                            entry.seq.to_string(),
+                            time::for_people(entry.effective_at),
+                            entry.kind.clone(),
+                            entry.project.clone().unwrap_or_default(),
+                            entry.actor.clone(),
+                            entry.resource.clone(),
+                        ]
+                    };
+                    let header = ["#", "when", "what", "project", "by", "to"];
+                    output::table(&header, &listed.data.iter().map(row).collect::<Vec<_>>());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(entry: &Entry) -> Value {
+    json!({"seq": entry.seq, "id": entry.id, "type": entry.kind, "effective_at": entry.effective_at.seconds(),
+        "project": entry.project, "actor": entry.actor, "resource": entry.resource, "data": entry.data,
+        "hash": entry.hash})
+}
