@@ -2,13 +2,14 @@
 
 use crate::Api;
 use crate::error::ApiError;
-use axum::extract::{Request, State};
+use crate::observe::RequestId;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use lyceum_service::tenancy::Act;
 use lyceum_service::tenancy::admin_keys::AdminKey;
-use lyceum_service::{ServiceError, keys};
+use lyceum_service::{Payer, ServiceError, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyId, KeyScope, Project};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 pub struct Caller {
     pub project: Project,
     pub key: KeyId,
+    /// Who pays for what this request makes a model do.
+    pub payer: Payer,
 }
 
 /// The organisation of the key, for handlers.
@@ -52,7 +55,10 @@ pub async fn require(
 ) -> Result<Response, ApiError> {
     let secret = bearer(&request)?;
     let key = keys::authorize(&api.service, secret, needed, Timestamp::now()).await?;
-    request.extensions_mut().insert(Caller { project: key.project.clone(), key: key.id.clone() });
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    let id = request.extensions().get::<RequestId>().map_or_else(RequestId::new, RequestId::clone);
+    let payer = Payer::of_request(key.project.clone(), key.id.clone(), route, id.0);
+    request.extensions_mut().insert(Caller { project: key.project.clone(), key: key.id.clone(), payer });
     Ok(next.run(request).await)
 }
 

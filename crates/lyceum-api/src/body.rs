@@ -5,6 +5,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use lyceum_types::limits;
+use lyceum_types::short::short;
 use serde::de::DeserializeOwned;
 
 /// A JSON body as `T`.
@@ -91,10 +92,10 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 }
 
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
-    let message = error.inner().to_string();
+    let message = short(&error.inner().to_string()).into_owned();
     let path = match error.path().to_string() {
         path if path == "." => String::new(),
-        path => path,
+        path => short(&path).into_owned(),
     };
     if !error.inner().is_data() {
         let message = format!("the body is not JSON: {message}");

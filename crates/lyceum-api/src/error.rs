@@ -28,8 +28,8 @@ pub struct ErrorBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
     pub message: String,
-    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `server_error`; where a
-    /// rate limit is reached, `requests` or `tokens`.
+    /// `invalid_request_error`, `authentication_error`, `permission_error`, `rate_limit_error`, `insufficient_quota`,
+    /// `server_error`; where a rate limit is reached, `requests` or `tokens`.
     #[serde(rename = "type")]
     pub kind: &'static str,
     /// The field that is at fault, such as `questions[0].choices`.
@@ -183,6 +183,9 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::Conflict { code, .. } => {
                 Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)
+            }
+            ServiceError::BudgetExhausted { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message)
             }
             ServiceError::QuotaReached { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "permission_error", "quota_reached", message)

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod auth;
+pub mod bodies;
 mod body;
 mod error;
 mod handlers;
@@ -86,6 +87,9 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    // What processes left that are gone is settled before anything new is.
+    let ledger = service.ledger().clone();
+    ledger.start().await.map_err(std::io::Error::other)?;
     let api = Api::new(service);
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
     let no_delay = |stream: &TcpStream| {
@@ -94,13 +98,15 @@ pub async fn serve(
         }
     };
     let Door { tcp, tls } = door.into();
-    match tls {
+    let served = match tls {
         None => answer(tcp.tap_io(move |stream| no_delay(stream)), api, shutdown).await,
         Some(tls) => {
             let listener = tls::TlsListener::new(tcp, tls);
             answer(listener.tap_io(move |stream| no_delay(stream.get_ref().0)), api, shutdown).await
         }
-    }
+    };
+    ledger.close().await;
+    served
 }
 
 async fn answer<L>(

@@ -41,8 +41,19 @@ impl Counters {
     }
 }
 
-pub async fn observe(State(api): State<Api>, request: Request, next: Next) -> Response {
-    let id = format!("req_{}", uuid::Uuid::now_v7().simple());
+/// What a request is called in the log, in its answer and in the ledger.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+impl RequestId {
+    pub fn new() -> Self {
+        RequestId(format!("req_{}", uuid::Uuid::now_v7().simple()))
+    }
+}
+
+pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let RequestId(id) = RequestId::new();
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = request.method().as_str().to_owned();
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());

@@ -4,7 +4,7 @@ use crate::error::ApiError;
 use crate::handlers::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
     model_selections, models, openapi, organization, predict, privacy, rerank, residents, responses,
-    robustness, tokens,
+    robustness, tokens, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -171,6 +171,11 @@ fn administration(table: Table) -> Table {
             get(people::find_user).post(people::modify_user).delete(people::delete_user),
         )
         .organization("/v1/organization/audit_logs", get(audit::list))
+        .organization("/v1/organization/usage/completions", get(usage::completions))
+        .organization("/v1/organization/usage/embeddings", get(usage::embeddings))
+        .organization("/v1/organization/usage/predictions", get(usage::predictions))
+        .organization("/v1/organization/usage/explanations", get(usage::explanations))
+        .organization("/v1/organization/costs", get(usage::costs))
         .organization("/v1/organization/invites", get(invites::list).post(invites::create))
         .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))
 }

@@ -65,7 +65,8 @@ impl Tally {
         self.add(|counters| &counters.passes, n);
     }
 
-    pub(crate) fn add_prompt(&self, n: u64) {
+    /// `n` tokens of an input were read for this request, outside sequences and predictions.
+    pub fn add_prompt(&self, n: u64) {
         self.add(|counters| &counters.prompt, n);
     }
 

@@ -84,6 +84,15 @@ impl Device for ThisThread {
 }
 
 impl Pass {
+    /// Examples that go forward, and those that go back.
+    pub fn passes(&self) -> u64 {
+        let n = self.targets.len() as u64;
+        match self.wanted {
+            Wanted::Scores | Wanted::Attention | Wanted::Layers => n,
+            _ => 2 * n,
+        }
+    }
+
     /// Does the work; to be called on the device's thread.
     pub fn run(self, ws: &mut Workspace) -> Result<PassResult, NnError> {
         let n = self.targets.len();

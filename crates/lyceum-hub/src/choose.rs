@@ -1,7 +1,8 @@
-//! Which files of a repository make a model: one GGUF file, or Hugging Face's layout with safetensors.
+//! Which files of a repository make a model: one GGUF file, Hugging Face's layout with safetensors, or
+//! PEFT's of an adapter.
 
 use crate::{HubError, Listed, Reference};
-use lyceum_types::manifest::DESCRIPTION_FILES;
+use lyceum_types::manifest::{ADAPTER_FILES, DESCRIPTION_FILES};
 
 #[derive(Debug)]
 pub(crate) enum Chosen<'a> {
@@ -49,6 +50,14 @@ pub(crate) fn choose<'a>(reference: &Reference, files: &'a [Listed]) -> Result<C
         }
         let wanted =
             |file: &&Listed| DESCRIPTION_FILES.contains(&file.name.as_str()) || is_weight(&file.name);
+        return Ok(Chosen::Folder(files.iter().filter(wanted).collect()));
+    }
+    // An adapter of a model that is elsewhere.
+    if files.iter().any(|file| ADAPTER_FILES[..2].contains(&file.name.as_str())) {
+        if let Some(missing) = ADAPTER_FILES[..2].iter().find(|name| there(name).is_none()) {
+            return Err(refused(format!("it is an adapter and has no {missing}")));
+        }
+        let wanted = |file: &&Listed| ADAPTER_FILES.contains(&file.name.as_str());
         return Ok(Chosen::Folder(files.iter().filter(wanted).collect()));
     }
     match ggufs[..] {
@@ -150,6 +159,9 @@ mod tests {
         assert!(
             check("a/b", &["config.json", "model.safetensors"]).unwrap_err().contains("no tokenizer.json")
         );
+        let adapter = ["README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"];
+        assert_eq!(check("a/b", &adapter).unwrap(), adapter[..3]);
+        assert!(check("a/b", &adapter[..2]).unwrap_err().contains("no adapter_model.safetensors"));
         assert!(check("a/b", &["config.json", "pytorch_model.bin"]).unwrap_err().contains("pickle"));
         assert!(check("a/b:Q8_0", &folder).unwrap_err().contains("no GGUF files"));
         assert!(check("a/b", &["README.md"]).unwrap_err().contains("neither"));

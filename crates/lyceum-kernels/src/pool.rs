@@ -114,6 +114,59 @@ pub fn parallel_for(n_tasks: usize, f: impl Fn(usize) + Sync) {
     assert!(!others_panicked, "a task of a parallel kernel panicked: bug");
 }
 
+/// Stretches of [`parallel_stretches`] at most; more threads share them.
+const STRETCHES_MAX: usize = 32;
+
+/// What is left of a stretch of tasks: the first in the low half, the end in the high half; on a cache line of its own.
+#[repr(align(64))]
+struct Stretch(AtomicU64);
+
+impl Stretch {
+    fn set(&self, first: usize, end: usize) {
+        self.0.store((end as u64 * HALF) | first as u64, Relaxed);
+    }
+
+    /// The first task that is left, or the last.
+    fn take(&self, is_owner: bool) -> Option<usize> {
+        let mut now = self.0.load(Relaxed);
+        loop {
+            let (first, end) = (now % HALF, now / HALF);
+            if first >= end {
+                return None;
+            }
+            let (task, left) = if is_owner { (first, now + 1) } else { (end - 1, now - HALF) };
+            match self.0.compare_exchange_weak(now, left, Relaxed, Relaxed) {
+                Ok(_) => return Some(task as usize),
+                Err(changed) => now = changed,
+            }
+        }
+    }
+}
+
+const HALF: u64 = 1 << 32;
+
+/// [`parallel_for`] where each thread goes through a stretch of consecutive tasks, and takes from the ends of the
+/// others' when it is done: for tasks that read a long stream piece by piece, so that what is fetched ahead of one is
+/// the next one's.
+pub fn parallel_stretches(n_tasks: usize, f: impl Fn(usize) + Sync) {
+    let n = threads().min(n_tasks).min(STRETCHES_MAX);
+    if n < 2 || n_tasks as u64 >= HALF {
+        return parallel_for(n_tasks, f);
+    }
+    let stretches = [const { Stretch(AtomicU64::new(0)) }; STRETCHES_MAX];
+    for (i, stretch) in stretches[..n].iter().enumerate() {
+        stretch.set(i * n_tasks / n, (i + 1) * n_tasks / n);
+    }
+    parallel_for(n, |own| {
+        for i in 0..n {
+            let stretch = &stretches[(own + i) % n];
+            while let Some(task) = stretch.take(i == 0) {
+                f(task);
+            }
+        }
+    });
+}
+
 /// Cuts `out` into pieces of `chunk_len` (the last may be shorter) and runs `f(piece index, piece)` on all
 /// threads.
 pub fn for_each_chunk<T: Send>(out: &mut [T], chunk_len: usize, f: impl Fn(usize, &mut [T]) + Sync) {
@@ -233,11 +286,21 @@ mod tests {
     fn every_task_runs_once() {
         for n in [0, 1, 2, 7, 1000] {
             let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-            parallel_for(n, |i| {
+            let count = |i: usize| {
                 counts[i].fetch_add(1, Relaxed);
-            });
-            assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
+            };
+            parallel_for(n, count);
+            parallel_stretches(n, count);
+            assert!(counts.iter().all(|c| c.load(Relaxed) == 2));
         }
+    }
+
+    #[test]
+    fn a_stretch_is_taken_from_both_ends() {
+        let stretch = Stretch(AtomicU64::new(0));
+        stretch.set(3, 6);
+        let taken = [true, false, false, true].map(|is_owner| stretch.take(is_owner));
+        assert_eq!(taken, [Some(3), Some(5), Some(4), None]);
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl<'m> Victim<'m> {
             finite(logits, self.n_classes, block)?;
             out.extend_from_slice(logits);
             self.spent.forward_rows += n as u64;
+            self.control.spend(n as u64);
         }
         Ok(out)
     }
@@ -161,6 +162,7 @@ impl<'m> Victim<'m> {
             self.domain.gradient_from_model(&mut out.directions[start..]);
             self.spent.forward_rows += aims.len() as u64;
             self.spent.backward_rows += aims.len() as u64;
+            self.control.spend(2 * aims.len() as u64);
         }
         Ok(out)
     }

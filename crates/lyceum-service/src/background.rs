@@ -234,6 +234,7 @@ fn failed(id: &str, error: &ServiceError) -> Failed {
         ServiceError::Uncomputable { .. } => "not_computable",
         ServiceError::DeadlinePassed => "deadline_passed",
         ServiceError::Overloaded { .. } => "overloaded",
+        ServiceError::BudgetExhausted { .. } => "insufficient_quota",
         ServiceError::NotReady { .. } => "not_ready",
         ServiceError::NotFound { .. }
         | ServiceError::ModelNotFound { .. }

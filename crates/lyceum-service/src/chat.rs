@@ -3,7 +3,7 @@
 
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::language::Defaults;
-use crate::{Language, Service, ServiceError};
+use crate::{Language, Payer, Service, ServiceError};
 use lyceum_engine::{BitMask, TokenMask};
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::{Grammar, Matcher};
@@ -97,9 +97,9 @@ impl Ending {
 }
 
 /// Starts every answer. Errors before the first token come from here, so a stream has not begun yet.
-pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
-    let admitted = admit(service, project, &request)?;
-    prepare(service, project, request).await?.start_in(admitted)
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Running, ServiceError> {
+    let admitted = admit(service, &payer.project, &request)?;
+    prepare(service, payer, request).await?.start_in(admitted).await
 }
 
 /// Lets a request in: to say no before anything is read or rendered for it costs nothing.
@@ -113,7 +113,7 @@ pub fn admit<'a>(
 
 /// A request that nothing but a lack of room can refuse any more.
 pub struct Ready {
-    project: Project,
+    payer: Payer,
     priority: Priority,
     speaker: Speaker,
     prompt: Encoded,
@@ -125,8 +125,8 @@ pub struct Ready {
 }
 
 /// Reads a request: everything that can be wrong with it is told from here.
-pub async fn prepare(service: &Service, project: &Project, request: Request) -> Result<Ready, ServiceError> {
-    let speaker = Speaker::find(service, project, &request.model).await?;
+pub async fn prepare(service: &Service, payer: &Payer, request: Request) -> Result<Ready, ServiceError> {
+    let speaker = Speaker::find(service, &payer.project, &request.model).await?;
     let Speaker::Language(language) = &speaker else {
         let id = speaker.version().id();
         let message =
@@ -164,8 +164,8 @@ pub async fn prepare(service: &Service, project: &Project, request: Request) -> 
         in_background: request.in_background,
         ..Options::default()
     };
-    let (project, priority, calls) = (project.clone(), request.priority, request.calls);
-    Ok(Ready { project, priority, speaker, prompt, options, offer, calls, reasoning, grammar })
+    let (payer, priority, calls) = (payer.clone(), request.priority, request.calls);
+    Ok(Ready { payer, priority, speaker, prompt, options, offer, calls, reasoning, grammar })
 }
 
 impl Ready {
@@ -183,17 +183,18 @@ impl Ready {
     ///
     /// # Errors
     /// The engine has no room, or no room now.
-    pub fn start(&self, service: &Service) -> Result<Running, ServiceError> {
-        self.start_in(generation::admit(service, &self.project, self.priority, self.options.n)?)
+    pub async fn start(&self, service: &Service) -> Result<Running, ServiceError> {
+        self.start_in(generation::admit(service, &self.payer.project, self.priority, self.options.n)?).await
     }
 
     /// As [`start`](Self::start), of a request that was let in before.
-    pub fn start_in(&self, admitted: Admitted<'_>) -> Result<Running, ServiceError> {
+    pub async fn start_in(&self, admitted: Admitted<'_>) -> Result<Running, ServiceError> {
         let mask = self.grammar.as_ref();
         let mask = mask.map(|grammar| move || Ok(Box::new(Form(grammar.matcher())) as Box<dyn TokenMask>));
         let mask = mask.as_ref().map(|mask| mask as MaskOf<'_>);
         let (speaker, prompts) = (self.speaker.clone(), vec![self.prompt.clone()]);
-        let running = generation::start(admitted, speaker, prompts, &self.options, mask)?;
+        let running =
+            generation::start(admitted, &self.payer, speaker, (prompts, &self.options), mask).await?;
         // Ids of calls follow the seed, so that the same request gives the same bytes.
         let seed = running.seed();
         let answers = (0..self.options.n as u64)

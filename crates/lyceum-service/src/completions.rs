@@ -5,10 +5,10 @@ pub use crate::generation::{
 };
 
 use crate::generation::{self, Encoded, Options, Speaker};
-use crate::{Service, ServiceError};
+use crate::{Payer, Service, ServiceError};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{PreparedValue, Raw};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 
 #[derive(Clone, Debug)]
@@ -42,10 +42,10 @@ pub enum Prompt {
 }
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
-pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Running, ServiceError> {
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Running, ServiceError> {
     let n_choices = request.prompts.len() * request.n;
-    let admitted = generation::admit(service, project, request.priority, n_choices)?;
-    let speaker = Speaker::find(service, project, &request.model).await?;
+    let admitted = generation::admit(service, &payer.project, request.priority, n_choices)?;
+    let speaker = Speaker::find(service, &payer.project, &request.model).await?;
     let prompts = request.prompts.iter().enumerate().map(|(i, prompt)| {
         let param = if request.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt[{i}]") };
         encode(&speaker, prompt, &param)
@@ -64,7 +64,7 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
         prompt_logprobs: request.prompt_logprobs,
         ..Options::default()
     };
-    generation::start(admitted, speaker, prompts, &options, None)
+    generation::start(admitted, payer, speaker, (prompts, &options), None).await
 }
 
 fn encode(speaker: &Speaker, prompt: &Prompt, param: &str) -> Result<Encoded, ServiceError> {

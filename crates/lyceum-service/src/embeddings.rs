@@ -1,10 +1,11 @@
 //! Vectors of texts, by an imported encoder.
 
 use crate::language::rows::{self, Row};
-use crate::{Language, Service, ServiceError};
+use crate::meter::{Counts, Share, metered};
+use crate::{Language, Payer, Service, ServiceError};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_models::encoder::Head;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::manifest::ImportedKind;
 use std::sync::Arc;
 
@@ -36,12 +37,9 @@ pub struct Embeddings {
 
 /// One vector an input. A shorter one than the model's has its first numbers; where the model scales its vectors to
 /// length 1, the shorter one is too.
-pub async fn create(
-    service: &Service,
-    project: &Project,
-    request: Request,
-) -> Result<Embeddings, ServiceError> {
-    let language = Language::of_kind(service, project, &request.model, ImportedKind::Embedding).await?;
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Embeddings, ServiceError> {
+    let language =
+        Language::of_kind(service, &payer.project, &request.model, ImportedKind::Embedding).await?;
     let config = language.model.encoder_config();
     let Some(&Head::Embedding { normalise, .. }) = config.map(|config| &config.head) else {
         return Err(ServiceError::internal("an embedding model makes no vectors", "bug"));
@@ -59,7 +57,9 @@ pub async fn create(
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "input")?;
     crate::rates::spend(n_tokens)?;
-    let mut vectors = rows::encode(service, &language, &rows).await?;
+    let most = Counts { input_tokens: n_tokens, ..Counts::default() };
+    let work = async |share: Share| rows::encode(service, &language, &rows, &share).await;
+    let mut vectors = metered(service.ledger(), payer, &language.version, most, work).await?;
     for vector in &mut vectors {
         vector.truncate(dimensions);
         if normalise {

@@ -64,6 +64,9 @@ pub enum ServiceError {
     /// Tenant: it has as much as it may.
     #[error("{message}")]
     QuotaReached { message: String },
+    /// Tenant: what it may spend does not cover the request.
+    #[error("{message}")]
+    BudgetExhausted { message: String },
     /// Operator: the engine does not answer, or a model cannot.
     #[error("not ready: {message}")]
     NotReady { message: String },
@@ -118,6 +121,7 @@ impl From<StoreError> for ServiceError {
         match error {
             StoreError::NotFound { what: "model", id } => Self::ModelNotFound { id },
             StoreError::NotFound { what, id } => Self::NotFound { what, id },
+            StoreError::TooMuch { .. } => Self::invalid("limit", "too_much", error.to_string()),
             StoreError::Refused { code, message } => Self::Refused { code, message },
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),

@@ -1,5 +1,6 @@
 //! Whether the process lives, and whether it can answer.
 
+use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{Service, ServiceError};
 use lyceum_engine::{Event, Flow, GenerateRequest};
@@ -61,7 +62,7 @@ async fn prove(service: &Service, resident: &Resident) -> Result<(), ServiceErro
         InputShape::Tokens { .. } => PreparedValue::Tokens(vec![0]),
         InputShape::Pair { .. } => PreparedValue::Pair { source: vec![0], target: vec![0] },
     };
-    let rows = service.predict(resident, vec![Prepared { value, n_truncated: 0 }]).await?;
+    let rows = service.predict(resident, vec![Prepared { value, n_truncated: 0 }], &Share::none()).await?;
     match rows.iter().flatten().all(|number| number.is_finite()) {
         true => Ok(()),
         false => Err(not_finite(resident)),

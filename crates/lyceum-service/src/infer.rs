@@ -3,9 +3,10 @@
 //! A model has one input. `input` takes numbers of the model's own raw shape (a row's columns, pixels, steps
 //! by channels), which go through the same preparation as everywhere; `text` takes texts.
 
-use crate::predict::{argmax, n_tokens, prepare, refuse_generators, softmax};
+use crate::meter::{Share, metered};
+use crate::predict::{argmax, most, n_tokens, prepare, refuse_generators, softmax};
 use crate::resident::Resident;
-use crate::{Content, Service, ServiceError};
+use crate::{Content, Payer, Service, ServiceError};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{InputPreparation, OutputPreparation};
 use lyceum_store::models;
@@ -127,11 +128,11 @@ fn output_metadata(output: &OutputPreparation) -> Vec<TensorMetadata> {
 
 pub async fn create(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     model: &ModelRef,
     request: Request,
 ) -> Result<Response, ServiceError> {
-    let resident = service.resident(project, model).await?;
+    let resident = service.resident(&payer.project, model).await?;
     refuse_generators(&resident)?;
     let offered = output_metadata(&resident.preparation.output);
     for (i, name) in request.outputs.iter().enumerate() {
@@ -146,7 +147,9 @@ pub async fn create(
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&resident, &prepared);
-    let rows = service.predict(&resident, prepared).await?;
+    let most = most(&prepared);
+    let work = async |share: Share| service.predict(&resident, prepared, &share).await;
+    let rows = metered(service.ledger(), payer, &resident.version, most, work).await?;
     let wanted = |output: &OutputTensor| {
         request.outputs.is_empty() || request.outputs.iter().any(|name| name == output.name)
     };

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`card`], then [`models`], [`files`], [`selections`], [`keys`],
+//! [`background`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ pub mod idempotency;
 pub mod infer;
 pub mod keys;
 pub mod language;
+pub mod meter;
 pub mod models;
 pub mod predict;
 pub mod privacy;
@@ -41,10 +42,12 @@ pub mod selections;
 pub mod standing;
 mod stops;
 pub mod tokens;
+pub mod usage;
 
 pub use error::ServiceError;
 pub use language::Language;
 pub use lyceum_store::{runs, tenancy};
+pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
 use lyceum_engine::{Engine, EngineError};
@@ -53,6 +56,7 @@ use lyceum_store::Store;
 use lyceum_store::models::Version;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use meter::Share;
 use resident::Residents;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -86,13 +90,16 @@ pub struct Service {
     background: background::Background,
     live_responses: responses::live::Live,
     selections_wanted: Notify,
+    ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
 }
 
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
+        let ledger = Ledger::new(store.clone(), engine.clone());
         Self {
+            ledger,
             store,
             engine,
             residents: Residents::new(usize::MAX),
@@ -119,6 +126,10 @@ impl Service {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// What is counted of requests.
@@ -178,7 +189,14 @@ impl Service {
             );
             return Err(ServiceError::unsupported("model", "unsupported_model", message));
         }
-        self.languages.load(project, version, language::read).await
+        if !language::adapter::is_adapter(&version) {
+            return self.languages.load(project, version, language::read).await;
+        }
+        // The base is asked for with its adapter, so it is not the first to go.
+        let base = language::adapter::base_of(&self.store, project, &version).await?;
+        let base = self.languages.load(project, base, language::read).await?;
+        let read = move |version| language::adapter::read(version, &base);
+        self.languages.load(project, version, read).await
     }
 
     /// The imported models that are loaded now.
@@ -215,6 +233,7 @@ impl Service {
         &self,
         resident: &Resident,
         examples: Vec<Prepared>,
+        share: &Share,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
         let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
         for (i, example) in examples.iter().enumerate() {
@@ -224,7 +243,7 @@ impl Service {
         for places in groups.into_values() {
             for places in places.chunks(limits::PREDICT_ROWS_A_BATCH) {
                 let group: Vec<Prepared> = places.iter().map(|&i| examples[i].clone()).collect();
-                waiting.push((places.to_vec(), self.submit(resident, &group)?));
+                waiting.push((places.to_vec(), self.submit(resident, &group, share)?));
             }
         }
         let mut rows = vec![Vec::new(); examples.len()];
@@ -242,15 +261,18 @@ impl Service {
         &self,
         resident: &Resident,
         group: &[Prepared],
+        share: &Share,
     ) -> Result<oneshot::Receiver<Result<lyceum_engine::Prediction, EngineError>>, ServiceError> {
         let (sender, receiver) = oneshot::channel();
+        let (tally, held) = (share.tally(), share.clone());
         let reply = Box::new(move |result| {
+            // The work is over before its answer is known.
+            drop(held);
             // A client that left has dropped its end; its answer is dropped too.
             let _ = sender.send(result);
         });
         let input = resident.preparation.collate(group);
-        let request =
-            lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally: None, reply };
+        let request = lyceum_engine::PredictRequest { model: resident.model.clone(), input, tally, reply };
         self.engine.predict(request).map_err(refused)?;
         Ok(receiver)
     }

@@ -11,6 +11,8 @@ pub struct Listed {
     pub id: String,
     pub owner: String,
     pub version: Version,
+    /// The version that an adapter adds to.
+    pub parent: Option<String>,
 }
 
 /// Every name (its newest version that is not held) and every version, by name and number.
@@ -22,12 +24,17 @@ pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, S
     }
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
-        listed.push(Listed { id: version.id(), owner: project.tenant.clone(), version: version.clone() });
+        let of = |id: String| Listed {
+            id,
+            owner: project.tenant.clone(),
+            version: version.clone(),
+            parent: parent(version),
+        };
+        listed.push(of(version.id()));
         let mut newer = versions[i + 1..].iter().take_while(|next| next.name == version.name);
         let is_served = version.held.is_none() && newer.all(|next| next.held.is_some());
         if is_served {
-            let id = version.name.to_string();
-            listed.push(Listed { id, owner: project.tenant.clone(), version: version.clone() });
+            listed.push(of(version.name.to_string()));
         }
     }
     Ok(listed)
@@ -43,7 +50,17 @@ pub async fn find(
         ServiceError::ModelForbidden { id, .. } => ServiceError::ModelNotFound { id },
         other => other,
     })?;
-    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version })
+    let parent = parent(&version);
+    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version, parent })
+}
+
+/// What an adapter's manifest says of its base; None for all others, and where the manifest cannot be read: asking
+/// the adapter says why.
+fn parent(version: &Version) -> Option<String> {
+    if !crate::language::adapter::is_adapter(version) {
+        return None;
+    }
+    crate::language::read_manifest(version).ok()?.base.map(|base| base.model)
 }
 
 /// Loads the newest version of every model, so that readiness proves them and first answers are quick.

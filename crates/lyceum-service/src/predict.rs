@@ -1,11 +1,12 @@
 //! Raw inputs of any kind to labels or numbers.
 
 use crate::explain::{self, Explained};
+use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
-use crate::{Content, Service, ServiceError};
+use crate::{Content, Payer, Service, ServiceError};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Prepared, PreparedValue, Raw};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -24,32 +25,38 @@ pub enum Prediction {
 /// One prediction an instance, in their order; and the version that made them.
 pub async fn create(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     model: &ModelRef,
     instances: &[Content],
 ) -> Result<(String, Vec<Prediction>), ServiceError> {
     let (id, predictions, _) =
-        create_promised(service, project, model, instances, &Promises::default()).await?;
+        create_promised(service, payer, model, instances, &Promises::default()).await?;
     Ok((id, predictions))
 }
 
 /// As [`create`], with what is promised of the answers.
 pub async fn create_promised(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     model: &ModelRef,
     instances: &[Content],
     promises: &Promises,
 ) -> Result<(String, Vec<Prediction>, Promised), ServiceError> {
-    let resident = service.resident(project, model).await?;
+    let resident = service.resident(&payer.project, model).await?;
     refuse_generators(&resident)?;
     let prepared = instances.iter().enumerate();
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&resident, &prepared);
-    let rows = service.predict(&resident, prepared.clone()).await?;
-    let promised = robustness::promise(&resident, &prepared, &rows, promises).await?;
+    let mut most = most(&prepared);
+    most.passes += robustness::passes_most(promises, prepared.len());
+    let work = async |share: Share| {
+        let rows = service.predict(&resident, prepared.clone(), &share).await?;
+        let promised = robustness::promise(&resident, &prepared, &rows, promises, &share).await?;
+        Ok((rows, promised))
+    };
+    let (rows, promised) = metered(service.ledger(), payer, &resident.version, most, work).await?;
     let output = &resident.preparation.output;
     let predictions = rows.iter().map(|row| prediction(output, row)).collect();
     Ok((resident.version.id(), predictions, promised))
@@ -58,7 +65,7 @@ pub async fn create_promised(
 /// As [`create`], and why: one explanation an instance.
 pub async fn create_explained(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     model: &ModelRef,
     instances: &[Content],
     options: &explain::Options,
@@ -68,16 +75,32 @@ pub async fn create_explained(
         let message = format!("{} instances are explained, at most {max} at once", instances.len());
         return Err(ServiceError::invalid("instances", "invalid_value", message));
     }
-    let resident = service.resident(project, model).await?;
+    let resident = service.resident(&payer.project, model).await?;
     refuse_generators(&resident)?;
-    let mut all = Vec::with_capacity(instances.len());
-    for (i, content) in instances.iter().enumerate() {
-        let path = format!("instances[{i}]");
-        let (row, explained) =
-            explain::answer_and_explain(service, project, &resident, content, options, &path).await?;
-        all.push((prediction(&resident.preparation.output, &row), explained));
+    let passes = explain::passes_most(options).saturating_mul(instances.len() as u64);
+    let most = Counts { passes, ..Counts::default() };
+    let work = async |share: Share| {
+        let mut all = Vec::with_capacity(instances.len());
+        for (i, content) in instances.iter().enumerate() {
+            let (path, asked) = (format!("instances[{i}]"), (content, options));
+            let place = (path.as_str(), share.clone());
+            let (row, explained) =
+                explain::answer_and_explain(service, &payer.project, &resident, asked, place).await?;
+            all.push((prediction(&resident.preparation.output, &row), explained));
+        }
+        Ok(all)
+    };
+    metered(service.ledger(), payer, &resident.version, most, work).await
+}
+
+/// The most that predictions of these read: tokens, or rows where they have none.
+pub(crate) fn most(prepared: &[Prepared]) -> Counts {
+    let rows = prepared.iter().filter(|row| matches!(row.value, PreparedValue::Dense(_)));
+    Counts {
+        passes: rows.count() as u64,
+        input_tokens: prepared.iter().map(n_tokens).sum(),
+        ..Counts::default()
     }
-    Ok(all)
 }
 
 /// A model that answers with tokens is asked at another door.

@@ -2,9 +2,10 @@
 //! one pair, and the model's one number becomes `1 / (1 + e^−x)`.
 
 use crate::language::rows::{self, Row};
-use crate::{Language, Service, ServiceError};
+use crate::meter::{Counts, Share, metered};
+use crate::{Language, Payer, Service, ServiceError};
 use lyceum_models::encoder::Head;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::manifest::ImportedKind;
 
 #[derive(Clone, Debug)]
@@ -34,8 +35,9 @@ pub struct Scored {
     pub relevance: f64,
 }
 
-pub async fn create(service: &Service, project: &Project, request: Request) -> Result<Ranked, ServiceError> {
-    let language = Language::of_kind(service, project, &request.model, ImportedKind::Classifier).await?;
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Ranked, ServiceError> {
+    let language =
+        Language::of_kind(service, &payer.project, &request.model, ImportedKind::Classifier).await?;
     let labels = match language.model.encoder_config().map(|config| &config.head) {
         Some(Head::Classifier { labels }) => labels.len(),
         _ => return Err(ServiceError::internal("a classifier has no labels", "bug")),
@@ -51,7 +53,9 @@ pub async fn create(service: &Service, project: &Project, request: Request) -> R
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
     let n_tokens = rows::n_tokens(&rows, "documents")?;
     crate::rates::spend(n_tokens)?;
-    let logits = rows::encode(service, &language, &rows).await?;
+    let most = Counts { input_tokens: n_tokens, ..Counts::default() };
+    let work = async |share: Share| rows::encode(service, &language, &rows, &share).await;
+    let logits = metered(service.ledger(), payer, &language.version, most, work).await?;
     let scored = logits.iter().enumerate();
     let mut results: Vec<Scored> =
         scored.map(|(index, row)| Scored { index, relevance: sigmoid(f64::from(row[0])) }).collect();

@@ -11,8 +11,10 @@ pub struct Loaded {
     /// `name@3`
     pub id: String,
     pub family: String,
-    /// Its weights.
+    /// Its weights; of an adapter, what it adds.
     pub bytes: usize,
+    /// The version that an adapter adds to.
+    pub parent: Option<String>,
     /// Since it was last asked for.
     pub idle: Duration,
 }
@@ -25,6 +27,7 @@ pub fn list(service: &Service, project: &Project) -> Vec<Loaded> {
             id: language.version.id(),
             family: language.version.family.clone(),
             bytes: language.bytes(),
+            parent: language.leans_on().map(lyceum_store::models::Version::id),
             idle,
         })
         .collect();
@@ -32,7 +35,7 @@ pub fn list(service: &Service, project: &Project) -> Vec<Loaded> {
     all
 }
 
-/// Lets a model go: its id. Requests under way keep it until they end; the next one loads it again.
+/// Lets a model go, with the adapters that add to it: its id. Requests under way keep it until they end; the next one loads it again.
 ///
 /// # Errors
 /// There is no such model, or it is not loaded.

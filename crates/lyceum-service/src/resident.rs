@@ -69,12 +69,21 @@ impl Resident {
 
 type Key = (Project, String, u32);
 
+fn key(project: &Project, version: &Version) -> Key {
+    (project.clone(), version.name.to_string(), version.number)
+}
+
 /// A place that the first request fills and the others wait for.
 type Cell<T> = Arc<OnceCell<Arc<T>>>;
 
 /// What can be kept in memory: how much it takes.
 pub(crate) trait Weighs: Send + Sync + 'static {
     fn bytes(&self) -> usize;
+
+    /// The version without which it is of no use: it stays while this one does, and goes with it.
+    fn leans_on(&self) -> Option<&Version> {
+        None
+    }
 }
 
 impl Weighs for Resident {
@@ -113,7 +122,7 @@ impl<T: Weighs> Residents<T> {
         version: Version,
         read: impl FnOnce(Version) -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<Arc<T>, ServiceError> {
-        let key = (project.clone(), version.name.to_string(), version.number);
+        let key = key(project, &version);
         let cell = self.cell(&key);
         let loaded = cell
             .get_or_try_init(|| async move {
@@ -150,13 +159,16 @@ impl<T: Weighs> Residents<T> {
         let mut slots = self.lock();
         let before = slots.cells.len();
         slots.cells.retain(|_, slot| slot.at.elapsed() < idle || Arc::strong_count(&slot.cell) > 1);
+        slots.drop_orphans();
         before - slots.cells.len()
     }
 
-    /// Lets one version go; false where it was not loaded.
+    /// Lets one version go, and those that lean on it; false where it was not loaded.
     pub(crate) fn unload(&self, project: &Project, version: &Version) -> bool {
-        let key = (project.clone(), version.name.to_string(), version.number);
-        self.lock().cells.remove(&key).is_some()
+        let mut slots = self.lock();
+        let was_there = slots.cells.remove(&key(project, version)).is_some();
+        slots.drop_orphans();
+        was_there
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots<T>> {
@@ -193,16 +205,36 @@ impl<T: Weighs> Residents<T> {
     }
 }
 
+impl<T: Weighs> Slot<T> {
+    /// What the loaded one under `own` leans on.
+    fn base(&self, own: &Key) -> Option<Key> {
+        self.cell.get()?.leans_on().map(|base| key(&own.0, base))
+    }
+}
+
 impl<T: Weighs> Slots<T> {
     fn bytes(&self) -> usize {
         self.cells.values().filter_map(|slot| slot.cell.get()).map(|loaded| loaded.bytes()).sum()
     }
 
-    /// False where only `except` is left.
+    /// False where only `except` and what it leans on are left.
     fn drop_oldest(&mut self, except: &Key) -> bool {
-        let others = self.cells.iter().filter(|(key, _)| *key != except);
+        let of_except = self.cells.get(except).and_then(|slot| slot.base(except));
+        let others = self.cells.iter().filter(|(key, _)| *key != except && Some(*key) != of_except.as_ref());
         let oldest = others.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key.clone());
-        oldest.and_then(|key| self.cells.remove(&key)).is_some()
+        let gone = oldest.and_then(|key| self.cells.remove(&key)).is_some();
+        self.drop_orphans();
+        gone
+    }
+
+    /// Lets those go that lean on what is not there any more: they would keep it in memory.
+    fn drop_orphans(&mut self) {
+        let orphan = |(key, slot): (&Key, &Slot<T>)| {
+            let base = slot.base(key)?;
+            (!self.cells.contains_key(&base)).then(|| key.clone())
+        };
+        let orphans: Vec<Key> = self.cells.iter().filter_map(orphan).collect();
+        orphans.iter().for_each(|key| drop(self.cells.remove(key)));
     }
 }
 

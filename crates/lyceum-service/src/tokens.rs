@@ -8,7 +8,6 @@ use lyceum_language::tokenizer::{ShowSpecials, Specials};
 use lyceum_models::InputShape;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
-use lyceum_types::manifest::ImportedKind;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -96,7 +95,7 @@ impl Words {
                         ("messages", render(language, messages)?, Specials::Protected)
                     }
                     // As POST /v1/completions and /v1/embeddings read it.
-                    Source::Text(text) if language.manifest.kind == ImportedKind::Language => {
+                    Source::Text(text) if language.manifest.kind.speaks() => {
                         ("prompt", text, Specials::Parsed)
                     }
                     Source::Text(text) => ("prompt", text, Specials::AsText),

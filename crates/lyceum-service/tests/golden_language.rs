@@ -43,20 +43,17 @@ fn next(opened: &Opened, ids: &[u32]) -> Vec<Vec<f64>> {
     logits.chunks_exact(logits.len() / ids.len()).map(row).collect()
 }
 
-/// The file is Q4_1 with a table in Q8_0; the references are f32 over the dequantised numbers. Activations of 8 bits
-/// differ by more: on average as the second test says, and here by up to 0.17 at a token of 1 %.
+/// The file is Q4_1 with a table in Q8_0; the references are f32 over the dequantised numbers.
 #[test]
 fn smollm2_says_paris() {
-    for (quant, tolerances) in [(Some(Stored::F32), [0.02; 3]), (None, [0.05, 0.1, 0.2])] {
+    for (quant, tolerance) in [(Some(Stored::F32), 0.02), (None, 0.05)] {
         let Some(opened) = smollm2(quant) else { return };
         let ids =
             opened.words.tokenizer.encode("The capital of France is", AddSpecial::Yes, Specials::AsText);
         let ids = ids.unwrap();
         assert_eq!(ids, [504, 3575, 282, 4649, 314]);
         let found = next(&opened, &ids).pop().unwrap();
-        for ((token, want), tolerance) in
-            [(7042, -0.258), (260, -2.737), (4528, -4.386)].into_iter().zip(tolerances)
-        {
+        for (token, want) in [(7042, -0.258), (260, -2.737), (4528, -4.386)] {
             let got = found[token];
             println!("{quant:?}: token {token}: {got:.4} (reference {want})");
             assert!((got - want).abs() < tolerance, "token {token}: {got}, not {want}");
@@ -71,7 +68,7 @@ fn perplexity_is_the_references_in_every_stored_form() {
     let text: String = std::fs::read_to_string(book).unwrap().chars().skip(30_000).take(2_500).collect();
     let mut exact: Option<Vec<f64>> = None;
     for (quant, most) in
-        [(Some(Stored::F32), 0.3), (Some(Stored::Bf16), 0.3), (None, 0.3), (Some(Stored::Q8_0), 0.4)]
+        [(Some(Stored::F32), 0.3), (Some(Stored::Bf16), 0.3), (None, 0.3), (Some(Stored::Q8_0), 0.3)]
     {
         let Some(opened) = smollm2(quant) else { return };
         let mut ids = opened.words.tokenizer.encode(&text, AddSpecial::No, Specials::AsText).unwrap();
@@ -82,6 +79,7 @@ fn perplexity_is_the_references_in_every_stored_form() {
         let exact = exact.get_or_insert_with(|| said.clone());
         let mean = said.iter().zip(&*exact).map(|(a, b)| (a - b).abs()).sum::<f64>() / said.len() as f64;
         println!("{quant:?}: perplexity {perplexity:.3}, mean difference to f32 {mean:.4}");
+        assert!(mean < 0.05, "{quant:?}: {mean}");
         assert!((perplexity - 28.63).abs() < most, "{quant:?}: {perplexity}");
     }
 }

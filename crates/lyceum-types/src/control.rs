@@ -1,7 +1,7 @@
 //! Cancellation and deadlines, handed to every function that may run long.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Why a long function ended early.
@@ -33,6 +33,7 @@ pub struct Control {
     cancelled: Arc<AtomicBool>,
     deadline: Option<Instant>,
     turns: Option<Arc<dyn Fn() -> Result<Turn, Stop> + Send + Sync>>,
+    passes: Arc<AtomicU64>,
 }
 
 impl std::fmt::Debug for Control {
@@ -67,6 +68,16 @@ impl Control {
             Some(take) => take(),
             None => Ok(Box::new(())),
         }
+    }
+
+    /// The work has put `n` rows through a model, forward or back.
+    pub fn spend(&self, n: u64) {
+        self.passes.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Rows that the work has put through models.
+    pub fn spent(&self) -> u64 {
+        self.passes.load(Ordering::Relaxed)
     }
 
     /// Asks the work to end; safe to call from a signal handler's thread.

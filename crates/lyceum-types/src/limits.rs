@@ -108,9 +108,9 @@ pub const TOP_LOGPROBS_MAX: usize = 20;
 /// Answers that one project keeps at most, the oldest leaving first, and how long each is kept (OpenAI's 30 days).
 pub const RESPONSES_MAX: usize = 4096;
 pub const RESPONSE_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Answers of the background that are made at once; the engine batches them with everybody else's.
+/// Answers of the background that a project has made at once; the engine batches them with everybody else's.
 pub const BACKGROUND_RESPONSES_AT_ONCE: usize = 16;
-/// Answers of the background that wait or are made.
+/// Answers of the background of a project that wait or are made.
 pub const BACKGROUND_RESPONSES_MAX: usize = 256;
 /// How long an answer of the background may take, once it has begun.
 pub const BACKGROUND_RESPONSE_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -234,6 +234,28 @@ pub const PREDICT_ROWS_A_BATCH: usize = 256;
 pub const PREDICT_TOKENS_A_BATCH: usize = 16_384;
 /// How long readiness may take to prove itself.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(10);
+
+// The ledger.
+
+/// Entries that are written in one transaction, and how long the first of them waits for others.
+pub const LEDGER_GROUP_MAX: usize = 256;
+pub const LEDGER_GATHER: Duration = Duration::from_millis(5);
+/// Entries that wait while the database takes nothing; then no new work begins.
+pub const LEDGER_PENDING_MAX: usize = 65_536;
+/// How old prices and budgets may be that another process has changed.
+pub const LEDGER_LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often the progress of one request is written down.
+pub const LEDGER_NOTE_EVERY: Duration = Duration::from_millis(20);
+/// A spool that is longer begins anew.
+pub const LEDGER_SPOOL_BYTES: u64 = 8 << 20;
+/// How long money that no request needs stays with a process.
+pub const LEDGER_PURSE_IDLE: Duration = Duration::from_secs(2);
+/// How often one request asks budgets for money before it is told to come again.
+pub const LEDGER_GRANTS_MAX: usize = 16;
+/// How long the end of a process waits for entries to be written.
+pub const LEDGER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Sums that one question about usage may need.
+pub const USAGE_SUMS_MAX: u32 = 200_000;
 
 // Tenancy.
 

@@ -50,6 +50,9 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
 }
 
+/// What makes an adapter in PEFT's layout: its description, its weights, and a card.
+pub const ADAPTER_FILES: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
+
 /// Files beside the weights that say something of a model in Hugging Face's layout.
 pub const DESCRIPTION_FILES: [&str; 12] = [
     "config.json",
@@ -91,6 +94,18 @@ pub struct ImportedManifest {
     pub licence: Option<String>,
     /// Files of the folder, with sha256.
     pub files: BTreeMap<String, String>,
+    /// What an adapter adds to; None: it is a model of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
+}
+
+/// The version that an adapter was imported for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// `name@3`
+    pub model: String,
+    /// Of its weights: what an adapter is added to is known by this, wherever it stands.
+    pub sha256: String,
 }
 
 /// What an imported model does.
@@ -103,15 +118,23 @@ pub enum ImportedKind {
     Embedding,
     /// Gives numbers to texts or pairs of texts.
     Classifier,
+    /// Continues texts, together with the language model that it adds to.
+    Adapter,
 }
 
 impl ImportedKind {
+    /// Whether it continues texts.
+    pub fn speaks(self) -> bool {
+        matches!(self, ImportedKind::Language | ImportedKind::Adapter)
+    }
+
     /// The task's name in lists of models.
     pub fn task(self) -> &'static str {
         match self {
             ImportedKind::Language => "language_modeling",
             ImportedKind::Embedding => "embedding",
             ImportedKind::Classifier => "scoring",
+            ImportedKind::Adapter => "adapter",
         }
     }
 }

@@ -97,6 +97,12 @@ pub enum Command {
     Privacy(commands::privacy::Privacy),
     /// API keys
     Keys(commands::keys::Keys),
+    /// What was done and what it cost
+    Usage(commands::usage::Usage),
+    /// What work costs
+    Prices(commands::prices::Prices),
+    /// The most that may be spent
+    Budgets(commands::budgets::Budgets),
     /// Organisations, projects, people, admin keys, limits, retention
     Admin(commands::admin::Admin),
     /// The log of what was done by whom

@@ -385,6 +385,10 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::BudgetExhausted { .. } => {
+                let fix = "lyceum budgets list shows where each budget stands";
+                Failure::new(Exit::Quota, "insufficient_quota", text, "a budget does not cover it", fix)
+            }
             ServiceError::TooLarge { .. } | ServiceError::QuotaReached { .. } => Failure::new(
                 Exit::Quota,
                 "quota_reached",
@@ -480,6 +484,11 @@ impl From<ImportError> for Failure {
                 }
                 failure
             }
+            ImportError::Base { id, problem } => {
+                let text = format!("{id} is no base for an adapter");
+                let fix = "name an imported language model with --base";
+                Failure::new(Exit::Failed, "not_a_base", text, format!("it {problem}"), fix)
+            }
             ImportError::Broken(error) => Failure::internal("the import broke off", &error),
         }
     }
@@ -495,6 +504,10 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
+            StoreError::TooMuch { .. } => {
+                let why = "an answer has a bound";
+                Failure::usage(error.to_string(), why, "ask for a shorter time, as in --since 1d")
+            }
             StoreError::Refused { code, message } => {
                 let fix = "lyceum admin --help shows what there is to do";
                 Failure::new(Exit::Conflict, code, message, "what is there does not allow it", fix)

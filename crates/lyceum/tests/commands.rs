@@ -277,6 +277,63 @@ fn keys_are_made_listed_and_revoked() {
 }
 
 #[test]
+fn administration_is_done_on_the_folder_and_told_in_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |words: &str| {
+        let words: Vec<&str> = words.split_whitespace().chain(["--json"]).collect();
+        lyceum(folder.path(), &words)
+    };
+    let say = |words: &str| last_line(&ask(words));
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned();
+    let project = text(&say("admin projects create team")["id"]);
+    say(&format!("admin projects rename {project} crew"));
+    assert_eq!(say("admin projects ls")["projects"][1]["name"], "crew");
+    let user = text(&say("admin users add Ada --email ada@example.org --role owner")["id"]);
+    say(&format!("admin users role {user} member --project {project}"));
+    assert_eq!(say(&format!("admin users ls --project {project}"))["users"][0]["project_role"], "member");
+    let bot = say(&format!("admin service-accounts create {project} bot"));
+    assert!(text(&bot["key"]).starts_with("sk-"));
+    let key = text(&say(&format!("keys create --project {project} --owner {user}"))["id"]);
+    let next = say(&format!("keys rotate {key} --overlap 1h --project {project}"));
+    assert_ne!(text(&next["id"]), key);
+    let keys = say(&format!("keys ls --project {project}"));
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 3, "{keys}");
+    let limit = say(&format!("admin limits set {project} --key {key} --requests-per-minute 3"));
+    assert_eq!((limit["requests_per_minute"].as_u64(), &limit["tokens_per_minute"]), (Some(3), &Value::Null));
+    say(&format!("admin limits set {project} --tokens-per-minute 9"));
+    say(&format!("admin limits rm {project} --key {key}"));
+    assert_eq!(say(&format!("admin limits ls {project}"))["limits"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        say(&format!("admin models deny {project} a b@2"))["model_ids"],
+        serde_json::json!(["a", "b@2"])
+    );
+    assert_eq!(say(&format!("admin models all {project}"))["mode"], Value::Null);
+    let zero = say(&format!("admin retention zero_data_retention --project {project}"));
+    assert_eq!(zero["retention_type"], "zero_data_retention");
+    let admin = say("admin keys create --name ci --scope organization.read --expires 1h");
+    assert!(text(&admin["key"]).starts_with("sk-admin-"));
+    let rotated = say(&format!("admin keys rotate {} --overlap 5m", text(&admin["id"])));
+    say(&format!("admin keys revoke {}", text(&rotated["id"])));
+    assert_eq!(say("admin keys ls")["keys"].as_array().unwrap().len(), 1);
+    say(&format!("admin projects archive {project}"));
+    let (code, archived) = error(&ask(&format!("admin projects rename {project} x")));
+    assert_eq!((code, archived["code"].as_str()), (5, Some("project_archived")));
+    let other = say("admin organizations create theirs");
+    let foreign = format!("admin projects rename {project} x --org {}", text(&other["id"]));
+    assert_eq!(error(&ask(&foreign)).0, 3, "a project of another organisation");
+    assert_eq!(error(&ask("admin users role user_x owner")).0, 2);
+
+    let verified = say("audit verify");
+    let entries = say("audit ls --limit 500");
+    assert_eq!(verified["entries"], entries["entries"].as_array().unwrap().len());
+    assert_eq!(verified["head"], entries["entries"][0]["hash"]);
+    let head = text(&verified["head"]);
+    say(&format!("audit verify --head {head}"));
+    let (code, broken) = error(&ask(&format!("audit verify --head {}", "0".repeat(64))));
+    assert_eq!((code, broken["code"].as_str()), (1, Some("audit_broken")));
+}
+
+#[test]
 fn the_rest_of_the_commands_speak_json_too() {
     let folder = tempfile::tempdir().unwrap();
     let config = last_line(&lyceum(folder.path(), &["config", "show", "--origin", "--json"]));
@@ -349,6 +406,7 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
     assert_eq!(listening["event"], "listening");
     assert_eq!(next()["event"], "ready");
     let key = listening["key"].as_str().unwrap().to_owned();
+    assert!(listening["admin_key"].as_str().unwrap().starts_with("sk-admin-"));
     let address = listening["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
     let ask = |key: &str| {
         let body = "{\"instances\":[{\"x\":0.9,\"y\":0.9}]}";

@@ -154,3 +154,32 @@ fn what_a_hub_does_not_give_has_its_exit_code_and_its_fix() {
     check(&["pull", "org/tiny", "--json"], 1, "wrong_hash");
     assert_eq!(desk.json(&["ls", "--json"])[0]["models"].as_array().unwrap().len(), 0);
 }
+
+#[test]
+fn an_adapter_needs_a_base_that_is_here() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/adapters/names.safetensors");
+    let file = std::fs::read(path).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&file).unwrap();
+    let description = metadata.metadata().as_ref().unwrap()["config"].clone();
+    let mut description: Value = serde_json::from_str(&description).unwrap();
+    description["base_model_name_or_path"] = "org/base".into();
+    let all = SafeTensors::deserialize(&file).unwrap();
+    let weights = all.iter().filter(|(name, _)| !name.starts_with("test."));
+    let files = BTreeMap::from([
+        ("adapter_config.json".to_owned(), (description.to_string().into_bytes(), false)),
+        ("adapter_model.safetensors".to_owned(), (safetensors::serialize(weights, None).unwrap(), true)),
+    ]);
+    let manners = Manners { files, ..Manners::default() };
+    let desk = Desk { dir: tempfile::tempdir().unwrap(), server: Server::start(manners) };
+    let error = desk.refused(&["pull", "org/pirate", "--json"], 3);
+    assert_eq!(error["code"], "base_model_missing");
+    assert!(
+        error["why"].as_str().unwrap().contains("adds to org/base, which was not pulled here"),
+        "{error}"
+    );
+    assert!(error["fix"].as_str().unwrap().contains("lyceum pull org/base first"), "{error}");
+    let error = desk.refused(&["pull", "org/pirate", "--base", "nobody", "--json"], 3);
+    assert!(error["message"].as_str().unwrap().contains("the base nobody is not there"), "{error}");
+    let error = desk.refused(&["pull", "org/pirate", "--quant", "q8_0", "--json"], 2);
+    assert!(error["message"].as_str().unwrap().contains("do not go with an adapter"), "{error}");
+}

@@ -30,7 +30,7 @@ pub async fn create(
     let (_, service_tier) = tier(body.service_tier.as_deref())?;
     let (request, delivery) = body.parse()?;
     let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
-    let running = chat::create(&api.service, &caller.project, request).await?;
+    let running = chat::create(&api.service, &caller.payer, request).await?;
     let head = Head {
         id: new_id("chatcmpl-"),
         created: created(),

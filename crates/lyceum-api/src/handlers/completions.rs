@@ -15,9 +15,10 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
+use lyceum_service::Payer;
 use lyceum_service::completions::{self, Alternative, Piece, PromptToken, Running, Token};
 use lyceum_service::explain::{self, What};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -38,7 +39,7 @@ pub async fn create(
     let wants_logprobs = request.logprobs.is_some();
     let wants_prompt = request.prompt_logprobs.is_some();
     let n_choices = request.n * request.prompts.len();
-    let running = completions::create(&api.service, &caller.project, request).await?;
+    let running = completions::create(&api.service, &caller.payer, request).await?;
     let head = Head {
         id: new_id("cmpl-"),
         created: created(),
@@ -48,7 +49,7 @@ pub async fn create(
         wants_prompt,
         wants_ids,
     };
-    let asker = why.map(|why| Asker { api: api.clone(), project: caller.project.clone(), model: asked, why });
+    let asker = why.map(|why| Asker { api: api.clone(), payer: caller.payer.clone(), model: asked, why });
     match delivery {
         Delivery::Whole => {
             let mut completion = whole(head, running, n_choices).await?;
@@ -65,7 +66,7 @@ pub async fn create(
 /// Who wants to know why.
 struct Asker {
     api: Api,
-    project: Project,
+    payer: Payer,
     model: ModelRef,
     why: Why,
 }
@@ -79,7 +80,7 @@ impl Asker {
         let Why { prompt, options, extras } = self.why;
         let what = What::Continuation { prompt, completion };
         let request = explain::Request { model: self.model, what, options };
-        let explained = explain::create(&self.api.service, &self.project, request).await?;
+        let explained = explain::create(&self.api.service, &self.payer, request).await?;
         Ok(explanation(&explained, extras))
     }
 }

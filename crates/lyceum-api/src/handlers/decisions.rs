@@ -22,6 +22,6 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<axum::Json<Decision>, ApiError> {
     let (request, extras) = body.parse()?;
-    let decision = decisions::create(&api.service, &caller.project, request).await?;
+    let decision = decisions::create(&api.service, &caller.payer, request).await?;
     Ok(axum::Json(Decision::new(decision, extras)))
 }

@@ -21,6 +21,6 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<axum::Json<EmbeddingList>, ApiError> {
     let (request, format) = body.parse()?;
-    let made = embeddings::create(&api.service, &caller.project, request).await?;
+    let made = embeddings::create(&api.service, &caller.payer, request).await?;
     Ok(axum::Json(EmbeddingList::new(made, format)))
 }

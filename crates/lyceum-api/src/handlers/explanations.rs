@@ -27,15 +27,15 @@ pub async fn create(
 ) -> Result<Json<Value>, ApiError> {
     let (request, extras, when) = Body::parse(&body::read_json(request).await?)?;
     if when == When::Now {
-        let explained = explain::create(&api.service, &caller.project, request).await?;
+        let explained = explain::create(&api.service, &caller.payer, request).await?;
         return Ok(Json(explanation(&explained, extras)));
     }
     let resident = explain::check(&api.service, &caller.project, &request).await?;
     let shown =
         json!({"explained_model": format!("{}@sha256:{}", resident.version.id(), resident.version.sha256)});
-    let (service, project) = (api.service.clone(), caller.project.clone());
+    let (service, payer) = (api.service.clone(), caller.payer.clone());
     let work = async move {
-        let explained = explain::create(&service, &project, request).await?;
+        let explained = explain::create(&service, &payer, request).await?;
         Ok(Found { result: explanation(&explained, extras), lines: None })
     };
     let record = background::start(&api.service, &caller.project, Kind::Explanation, shown, work).await?;

@@ -10,7 +10,7 @@ use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
-use lyceum_service::infer;
+use lyceum_service::{Payer, infer};
 use lyceum_types::ids::{ModelRef, Project};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -102,7 +102,7 @@ pub async fn create(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<axum::response::Response, ApiError> {
-    run(&api, &caller.project, &path_model_ref(&id)?, &headers, &body).await
+    run(&api, &caller.payer, &path_model_ref(&id)?, &headers, &body).await
 }
 
 #[utoipa::path(post, path = "/v2/models/{id}/versions/{version}/infer", tag = "open inference protocol",
@@ -118,19 +118,19 @@ pub async fn version_create(
     headers: HeaderMap,
     Raw(body): Raw,
 ) -> Result<axum::response::Response, ApiError> {
-    run(&api, &caller.project, &path_model_ref(&format!("{id}@{version}"))?, &headers, &body).await
+    run(&api, &caller.payer, &path_model_ref(&format!("{id}@{version}"))?, &headers, &body).await
 }
 
 async fn run(
     api: &Api,
-    project: &Project,
+    payer: &Payer,
     model: &ModelRef,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<axum::response::Response, ApiError> {
     let (json, raw) = binary::part(headers, body)?;
     let (request, reply) = body::parse::<Body>(json)?.parse(raw)?;
-    let answer = infer::create(&api.service, project, model, request).await?;
+    let answer = infer::create(&api.service, payer, model, request).await?;
     let (answer, raw) = Response::new(answer, reply);
     if raw.is_empty() {
         return Ok(axum::Json(answer).into_response());

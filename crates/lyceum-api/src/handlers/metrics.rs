@@ -5,6 +5,7 @@ use crate::error::ErrorBody;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use lyceum_service::meter::Figures;
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
@@ -29,6 +30,7 @@ fn text(api: &Api) -> String {
         let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
         line(&mut out, "lyceum_http_request_seconds_sum", &labels, finished.seconds);
     }
+    ledger(&mut out, &api.service.ledger().figures());
     family(&mut out, "lyceum_login_failures_total", "counter", "Requests whose key was refused.");
     for (code, count) in lyceum_service::standing::login_failures(&api.service) {
         line(&mut out, "lyceum_login_failures_total", &format!("code=\"{code}\""), count as f64);
@@ -54,6 +56,61 @@ fn text(api: &Api) -> String {
         line(&mut out, name, "", bytes as f64);
     }
     out
+}
+
+fn ledger(out: &mut String, figures: &Figures) {
+    let counts = figures.totals.counts;
+    for (name, help, value) in [
+        ("lyceum_ledger_entries_total", "Entries written to the ledger.", figures.totals.entries as f64),
+        ("lyceum_ledger_input_tokens_total", "Input tokens of written entries.", counts.input_tokens as f64),
+        (
+            "lyceum_ledger_output_tokens_total",
+            "Output tokens of written entries.",
+            counts.output_tokens as f64,
+        ),
+        ("lyceum_ledger_passes_total", "Rows and passes of written entries.", counts.passes as f64),
+        (
+            "lyceum_ledger_discarded_tokens_total",
+            "Tokens that were made and are not charged: behind a stop text.",
+            figures.discarded_tokens as f64,
+        ),
+        (
+            "lyceum_ledger_guards_forgotten_total",
+            "Pieces of work that were dropped without an end; anything but 0 is a fault.",
+            figures.n_forgotten as f64,
+        ),
+        (
+            "lyceum_ledger_overrun_total",
+            "Entries that cost more than was put aside; anything but 0 is a fault.",
+            figures.totals.n_over as f64,
+        ),
+        (
+            "lyceum_ledger_failed_commits_total",
+            "Groups of entries that the database did not take at once.",
+            figures.n_failed_commits as f64,
+        ),
+        (
+            "lyceum_ledger_failed_spool_lines_total",
+            "Lines that the spool did not take.",
+            figures.n_failed_spool_lines as f64,
+        ),
+    ] {
+        family(out, name, "counter", help);
+        line(out, name, "", value);
+    }
+    for (name, help, value) in [
+        ("lyceum_ledger_open", "Pieces of work under way.", figures.n_open as f64),
+        ("lyceum_ledger_pending", "Entries that wait to be written.", figures.n_pending as f64),
+        ("lyceum_ledger_spool_bytes", "Bytes of the spool.", figures.spool_bytes as f64),
+        (
+            "lyceum_usage_delta_tokens",
+            "Tokens that the engine counted and the ledger does not know of; anything but 0 is a fault.",
+            figures.delta_tokens as f64,
+        ),
+    ] {
+        family(out, name, "gauge", help);
+        line(out, name, "", value);
+    }
 }
 
 /// None where the system does not say.

@@ -22,6 +22,7 @@ pub mod residents;
 pub mod responses;
 pub mod robustness;
 pub mod tokens;
+pub mod usage;
 
 use lyceum_types::clock::Timestamp;
 

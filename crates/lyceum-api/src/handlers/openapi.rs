@@ -3,7 +3,7 @@
 use super::{
     card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
     model_selections, models, organization, predict, privacy, rerank, residents, responses, robustness,
-    tokens,
+    tokens, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -25,6 +25,7 @@ use utoipa::{Modify, OpenApi};
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
+        usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,
         organization::projects::modify, organization::projects::archive, organization::projects::permissions,
         organization::projects::set_permissions, organization::projects::delete_permissions,

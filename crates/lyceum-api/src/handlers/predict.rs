@@ -47,12 +47,12 @@ async fn answer(api: &Api, caller: &Caller, model: &ModelRef, body: Body) -> Res
     let options = body.explain.clone().map(|options| options.parse("explain.")).transpose()?;
     let promises = promises(body.certify, body.prediction_set, body.ood);
     let instances = body.parse()?;
-    let (service, project) = (&api.service, &caller.project);
+    let (service, payer) = (&api.service, &caller.payer);
     let (_, predictions, promised) =
-        predict::create_promised(service, project, model, &instances, &promises).await?;
+        predict::create_promised(service, payer, model, &instances, &promises).await?;
     let mut response = Response::new(predictions, promised);
     if let Some((options, extras)) = options {
-        let pairs = predict::create_explained(service, project, model, &instances, &options).await?;
+        let pairs = predict::create_explained(service, payer, model, &instances, &options).await?;
         response.explanations = Some(pairs.iter().map(|(_, e)| explanation(e, extras)).collect());
     }
     Ok(response)
@@ -66,7 +66,7 @@ async fn explain(
 ) -> Result<InstancesResponse, ApiError> {
     let (options, extras) = body.explain.unwrap_or_default().parse("explain.")?;
     let instances = instances(body.instances)?;
-    let pairs = predict::create_explained(&api.service, &caller.project, model, &instances, &options).await?;
+    let pairs = predict::create_explained(&api.service, &caller.payer, model, &instances, &options).await?;
     Ok(InstancesResponse { explanations: pairs.iter().map(|(_, e)| explanation(e, extras)).collect() })
 }
 

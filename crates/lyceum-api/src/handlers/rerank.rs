@@ -23,6 +23,6 @@ pub async fn create(
 ) -> Result<axum::Json<Reranking>, ApiError> {
     let (request, with_documents) = body.parse()?;
     let documents = with_documents.then(|| request.documents.clone());
-    let ranked = rerank::create(&api.service, &caller.project, request).await?;
+    let ranked = rerank::create(&api.service, &caller.payer, request).await?;
     Ok(axum::Json(Reranking::new(new_id("rerank-"), ranked, documents.as_deref())))
 }

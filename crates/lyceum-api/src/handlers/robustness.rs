@@ -46,7 +46,7 @@ pub async fn create(
         AskedRows::File { id, .. } => Some(id.clone()),
         AskedRows::Inline { .. } => None,
     };
-    let plan = Plan::new(&api.service, &caller.project, asked).await?;
+    let plan = Plan::new(&api.service, &caller.payer, asked).await?;
     let shown = request_body(&plan, data.as_deref(), seed);
     let work = async move {
         let (run, gate) = plan.carry_out().await?;

@@ -22,6 +22,7 @@ pub mod robustness;
 pub mod sampling;
 pub mod selections;
 pub mod tokens;
+pub mod usage;
 
 use crate::error::ApiError;
 use lyceum_service::completions::Priority;

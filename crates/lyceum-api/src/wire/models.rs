@@ -22,6 +22,8 @@ pub struct Model {
     pub owned_by: String,
     /// The version behind the id: `name@3`.
     pub root: String,
+    /// The version that an adapter adds to; null for other models.
+    pub parent: Option<String>,
     pub family: String,
     pub task: String,
     pub params: u64,
@@ -41,6 +43,7 @@ impl From<Listed> for Model {
             created: version.created_at.seconds(),
             owned_by: listed.owner,
             root: version.id(),
+            parent: listed.parent,
             family: version.family,
             task: version.task,
             params: version.n_params,

@@ -11,8 +11,10 @@ pub struct Resident {
     /// `resident`
     pub object: &'static str,
     pub family: String,
-    /// Of its weights.
+    /// Of its weights; of an adapter, of what it adds.
     pub bytes: usize,
+    /// The version that an adapter adds to; null for other models.
+    pub parent: Option<String>,
     /// Since it was last asked for.
     pub idle_seconds: f64,
 }
@@ -36,7 +38,7 @@ pub struct Unloaded {
 }
 
 impl From<Loaded> for Resident {
-    fn from(Loaded { id, family, bytes, idle }: Loaded) -> Self {
-        Resident { id, object: "resident", family, bytes, idle_seconds: idle.as_secs_f64() }
+    fn from(Loaded { id, family, bytes, parent, idle }: Loaded) -> Self {
+        Resident { id, object: "resident", family, bytes, parent, idle_seconds: idle.as_secs_f64() }
     }
 }

@@ -1,113 +1,117 @@
 //! What stands before every use case: keys, bodies, idempotency, health, the document.
 
+use crate::client::Client;
 use crate::house::House;
+use lyceum_api::Access;
 use lyceum_service::models;
 use lyceum_store::keys;
+use lyceum_store::tenancy::Act;
+use lyceum_store::tenancy::admin_keys::{self, AdminKey};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
-/// Each route of the table with a body that it takes.
-fn routes() -> Vec<(&'static str, &'static str, KeyScope)> {
-    use KeyScope::{Inference, Metrics};
-    vec![
-        ("GET", "/ready", Metrics),
-        ("GET", "/metrics", Metrics),
-        ("GET", "/openapi.json", Metrics),
-        ("GET", "/v1/models", Inference),
-        ("GET", "/v1/models/flowers", Inference),
-        ("POST", "/v1/files", Inference),
-        ("GET", "/v1/files", Inference),
-        ("GET", "/v1/files/flowers", Inference),
-        ("DELETE", "/v1/files/flowers", Inference),
-        ("GET", "/v1/files/flowers/content", Inference),
-        ("POST", "/v1/completions", Inference),
-        ("POST", "/v1/chat/completions", Inference),
-        ("POST", "/v1/responses", Inference),
-        ("GET", "/v1/responses/flowers", Inference),
-        ("DELETE", "/v1/responses/flowers", Inference),
-        ("POST", "/v1/responses/flowers/cancel", Inference),
-        ("GET", "/v1/responses/flowers/input_items", Inference),
-        ("GET", "/v1/residents", Inference),
-        ("DELETE", "/v1/residents/flowers", Inference),
-        ("POST", "/v1/decisions", Inference),
-        ("POST", "/v1/embeddings", Inference),
-        ("POST", "/v1/rerank", Inference),
-        ("POST", "/tokenize", Inference),
-        ("POST", "/detokenize", Inference),
-        ("POST", "/v1/models/flowers:predict", Inference),
-        ("POST", "/v1/models/flowers:explain", Inference),
-        ("GET", "/v1/models/flowers/explanation_methods", Inference),
-        ("POST", "/v1/explanations", Inference),
-        ("GET", "/v1/explanations/flowers", Inference),
-        ("POST", "/v1/explanations/flowers/cancel", Inference),
-        ("GET", "/v1/models/flowers/drift", Inference),
-        ("GET", "/v1/models/flowers/card", Inference),
-        ("POST", "/v1/models/flowers/card/verify", Inference),
-        ("POST", "/v1/robustness/runs", Inference),
-        ("GET", "/v1/robustness/runs", Inference),
-        ("GET", "/v1/robustness/runs/flowers", Inference),
-        ("POST", "/v1/robustness/runs/flowers/cancel", Inference),
-        ("GET", "/v1/robustness/runs/flowers/failures", Inference),
-        ("POST", "/v1/model_selections", Inference),
-        ("GET", "/v1/model_selections", Inference),
-        ("GET", "/v1/model_selections/flowers", Inference),
-        ("POST", "/v1/model_selections/flowers/cancel", Inference),
-        ("POST", "/v1/privacy/epsilon", Inference),
-        ("POST", "/v1/privacy/sigma", Inference),
-        ("POST", "/v1/privacy/budgets", Inference),
-        ("GET", "/v1/privacy/budgets", Inference),
-        ("GET", "/v1/models/flowers/privacy", Inference),
-        ("GET", "/v2/health/live", Metrics),
-        ("GET", "/v2/health/ready", Metrics),
-        ("GET", "/v2", Inference),
-        ("GET", "/v2/models/flowers", Inference),
-        ("GET", "/v2/models/flowers/ready", Inference),
-        ("POST", "/v2/models/flowers/infer", Inference),
-        ("GET", "/v2/models/flowers/versions/1", Inference),
-        ("GET", "/v2/models/flowers/versions/1/ready", Inference),
-        ("POST", "/v2/models/flowers/versions/1/infer", Inference),
-    ]
+/// A path of the table or of the document with its parameters all alike; `{model}:predict` is the table's `{id}`.
+fn plain(path: &str) -> String {
+    let part = |part: &str| match part.split_once('}') {
+        Some(_) if part.starts_with('{') => "{}".to_owned(),
+        _ => part.to_owned(),
+    };
+    path.split('/').map(part).collect::<Vec<_>>().join("/")
+}
+
+/// A URL that the path matches.
+fn filled(path: &str) -> String {
+    let mut url = String::new();
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap();
+        url += before;
+        url += if name == "version" { "1" } else { "flowers" };
+        rest = after;
+    }
+    url + rest
+}
+
+/// Method, URL and access of everything that the document has; what it asks of a key is the table's word.
+async fn routes(house: &House) -> Vec<(String, String, Access)> {
+    let table: BTreeMap<String, Access> = lyceum_api::routes(house.service.clone())
+        .into_iter()
+        .map(|route| (plain(route.path), route.access))
+        .collect();
+    let document = house.client.get("/openapi.json").await.json();
+    let mut all = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let access = *table.get(&plain(path)).unwrap_or_else(|| panic!("{path} is not in the table"));
+        for method in methods.as_object().unwrap().keys() {
+            all.push((method.to_uppercase(), filled(path), access));
+        }
+    }
+    all
+}
+
+fn changes(method: &str) -> bool {
+    method != "GET"
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_but_health_refuses_every_wrong_key() {
     let house = House::new().await;
     house.publish_table("flowers").await;
-    let (_, expired) = house.key(&[KeyScope::Admin], Some(Timestamp::from_millis(1))).await;
+    let past = Some(Timestamp::from_millis(1));
+    let store = house.service.store();
+    let (_, expired) = house.key(&[KeyScope::Admin], past).await;
     let (revoked_key, revoked) = house.key(&[KeyScope::Admin], None).await;
     let project = Project::default_project();
-    keys::revoke(house.service.store(), &project, &revoked_key.id, Timestamp::now()).await.unwrap();
+    keys::revoke(store, &project, &revoked_key.id, Timestamp::now()).await.unwrap();
     let (_, inference) = house.key(&[KeyScope::Inference], None).await;
     let (_, metrics) = house.key(&[KeyScope::Metrics], None).await;
+    let (_, everything) = house.key(&[KeyScope::Admin], None).await;
+    let secret = |(_, client): (AdminKey, Client)| client.key.unwrap();
+    let write = [KeyScope::OrganizationWrite];
+    let admin_expired = secret(house.admin("default", &write, past).await);
+    let (key, admin_revoked) = house.admin("default", &write, None).await;
+    admin_keys::revoke(store, "default", &key.id, &Act::of_command_line(Timestamp::now())).await.unwrap();
+    let admin_revoked = admin_revoked.key.unwrap();
+    let admin = secret(house.admin("default", &write, None).await);
+    let reader = secret(house.admin("default", &[KeyScope::OrganizationRead], None).await);
     let unknown = format!("sk-{}", "0".repeat(48));
-    for (method, path, needed) in routes() {
-        let wrong_scope = if needed == KeyScope::Inference { &metrics } else { &inference };
-        let right_scope = if needed == KeyScope::Inference { &inference } else { &metrics };
-        for (key, status, code) in [
+    let unknown_admin = format!("sk-admin-{}", "0".repeat(48));
+    for (method, path, access) in routes(&house).await {
+        let (wrong, right): (Vec<&String>, &String) = match access {
+            Access::Open => continue,
+            Access::Project(KeyScope::Inference) => (vec![&metrics, &admin], &inference),
+            Access::Project(_) => (vec![&inference, &admin], &metrics),
+            Access::Organization if changes(&method) => (vec![&everything, &inference, &reader], &admin),
+            Access::Organization => (vec![&everything, &inference], &reader),
+        };
+        let empty = String::new();
+        let mut refused = vec![
             (None, 401, "missing_api_key"),
+            (Some(&empty), 401, "missing_api_key"),
             (Some(&unknown), 401, "invalid_api_key"),
-            (Some(&"".to_owned()), 401, "missing_api_key"),
+            (Some(&unknown_admin), 401, "invalid_api_key"),
             (Some(&expired), 401, "expired_api_key"),
             (Some(&revoked), 401, "revoked_api_key"),
-            (Some(wrong_scope), 403, "insufficient_permissions"),
-        ] {
-            let mut client = house.client.clone();
-            client.key = key.cloned();
-            let answer = client.send(method, path, &[], "{}").await;
+            (Some(&admin_expired), 401, "expired_api_key"),
+            (Some(&admin_revoked), 401, "revoked_api_key"),
+        ];
+        refused.extend(wrong.into_iter().map(|key| (Some(key), 403, "insufficient_permissions")));
+        for (key, status, code) in refused {
+            let client = Client { key: key.cloned(), ..house.client.clone() };
+            let answer = client.send(&method, &path, &[], "{}").await;
             assert_eq!(answer.refused(status).1, code, "{method} {path}");
             assert!(answer.header("x-request-id").is_some_and(|id| id.starts_with("req_")));
         }
-        let mut client = house.client.clone();
-        client.key = Some(right_scope.clone());
-        let answer = client.send(method, path, &[], "{}").await;
+        let client = Client { key: Some(right.clone()), ..house.client.clone() };
+        let answer = client.send(&method, &path, &[], "{}").await;
         // An object that is not there is told by its handler, so the route is.
         let reached = answer.status != 404 || answer.refused(404).1 == "not_found";
         assert!(reached && !matches!(answer.status, 401 | 403 | 405), "{method} {path}: {}", answer.status);
     }
-    let mut nobody = house.client.clone();
-    nobody.key = None;
+    let nobody = Client { key: None, ..house.client.clone() };
     for path in ["/health", "/health/live"] {
         assert_eq!(nobody.get(path).await.status, 200, "{path}");
     }
@@ -116,21 +120,34 @@ async fn every_route_but_health_refuses_every_wrong_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_lists_every_route_and_no_other() {
     let house = House::new().await;
-    let document = house.client.get("/openapi.json").await.json();
-    let mut listed: Vec<(String, String)> = Vec::new();
-    for (path, methods) in document["paths"].as_object().unwrap() {
-        for method in methods.as_object().unwrap().keys() {
-            let path =
-                path.replace("{model}", "flowers").replace("{id}", "flowers").replace("{version}", "1");
-            listed.push((method.to_uppercase(), path));
+    let (_, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
+    let listed = routes(&house).await;
+    let table = lyceum_api::routes(house.service.clone());
+    let open: Vec<&str> =
+        table.iter().filter(|route| route.access == Access::Open).map(|route| route.path).collect();
+    assert_eq!(open, ["/health", "/health/live"], "what anybody may ask");
+    for route in table {
+        let url = filled(route.path);
+        let of_model = |listed: &str| listed.split(':').next() == Some(url.as_str());
+        let methods: Vec<&str> = listed
+            .iter()
+            .filter(|(_, path, _)| *path == url || (route.path == "/v1/models/{id}" && of_model(path)))
+            .map(|(method, ..)| method.as_str())
+            .collect();
+        assert!(!methods.is_empty(), "{} is not in the document", route.path);
+        let client = if route.access == Access::Organization { &admin } else { &house.client };
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            if !methods.contains(&method) {
+                let answer = client.send(method, &url, &[], "{}").await;
+                assert_eq!(
+                    answer.refused(405).1,
+                    "method_not_allowed",
+                    "{method} {url} is not in the document"
+                );
+            }
         }
     }
-    let mut expected: Vec<(String, String)> =
-        routes().into_iter().map(|(method, path, _)| (method.into(), path.into())).collect();
-    expected.extend([("GET".into(), "/health".into()), ("GET".into(), "/health/live".into())]);
-    listed.sort();
-    expected.sort();
-    assert_eq!(listed, expected);
+    let document = house.client.get("/openapi.json").await.json();
     assert!(document["components"]["schemas"]["CompletionRequest"]["properties"]["max_tokens"].is_object());
     assert_eq!(document["components"]["schemas"]["CompletionRequest"]["additionalProperties"], false);
 }

@@ -11,6 +11,8 @@ use lyceum_service::Service;
 use lyceum_store::files::Staging;
 use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models::{self, NewVersion};
+use lyceum_store::tenancy::Act;
+use lyceum_store::tenancy::admin_keys::{self, AdminKey};
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
@@ -38,13 +40,19 @@ impl House {
 
     /// Ends the service as a crash does: whatever it was doing is left as it is.
     pub async fn again(self) -> Self {
-        let House { dir, server, service, .. } = self;
-        server.abort();
-        drop(service);
-        Self::over(dir, EngineLimits::default()).await
+        Self::over(self.die().await, EngineLimits::default()).await
     }
 
-    async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+    /// The data folder that a crash leaves.
+    pub async fn die(self) -> tempfile::TempDir {
+        let House { dir, server, service, .. } = self;
+        server.abort();
+        let _ = server.await;
+        drop(service);
+        dir
+    }
+
+    pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
@@ -73,6 +81,20 @@ impl House {
         let created = Timestamp::from_millis(0);
         let (key, secret) = keys::create(self.service.store(), &project, grant, created).await.unwrap();
         (key, secret.reveal().to_owned())
+    }
+
+    /// A client with a key of the organisation, and the key.
+    pub async fn admin(
+        &self,
+        tenant: &str,
+        scopes: &[KeyScope],
+        expires_at: Option<Timestamp>,
+    ) -> (AdminKey, Client) {
+        let (store, act) = (self.service.store(), Act::of_command_line(Timestamp::from_millis(0)));
+        let owner = admin_keys::operator(store, tenant, &act).await.unwrap();
+        let grant = KeyGrant { name: "test".into(), scopes: scopes.to_vec(), expires_at };
+        let (key, secret) = admin_keys::create(store, tenant, &owner.id, grant, &act).await.unwrap();
+        (key, Client { key: Some(secret.reveal().to_owned()), ..self.client.clone() })
     }
 
     /// Publishes a model of this preparation with random weights.

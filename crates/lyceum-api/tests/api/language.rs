@@ -106,6 +106,12 @@ pub fn tiny_gguf() -> Vec<u8> {
 /// A house with the model `tiny`.
 pub async fn house() -> House {
     let house = House::new().await;
+    import_tiny(&house).await;
+    house
+}
+
+/// Once more, where it is there: a further version.
+pub async fn import_tiny(house: &House) {
     let path = house.dir.path().join("tiny.gguf");
     std::fs::write(&path, tiny_gguf()).unwrap();
     let request = Import {
@@ -117,7 +123,6 @@ pub async fn house() -> House {
     };
     let store = house.service.store();
     import(store, &Project::default_project(), request, &Control::new()).await.unwrap();
-    house
 }
 
 fn chat(extra: Value) -> Value {

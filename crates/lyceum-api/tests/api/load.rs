@@ -73,7 +73,7 @@ async fn two_hundred_clients_get_byte_for_byte_what_each_gets_alone() {
     }
 }
 
-async fn publish_endless(house: &House) {
+pub async fn publish_endless(house: &House) {
     let tokenizer = Tokenizer::chars(["abcdefgh "], Specials::default());
     let preparation = Preparation {
         input: InputPreparation::Text { tokenizer, max_tokens: 64 },

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
+mod adapters;
 mod background;
 mod card;
 mod client;
@@ -14,9 +15,11 @@ mod extras;
 mod files;
 mod house;
 mod language;
+mod ledger;
 mod load;
 mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;
+mod tenancy;
 mod tls;

@@ -227,7 +227,8 @@ impl Product {
         // SAFETY: the caller of `product`; a tail reads and writes only what is left of the row.
         unsafe {
             let mut c = 0;
-            if M <= 2 {
+            // Accumulators and the vectors of a term within 32 registers, or 16.
+            if M <= 2 || S::LANES == 16 {
                 while c + 4 * S::LANES <= self.cols {
                     self.columns::<S, M, 4>(c, S::LANES);
                     c += 4 * S::LANES;

@@ -13,6 +13,7 @@ use super::engine::{Engine, Words};
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
+use super::outliers::Outliers;
 use super::tile::{START, SUMS};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::CpuPath;
@@ -83,14 +84,21 @@ impl Panels {
     ///
     /// # Safety
     /// `x` points at all rows, dense; nobody else touches the panel; the processor has the engine.
-    pub unsafe fn fill(&self, engine: Engine, x: *const f32, first: usize, height: usize) {
+    pub unsafe fn fill(
+        &self,
+        engine: Engine,
+        (x, outliers): (*const f32, Option<&Outliers>),
+        first: usize,
+        height: usize,
+    ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's.
-        if engine == Engine::Avx512 && unsafe { self.fill_by_eights(x, first, height) } {
+        if engine == Engine::Avx512 && unsafe { self.fill_by_eights((x, outliers), first, height) } {
             return;
         }
         for i in 0..height {
-            let row = Row { panels: *self, x: x.wrapping_add((first + i) * self.k), first, height, i };
+            let x = x.wrapping_add((first + i) * self.k);
+            let row = Row { panels: *self, x, outliers, limit: f32::INFINITY, first, height, i };
             // SAFETY: the caller's.
             unsafe {
                 match engine {
@@ -110,11 +118,16 @@ impl Panels {
     /// # Safety
     /// As [`fill`](Self::fill), with [`Engine::Avx512`].
     #[cfg(target_arch = "x86_64")]
-    unsafe fn fill_by_eights(&self, x: *const f32, first: usize, height: usize) -> bool {
+    unsafe fn fill_by_eights(
+        &self,
+        (x, outliers): (*const f32, Option<&Outliers>),
+        first: usize,
+        height: usize,
+    ) -> bool {
         let words = match self.kind {
             Words::Bytes32 { .. } | Words::Bytes32Least if height == 8 => {
                 // SAFETY: the caller's.
-                unsafe { fill_eight_avx512(self, x, first) }
+                unsafe { fill_eight_avx512(self, (x, outliers), first) }
                 return true;
             }
             Words::F32 => pack::Words::F32,
@@ -138,12 +151,20 @@ impl Panels {
 /// A panel of eight rows of bytes with a scale for 32.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn fill_eight_avx512(panels: &Panels, x: *const f32, first: usize) {
+unsafe fn fill_eight_avx512(panels: &Panels, (x, outliers): (*const f32, Option<&Outliers>), first: usize) {
     let n_blocks = panels.k / 32;
+    let mut limits = [f32::INFINITY; 8];
+    for (i, limit) in limits.iter_mut().enumerate() {
+        let x = x.wrapping_add((first + i) * panels.k);
+        let row = Row { panels: *panels, x, outliers, limit: *limit, first, height: 8, i };
+        // SAFETY: the caller's.
+        *limit = unsafe { row.begin::<Avx512Vnni>() };
+    }
     for block in (0..n_blocks).step_by(4) {
         let mut words = [[[0i32; 8]; 4]; 8];
         for (i, words) in words.iter_mut().enumerate() {
-            let row = Row { panels: *panels, x: x.wrapping_add((first + i) * panels.k), first, height: 8, i };
+            let x = x.wrapping_add((first + i) * panels.k);
+            let row = Row { panels: *panels, x, outliers, limit: limits[i], first, height: 8, i };
             // SAFETY: the caller's.
             *words = unsafe { row.four_blocks::<Avx512Vnni>(block) };
         }
@@ -161,28 +182,31 @@ unsafe fn fill_eight_avx512(panels: &Panels, x: *const f32, first: usize) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn fill_avx512(row: Row) {
+unsafe fn fill_avx512(row: Row<'_>) {
     // SAFETY: the caller's; the features are enabled here.
     unsafe { row.fill::<Avx512Vnni>() }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn fill_avx2(row: Row) {
+unsafe fn fill_avx2(row: Row<'_>) {
     // SAFETY: as above.
     unsafe { row.fill::<Avx2<Maddubs>>() }
 }
 
 /// Row `i` of the panel of `height` rows that begins at row `first`.
-struct Row {
+struct Row<'a> {
     panels: Panels,
     x: *const f32,
+    outliers: Option<&'a Outliers>,
+    /// The size above which a number is taken out before it becomes a byte.
+    limit: f32,
     first: usize,
     height: usize,
     i: usize,
 }
 
-impl Row {
+impl Row<'_> {
     /// Where step `step` of this row is in an array of `len` numbers a row.
     #[inline(always)]
     fn at(&self, len: usize, step: usize) -> usize {
@@ -190,9 +214,12 @@ impl Row {
     }
 
     #[inline(always)]
-    unsafe fn fill<L: Lanes>(&self) {
+    unsafe fn fill<L: Lanes>(mut self) {
         // SAFETY: the caller's.
         unsafe {
+            if self.panels.kind.are_bytes() {
+                self.limit = self.begin::<L>();
+            }
             match self.panels.kind {
                 Words::Bytes32 { .. } | Words::Bytes32Least => self.bytes32::<L>(),
                 Words::Bytes256 => self.bytes256::<L>(),
@@ -201,6 +228,31 @@ impl Row {
                 Words::F32 => self.floats(|x| x),
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn begin<L: Lanes>(&self) -> f32 {
+        match self.outliers {
+            // SAFETY: the caller's.
+            Some(outliers) => unsafe { outliers.begin::<L>(self.x, self.first + self.i) },
+            None => f32::INFINITY,
+        }
+    }
+
+    /// Block `block` of 32 whose largest size has these bits, without what stands out; in `spare` where something
+    /// does.
+    #[inline(always)]
+    unsafe fn part<L: Lanes>(&self, block: usize, largest: &mut u32, spare: &mut [f32; 32]) -> *const f32 {
+        let x = self.x.wrapping_add(32 * block);
+        let is_even = f32::from_bits(*largest) <= self.limit || f32::from_bits(*largest).is_nan();
+        let Some(outliers) = self.outliers.filter(|_| !is_even) else { return x };
+        // SAFETY: the caller's: the row has the block.
+        unsafe {
+            *spare = *x.cast::<[f32; 32]>();
+            outliers.take(self.first + self.i, block, spare, self.limit);
+            *largest = L::largest(spare.as_ptr());
+        }
+        spare.as_ptr()
     }
 
     /// The scale of some numbers whose largest size has these bits, and its inverse. Where one is not finite
@@ -246,8 +298,13 @@ impl Row {
         let mut words = [[0i32; 8]; 4];
         // SAFETY: the caller's.
         unsafe {
-            let x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
-            let scales = L::largest_of_four(x).map(Self::scale);
+            let mut x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
+            let mut largest = L::largest_of_four(x);
+            let mut spare = [[0.0; 32]; 4];
+            for i in 0..4.min(n_blocks - first) {
+                x[i] = self.part::<L>(first + i, &mut largest[i], &mut spare[i]);
+            }
+            let scales = largest.map(Self::scale);
             for i in 0..4.min(n_blocks - first) {
                 let (scale, inverse) = scales[i];
                 let sums = L::bytes_of(x[i], inverse, words[i].as_mut_ptr().cast());
@@ -271,17 +328,22 @@ impl Row {
             let mut sums = [0i32; 16];
             // SAFETY: as above.
             unsafe {
-                let x = self.x.add(256 * block);
+                let mut x: [*const f32; 8] = std::array::from_fn(|i| self.x.add(256 * block + 32 * i));
+                let mut spare = [[0.0; 32]; 8];
                 let mut largest = 0;
-                for half in 0..2 {
-                    let x: [*const f32; 4] = std::array::from_fn(|i| x.add(32 * (4 * half + i)));
-                    largest = L::largest_of_four(x).into_iter().fold(largest, u32::max);
+                for half in [0, 4] {
+                    let four = L::largest_of_four([x[half], x[half + 1], x[half + 2], x[half + 3]]);
+                    for (i, mut own) in four.into_iter().enumerate() {
+                        let part = half + i;
+                        x[part] = self.part::<L>(8 * block + part, &mut own, &mut spare[part]);
+                        largest = largest.max(own);
+                    }
                 }
                 let (scale, inverse) = Self::scale(largest);
                 let mut words = [0i32; 64];
                 for part in 0..8 {
                     let to = words.as_mut_ptr().add(8 * part).cast();
-                    let two = L::bytes_of(x.add(32 * part), inverse, to);
+                    let two = L::bytes_of(x[part], inverse, to);
                     sums[2 * part..][..2].copy_from_slice(&two);
                 }
                 self.put(p.k / 4, 64 * block, &words);

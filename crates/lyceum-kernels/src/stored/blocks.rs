@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fill the panels of activations, once for each kind of words that the parts need
-//! for some woven tiles of a part:                (a task each, claimed as threads come free)
+//! for some woven tiles of a part:                (a task each, a thread's behind one another in memory)
 //!   for a stretch of k:                          (all of it for a lone panel: the weight streams by once)
 //!     open the weight                            (for many panels, where its type has an opened form)
 //!     for panels of rows, the tallest first:
@@ -16,6 +16,7 @@ use super::engine::{Engine, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
 use super::opened::Opening;
+use super::outliers::{Completion, Outliers};
 use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
@@ -32,7 +33,7 @@ const ALONE_MAX: usize = 512 * 1024;
 /// Numbers below which the calling thread fills the panels.
 const FILL_ALONE_MAX: usize = 16 * 1024;
 /// Tasks that each thread should find.
-const TASKS_PER_THREAD: usize = 12;
+const TASKS_PER_THREAD: usize = 20;
 /// Tiles that a task takes at most.
 const TILES_MAX: usize = 16 * WOVEN;
 
@@ -77,19 +78,22 @@ pub(super) unsafe fn run(p: &Product<'_>) {
     let kinds = kinds_of(p);
     let len_of = |words: Words| p.m * RowLen::of(words, p.k).total();
     let total: usize = kinds.iter().flatten().map(|&words| len_of(words)).sum();
-    scratch::with_f32(total, |buffer| {
-        let mut rest = buffer;
+    let has_bytes = kinds.iter().flatten().any(|words| words.are_bytes());
+    let parted = if has_bytes { p.m * Outliers::row_len(p.k) } else { 0 };
+    scratch::with_f32(total + parted, |buffer| {
+        let (parted, mut rest) = buffer.split_at_mut(parted);
+        let outliers = has_bytes.then(|| Outliers::new(p.k, p.m, parted));
         let panels = kinds.map(|words| {
             let words = words?;
             let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(words));
             rest = others;
             let own = Panels::new(words, p.k, p.m, own);
             // SAFETY: the processor has the engine.
-            unsafe { fill(p, &own) };
+            unsafe { fill(p, &own, outliers.as_ref()) };
             Some(own)
         });
         // SAFETY: the caller's.
-        unsafe { multiply(p, &panels) }
+        unsafe { multiply(p, &panels, outliers.as_ref()) }
     });
 }
 
@@ -124,12 +128,14 @@ fn stacks(shapes: Shapes, m: usize) -> impl Iterator<Item = Stack> {
 
 /// # Safety
 /// The processor has the engine.
-unsafe fn fill(p: &Product<'_>, panels: &Panels) {
+unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
     let x = SendPtr(p.x.as_ptr().cast_mut());
     for stack in stacks(p.engine.shapes(panels.kind, p.m), p.m) {
         let one = |i: usize| {
             // SAFETY: `x` holds all rows; each task has its panel.
-            unsafe { panels.fill(p.engine, x.get(), stack.first_row + i * stack.height, stack.height) }
+            unsafe {
+                panels.fill(p.engine, (x.get(), outliers), stack.first_row + i * stack.height, stack.height)
+            }
         };
         if stack.n_panels * stack.height * p.k <= FILL_ALONE_MAX {
             (0..stack.n_panels).for_each(one);
@@ -141,7 +147,7 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels) {
 
 /// # Safety
 /// As [`run`]; the panels are filled.
-unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>]) {
+unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<&Outliers>) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
     let wanted = if alone { 1 } else { TASKS_PER_THREAD * pool::threads() };
@@ -158,14 +164,14 @@ unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>]) {
                 let panels = panels.iter().flatten().find(|panels| panels.kind == words);
                 let panels = *panels.expect("every part's words were filled: bug");
                 // SAFETY: no other task has these columns.
-                return unsafe { columns(p, &Place { weight, column, panels }, tiles) };
+                return unsafe { columns(p, &Place { weight, column, panels, outliers }, tiles) };
             }
             i -= n_tasks;
             column += weight.n();
         }
     };
     let n_tasks = p.parts.iter().map(|w| tasks_of(w)).sum();
-    if alone { (0..n_tasks).for_each(task) } else { pool::parallel_for(n_tasks, task) }
+    if alone { (0..n_tasks).for_each(task) } else { pool::parallel_stretches(n_tasks, task) }
 }
 
 /// A weight, its first column in the result, and its activations.
@@ -173,6 +179,8 @@ struct Place<'a> {
     weight: &'a StoredWeight,
     column: usize,
     panels: Panels,
+    /// What was taken out of the rows before they became bytes.
+    outliers: Option<&'a Outliers>,
 }
 
 /// Some tiles of a part, for all rows.
@@ -202,6 +210,12 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
                 };
                 // SAFETY: the caller's; the tiles are woven.
                 unsafe { woven_tiles(p, place, &source, woven.clone(), blocks) }
+            }
+            if let (Some(outliers), Some(complete)) = (place.outliers, p.engine.complete(kind)) {
+                let out = p.out.wrapping_add(place.column);
+                let (weight, tiles) = (place.weight, woven);
+                // SAFETY: the rests' sums are complete, and the columns this task's alone.
+                unsafe { complete(&Completion { outliers, weight, tiles, m: p.m, out, out_row: p.n }) }
             }
         }
     });

@@ -6,6 +6,7 @@ use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::opened::OpenFn;
+use super::outliers::{self, Column, CompleteFn, Of32, Of256};
 use super::tile::{self, Tile, TileFn};
 use crate::cpu::{self, CpuPath};
 use std::ops::Range;
@@ -127,6 +128,19 @@ impl Engine {
         }
     }
 
+    /// What adds the outliers' part to products with a tile type; None: its activations have none.
+    pub fn complete(self, kind: Stored) -> Option<CompleteFn> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx512 => complete_avx512(kind),
+            #[cfg(target_arch = "x86_64")]
+            Engine::AvxVnni => complete_avx_vnni(kind),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Avx2 => complete_avx2(kind),
+            Engine::Plain => complete_plain(kind),
+        }
+    }
+
     /// How weights of a tile type are opened for `m` rows, where that is faster.
     pub fn opened(self, kind: Stored, m: usize) -> Option<&'static Opened> {
         match self {
@@ -203,6 +217,11 @@ pub(super) enum Words {
 }
 
 impl Words {
+    /// Whether activations become bytes, and lose what stands out before.
+    pub fn are_bytes(self) -> bool {
+        matches!(self, Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256)
+    }
+
     /// Numbers along `k` of a weight's block.
     pub fn block_len(self) -> usize {
         match self {
@@ -244,7 +263,7 @@ static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape
 static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
 
 macro_rules! table {
-    ($table:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
+    ($table:ident, $complete:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],
      floats [$($fr:literal x $fs:literal),*]
      $(, $feature:literal)?) => {
         fn $table(kind: Stored, shape: usize) -> TileFn {
@@ -283,6 +302,25 @@ macro_rules! table {
             };
             tiles[shape]
         }
+
+        fn $complete(kind: Stored) -> Option<CompleteFn> {
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn complete<F: Column>(c: &outliers::Completion<'_>) {
+                // SAFETY: as above.
+                unsafe { outliers::complete::<$lanes, F>(c) }
+            }
+            Some(match kind {
+                Stored::Q4_0 => complete::<Of32<Q4_0>>,
+                Stored::Q4_1 => complete::<Of32<Q4_1>>,
+                Stored::Q5_0 => complete::<Of32<Q5_0>>,
+                Stored::Q5_1 => complete::<Of32<Q5_1>>,
+                Stored::Q8_0 => complete::<Of32<Q8_0>>,
+                Stored::Q4K => complete::<Of256<Q4K>>,
+                Stored::Q5K => complete::<Of256<Q5K>>,
+                Stored::Q6K => complete::<Of256<Q6K>>,
+                Stored::F32 | Stored::F16 | Stored::Bf16 | Stored::Q2K | Stored::Q3K => return None,
+            })
+        }
     };
 }
 
@@ -295,14 +333,14 @@ static PAIRS_AVX512: [TileFn; 5] = [
     tile::bf16_pairs::<12, 2>,
 ];
 #[cfg(target_arch = "x86_64")]
-table!(table_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
+table!(table_avx512, complete_avx512, Avx512Vnni, per_tile 1, small [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
     large [1 x 4, 2 x 4, 4 x 2, 6 x 2, 8 x 2],
     floats [1 x 4, 2 x 4, 4 x 4, 6 x 4, 12 x 2],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx_vnni, complete_avx_vnni, Avx2<Vnni>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avxvnni,avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-table!(table_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
+table!(table_avx2, complete_avx2, Avx2<Maddubs>, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1],
     "avx2,fma,f16c");
-table!(table_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);
+table!(table_plain, complete_plain, Plain, per_tile 2, small [1 x 2, 4 x 1], large [1 x 2, 4 x 1], floats [1 x 2, 4 x 1]);

@@ -80,6 +80,8 @@ impl Floats for F32 {
 pub(super) trait Numbers {
     /// Whether a number needs all eight bits ([`Lanes::dot_wide`], which has its own offset).
     const WIDE: bool;
+    /// What is stored for the number that means zero, in types without minima.
+    const ZERO: f32;
     /// The vectors of groups `2 · pair` and `2 · pair + 1` from the body of a tile's block; `at` is where this
     /// vector's rows begin in a group (in bytes).
     ///
@@ -171,12 +173,13 @@ unsafe fn fives<L: Lanes>(qs: *const u8, bits: *const u8, pair: usize, at: usize
 }
 
 macro_rules! small {
-    ($(#[$doc:meta])* $name:ident, head $head:expr, body $body_len:expr, least $least:literal, wide $wide:literal,
+    ($(#[$doc:meta])* $name:ident, head $head:expr, body $body_len:expr, least $least:literal, zero $zero:literal, wide $wide:literal,
      |$body:ident, $pair:ident, $at:ident| $value:expr) => {
         $(#[$doc])*
         pub(super) struct $name;
         impl Numbers for $name {
             const WIDE: bool = $wide;
+            const ZERO: f32 = $zero;
             #[inline(always)]
             unsafe fn pair<L: Lanes>($body: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
                 // SAFETY: the caller's; offsets are inside the block.
@@ -195,20 +198,20 @@ macro_rules! small {
 const NIBBLES: usize = 4 * GROUP;
 const BITS: usize = 8 * GROUP_BITS;
 
-small!(Q8_0, head HALVES, body 8 * GROUP, least false, wide true, |body, pair, at| {
+small!(Q8_0, head HALVES, body 8 * GROUP, least false, zero 128.0, wide true, |body, pair, at| {
     let p = body.add(2 * pair * GROUP + at);
     (L::load(p), L::load(p.add(GROUP)))
 });
-small!(Q4_0, head HALVES, body NIBBLES, least false, wide false, |body, pair, at| {
+small!(Q4_0, head HALVES, body NIBBLES, least false, zero 8.0, wide false, |body, pair, at| {
     nibbles::<L>(body.add(pair * GROUP + at))
 });
-small!(Q4_1, head 2 * HALVES, body NIBBLES, least true, wide false, |body, pair, at| {
+small!(Q4_1, head 2 * HALVES, body NIBBLES, least true, zero 0.0, wide false, |body, pair, at| {
     nibbles::<L>(body.add(pair * GROUP + at))
 });
-small!(Q5_0, head HALVES, body BITS + NIBBLES, least false, wide false, |body, pair, at| {
+small!(Q5_0, head HALVES, body BITS + NIBBLES, least false, zero 16.0, wide false, |body, pair, at| {
     fives::<L>(body.add(BITS), body, pair, at)
 });
-small!(Q5_1, head 2 * HALVES, body BITS + NIBBLES, least true, wide false, |body, pair, at| {
+small!(Q5_1, head 2 * HALVES, body BITS + NIBBLES, least true, zero 0.0, wide false, |body, pair, at| {
     fives::<L>(body.add(BITS), body, pair, at)
 });
 
@@ -236,6 +239,7 @@ macro_rules! with_least {
         pub(super) struct $name;
         impl Numbers for $name {
             const WIDE: bool = false;
+            const ZERO: f32 = 0.0;
             #[inline(always)]
             unsafe fn pair<L: Lanes>($body: *const u8, $pair: usize, $at: usize) -> (L::I, L::I) {
                 // SAFETY: the caller's; offsets are inside the block.
@@ -301,6 +305,7 @@ const Q6K_LOW: usize = Q6K_HIGH + 16 * GROUP;
 
 impl Numbers for Q6K {
     const WIDE: bool = false;
+    const ZERO: f32 = 32.0;
     #[inline(always)]
     unsafe fn pair<L: Lanes>(body: *const u8, pair: usize, at: usize) -> (L::I, L::I) {
         // SAFETY: the caller's; offsets are inside the block.

@@ -6,7 +6,7 @@
 //!
 //! Reading order: `kind` (the types), `dequantise` and `quantise` (numbers in and out), `weight` (laid out in
 //! tiles; `formats` and `layout` say how, `convert` what has no tile), this door, `activations` (rows
-//! quantised into panels), `blocks` (who computes what), `opened` (blocks of 256 taken apart once for many rows), `tile` (the innermost loops, written once over
+//! quantised into panels), `blocks` (who computes what), `outliers` (what stands out of a row, multiplied apart), `opened` (blocks of 256 taken apart once for many rows), `tile` (the innermost loops, written once over
 //! `lanes`), `engine` (which tiles a processor has).
 
 mod activations;
@@ -23,6 +23,7 @@ mod lanes_x86;
 mod layout;
 mod memory;
 mod opened;
+mod outliers;
 pub mod peak;
 mod quantise;
 mod quantise_k;

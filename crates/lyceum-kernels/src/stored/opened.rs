@@ -21,6 +21,7 @@ macro_rules! opened_super {
         pub(super) struct $name;
         impl Numbers for $name {
             const WIDE: bool = false;
+            const ZERO: f32 = 0.0;
             #[inline(always)]
             unsafe fn pair<L: Lanes>(body: *const u8, pair: usize, at: usize) -> (L::I, L::I) {
                 // SAFETY: the caller's.

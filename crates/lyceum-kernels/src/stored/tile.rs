@@ -54,7 +54,8 @@ pub(super) struct Tile {
 pub(super) enum Stream {
     /// In the cache.
     Cache,
-    /// In memory: it is asked for some time before it is used.
+    /// In memory: it is asked for some time before it is used, but for one row of what needs so little work that the
+    /// loads themselves run far enough ahead.
     Memory,
 }
 
@@ -243,7 +244,9 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
                 }
                 shifts = shifts.add(R);
             }
-            t.prefetch(&w[0], AHEAD, 0, 1);
+            if R > 1 || !F::WIDE {
+                t.prefetch(&w[0], AHEAD, 0, 1);
+            }
             for w in &mut w {
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
@@ -348,7 +351,9 @@ pub(super) unsafe fn bf16_pairs<const R: usize, const V: usize>(t: &Tile) {
         let mut w: [_; V] = t.columns::<L, V>(0, GROUP);
         let mut words = t.words;
         for _ in 0..t.n_blocks {
-            t.prefetch(&w[0], AHEAD, 0, 1);
+            if R > 1 {
+                t.prefetch(&w[0], AHEAD, 0, 1);
+            }
             let mut pairs = [L::splat(0); V];
             for v in 0..V {
                 pairs[v] = L::load(w[v].body);

@@ -9,6 +9,7 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var};
 use lyceum_kernels::elementwise::Write;
+use lyceum_kernels::pool;
 use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_frequencies, rope_table};
 
 pub use lyceum_kernels::rope::Pairs;
@@ -101,7 +102,9 @@ impl Tape<'_> {
         let layout = RopeShape { heads, head_size, rotary, pairs, stride: shape[2] };
         let mut out = self.take(shape.len());
         let from = self.value(x);
-        out.copy_from_slice(from);
+        pool::for_each_chunk(&mut out, layout.stride, |row, y| {
+            y[width..].copy_from_slice(&from[row * layout.stride + width..][..layout.stride - width]);
+        });
         each_block(positions, rows, layout.stride, |range| {
             let (cos, sin) = (&table.cos, &table.sin);
             rope(&from[range.clone()], layout, positions, cos, sin, &mut out[range]);

@@ -16,8 +16,9 @@
 
 use super::{Answer, Decision, Kind, Question, Request};
 use crate::generation::Speaker;
-use crate::{Content, Language, Service, ServiceError};
-use lyceum_engine::{BitMask, Event, Flow, GenerateRequest, TokenMask};
+use crate::meter::{Counts, Here, Share};
+use crate::{Content, Language, Payer, Service, ServiceError};
+use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, TokenMask};
 use lyceum_language::reasoning::{Begins, ReasoningFormat};
 use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
@@ -36,7 +37,7 @@ const AT_ONCE: usize = 32;
 
 pub(super) async fn create(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     request: Request,
 ) -> Result<Decision, ServiceError> {
     refuse_what_needs_a_classifier(&request)?;
@@ -51,7 +52,7 @@ pub(super) async fn create(
             format!("{n_labels} labels are more than the {max} that a language model is asked for at once");
         return Err(ServiceError::invalid("questions", "invalid_value", message));
     }
-    let language = of_texts(service, project, &request.model).await?;
+    let language = of_texts(service, &payer.project, &request.model).await?;
     let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
     let (reader, questions) = (language.clone(), request.questions);
     let read = move || {
@@ -71,19 +72,14 @@ pub(super) async fn create(
         explanation: None,
         promised: crate::robustness::Promised::default(),
     };
-    let labels = asked.iter().flat_map(|asked| asked.labels.iter().map(|label| (&asked.prompt, label)));
-    let labels: Vec<(&Arc<[u32]>, &Vec<u32>)> = labels.collect();
-    let mut likely = Vec::with_capacity(labels.len());
-    for window in labels.chunks(AT_ONCE) {
-        // Dropped with what is under way when a client leaves.
-        let running: Vec<Scoring> = window
-            .iter()
-            .map(|(prompt, label)| Scoring::start(service, &language, prompt, label))
-            .collect::<Result<_, _>>()?;
-        for scoring in running {
-            likely.push(scoring.finish().await?);
+    let here = Here(Some(service.ledger().open(payer, &language.version, most(&asked)).await?));
+    let likely = match score(service, &language, &asked, &here.share()).await {
+        Ok(likely) => likely,
+        Err(error) => {
+            here.fail(&error);
+            return Err(error);
         }
-    }
+    };
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
@@ -94,7 +90,44 @@ pub(super) async fn create(
         // Further labels find the prompt computed by the first: that is no saving of the request's.
         decision.cached_tokens += scored.first().map_or(0, |scored| scored.n_kept as u64);
     }
+    let Decision { input_tokens, cached_tokens, .. } = decision;
+    here.finish(Counts { input_tokens, cached_tokens, ..Counts::default() });
     Ok(decision)
+}
+
+/// The most that is read. Labels are made by the engine, so they cost what is made where a client leaves.
+fn most(asked: &[Asked]) -> Counts {
+    let output_tokens = asked.iter().flat_map(|asked| &asked.labels).map(|label| label.len() as u64).sum();
+    let prompts: u64 = asked.iter().map(|asked| asked.prompt.len() as u64).sum();
+    Counts { input_tokens: prompts + output_tokens, output_tokens, ..Counts::default() }
+}
+
+/// How likely each label of each question is, in their order.
+async fn score(
+    service: &Service,
+    language: &Arc<Language>,
+    asked: &[Asked],
+    share: &Share,
+) -> Result<Vec<Scored>, ServiceError> {
+    // Further labels of a question find its prompt read by the first.
+    let reads = |k: usize| if k == 0 { CountPrompt::Yes } else { CountPrompt::No };
+    let of = |asked: &'_ Asked| {
+        let (prompt, labels) = (asked.prompt.clone(), asked.labels.clone());
+        labels.into_iter().enumerate().map(move |(k, label)| (prompt.clone(), label, reads(k)))
+    };
+    let labels: Vec<(Arc<[u32]>, Vec<u32>, CountPrompt)> = asked.iter().flat_map(of).collect();
+    let mut likely = Vec::with_capacity(labels.len());
+    for window in labels.chunks(AT_ONCE) {
+        // Dropped with what is under way when a client leaves.
+        let start = |(prompt, label, reads): &(Arc<[u32]>, Vec<u32>, CountPrompt)| {
+            Scoring::start(service, language, (prompt, label), (share.clone(), *reads))
+        };
+        let running: Vec<Scoring> = window.iter().map(start).collect::<Result<_, _>>()?;
+        for scoring in running {
+            likely.push(scoring.finish().await?);
+        }
+    }
+    Ok(likely)
 }
 
 fn refuse_what_needs_a_classifier(request: &Request) -> Result<(), ServiceError> {
@@ -295,14 +328,18 @@ impl Scoring {
     fn start(
         service: &Service,
         language: &Arc<Language>,
-        prompt: &Arc<[u32]>,
-        label: &[u32],
+        (prompt, label): (&Arc<[u32]>, &[u32]),
+        (share, reads): (Share, CountPrompt),
     ) -> Result<Self, ServiceError> {
+        let metered = share.metered(reads);
         let (sender, receiver) = mpsc::channel(label.len() + 2);
         let (kept, cancelled) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let sink = Box::new(move |event| match sender.try_send(event) {
-            Ok(()) => Flow::Continue,
-            Err(_) => Flow::Stop,
+        let sink = Box::new(move |event| {
+            let _held = &share;
+            match sender.try_send(event) {
+                Ok(()) => Flow::Continue,
+                Err(_) => Flow::Stop,
+            }
         });
         let forced = Forced { label: label.to_vec(), at: 0 };
         let sequence = GenerateRequest {
@@ -310,6 +347,7 @@ impl Scoring {
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
             kept: Some(kept.clone()),
+            metered,
             cancelled: Some(cancelled.clone()),
             ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), label.len(), sink)
         };

@@ -8,10 +8,11 @@
 mod language;
 
 use crate::explain::{self, Explained};
+use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
-use crate::{Content, Service, ServiceError, predict};
-use lyceum_types::ids::{ModelRef, Project};
+use crate::{Content, Payer, Service, ServiceError, predict};
+use lyceum_types::ids::ModelRef;
 
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -78,14 +79,11 @@ pub enum Answer {
 }
 
 /// Answers every question: a classifier from one pass over the input.
-pub async fn create(
-    service: &Service,
-    project: &Project,
-    request: Request,
-) -> Result<Decision, ServiceError> {
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
+    let project = &payer.project;
     let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
     if crate::language::is_imported(&version) {
-        return language::create(service, project, request).await;
+        return language::create(service, payer, request).await;
     }
     let resident = service.resident(project, &request.model).await?;
     let labels = classifier_labels(&resident)?;
@@ -95,20 +93,30 @@ pub async fn create(
     let input_tokens = predict::n_tokens(&prepared);
     crate::rates::spend(input_tokens)?;
     resident.watch.count(&resident, std::slice::from_ref(&prepared));
-    let (logits, explanation) = match &request.explain {
-        None => {
-            let rows = service.predict(&resident, vec![prepared.clone()]).await?;
-            (rows.into_iter().next().unwrap_or_default(), None)
-        }
-        Some(options) => {
-            let (logits, explained) =
-                explain::answer_and_explain(service, project, &resident, &request.input, options, "input")
-                    .await?;
-            (logits, Some(explained))
-        }
+    let mut most = predict::most(std::slice::from_ref(&prepared));
+    most.passes += robustness::passes_most(&request.promises, 1);
+    most.passes += request.explain.as_ref().map_or(0, explain::passes_most);
+    let work = async |share: Share| {
+        let (logits, explanation) = match &request.explain {
+            None => {
+                let rows = service.predict(&resident, vec![prepared.clone()], &share).await?;
+                (rows.into_iter().next().unwrap_or_default(), None)
+            }
+            Some(options) => {
+                let (asked, place) = ((&request.input, options), ("input", share.clone()));
+                let (logits, explained) =
+                    explain::answer_and_explain(service, &payer.project, &resident, asked, place).await?;
+                // The explanation's first pass has read it.
+                share.add_read(input_tokens);
+                (logits, Some(explained))
+            }
+        };
+        let (rows, prepared) = ([logits], [prepared]);
+        let promised = robustness::promise(&resident, &prepared, &rows, &request.promises, &share).await?;
+        Ok((rows, explanation, promised))
     };
-    let rows = [logits];
-    let promised = robustness::promise(&resident, &[prepared], &rows, &request.promises).await?;
+    let (rows, explanation, promised) =
+        metered(service.ledger(), payer, &resident.version, most, work).await?;
     let probabilities = predict::softmax(&rows[0]);
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();

@@ -5,6 +5,7 @@
 //! number costs its size in standard deviations, a change of a category 1.
 
 use super::device::{CancelOnDrop, EngineDevice};
+use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{Content, Service, ServiceError, predict};
 use lyceum_explain::counterfactual::{Candidate, Search, counterfactual};
@@ -55,7 +56,7 @@ pub(super) async fn search(
     content: &Content,
     outputs: &[f32],
     wish: &Wish,
-    passes_max: u64,
+    (passes_max, share): (u64, Share),
 ) -> Result<Counterfactual, ServiceError> {
     let wrong = |message: String| Err(ServiceError::invalid("counterfactual", "unsupported_model", message));
     let (InputPreparation::Tabular(encoder), OutputPreparation::Labels { names }) =
@@ -92,7 +93,7 @@ pub(super) async fn search(
     }
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let cancel = CancelOnDrop(control.clone());
-    let mut device = EngineDevice::new(service.engine().clone());
+    let mut device = EngineDevice::new(service.engine().clone(), share);
     let (model, changes_max) = (resident.model.clone(), wish.changes_max);
     let (found, usage) = super::run(move || {
         let search = Search { model, row: &encoded, candidates: &candidates, class, changes_max, passes_max };
@@ -129,7 +130,7 @@ async fn verified(
         changes.push(Change { feature, from, to });
     }
     let prepared = predict::prepare(resident, &Content::Row(changed), "input")?;
-    let rows = service.predict(resident, vec![prepared]).await?;
+    let rows = service.predict(resident, vec![prepared], &Share::none()).await?;
     let probabilities = predict::softmax(&rows[0]);
     if predict::argmax(&probabilities) != class {
         let message = "a changed row gives another answer in words than in numbers";

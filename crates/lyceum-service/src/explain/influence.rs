@@ -6,6 +6,7 @@
 
 use super::device::{CancelOnDrop, EngineDevice};
 use super::{BaselineChoice, Options, Usage, parts};
+use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{Service, ServiceError, predict};
 use lyceum_explain::ExplainError;
@@ -77,11 +78,11 @@ pub(super) fn refusal(service: &Service, resident: &Resident) -> Option<String> 
 
 /// Follows the loss of one answer back to the rows.
 pub(super) async fn follow(
-    service: &Service,
-    project: &Project,
+    (service, project): (&Service, &Project),
     resident: &Arc<Resident>,
     what: &super::What,
     options: &Options,
+    share: Share,
 ) -> Result<InfluenceShown, ServiceError> {
     if let Some(why) = refusal(service, resident) {
         return Err(ServiceError::invalid("method", "unsupported_method", why));
@@ -101,7 +102,7 @@ pub(super) async fn follow(
         let too_many = ExplainError::TooManyPasses { method: NAME, needed, max_passes: options.max_passes };
         return Err(super::refused(too_many));
     }
-    let mut device = EngineDevice::new(service.engine().clone());
+    let mut device = EngineDevice::new(service.engine().clone(), share);
     let (rows, sums) = super::run(move || {
         let sums = sum(&rows, Arc::new(example), &mut device, &control)?;
         Ok((rows, sums))
@@ -148,7 +149,7 @@ async fn class(
         }
         (super::TargetChoice::Likeliest, super::What::Input(content)) => {
             let prepared = predict::prepare(resident, content, "input")?;
-            let outputs = service.predict(resident, vec![prepared]).await?;
+            let outputs = service.predict(resident, vec![prepared], &Share::none()).await?;
             Ok(predict::argmax(&predict::softmax(&outputs[0])))
         }
         _ => wrong(format!("{NAME} follows the loss of one label: send target.label alone, or no target")),
@@ -209,7 +210,7 @@ fn sum(
     for kept in &rows.checkpoints {
         control.check().map_err(ExplainError::Stopped)?;
         let (of, asked) = (kept.clone(), example.clone());
-        let own = Arc::new(device.task(move |ws| gradient(&of.model, &asked, ws))??);
+        let own = Arc::new(device.task(2, move |ws| gradient(&of.model, &asked, ws))??);
         for turn in places.chunks(TURN) {
             control.check().map_err(ExplainError::Stopped)?;
             let batch = |&i: &usize| {
@@ -219,7 +220,8 @@ fn sum(
             };
             let batches: Vec<Batch> = turn.iter().map(batch).collect();
             let (of, own) = (kept.clone(), own.clone());
-            let found = device.task(move |ws| {
+            let n_passes = 2 * batches.len() as u64;
+            let found = device.task(n_passes, move |ws| {
                 batches.iter().map(|row| product(&of.model, &own, row, ws)).collect::<Result<Vec<f64>, _>>()
             })??;
             for (&i, found) in turn.iter().zip(found) {

@@ -27,8 +27,9 @@ pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityNa
 pub use parts::Parts;
 pub use target::TargetShown;
 
+use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
-use crate::{Content, Service, ServiceError};
+use crate::{Content, Payer, Service, ServiceError};
 use device::{CancelOnDrop, EngineDevice};
 use lyceum_explain::{ExplainError, Request as Question};
 use lyceum_types::clock::Timestamp;
@@ -82,26 +83,41 @@ pub enum Answer {
 }
 
 /// Explains one answer and keeps it for [`find`].
-pub async fn create(
-    service: &Service,
-    project: &Project,
-    request: Request,
-) -> Result<Explained, ServiceError> {
+pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Explained, ServiceError> {
+    let project = &payer.project;
     let resident = service.resident(project, &request.model).await?;
-    let explained = match request.options.method {
-        MethodChoice::Tracin => {
-            let place = service.explaining.try_acquire();
-            let _place =
-                place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
-            let found = influence::follow(service, project, &resident, &request.what, &request.options);
-            explained(&resident, Answer::Influence(found.await?))
-        }
-        _ => explain(service, &resident, &request.what, &request.options, "input").await?,
-    };
+    let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
+    let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
+    let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
     if service.retention(project).await? == Retention::Kept {
         service.explanations.keep(project, explained.clone());
     }
     Ok(explained)
+}
+
+/// The most rows that go forward and back.
+pub(crate) fn passes_most(options: &Options) -> u64 {
+    options.max_passes.saturating_mul(2)
+}
+
+async fn create_for(
+    service: &Service,
+    project: &Project,
+    resident: &Arc<Resident>,
+    request: &Request,
+    share: Share,
+) -> Result<Explained, ServiceError> {
+    match request.options.method {
+        MethodChoice::Tracin => {
+            let place = service.explaining.try_acquire();
+            let _place =
+                place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+            let place = (service, project);
+            let found = influence::follow(place, resident, &request.what, &request.options, share);
+            Ok(explained(resident, Answer::Influence(found.await?)))
+        }
+        _ => explain(service, resident, &request.what, &request.options, ("input", share)).await,
+    }
 }
 
 /// Looks at a request for the background as [`create`] would, without a pass: words, target, method and baseline fit
@@ -134,11 +150,11 @@ pub(crate) async fn answer_and_explain(
     service: &Service,
     project: &Project,
     resident: &Arc<Resident>,
-    content: &Content,
-    options: &Options,
-    path: &str,
+    (content, options): (&Content, &Options),
+    (path, share): (&str, Share),
 ) -> Result<(Vec<f32>, Explained), ServiceError> {
-    let explained = explain(service, resident, &What::Input(content.clone()), options, path).await?;
+    let what = What::Input(content.clone());
+    let explained = explain(service, resident, &what, options, (path, share)).await?;
     let outputs = match &explained.answer {
         Answer::Attributions { explanation, .. } => explanation.outputs.clone(),
         Answer::Attention(_) | Answer::Influence(_) => {
@@ -158,7 +174,7 @@ pub(crate) async fn explain(
     resident: &Arc<Resident>,
     what: &What,
     options: &Options,
-    path: &str,
+    (path, share): (&str, Share),
 ) -> Result<Explained, ServiceError> {
     if options.method == MethodChoice::Tracin {
         let message = "row influence is asked for alone, at POST /v1/explanations";
@@ -175,7 +191,7 @@ pub(crate) async fn explain(
         .map_err(refused)?;
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let cancel = CancelOnDrop(control.clone());
-    let mut device = EngineDevice::new(service.engine().clone());
+    let mut device = EngineDevice::new(service.engine().clone(), share.clone());
     let answer = match &options.method {
         MethodChoice::Attention { rollout } => {
             let (rollout, spans) = (*rollout, read.tokens);
@@ -201,7 +217,10 @@ pub(crate) async fn explain(
                 (Some(wish), What::Input(content)) => {
                     let left = options.max_passes.saturating_sub(explanation.usage.forward_passes);
                     let outputs = &explanation.outputs;
-                    Some(counterfactual::search(service, resident, content, outputs, wish, left).await?)
+                    Some(
+                        counterfactual::search(service, resident, content, outputs, wish, (left, share))
+                            .await?,
+                    )
                 }
                 (Some(_), What::Continuation { .. }) => {
                     let message = "a continuation has no columns to change: leave counterfactual out";

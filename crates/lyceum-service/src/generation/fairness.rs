@@ -82,7 +82,7 @@ fn ask(service: &Service, whose: &Project, priority: Priority, prompt: Vec<u32>,
     let admitted = admit(service, whose, priority, 1).unwrap();
     let prompt = Encoded { source: None, n_tokens: prompt.len(), prompt, max_tokens: n };
     let options = Options { n: 1, sampling: Sampling::greedy(), ignore_eos: true, ..Options::default() };
-    start(admitted, speaker_of(service), vec![prompt], &options, None).unwrap()
+    begin(admitted, speaker_of(service), (vec![prompt], &options), None, Share::none()).unwrap()
 }
 
 /// Everybody's speaker: one model for all projects.

@@ -11,10 +11,13 @@ pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
+use crate::meter::{Counts, Here, Share};
 use crate::rates::Reserved;
-use crate::{Service, ServiceError};
+use crate::{Payer, Service, ServiceError};
 use choice::{Choice, Part, prompt_token};
-use lyceum_engine::{Event, Flow, GenerateRequest, Places, Sink, Tenant, TokenEvent, TokenMask};
+use lyceum_engine::{
+    CountPrompt, Event, Flow, GenerateRequest, Metered, Places, Sink, Tenant, TokenEvent, TokenMask,
+};
 use lyceum_models::InputShape;
 use lyceum_models::batch::{Input, Tokens};
 use lyceum_types::ids::Project;
@@ -195,12 +198,38 @@ pub struct Usage {
 }
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
-pub(crate) fn start(
+pub(crate) async fn start(
+    admitted: Admitted<'_>,
+    payer: &Payer,
+    speaker: Speaker,
+    (prompts, options): (Vec<Encoded>, &Options),
+    mask: Option<MaskOf<'_>>,
+) -> Result<Running, ServiceError> {
+    let guard = admitted.service.ledger().open(payer, speaker.version(), most(&prompts, options)).await?;
+    let here = Here(Some(guard));
+    let mut running = begin(admitted, speaker, (prompts, options), mask, here.share());
+    match &mut running {
+        Ok(running) => running.guard = here,
+        Err(error) => here.fail(error),
+    }
+    running
+}
+
+/// The most that can be read and made.
+fn most(prompts: &[Encoded], options: &Options) -> Counts {
+    Counts {
+        input_tokens: prompts.iter().map(|prompt| prompt.n_tokens as u64).sum(),
+        output_tokens: prompts.iter().map(|prompt| (prompt.max_tokens * options.n) as u64).sum(),
+        ..Counts::default()
+    }
+}
+
+fn begin(
     admitted: Admitted<'_>,
     speaker: Speaker,
-    prompts: Vec<Encoded>,
-    options: &Options,
+    (prompts, options): (Vec<Encoded>, &Options),
     mask: Option<MaskOf<'_>>,
+    share: Share,
 ) -> Result<Running, ServiceError> {
     let Admitted { service, mut places } = admitted;
     let n_choices = prompts.len() * options.n;
@@ -234,13 +263,16 @@ pub(crate) fn start(
         for i in 0..options.n {
             let choice = Choice::new(&speaker, options);
             prompt_ids.push(ids.clone());
-            let sink = sink(choices.len(), sender.clone(), choice.is_over.clone());
+            let sink = sink(choices.len(), sender.clone(), choice.is_over.clone(), share.clone());
+            // Further answers to a prompt find it read by the first.
+            let reads = if i == 0 { CountPrompt::Yes } else { CountPrompt::No };
             if speaker.model().answers_at_once() {
-                answer_at_once(service, &speaker, &prompt, options, sink)?;
+                answer_at_once(service, &speaker, (&prompt, options), sink, share.metered(reads))?;
                 choices.push(choice);
                 continue;
             }
             let sequence = GenerateRequest {
+                adapter: speaker.adapter(),
                 source: prompt.source.clone(),
                 end_tokens: end_tokens.clone(),
                 never_tokens: speaker.never(),
@@ -255,6 +287,7 @@ pub(crate) fn start(
                     kept.push(count.clone());
                     count
                 }),
+                metered: share.metered(reads),
                 cancelled: Some(choice.is_over.clone()),
                 ..GenerateRequest::new(
                     speaker.model().clone(),
@@ -282,6 +315,7 @@ pub(crate) fn start(
         }),
         receiver,
         deadline: Instant::now() + timeout,
+        guard: Here(None),
     })
 }
 
@@ -305,9 +339,9 @@ fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sa
 fn answer_at_once(
     service: &Service,
     speaker: &Speaker,
-    prompt: &Encoded,
-    options: &Options,
+    (prompt, options): (&Encoded, &Options),
     mut sink: Sink,
+    metered: Option<Metered>,
 ) -> Result<(), ServiceError> {
     let unsupported = |param: &str, fix: &str| {
         let message = format!("this model says its whole answer in one pass: {fix}");
@@ -331,6 +365,7 @@ fn answer_at_once(
     let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
     let (end, never) = (speaker.ends(), speaker.never());
     let max_tokens = prompt.max_tokens;
+    let tally = metered.as_ref().filter(|m| m.prompt == CountPrompt::Yes).map(|m| m.tally.clone());
     let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
         let prediction = match result {
             Ok(prediction) => prediction,
@@ -345,8 +380,13 @@ fn answer_at_once(
                 sink(Event::Done(lyceum_engine::Finish::Stop));
                 return;
             }
-            let event = Event::Token(TokenEvent { id, logprobs: None });
-            if step == max_tokens || sink(event) == Flow::Stop {
+            if step == max_tokens {
+                break;
+            }
+            if let Some(metered) = &metered {
+                metered.tally.add_generated(1);
+            }
+            if sink(Event::Token(TokenEvent { id, logprobs: None })) == Flow::Stop {
                 break;
             }
         }
@@ -355,12 +395,14 @@ fn answer_at_once(
     let model = speaker.model().clone();
     service
         .engine()
-        .predict(lyceum_engine::PredictRequest { model, input, tally: None, reply })
+        .predict(lyceum_engine::PredictRequest { model, input, tally, reply })
         .map_err(crate::refused)
 }
 
-fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>) -> Sink {
+/// The work is not over as long as the engine has this.
+fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>, share: Share) -> Sink {
     Box::new(move |event| {
+        let _held = &share;
         if is_over.load(Ordering::Relaxed) || sender.try_send((choice, event)).is_err() {
             return Flow::Stop;
         }
@@ -385,6 +427,8 @@ pub struct Running {
     reserved: Option<Reserved>,
     receiver: mpsc::Receiver<(usize, Event)>,
     deadline: Instant,
+    /// Settled when all choices are finished; left when this is dropped before.
+    guard: Here,
 }
 
 impl Running {
@@ -426,8 +470,26 @@ impl Running {
         Usage { cached_tokens, ..self.usage }
     }
 
-    /// The next piece of any choice; `None` when all are finished.
+    /// The next piece of any choice; `None` when all are finished. The last piece is settled before it is given.
     pub async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
+        let next = self.go_on().await;
+        match &next {
+            Err(error) => std::mem::take(&mut self.guard).fail(error),
+            Ok(_) if self.n_open == 0 => {
+                let Usage { prompt_tokens, cached_tokens, completion_tokens } = self.usage();
+                std::mem::take(&mut self.guard).finish(Counts {
+                    input_tokens: prompt_tokens,
+                    cached_tokens,
+                    output_tokens: completion_tokens,
+                    ..Counts::default()
+                });
+            }
+            Ok(_) => self.guard.note(),
+        }
+        next
+    }
+
+    async fn go_on(&mut self) -> Result<Option<Piece>, ServiceError> {
         while self.n_open > 0 {
             let received = tokio::time::timeout_at(self.deadline, self.receiver.recv()).await;
             let Some((choice, event)) = received.map_err(|_| ServiceError::DeadlinePassed)? else {

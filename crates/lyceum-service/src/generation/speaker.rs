@@ -5,6 +5,7 @@ use crate::resident::Resident;
 use crate::{Service, ServiceError};
 use lyceum_language::tokenizer::{self as words, AddSpecial, Position, ShowSpecials, Specials};
 use lyceum_models::Model;
+use lyceum_models::causal_lm::Adapter;
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_models::prepare::text::{self, Tokenizer};
 use lyceum_store::models::Version;
@@ -57,6 +58,14 @@ impl Speaker {
         match self {
             Speaker::Trained(resident) => &resident.model,
             Speaker::Language(language) => &language.model,
+        }
+    }
+
+    /// What is added to the model's layers.
+    pub fn adapter(&self) -> Option<Arc<Adapter>> {
+        match self {
+            Speaker::Trained(_) => None,
+            Speaker::Language(language) => language.added.as_ref().map(|added| added.adapter.clone()),
         }
     }
 

@@ -22,6 +22,9 @@ use std::path::{Path, PathBuf};
 pub enum ImportError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Caller: what an adapter is to add to.
+    #[error("{id} {problem}")]
+    Base { id: String, problem: String },
     #[error("copying {path} failed")]
     Copy { path: PathBuf, source: io::Error },
     #[error(transparent)]
@@ -120,6 +123,7 @@ pub async fn import(
         context,
         licence: licence.or(request.licence),
         files,
+        base: None,
     };
     let write = |number: u32| {
         manifest.version = number;
@@ -130,12 +134,13 @@ pub async fn import(
 }
 
 /// Files that were copied.
-struct Copied {
+#[derive(Default)]
+pub(super) struct Copied {
     /// Names with sha256.
-    files: BTreeMap<String, String>,
+    pub files: BTreeMap<String, String>,
     /// The hash of the one weight file, or of the shards' hashes in their order.
-    weights_sha256: String,
-    weights_bytes: u64,
+    pub weights_sha256: String,
+    pub weights_bytes: u64,
 }
 
 fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError> {
@@ -167,7 +172,7 @@ fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError
 }
 
 /// Copies one file in pieces; its sha256 and length.
-fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(String, u64), ImportError> {
+pub(super) fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(String, u64), ImportError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| ImportError::Copy { path, source }

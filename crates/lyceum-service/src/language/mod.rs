@@ -1,8 +1,9 @@
 //! Models that were imported from the files of other programs: large language models and encoders of texts.
 //!
-//! [`open`] turns a folder's files into a model with its words; [`import`] brings files into the store; [`rows`] puts
-//! texts through an encoder.
+//! [`open`] turns a folder's files into a model with its words; [`import`] brings files into the store; [`adapter`] does
+//! both for what is added to another imported model; [`rows`] puts texts through an encoder.
 
+pub mod adapter;
 pub mod import;
 pub mod open;
 pub(crate) mod rows;
@@ -15,6 +16,7 @@ use lyceum_language::grammar::GrammarCompiler;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::Tokenizer;
 use lyceum_models::Model;
+use lyceum_models::causal_lm::Adapter;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::Version;
 use lyceum_types::control::Control;
@@ -23,12 +25,19 @@ use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest};
 use lyceum_types::spec::ModelSpec;
 use std::sync::{Arc, OnceLock};
 
-/// An imported version in memory.
+/// An imported version in memory. An adapter has its base's model and words.
 pub struct Language {
     pub version: Version,
     pub manifest: ImportedManifest,
     pub model: Arc<Model>,
     pub words: Arc<Words>,
+    pub added: Option<Added>,
+}
+
+/// What an adapter adds, and to which version.
+pub struct Added {
+    pub adapter: Arc<Adapter>,
+    pub base: Version,
 }
 
 /// What stands between a model's ids and texts.
@@ -65,7 +74,14 @@ pub struct Defaults {
 
 impl Weighs for Language {
     fn bytes(&self) -> usize {
-        self.model.params.bytes()
+        match &self.added {
+            Some(added) => added.adapter.bytes(),
+            None => self.model.params.bytes(),
+        }
+    }
+
+    fn leans_on(&self) -> Option<&Version> {
+        self.added.as_ref().map(|added| &added.base)
     }
 }
 
@@ -89,6 +105,9 @@ impl Language {
             ImportedKind::Language => ("continues texts", "POST /v1/chat/completions or /v1/completions"),
             ImportedKind::Embedding => ("makes vectors of texts", "POST /v1/embeddings"),
             ImportedKind::Classifier => ("gives numbers to texts", "POST /v1/rerank"),
+            ImportedKind::Adapter => {
+                ("continues texts together with its base", "POST /v1/chat/completions or /v1/completions")
+            }
         };
         let refused = |id: String, what: &str, instead: &str| {
             let wanted = does(kind).0;
@@ -120,17 +139,8 @@ pub(crate) fn memory_budget() -> usize {
 
 /// Reads a version's folder.
 pub(crate) fn read(version: Version) -> Result<Language, ServiceError> {
-    type Why = Box<dyn std::error::Error + Send + Sync>;
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
-    let path = version.dir.join(MANIFEST);
-    let text = std::fs::read(&path).map_err(|error| {
-        ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
-    })?;
-    lyceum_store::models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;
-    let manifest: ImportedManifest = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
-    if manifest.format_version > FORMAT_VERSION {
-        return Err(damaged(format!("its manifest has format {}", manifest.format_version).into()));
-    }
+    let manifest = read_manifest(&version)?;
     check_files(&version, &manifest).map_err(damaged)?;
     let quant = match &manifest.quant {
         None => None,
@@ -142,14 +152,29 @@ pub(crate) fn read(version: Version) -> Result<Language, ServiceError> {
     let layout = open::Layout { quant, context: Some(manifest.context as usize) };
     let opened =
         open::folder(&version.dir, layout, &Control::new()).map_err(|error| damaged(error.into()))?;
-    Ok(Language { version, manifest, model: Arc::new(opened.model), words: Arc::new(opened.words) })
+    let (model, words) = (Arc::new(opened.model), Arc::new(opened.words));
+    Ok(Language { version, manifest, model, words, added: None })
+}
+
+type Why = Box<dyn std::error::Error + Send + Sync>;
+
+/// The manifest beside an imported version's files.
+pub(crate) fn read_manifest(version: &Version) -> Result<ImportedManifest, ServiceError> {
+    let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
+    let path = version.dir.join(MANIFEST);
+    let text = std::fs::read(&path).map_err(|error| {
+        ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
+    })?;
+    lyceum_store::models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;
+    let manifest: ImportedManifest = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
+    if manifest.format_version > FORMAT_VERSION {
+        return Err(damaged(format!("its manifest has format {}", manifest.format_version).into()));
+    }
+    Ok(manifest)
 }
 
 /// Holds every file to the hash that was registered.
-fn check_files(
-    version: &Version,
-    manifest: &ImportedManifest,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
     for (name, expected) in &manifest.files {
         let found = import::hash_of(&version.dir.join(name))?;
         if found != *expected {

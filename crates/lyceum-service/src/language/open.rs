@@ -128,6 +128,19 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
     Ok(Opened { model, words, kind, format: "safetensors", family, licence, notes })
 }
 
+/// What the language model of a folder is; its weights are not read.
+pub(super) fn description(dir: &Path) -> Result<causal_lm::Config, OpenError> {
+    let file = dir.join(GGUF);
+    if file.is_file() {
+        let (checkpoint, header) = Checkpoint::gguf(weights(&file)?)?;
+        return Ok(causal_lm::describe(&checkpoint, &Source::Gguf { header: &header })?);
+    }
+    let path = dir.join("config.json");
+    let config = json(&path)?.ok_or_else(|| OpenError::File { path, problem: "it is not there".into() })?;
+    let checkpoint = Checkpoint::safetensors(Vec::new())?;
+    Ok(causal_lm::describe(&checkpoint, &Source::HuggingFace { config: &config })?)
+}
+
 /// The longest text of an encoder: what is asked for, else what sentence-transformers' settings say.
 fn longest(dir: &Path, layout: Layout) -> Result<Option<usize>, OpenError> {
     if layout.context.is_some() {
@@ -180,13 +193,13 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-fn weights(path: &Path) -> Result<Box<dyn ReadAt>, OpenError> {
+pub(super) fn weights(path: &Path) -> Result<Box<dyn ReadAt>, OpenError> {
     let file = File::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
     Ok(Box::new(file))
 }
 
 /// A json file; None where there is none.
-fn json(path: &Path) -> Result<Option<Value>, OpenError> {
+pub(super) fn json(path: &Path) -> Result<Option<Value>, OpenError> {
     let Some(bytes) = bytes(path)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
@@ -342,7 +355,7 @@ fn template_of(value: &Value) -> Option<String> {
 }
 
 /// The `license:` line of a model card's front matter.
-fn licence_of_readme(dir: &Path) -> Option<String> {
+pub(super) fn licence_of_readme(dir: &Path) -> Option<String> {
     let text = std::fs::read_to_string(dir.join("README.md")).ok()?;
     let front = text.strip_prefix("---")?.split("\n---").next()?;
     let line = front.lines().find_map(|line| line.strip_prefix("license:"))?;

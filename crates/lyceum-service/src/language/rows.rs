@@ -3,6 +3,7 @@
 //! batches in the engine at once, so that others come in between.
 
 use super::Language;
+use crate::meter::Share;
 use crate::{Service, ServiceError, refused};
 use lyceum_language::LanguageError;
 use lyceum_models::batch::{Input, Tokens};
@@ -96,6 +97,7 @@ pub(crate) async fn encode(
     service: &Service,
     language: &Language,
     rows: &[Row],
+    share: &Share,
 ) -> Result<Vec<Vec<f32>>, ServiceError> {
     let mut left = batches(rows, language.manifest.context as usize).into_iter();
     let mut waiting = VecDeque::new();
@@ -103,13 +105,16 @@ pub(crate) async fn encode(
     loop {
         for (time, places) in left.by_ref().take(BATCHES_AT_ONCE - waiting.len()) {
             let (sender, receiver) = oneshot::channel();
+            let (tally, held) = (share.tally(), share.clone());
             let reply = Box::new(move |result| {
+                // The work is over before its answer is known.
+                drop(held);
                 // A client that left has dropped its end; its answer is dropped too.
                 let _ = sender.send(result);
             });
             let input = Input::Tokens(collate(rows, time, &places));
             let request =
-                lyceum_engine::PredictRequest { model: language.model.clone(), input, tally: None, reply };
+                lyceum_engine::PredictRequest { model: language.model.clone(), input, tally, reply };
             service.engine.predict(request).map_err(refused)?;
             waiting.push_back((places, receiver));
         }

@@ -22,25 +22,19 @@ impl Bucket {
         Self { window_ms, level: limit * window_ms, limit, filled_at_ms: now_ms }
     }
 
-    /// Fills it up to `now`, with the limit that holds from now on. A smaller one cuts off what is too much; a larger
-    /// one leaves what is there, and it fills faster.
+    /// Fills it up to `now`, with the limit that holds from now on: what was used of the old one is used of the new one.
     pub fn fill(&mut self, limit: u64, now_ms: u64) {
         let elapsed = i128::from(now_ms.saturating_sub(self.filled_at_ms));
         self.level = (self.level + self.limit * elapsed).min(self.limit * self.window_ms);
         self.filled_at_ms = self.filled_at_ms.max(now_ms);
-        let raised = i128::from(limit) - self.limit;
+        self.level += (i128::from(limit) - self.limit) * self.window_ms;
         self.limit = i128::from(limit);
-        if raised > 0 {
-            // What was used stays used; the rest of the larger limit is there at once.
-            self.level += raised * self.window_ms;
-        }
-        self.level = self.level.min(self.limit * self.window_ms);
     }
 
     /// How long until `n` can be taken; zero: now; None: never.
     pub fn wait(&self, n: u64) -> Option<Duration> {
         let needed = i128::from(n) * self.window_ms;
-        if needed <= self.level {
+        if n == 0 || needed <= self.level {
             return Some(Duration::ZERO);
         }
         if i128::from(n) > self.limit {
@@ -117,7 +111,9 @@ mod tests {
         bucket.fill(20, 0);
         assert_eq!(bucket.remaining(), 16);
         bucket.fill(5, 0);
-        assert_eq!(bucket.remaining(), 5);
+        assert_eq!(bucket.remaining(), 1);
+        bucket.fill(1, 0);
+        assert_eq!((bucket.remaining(), bucket.wait(1)), (0, Some(Duration::from_secs(240))));
         bucket.fill(0, 0);
         assert_eq!((bucket.remaining(), bucket.wait(1), bucket.wait(0)), (0, None, Some(Duration::ZERO)));
         bucket.take(7);

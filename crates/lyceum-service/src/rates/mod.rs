@@ -184,12 +184,14 @@ pub struct Meter {
     key: KeyId,
     standing: Arc<Standing>,
     inner: Mutex<Vec<Limited>>,
+    /// What refused it.
+    refused: Mutex<Vec<Limited>>,
 }
 
 impl Meter {
     /// A meter of a request that is not counted yet.
     pub fn new(rates: Arc<Rates>, project: Project, key: KeyId, standing: Arc<Standing>) -> Arc<Self> {
-        Arc::new(Self { rates, project, key, standing, inner: Mutex::default() })
+        Arc::new(Self { rates, project, key, standing, inner: Mutex::default(), refused: Mutex::default() })
     }
 
     /// Counts the request for its key and its project.
@@ -237,7 +239,11 @@ impl Meter {
             let entry = counted.entry(limited.at.clone());
             let entry = entry.or_insert_with(|| Counted::new(&limited.limit, now_ms));
             entry.fill(&limited.limit, now_ms);
-            check_request(limited, entry)?;
+            if let Err(error) = check_request(limited, entry) {
+                drop(counted);
+                self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(new);
+                return Err(error);
+            }
         }
         for limited in &new {
             if let Some(entry) = counted.get_mut(&limited.at) {
@@ -277,15 +283,8 @@ impl Meter {
     /// What is left of the tightest limits of requests and of tokens.
     pub fn left(&self) -> (Left, Left) {
         let now_ms = self.rates.now_ms();
-        // Where nothing was counted, because the request was refused, the limits of key and project are told.
         let mut all = self.limited().clone();
-        if all.is_empty() {
-            for key in [Some(self.key.clone()), None] {
-                let subject = RateSubject { key, model: None };
-                let limit = self.standing.limits.get(&subject).copied().unwrap_or_default();
-                all.push(Limited { at: (self.project.clone(), subject), limit });
-            }
-        }
+        all.extend(self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).iter().cloned());
         let mut counted = self.rates.counted();
         let whole = Left { limit: limits::RATE_MAX, remaining: limits::RATE_MAX, reset: Duration::ZERO };
         let (mut requests, mut tokens) = (whole, whole);

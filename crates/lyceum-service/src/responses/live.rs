@@ -14,23 +14,25 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 type Key = (Project, ResponseId);
 
-/// The answers that this process makes in the background.
+/// The answers that this process makes in the background. No project's answers hold up those of another: bounds are
+/// each project's own.
+#[derive(Default)]
 pub struct Live {
     all: Mutex<HashMap<Key, Arc<Progress>>>,
-    places: Semaphore,
-}
-
-impl Default for Live {
-    fn default() -> Self {
-        Live { all: Mutex::default(), places: Semaphore::new(limits::BACKGROUND_RESPONSES_AT_ONCE) }
-    }
+    places: Mutex<HashMap<Project, Arc<Semaphore>>>,
 }
 
 impl Live {
+    fn places(&self, project: &Project) -> Arc<Semaphore> {
+        let mut places = self.places.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let new = || Arc::new(Semaphore::new(limits::BACKGROUND_RESPONSES_AT_ONCE));
+        places.entry(project.clone()).or_insert_with(new).clone()
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<Key, Arc<Progress>>> {
         self.all.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -132,7 +134,7 @@ pub struct Maker {
 /// Puts an answer into the queue: it lies on the disk when this returns. `keeps_events`: it can be followed.
 ///
 /// # Errors
-/// Too many wait already; the disk.
+/// Too many of the project wait already; the disk.
 pub async fn begin(
     service: &Arc<Service>,
     project: &Project,
@@ -145,7 +147,8 @@ pub async fn begin(
     let progress = Arc::new(Progress { told, changed: watch::Sender::new(()), wish });
     {
         let mut all = service.live_responses.all();
-        if all.len() >= limits::BACKGROUND_RESPONSES_MAX {
+        let n = all.keys().filter(|(other, _)| other == project).count();
+        if n >= limits::BACKGROUND_RESPONSES_MAX {
             return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(10) });
         }
         all.insert((project.clone(), id.clone()), progress.clone());
@@ -162,7 +165,7 @@ pub async fn begin(
 impl Drop for Maker {
     fn drop(&mut self) {
         self.service.live_responses.all().remove(&(self.project.clone(), self.id.clone()));
-        // Whoever follows an answer whose task died reads its end and no more.
+        // Whoever follows an answer whose task went with the server reads no more.
         self.progress.told().has_ended = true;
         self.progress.changed.send_replace(());
     }
@@ -189,9 +192,9 @@ impl Maker {
         }
     }
 
-    /// A place among those that are made at once.
-    pub async fn place(&self) -> Result<SemaphorePermit<'_>, ServiceError> {
-        let place = self.service.live_responses.places.acquire().await;
+    /// A place among those of the project that are made at once.
+    pub async fn place(&self) -> Result<OwnedSemaphorePermit, ServiceError> {
+        let place = self.service.live_responses.places(&self.project).acquire_owned().await;
         place.map_err(|error| ServiceError::internal("no place is given any more", error))
     }
 
@@ -258,4 +261,43 @@ pub(super) fn settle(
         responses::save(service.store(), project, id, &json, Timestamp::now())?;
     }
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_engine::{Engine, EngineLimits};
+    use lyceum_store::{Layout, Store};
+
+    async fn begins(service: &Arc<Service>, project: &str) -> Result<Maker, ServiceError> {
+        let record = Record { response: Value::Null, input: Vec::new(), events: Vec::new() };
+        let project = Project { tenant: project.into(), id: project.into() };
+        begin(service, &project, ResponseId::new(), record).await
+    }
+
+    #[tokio::test]
+    async fn a_project_that_fills_its_bounds_leaves_others_theirs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        let service = Arc::new(Service::new(store, Engine::start(EngineLimits::default()).unwrap()));
+        let mut makers = Vec::new();
+        for _ in 0..limits::BACKGROUND_RESPONSES_MAX {
+            makers.push(begins(&service, "loud").await.unwrap());
+        }
+        let refused = begins(&service, "loud").await.err();
+        assert!(matches!(refused, Some(ServiceError::Overloaded { .. })), "{refused:?}");
+        let mut held = Vec::new();
+        for maker in &makers[..limits::BACKGROUND_RESPONSES_AT_ONCE] {
+            held.push(maker.place().await.unwrap());
+        }
+        let soon = Duration::from_millis(20);
+        assert!(tokio::time::timeout(soon, makers[100].place()).await.is_err(), "one place too many");
+        let quiet = begins(&service, "quiet").await.unwrap();
+        let _place =
+            tokio::time::timeout(soon, quiet.place()).await.expect("no other project waits").unwrap();
+        drop(held);
+        makers.pop();
+        let _place = makers[100].place().await.unwrap();
+        begins(&service, "loud").await.unwrap();
+    }
 }

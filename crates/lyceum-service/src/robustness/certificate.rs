@@ -1,5 +1,6 @@
 //! A certificate for single rows: randomised smoothing within a request's budget.
 
+use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{ServiceError, robustness::refused};
 use lyceum_models::prepare::{OutputPreparation, Prepared, PreparedValue};
@@ -34,6 +35,11 @@ pub struct Certificate {
 /// Samples that guess the class before the ones that count.
 const GUESSES: u64 = 100;
 
+/// Samples of one row, those that guess among them.
+pub(super) fn samples(asked: &Certify) -> u64 {
+    asked.n.saturating_add(GUESSES.min(asked.n.max(1)))
+}
+
 /// Certifies each row.
 ///
 /// # Errors
@@ -42,6 +48,7 @@ pub async fn certify(
     resident: &Arc<Resident>,
     rows: &[Prepared],
     asked: Certify,
+    share: Share,
 ) -> Result<Vec<Certificate>, ServiceError> {
     let smoothing =
         Smoothing::new(asked.sigma, GUESSES.min(asked.n.max(1)), asked.n, asked.alpha).map_err(in_certify)?;
@@ -68,7 +75,8 @@ pub async fn certify(
         .collect::<Result<_, _>>()?;
     let resident = resident.clone();
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
-    let work = move || -> Result<Vec<Certificate>, ServiceError> {
+    let spent = control.clone();
+    let certify = move || -> Result<Vec<Certificate>, ServiceError> {
         let OutputPreparation::Labels { names } = &resident.preparation.output else {
             let message = "certify needs a classifier with one label a row";
             return Err(ServiceError::unsupported("certify", "unsupported_model", message));
@@ -88,6 +96,11 @@ pub async fn certify(
             });
         }
         Ok(out)
+    };
+    let work = move || {
+        let found = certify();
+        share.add_passes(spent.spent());
+        found
     };
     tokio::task::spawn_blocking(work)
         .await

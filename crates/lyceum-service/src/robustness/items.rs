@@ -290,6 +290,7 @@ impl<'r> Bench<'r> {
                 for (u, labels) in u.chunks(ROWS_A_TURN * width).zip(self.rows.labels.chunks(ROWS_A_TURN)) {
                     let _turn = self.control.turn().map_err(|_| ServiceError::DeadlinePassed)?;
                     let margins = bounds.margins(u, labels, threat.eps).map_err(refused)?;
+                    self.control.spend(labels.len() as u64);
                     proved.extend(margins.into_iter().map(|margin| margin > 0.0));
                 }
                 ("interval bounds", proved)
@@ -413,6 +414,7 @@ impl<'r> Bench<'r> {
             let params = &self.resident.model.params;
             let mut tape = Tape::new(&mut ws, params, Recording::Off, Examples::Even(1));
             let forward = self.resident.model.forward(&mut tape, &input);
+            self.control.spend(1);
             let forward =
                 forward.map_err(|error| ServiceError::internal("the model could not be run", error))?;
             answers.push(likeliest(tape.value(forward.logits)));

@@ -16,6 +16,7 @@ pub use items::{Item, default_suite};
 pub use plan::{Asked, AskedRows, Plan, create};
 
 use crate::ServiceError;
+use crate::meter::Share;
 use crate::resident::Resident;
 use calibration::{Calibration, PredictionSet};
 use certificate::{Certificate, Certify};
@@ -248,6 +249,11 @@ pub struct Promised {
     pub calibration: Option<CalibrationReport>,
 }
 
+/// The most rows that keeping the promises for `n` rows puts through the model.
+pub(crate) fn passes_most(asked: &Promises, n: usize) -> u64 {
+    asked.certify.map_or(0, |certify| certificate::samples(&certify).saturating_mul(n as u64))
+}
+
 /// Keeps the promises for prepared rows and the model's outputs on them.
 ///
 /// # Errors
@@ -257,9 +263,10 @@ pub(crate) async fn promise(
     prepared: &[Prepared],
     outputs: &[Vec<f32>],
     asked: &Promises,
+    share: &Share,
 ) -> Result<Promised, ServiceError> {
     let certificates = match asked.certify {
-        Some(certify) => Some(certificate::certify(resident, prepared, certify).await?),
+        Some(certify) => Some(certificate::certify(resident, prepared, certify, share.clone()).await?),
         None => None,
     };
     let sets = match asked.prediction_set {

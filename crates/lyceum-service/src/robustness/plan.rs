@@ -2,16 +2,17 @@
 //! the reason at once and not in a run that failed.
 
 use super::{Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, reads_text, refused, run};
+use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
-use crate::{Content, Service, ServiceError, predict};
+use crate::{Content, Ledger, Payer, Service, ServiceError, predict};
 use lyceum_engine::Engine;
 use lyceum_models::prepare::audio::{Clip, read_wav};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, PreparedValue};
 use lyceum_models::space::Domain;
 use lyceum_types::control::{Control, Stop, Turn};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 /// What a client asks for, with its rows as they came.
@@ -46,6 +47,8 @@ pub struct Plan {
     suite: Arc<Vec<Item>>,
     seed: u64,
     engine: Engine,
+    ledger: Arc<Ledger>,
+    payer: Payer,
 }
 
 impl Plan {
@@ -54,7 +57,8 @@ impl Plan {
     ///
     /// # Errors
     /// Rows that a model cannot read, an item that it does not allow, a gate that is none.
-    pub async fn new(service: &Service, project: &Project, asked: Asked) -> Result<Self, ServiceError> {
+    pub async fn new(service: &Service, payer: &Payer, asked: Asked) -> Result<Self, ServiceError> {
+        let project = &payer.project;
         let suite = Arc::new(asked.suite.clone());
         let read = async |model: &ModelRef| -> Result<(Arc<Resident>, Rows), ServiceError> {
             let resident = service.resident(project, model).await?;
@@ -79,11 +83,12 @@ impl Plan {
             None => None,
         };
         let engine = service.engine().clone();
-        let plan = Plan { subject, compare, suite, seed: asked.seed, engine };
+        let (ledger, payer) = (service.ledger().clone(), payer.clone());
+        let plan = Plan { subject, compare, suite, seed: asked.seed, engine, ledger, payer };
         let small: Arc<Vec<Item>> = Arc::new(plan.suite.iter().map(Item::rehearsal).collect());
         for (resident, rows) in plan.sides() {
             admit(resident, rows)?;
-            plan.side(resident.clone(), rows.first(), small.clone()).await?;
+            plan.side(resident.clone(), rows.first(), small.clone(), Share::none()).await?;
         }
         Ok(plan)
     }
@@ -104,9 +109,9 @@ impl Plan {
     /// The deadline, or a fault of ours.
     pub async fn carry_out(self) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
         let (resident, rows) = &self.subject;
-        let ours = self.side(resident.clone(), rows.clone(), self.suite.clone()).await?;
+        let ours = self.paid(resident, rows).await?;
         let Some((other, rows, max_drop)) = &self.compare else { return Ok((ours, None)) };
-        let theirs = self.side(other.clone(), rows.clone(), self.suite.clone()).await?;
+        let theirs = self.paid(other, rows).await?;
         let gate = gate(&ours, &theirs, *max_drop)?;
         Ok((ours, Some(gate)))
     }
@@ -116,21 +121,46 @@ impl Plan {
         std::iter::once((&self.subject.0, &self.subject.1)).chain(other)
     }
 
+    /// The whole suite, every row that goes through the model being paid for. How many that will be is not known before:
+    /// money is put aside for some more at a time, and a run whose budget is used up ends.
+    async fn paid(&self, resident: &Arc<Resident>, rows: &Rows) -> Result<Arc<Run>, ServiceError> {
+        let most = Counts { passes: PASSES_COVERED, ..Counts::default() };
+        let work = |share| self.side(resident.clone(), rows.clone(), self.suite.clone(), share);
+        metered(&self.ledger, &self.payer, &resident.version, most, work).await
+    }
+
     async fn side(
         &self,
         resident: Arc<Resident>,
         rows: Rows,
         suite: Arc<Vec<Item>>,
+        share: Share,
     ) -> Result<Arc<Run>, ServiceError> {
         let deadline = Instant::now() + limits::BACKGROUND_RUN_TIMEOUT;
-        let engine = self.engine.clone();
-        let control = Control::new().with_deadline(deadline).with_turns(move || turn(&engine));
+        let (engine, runtime) = (self.engine.clone(), tokio::runtime::Handle::current());
+        let spent = Control::new().with_deadline(deadline);
+        let count = Arc::new(Count {
+            spent: spent.clone(),
+            share,
+            told: Mutex::default(),
+            refused: Mutex::default(),
+        });
+        let counting = count.clone();
+        let control = spent.with_turns(move || {
+            runtime.block_on(counting.cover())?;
+            turn(&engine)
+        });
         let _cancel = CancelOnDrop(control.clone());
-        let seed = self.seed;
-        let work = move || run(&resident, &rows, &suite, seed, &control).map(Arc::new);
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|error| ServiceError::internal("a robustness run broke off", error))?
+        let (seed, counted) = (self.seed, count.clone());
+        let work = move || {
+            let found = run(&resident, &rows, &suite, seed, &control).map(Arc::new);
+            counted.count();
+            found
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let done = done.map_err(|error| ServiceError::internal("a robustness run broke off", error))?;
+        let refused = count.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        refused.map_or(done, Err)
     }
 }
 
@@ -140,10 +170,10 @@ impl Plan {
 /// As [`Plan::new`] and [`Plan::carry_out`].
 pub async fn create(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     asked: Asked,
 ) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
-    Plan::new(service, project, asked).await?.carry_out().await
+    Plan::new(service, payer, asked).await?.carry_out().await
 }
 
 /// The device for one pass: its thread waits until the turn is dropped, and serves the others before the next one.
@@ -159,6 +189,51 @@ fn turn(engine: &Engine) -> Result<Turn, Stop> {
     engine.with_device(task).map_err(|_| Stop::Cancelled)?;
     begun.recv().map_err(|_| Stop::Cancelled)?;
     Ok(Box::new(hold))
+}
+
+/// Rows that are paid for before they go through the model, and how near to their end more are asked for.
+const PASSES_COVERED: u64 = 16_384;
+const PASSES_A_TURN: u64 = 2048;
+
+/// What a run has used of what was put aside for it.
+struct Count {
+    spent: Control,
+    share: Share,
+    /// Rows that the share knows of, and those that are covered.
+    told: Mutex<(u64, u64)>,
+    /// Why no more is put aside.
+    refused: Mutex<Option<ServiceError>>,
+}
+
+impl Count {
+    /// Tells what was done since the last time; all of it, and what is covered.
+    fn count(&self) -> (u64, u64) {
+        let mut told = self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let spent = self.spent.spent();
+        self.share.add_passes(spent - told.0);
+        told.0 = spent;
+        told.1 = told.1.max(PASSES_COVERED);
+        *told
+    }
+
+    /// Makes sure that the next turn is covered.
+    async fn cover(&self) -> Result<(), Stop> {
+        let (spent, covered) = self.count();
+        if spent + PASSES_A_TURN <= covered {
+            return Ok(());
+        }
+        let most = Counts { passes: covered + PASSES_COVERED, ..Counts::default() };
+        match self.share.extend(most).await {
+            Ok(()) => {
+                self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1 = most.passes;
+                Ok(())
+            }
+            Err(error) => {
+                *self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error);
+                Err(Stop::Cancelled)
+            }
+        }
+    }
 }
 
 struct CancelOnDrop(Control);

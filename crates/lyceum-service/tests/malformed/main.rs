@@ -2,16 +2,20 @@
 //! that say where, without a panic and within a bound of memory that its own size does not explain.
 //!
 //! Kinds: GGUF (bytes, header, vocabulary), safetensors in shards with their index and `config.json`,
-//! `tokenizer.json`, chat templates.
+//! `tokenizer.json`, chat templates, adapters in PEFT's layout; then the doors of the fuzz targets, from their seeds.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
 mod change;
+#[path = "../../../../fuzz/src/doors.rs"]
+mod doors;
 mod originals;
 
 use change::Random;
 use lyceum_language::template::{ChatTemplate, Conversation, End};
 use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
+use lyceum_models::causal_lm::Adapter;
+use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_service::language::open::{self, Layout};
 use lyceum_types::control::Control;
 use serde_json::{Map, Value, json};
@@ -213,4 +217,73 @@ fn templates_that_lie() {
         });
     }
     tally.says(400, 150);
+}
+
+#[test]
+fn adapters_that_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join(open::GGUF), originals::gguf(|_| {})).unwrap();
+    let model = open::folder(dir.path(), Layout::default(), &Control::new()).unwrap().model;
+    let base = model.language_config().unwrap();
+    let reads = |description: &[u8], weights: &[u8]| {
+        let description: Value = serde_json::from_slice(description).map_err(|error| error.to_string())?;
+        let checkpoint =
+            Checkpoint::safetensors(vec![Box::new(weights.to_vec())]).map_err(|error| error.to_string())?;
+        Adapter::from_peft(checkpoint, &description, base, &Control::new())
+            .map(drop)
+            .map_err(|error| error.to_string())
+    };
+    let [(_, description), (_, weights)] = originals::adapter();
+    reads(&description, &weights).unwrap();
+    let head = originals::header_len(&weights);
+    let header = weights[8..head].to_vec();
+    let (mut random, mut tally) = (Random::new(7), Tally::new(BYTES_MAX));
+    for i in 0..300 {
+        let (mut description, mut weights) = (description.clone(), weights.clone());
+        let told = match i % 3 {
+            0 => random.json(&mut description),
+            1 => random.bytes(&mut weights, if i % 4 == 0 { usize::MAX } else { head }),
+            _ => {
+                let mut text = header.clone();
+                let told = random.json(&mut text);
+                weights = [&(text.len() as u64).to_le_bytes()[..], &text, &weights[head..]].concat();
+                told
+            }
+        };
+        tally.check(&(["description", "bytes", "header"][i % 3], told), || reads(&description, &weights));
+    }
+    tally.says(300, 120);
+}
+
+/// The fuzz targets' doors take what `fuzz/run` gives them for longer: bytes changed at random.
+#[test]
+fn doors_of_the_fuzz_targets() {
+    type Door = fn(&Path, &[u8]);
+    let doors: [(&str, Door); 10] = [
+        ("gguf", |_, bytes| doors::gguf(bytes)),
+        ("safetensors", |_, bytes| doors::safetensors(bytes)),
+        ("tokenizer", |_, bytes| doors::tokenizer(bytes)),
+        ("template", |_, bytes| doors::template(bytes)),
+        ("grammar", |_, bytes| doors::grammar(bytes)),
+        ("schema", |_, bytes| doors::schema(bytes)),
+        ("csv", doors::csv),
+        ("npy", doors::npy),
+        ("wav", |_, bytes| doors::wav(bytes)),
+        ("image", |_, bytes| doors::image(bytes)),
+    ];
+    let (dir, mut random) = (tempfile::tempdir().unwrap(), Random::new(8));
+    for (name, door) in doors {
+        let seeds = originals::seeds(name);
+        let mut tally = Tally::new(if name == "template" { TEMPLATE_BYTES_MAX } else { BYTES_MAX });
+        // What a door makes once for all is not an input's.
+        door(dir.path(), &seeds[0]);
+        for i in 0..120 {
+            let mut bytes = seeds[i % seeds.len()].clone();
+            let told = random.bytes(&mut bytes, usize::MAX);
+            tally.check(&(name, i % seeds.len(), told), || {
+                door(dir.path(), &bytes);
+                Ok(())
+            });
+        }
+    }
 }

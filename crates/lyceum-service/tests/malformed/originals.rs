@@ -1,4 +1,5 @@
-//! The files that are changed: a small Llama as GGUF, an encoder in two shards, two tokenizers, two templates.
+//! The files that are changed: a small Llama as GGUF, an adapter of it, an encoder in two shards, two tokenizers, two
+//! templates.
 
 use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::gguf::{self, Tensor, Value as Meta};
@@ -156,4 +157,41 @@ pub fn tokenizers() -> [Vec<u8>; 2] {
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocabulary, "merges": [["t", "h"], ["th", "e"], ["Ġ", "c"], ["Ġc", "a"], ["Ġca", "t"]]}});
     [WORD_PIECE.to_vec(), bpe.to_string().into_bytes()]
+}
+
+/// An adapter of [`gguf`] in PEFT's layout: its description and its weights.
+pub fn adapter() -> [(&'static str, Vec<u8>); 2] {
+    let description = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4,
+        "target_modules": ["q_proj", "v_proj", "down_proj"], "exclude_modules": ["up_proj"], "bias": "none",
+        "rank_pattern": {"v_proj": 1}, "alpha_pattern": {"down_proj": 3.0}, "layers_to_transform": [0],
+        "use_rslora": false, "fan_in_fan_out": false, "modules_to_save": null, "lora_dropout": 0.1});
+    let modules =
+        [("self_attn.q_proj", 2, 32, 32), ("self_attn.v_proj", 1, 32, 16), ("mlp.down_proj", 2, 64, 32)];
+    let mut factors = Vec::new();
+    for (module, r, inputs, outputs) in modules {
+        for (factor, dims) in [("A", [r, inputs]), ("B", [outputs, r])] {
+            let numbers = (0..dims[0] * dims[1]).map(|i| (i as f32 - 20.0) / 100.0);
+            let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+            let name = format!("base_model.model.model.layers.0.{module}.lora_{factor}.weight");
+            factors.push((name, dims.to_vec(), bytes));
+        }
+    }
+    let view =
+        |dims: &Vec<usize>, bytes| TensorView::new(safetensors::Dtype::F32, dims.clone(), bytes).unwrap();
+    let views = factors.iter().map(|(name, dims, bytes)| (name.as_str(), view(dims, bytes)));
+    let weights = safetensors::serialize(views, None).unwrap();
+    [("adapter_config.json", description.to_string().into_bytes()), ("adapter_model.safetensors", weights)]
+}
+
+/// What a fuzz target begins with.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "tokenizer" => return tokenizers().to_vec(),
+        "template" => return TEMPLATES.map(|template| template.as_bytes().to_vec()).to_vec(),
+        _ => {}
+    }
+    let folder = format!("{}/../../fuzz/seeds/{target}", env!("CARGO_MANIFEST_DIR"));
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
 }

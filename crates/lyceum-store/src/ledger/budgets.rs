@@ -208,10 +208,10 @@ const SPENT: &str = "SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM ledger_e
      WHERE tenant = $1 AND ($2 = '' OR project = $2) AND ($3 = '' OR api_key = $3) \
      AND started_at >= $4 AND started_at < $5";
 
-/// What a process has of a window.
+/// What a process gets of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granted {
-    /// All that it now has, what it had before included.
+    /// So much more than before.
     Has(i64),
     /// The window has not so much left; so much is left.
     Exhausted { left: i64 },
@@ -234,7 +234,7 @@ pub async fn grant(
         return Ok(Granted::NoBudget);
     };
     let left = limit - spent - reserved;
-    let has = match take(left, needed) {
+    let taken = match take(left, needed) {
         None => {
             transaction.commit().await?;
             return Ok(Granted::Exhausted { left: left.max(0) });
@@ -252,10 +252,10 @@ pub async fn grant(
             if updated.rows_affected() == 0 {
                 return Ok(Granted::Exhausted { left: left.max(0) });
             }
-            let (has,): (i64,) = sqlx::query_as(
+            sqlx::query(
                 "INSERT INTO reservations (tenant, project, budget, starts_at, owner, amount) \
                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (budget, starts_at, owner) \
-                 DO UPDATE SET amount = reservations.amount + excluded.amount RETURNING amount",
+                 DO UPDATE SET amount = reservations.amount + excluded.amount",
             )
             .bind(&budget.place.tenant)
             .bind(&budget.place.project)
@@ -263,13 +263,13 @@ pub async fn grant(
             .bind(starts_at)
             .bind(owner)
             .bind(amount)
-            .fetch_one(&mut *transaction)
+            .execute(&mut *transaction)
             .await?;
-            has
+            amount
         }
     };
     transaction.commit().await?;
-    Ok(Granted::Has(has))
+    Ok(Granted::Has(taken))
 }
 
 /// How much to take of what is left; None: there is not enough.

@@ -118,6 +118,27 @@ impl Desk {
         Ok(self.open.entry(id).or_insert(open))
     }
 
+    /// Lets an open request hold `worst` where it held less.
+    ///
+    /// # Errors
+    /// The first purse that has too little for the rest.
+    pub fn extend(&mut self, id: &str, worst: i64) -> Result<(), Lacking> {
+        let Some(open) = self.open.get_mut(id) else { return Ok(()) };
+        for hold in &open.holds {
+            let free = self.purses.get(&hold.window).map_or(0, |purse| purse.free());
+            if free < worst - hold.amount {
+                return Err(Lacking::Window(hold.window.clone()));
+            }
+        }
+        for hold in open.holds.iter_mut().filter(|hold| hold.amount < worst) {
+            if let Some(purse) = self.purses.get_mut(&hold.window) {
+                purse.held += worst - hold.amount;
+            }
+            hold.amount = worst;
+        }
+        Ok(())
+    }
+
     /// A request that did nothing and is not told of: what it held is free again.
     pub fn forget(&mut self, id: &str) {
         let Some(open) = self.open.remove(id) else { return };
@@ -175,9 +196,9 @@ impl Desk {
         }
     }
 
-    /// The database says that so much is reserved for this process.
+    /// The database has reserved so much more for this process.
     pub fn granted(&mut self, window: &WindowKey, amount: i64) {
-        self.purses.entry(window.clone()).or_default().granted = amount;
+        self.purses.entry(window.clone()).or_default().granted += amount;
     }
 
     /// Takes what nobody holds out of the purses that `which` names, to be given back.

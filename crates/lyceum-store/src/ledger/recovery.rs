@@ -21,7 +21,7 @@ pub struct Recovered {
     pub n_damaged: u64,
 }
 
-/// Settles for every process that is gone.
+/// Settles for every process of this data folder that is gone; another machine's processes have their folder.
 pub async fn recover(store: &Store, now: Timestamp) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
     let layout = store.layout().clone();
@@ -56,23 +56,7 @@ pub async fn recover(store: &Store, now: Timestamp) -> Result<Recovered, StoreEr
         }
         off_runtime(move || dead.remove()).await?;
     }
-    release_orphans(store).await?;
     Ok(recovered)
-}
-
-/// Reservations of processes that have not even a lock any more.
-async fn release_orphans(store: &Store) -> Result<(), StoreError> {
-    let owners: Vec<(String,)> =
-        sqlx::query_as("SELECT DISTINCT owner FROM reservations").fetch_all(&store.reader).await?;
-    for (owner,) in owners {
-        if Dead::may_live(store.layout(), &owner)? {
-            continue;
-        }
-        let mut transaction = store.write().await?;
-        release_all(&mut transaction, &owner).await?;
-        transaction.commit().await?;
-    }
-    Ok(())
 }
 
 async fn release_all(transaction: &mut crate::db::Transaction, owner: &str) -> Result<(), StoreError> {

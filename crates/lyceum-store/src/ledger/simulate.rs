@@ -43,9 +43,8 @@ impl Bank {
         let left = limit - *spent - *reserved;
         let Some(amount) = take(left, needed) else { return Granted::Exhausted { left: left.max(0) } };
         *reserved += amount;
-        let has = self.reservations.entry((key.clone(), owner.to_owned())).or_default();
-        *has += amount;
-        Granted::Has(*has)
+        *self.reservations.entry((key.clone(), owner.to_owned())).or_default() += amount;
+        Granted::Has(amount)
     }
 
     pub fn commit(&mut self, owner: &str, group: &[Settlement]) {
@@ -351,10 +350,10 @@ fn whatever_fails_every_request_is_settled_once_and_no_budget_is_overrun() {
     let mut faults = 0;
     for seed in 0..200 {
         let mut world = World::new(seed);
-        (0..250).for_each(|_| world.step());
+        (0..140).for_each(|_| world.step());
         faults += world.end();
     }
-    assert!(faults > 2000, "{faults} faults are too few to show anything");
+    assert!(faults > 1000, "{faults} faults are too few to show anything");
 }
 
 #[test]

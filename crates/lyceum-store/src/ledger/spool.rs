@@ -60,9 +60,8 @@ impl Spool {
         create_private_dir(&dir)?;
         let owner = format!("own_{}", uuid::Uuid::now_v7().simple());
         let path = dir.join(format!("{owner}.lock"));
-        let lock = try_lock(&path)?.ok_or_else(|| {
-            StoreError::file("lock", &path, std::io::Error::other("somebody else looks at it"))
-        })?;
+        // Whoever looks for the dead at this very moment holds the lock for an instant: another name is free.
+        let Some(lock) = try_lock(&path)? else { return Self::create(layout) };
         let file = create(&segment(&dir, &owner, 0))?;
         Ok(Self { dir, owner, n: 0, file, bytes: 0, _lock: lock })
     }
@@ -177,15 +176,6 @@ impl Dead {
             }
         }
         Ok(dead)
-    }
-
-    /// Whether a process of this name may live: it has a lock that is held.
-    pub fn may_live(layout: &Layout, owner: &str) -> Result<bool, StoreError> {
-        let path = layout.spool().join(format!("{owner}.lock"));
-        if !path.exists() {
-            return Ok(false);
-        }
-        Ok(try_lock(&path)?.is_none())
     }
 
     pub fn read(&self) -> Result<Replay, StoreError> {

@@ -207,7 +207,7 @@ async fn many_processes_take_no_more_than_there_is() {
             let owner = format!("own_{i}");
             let mut has = 0;
             while let Granted::Has(amount) = budgets::grant(&store, &budget, &owner, 7, NOW).await.unwrap() {
-                has = amount;
+                has += amount;
             }
             has
         }));

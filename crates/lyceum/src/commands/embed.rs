@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output};
 use clap::Args;
+use lyceum_service::Payer;
 use lyceum_service::Service;
 use lyceum_service::embeddings::{self, Request, Text};
 use lyceum_store::models;
@@ -75,7 +76,7 @@ impl Asked<'_> {
         }
         let inputs = texts.into_iter().map(Text::Words).collect();
         let request = Request { model: self.model.clone(), inputs, dimensions: self.dimensions };
-        let made = embeddings::create(self.service, &self.context.project, request).await;
+        let made = embeddings::create(self.service, &Payer::local(&self.context.project), request).await;
         let made = made.map_err(|error| numbered(error.into(), first))?;
         for (i, vector) in made.vectors.iter().enumerate() {
             output::json_line(&json!({ "index": first + i, "embedding": vector }));

@@ -1,5 +1,5 @@
-//! `lyceum import PATH`: a GGUF file, a folder in Hugging Face's layout, a folder that `lyceum export` wrote, or
-//! the bare weights of a model that a job spec describes. What is none of these is refused by name.
+//! `lyceum import PATH`: a GGUF file, a folder in Hugging Face's layout, an adapter of either kind, a folder that `lyceum
+//! export` wrote, or the bare weights of a model that a job spec describes. What is none of these is refused by name.
 
 use crate::commands::show;
 use crate::commands::train::read_spec;
@@ -9,19 +9,20 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::bundle;
+use lyceum_service::language::adapter::{self, ImportAdapter};
 use lyceum_service::language::import as language;
 use lyceum_service::language::open::{GGUF, Layout};
-use lyceum_store::Store;
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
 use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::{Store, StoreError};
 use lyceum_train::TrainError;
 use lyceum_train::checkpoint::digest;
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::ModelName;
+use lyceum_types::ids::{ModelName, ModelRef, VersionRef};
 use lyceum_types::limits;
-use lyceum_types::manifest::{ImportedManifest, Manifest};
+use lyceum_types::manifest::{Base, ImportedManifest, Manifest};
 use serde_json::json;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -30,8 +31,8 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub struct Import {
-    /// A GGUF file; a folder with `config.json` and safetensors (Hugging Face's layout); a folder that `lyceum export`
-    /// wrote; or a `.safetensors` file with --spec
+    /// A GGUF file; a folder with `config.json` and safetensors (Hugging Face's layout); a LoRA adapter (PEFT's layout or
+    /// GGUF); a folder that `lyceum export` wrote; or a `.safetensors` file with --spec
     path: PathBuf,
     /// For bare weights: the job spec of their model. Its data gives scales, labels and vocabulary
     #[arg(long, value_name = "SPEC")]
@@ -45,6 +46,9 @@ pub struct Import {
     /// For GGUF and Hugging Face's layout: the longest sequence in tokens, where the model could read more
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
+    /// For adapters: the imported model that it adds to
+    #[arg(long, value_name = "MODEL")]
+    base: Option<ModelRef>,
 }
 
 /// The types that a model can be quantised to when it is loaded.
@@ -57,14 +61,21 @@ pub fn quant(text: &str) -> Result<Stored, String> {
 
 impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        if self.spec.is_none() && language::is_importable(&self.path) && !self.path.join(MANIFEST).exists() {
-            return self.import(context).await;
+        let is_exported = self.path.join(MANIFEST).exists();
+        if self.spec.is_none() && !is_exported && adapter::is_importable(&self.path) {
+            return self.import_adapter(context).await;
         }
         if self.spec.is_none() && self.path.join(MANIFEST).is_file() {
             let known = show::read_known_in(&self.path, &self.path.display().to_string());
             if let Ok(show::Known::Imported(manifest)) = known {
                 return self.import_again(context, *manifest).await;
             }
+        }
+        if self.base.is_some() {
+            return Err(self.no_adapter());
+        }
+        if self.spec.is_none() && language::is_importable(&self.path) && !is_exported {
+            return self.import(context).await;
         }
         if self.quant.is_some() || self.context.is_some() {
             let why = "they say how a GGUF file or a model of Hugging Face's layout is laid out";
@@ -140,6 +151,45 @@ impl Import {
         bring_in(context, &store, request).await
     }
 
+    /// What is added to a model that was imported before.
+    async fn import_adapter(self, context: &Context) -> Result<(), Failure> {
+        if self.quant.is_some() || self.context.is_some() {
+            let why = "an adapter is added to its base as that is laid out";
+            return Err(Failure::usage(
+                "--quant and --context do not go with an adapter",
+                why,
+                "leave them out",
+            ));
+        }
+        let store = context.store().await?;
+        let base = match self.base {
+            Some(base) => base,
+            None => said_base(&store, context, &self.path).await?,
+        };
+        let name = match &self.name {
+            Some(name) => name.parse()?,
+            None => language::name_of(&self.path)?,
+        };
+        let source = self.path.display().to_string();
+        let request = ImportAdapter { path: self.path, name, base, source, licence: None };
+        bring_adapter_in(context, &store, request).await
+    }
+
+    fn as_its_base_is_laid_out(&self) -> Result<(), Failure> {
+        if self.quant.is_none() && self.context.is_none() {
+            return Ok(());
+        }
+        let why = "an adapter is added to its base as that is laid out";
+        Err(Failure::usage("--quant and --context do not go with an adapter", why, "leave them out"))
+    }
+
+    fn no_adapter(&self) -> Failure {
+        let message = format!("--base does not go with {}", self.path.display());
+        let why =
+            "it says what an adapter adds to, and this is none: no adapter_config.json, no GGUF adapter";
+        Failure::usage(message, why, "leave it out")
+    }
+
     /// A model that another program wrote and `lyceum export` handed on: what was said of it stays said.
     async fn import_again(self, context: &Context, manifest: ImportedManifest) -> Result<(), Failure> {
         for (file, expected) in &manifest.files {
@@ -151,6 +201,21 @@ impl Import {
                 let message = format!("{file} is damaged");
                 return Err(Failure::new(Exit::Failed, "not_a_model", message, why, fix));
             }
+        }
+        if manifest.base.is_none() && self.base.is_some() {
+            return Err(self.no_adapter());
+        }
+        if let Some(base) = manifest.base {
+            self.as_its_base_is_laid_out()?;
+            let store = context.store().await?;
+            let base = match self.base {
+                Some(base) => base,
+                None => exported_base(&store, context, &base).await?,
+            };
+            let name = self.name.unwrap_or(manifest.name).parse()?;
+            let (source, licence) = (manifest.source, manifest.licence);
+            let request = ImportAdapter { path: self.path, name, base, source, licence };
+            return bring_adapter_in(context, &store, request).await;
         }
         let quant = match &manifest.quant {
             Some(name) => Some(quant(name).map_err(|why| {
@@ -182,13 +247,70 @@ pub async fn bring_in(context: &Context, store: &Store, request: language::Impor
     Ok(())
 }
 
+/// Imports an adapter and says what came of it.
+pub async fn bring_adapter_in(
+    context: &Context,
+    store: &Store,
+    request: ImportAdapter,
+) -> Result<(), Failure> {
+    let base = request.base.to_string();
+    let done = match adapter::import(store, &context.project, request, &context.control).await {
+        Ok(done) => done,
+        Err(language::ImportError::Store(StoreError::NotFound { what: "model", .. })) => {
+            let why = "an adapter adds to a model that is here";
+            let fix = format!("import or pull {base} first; lyceum ls shows what is there");
+            let message = format!("the base {base} is not there");
+            return Err(Failure::new(Exit::NotFound, "model_not_found", message, why, fix));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    say(context, &done.version, &done.manifest, &done.notes);
+    Ok(())
+}
+
+/// The imported model that an adapter's description names as its base.
+pub async fn said_base(store: &Store, context: &Context, path: &Path) -> Result<ModelRef, Failure> {
+    let said = adapter::base_said(path);
+    if let Some(said) = &said
+        && let Some(version) = adapter::imported_as(store, &context.project, said).await?
+    {
+        return Ok(reference(&version));
+    }
+    let why = match &said {
+        Some(said) => format!("its description says it adds to {said}, which was not pulled here"),
+        None => "its description does not say".into(),
+    };
+    let fix = match &said {
+        Some(said) => format!("lyceum pull {said} first, or say which imported model it is: --base NAME"),
+        None => "say which imported model: --base NAME".into(),
+    };
+    let message = format!("{}: what does the adapter add to?", path.display());
+    Err(Failure::new(Exit::NotFound, "base_model_missing", message, why, fix))
+}
+
+/// The version with the weights that an exported adapter was imported for.
+async fn exported_base(store: &Store, context: &Context, base: &Base) -> Result<ModelRef, Failure> {
+    let all = models::list(store, &context.project).await?;
+    if let Some(version) = all.iter().rev().find(|version| version.sha256 == base.sha256) {
+        return Ok(reference(version));
+    }
+    let message = format!("the adapter's base {} is not there", base.model);
+    let why = format!("no model here has weights with sha256 {}", base.sha256);
+    let fix = "import the base first, or say another with --base NAME";
+    Err(Failure::new(Exit::NotFound, "base_model_missing", message, why, fix))
+}
+
+fn reference(version: &Version) -> ModelRef {
+    ModelRef { name: version.name.clone(), version: VersionRef::Number(version.number) }
+}
+
 pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, notes: &[String]) {
     if context.is_json() {
         output::json_line(&json!({
             "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir,
             "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
             "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
-            "notes": notes,
+            "base": manifest.base, "notes": notes,
         }));
         return;
     }
@@ -204,6 +326,9 @@ pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, no
         manifest.family,
         manifest.context
     ));
+    if let Some(base) = &manifest.base {
+        output::text(format!("  adds to {}", base.model));
+    }
 }
 
 /// The first notes, and how many there are besides.

@@ -6,6 +6,7 @@ pub mod attack;
 pub mod audit;
 pub mod backup;
 pub mod bench;
+pub mod budgets;
 pub mod calibrate;
 pub mod card;
 pub mod choose;
@@ -23,6 +24,7 @@ pub mod lineage;
 pub mod ls;
 pub mod predict;
 pub mod preview;
+pub mod prices;
 pub mod privacy;
 pub mod promote;
 pub mod ps;
@@ -33,6 +35,7 @@ pub mod run;
 pub mod serve;
 pub mod show;
 pub mod train;
+pub mod usage;
 
 use crate::cli::{Cli, Command};
 use crate::config::{Config, Sources};
@@ -95,6 +98,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Admin(args) => args.run(context).await,
         Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
+        Command::Usage(args) => args.run(context).await,
+        Command::Prices(args) => args.run(context).await,
+        Command::Budgets(args) => args.run(context).await,
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),

@@ -7,6 +7,7 @@ use clap::Args;
 use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_nn::{Examples, Recording, Tape, Workspace};
+use lyceum_service::Payer;
 use lyceum_service::predict::{self, Prediction};
 use lyceum_service::{Content, Resident, Service};
 use lyceum_train::data::{self, Dataset};
@@ -57,7 +58,8 @@ pub async fn one(
     content: Content,
 ) -> Result<Value, Failure> {
     let reference = resident.version.id().parse()?;
-    let (_, answers) = predict::create(service, &context.project, &reference, &[content]).await?;
+    let (_, answers) =
+        predict::create(service, &Payer::local(&context.project), &reference, &[content]).await?;
     Ok(answers.first().map_or(Value::Null, of_service))
 }
 

@@ -33,6 +33,7 @@ impl Ps {
                 model["id"].as_str().unwrap_or_default().to_owned(),
                 model["family"].as_str().unwrap_or_default().to_owned(),
                 output::bytes(model["bytes"].as_u64().unwrap_or_default()),
+                model["parent"].as_str().unwrap_or_default().to_owned(),
                 format!("{:.0} s", model["idle_seconds"].as_f64().unwrap_or_default()),
             ]
         };
@@ -40,7 +41,7 @@ impl Ps {
         if rows.is_empty() {
             output::note("no imported model is in memory: the first request for one loads it");
         }
-        output::table(&["model", "family", "weights", "idle"], &rows);
+        output::table(&["model", "family", "weights", "adds to", "idle"], &rows);
         output::note(format!("{} pages of keys and values are used", found["kv_pages_used"]));
         Ok(())
     }

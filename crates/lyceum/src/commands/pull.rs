@@ -1,4 +1,4 @@
-//! `lyceum pull REF`: a model of a hub, fetched, verified, and imported.
+//! `lyceum pull REF`: a model of a hub, or an adapter of one that is here, fetched, verified, and imported.
 
 use crate::commands::{import, show};
 use crate::context::Context;
@@ -8,11 +8,12 @@ use crate::progress::Progress;
 use clap::Args;
 use lyceum_hub::{HubError, Pulled, Reference, Settings};
 use lyceum_kernels::stored::Stored;
+use lyceum_service::language::adapter::{self, ImportAdapter};
 use lyceum_service::language::import::Import;
 use lyceum_service::language::open::Layout;
 use lyceum_store::Store;
 use lyceum_store::models::{self, Version};
-use lyceum_types::ids::ModelName;
+use lyceum_types::ids::{ModelName, ModelRef};
 use lyceum_types::manifest::ImportedManifest;
 use serde_json::json;
 
@@ -33,6 +34,9 @@ pub struct Pull {
     /// The longest sequence in tokens, where the model could read more
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
+    /// For adapters: the imported model that it adds to (default: the pulled one that its description names)
+    #[arg(long, value_name = "MODEL")]
+    base: Option<ModelRef>,
 }
 
 impl Pull {
@@ -53,11 +57,30 @@ impl Pull {
         if let Some((version, manifest)) = there_already(&store, context, &name, &source).await?
             && manifest.quant.as_deref() == layout.quant.map(|quant| quant.name())
             && self.context.is_none_or(|n| n as u64 == manifest.context)
+            && self.base.is_none()
         {
             import::say(context, &version, &manifest, &[]);
             return Ok(());
         }
         let licence = pulled.licence.clone();
+        if adapter::is_importable(&pulled.path) {
+            if layout != Layout::default() {
+                let why = "an adapter is added to its base as that is laid out";
+                let message = "--quant and --context do not go with an adapter";
+                return Err(Failure::usage(message, why, "leave them out"));
+            }
+            let base = match self.base {
+                Some(base) => base,
+                None => import::said_base(&store, context, &pulled.path).await?,
+            };
+            let request = ImportAdapter { path: pulled.path, name, base, source, licence };
+            return import::bring_adapter_in(context, &store, request).await;
+        }
+        if let Some(base) = &self.base {
+            let message = format!("--base {base} does not go with {}", reference.id());
+            let why = "it says what an adapter adds to, and this is a whole model";
+            return Err(Failure::usage(message, why, "leave it out"));
+        }
         let request = Import { path: pulled.path, name, source, layout, licence };
         import::bring_in(context, &store, request).await
     }

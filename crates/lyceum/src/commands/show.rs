@@ -112,8 +112,9 @@ fn imported_for_people(version: &Version, manifest: &ImportedManifest) {
         ImportedKind::Language => "continues texts",
         ImportedKind::Embedding => "makes vectors of texts",
         ImportedKind::Classifier => "gives numbers to texts",
+        ImportedKind::Adapter => "adds to a language model",
     };
-    let rows = vec![
+    let mut rows = vec![
         row("model", version.id()),
         row("family", version.family.clone()),
         row("kind", kind.into()),
@@ -128,6 +129,9 @@ fn imported_for_people(version: &Version, manifest: &ImportedManifest) {
         row("created", crate::time::for_people(version.created_at)),
         row("path", version.dir.display().to_string()),
     ];
+    if let Some(base) = &manifest.base {
+        rows.insert(3, row("base", format!("{} (weights with sha256 {})", base.model, base.sha256)));
+    }
     output::table(&["", ""], &rows);
 }
 

@@ -5,7 +5,8 @@ use crate::error::ApiError;
 use crate::sse;
 use crate::wire::responses::answer::Answer;
 use axum::response::{IntoResponse, Response};
-use futures_util::{StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use lyceum_service::chat::{Ready, Running, Usage};
 use lyceum_service::responses::Record;
 use lyceum_service::responses::live::{self, Followed, Maker};
@@ -13,7 +14,14 @@ use lyceum_service::{ServiceError, rates};
 use lyceum_types::limits;
 use serde_json::Value;
 use std::borrow::Cow;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
+
+/// What makes an answer, and tells how many tokens that took.
+type Work = Box<
+    dyn for<'a> FnOnce(&'a Maker, &'a mut Answer, &'a mut Usage) -> BoxFuture<'a, Result<(), ServiceError>>
+        + Send,
+>;
 
 /// Queues an answer; the reply is the answer as it stands in the queue, or the events of all that happens.
 pub async fn create(
@@ -31,7 +39,10 @@ pub async fn create(
         true => stream(maker.follow()),
         false => axum::Json(queued).into_response(),
     };
-    tokio::spawn(rates::carried(make(maker, ready, answer)));
+    let work: Work = Box::new(move |maker, answer, usage| {
+        Box::pin(async move { work(maker, &ready, answer, usage).await })
+    });
+    tokio::spawn(rates::carried(make(maker, answer, work)));
     Ok(reply)
 }
 
@@ -54,14 +65,17 @@ fn told(answer: &mut Answer) -> Vec<Value> {
     answer.take_events().into_iter().map(|event| event.data).collect()
 }
 
-/// Makes the answer until it ends, breaks off or is ended.
-async fn make(maker: Maker, ready: Ready, mut answer: Answer) {
+/// Makes the answer until it ends, breaks off or is ended. Whoever follows it is told of each, a panic too.
+async fn make(maker: Maker, mut answer: Answer, work: Work) {
     let mut usage = Usage::default();
     let made = tokio::select! {
         biased;
         () = maker.ended() => None,
-        made = work(&maker, &ready, &mut answer, &mut usage) => Some(made),
+        made = AssertUnwindSafe(work(&maker, &mut answer, &mut usage)).catch_unwind() => Some(made),
     };
+    // The panic has told its own words where it happened.
+    let panicked = |_| Err(ServiceError::internal("an answer of the background panicked", "bug"));
+    let made = made.map(|made| made.unwrap_or_else(panicked));
     match made {
         None => answer.cancel(usage),
         Some(Ok(())) => {}
@@ -118,7 +132,7 @@ fn wait(error: &ServiceError) -> Option<Duration> {
 async fn start(maker: &Maker, ready: &Ready) -> Result<Running, ServiceError> {
     let deadline = tokio::time::Instant::now() + limits::BACKGROUND_RESPONSE_TIMEOUT;
     loop {
-        match ready.start(maker.service()) {
+        match ready.start(maker.service()).await {
             Err(error) if wait(&error).is_some() => {
                 let retry_after = wait(&error).unwrap_or_default();
                 if tokio::time::Instant::now() + retry_after > deadline {
@@ -128,5 +142,61 @@ async fn start(maker: &Maker, ready: &Ready) -> Result<Running, ServiceError> {
             }
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::responses::answer::Head;
+    use lyceum_engine::{Engine, EngineLimits};
+    use lyceum_service::Service;
+    use lyceum_service::responses::{self, ResponseId, Story};
+    use lyceum_store::{Layout, Store};
+    use lyceum_types::clock::Timestamp;
+    use lyceum_types::ids::Project;
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_panic_is_told_as_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        let service = Arc::new(Service::new(store, Engine::start(EngineLimits::default()).unwrap()));
+        let (project, id) = (Project::default_project(), ResponseId::new());
+        let mut answer = Answer::begin(Head {
+            id: id.as_str().to_owned(),
+            created_at: 0,
+            model: "a".into(),
+            background: true,
+            echo: serde_json::Map::new(),
+            n_top: None,
+        });
+        let events = told(&mut answer);
+        let record = Record { response: answer.response().clone(), input: Vec::new(), events };
+        let maker = live::begin(&service, &project, id.clone(), record).await.unwrap();
+        let mut followed = maker.follow();
+        let work: Work = Box::new(|maker, answer, usage| {
+            Box::pin(async move {
+                answer.start();
+                usage.prompt_tokens = 3;
+                maker.tell(told(answer), answer.response());
+                panic!("an answer that panics, as the test wants it")
+            })
+        });
+        make(maker, answer, work).await;
+        let mut names = Vec::new();
+        while let Some(events) = followed.next().await {
+            names.extend(events.into_iter().map(|event| named(event).0));
+        }
+        assert_eq!(names, ["response.created", "response.queued", "response.in_progress", "response.failed"]);
+        let kept = responses::find(&service, &project, id.as_str()).await.unwrap();
+        assert_eq!(kept.response["status"], "failed");
+        assert_eq!(kept.response["error"]["code"], "server_error");
+        assert_eq!(kept.response["usage"]["input_tokens"], 3);
+        let Story::Ended(again) = responses::follow(&service, &project, id.as_str(), Some(2)).await.unwrap()
+        else {
+            panic!("it has ended")
+        };
+        assert_eq!(again.len(), 1, "{again:?}");
     }
 }

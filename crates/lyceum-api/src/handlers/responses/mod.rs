@@ -77,7 +77,7 @@ pub async fn create(
         true => None,
         false => Some(chat::admit(&api.service, &caller.project, &request)?),
     };
-    let ready = chat::prepare(&api.service, &caller.project, request).await.map_err(in_own_words)?;
+    let ready = chat::prepare(&api.service, &caller.payer, request).await.map_err(in_own_words)?;
     let defaults = ready.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
         if echo.get(name).is_none_or(Value::is_null) {
@@ -98,8 +98,8 @@ pub async fn create(
         return background::create(place, ready, Answer::begin(head), stream).await;
     }
     let running = match admitted {
-        Some(admitted) => ready.start_in(admitted),
-        None => ready.start(&api.service),
+        Some(admitted) => ready.start_in(admitted).await,
+        None => ready.start(&api.service).await,
     };
     let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });

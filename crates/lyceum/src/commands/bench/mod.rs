@@ -8,6 +8,7 @@
 mod encoder;
 mod gateway;
 mod http;
+mod ledger;
 mod llm;
 mod memory;
 mod peer;
@@ -23,6 +24,7 @@ use crate::failure::Failure;
 use crate::output;
 use clap::{Args, Subcommand};
 use encoder::EncoderBench;
+use ledger::LedgerBench;
 use llm::LlmBench;
 use peer::{Peer, TRAIN};
 use reliability::ReliabilityBench;
@@ -45,10 +47,12 @@ enum Kind {
     Trust(TrustBench),
     /// Prompts read and tokens made by a language model of real sizes
     Llm(LlmBench),
-    /// What a server keeps under load
-    Reliability(ReliabilityBench),
     /// Vectors of texts by an encoder
     Encoder(EncoderBench),
+    /// Settlements that are on the disk, and the wait for a key and a reservation
+    Ledger(LedgerBench),
+    /// What a server keeps under load
+    Reliability(ReliabilityBench),
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +78,7 @@ impl Bench {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let control = context.control.clone();
         let is_json = context.is_json();
+        let data_dir = context.config.data_dir.value.clone();
         if let Kind::Reliability(bench) = self.kind {
             let report = bench.measure(&control, is_json).await?;
             if is_json {
@@ -85,8 +90,9 @@ impl Bench {
             Kind::Train(bench) => bench.measure(&control, is_json),
             Kind::Trust(bench) => bench.measure(&control, is_json),
             Kind::Llm(bench) => bench.measure(&control, is_json),
-            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
             Kind::Encoder(bench) => bench.measure(&control, is_json),
+            Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
+            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
         };
         let report = tokio::task::spawn_blocking(measure)
             .await

@@ -10,6 +10,7 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_api::explanations::{ApiError, OptionsBody, explanation, instance};
 use lyceum_models::prepare::OutputPreparation;
+use lyceum_service::Payer;
 use lyceum_service::completions::{self, Prompt, Sampling};
 use lyceum_service::explain::{self, Answer, Explained, Explanation, Parts, TargetShown, What};
 use lyceum_service::{Content, Resident, Service};
@@ -87,7 +88,7 @@ impl Explain {
         let (options, extras) = self.options(&resident)?.parse("").map_err(refused)?;
         let what = self.what(context, &service, &resident).await?;
         let request = explain::Request { model: resident.version.id().parse()?, what, options };
-        let explained = explain::create(&service, &context.project, request).await?;
+        let explained = explain::create(&service, &Payer::local(&context.project), request).await?;
         let body = explanation(&explained, extras);
         self.write_files(&explained, &body)?;
         if context.is_json() {
@@ -238,7 +239,7 @@ async fn said(
         ignore_eos: false,
         priority: completions::Priority::Interactive,
     };
-    let mut running = completions::create(service, &context.project, request).await?;
+    let mut running = completions::create(service, &Payer::local(&context.project), request).await?;
     let mut text = String::new();
     while let Some(piece) = running.next().await? {
         text.push_str(&piece.text);

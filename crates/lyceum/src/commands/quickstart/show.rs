@@ -3,6 +3,7 @@
 
 use super::starters::{Show, Starter};
 use crate::failure::Failure;
+use lyceum_service::Payer;
 use lyceum_service::completions::{self, Prompt, Sampling};
 use lyceum_service::predict::{self, Prediction};
 use lyceum_service::{Content, Service};
@@ -62,7 +63,7 @@ pub async fn answer(
         }
         Show::Continue { .. } => return Ok(String::new()),
     };
-    let (_, predictions) = predict::create(service, project, &reference, &[content]).await?;
+    let (_, predictions) = predict::create(service, &Payer::local(project), &reference, &[content]).await?;
     let said: Vec<String> = predictions.iter().map(say).collect();
     Ok(format!("{drawing}\n{}", said.join("\n")))
 }
@@ -89,7 +90,7 @@ async fn complete(
         ignore_eos: false,
         priority: completions::Priority::Interactive,
     };
-    let mut running = completions::create(service, project, request).await?;
+    let mut running = completions::create(service, &Payer::local(project), request).await?;
     let mut text = String::new();
     while let Some(piece) = running.next().await? {
         text.push_str(&piece.text);

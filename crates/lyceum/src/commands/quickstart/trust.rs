@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::training::{self, Plan};
 use lyceum_robust::attack::FlagState;
+use lyceum_service::Payer;
 use lyceum_service::card::measured;
 use lyceum_service::explain::{
     self, Answer, Check, Explained, Explanation, Method, MethodChoice, Options, Steps, What,
@@ -153,7 +154,7 @@ async fn why(
         ..Options::default()
     };
     let request = explain::Request { model: model.clone(), what: What::Input(content.clone()), options };
-    Ok(explain::create(service, &context.project, request).await?)
+    Ok(explain::create(service, &Payer::local(&context.project), request).await?)
 }
 
 fn explanation(explained: &Explained) -> Option<&Explanation> {
@@ -174,7 +175,7 @@ async fn attack(
     let suite = robustness::default_suite()?;
     let rows = AskedRows::Inline { rows, labels };
     let asked = Asked { model: model.clone(), rows, suite, seed: 0, compare: None };
-    let (run, _) = robustness::create(service, &context.project, asked).await?;
+    let (run, _) = robustness::create(service, &Payer::local(&context.project), asked).await?;
     Ok(run)
 }
 

@@ -4,6 +4,7 @@ use super::Run;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{files, output};
+use lyceum_service::Payer;
 use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling};
 use lyceum_service::{Language, Service};
 use lyceum_types::ids::ModelRef;
@@ -71,7 +72,7 @@ impl Conversation {
             ignore_eos: false,
             priority: chat::Priority::Interactive,
         };
-        let mut running = chat::create(service, &context.project, request).await?;
+        let mut running = chat::create(service, &Payer::local(&context.project), request).await?;
         let (mut text, mut thought, mut token_ids, mut logprobs) =
             (String::new(), String::new(), Vec::new(), Vec::new());
         let mut finish = Ending::Stop;

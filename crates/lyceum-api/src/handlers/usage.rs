@@ -1,0 +1,106 @@
+//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations}` and `/v1/organization/costs`
+
+use crate::Api;
+use crate::auth::Administrator;
+use crate::error::{ApiError, ErrorBody};
+use crate::handlers::organization::Pairs;
+use crate::wire::usage::{Asked, Page, costs_page, usage_page};
+use axum::extract::State;
+use axum::{Extension, Json};
+use lyceum_service::usage::{self, Kind};
+use lyceum_types::clock::Timestamp;
+
+/// Tokens of completions, chats and responses, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "openai", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("models" = Option<Vec<String>>, Query), ("batch" = Option<bool>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn completions(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Completions).await
+}
+
+/// Tokens of embeddings, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/embeddings", tag = "openai", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
+    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn embeddings(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Embeddings).await
+}
+
+/// Tokens and rows of decisions, predictions, tensors and rankings, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/predictions", tag = "lyceum", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
+    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn predictions(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Predictions).await
+}
+
+/// Passes of explanations and robustness runs, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/explanations", tag = "lyceum", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
+    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn explanations(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Explanations).await
+}
+
+async fn page(api: &Api, by: &Administrator, pairs: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {
+    let asked = Asked::usage(pairs.0, kind, Timestamp::now())?;
+    let (sums, _) = sums(api, by, &asked).await?;
+    Ok(Json(usage_page(&asked, kind, &sums)))
+}
+
+/// What all work cost, in days.
+#[utoipa::path(get, path = "/v1/organization/costs", tag = "openai", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn costs(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    let asked = Asked::costs(pairs.0, Timestamp::now())?;
+    let (sums, prices) = sums(&api, &by, &asked).await?;
+    Ok(Json(costs_page(&asked, &sums, &prices)))
+}
+
+async fn sums(
+    api: &Api,
+    by: &Administrator,
+    asked: &Asked,
+) -> Result<(Vec<usage::Sum>, usage::PriceList), ApiError> {
+    Ok(usage::sums(&api.service, by.tenant(), asked.span(), asked.width_ms()).await?)
+}

@@ -1,0 +1,265 @@
+//! Who pays for what: one guard object around every piece of work that a request makes a model do.
+//!
+//! Before the work a [`Guard`] is opened with the most that it can be: a price is pinned, and its worst cost put aside
+//! where a budget covers the payer. The engine counts what it does ([`Share`] goes wherever the work goes). The guard is
+//! settled once: [`Guard::finish`] with what the answer tells, or as failed or left with what was counted when the engine
+//! has let go. A client that leaves pays what was generated. A guard that is dropped without either is a bug; it is
+//! settled all the same, and counted.
+//!
+//! [`ledger`] is the process's side of the ledger: prices and budgets at hand, the writer that gathers entries.
+
+mod ledger;
+mod writer;
+
+pub use ledger::{Figures, Ledger};
+pub use lyceum_store::ledger::{Class, Counts, Outcome};
+
+use crate::ServiceError;
+use lyceum_engine::{CountPrompt, Counted, Metered, Tally};
+use lyceum_store::models::Version;
+use lyceum_types::ids::{KeyId, Project};
+use std::future::Future;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Who asks, and how the ledger calls what it asks for.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    pub project: Project,
+    bill: Option<Arc<Bill>>,
+}
+
+#[derive(Debug)]
+struct Bill {
+    key: KeyId,
+    route: String,
+    class: Class,
+    request: String,
+    /// Pieces of work so far: a request that is answered and explained has two.
+    n: AtomicU32,
+}
+
+impl Payer {
+    /// A request that came in by `route` with this key; `request` is its id, which no other has.
+    pub fn of_request(project: Project, key: KeyId, route: &str, request: String) -> Self {
+        let bill =
+            Bill { key, route: route.to_owned(), class: Class::Interactive, request, n: AtomicU32::new(0) };
+        Payer { project, bill: Some(Arc::new(bill)) }
+    }
+
+    /// Work of this machine's own user, who has no key and no bill: the command line.
+    pub fn local(project: &Project) -> Self {
+        Payer { project: project.clone(), bill: None }
+    }
+}
+
+impl Bill {
+    /// An id for the next piece of work.
+    fn next_id(&self) -> String {
+        match self.n.fetch_add(1, Ordering::Relaxed) {
+            0 => self.request.clone(),
+            n => format!("{}.{n}", self.request),
+        }
+    }
+}
+
+/// Work that is paid for. Exactly one of [`finish`](Self::finish), [`fail`](Self::fail) and [`leave`](Self::leave) ends
+/// it.
+#[must_use]
+#[derive(Debug)]
+pub struct Guard {
+    share: Share,
+    ended: bool,
+}
+
+/// Goes where the work goes: as long as one of them lives, the work is not over.
+#[derive(Clone, Debug)]
+pub struct Share(Option<Arc<Work>>);
+
+#[derive(Debug)]
+struct Work {
+    ledger: Arc<Ledger>,
+    id: String,
+    tally: Arc<Tally>,
+    /// How it ends when nobody works on it any more; None: it was settled.
+    ends: Mutex<Option<Outcome>>,
+}
+
+impl Share {
+    /// Nobody pays.
+    pub fn none() -> Self {
+        Share(None)
+    }
+
+    pub fn tally(&self) -> Option<Arc<Tally>> {
+        self.0.as_ref().map(|work| work.tally.clone())
+    }
+
+    /// For a sequence; answers to one prompt read it once.
+    pub(crate) fn metered(&self, prompt: CountPrompt) -> Option<Metered> {
+        self.tally().map(|tally| Metered { tally, prompt })
+    }
+
+    /// Puts more aside for work whose end is not known: the worst cost of `most`.
+    ///
+    /// # Errors
+    /// A budget that covers the payer has not so much left.
+    pub(crate) async fn extend(&self, most: Counts) -> Result<(), ServiceError> {
+        match &self.0 {
+            Some(work) => work.ledger.extend(&work.id, most).await,
+            None => Ok(()),
+        }
+    }
+
+    /// An input was read, outside sequences and predictions.
+    pub(crate) fn add_read(&self, n: u64) {
+        if let Some(work) = &self.0 {
+            work.tally.add_prompt(n);
+        }
+    }
+
+    /// Passes were made on the device.
+    pub(crate) fn add_passes(&self, n: u64) {
+        if let Some(work) = &self.0 {
+            work.tally.add_passes(n);
+        }
+    }
+}
+
+impl Drop for Work {
+    /// The engine has let go: what was counted is all.
+    fn drop(&mut self) {
+        let ends = self.ends.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.ledger.over(&self.id, *ends, &self.tally.counted());
+    }
+}
+
+impl Guard {
+    fn new(work: Option<Work>) -> Self {
+        Guard { share: Share(work.map(Arc::new)), ended: false }
+    }
+
+    pub fn share(&self) -> Share {
+        self.share.clone()
+    }
+
+    /// Writes down what was done so far, in case the process ends; not oftener than is useful.
+    pub fn note(&self) {
+        if let Some(work) = &self.share.0 {
+            work.ledger.note(&work.id, counts(&work.tally.counted()));
+        }
+    }
+
+    /// It is done, and this is what the answer says was done.
+    pub fn finish(mut self, told: Counts) {
+        self.ended = true;
+        if let Some(work) = &self.share.0 {
+            *work.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
+            work.ledger.settle(&work.id, Outcome::Completed, told);
+        }
+    }
+
+    /// It is done, and the engine's count is what the answer says.
+    pub fn finish_as_counted(self) {
+        let told = self.share.0.as_ref().map(|work| counts(&work.tally.counted()));
+        self.finish(told.unwrap_or_default());
+    }
+
+    /// It ended through an error.
+    pub fn fail(mut self, error: &ServiceError) {
+        let outcome = match error {
+            ServiceError::DeadlinePassed => Outcome::TimedOut,
+            _ => Outcome::Failed,
+        };
+        self.end(outcome);
+    }
+
+    /// Whoever asked went away.
+    pub fn leave(mut self) {
+        self.end(Outcome::Cancelled);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.ended = true;
+        if let Some(work) = &self.share.0 {
+            *work.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(outcome);
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let (false, Some(work)) = (self.ended, &self.share.0) {
+            work.ledger.forgotten(&work.id);
+        }
+    }
+}
+
+/// Does `work` under a guard: finished where it succeeds, failed where it does not, left where it is dropped.
+pub(crate) async fn metered<T, W: Future<Output = Result<T, ServiceError>>>(
+    ledger: &Arc<Ledger>,
+    payer: &Payer,
+    version: &Version,
+    most: Counts,
+    work: impl FnOnce(Share) -> W,
+) -> Result<T, ServiceError> {
+    let here = Here(Some(ledger.open(payer, version, most).await?));
+    let done = work(here.share()).await;
+    match &done {
+        Ok(_) => here.finish_as_counted(),
+        Err(error) => here.fail(error),
+    }
+    done
+}
+
+/// A guard in a future or a stream, which is dropped when its client leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Here(pub(crate) Option<Guard>);
+
+impl Here {
+    pub fn share(&self) -> Share {
+        self.0.as_ref().map_or_else(Share::none, Guard::share)
+    }
+
+    pub fn note(&self) {
+        if let Some(guard) = &self.0 {
+            guard.note();
+        }
+    }
+
+    pub fn finish(mut self, told: Counts) {
+        if let Some(guard) = self.0.take() {
+            guard.finish(told);
+        }
+    }
+
+    pub fn finish_as_counted(mut self) {
+        if let Some(guard) = self.0.take() {
+            guard.finish_as_counted();
+        }
+    }
+
+    pub fn fail(mut self, error: &ServiceError) {
+        if let Some(guard) = self.0.take() {
+            guard.fail(error);
+        }
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        if let Some(guard) = self.0.take() {
+            guard.leave();
+        }
+    }
+}
+
+fn counts(counted: &Counted) -> Counts {
+    Counts {
+        input_tokens: counted.prompt_tokens,
+        cached_tokens: counted.cached_tokens,
+        output_tokens: counted.generated_tokens,
+        training_tokens: 0,
+        passes: counted.passes,
+    }
+}

@@ -1,0 +1,48 @@
+//! What was done and what it cost, summed up for those who pay.
+
+use crate::{Service, ServiceError};
+use lyceum_store::ledger::entries;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::limits;
+
+pub use lyceum_store::ledger::entries::Sum;
+pub use lyceum_store::ledger::{CURRENCY, Class, Counts, PriceList, Rates, UNIT, prices};
+
+/// Which page of usage a piece of work is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Tokens were made.
+    Completions,
+    Embeddings,
+    /// Rows and texts through a classifier, a regression or a ranking.
+    Predictions,
+    /// Explanations and robustness runs.
+    Explanations,
+}
+
+impl Kind {
+    /// Where work of this route belongs.
+    pub fn of(route: &str) -> Self {
+        match route {
+            "/v1/completions" | "/v1/chat/completions" | "/v1/responses" => Kind::Completions,
+            "/v1/embeddings" => Kind::Embeddings,
+            "/v1/explanations" | "/v1/robustness/runs" => Kind::Explanations,
+            _ => Kind::Predictions,
+        }
+    }
+}
+
+/// Sums of a tenant's work that was settled in a span of time, in buckets of `width` milliseconds since 1970, and the
+/// prices that they name.
+///
+/// # Errors
+/// There are too many sums: ask for less time at once.
+pub async fn sums(
+    service: &Service,
+    tenant: &str,
+    span: (Timestamp, Timestamp),
+    width: i64,
+) -> Result<(Vec<Sum>, PriceList), ServiceError> {
+    let sums = entries::sums(service.store(), tenant, span, width, limits::USAGE_SUMS_MAX).await?;
+    Ok((sums, prices::list(service.store()).await?))
+}

@@ -1,0 +1,201 @@
+//! `lyceum usage`: what was done and what it cost, by whom it was asked.
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{output, time};
+use clap::{Args, ValueEnum};
+use lyceum_store::ledger::{Counts, UNIT, entries};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::limits;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Args)]
+pub struct Usage {
+    /// What is summed up
+    #[arg(long, value_enum, default_value = "model")]
+    by: By,
+    /// From how long ago: 24h, 30d
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
+    since: String,
+    /// Comma-separated values with a header
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum By {
+    Key,
+    Project,
+    Model,
+    Day,
+    /// Every entry of the ledger
+    Request,
+}
+
+impl By {
+    fn name(self) -> &'static str {
+        match self {
+            By::Key => "key",
+            By::Project => "project",
+            By::Model => "model",
+            By::Day => "day",
+            By::Request => "request",
+        }
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+/// Entries that are read at once.
+const PAGE: u32 = 10_000;
+
+impl Usage {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        let ago = time::duration(&self.since, "--since 30d")?;
+        let now = Timestamp::now();
+        let since = Timestamp::from_millis(now.millis() - ago.as_millis() as i64);
+        let span = (since, Timestamp::from_millis(now.millis() + 1));
+        match self.by {
+            By::Request => self.requests(context, span).await,
+            _ => self.sums(context, span).await,
+        }
+    }
+
+    async fn sums(&self, context: &Context, span: (Timestamp, Timestamp)) -> Result<(), Failure> {
+        let store = context.store().await?;
+        let tenant = &context.project.tenant;
+        let sums = entries::sums(&store, tenant, span, DAY_MS, limits::USAGE_SUMS_MAX).await?;
+        let mut groups: BTreeMap<String, (u64, Counts, i64)> = BTreeMap::new();
+        for sum in sums {
+            let name = match self.by {
+                By::Key => sum.api_key,
+                By::Project => sum.project,
+                By::Day => day(sum.bucket),
+                By::Model | By::Request => sum.model,
+            };
+            let (n, counts, cost) = groups.entry(name).or_default();
+            *n += sum.n_requests;
+            *counts += sum.counts;
+            *cost += sum.cost;
+        }
+        let by = self.by.name();
+        if context.is_json() {
+            let rows: Vec<Value> = groups
+                .iter()
+                .map(|(name, (n, counts, cost))| {
+                    let mut row = json!({ by: name, "requests": n, "cost_usd": usd(*cost) });
+                    numbers(counts).iter().for_each(|(name, n)| row[*name] = Value::from(*n));
+                    row
+                })
+                .collect();
+            output::json_line(&json!({ "usage": rows }));
+            return Ok(());
+        }
+        let header: Vec<&str> = [by, "requests"]
+            .into_iter()
+            .chain(numbers(&Counts::default()).map(|(name, _)| name))
+            .chain(["cost_usd"])
+            .collect();
+        let rows = groups.into_iter().map(|(name, (n, counts, cost))| {
+            let counts = numbers(&counts).map(|(_, n)| n.to_string());
+            [name, n.to_string()].into_iter().chain(counts).chain([format!("{:.6}", usd(cost))]).collect()
+        });
+        self.print(&header, &rows.collect::<Vec<Vec<String>>>())
+    }
+
+    async fn requests(&self, context: &Context, span: (Timestamp, Timestamp)) -> Result<(), Failure> {
+        let store = context.store().await?;
+        let (mut rows, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = entries::list(&store, &context.project.tenant, span, &after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.request.id.clone();
+            rows.extend(page);
+        }
+        let header = [
+            "request",
+            "time",
+            "project",
+            "key",
+            "model",
+            "route",
+            "outcome",
+            "input_tokens",
+            "cached_tokens",
+            "output_tokens",
+            "training_tokens",
+            "passes",
+            "price",
+            "cost_usd",
+        ];
+        if context.is_json() {
+            for entry in &rows {
+                let request = &entry.request;
+                let mut row = json!({
+                    "request": request.id, "time": entry.settled_at.date_time(), "project": request.project,
+                    "key": request.api_key, "model": format!("{}@{}", request.model, request.model_version),
+                    "route": request.route, "outcome": entry.outcome.as_str(), "price": entry.price,
+                    "cost_usd": usd(entry.cost),
+                });
+                numbers(&entry.counts).iter().for_each(|(name, n)| row[*name] = Value::from(*n));
+                output::json_line(&row);
+            }
+            return Ok(());
+        }
+        let rows = rows.into_iter().map(|entry| {
+            let request = entry.request;
+            let head = [
+                request.id,
+                entry.settled_at.date_time(),
+                request.project,
+                request.api_key,
+                format!("{}@{}", request.model, request.model_version),
+                request.route,
+                entry.outcome.as_str().to_owned(),
+            ];
+            let counts = numbers(&entry.counts).map(|(_, n)| n.to_string());
+            let tail = [entry.price.to_string(), format!("{:.6}", usd(entry.cost))];
+            head.into_iter().chain(counts).chain(tail).collect()
+        });
+        self.print(&header, &rows.collect::<Vec<Vec<String>>>())
+    }
+
+    fn print(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+        if !self.csv {
+            output::table(header, rows);
+            return Ok(());
+        }
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let written = writer
+            .write_record(header)
+            .and_then(|()| rows.iter().try_for_each(|row| writer.write_record(row)))
+            .map_err(|error| Failure::internal("writing CSV failed", &error));
+        written?;
+        let bytes =
+            writer.into_inner().map_err(|error| Failure::internal("writing CSV failed", error.error()))?;
+        output::write_stdout(&String::from_utf8_lossy(&bytes));
+        Ok(())
+    }
+}
+
+fn numbers(counts: &Counts) -> [(&'static str, u64); 5] {
+    [
+        ("input_tokens", counts.input_tokens),
+        ("cached_tokens", counts.cached_tokens),
+        ("output_tokens", counts.output_tokens),
+        ("training_tokens", counts.training_tokens),
+        ("passes", counts.passes),
+    ]
+}
+
+/// `2026-11-27`
+fn day(millis: i64) -> String {
+    let text = Timestamp::from_millis(millis).date_time();
+    text.split_once('T').map_or_else(|| text.clone(), |(day, _)| day.to_owned())
+}
+
+/// For showing only: sums are made of whole millionths.
+pub fn usd(millionths: i64) -> f64 {
+    millionths as f64 / UNIT as f64
+}
