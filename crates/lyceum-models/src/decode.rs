@@ -233,7 +233,7 @@ impl Model {
                 let x = m.last_norm(&mut tape, x)?;
                 let wanted = wanted_rows(&mut tape, rows, x)?;
                 let logits = m.head(&mut tape, wanted)?;
-                tape.value(logits).to_vec()
+                tape.into_value(logits)
             }
         };
         for row in rows {
@@ -279,7 +279,7 @@ impl Model {
                 let x = t.last_norm(&mut tape, stack, x)?;
                 let wanted = wanted_rows(&mut tape, rows, x)?;
                 let logits = t.head(&mut tape, wanted)?;
-                tape.value(logits).to_vec()
+                tape.into_value(logits)
             }
         };
         for row in rows {

@@ -258,6 +258,17 @@ impl<'a> Tape<'a> {
         &node.value
     }
 
+    /// Takes a value out of a tape that is at its end, without a copy; [`Workspace::recycle`] keeps the memory for the
+    /// next one.
+    ///
+    /// # Panics
+    /// As [`Tape::value`].
+    pub fn into_value(self, var: Var) -> Vec<f32> {
+        let node = &mut self.ws.nodes[var.0 as usize];
+        assert!(node.value.len() == node.shape.len(), "this value was freed: bug");
+        std::mem::take(&mut node.value)
+    }
+
     pub fn shape(&self, var: Var) -> Shape {
         self.ws.nodes[var.0 as usize].shape
     }
@@ -270,6 +281,16 @@ impl<'a> Tape<'a> {
         if self.is_bare() {
             let value = std::mem::take(&mut self.ws.nodes[var.0 as usize].value);
             self.ws.give(value);
+        }
+    }
+
+    /// [`release`](Self::release) of all values between two that nobody keeps: a pass that serves needs the memory of
+    /// one layer, not of all.
+    pub fn release_between(&mut self, after: Var, before: Var) {
+        for i in after.0 + 1..before.0 {
+            if !self.ws.nodes[i as usize].keep {
+                self.release(Var(i));
+            }
         }
     }
 

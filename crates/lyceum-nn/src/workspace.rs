@@ -19,6 +19,10 @@ pub struct Workspace {
     /// Those of tapes that run beside each other ([`Tape::in_parts`](crate::Tape::in_parts)).
     pub(crate) parts: Vec<Workspace>,
     free: HashMap<usize, Vec<Vec<f32>>>,
+    /// Numbers in `free`; in buffers that are in use now; and in use at once at most so far.
+    n_free: usize,
+    n_used: usize,
+    n_used_max: usize,
     free_ids: Vec<Vec<u32>>,
 }
 
@@ -31,7 +35,10 @@ impl Workspace {
     pub(crate) fn take(&mut self, len: usize) -> Vec<f32> {
         let class = size_class(len);
         let found = self.free.get_mut(&class).and_then(Vec::pop);
+        self.n_free -= found.as_ref().map_or(0, Vec::capacity);
         let mut buffer = found.unwrap_or_else(|| Vec::with_capacity(class));
+        self.n_used += buffer.capacity();
+        self.n_used_max = self.n_used_max.max(self.n_used);
         // Within the capacity: nothing is allocated, and numbers that are there stay.
         buffer.resize(len, 0.0);
         buffer
@@ -40,9 +47,16 @@ impl Workspace {
     /// Keeps a buffer for a later [`take`](Self::take) of about the same length.
     pub(crate) fn give(&mut self, buffer: Vec<f32>) {
         let class = buffer.capacity();
+        self.n_used = self.n_used.saturating_sub(class);
         if class > 0 && size_class(class) == class {
+            self.n_free += class;
             self.free.entry(class).or_default().push(buffer);
         }
+    }
+
+    /// Keeps the memory of a value that was taken out ([`Tape::into_value`](crate::Tape::into_value)).
+    pub fn recycle(&mut self, value: Vec<f32>) {
+        self.give(value);
     }
 
     pub(crate) fn take_ids(&mut self) -> Vec<u32> {
@@ -54,7 +68,8 @@ impl Workspace {
         self.free_ids.push(ids);
     }
 
-    /// Forgets the last tape and keeps its memory.
+    /// Forgets the last tape and keeps its memory: lengths vary, so buffers of many classes gather, but never more than
+    /// twice what was in use at once.
     pub(crate) fn reset(&mut self) {
         self.marks.clear();
         while let Some((_, gradient)) = self.arrived.pop() {
@@ -74,6 +89,11 @@ impl Workspace {
         }
         while let Some(ids) = self.saved_ids.pop() {
             self.give_ids(ids);
+        }
+        self.n_used = 0;
+        if self.n_free > 2 * self.n_used_max {
+            self.free.clear();
+            self.n_free = 0;
         }
     }
 
@@ -100,6 +120,7 @@ impl Workspace {
     pub fn shrink(&mut self) {
         self.reset();
         self.free.clear();
+        self.n_free = 0;
         self.free_ids.clear();
         self.parts.clear();
     }
@@ -123,6 +144,29 @@ mod tests {
             assert!(class >= len && class <= len + (len / 4).max(16), "{len}: {class}");
             assert_eq!(size_class(class), class, "{len}");
         }
+    }
+
+    #[test]
+    fn buffers_of_many_lengths_are_at_most_twice_what_was_in_use_at_once() {
+        let mut ws = Workspace::new();
+        for len in (1..200).map(|i| 100 * i) {
+            let pair = [ws.take(len), ws.take(len)];
+            for buffer in pair {
+                ws.give(buffer);
+            }
+            ws.reset();
+            assert!(ws.bytes() <= 2 * 2 * 4 * size_class(len), "{len}: {}", ws.bytes());
+        }
+        // Steady work keeps its buffers.
+        let mut ws = Workspace::new();
+        let at = [ws.take(19_900), ws.take(500)].map(|buffer| {
+            let at = buffer.as_ptr();
+            ws.give(buffer);
+            at
+        });
+        ws.reset();
+        let again = [ws.take(19_900), ws.take(500)];
+        assert_eq!([again[0].as_ptr(), again[1].as_ptr()], at);
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub const FILE_EXPIRES_SECONDS: (u64, u64) = (3600, 2_592_000);
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Requests that may be under way at once; the next one is told to come again.
 pub const REQUESTS_MAX: usize = 1024;
+/// Connections that wait to be taken; the system may hold fewer.
+pub const CONNECTIONS_WAITING_MAX: u32 = 4096;
 /// How long one request may take, from its last byte to its answer (a stream: to its end).
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a stream may be silent before a comment keeps its connection alive.

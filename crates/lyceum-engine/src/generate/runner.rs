@@ -117,7 +117,10 @@ impl Lane {
         let mut rows = self.scheduler.plan();
         rows.retain(|row| self.prepare(ws, &model, row));
         match self.pass(ws, &model, &rows) {
-            Ok(logits) => self.hear(&rows, logits, model.shape.output.width(), model.context()),
+            Ok(mut logits) => {
+                self.hear(&rows, &mut logits, model.shape.output.width(), model.context());
+                ws.recycle(logits);
+            }
             Err(error) => rows.iter().for_each(|row| self.fail(row.id, error.clone())),
         }
     }
@@ -209,7 +212,7 @@ impl Lane {
     }
 
     /// Gives every sequence its rows of logits.
-    fn hear(&mut self, rows: &[Row], mut logits: Vec<f32>, width: usize, context: Option<usize>) {
+    fn hear(&mut self, rows: &[Row], logits: &mut [f32], width: usize, context: Option<usize>) {
         let mut start = 0;
         for row in rows {
             let n = match self.wanted(row) {

@@ -248,6 +248,7 @@ impl CausalLm {
             Some(factor) => tape.scale(x, factor)?,
             None => x,
         };
+        let embedded = x;
         for (i, layer) in self.layers.iter().enumerate() {
             let y = tape.rms_norm(x, layer.input_layernorm, eps)?;
             let qkv = self.queries_keys_values(tape, i, y, positions, uses)?;
@@ -262,6 +263,7 @@ impl CausalLm {
                 Branch { place: Place::Down, part: layer.down_proj, norm: layer.post_feedforward_norm };
             x = self.add_branch(tape, x, y, (i, branch), uses)?;
             tape.mark(x, || format!("layers.{i}"));
+            tape.release_between(embedded, x);
         }
         Ok(x)
     }

@@ -14,12 +14,13 @@ use lyceum_store::models;
 use lyceum_store::tenancy::admin_keys::{self, First};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
+use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 #[derive(Debug, Args)]
@@ -143,7 +144,7 @@ pub async fn listen(
     first: Option<&First>,
 ) -> Result<(), Failure> {
     let Place { address, tls } = place;
-    let tcp = TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))?;
+    let tcp = bind(address).map_err(|error| cannot_listen(address, &error))?;
     let bound = tcp.local_addr().map_err(|error| cannot_listen(address, &error))?;
     let url = format!("{}://{bound}", if tls.is_some() { "https" } else { "http" });
     if let Some(tls) = tls.clone() {
@@ -173,6 +174,16 @@ pub async fn listen(
     let serving = serve(context, &service, server);
     let ((), ()) = tokio::try_join!(choosing, serving)?;
     Ok(())
+}
+
+/// As `TcpListener::bind`, with a longer queue of connections: in it a refused client waits for milliseconds, beyond
+/// it for a second, until its system tries again.
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(limits::CONNECTIONS_WAITING_MAX)
 }
 
 /// Says that models answer, and waits for the server's end.

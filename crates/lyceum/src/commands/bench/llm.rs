@@ -258,7 +258,7 @@ impl Run {
                 .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None })
                 .collect();
             let logits = model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug");
-            drop(logits);
+            ws.recycle(logits);
         };
         let begin = Instant::now();
         if self.prompt > 0 {
