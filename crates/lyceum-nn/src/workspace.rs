@@ -68,8 +68,7 @@ impl Workspace {
         self.free_ids.push(ids);
     }
 
-    /// Forgets the last tape and keeps its memory: lengths vary, so buffers of many classes gather, but never more than
-    /// twice what was in use at once.
+    /// Forgets the last tape and keeps its memory.
     pub(crate) fn reset(&mut self) {
         self.marks.clear();
         while let Some((_, gradient)) = self.arrived.pop() {
@@ -91,6 +90,12 @@ impl Workspace {
             self.give_ids(ids);
         }
         self.n_used = 0;
+    }
+
+    /// Forgets the last tape, and the kept memory where it is more than twice what was in use at once: in serving,
+    /// lengths vary from pass to pass, and buffers of many classes gather.
+    pub fn trim(&mut self) {
+        self.reset();
         if self.n_free > 2 * self.n_used_max {
             self.free.clear();
             self.n_free = 0;
@@ -154,7 +159,7 @@ mod tests {
             for buffer in pair {
                 ws.give(buffer);
             }
-            ws.reset();
+            ws.trim();
             assert!(ws.bytes() <= 2 * 2 * 4 * size_class(len), "{len}: {}", ws.bytes());
         }
         // Steady work keeps its buffers.
@@ -164,7 +169,7 @@ mod tests {
             ws.give(buffer);
             at
         });
-        ws.reset();
+        ws.trim();
         let again = [ws.take(19_900), ws.take(500)];
         assert_eq!([again[0].as_ptr(), again[1].as_ptr()], at);
     }

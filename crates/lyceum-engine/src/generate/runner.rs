@@ -120,6 +120,7 @@ impl Lane {
             Ok(mut logits) => {
                 self.hear(&rows, &mut logits, model.shape.output.width(), model.context());
                 ws.recycle(logits);
+                ws.trim();
             }
             Err(error) => rows.iter().for_each(|row| self.fail(row.id, error.clone())),
         }
