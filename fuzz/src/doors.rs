@@ -95,7 +95,8 @@ fn bytes_alone() -> Vec<u8> {
 fn compiler() -> &'static GrammarCompiler {
     static COMPILER: OnceLock<GrammarCompiler> = OnceLock::new();
     COMPILER.get_or_init(|| {
-        let tokenizer = Tokenizer::from_json(&bytes_alone(), None).expect("it is whole");
+        let end = json!({"eos_token": "<|end|>"});
+        let tokenizer = Tokenizer::from_json(&bytes_alone(), Some(&end)).expect("it is whole");
         GrammarCompiler::new(&tokenizer, tokenizer.vocab_size()).expect("it has words")
     })
 }
