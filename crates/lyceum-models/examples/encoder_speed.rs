@@ -31,7 +31,7 @@ fn main() {
         let loaded = load(checkpoint, &description, Some(kind), &Control::new()).expect("an encoder");
         let model = Model::encoder(loaded);
         let ids = (0..n * time).map(|i| (i * 7919 % 997 + 1) as u32).collect();
-        let input = Input::Tokens(Tokens { n, time, ids, lengths: vec![time as u32; n], second: Vec::new() });
+        let input = Input::Tokens(Tokens { n, time, ids, lengths: vec![time as u32; n], second: Vec::new(), packed: false });
         let mut ws = Workspace::new();
         let mut seconds: Vec<f64> = (0..=ROUNDS)
             .map(|_| {
