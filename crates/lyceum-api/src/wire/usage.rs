@@ -47,10 +47,12 @@ pub struct Asked {
     batch: Option<bool>,
 }
 
-/// Bucket widths in seconds, with how many buckets a page has and may have (OpenAI's).
-const USAGE_WIDTHS: [(&str, i64, i64, i64); 3] =
-    [("1m", 60, 60, 1440), ("1h", 3600, 24, 168), ("1d", 86_400, 7, 31)];
-const COST_WIDTHS: [(&str, i64, i64, i64); 1] = [("1d", 86_400, 7, 180)];
+/// A bucket's width by name and in seconds, and how many buckets a page has and may have.
+type Width = (&'static str, i64, i64, i64);
+
+/// OpenAI's.
+const USAGE_WIDTHS: [Width; 3] = [("1m", 60, 60, 1440), ("1h", 3600, 24, 168), ("1d", 86_400, 7, 31)];
+const COST_WIDTHS: [Width; 1] = [("1d", 86_400, 7, 180)];
 
 impl Asked {
     pub fn usage(pairs: Vec<(String, String)>, kind: Kind, now: Timestamp) -> Result<Self, ApiError> {
@@ -71,7 +73,7 @@ impl Asked {
 
     fn parse(
         pairs: Vec<(String, String)>,
-        (groups, filters, widths): (&[&'static str], &[&str], &[(&str, i64, i64, i64)]),
+        (groups, filters, widths): (&[&'static str], &[&str], &[Width]),
         now: Timestamp,
     ) -> Result<Self, ApiError> {
         let (mut start, mut end, mut limit, mut page, mut width) = (None, None, None, None, None);
@@ -277,14 +279,15 @@ fn result(kind: Kind, group: &Group, counts: &Counts, n_requests: u64) -> Value 
     result
 }
 
+/// Trillionths of the currency, and the quantity with its unit.
+type Amount = (i128, u64, Option<&'static str>);
+
 /// OpenAI's costs. A line item's amount is exact; the sum of a day's requests, each rounded to a millionth, may differ
 /// from that of its items by half a millionth a request.
 pub fn costs_page(asked: &Asked, sums: &[Sum], prices: &PriceList) -> Page {
     let by_item = asked.groups.contains(&"line_item");
     asked.page(sums, |sums| {
-        // Trillionths of the currency, and the quantity with its unit.
-        let mut groups: BTreeMap<(Group, Option<String>), (i128, u64, Option<&'static str>)> =
-            BTreeMap::new();
+        let mut groups: BTreeMap<(Group, Option<String>), Amount> = BTreeMap::new();
         for sum in sums.into_iter().filter(|sum| sum.cost > 0) {
             if !by_item {
                 let amount = i128::from(sum.cost) * i128::from(UNIT);

@@ -113,7 +113,7 @@ async fn ten_times_more_than_fits_is_answered_or_told_to_come_again_and_nothing_
     let limits = EngineLimits { sequences_max: PLACES, sequences_running_max: 4, ..EngineLimits::default() };
     let house = House::with(limits).await;
     house.publish_poet("poet").await;
-    let body = |i: usize| json!({"model": "poet", "prompt": "ab", "max_tokens": 20, "seed": i % 3, "stream": i % 2 == 0, "ignore_eos": true});
+    let body = |i: usize| json!({"model": "poet", "prompt": "ab", "max_tokens": 20, "seed": i % 3, "stream": i.is_multiple_of(2), "ignore_eos": true});
     let mut alone = Vec::new();
     for i in 0..6 {
         let answer = house.client.post("/v1/completions", &body(i)).await;

@@ -292,7 +292,7 @@ pub struct Standing {
 }
 
 pub async fn standing(store: &Store, project: &Project) -> Result<Standing, StoreError> {
-    let row: Option<(Option<i64>, String, String, Option<String>, String)> = sqlx::query_as(
+    let row: Option<StandingRow> = sqlx::query_as(
         "SELECT p.archived_at, o.retention, p.retention, p.model_mode, p.model_ids FROM projects p \
          JOIN organizations o ON o.tenant = p.tenant WHERE p.tenant = $1 AND p.project = $2",
     )
@@ -347,3 +347,6 @@ fn described(row: ProjectRow) -> Result<Described, StoreError> {
         archived_at: archived_at.map(Timestamp::from_millis),
     })
 }
+
+/// When a project was archived, and what was decided for it and for its organisation.
+type StandingRow = (Option<i64>, String, String, Option<String>, String);

@@ -112,7 +112,7 @@ impl ReliabilityBench {
                         break;
                     }
                     let dice = mix(seed ^ (client << 32) ^ turn);
-                    let leave = (dice % 3 == 0).then(|| 1 + (dice >> 8) as usize % load.tokens);
+                    let leave = (dice.is_multiple_of(3)).then(|| 1 + (dice >> 8) as usize % load.tokens);
                     told.push(load.ask(dice, leave).await?);
                 }
                 Ok::<_, Failure>(told)
