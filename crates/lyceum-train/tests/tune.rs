@@ -1,5 +1,7 @@
 //! Fine-tuning of a small language model: whole and by adapter, on answers and on preferences.
 
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
 use lyceum_kernels::stored::Stored;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
