@@ -22,6 +22,8 @@ use lyceum_types::ids::{FileId, JobId, ModelName, Project};
 use std::path::{Path, PathBuf};
 
 pub const DATABASE: &str = "lyceum.db";
+/// What clients brought.
+pub(crate) const FILES: &str = "files";
 pub const WEIGHTS: &str = "model.safetensors";
 pub const MANIFEST: &str = "manifest.json";
 pub const MANIFEST_SHA256: &str = "manifest.sha256";
@@ -83,7 +85,7 @@ impl Layout {
     }
 
     pub fn data_files(&self) -> PathBuf {
-        self.root.join("files")
+        self.root.join(FILES)
     }
 
     pub fn data_file_dir(&self, id: &FileId) -> PathBuf {

@@ -215,7 +215,7 @@ fn must_be_empty(dir: &Path) -> Result<(), StoreError> {
 /// Links every file that belongs in a backup below `to`, and says their paths.
 fn link_tree(root: &Path, to: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let staging = Layout::new(root).staging();
-    let paths = walk(root, &|path| path != staging && is_kept(path))?;
+    let paths = walk(root, &|path| path != staging && is_kept(path.strip_prefix(root).unwrap_or(path)))?;
     for path in &paths {
         let link = to.join(path);
         create_private_dir(link.parent().unwrap_or(to))?;
@@ -224,10 +224,14 @@ fn link_tree(root: &Path, to: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(paths)
 }
 
-/// Locks say who lives now, SQLite's files are told as rows, and what is half written is nothing yet.
+/// Whether something below the data folder belongs in a backup. Locks say who lives now, SQLite's files are told as
+/// rows, and what is half written is nothing yet; but files that clients brought have the names that clients gave.
 fn is_kept(path: &Path) -> bool {
+    if path.starts_with(crate::layout::FILES) {
+        return true;
+    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_database = name.starts_with(crate::layout::DATABASE);
+    let is_database = path.components().count() == 1 && name.starts_with(crate::layout::DATABASE);
     !is_database && !name.ends_with(".lock") && !name.ends_with(".partial")
 }
 

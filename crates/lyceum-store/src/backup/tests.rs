@@ -32,6 +32,11 @@ async fn store(dir: &Path) -> Store {
     fs::write(models.join("weights"), vec![5; 300_000]).unwrap();
     fs::write(models.join("job.lock"), b"").unwrap();
     fs::write(store.layout().staging().join("half"), b"written").unwrap();
+    let brought = store.layout().root().join("files/brought");
+    fs::create_dir_all(&brought).unwrap();
+    for name in ["mine.lock", "lyceum.db.csv", "x.partial"] {
+        fs::write(brought.join(name), name).unwrap();
+    }
     store
 }
 
@@ -52,7 +57,8 @@ async fn what_was_backed_up_is_restored_and_nothing_else() {
     let manifest = create(&store, &backup, NOW).await.unwrap();
     assert_eq!(verify(&backup).await.unwrap(), manifest);
     let files: Vec<&str> = manifest.files.keys().map(String::as_str).collect();
-    assert_eq!(files, ["models/a/weights"]);
+    let brought = ["files/brought/lyceum.db.csv", "files/brought/mine.lock", "files/brought/x.partial"];
+    assert_eq!(files, [&brought[..], &["models/a/weights"]].concat());
     assert!(manifest.n_rows() >= 5, "{manifest:?}");
 
     let layout = Layout::new(dir.path().join("other"));

@@ -190,7 +190,7 @@ fn hex(chars: &mut std::str::CharIndices<'_>, n: usize) -> Option<u32> {
     (0..n).try_fold(0, |number, _| Some(number * 16 + chars.next()?.1.to_digit(16)?))
 }
 
-/// `\uXXXX`, or two of them that are one character, as JSON writes them.
+/// `\u` and four hexadecimal digits, or two of them that are one character, as JSON writes them.
 fn unicode(chars: &mut std::str::CharIndices<'_>) -> Option<char> {
     let first = hex(chars, 4)?;
     if !(0xD800..0xDC00).contains(&first) {
