@@ -128,7 +128,16 @@ pub struct Maker {
     progress: Arc<Progress>,
     wish: watch::Receiver<Wish>,
     keeps_events: bool,
+    disk: Arc<Mutex<Disk>>,
     _lock: Option<WorkLock>,
+}
+
+/// What may still be written of an answer. Held while something is: a write goes on where nobody waits for it any
+/// more, and what is written after the end would undo it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Disk {
+    Open,
+    Closed,
 }
 
 /// Puts an answer into the queue: it lies on the disk when this returns. `keeps_events`: it can be followed.
@@ -154,7 +163,8 @@ pub async fn begin(
         all.insert((project.clone(), id.clone()), progress.clone());
     }
     let (service, project) = (service.clone(), project.clone());
-    let mut maker = Maker { service, project, id, progress, wish: wished, keeps_events, _lock: None };
+    let disk = Arc::new(Mutex::new(Disk::Open));
+    let mut maker = Maker { service, project, id, progress, wish: wished, keeps_events, disk, _lock: None };
     let id = maker.id.clone();
     let own = move |service: &Service, project: &Project| Ok(responses::own(service.store(), project, &id)?);
     maker._lock = with_store(&maker.service, &maker.project, own).await?;
@@ -211,7 +221,23 @@ impl Maker {
 
     /// Writes what was told last: that it began.
     pub async fn save(&self) -> Result<(), ServiceError> {
-        super::save(&self.service, &self.project, self.id.clone(), self.progress.record()).await
+        self.write(Some(self.progress.record()), Disk::Open).await
+    }
+
+    /// Writes, unless the end was written before, and leaves the disk as `then` says.
+    async fn write(&self, record: Option<Record>, then: Disk) -> Result<(), ServiceError> {
+        let (id, disk) = (self.id.clone(), self.disk.clone());
+        with_store(&self.service, &self.project, move |service, project| {
+            let mut disk = disk.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if *disk == Disk::Open {
+                if let Some(record) = &record {
+                    super::write(service, project, &id, record)?;
+                }
+                *disk = then;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The answer has ended: written before its end is told, so that whoever reads the end can go on from it.
@@ -219,14 +245,16 @@ impl Maker {
     /// # Errors
     /// The disk: the end that `response` says was not told.
     pub async fn end(&self, events: Vec<Value>, response: &Value) -> Result<(), ServiceError> {
-        if *self.wish.borrow() != Wish::Delete {
+        let is_kept = *self.wish.borrow() != Wish::Delete;
+        let record = is_kept.then(|| {
             let mut record = self.progress.record();
             record.response = response.clone();
             if self.keeps_events {
                 record.events.extend(events.iter().cloned());
             }
-            super::save(&self.service, &self.project, self.id.clone(), record).await?;
-        }
+            record
+        });
+        self.write(record, Disk::Closed).await?;
         self.last_words(events, response);
         Ok(())
     }
@@ -257,8 +285,7 @@ pub(super) fn settle(
         record.response["status"] = "failed".into();
         record.response["error"] = serde_json::json!({"code": "server_error", "message": message});
         record.events.clear();
-        let json = serde_json::to_vec(&record).expect("a record is plain data: bug");
-        responses::save(service.store(), project, id, &json, Timestamp::now())?;
+        super::write(service, project, id, &record)?;
     }
     Ok(record)
 }
@@ -273,6 +300,28 @@ mod tests {
         let record = Record { response: Value::Null, input: Vec::new(), events: Vec::new() };
         let project = Project { tenant: project.into(), id: project.into() };
         begin(service, &project, ResponseId::new(), record).await
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_waits_for_does_not_undo_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        let service = Arc::new(Service::new(store, Engine::start(EngineLimits::default()).unwrap()));
+        for _ in 0..50 {
+            let maker = begins(&service, "p").await.unwrap();
+            // Begun, and left.
+            tokio::select! {
+                biased;
+                saved = maker.save() => saved.unwrap(),
+                () = tokio::task::yield_now() => {}
+            }
+            maker.end(Vec::new(), &Value::from("end")).await.unwrap();
+            maker.save().await.unwrap();
+            let (id, project) = (maker.id.clone(), maker.project.clone());
+            drop(maker);
+            let kept = super::super::read(&service, &project, &id).unwrap();
+            assert_eq!(kept.response, "end");
+        }
     }
 
     #[tokio::test]

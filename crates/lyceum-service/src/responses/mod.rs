@@ -44,11 +44,12 @@ pub async fn save(
     id: ResponseId,
     record: Record,
 ) -> Result<(), ServiceError> {
-    with_store(service, project, move |service, project| {
-        let json = serde_json::to_vec(&record).expect("a record is plain data: bug");
-        Ok(responses::save(service.store(), project, &id, &json, Timestamp::now())?)
-    })
-    .await
+    with_store(service, project, move |service, project| write(service, project, &id, &record)).await
+}
+
+fn write(service: &Service, project: &Project, id: &ResponseId, record: &Record) -> Result<(), ServiceError> {
+    let json = serde_json::to_vec(record).expect("a record is plain data: bug");
+    Ok(responses::save(service.store(), project, id, &json, Timestamp::now())?)
 }
 
 /// An answer as far as it is; one whose process is gone has failed.
