@@ -163,7 +163,11 @@ fn wishes(n: usize, adapters: &[Arc<Adapter>]) -> Vec<Wish> {
         };
         let reports = rng.random_bool(0.25);
         Wish {
-            reported_from: if reports && rng.random_bool(0.7) { rng.random_range(0..prompt.len()) } else { 0 },
+            reported_from: if reports && rng.random_bool(0.7) {
+                rng.random_range(0..prompt.len())
+            } else {
+                0
+            },
             prompt_logprobs: reports.then_some(1),
             prompt,
             n_max: rng.random_range(0..24),

@@ -139,7 +139,10 @@ impl GenerateRequest {
             return refuse("the prompt has no token".into());
         }
         if self.reported_from >= self.prompt.len() || self.echo && self.reported_from > 0 {
-            return refuse(format!("token {} of the prompt cannot be the first to report", self.reported_from));
+            return refuse(format!(
+                "token {} of the prompt cannot be the first to report",
+                self.reported_from
+            ));
         }
         if let Some(adapter) = &self.adapter
             && let Err(error) = adapter.fits(&self.model)
