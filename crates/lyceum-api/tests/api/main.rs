@@ -17,6 +17,7 @@ mod house;
 mod language;
 mod ledger;
 mod load;
+mod registry;
 mod responses;
 mod robust_matrix;
 mod robustness;
