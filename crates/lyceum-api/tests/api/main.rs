@@ -18,6 +18,7 @@ mod house;
 mod language;
 mod ledger;
 mod load;
+mod registry;
 mod responses;
 mod robust_matrix;
 mod robustness;
