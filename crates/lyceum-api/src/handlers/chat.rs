@@ -28,7 +28,8 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
     let (_, service_tier) = tier(body.service_tier.as_deref())?;
-    let (request, delivery) = body.parse()?;
+    let (mut request, delivery) = body.parse()?;
+    request.priority = caller.payer.priority(request.priority);
     let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
     let running = chat::create(&api.service, &caller.payer, request).await?;
     let head = Head {

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod background;
+mod batches;
 mod card;
 mod client;
 mod contracts;
@@ -23,3 +24,4 @@ mod robustness;
 mod selections;
 mod tenancy;
 mod tls;
+mod uploads;
