@@ -8,6 +8,12 @@ pub mod doors;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+/// For doors that catch what another library panics at: libFuzzer's hook ends the process at every panic, this one only
+/// at those that nobody catches.
+pub fn only_panics_that_escape() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
 /// A folder of this process, in memory where there is such a place.
 pub fn folder() -> &'static PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();

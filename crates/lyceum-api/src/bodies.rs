@@ -7,7 +7,10 @@ use crate::wire::{chat, decisions, responses};
 /// What is wrong with a body of this route; `None` where the route is none of those that can be asked about.
 pub fn check(route: &str, body: &[u8]) -> Option<Result<(), ApiError>> {
     Some(match route {
-        "/v1/chat/completions" => parse::<chat::Body>(body).and_then(|body| body.parse().map(drop)),
+        "/v1/chat/completions" => parse::<chat::Body>(body).and_then(|mut body| {
+            body.why()?;
+            body.parse().map(drop)
+        }),
         "/v1/responses" => parse::<responses::Body>(body).and_then(|body| body.parse().map(drop)),
         "/v1/decisions" => parse::<decisions::Body>(body).and_then(|body| body.parse().map(drop)),
         _ => return None,

@@ -6,14 +6,19 @@ use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
+use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message, Why};
 use crate::wire::completions::{Delivery, PromptTokensDetails, Usage};
+use crate::wire::explanation::explanation;
 use crate::wire::tier;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
+use lyceum_service::Payer;
 use lyceum_service::chat::{self, Priority, Running};
+use lyceum_service::explain::{self, Options, TargetChoice, What};
+use lyceum_types::ids::ModelRef;
+use serde_json::{Value, json};
 use std::collections::HashSet;
 
 /// Answers a conversation.
@@ -25,12 +30,17 @@ use std::collections::HashSet;
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<Body>,
+    Json(mut body): Json<Body>,
 ) -> Result<Response, ApiError> {
+    let why = body.why()?;
     let (_, service_tier) = tier(body.service_tier.as_deref())?;
     let (mut request, delivery) = body.parse()?;
     request.priority = caller.payer.priority(request.priority);
     let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
+    let asker = match why {
+        Some(why) => Some(Asker::new(&api, &caller, request.model.clone(), why).await?),
+        None => None,
+    };
     let running = chat::create(&api.service, &caller.payer, request).await?;
     let head = Head {
         id: new_id("chatcmpl-"),
@@ -44,8 +54,72 @@ pub async fn create(
         n_top,
     };
     match delivery {
-        Delivery::Whole => Ok(axum::Json(whole(head, running, n).await?).into_response()),
-        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage))),
+        Delivery::Whole => {
+            let mut completion = whole(head, running, n).await?;
+            if let (Some(asker), Some(choice)) = (asker, completion.choices.first()) {
+                let message = &choice.message;
+                let is_plain = message.reasoning_content.is_none() && message.tool_calls.is_none();
+                let said = message.content.clone().unwrap_or_default();
+                completion.explanation = Some(asker.explain(said, is_plain).await);
+            }
+            Ok(axum::Json(completion).into_response())
+        }
+        Delivery::Stream { include_usage } => {
+            let said = asker.map(|asker| Said { asker, text: String::new(), is_plain: true });
+            Ok(sse::stream(events(head, running, include_usage, said)))
+        }
+    }
+}
+
+/// Who wants to know why.
+struct Asker {
+    api: Api,
+    payer: Payer,
+    model: ModelRef,
+    why: Why,
+}
+
+/// What was said so far, for who wants to know why.
+struct Said {
+    asker: Asker,
+    text: String,
+    /// Nothing but the answer's text was said.
+    is_plain: bool,
+}
+
+impl Asker {
+    /// What would be refused whatever the answer is, is refused before there is one.
+    async fn new(api: &Api, caller: &Caller, model: ModelRef, why: Why) -> Result<Self, ApiError> {
+        let options = Options { target: TargetChoice::Likeliest, ..why.options.clone() };
+        let what = What::Conversation { messages: why.messages.clone(), completion: "a".into() };
+        let request = explain::Request { model: model.clone(), what, options };
+        explain::check(&api.service, &caller.project, &request).await?;
+        Ok(Asker { api: api.clone(), payer: caller.payer.clone(), model, why })
+    }
+
+    /// The explanation; where it cannot be had, that and why: the answer is there all the same.
+    async fn explain(self, completion: String, is_plain: bool) -> Value {
+        let failed = |code: &str, message: String| {
+            let error = json!({"code": code, "message": message});
+            json!({"object": "explanation", "status": "failed", "error": error})
+        };
+        if completion.is_empty() {
+            return failed("empty_answer", "nothing was said that could be explained".into());
+        }
+        if !is_plain {
+            let message = "an answer with reasoning or calls of tools is not explained in this version";
+            return failed("not_implemented", message.into());
+        }
+        let Why { messages, options, extras } = self.why;
+        let what = What::Conversation { messages, completion };
+        let request = explain::Request { model: self.model, what, options };
+        match explain::create(&self.api.service, &self.payer, request).await {
+            Ok(explained) => explanation(&explained, extras),
+            Err(error) => {
+                let error = ApiError::from(error);
+                failed(error.detail.code.unwrap_or("internal_error"), error.detail.message)
+            }
+        }
     }
 }
 
@@ -71,6 +145,7 @@ impl Head {
             service_tier: self.service_tier,
             choices,
             usage,
+            explanation: None,
         }
     }
 
@@ -123,6 +198,7 @@ async fn whole(head: Head, mut running: Running, n: usize) -> Result<Completion,
         system_fingerprint: head.fingerprint,
         service_tier: head.service_tier,
         choices,
+        explanation: None,
     })
 }
 
@@ -132,13 +208,22 @@ fn events(
     head: Head,
     running: Running,
     include_usage: bool,
+    said: Option<Said>,
 ) -> impl Stream<Item = Result<Chunk, ApiError>> + Send {
     let no_usage = include_usage.then_some(None);
-    let begun: HashSet<usize> = HashSet::new();
-    futures_util::stream::unfold(Some((head, running, begun)), move |state| async move {
-        let (head, mut running, mut begun) = state?;
+    let start = Telling::Parts { running: Box::new(running), begun: HashSet::new(), said };
+    futures_util::stream::unfold(Some((head, start)), move |state| async move {
+        let (head, telling) = state?;
+        let (mut running, mut begun, mut said) = match telling {
+            Telling::Parts { running, begun, said } => (running, begun, said),
+            Telling::Why(said) => return Some((Ok(why(&head, said, no_usage).await), None)),
+        };
         match running.next().await {
             Ok(Some(delta)) => {
+                if let Some(said) = &mut said {
+                    said.text.push_str(&delta.content);
+                    said.is_plain &= delta.reasoning.is_empty() && delta.calls.is_empty();
+                }
                 let role = begun.insert(delta.choice).then_some("assistant");
                 let some = |text: String| (!text.is_empty()).then_some(text);
                 let first = delta.first_call;
@@ -161,13 +246,28 @@ fn events(
                     finish_reason: delta.finish.map(|finish| finish.as_str()),
                 };
                 let chunk = head.chunk(vec![choice], no_usage);
-                Some((Ok(chunk), Some((head, running, begun))))
+                Some((Ok(chunk), Some((head, Telling::Parts { running, begun, said }))))
             }
-            Ok(None) if include_usage => Some((Ok(head.chunk(vec![], Some(Some(usage(&running))))), None)),
-            Ok(None) => None,
+            Ok(None) if include_usage => {
+                let chunk = head.chunk(vec![], Some(Some(usage(&running))));
+                Some((Ok(chunk), said.map(|said| (head, Telling::Why(said)))))
+            }
+            Ok(None) => Some((Ok(why(&head, said?, no_usage).await), None)),
             Err(error) => Some((Err(error.into()), None)),
         }
     })
+}
+
+/// Where a stream stands: parts, then the explanation if it was asked for.
+enum Telling {
+    Parts { running: Box<Running>, begun: HashSet<usize>, said: Option<Said> },
+    Why(Said),
+}
+
+/// The event that says why.
+async fn why(head: &Head, said: Said, no_usage: Option<Option<Usage>>) -> Chunk {
+    let explanation = Some(said.asker.explain(said.text, said.is_plain).await);
+    Chunk { explanation, ..head.chunk(vec![], no_usage) }
 }
 
 fn usage(running: &Running) -> Usage {

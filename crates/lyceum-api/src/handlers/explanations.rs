@@ -30,9 +30,8 @@ pub async fn create(
         let explained = explain::create(&api.service, &caller.payer, request).await?;
         return Ok(Json(explanation(&explained, extras)));
     }
-    let resident = explain::check(&api.service, &caller.project, &request).await?;
-    let shown =
-        json!({"explained_model": format!("{}@sha256:{}", resident.version.id(), resident.version.sha256)});
+    let version = explain::check(&api.service, &caller.project, &request).await?;
+    let shown = json!({"explained_model": format!("{}@sha256:{}", version.id(), version.sha256)});
     let (service, payer) = (api.service.clone(), caller.payer.clone());
     let work = async move {
         let explained = explain::create(&service, &payer, request).await?;
@@ -82,7 +81,7 @@ pub async fn methods(
     Path(id): Path<String>,
 ) -> Result<Json<MethodList>, ApiError> {
     let model = path_model_ref(&id)?;
-    let (resident, infos) = explain::methods(&api.service, &caller.project, &model).await?;
+    let (version, infos) = explain::methods(&api.service, &caller.project, &model).await?;
     let data = infos.into_iter().map(Into::into).collect();
-    Ok(Json(MethodList { object: "list", model: resident.version.id(), data }))
+    Ok(Json(MethodList { object: "list", model: version.id(), data }))
 }

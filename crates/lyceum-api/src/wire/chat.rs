@@ -2,9 +2,11 @@
 //! `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids` and `chat_template_kwargs`).
 
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
+use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, priority, sampling, tier, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
+use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -90,9 +92,38 @@ pub struct Body {
     /// Accepted, without effect.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, String>>,
+    /// Also say which parts of the conversation the answer comes from.
+    pub explain: Option<OptionsBody>,
+}
+
+/// The explanation that was asked for.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub messages: Vec<Value>,
+    pub options: Options,
+    pub extras: Extras,
 }
 
 impl Body {
+    /// What is to be explained of the one answer; taken out before the rest is parsed.
+    pub fn why(&mut self) -> Result<Option<Why>, ApiError> {
+        let Some(options) = self.explain.take() else { return Ok(None) };
+        let (options, extras) = options.parse("explain.")?;
+        if self.n.unwrap_or(1) != 1 {
+            return Err(unsupported("explain", "one answer is explained: send n 1"));
+        }
+        for (given, name) in [
+            (self.tools.as_ref().is_some_and(|tools| !tools.is_empty()), "tools"),
+            (self.chat_template_kwargs.is_some(), "chat_template_kwargs"),
+        ] {
+            if given {
+                let message = format!("not together with {name} in this version: leave one of them out");
+                return Err(ApiError::not_implemented("explain", message));
+            }
+        }
+        Ok(Some(Why { messages: self.messages.clone(), options, extras }))
+    }
+
     /// The request, and how its answer travels.
     pub fn parse(self) -> Result<(Request, Delivery), ApiError> {
         self.refuse_unsupported()?;
@@ -258,6 +289,10 @@ pub struct Completion {
     pub service_tier: &'static str,
     pub choices: Vec<Choice>,
     pub usage: Usage,
+    /// Where `explain` asked for it: why the answer is what it is, or with `status: failed` why that is not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub explanation: Option<Value>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -329,6 +364,10 @@ pub struct Chunk {
     /// Null until the last event, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Option<Usage>>,
+    /// The last event's, where `explain` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub explanation: Option<Value>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -337,6 +337,9 @@ pub struct Body {
     pub prompt: Option<String>,
     /// and what it said.
     pub completion: Option<String>,
+    /// In the place of `prompt`: what a model with a chat template was asked.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub messages: Option<Vec<Value>>,
     /// A picture as base64, or a data URL.
     pub image: Option<String>,
     /// A row: an object of features, or values in the model's order.
@@ -355,13 +358,14 @@ struct Subject {
     input: Option<String>,
     prompt: Option<String>,
     completion: Option<String>,
+    messages: Option<Vec<Value>>,
     image: Option<String>,
     features: Option<Value>,
     background: Option<bool>,
 }
 
-const SUBJECT_FIELDS: [&str; 7] =
-    ["model", "input", "prompt", "completion", "image", "features", "background"];
+const SUBJECT_FIELDS: [&str; 8] =
+    ["model", "input", "prompt", "completion", "messages", "image", "features", "background"];
 
 impl Body {
     /// The fields of both parts in one object.
@@ -382,7 +386,24 @@ impl Body {
 }
 
 impl Subject {
-    fn what(self) -> Result<What, ApiError> {
+    fn what(mut self) -> Result<What, ApiError> {
+        if let Some(messages) = self.messages.take() {
+            within("messages", messages.len(), 1, limits::MESSAGES_MAX)?;
+            return match self {
+                Subject {
+                    completion: Some(completion),
+                    input: None,
+                    prompt: None,
+                    image: None,
+                    features: None,
+                    ..
+                } => Ok(What::Conversation { messages, completion }),
+                _ => {
+                    let message = "messages are explained together with completion, and nothing else";
+                    Err(ApiError::field("completion", "missing_required_parameter", message))
+                }
+            };
+        }
         let content = match (self.input, self.prompt, self.completion, self.image, self.features) {
             (Some(text), None, None, None, None) => Content::Text(text),
             (None, Some(prompt), Some(completion), None, None) => {
@@ -393,7 +414,7 @@ impl Subject {
                 super::predict::instance("features", features)?
             }
             _ => {
-                let message = "send one of input, features, image, or prompt with completion";
+                let message = "send one of input, features, image, or prompt (or messages) with completion";
                 return Err(ApiError::field("input", "missing_required_parameter", message));
             }
         };

@@ -180,6 +180,10 @@ fn attributions(parts: &Parts, explanation: &Explanation) -> Value {
                 json!({"row": i / across * patch, "column": i % across * patch, "size": patch})
             }
             (_, Parts::Series { names }) => json!({"name": names[i]}),
+            (_, Parts::Messages { spans, .. }) => {
+                let (message, span) = &spans[i];
+                json!({"message": message, "char_start": span.start, "char_end": span.end})
+            }
         };
         if let Some(fields) = body.as_object_mut() {
             fields.insert("value".into(), a.value.into());

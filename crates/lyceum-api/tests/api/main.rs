@@ -12,6 +12,7 @@ mod decisions;
 mod door;
 mod encoders;
 mod explain;
+mod explain_language;
 mod extras;
 mod files;
 mod house;

@@ -128,6 +128,7 @@ struct Wish {
     sampling: Sampling,
     logprobs: Option<usize>,
     prompt_logprobs: Option<usize>,
+    reported_from: usize,
     end: Option<u32>,
     tenant: u128,
     priority: Priority,
@@ -160,12 +161,18 @@ fn wishes(n: usize, adapters: &[Arc<Adapter>]) -> Vec<Wish> {
             logit_bias: if rng.random_bool(0.2) { vec![(3, 1.0)] } else { vec![] },
             seed: rng.random(),
         };
+        let reports = rng.random_bool(0.25);
         Wish {
+            reported_from: if reports && rng.random_bool(0.7) {
+                rng.random_range(0..prompt.len())
+            } else {
+                0
+            },
+            prompt_logprobs: reports.then_some(1),
             prompt,
             n_max: rng.random_range(0..24),
             sampling,
             logprobs: rng.random_bool(0.6).then(|| rng.random_range(0..4)),
-            prompt_logprobs: rng.random_bool(0.15).then_some(1),
             end: rng.random_bool(0.5).then(|| rng.random_range(0..VOCABULARY as u32)),
             tenant: rng.random_range(0..3),
             priority: if rng.random_bool(0.3) { Priority::Batch } else { Priority::Interactive },
@@ -206,6 +213,7 @@ fn request(model: &Arc<Model>, wish: &Wish, i: usize, answers: &Answers) -> Gene
         sampling: wish.sampling.clone(),
         logprobs: wish.logprobs,
         prompt_logprobs: wish.prompt_logprobs,
+        reported_from: wish.reported_from,
         end_tokens: wish.end.into_iter().collect(),
         tenant: Tenant(wish.tenant),
         priority: wish.priority,
@@ -286,6 +294,12 @@ fn a_request_has_the_bits_that_it_has_alone() {
         for (i, (got, want)) in answers.iter().zip(&alone).enumerate() {
             assert!(got == want, "{name}, request {i}: {got:?}, alone {want:?}");
         }
+    }
+    // What is not reported changes nothing of what is.
+    let whole: Vec<Wish> = wishes.iter().map(|wish| Wish { reported_from: 0, ..wish.clone() }).collect();
+    let (whole, _) = run(&model, &whole, 500, all, None);
+    for ((wish, answer), whole) in wishes.iter().zip(&alone).zip(&whole) {
+        assert_eq!(answer[..], whole[wish.reported_from..], "from {}", wish.reported_from);
     }
     // What an adapter says is its own: without it, nearly every answer is another.
     let plain: Vec<Wish> = wishes.iter().map(|wish| Wish { adapter: None, ..wish.clone() }).collect();

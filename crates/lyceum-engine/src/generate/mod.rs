@@ -71,6 +71,9 @@ pub struct GenerateRequest {
     pub echo: bool,
     /// Report the prompt's tokens with this many alternatives.
     pub prompt_logprobs: Option<usize>,
+    /// The first token of the prompt that is reported; what stands before it may be a kept beginning. 0 together with
+    /// `echo`.
+    pub reported_from: usize,
     /// Whose work this is.
     pub tenant: Tenant,
     pub priority: Priority,
@@ -100,6 +103,7 @@ impl GenerateRequest {
             logprobs: None,
             echo: false,
             prompt_logprobs: None,
+            reported_from: 0,
             tenant: Tenant::default(),
             priority: Priority::Interactive,
             mask: None,
@@ -133,6 +137,12 @@ impl GenerateRequest {
         let refuse = |why: String| Err(EngineError::Input(why));
         if self.prompt.is_empty() {
             return refuse("the prompt has no token".into());
+        }
+        if self.reported_from >= self.prompt.len() || self.echo && self.reported_from > 0 {
+            return refuse(format!(
+                "token {} of the prompt cannot be the first to report",
+                self.reported_from
+            ));
         }
         if let Some(adapter) = &self.adapter
             && let Err(error) = adapter.fits(&self.model)

@@ -35,7 +35,7 @@ struct Live {
     /// None until its first pass.
     state: Option<DecodeState>,
     sampler: Sampler,
-    /// Events for tokens of the prompt.
+    /// Tokens of the prompt that were reported, or are not to be.
     n_reported: usize,
     n_generated: usize,
     /// Tokens of the prompt that its tally knows of.
@@ -90,16 +90,18 @@ impl Lane {
         let mut sequence = sequence.with_adapter(adapter);
         sequence.priority = request.priority;
         // Rows of a prompt that are reported are all computed; what is written from a source depends on it.
-        sequence.shares = !request.reports_prompt() && request.source.is_none();
+        sequence.shares =
+            (!request.reports_prompt() || request.reported_from > 0) && request.source.is_none();
         sequence.reports_prompt = request.reports_prompt() && request.prompt_alternatives().is_some();
+        sequence.reported_from = request.reported_from;
         self.scheduler.add(sequence);
         let sampler = Sampler::new(request.sampling.clone(), request.mask.take(), &request.prompt);
         let live = Live {
+            n_reported: request.reported_from,
             request,
             _place: place,
             state: None,
             sampler,
-            n_reported: 0,
             n_generated: 0,
             n_counted: 0,
         };
@@ -203,7 +205,7 @@ impl Lane {
 
     fn wanted(&self, row: &Row) -> Rows {
         let sequence = self.scheduler.get(row.id);
-        if sequence.reports_prompt && row.start < sequence.n_prompt || !row.guesses.is_empty() {
+        if sequence.is_reported(row.start) || !row.guesses.is_empty() {
             Rows::All
         } else if row.start + row.n == sequence.tokens.len() {
             Rows::Last

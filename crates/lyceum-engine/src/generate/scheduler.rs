@@ -149,8 +149,12 @@ impl Scheduler {
     fn take(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut usize) {
         let n_rows: usize = rows.iter().map(|row| row.n + row.guesses.len()).sum();
         let sequence = self.sequences.get_mut(&id).expect("it runs: bug");
-        let reported = sequence.reports_prompt && sequence.n_seen < sequence.n_prompt;
-        let most = if reported { REPORTED_PIECE_MAX } else { usize::MAX };
+        let most = match sequence.first_reported() {
+            _ if sequence.is_reported(sequence.n_seen) => REPORTED_PIECE_MAX,
+            // A piece is reported or it is not.
+            first if sequence.reports_prompt && sequence.n_seen < first => first - sequence.n_seen,
+            _ => usize::MAX,
+        };
         let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(*budget);
         let start = sequence.n_seen;
         let mut guesses = Vec::new();
@@ -241,9 +245,10 @@ impl Scheduler {
         if let Some(blocks) = &mut self.blocks {
             let n = sequence.tokens.len();
             if sequence.shares {
-                // The last token is always computed: its row says what comes next.
+                // The last token is always computed: its row says what comes next; and so are those that are reported.
+                let most = if sequence.reports_prompt { sequence.first_reported() } else { n - 1 };
                 (sequence.pages, sequence.before) =
-                    blocks.take_known(sequence.origin(), &sequence.tokens, (n - 1) / blocks.page);
+                    blocks.take_known(sequence.origin(), &sequence.tokens, most / blocks.page);
             }
             let n_known = sequence.pages.len();
             let missing = n.div_ceil(blocks.page) - n_known;

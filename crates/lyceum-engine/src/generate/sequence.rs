@@ -39,8 +39,9 @@ pub(crate) struct Sequence {
     pub pages: Vec<u32>,
     /// Whether it may begin with pages that others computed, and leaves its own.
     pub shares: bool,
-    /// Every row of the prompt is reported, not only the last.
+    /// Every row of the prompt is reported, not only the last; or those from the one that tells of this token on.
     pub reports_prompt: bool,
+    pub reported_from: usize,
     /// Tokens may be guessed ahead.
     pub drafts: bool,
     /// Guessing rests for so many tokens after a guess that was all wrong.
@@ -66,6 +67,7 @@ impl Sequence {
             pages: Vec::new(),
             shares: true,
             reports_prompt: false,
+            reported_from: 0,
             drafts: true,
             draft_rests: 0,
             n_remembered: 0,
@@ -83,6 +85,16 @@ impl Sequence {
 
     pub(crate) fn origin(&self) -> Origin {
         Origin { tenant: self.tenant, adapter: self.adapter }
+    }
+
+    /// Whether what the model says at this position of the prompt is reported.
+    pub(crate) fn is_reported(&self, position: usize) -> bool {
+        self.reports_prompt && (self.first_reported()..self.n_prompt).contains(&position)
+    }
+
+    /// The position whose answer is the first that is reported.
+    pub(crate) fn first_reported(&self) -> usize {
+        self.reported_from.saturating_sub(1)
     }
 
     /// Tokens that the model has not seen; one while an answer is being written.

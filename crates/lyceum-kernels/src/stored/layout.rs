@@ -86,7 +86,7 @@ fn open(kind: Stored, block: &[u8]) -> Opened<'_> {
     let none: &[u8] = &[];
     let (halves, small) = match kind {
         Stored::Q8_0 => {
-            fill(&|i| block[2 + i] ^ 0x80);
+            q[..32].iter_mut().zip(&block[2..34]).for_each(|(q, byte)| *q = byte ^ 0x80);
             ([&block[..2], none], none)
         }
         Stored::Q4_0 => {
@@ -133,12 +133,14 @@ pub(super) fn put(kind: Stored, block: &[u8], at: Place, head: &mut [u8], body: 
         body[at.byte(i, 0)..][..4].copy_from_slice(four);
     }
     let (bits, qs) = (parts.bits(), parts.qs());
+    if kind == Stored::Q8_0 {
+        for (group, four) in q[..parts.len].chunks_exact(4).enumerate() {
+            body[qs + at.byte(group, 0)..][..4].copy_from_slice(four);
+        }
+        return;
+    }
     for (i, &q) in q[..parts.len].iter().enumerate() {
         let (group, j) = (i / 4, i % 4);
-        if kind == Stored::Q8_0 {
-            body[qs + at.byte(group, j)] = q;
-            continue;
-        }
         body[qs + at.byte(group / 2, j)] |= (q & 15) << (group % 2 * 4);
         if parts.has_fifth_bits {
             let bit = 4 * at.row + j;

@@ -5,6 +5,7 @@
 
 use super::error::PrepareError;
 use image::{DynamicImage, ImageDecoder, ImageReader};
+use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 
@@ -125,6 +126,14 @@ pub fn decode(
             format!("resize it to {w}×{h}, width by height"),
         ));
     }
+    if width.saturating_mul(height) > limits::PICTURE_PIXELS_MAX {
+        return Err(PrepareError::new(
+            "image_too_large",
+            "image",
+            format!("the picture says that it is {width}×{height} pixels"),
+            format!("at most {} million pixels are read", limits::PICTURE_PIXELS_MAX / 1_000_000),
+        ));
+    }
     decoder.set_limits(image::Limits::default()).map_err(broken)?;
     let picture = DynamicImage::from_decoder(decoder).map_err(broken)?;
     let pixels = match channels {
@@ -176,6 +185,20 @@ mod tests {
         p.encode_numbers([0.0, 16.0, 16.0, 0.0].into_iter(), &mut numbers).unwrap();
         assert_eq!(file, [-2.0, 2.0, 2.0, -2.0]);
         assert_eq!(file, numbers);
+    }
+
+    #[test]
+    fn what_a_file_says_of_its_size_is_bounded_before_memory_is_taken() {
+        let mut file = png(GrayImage::new(8, 9).into());
+        file[16..24].copy_from_slice(&[0, 0, 0x14, 6, 0, 0xa7, 0, 5]);
+        let checksum = crc32(&file[12..29]).to_be_bytes();
+        file[29..33].copy_from_slice(&checksum);
+        assert_eq!(decode(&file, 3, None).unwrap_err().code, "image_too_large");
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
     }
 
     #[test]

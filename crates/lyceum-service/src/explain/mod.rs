@@ -11,6 +11,7 @@ mod device;
 mod heatmap;
 mod influence;
 mod kept;
+mod language;
 mod options;
 mod parts;
 mod target;
@@ -29,9 +30,10 @@ pub use target::TargetShown;
 
 use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
-use crate::{Content, Payer, Service, ServiceError};
+use crate::{Content, Language, Payer, Service, ServiceError};
 use device::{CancelOnDrop, EngineDevice};
 use lyceum_explain::{ExplainError, Request as Question};
+use lyceum_store::models::Version;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
@@ -54,6 +56,8 @@ pub enum What {
     Input(Content),
     /// Why a language model continues the prompt so.
     Continuation { prompt: String, completion: String },
+    /// Why it answers these messages (in OpenAI's shape) so.
+    Conversation { messages: Vec<serde_json::Value>, completion: String },
 }
 
 /// An explanation with the words that it is about.
@@ -85,10 +89,39 @@ pub enum Answer {
 /// Explains one answer and keeps it for [`find`].
 pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Explained, ServiceError> {
     let project = &payer.project;
+    let version = service.resolve(project, &request.model).await?;
+    if crate::language::is_imported(&version) {
+        let language = service.language(project, &request.model).await?;
+        return of_language(service, payer, language, (&request.what, &request.options)).await;
+    }
     let resident = service.resident(project, &request.model).await?;
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+    }
+    Ok(explained)
+}
+
+/// [`create`] for a model that was imported.
+pub(crate) async fn of_language(
+    service: &Service,
+    payer: &Payer,
+    language: Arc<Language>,
+    (what, options): (&What, &Options),
+) -> Result<Explained, ServiceError> {
+    let project = &payer.project;
+    let asked = language::read(service, language, what, options)?;
+    let version = &asked.language().version;
+    let most = Counts { passes: options.max_passes, ..Counts::default() };
+    let work = async |share: Share| {
+        let place = service.explaining.try_acquire();
+        let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+        language::explain(service, project, &asked, share).await
+    };
+    let answer = metered(service.ledger(), payer, version, most, work).await?;
+    let explained = explained(version, answer);
     if service.retention(project).await? == Retention::Kept {
         service.explanations.keep(project, explained.clone());
     }
@@ -114,7 +147,7 @@ async fn create_for(
                 place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
             let place = (service, project);
             let found = influence::follow(place, resident, &request.what, &request.options, share);
-            Ok(explained(resident, Answer::Influence(found.await?)))
+            Ok(explained(&resident.version, Answer::Influence(found.await?)))
         }
         _ => explain(service, resident, &request.what, &request.options, ("input", share)).await,
     }
@@ -125,11 +158,13 @@ async fn create_for(
 ///
 /// # Errors
 /// What [`create`] would refuse before its first pass.
-pub async fn check(
-    service: &Service,
-    project: &Project,
-    request: &Request,
-) -> Result<Arc<Resident>, ServiceError> {
+pub async fn check(service: &Service, project: &Project, request: &Request) -> Result<Version, ServiceError> {
+    let version = service.resolve(project, &request.model).await?;
+    if crate::language::is_imported(&version) {
+        let language = service.language(project, &request.model).await?;
+        language::read(service, language, &request.what, &request.options)?;
+        return Ok(version);
+    }
     let resident = service.resident(project, &request.model).await?;
     let read = parts::read(&resident, &request.what, &request.options, "input")?;
     let (target, _) = target::choose(&resident, &read, &request.options)?;
@@ -142,7 +177,7 @@ pub async fn check(
         method.check_model(&resident.model).map_err(refused)?;
         options::baseline(&resident, &method, &request.options.baseline)?;
     }
-    Ok(resident)
+    Ok(version)
 }
 
 /// The answer to an input with its explanation, from the same passes; kept for [`find`].
@@ -222,7 +257,7 @@ pub(crate) async fn explain(
                             .await?,
                     )
                 }
-                (Some(_), What::Continuation { .. }) => {
+                (Some(_), What::Continuation { .. } | What::Conversation { .. }) => {
                     let message = "a continuation has no columns to change: leave counterfactual out";
                     return Err(ServiceError::invalid("counterfactual", "unsupported_model", message));
                 }
@@ -231,15 +266,15 @@ pub(crate) async fn explain(
         }
     };
     drop(cancel);
-    Ok(explained(resident, answer))
+    Ok(explained(&resident.version, answer))
 }
 
-fn explained(resident: &Resident, answer: Answer) -> Explained {
+fn explained(version: &Version, answer: Answer) -> Explained {
     Explained {
         id: format!("expl_{}", uuid::Uuid::now_v7().simple()),
         created_at: Timestamp::now().seconds(),
-        model: resident.version.id(),
-        sha256: resident.version.sha256.clone(),
+        model: version.id(),
+        sha256: version.sha256.clone(),
         answer,
     }
 }
@@ -264,7 +299,11 @@ pub async fn methods(
     service: &Service,
     project: &Project,
     model: &ModelRef,
-) -> Result<(Arc<Resident>, Vec<MethodInfo>), ServiceError> {
+) -> Result<(Version, Vec<MethodInfo>), ServiceError> {
+    let version = service.resolve(project, model).await?;
+    if crate::language::is_imported(&version) {
+        return Ok((version, language::methods()));
+    }
     let resident = service.resident(project, model).await?;
     let infos = Method::all().into_iter().map(|method| {
         let refusal = method.check_model(&resident.model).err().map(|error| error.to_string());
@@ -277,7 +316,7 @@ pub async fn methods(
         passes: "checkpoints × (training rows + 1)",
         refusal: influence::refusal(service, &resident),
     });
-    Ok((resident, infos))
+    Ok((version, infos))
 }
 
 /// What the mathematics says instead of an explanation.

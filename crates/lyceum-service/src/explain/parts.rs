@@ -26,6 +26,8 @@ pub enum Parts {
     Image { channels: usize, height: usize, width: usize, patch: usize },
     /// Steps or channels.
     Series { names: Vec<String> },
+    /// The message that each part is of and its span there, in unicode characters; and every message's text.
+    Messages { contents: Vec<String>, spans: Vec<(usize, Range<usize>)> },
 }
 
 /// An input that has been read.
@@ -53,6 +55,11 @@ pub(super) fn read(
 ) -> Result<Read, ServiceError> {
     let preparation = &resident.preparation;
     match (what, &preparation.output) {
+        (What::Conversation { .. }, _) => {
+            let message =
+                format!("{} has no chat template: send prompt and completion", resident.version.id());
+            Err(ServiceError::invalid("messages", "unsupported_model", message))
+        }
         (What::Continuation { prompt, completion }, OutputPreparation::Tokens) => {
             continuation(resident, prompt, completion, options.granularity)
         }
@@ -223,7 +230,7 @@ fn continuation(
 }
 
 /// The parts of a text: each begins where the one before it ends.
-fn spans(
+pub(super) fn spans(
     text: &str,
     tokens: &[(u32, Range<usize>)],
     granularity: Option<Granularity>,

@@ -73,6 +73,13 @@ pub(crate) fn admit<'a>(
     Ok(Admitted { service, places })
 }
 
+impl Admitted<'_> {
+    /// Starts one sequence of the request, which takes one of its places.
+    pub(crate) fn start(&mut self, sequence: GenerateRequest) -> Result<(), ServiceError> {
+        self.service.engine().generate_in(&mut self.places, sequence).map_err(crate::refused)
+    }
+}
+
 /// The key under which the engine knows a project: whose work it is, without a name.
 fn tenant(project: &Project) -> Tenant {
     let mut hash = Sha256::new();

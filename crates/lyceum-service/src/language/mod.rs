@@ -182,7 +182,6 @@ pub(crate) fn memory_budget() -> usize {
 pub(crate) fn read(version: Version) -> Result<Language, ServiceError> {
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
     let manifest = read_manifest(&version)?;
-    check_files(&version, &manifest).map_err(damaged)?;
     let quant = match &manifest.quant {
         None => None,
         Some(name) => {
@@ -191,8 +190,22 @@ pub(crate) fn read(version: Version) -> Result<Language, ServiceError> {
         }
     };
     let layout = open::Layout { quant, context: Some(manifest.context as usize) };
-    let opened =
-        open::folder(&version.dir, layout, &Control::new()).map_err(|error| damaged(error.into()))?;
+    let control = Control::new();
+    // Hashing takes one core as long as laying out takes both; nothing is used before both have ended well.
+    let (checked, opened) = std::thread::scope(|scope| {
+        let checking = scope.spawn(|| {
+            let checked = check_files(&version, &manifest);
+            if checked.is_err() {
+                control.cancel();
+            }
+            checked
+        });
+        let opened = open::folder(&version.dir, layout, &control);
+        (checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), opened)
+    });
+    // First what is wrong with the bytes, then what they led to.
+    checked.map_err(damaged)?;
+    let opened = opened.map_err(|error| damaged(error.into()))?;
     let (model, words) = (Arc::new(opened.model), Arc::new(opened.words));
     Ok(Language { version, manifest, model, words, added: None })
 }

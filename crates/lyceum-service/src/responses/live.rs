@@ -7,7 +7,6 @@
 use super::{Record, ResponseId, is_open, with_store};
 use crate::{Service, ServiceError};
 use lyceum_store::{WorkLock, responses};
-use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use serde_json::Value;
@@ -295,6 +294,7 @@ mod tests {
     use super::*;
     use lyceum_engine::{Engine, EngineLimits};
     use lyceum_store::{Layout, Store};
+    use lyceum_types::clock::Timestamp;
 
     async fn begins(service: &Arc<Service>, project: &str) -> Result<Maker, ServiceError> {
         let record = Record { response: Value::Null, input: Vec::new(), events: Vec::new() };

@@ -314,5 +314,11 @@ pub fn names(parts: &Parts, explanation: &Explanation) -> Vec<String> {
             (0..n).map(|i| format!("row {}, column {}", i / across * patch, i % across * patch)).collect()
         }
         Parts::Series { names } => names.clone(),
+        Parts::Messages { contents, spans } => {
+            let part = |(message, span): &(usize, std::ops::Range<usize>)| {
+                contents[*message].chars().skip(span.start).take(span.len()).collect()
+            };
+            spans.iter().map(part).collect()
+        }
     }
 }

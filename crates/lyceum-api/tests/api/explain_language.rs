@@ -1,0 +1,169 @@
+//! Why an imported language model says what it says: the numbers are those of asking it again without each part, the
+//! same alone and inline, whole and streamed.
+
+use crate::house::House;
+use crate::language::house;
+use serde_json::{Value, json};
+
+const SYSTEM: &str = "You are brief. The café is shut.";
+const USER: &str = "Where is it? Tell me. It rains";
+
+fn messages(system: &str, user: &str) -> Value {
+    json!([{"role": "system", "content": system}, {"role": "user", "content": user}])
+}
+
+async fn ids(house: &House, body: Value) -> Vec<u64> {
+    let answer = house.client.post("/tokenize", &body).await.json();
+    answer["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+/// The sum of the log-probabilities of what was said, by another way: a completion of the whole text's tokens with
+/// all of its prompt reported.
+async fn scored(house: &House, prompt: &[u64], said: &[u64]) -> f64 {
+    let all = [prompt, said].concat();
+    let body =
+        json!({"model": "tiny", "prompt": all, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0});
+    let answer = house.client.post("/v1/completions", &body).await.json();
+    let told = answer["choices"][0]["prompt_logprobs"].as_array().unwrap();
+    // The shortest decimals that mean the same f32.
+    let one = |(at, id): (&Value, &u64)| f64::from(at[id.to_string()]["logprob"].as_f64().unwrap() as f32);
+    told[prompt.len()..].iter().zip(said).map(one).sum()
+}
+
+/// What an explanation of `said` has to be, from texts without each part.
+async fn by_hand(house: &House, parts: &[(usize, &str)], said: &str) -> (f64, Vec<f64>) {
+    let said = ids(house, json!({"model": "tiny", "prompt": said, "add_special_tokens": false})).await;
+    let mut values = Vec::new();
+    for out in std::iter::once(None).chain(parts.iter().map(Some)) {
+        let without = |i: usize, text: &str| match out {
+            Some((message, part)) if *message == i => text.replacen(part, "", 1),
+            _ => text.to_owned(),
+        };
+        let asked = messages(&without(0, SYSTEM), &without(1, USER));
+        let prompt = ids(house, json!({"model": "tiny", "messages": asked})).await;
+        values.push(scored(house, &prompt, &said).await);
+    }
+    let whole = values.remove(0);
+    (whole, values.into_iter().map(|without| whole - without).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_worth_what_the_answer_loses_without_it_to_the_last_bit() {
+    let house = house().await;
+    let asked = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "completion": "In the town.",
+        "granularity": "sentence"});
+    let answer = house.client.post("/v1/explanations", &asked).await.json();
+    let parts = [
+        (0, "You are brief. "),
+        (0, "The café is shut."),
+        (1, "Where is it? "),
+        (1, "Tell me. "),
+        (1, "It rains"),
+    ];
+    let (whole, values) = by_hand(&house, &parts, "In the town.").await;
+    assert_eq!(answer["method"], "leave_one_out", "{answer}");
+    assert_eq!((&answer["exact"], answer["output"]["quantity"].as_str()), (&json!(true), Some("logprob")));
+    assert_eq!(answer["output"]["value"].as_f64(), Some(whole));
+    let attributions = answer["attributions"].as_array().unwrap();
+    let told: Vec<f64> = attributions.iter().map(|a| a["value"].as_f64().unwrap()).collect();
+    assert_eq!(told, values);
+    assert!(values.iter().any(|value| value.abs() > 1e-3), "something matters: {values:?}");
+    let places: Vec<(u64, u64, u64)> = attributions
+        .iter()
+        .map(|a| ["message", "char_start", "char_end"].map(|key| a[key].as_u64().unwrap()).into())
+        .collect();
+    assert_eq!(places, [(0, 0, 15), (0, 15, 32), (1, 0, 13), (1, 13, 22), (1, 22, 30)]);
+    assert_eq!(answer["usage"]["forward_passes"], 7);
+    let again = house.client.get(&format!("/v1/explanations/{}", answer["id"].as_str().unwrap())).await;
+    assert_eq!(again.json()["attributions"], answer["attributions"]);
+    // The whole is the sum of its pieces.
+    let of = async |text: &str| {
+        let mut asked = asked.clone();
+        asked["target"] = json!({"text": text});
+        house.client.post("/v1/explanations", &asked).await.json()["output"]["value"].as_f64().unwrap()
+    };
+    let sum = of("In ").await + of("the").await + of(" town.").await;
+    assert!((sum - whole).abs() < 1e-4, "{sum} and {whole}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_word_over_another_is_the_difference_of_their_log_probabilities() {
+    let house = house().await;
+    let asked = json!({"model": "tiny", "prompt": "In the town it rains", "completion": " and so",
+        "granularity": "word", "target": {"text": "so", "not": "xo"}});
+    let answer = house.client.post("/v1/explanations", &asked).await.json();
+    let token = async |text: &str| ids(&house, json!({"model": "tiny", "prompt": text})).await;
+    for (without, at) in
+        [("In the town it rains", None), ("the town it rains", Some(0)), ("In the town it ", Some(4))]
+    {
+        let prompt = token(&format!("{without} and ")).await;
+        let [this, other] = [token("s").await, token("x").await];
+        let value = scored(&house, &prompt, &this).await - scored(&house, &prompt, &other).await;
+        let full = answer["output"]["value"].as_f64().unwrap();
+        match at {
+            None => assert_eq!(full, value),
+            Some(i) => assert_eq!(answer["attributions"][i]["value"].as_f64().unwrap(), full - value),
+        }
+    }
+    assert_eq!(answer["usage"]["forward_passes"], 2 * 7, "two texts for each of five words, all and none");
+    assert_eq!(answer["target"]["contrast"], "xo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_brings_its_explanation_whole_and_streamed() {
+    let house = house().await;
+    let mut asked = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "max_tokens": 12, "temperature": 0,
+        "ignore_eos": true, "explain": {"granularity": "sentence"}});
+    let whole = house.client.post("/v1/chat/completions", &asked).await.json();
+    let said = whole["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    let alone = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "completion": said,
+        "granularity": "sentence"});
+    let alone = house.client.post("/v1/explanations", &alone).await.json();
+    assert_eq!(whole["explanation"]["attributions"], alone["attributions"], "{whole}");
+    asked["stream"] = true.into();
+    let events = house.client.post("/v1/chat/completions", &asked).await.events();
+    assert_eq!(events.last().unwrap(), "[DONE]");
+    let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
+    assert_eq!(last["explanation"]["attributions"], alone["attributions"], "{last}");
+    assert_eq!(last["choices"], json!([]));
+    // A completion's answer too, by the same way.
+    let asked = json!({"model": "tiny", "prompt": "In the town", "max_tokens": 8, "temperature": 0, "ignore_eos": true,
+        "explain": {"granularity": "word"}});
+    let answer = house.client.post("/v1/completions", &asked).await.json();
+    assert_eq!(answer["explanation"]["attributions"].as_array().unwrap().len(), 3, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_explained_is_refused_by_name() {
+    let house = house().await;
+    let base = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "completion": "In the town."});
+    for (extra, status, param) in [
+        (json!({"method": "integrated_gradients"}), 501, "method"),
+        (json!({"baseline": {"type": "zeros"}}), 400, "baseline"),
+        (json!({"quantity": "probability"}), 400, "quantity"),
+        (json!({"evaluate": ["deletion_auc"]}), 501, "evaluate"),
+        (json!({"granularity": "patch:2"}), 400, "granularity"),
+        (json!({"target": {"text": "Rome"}}), 400, "target"),
+        (json!({"target": {"label": "yes"}}), 400, "target"),
+        (json!({"target": {"text": "town", "not": "town"}}), 400, "target"),
+        (json!({"max_passes": 4, "granularity": "word"}), 400, "max_passes"),
+        (json!({"completion": ""}), 400, "completion"),
+        (json!({"prompt": "x"}), 400, "completion"),
+        (json!({"messages": [{"role": "user", "content": ""}]}), 400, "messages"),
+        (json!({"messages": [{"role": "weird", "content": "x"}]}), 400, "messages"),
+    ] {
+        let mut asked = base.clone();
+        asked.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = house.client.post("/v1/explanations", &asked).await;
+        assert_eq!(answer.status, status, "{extra}: {}", answer.text());
+        assert_eq!(answer.json()["error"]["param"], param, "{extra}: {}", answer.text());
+    }
+    let chat =
+        json!({"model": "tiny", "messages": messages(SYSTEM, USER), "max_tokens": 4, "n": 2, "explain": {}});
+    assert_eq!(house.client.post("/v1/chat/completions", &chat).await.json()["error"]["param"], "explain");
+    let methods = house.client.get("/v1/models/tiny/explanation_methods").await.json();
+    let supported: Vec<&Value> =
+        methods["data"].as_array().unwrap().iter().filter(|m| m["supported"] == true).collect();
+    assert_eq!(supported.len(), 1, "{methods}");
+    assert_eq!(supported[0]["method"], "leave_one_out");
+}

@@ -1,0 +1,258 @@
+//! The words of a prompt to parts that can be left out, and to the tokens that the model reads without them.
+
+use super::super::parts::spans;
+use super::super::{Granularity, Parts};
+use crate::ServiceError;
+use crate::language::Language;
+use lyceum_language::template::{Conversation, End, openai_messages};
+use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
+use lyceum_types::clock::Timestamp;
+use serde_json::Value;
+use std::ops::Range;
+
+/// A prompt in the words of the caller, cut into parts.
+pub(super) struct Prompt {
+    source: Source,
+    /// Of each part: the text that it is in, and where, in characters.
+    parts: Vec<(usize, Range<usize>)>,
+}
+
+enum Source {
+    Text(String),
+    /// Messages as templates read them, those whose content is a text, and the time that a template may tell.
+    Conversation {
+        messages: Vec<Value>,
+        texts: Vec<(usize, String)>,
+        now: i64,
+    },
+}
+
+/// Which parts are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Nothing,
+    Part(usize),
+    All,
+}
+
+/// Parts as the caller sees them.
+pub(super) enum Pieces {
+    Text { text: String, spans: Vec<Range<usize>> },
+    Messages { contents: Vec<String>, spans: Vec<(usize, Range<usize>)> },
+}
+
+impl Prompt {
+    pub(super) fn text(language: &Language, prompt: &str) -> Result<Self, ServiceError> {
+        let prompt = Prompt { source: Source::Text(prompt.to_owned()), parts: Vec::new() };
+        prompt.not_empty(language, "prompt")
+    }
+
+    pub(super) fn conversation(language: &Language, messages: &[Value]) -> Result<Self, ServiceError> {
+        if language.words.template.is_none() {
+            let message = format!(
+                "the files of {} have no chat template: send prompt and completion",
+                language.version.id()
+            );
+            return Err(ServiceError::invalid("messages", "unsupported_model", message));
+        }
+        let messages = openai_messages(messages).map_err(|error| refused("messages", error))?;
+        let text =
+            |(i, message): (usize, &Value)| message["content"].as_str().map(|text| (i, text.to_owned()));
+        let texts = messages.iter().enumerate().filter_map(text).collect();
+        let source = Source::Conversation { messages, texts, now: Timestamp::now().seconds() };
+        Prompt { source, parts: Vec::new() }.not_empty(language, "messages")
+    }
+
+    fn not_empty(self, language: &Language, param: &str) -> Result<Self, ServiceError> {
+        if self.texts().iter().all(|text| text.trim().is_empty()) {
+            let message = format!("{param}: there is no text of which a part could be left out");
+            return Err(ServiceError::invalid(param, "empty_text", message));
+        }
+        // What cannot be rendered or written in tokens is said before anything is scored.
+        self.tokens(language, Left::Nothing)?;
+        Ok(self)
+    }
+
+    fn texts(&self) -> Vec<&str> {
+        match &self.source {
+            Source::Text(text) => vec![text],
+            Source::Conversation { texts, .. } => texts.iter().map(|(_, text)| text.as_str()).collect(),
+        }
+    }
+
+    pub(super) fn n_parts(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Cut as is asked; unasked into sentences, or words where there is one sentence, or paragraphs where there are
+    /// more than `most`.
+    pub(super) fn cut(
+        mut self,
+        language: &Language,
+        granularity: Option<Granularity>,
+        most: usize,
+    ) -> Result<Self, ServiceError> {
+        self.parts = match granularity {
+            Some(granularity) => self.cut_into(language, granularity)?,
+            None => match self.cut_into(language, Granularity::Sentence)? {
+                one if one.len() == 1 => {
+                    let words = self.cut_into(language, Granularity::Word)?;
+                    if words.len() > most { one } else { words }
+                }
+                many if many.len() > most => self.cut_into(language, Granularity::Paragraph)?,
+                sentences => sentences,
+            },
+        };
+        Ok(self)
+    }
+
+    fn cut_into(
+        &self,
+        language: &Language,
+        granularity: Granularity,
+    ) -> Result<Vec<(usize, Range<usize>)>, ServiceError> {
+        let mut parts = Vec::new();
+        for (i, text) in self.texts().into_iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+            let tokens = tokens_with_spans(&language.words.tokenizer, text, "prompt")?;
+            parts.extend(spans(text, &tokens, Some(granularity))?.into_iter().map(|span| (i, span)));
+        }
+        Ok(parts)
+    }
+
+    /// What the model reads before its answer.
+    ///
+    /// # Errors
+    /// The template refuses what is left; nothing is left that a model could begin with.
+    pub(super) fn tokens(&self, language: &Language, left: Left) -> Result<Vec<u32>, ServiceError> {
+        let tokenizer = &language.words.tokenizer;
+        match &self.source {
+            Source::Text(text) => {
+                let kept = self.without(0, text, left);
+                let ids = tokenizer.encode(&kept, AddSpecial::Yes, Specials::Parsed);
+                let ids = ids.map_err(|error| refused("prompt", error))?;
+                if !ids.is_empty() {
+                    return Ok(ids);
+                }
+                let begin = tokenizer.bos().or(tokenizer.eos());
+                begin.map(|id| vec![id]).ok_or_else(|| {
+                    let message =
+                        "without the prompt nothing is left, and the model has no token to begin with";
+                    ServiceError::invalid("prompt", "empty_text", message)
+                })
+            }
+            Source::Conversation { messages, texts, now } => {
+                let mut messages = messages.clone();
+                for (i, (message, text)) in texts.iter().enumerate() {
+                    messages[*message]["content"] = self.without(i, text, left).into();
+                }
+                let template = language.words.template.as_ref();
+                let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
+                let conversation = Conversation {
+                    messages: &messages,
+                    end: End::GenerationPrompt,
+                    now: *now,
+                    guard: tokenizer.guarded(template.source()),
+                    ..Conversation::default()
+                };
+                let text = template.render(&conversation).map_err(|error| refused("messages", error))?;
+                let ids = tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
+                ids.map_err(|error| refused("messages", error))
+            }
+        }
+    }
+
+    /// A text without what is left out of it.
+    fn without(&self, which: usize, text: &str, left: Left) -> String {
+        let out = match left {
+            Left::Nothing => return text.to_owned(),
+            Left::All => return String::new(),
+            Left::Part(part) => &self.parts[part],
+        };
+        if out.0 != which {
+            return text.to_owned();
+        }
+        text.chars().enumerate().filter(|(i, _)| !out.1.contains(i)).map(|(_, c)| c).collect()
+    }
+
+    pub(super) fn parts(&self) -> Parts {
+        let pieces = match &self.source {
+            Source::Text(text) => Pieces::Text {
+                text: text.clone(),
+                spans: self.parts.iter().map(|(_, span)| span.clone()).collect(),
+            },
+            Source::Conversation { messages, texts, .. } => {
+                let content = |message: &Value| message["content"].as_str().unwrap_or_default().to_owned();
+                Pieces::Messages {
+                    contents: messages.iter().map(content).collect(),
+                    spans: self.parts.iter().map(|(i, span)| (texts[*i].0, span.clone())).collect(),
+                }
+            }
+        };
+        pieces.into()
+    }
+}
+
+/// An answer, and its tokens with their places in characters.
+pub(super) struct Said {
+    pub text: String,
+    pub tokens: Vec<(u32, Range<usize>)>,
+}
+
+impl Said {
+    pub(super) fn read(language: &Language, text: &str) -> Result<Self, ServiceError> {
+        let tokens = tokens_with_spans(&language.words.tokenizer, text, "completion")?;
+        if tokens.is_empty() {
+            let message = "completion: the text is empty: there is nothing to explain";
+            return Err(ServiceError::invalid("completion", "empty_text", message));
+        }
+        Ok(Said { text: text.to_owned(), tokens })
+    }
+
+    /// The tokens that have a character of the span.
+    pub(super) fn tokens_of(&self, span: &Range<usize>) -> Range<usize> {
+        let touches = |(_, (_, token)): &(usize, &(u32, Range<usize>))| {
+            token.start < span.end && token.end > span.start
+        };
+        let mut found = self.tokens.iter().enumerate().filter(touches).map(|(i, _)| i);
+        let first = found.next().unwrap_or(0);
+        first..found.last().unwrap_or(first) + 1
+    }
+}
+
+/// Tokens of a text that nobody may forge special ones in, each with the characters that its bytes are of.
+fn tokens_with_spans(
+    tokenizer: &Tokenizer,
+    text: &str,
+    param: &str,
+) -> Result<Vec<(u32, Range<usize>)>, ServiceError> {
+    let ids = tokenizer.encode(text, AddSpecial::No, Specials::AsText);
+    let ids = ids.map_err(|error| refused(param, error))?;
+    let bytes: Vec<&[u8]> = ids.iter().map(|&id| tokenizer.token_bytes(id).unwrap_or_default()).collect();
+    let spelt = bytes.concat();
+    // Some vocabularies write a space before a text.
+    let Some(before) = spelt.len().checked_sub(text.len()).filter(|&n| spelt[n..] == *text.as_bytes()) else {
+        let message = format!(
+            "{param}: its tokens do not spell it in this model's vocabulary: parts of it have no place"
+        );
+        return Err(ServiceError::invalid(param, "unsupported_text", message));
+    };
+    // The character that each byte is of; behind the last, their number.
+    let mut characters = Vec::with_capacity(text.len() + 1);
+    for (i, c) in text.chars().enumerate() {
+        characters.extend(std::iter::repeat_n(i, c.len_utf8()));
+    }
+    characters.push(text.chars().count());
+    let (mut at, mut tokens) = (0, Vec::with_capacity(ids.len()));
+    for (id, bytes) in ids.into_iter().zip(bytes) {
+        let (start, end) = (at.max(before) - before, (at + bytes.len()).max(before) - before);
+        let last = if end > start { characters[end - 1] + 1 } else { characters[start] };
+        tokens.push((id, characters[start]..last));
+        at += bytes.len();
+    }
+    Ok(tokens)
+}
+
+/// What the text half refuses, as the fault of a field.
+fn refused(param: &str, error: lyceum_language::LanguageError) -> ServiceError {
+    ServiceError::invalid(param, "invalid_value", format!("{param}: {error}"))
+}
