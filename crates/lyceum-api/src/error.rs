@@ -7,7 +7,9 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lyceum_service::ServiceError;
+use lyceum_service::files::Report;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use utoipa::ToSchema;
 
@@ -35,11 +37,49 @@ pub struct ErrorDetail {
     /// The field that is at fault, such as `questions[0].choices`.
     pub param: Option<String>,
     pub code: Option<&'static str>,
+    /// What is wrong with a file that was brought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problems: Option<Box<Problems>>,
+}
+
+/// The first hundred errors of a file, and how many there are of each code.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = FileProblems)]
+pub struct Problems {
+    pub errors: Vec<Problem>,
+    pub counts: BTreeMap<String, u64>,
+}
+
+/// An error of a file, at its place.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = FileProblem)]
+pub struct Problem {
+    /// From 1.
+    pub line: Option<u64>,
+    /// A JSON pointer within the line.
+    pub pointer: Option<String>,
+    pub code: String,
+    pub message: String,
+    pub hint: String,
+}
+
+impl From<&Report> for Problems {
+    fn from(report: &Report) -> Self {
+        let problem = |issue: &lyceum_service::files::Issue| Problem {
+            line: issue.line,
+            pointer: issue.pointer.clone(),
+            code: issue.code.clone(),
+            message: issue.message.clone(),
+            hint: issue.hint.clone(),
+        };
+        Self { errors: report.errors.iter().map(problem).collect(), counts: report.counts.clone() }
+    }
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        let detail = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        let detail =
+            ErrorDetail { message: message.into(), kind, param: None, code: Some(code), problems: None };
         Self { status, detail, retry_after: None }
     }
 
@@ -180,6 +220,11 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "file_too_large", message)
+            }
+            ServiceError::WrongFile(report) => {
+                let mut error = Self::field("file", "invalid_file", message);
+                error.detail.problems = Some(Box::new(Problems::from(&*report)));
+                error
             }
             ServiceError::Conflict { code, .. } => {
                 Self::new(StatusCode::CONFLICT, "invalid_request_error", code, message)

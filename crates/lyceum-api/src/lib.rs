@@ -4,11 +4,12 @@
 //! `lyceum-service`, and writes the answer in the contract's words. This crate knows no SQL and no tensors.
 //!
 //! Reading order: [`routes`] (every URL on one page), [`auth`], [`error`] (the only place where an error
-//! becomes a status), [`body`], [`idempotent`], [`rates`], [`sse`], then `handlers/` and `wire/` by the same names.
+//! becomes a status), [`body`], [`idempotent`], [`rates`], [`sse`], [`batches`] (what asks handlers without a socket), then `handlers/` and `wire/` by the same names.
 
 #![forbid(unsafe_code)]
 
 mod auth;
+mod batches;
 pub mod bodies;
 mod body;
 mod error;
@@ -90,7 +91,15 @@ pub async fn serve(
     // What processes left that are gone is settled before anything new is.
     let ledger = service.ledger().clone();
     ledger.start().await.map_err(std::io::Error::other)?;
-    let api = Api::new(service);
+    let api = Api::new(service.clone());
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    // Ends with this future, however that ends.
+    let mut working = tokio::task::JoinSet::new();
+    working.spawn(lyceum_service::batches::run(service, Arc::new(batches::Routes(api.clone())), stopping));
+    let shutdown = async move {
+        shutdown.await;
+        stop.send_replace(true);
+    };
     // Without it each token of a stream waits for the client's delayed acknowledgement of the one before.
     let no_delay = |stream: &TcpStream| {
         if let Err(error) = stream.set_nodelay(true) {
@@ -105,6 +114,10 @@ pub async fn serve(
             answer(listener.tap_io(move |stream| no_delay(stream.get_ref().0)), api, shutdown).await
         }
     };
+    let ended = async { while working.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits::BATCH_STOP_GRACE * 2, ended).await.is_err() {
+        working.shutdown().await;
+    }
     ledger.close().await;
     served
 }

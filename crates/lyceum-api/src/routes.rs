@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, openapi, organization, predict, privacy, registry, rerank, residents,
-    responses, robustness, tokens, usage,
+    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
+    metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank, residents,
+    responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -71,6 +71,13 @@ fn inference(table: Table) -> Table {
         .upload("/v1/files", post(files::create).get(files::list))
         .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
         .key(Inference, "/v1/files/{id}/content", get(files::content))
+        .work("/v1/uploads", post(uploads::create))
+        .upload("/v1/uploads/{id}/parts", post(uploads::add_part))
+        .work("/v1/uploads/{id}/complete", post(uploads::complete))
+        .key(Inference, "/v1/uploads/{id}/cancel", post(uploads::cancel))
+        .work("/v1/batches", post(batches::create).get(batches::list))
+        .key(Inference, "/v1/batches/{id}", get(batches::find))
+        .key(Inference, "/v1/batches/{id}/cancel", post(batches::cancel))
         .work("/v1/completions", post(completions::create))
         .work("/v1/chat/completions", post(chat::create))
         .work("/v1/embeddings", post(embeddings::create))

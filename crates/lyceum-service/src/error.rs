@@ -2,6 +2,7 @@
 
 use lyceum_models::prepare::PrepareError;
 use lyceum_store::StoreError;
+use lyceum_train::data::report::Report;
 use lyceum_types::ids::KeyScope;
 use std::time::Duration;
 
@@ -58,6 +59,9 @@ pub enum ServiceError {
     /// Caller: what it brings is larger than it may be.
     #[error("the file is larger than {bytes_max} bytes")]
     TooLarge { bytes_max: u64 },
+    /// Caller: the file that it brings is not what its purpose wants; all that is wrong with it.
+    #[error("{}", in_short(_0))]
+    WrongFile(Box<Report>),
     /// Caller: the object's state does not allow it.
     #[error("{message}")]
     Conflict { code: &'static str, message: String },
@@ -79,6 +83,15 @@ pub enum ServiceError {
     /// Operator or bug: the client reads nothing of it.
     #[error("{operation}")]
     Internal { operation: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+/// How many errors a file has, and the first of them.
+fn in_short(report: &Report) -> String {
+    let n = report.n_errors();
+    let errors = if n == 1 { "error" } else { "errors" };
+    let Some(first) = report.errors.first() else { return "the file is wrong".into() };
+    let line = first.line.map_or_else(String::new, |line| format!("line {line}: "));
+    format!("the file has {n} {errors}; the first: {line}{} [{}]; {}", first.message, first.code, first.hint)
 }
 
 impl ServiceError {

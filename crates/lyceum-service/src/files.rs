@@ -3,23 +3,25 @@
 //! Bytes stream to the disk on a blocking thread behind a bounded channel, so neither a slow disk nor a large file
 //! holds a thread of the runtime or memory. What a file is for is said by its purpose; what it holds by its name.
 
-use crate::{Service, ServiceError};
+use crate::{Service, ServiceError, batches};
 use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile};
 use lyceum_store::{Store, StoreError};
+use lyceum_train::chat;
 use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 pub use lyceum_store::data_files::{DataFile, Order, Query};
+pub use lyceum_train::data::report::{Issue, Report};
 
-/// Purposes that mean something here.
-pub const PURPOSES: [&str; 3] = ["user_data", "fine-tune", "evals"];
-/// Purposes of OpenAI's whose use is not in this version.
-const PURPOSES_NOT_YET: [&str; 3] = ["batch", "assistants", "vision"];
+/// Purposes that a file may be brought for.
+pub const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
 /// Parts of a file between the socket and the disk.
 const PARTS_ON_THE_WAY: usize = 8;
 
@@ -32,10 +34,6 @@ pub fn purpose(text: &str) -> Result<&'static str, ServiceError> {
         return Ok(purpose);
     }
     let known = PURPOSES.join(", ");
-    if PURPOSES_NOT_YET.contains(&text) {
-        let message = format!("\"{text}\" has no use in this version; files here are for {known}");
-        return Err(ServiceError::not_implemented("purpose", message));
-    }
     Err(ServiceError::invalid("purpose", "invalid_value", format!("\"{text}\" is none of {known}")))
 }
 
@@ -45,11 +43,12 @@ pub struct Receiving {
     parts: mpsc::Sender<Vec<u8>>,
     work: JoinHandle<Result<Arrived, StoreError>>,
     bytes: u64,
+    bytes_max: u64,
 }
 
 /// Bytes that are all on the disk and not yet a file.
 #[derive(Debug)]
-pub struct Received(Arrived);
+pub struct Received(pub(crate) Arrived);
 
 impl Received {
     pub fn sha256(&self) -> &str {
@@ -58,7 +57,8 @@ impl Received {
 }
 
 impl Receiving {
-    pub fn begin(service: &Service) -> Self {
+    /// Takes a file, or a part of one, of at most `bytes_max` bytes.
+    pub fn begin(service: &Service, bytes_max: u64) -> Self {
         let (parts, mut arriving) = mpsc::channel::<Vec<u8>>(PARTS_ON_THE_WAY);
         let store = service.store().clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -68,7 +68,7 @@ impl Receiving {
             }
             incoming.end()
         });
-        Self { parts, work, bytes: 0 }
+        Self { parts, work, bytes: 0, bytes_max }
     }
 
     /// Takes the next part.
@@ -77,8 +77,8 @@ impl Receiving {
     /// [`ServiceError::TooLarge`] beyond the bound; what the disk says.
     pub async fn write(&mut self, part: &[u8]) -> Result<(), ServiceError> {
         self.bytes += part.len() as u64;
-        if self.bytes > limits::FILE_BYTES_MAX {
-            return Err(ServiceError::TooLarge { bytes_max: limits::FILE_BYTES_MAX });
+        if self.bytes > self.bytes_max {
+            return Err(ServiceError::TooLarge { bytes_max: self.bytes_max });
         }
         if self.parts.send(part.to_vec()).await.is_err() {
             // The disk has refused; the thread says why.
@@ -109,12 +109,22 @@ pub struct Described {
 }
 
 /// Makes what was received a file.
+///
+/// # Errors
+/// It is not what its purpose wants ([`ServiceError::WrongFile`] with every error of it); the project is full.
 pub async fn create(
     service: &Service,
     project: &Project,
-    described: Described,
+    mut described: Described,
     received: Received,
 ) -> Result<DataFile, ServiceError> {
+    let (purpose, name, path) = (described.purpose, described.name.clone(), received.0.path());
+    let bytes = received.0.bytes;
+    let judged = tokio::task::spawn_blocking(move || judge(purpose, &name, &path, bytes)).await;
+    judged.map_err(|error| ServiceError::internal("judging a file broke off", error))??;
+    if described.purpose == "batch" {
+        described.expires_after.get_or_insert(limits::BATCH_FILES_KEPT);
+    }
     let now = Timestamp::now();
     let new = NewFile {
         name: described.name,
@@ -129,6 +139,50 @@ pub async fn create(
             full(format!("files take {} bytes at most together: delete some", limits::FILES_BYTES_MAX))
         }
     }
+}
+
+/// Refuses what its purpose cannot use. Reads the file.
+fn judge(purpose: &str, name: &str, path: &Path, bytes: u64) -> Result<(), ServiceError> {
+    let failed = |error| ServiceError::internal("judging a file", error);
+    let report = match purpose {
+        "batch" if bytes > limits::BATCH_BYTES_MAX => {
+            return Err(ServiceError::TooLarge { bytes_max: limits::BATCH_BYTES_MAX });
+        }
+        "batch" => batches::lines::judge(path, name, None)?.1,
+        // Tables and archives are judged by the job that reads them: it knows their columns.
+        "fine-tune" if name.to_ascii_lowercase().ends_with(".jsonl") => {
+            if bytes > limits::FILE_BYTES_MAX {
+                return Err(ServiceError::TooLarge { bytes_max: limits::FILE_BYTES_MAX });
+            }
+            let text = std::fs::read(path).map_err(failed)?;
+            let mut report = Report::default();
+            chat::lines::judge(&text, name, &Control::new(), &mut report)
+                .map_err(|error| ServiceError::internal("judging a file", error))?;
+            report
+        }
+        "vision" => {
+            let mut begin = [0; 12];
+            let n = std::fs::File::open(path).and_then(|mut file| file.read(&mut begin)).map_err(failed)?;
+            return match picture(&begin[..n]) {
+                true => Ok(()),
+                false => {
+                    let message = "file: is no PNG, JPEG, GIF or WebP picture, and its purpose is vision";
+                    Err(ServiceError::invalid("file", "invalid_image", message))
+                }
+            };
+        }
+        _ => return Ok(()),
+    };
+    if report.is_empty() { Ok(()) } else { Err(ServiceError::WrongFile(Box::new(report))) }
+}
+
+/// Whether bytes begin as those of a picture do.
+fn picture(begin: &[u8]) -> bool {
+    let is_webp = begin.starts_with(b"RIFF") && begin.get(8..12) == Some(b"WEBP");
+    is_webp
+        || [&b"\x89PNG\r\n\x1a\n"[..], b"\xFF\xD8\xFF", b"GIF87a", b"GIF89a"]
+            .iter()
+            .any(|&known| begin.starts_with(known))
 }
 
 /// One file.

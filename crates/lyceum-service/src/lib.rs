@@ -6,12 +6,13 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`selections`], [`keys`],
+//! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
 pub mod background;
+pub mod batches;
 pub mod card;
 pub mod chat;
 pub mod completions;
@@ -43,6 +44,7 @@ pub mod selections;
 pub mod standing;
 mod stops;
 pub mod tokens;
+pub mod uploads;
 pub mod usage;
 
 pub use error::ServiceError;
@@ -91,6 +93,7 @@ pub struct Service {
     background: background::Background,
     live_responses: responses::live::Live,
     selections_wanted: Notify,
+    batches_wanted: Notify,
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
@@ -110,6 +113,7 @@ impl Service {
             background: background::Background::default(),
             live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
+            batches_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
         }

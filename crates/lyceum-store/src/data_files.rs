@@ -61,6 +61,13 @@ pub struct Arrived {
     pub sha256: String,
 }
 
+impl Arrived {
+    /// Where the bytes are until they are kept.
+    pub fn path(&self) -> PathBuf {
+        self.staging.path().join("bytes")
+    }
+}
+
 impl Incoming {
     pub fn begin(store: &Store) -> Result<Self, StoreError> {
         let staging = Staging::create(store.layout())?;
@@ -103,7 +110,35 @@ pub async fn keep(
     arrived: Arrived,
     now: Timestamp,
 ) -> Result<Kept, StoreError> {
-    let id = FileId::from_bits(uuid::Uuid::now_v7().as_u128());
+    keep_as(
+        store,
+        project,
+        (FileId::from_bits(uuid::Uuid::now_v7().as_u128()), Room::Bounded),
+        new,
+        (arrived, now),
+    )
+    .await
+}
+
+/// Whether a file must find room among those of its project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Bounded,
+    /// It is what the project has paid for: it is kept however full the project is.
+    Owed,
+}
+
+/// As [`keep`], under an id that was chosen before.
+///
+/// # Errors
+/// There is a file of this id; the disk.
+pub async fn keep_as(
+    store: &Store,
+    project: &Project,
+    (id, room): (FileId, Room),
+    new: NewFile,
+    (arrived, now): (Arrived, Timestamp),
+) -> Result<Kept, StoreError> {
     let disk_name = disk_name(&new.name);
     let inner = arrived.staging.path().join("file");
     create_private_dir(&inner)?;
@@ -122,7 +157,9 @@ pub async fn keep(
     .bind(&project.id)
     .fetch_one(&mut *transaction)
     .await?;
-    let full = if n >= limits::FILES_MAX {
+    let full = if room == Room::Owed {
+        None
+    } else if n >= limits::FILES_MAX {
         Some(Kept::TooMany)
     } else if u64::try_from(bytes).unwrap_or(0) + arrived.bytes > limits::FILES_BYTES_MAX {
         Some(Kept::TooLarge)

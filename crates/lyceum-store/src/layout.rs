@@ -9,6 +9,8 @@
 //! DATA_DIR/jobs/ID/checkpoints/                       what a job resumes from
 //! DATA_DIR/jobs/ID/owner.lock                         held by the process that works on the job
 //! DATA_DIR/files/ID/NAME                              what a request brought, under a name that leads nowhere else
+//! DATA_DIR/batches/ID/input.jsonl, done.jsonl         what a batch asks, and its answers as they come
+//! DATA_DIR/uploads/ID/                                 parts of a file that is still coming
 //! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
 //! DATA_DIR/responses/ID.json, ID.lock                 a kept answer, and who makes one of the background
@@ -95,6 +97,16 @@ impl Layout {
     /// What the choices of a project found.
     pub fn selections(&self, project: &Project) -> PathBuf {
         self.of_project(project).join("selections")
+    }
+
+    /// The batches of a project that are not over.
+    pub fn batches(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("batches")
+    }
+
+    /// The files of a project that are still coming, in parts.
+    pub fn uploads(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("uploads")
     }
 
     /// The background runs of a project.

@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backup;
+pub mod batches;
 #[cfg(test)]
 mod conformance;
 pub mod data_files;
@@ -32,6 +33,7 @@ pub mod runs;
 mod schema;
 pub mod selections;
 pub mod tenancy;
+pub mod uploads;
 
 pub use database::Database;
 pub use db::Store;

@@ -169,6 +169,18 @@ pub struct SelectionId(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(String);
 
+/// `batch_` and 32 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchId(String);
+
+/// `upload_` and 32 hexadecimal digits: a file that comes in parts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadId(String);
+
+/// `part_` and 32 hexadecimal digits: a part of an upload.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartId(String);
+
 /// `key_` and 32 hexadecimal digits: the public id of an API key, never its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId(String);
@@ -221,6 +233,9 @@ macro_rules! prefixed_id {
 prefixed_id!(JobId, "job_", "job id");
 prefixed_id!(SelectionId, "sel_", "model selection id");
 prefixed_id!(FileId, "file_", "file id");
+prefixed_id!(BatchId, "batch_", "batch id");
+prefixed_id!(UploadId, "upload_", "upload id");
+prefixed_id!(PartId, "part_", "part id");
 prefixed_id!(KeyId, "key_", "key id");
 prefixed_id!(AdminKeyId, "admin_key_", "admin key id");
 prefixed_id!(UserId, "user_", "user id");

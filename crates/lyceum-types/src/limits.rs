@@ -81,6 +81,46 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 /// The longest reference to a model in a request.
 pub const MODEL_REF_CHARS_MAX: usize = 256;
 
+// Batches and uploads.
+
+/// Lines of one batch, and the bytes of its file (OpenAI's).
+pub const BATCH_LINES_MAX: usize = 50_000;
+pub const BATCH_BYTES_MAX: u64 = 200 << 20;
+/// The longest `custom_id`.
+pub const BATCH_CUSTOM_ID_CHARS_MAX: usize = 512;
+/// Batches of one project that are not over; the next one is told to come again.
+pub const BATCHES_UNFINISHED_MAX: u64 = 64;
+/// How long a batch may take; what is not answered then expires (OpenAI's `24h`).
+pub const BATCH_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// Lines under way at once: of one batch, of one project, of all projects.
+pub const BATCH_LINES_AT_ONCE: usize = 16;
+pub const BATCH_LINES_OF_PROJECT_AT_ONCE: usize = 32;
+pub const BATCH_LINES_OF_ALL_AT_ONCE: usize = 128;
+/// Batches of one project that are worked on at once; the others wait.
+pub const BATCHES_OF_PROJECT_AT_ONCE: usize = 4;
+/// How long the files of a batch are kept where it does not say (OpenAI's 30 days), and a file with its lines.
+pub const BATCH_FILES_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long lines under way may go on when the process ends.
+pub const BATCH_STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long a batch rests that the disk or the database broke off.
+pub const BATCH_PAUSE: Duration = Duration::from_secs(10);
+/// How long lines under way may go on when their batch is cancelled or its window has passed (OpenAI's 10 minutes).
+pub const BATCH_GRACE: Duration = Duration::from_secs(600);
+/// How often batches are looked for that other processes were asked for or left, and the counts of one are written.
+pub const BATCHES_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a line is asked again that the server was not ready for.
+pub const BATCH_NOT_READY_ATTEMPTS_MAX: u32 = 20;
+/// Batches of one page, and how many where the request does not say (OpenAI's).
+pub const BATCHES_LISTED_MAX: u32 = 100;
+pub const BATCHES_LISTED_DEFAULT: u32 = 20;
+/// The largest part of an upload, the parts of one, its bytes, and how long it waits for them (OpenAI's).
+pub const UPLOAD_PART_BYTES_MAX: u64 = 64 << 20;
+pub const UPLOAD_PARTS_MAX: usize = 1024;
+pub const UPLOAD_BYTES_MAX: u64 = 8 << 30;
+pub const UPLOAD_KEPT: Duration = Duration::from_secs(3600);
+/// Uploads of one project that still come.
+pub const UPLOADS_PENDING_MAX: usize = 64;
+
 // Completions.
 
 /// Prompts of one request.

@@ -34,7 +34,8 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let why = body.why()?;
     let (_, service_tier) = tier(body.service_tier.as_deref())?;
-    let (request, delivery) = body.parse()?;
+    let (mut request, delivery) = body.parse()?;
+    request.priority = caller.payer.priority(request.priority);
     let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
     let asker = match why {
         Some(why) => Some(Asker::new(&api, &caller, request.model.clone(), why).await?),

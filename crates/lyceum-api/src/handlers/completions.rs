@@ -34,7 +34,8 @@ pub async fn create(
     Json(body): Json<Body>,
 ) -> Result<Response, ApiError> {
     let wants_ids = body.return_token_ids.unwrap_or(false);
-    let (request, delivery, why) = body.parse()?;
+    let (mut request, delivery, why) = body.parse()?;
+    request.priority = caller.payer.priority(request.priority);
     let asked = request.model.clone();
     let wants_logprobs = request.logprobs.is_some();
     let wants_prompt = request.prompt_logprobs.is_some();

@@ -25,7 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 /// The longest value of a form's field that is no file.
 const FIELD_BYTES_MAX: usize = 1024;
 
-/// Keeps a file, up to 512 MiB, for choices among models and whatever else reads `file_…`. The same form under the same
+/// Keeps a file, up to 512 MiB, for whatever reads `file_…`. One for `batch`, `fine-tune` (chat examples) or `vision` is
+/// judged before it is kept, with every error of it told. The same form under the same
 /// `Idempotency-Key` (the bytes by their sha256) is one file.
 #[utoipa::path(post, path = "/v1/files", tag = "openai",
     request_body(content = CreateFile, content_type = "multipart/form-data"), responses(
@@ -103,7 +104,7 @@ async fn read(api: &Api, mut form: Multipart) -> Result<(Described, Received), A
 }
 
 /// A file's name and its bytes.
-async fn receive(api: &Api, mut field: Field<'_>) -> Result<(String, Received), ApiError> {
+async fn receive(api: &Api, field: Field<'_>) -> Result<(String, Received), ApiError> {
     let wrong = |message: &str| ApiError::field("file", "invalid_value", format!("file: {message}"));
     let name = field.file_name().unwrap_or_default().to_owned();
     if name.trim().is_empty() {
@@ -112,16 +113,26 @@ async fn receive(api: &Api, mut field: Field<'_>) -> Result<(String, Received), 
     if name.chars().count() > limits::FILE_NAME_CHARS_MAX || name.chars().any(char::is_control) {
         return Err(wrong("its name is too long or has control characters"));
     }
-    let mut receiving = Receiving::begin(&api.service);
+    Ok((name, bytes_of(api, field, "file", limits::FILE_BYTES_MAX).await?))
+}
+
+/// The bytes of a field, on the disk.
+pub(super) async fn bytes_of(
+    api: &Api,
+    mut field: Field<'_>,
+    param: &str,
+    bytes_max: u64,
+) -> Result<Received, ApiError> {
+    let mut receiving = Receiving::begin(&api.service, bytes_max);
     let mut is_empty = true;
     while let Some(part) = in_time(field.chunk()).await? {
         is_empty &= part.is_empty();
         receiving.write(&part).await?;
     }
     if is_empty {
-        return Err(wrong("is empty"));
+        return Err(ApiError::field(param, "invalid_value", format!("{param}: is empty")));
     }
-    Ok((name, receiving.end().await?))
+    Ok(receiving.end().await?)
 }
 
 /// A short text.
@@ -137,7 +148,7 @@ async fn text(name: &str, mut field: Field<'_>) -> Result<String, ApiError> {
     String::from_utf8(bytes).map_err(|_| wrong())
 }
 
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     next: impl Future<Output = Result<Option<T>, axum::extract::multipart::MultipartError>>,
 ) -> Result<Option<T>, ApiError> {
     match tokio::time::timeout(limits::BODY_TIMEOUT, next).await {
@@ -169,7 +180,7 @@ fn expires_after(anchor: Option<String>, seconds: Option<String>) -> Result<Opti
     Ok(Some(Duration::from_secs(within(param, seconds, min, max)?)))
 }
 
-fn twice(name: &str) -> ApiError {
+pub(super) fn twice(name: &str) -> ApiError {
     ApiError::field(name, "duplicate_parameter", format!("{name}: stands twice in the form"))
 }
 

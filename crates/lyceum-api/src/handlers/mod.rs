@@ -1,5 +1,6 @@
 //! One file a resource: parse, call the use case, write the answer.
 
+pub mod batches;
 pub mod card;
 pub mod chat;
 pub mod completions;
@@ -23,6 +24,7 @@ pub mod residents;
 pub mod responses;
 pub mod robustness;
 pub mod tokens;
+pub mod uploads;
 pub mod usage;
 
 use lyceum_types::clock::Timestamp;

@@ -1,9 +1,9 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, organization, predict, privacy, registry, rerank, residents, responses,
-    robustness, tokens, usage,
+    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
+    metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
+    responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -26,6 +26,8 @@ use utoipa::{Modify, OpenApi};
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
+        batches::create, batches::list, batches::find, batches::cancel,
+        uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,

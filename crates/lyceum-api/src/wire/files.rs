@@ -14,7 +14,7 @@ pub struct CreateFile {
     /// The bytes; its file name says the format (rows.csv, rows.jsonl, …).
     #[schema(format = Binary, value_type = String)]
     pub file: Vec<u8>,
-    /// `user_data`, `fine-tune` or `evals`
+    /// `assistants`, `batch`, `fine-tune`, `vision`, `user_data` or `evals`
     pub purpose: String,
     pub expires_after: Option<ExpiresAfter>,
 }

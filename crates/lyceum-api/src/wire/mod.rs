@@ -1,5 +1,6 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
+pub mod batches;
 pub mod binary;
 pub mod card;
 pub mod chat;
@@ -23,6 +24,7 @@ pub mod robustness;
 pub mod sampling;
 pub mod selections;
 pub mod tokens;
+pub mod uploads;
 pub mod usage;
 
 use crate::error::ApiError;

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod background;
+mod batches;
 mod card;
 mod client;
 mod contracts;
@@ -25,3 +26,4 @@ mod robustness;
 mod selections;
 mod tenancy;
 mod tls;
+mod uploads;

@@ -214,6 +214,7 @@ pub(crate) async fn start(
 ) -> Result<Running, ServiceError> {
     let guard = admitted.service.ledger().open(payer, speaker.version(), most(&prompts, options)).await?;
     let here = Here(Some(guard));
+    let options = &Options { in_background: options.in_background || payer.is_batch(), ..options.clone() };
     let mut running = begin(admitted, speaker, (prompts, options), mask, here.share());
     match &mut running {
         Ok(running) => running.guard = here,

@@ -1,7 +1,7 @@
 //! One process's side of the ledger: what is at hand (prices, budgets, purses), what is under way, what waits to be
 //! written. Everything here is quick; the database is only asked where a purse is empty.
 
-use super::{Guard, Outcome, Payer, Work, counts};
+use super::{Class, Guard, Outcome, Payer, Work, counts};
 use crate::ServiceError;
 use lyceum_engine::{Counted, Engine, Tally};
 use lyceum_store::ledger::budgets::{self, Granted};
@@ -130,6 +130,16 @@ impl Ledger {
         self.started.get_or_try_init(start).await.map(|_| ())
     }
 
+    /// Settles now for processes that are gone.
+    ///
+    /// # Errors
+    /// The disk or the database.
+    pub(crate) async fn settle_for_the_gone(self: &Arc<Self>) -> Result<(), ServiceError> {
+        self.start().await?;
+        recovery::recover(&self.store, Timestamp::now()).await?;
+        Ok(())
+    }
+
     /// Reads prices and budgets again; another process may have changed them.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let prices = Arc::new(prices::list(&self.store).await?);
@@ -177,8 +187,10 @@ impl Ledger {
     ) -> Result<Guard, ServiceError> {
         let Some(bill) = &payer.bill else { return Ok(Guard::new(None)) };
         self.start().await?;
+        // It was paid for before a process died that had its answer.
+        let Some(id) = bill.next_id() else { return Ok(Guard::new(None)) };
         let request = Request {
-            id: bill.next_id(),
+            id,
             tenant: payer.project.tenant.clone(),
             project: payer.project.id.clone(),
             api_key: bill.key.as_str().to_owned(),
@@ -338,7 +350,10 @@ impl Ledger {
     pub(super) fn settle(&self, id: &str, outcome: Outcome, counts: Counts) {
         let mut state = self.state();
         let State { desk, spool, live, spool_failed, .. } = &mut *state;
-        if outcome == Outcome::Failed && counts == Counts::default() {
+        // A line of a batch that breaks off is done again, or told that it was not: nobody pays for half of it.
+        let is_undone = outcome == Outcome::Cancelled
+            && desk.look(id).is_some_and(|open| open.request.class == Class::Batch);
+        if is_undone || (outcome == Outcome::Failed && counts == Counts::default()) {
             // Nothing was done: it was refused, and is not told of.
             desk.forget(id);
             let written = spool.as_mut().map_or(Ok(()), |spool| spool.forgotten(id));

@@ -15,9 +15,10 @@ pub use ledger::{Figures, Ledger};
 pub use lyceum_store::ledger::{Class, Counts, Outcome};
 
 use crate::ServiceError;
-use lyceum_engine::{CountPrompt, Counted, Metered, Tally};
+use lyceum_engine::{CountPrompt, Counted, Metered, Priority, Tally};
 use lyceum_store::models::Version;
 use lyceum_types::ids::{KeyId, Project};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -37,14 +38,47 @@ struct Bill {
     request: String,
     /// Pieces of work so far: a request that is answered and explained has two.
     n: AtomicU32,
+    /// Of a line of a batch.
+    line: Attempt,
+}
+
+/// A line of a batch that is asked: how often before, and what of it is paid for.
+#[derive(Clone, Debug, Default)]
+pub struct Attempt {
+    /// Each attempt has ids of its own: one that failed may have an entry, which costs nothing.
+    pub number: u32,
+    /// Ids of pieces of work that the ledger has settled.
+    pub paid: BTreeSet<String>,
 }
 
 impl Payer {
     /// A request that came in by `route` with this key; `request` is its id, which no other has.
     pub fn of_request(project: Project, key: KeyId, route: &str, request: String) -> Self {
-        let bill =
-            Bill { key, route: route.to_owned(), class: Class::Interactive, request, n: AtomicU32::new(0) };
+        let bill = Bill {
+            key,
+            route: route.to_owned(),
+            class: Class::Interactive,
+            request,
+            n: AtomicU32::new(0),
+            line: Attempt::default(),
+        };
         Payer { project, bill: Some(Arc::new(bill)) }
+    }
+
+    /// A line of a batch; `request` is the same whenever the line is asked, in whichever process.
+    pub fn of_line(project: Project, key: KeyId, route: &str, (request, line): (String, Attempt)) -> Self {
+        let (route, n) = (route.to_owned(), AtomicU32::new(0));
+        let bill = Bill { key, route, class: Class::Batch, request, n, line };
+        Payer { project, bill: Some(Arc::new(bill)) }
+    }
+
+    /// How soon the work is wanted, where that is not for the request to say.
+    pub fn priority(&self, asked: Priority) -> Priority {
+        if self.is_batch() { Priority::Batch } else { asked }
+    }
+
+    pub(crate) fn is_batch(&self) -> bool {
+        self.bill.as_ref().is_some_and(|bill| bill.class == Class::Batch)
     }
 
     /// Work of this machine's own user, who has no key and no bill: the command line.
@@ -54,12 +88,19 @@ impl Payer {
 }
 
 impl Bill {
-    /// An id for the next piece of work.
-    fn next_id(&self) -> String {
-        match self.n.fetch_add(1, Ordering::Relaxed) {
+    /// An id for the next piece of work; `None` where it is paid for.
+    fn next_id(&self) -> Option<String> {
+        let id = match self.n.fetch_add(1, Ordering::Relaxed) {
             0 => self.request.clone(),
             n => format!("{}.{n}", self.request),
+        };
+        if self.line.paid.contains(&id) {
+            return None;
         }
+        Some(match self.line.number {
+            0 => id,
+            number => format!("{id}~{number}"),
+        })
     }
 }
 

@@ -123,6 +123,19 @@ pub async fn list(
     rows.iter().map(entry).collect()
 }
 
+/// The requests whose ids begin so, and how they ended.
+pub async fn of_requests(store: &Store, prefix: &str) -> Result<Vec<(String, Outcome)>, StoreError> {
+    // No id has a character behind `~`.
+    let rows = sqlx::query(
+        "SELECT request, outcome FROM ledger_entries WHERE request >= $1 AND request < $2 ORDER BY request",
+    )
+    .bind(prefix)
+    .bind(format!("{prefix}\u{7f}"))
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("request")?, word(row, "outcome", Outcome::parse)?))).collect()
+}
+
 fn entry(row: &AnyRow) -> Result<Entry, StoreError> {
     Ok(Entry {
         outcome: word(row, "outcome", Outcome::parse)?,

@@ -1,11 +1,11 @@
 //! What processes left that are gone: their entries are written, their unfinished requests settled with what was noted of
 //! them, and what they had put aside goes back.
 
-use super::Outcome;
 use super::budgets::{WindowKey, give_back};
 use super::desk::Settlement;
 use super::entries;
 use super::spool::Dead;
+use super::{Class, Outcome};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 
@@ -34,7 +34,10 @@ pub async fn recover(store: &Store, now: Timestamp) -> Result<Recovered, StoreEr
         recovered.settled += replay.settled.len() as u64;
         recovered.interrupted += replay.open.len() as u64;
         recovered.n_damaged += replay.n_damaged;
-        let interrupted = replay.open.iter().map(|open| open.entry(Outcome::Interrupted, open.noted, now));
+        // A line of a batch is done again, and paid for when its answer is there.
+        let is_lost = |open: &&super::desk::Open| open.request.class != Class::Batch;
+        let interrupted =
+            replay.open.iter().filter(is_lost).map(|open| open.entry(Outcome::Interrupted, open.noted, now));
         let all: Vec<Settlement> = replay
             .settled
             .iter()

@@ -51,6 +51,7 @@ pub async fn create(
         stream,
         mut echo,
     } = body.parse()?;
+    request.priority = caller.payer.priority(request.priority);
     for (param, is_asked) in [("store", asks_to_keep), ("background", background)] {
         if is_asked {
             let what = "the answer and what it answers";
