@@ -1,10 +1,11 @@
 //! `lyceum explain MODEL`: why it answers as it does, on the terminal and as SVG, PNG and HTML files.
 
+mod language;
 mod row;
 mod svg;
 mod terminal;
 
-use crate::context::Context;
+use crate::context::{Context, Speaker};
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
@@ -14,6 +15,7 @@ use lyceum_service::Payer;
 use lyceum_service::completions::{self, Prompt, Sampling};
 use lyceum_service::explain::{self, Answer, Explained, Explanation, Parts, TargetShown, What};
 use lyceum_service::{Content, Resident, Service};
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -88,10 +90,19 @@ pub struct Explain {
 impl Explain {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         crate::commands::predict::without_url(&self.without)?;
-        let (service, resident) = context.resident(&self.model).await?;
-        let (options, extras) = self.options(&resident)?.parse("").map_err(refused)?;
-        let what = self.what(context, &service, &resident).await?;
-        let request = explain::Request { model: resident.version.id().parse()?, what, options };
+        let (service, speaker) = context.speaker(&self.model).await?;
+        let (model, field, what) = match speaker {
+            Speaker::Trained(resident) => {
+                let what = self.what(context, &service, &resident).await?;
+                (resident.version.id().parse()?, field(&resident), what)
+            }
+            Speaker::Language(reference, language) => {
+                let what = language::what(&self, context, &service, (&reference, &language)).await?;
+                (reference, "text", what)
+            }
+        };
+        let (options, extras) = self.options(field)?.parse("").map_err(refused)?;
+        let request = explain::Request { model, what, options };
         let explained = explain::create(&service, &Payer::local(&context.project), request).await?;
         let body = explanation(&explained, extras);
         self.write_files(&explained, &body)?;
@@ -104,12 +115,7 @@ impl Explain {
     }
 
     /// The options as the wire has them, so that both doors take and refuse the same.
-    fn options(&self, resident: &Resident) -> Result<OptionsBody, Failure> {
-        let field = match resident.preparation.output {
-            OutputPreparation::Labels { .. } | OutputPreparation::StepLabels { .. } => "label",
-            OutputPreparation::Values { .. } => "output",
-            OutputPreparation::Tokens => "text",
-        };
+    fn options(&self, field: &str) -> Result<OptionsBody, Failure> {
         serde_json::from_value(Value::Object(self.option_values(field))).map_err(|error| {
             Failure::usage(error.to_string(), "an option has a value that it does not take", "see --help")
         })
@@ -172,7 +178,12 @@ impl Explain {
         };
         let completion = match &self.completion {
             Some(completion) => completion.clone(),
-            None => said(context, service, resident, &prompt).await?,
+            None => {
+                let model = resident.version.id().parse()?;
+                // Within the context; `None` would be OpenAI's 16.
+                let most = resident.model.context().is_none().then_some(SAID_TOKENS);
+                said(context, service, &model, (&prompt, most)).await?
+            }
         };
         Ok(What::Continuation { prompt, completion })
     }
@@ -206,6 +217,15 @@ impl Explain {
     }
 }
 
+/// What a target is called for this kind of model.
+fn field(resident: &Resident) -> &'static str {
+    match resident.preparation.output {
+        OutputPreparation::Labels { .. } | OutputPreparation::StepLabels { .. } => "label",
+        OutputPreparation::Values { .. } => "output",
+        OutputPreparation::Tokens => "text",
+    }
+}
+
 /// A file by its kind, JSON by its first character, or the text itself.
 fn content(input: &str) -> Result<Content, Failure> {
     let path = Path::new(input);
@@ -231,15 +251,14 @@ fn content(input: &str) -> Result<Content, Failure> {
 async fn said(
     context: &Context,
     service: &Service,
-    resident: &Resident,
-    prompt: &str,
+    model: &ModelRef,
+    (prompt, max_tokens): (&str, Option<usize>),
 ) -> Result<String, Failure> {
     let request = completions::Request {
-        model: resident.version.id().parse()?,
+        model: model.clone(),
         prompts: vec![Prompt::Text(prompt.to_owned())],
         n: 1,
-        // Within the context; `None` would be OpenAI's 16.
-        max_tokens: resident.model.context().is_none().then_some(SAID_TOKENS),
+        max_tokens,
         sampling: Sampling { seed: Some(0), ..Sampling::greedy() },
         stop: Vec::new(),
         logprobs: None,

@@ -13,7 +13,7 @@ const CHARACTER: f64 = 8.4;
 pub(super) fn drawing(parts: &Parts, e: &Explanation) -> String {
     let values: Vec<f64> = e.attributions.iter().map(|a| a.value).collect();
     match (parts, &e.of) {
-        (Parts::Text { .. }, Of::Features) => text(&names(parts, e), &values),
+        (Parts::Text { .. } | Parts::Messages { .. }, Of::Features) => text(&names(parts, e), &values),
         (Parts::Image { height, width, .. }, Of::Features) => {
             match parts.heatmap(e.elements.as_deref(), &values) {
                 Some(map) => picture(&relative(&map), *height, *width),

@@ -80,7 +80,7 @@ fn body(parts: &Parts, e: &Explanation, coloured: bool) -> String {
     let values: Vec<f64> = e.attributions.iter().map(|a| a.value).collect();
     if coloured && e.of == Of::Features {
         match parts {
-            Parts::Text { .. } => return text(&names(parts, e), &values),
+            Parts::Text { .. } | Parts::Messages { .. } => return text(&names(parts, e), &values),
             Parts::Image { height, width, .. } => {
                 if let Some(map) = parts.heatmap(e.elements.as_deref(), &values) {
                     return picture(&relative(&map), *height, *width);
