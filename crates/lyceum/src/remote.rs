@@ -8,7 +8,6 @@ use crate::cli::Global;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
-use lyceum_types::limits;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +28,8 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 /// One event of a stream.
 const EVENT_BYTES_MAX: u64 = 16 << 20;
 const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
+/// Of a server's words in an error.
+const WORDS_CHARS_MAX: usize = 4096;
 
 /// What flags and variables say of a server.
 #[derive(Clone, Default)]
@@ -324,7 +325,7 @@ fn refusal(status: u16, body: &Value) -> Failure {
     };
     let text = |field: &str, default: &str| {
         let text = error[field].as_str().unwrap_or(default);
-        text.chars().take(limits::BODY_BYTES_MAX.min(4096)).collect::<String>()
+        text.chars().take(WORDS_CHARS_MAX).collect::<String>()
     };
     let fix = match exit {
         Exit::NotFound => "lyceum ls with the same --url shows what there is",

@@ -1,0 +1,257 @@
+//! The commands against a server elsewhere: a real process with TLS, asked by the binary with a URL, a key and a private
+//! certificate alone.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+/// A server with two models of points and one that writes, and a folder of a client that has nothing.
+struct House {
+    server: tempfile::TempDir,
+    client: tempfile::TempDir,
+    process: Child,
+    url: String,
+    key: String,
+    /// Held: a server that cannot write its lines ends.
+    _stdout: BufReader<ChildStdout>,
+}
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    command
+}
+
+/// A line parts these rows.
+fn rows(n: usize) -> String {
+    let row = |i: usize| {
+        let (a, b) = ((i * 37 % 101) as f64 / 50.0 - 1.0, (i * 53 % 97) as f64 / 48.0 - 1.0);
+        format!("{a},{b},{}\n", if a + b > 0.1 { "above" } else { "below" })
+    };
+    format!("x,y,label\n{}", (0..n).map(row).collect::<String>())
+}
+
+const POINTS: &str = "name = \"points\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\nvalid_fraction = 0.25\n\
+    target = \"label\"\n[model]\nfamily = \"mlp\"\nhidden = [16]\n[train]\nepochs = 20\nbatch_size = 8\n\
+    optimizer = { name = \"adam\", lr = 0.02 }\n";
+const POET: &str = "name = \"poet\"\ntask = \"language_modeling\"\n[data]\ntrain = \"a.txt\"\nvalid_fraction = 0.2\n\
+    tokenizer = \"char\"\n[model]\nfamily = \"transformer\"\nvariant = \"decoder\"\nd_model = 16\nnhead = 2\n\
+    num_layers = 1\ndim_feedforward = 32\ncontext = 16\n[train]\nsteps = 4\nbatch_size = 4\n";
+
+impl House {
+    fn new() -> Self {
+        let (server, client) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        std::fs::write(server.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(server.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(client.path().join("ca.pem"), made.cert.pem()).unwrap();
+        for folder in [server.path(), client.path()] {
+            std::fs::write(folder.join("rows.csv"), rows(80)).unwrap();
+        }
+        std::fs::write(server.path().join("a.txt"), "the cat sat on the mat; ".repeat(30)).unwrap();
+        for (name, spec) in [("points.toml", POINTS), ("points.toml", POINTS), ("poet.toml", POET)] {
+            std::fs::write(server.path().join(name), spec).unwrap();
+            let trained = lyceum(server.path(), &["train", name, "--json"]).output().unwrap();
+            assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+        }
+        let serve =
+            ["serve", "--listen", "127.0.0.1:0", "--tls-cert", "cert.pem", "--tls-key", "key.pem", "--json"];
+        let mut process = lyceum(server.path(), &serve).stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let (url, key) = (line["url"].as_str().unwrap().to_owned(), line["key"].as_str().unwrap().to_owned());
+        assert!(url.starts_with("https://"), "{url}");
+        House { server, client, process, url, key, _stdout: stdout }
+    }
+
+    /// The binary in the client's folder.
+    fn ask(&self, arguments: &[&str]) -> Output {
+        let all = [arguments, &["--url", &self.url, "--ca", "ca.pem", "--json"]].concat();
+        lyceum(self.client.path(), &all).env("LYCEUM_API_KEY", &self.key).output().unwrap()
+    }
+
+    #[track_caller]
+    fn lines(&self, arguments: &[&str]) -> Vec<Value> {
+        let output = self.ask(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn line(&self, arguments: &[&str]) -> Value {
+        self.lines(arguments).pop().expect("a line")
+    }
+
+    /// Exit code and stable code.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str]) -> (i32, String, Value) {
+        told(&self.ask(arguments))
+    }
+}
+
+#[track_caller]
+fn told(output: &Output) -> (i32, String, Value) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let error: Value = serde_json::from_str(stderr.lines().last().unwrap_or_default()).expect(&stderr);
+    let code = error["error"]["code"].as_str().unwrap().to_owned();
+    (output.status.code().unwrap(), code, error["error"].clone())
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
+    let house = House::new();
+    models_and_answers(&house);
+    names_and_deletions(&house);
+    files_privacy_and_attacks(&house);
+    refusals_keep_the_key_to_themselves(&house);
+    assert!(!house.client.path().join("data").exists(), "a client has no data folder");
+}
+
+fn models_and_answers(house: &House) {
+    let models = house.line(&["ls"]);
+    let here: Value = {
+        let output = lyceum(house.server.path(), &["ls", "--json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(models, here, "a server's list in the words of the data folder's");
+    assert_eq!(house.line(&["show", "points"])["root"], "points@2");
+    // The same rows have the same answers, there and here.
+    let far = house.lines(&["predict", "points", "rows.csv", "--without", "label"]);
+    let near = lyceum(house.server.path(), &["predict", "points", "rows.csv", "--json"]).output().unwrap();
+    let near: Vec<Value> = String::from_utf8(near.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(far.len(), 80);
+    for (far, near) in far.iter().zip(&near) {
+        assert_eq!((&far["row"], &far["output"]), (&near["row"], &near["output"]));
+        let p = |line: &Value| line["probabilities"]["above"].as_f64().unwrap();
+        assert!((p(far) - p(near)).abs() < 1e-5, "{far} {near}");
+    }
+    let (exit, code, error) = house.refused(&["predict", "points", "rows.csv"]);
+    assert_eq!((exit, code.as_str()), (1, "unknown_field"));
+    assert!(error["fix"].as_str().unwrap().contains("--without"), "{error}");
+    let answer = house.line(&["run", "points", "{\"x\": 0.9, \"y\": 0.9}"]);
+    assert_eq!(answer["output"], "above");
+    // A text comes token by token; the whole is what a run here writes.
+    let far = house.line(&["run", "poet", "the cat", "--max-tokens", "8"]);
+    let near = ["run", "poet", "the cat", "--max-tokens", "8", "--json"];
+    let near = lyceum(house.server.path(), &near).output().unwrap();
+    let near: Value = serde_json::from_slice(&near.stdout).unwrap();
+    assert_eq!(far["text"], near["text"]);
+    assert_eq!(far["usage"]["completion_tokens"], 8);
+    let explained = house.line(&["explain", "points", "--input", "{\"x\": 0.9, \"y\": 0.9}"]);
+    assert!(explained["attributions"].is_array(), "{explained}");
+    let card = house.line(&["card", "points"]);
+    std::fs::write(house.client.path().join("card.json"), card.to_string()).unwrap();
+    assert_eq!(house.line(&["card", "points", "--verify", "card.json"])["verified"], true);
+}
+
+fn names_and_deletions(house: &House) {
+    let moved = house.line(&["alias", "set", "points@1", "prod", "--note", "first"]);
+    assert_eq!((&moved["alias"], &moved["version"]), (&"points@prod".into(), &1.into()));
+    assert_eq!(house.line(&["alias", "set", "points@2", "prod"])["before"], 1);
+    assert_eq!(house.line(&["alias", "rollback", "points@prod"])["version"], 1);
+    let listed = house.line(&["alias", "ls", "points"]);
+    assert_eq!(
+        (&listed["aliases"][0]["version"], &listed["history"][0]["note"]),
+        (&1.into(), &"first".into())
+    );
+    assert_eq!(house.line(&["approve", "points@2", "--note", "seen"])["approved"], "points@2");
+    assert_eq!(house.line(&["promote", "points@2"])["served"], "points@2");
+    let lineage = house.line(&["lineage", "points@prod"]);
+    assert_eq!((&lineage["model"], &lineage["data"][0]["rows"]), (&"points@1".into(), &80.into()));
+    assert_eq!(house.refused(&["rm", "points@1"]).1, "aliased");
+    assert_eq!(house.refused(&["rm", "points", "--all"]).0, 5);
+    assert_eq!(house.line(&["alias", "rm", "points@prod"])["alias"], "points@prod");
+    assert_eq!(house.line(&["rm", "points"])["model"], "points@2", "the version that the name serves");
+    assert_eq!(house.line(&["show", "points"])["root"], "points@1");
+    assert_eq!(house.refused(&["show", "nobody"]).1, "model_not_found");
+    assert_eq!(house.refused(&["stop", "points"]).0, 3, "trained models are not listed as residents");
+    assert!(house.line(&["ps"])["data"].is_array());
+}
+
+fn files_privacy_and_attacks(house: &House) {
+    let kept = house.line(&["files", "upload", "rows.csv"]);
+    let id = kept["id"].as_str().unwrap();
+    assert_eq!(house.line(&["files", "ls"])["files"][0]["id"], id);
+    assert_eq!(house.line(&["files", "get", id, "--out", "again.csv"])["event"], "done");
+    assert_eq!(std::fs::read_to_string(house.client.path().join("again.csv")).unwrap(), rows(80));
+    assert_eq!(house.refused(&["files", "get", id, "--out", "again.csv"]).1, "file_exists");
+    assert_eq!(house.line(&["files", "rm", id])["deleted"], true);
+
+    let spent = ["privacy", "epsilon", "--q", "0.01", "--sigma", "1.1", "--steps", "100", "--delta", "1e-5"];
+    let far = house.line(&spent)["epsilon"].as_f64().unwrap();
+    let near = lyceum(house.server.path(), &[&spent[..], &["--json"]].concat()).output().unwrap();
+    let near: Value = serde_json::from_slice(&near.stdout).unwrap();
+    assert_eq!(far, near["epsilon"].as_f64().unwrap());
+
+    let run = house.line(&["attack", "points", "rows.csv", "--rows", "10"]);
+    assert_eq!((&run["status"], &run["n"]), (&"completed".into(), &10.into()));
+    assert!(!run["results"].as_array().unwrap().is_empty());
+    assert_eq!(
+        house.line(&["files", "ls"])["files"].as_array().unwrap().len(),
+        0,
+        "its rows went with the run"
+    );
+}
+
+fn refusals_keep_the_key_to_themselves(house: &House) {
+    for arguments in
+        [&["train", "points.toml"][..], &["keys", "ls"], &["serve"], &["export", "points", "--output", "x"]]
+    {
+        let (exit, code, error) = house.refused(arguments);
+        assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
+        assert!(error["message"].as_str().unwrap().contains("cannot ask a server"), "{error}");
+    }
+    assert_eq!(told(&lyceum(house.client.path(), &["files", "ls", "--json"]).output().unwrap()).0, 2);
+    let secret = "sk-000000000000000000000000000000000000000000000000";
+    let wrong = |more: &[&str]| {
+        let all = [&["ls", "--json", "--key", secret][..], more].concat();
+        let output = lyceum(house.client.path(), &all).env("LYCEUM_LOG", "trace").output().unwrap();
+        let text = format!("{output:?}");
+        assert!(!text.contains(secret), "{text}");
+        told(&output)
+    };
+    let unknown = wrong(&["--url", &house.url, "--ca", "ca.pem"]);
+    assert_eq!((unknown.0, unknown.1.as_str()), (4, "invalid_api_key"));
+    // A certificate that nobody vouches for is not trusted.
+    assert_eq!(wrong(&["--url", &house.url]).0, 7);
+    assert_eq!(wrong(&["--url", "https://127.0.0.1:9"]).0, 7);
+    assert_eq!(wrong(&["--url", "https://user:word@127.0.0.1"]).0, 2);
+    let keyless = ["ls", "--json", "--url", &house.url];
+    assert_eq!(told(&lyceum(house.client.path(), &keyless).output().unwrap()).1, "missing_api_key");
+
+    // The bill is the organisation's to read.
+    let made = lyceum(house.server.path(), &["admin", "keys", "create", "--json"]).output().unwrap();
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let admin = ["secret", "value", "key"].iter().find_map(|field| made[*field].as_str()).expect("a secret");
+    let asked = ["usage", "--by", "model", "--json", "--url", &house.url, "--ca", "ca.pem", "--key", admin];
+    let output = lyceum(house.client.path(), &asked).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let usage: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let poet = usage["usage"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|row| row["model"].as_str().is_some_and(|model| model.starts_with("poet")));
+    assert_eq!(poet.unwrap()["output_tokens"], 8, "{usage}");
+}
