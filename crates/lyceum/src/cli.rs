@@ -15,7 +15,7 @@ Results go to stdout, everything else to stderr. With --json every line of stdou
 error is the last line of stderr: {\"error\":{\"code\",\"message\",\"why\",\"fix\",…}}.";
 
 /// Train models on your data and serve them: one binary, no cloud, no Python.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "lyceum", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
@@ -44,6 +44,20 @@ pub struct Global {
     /// Certificates (PEM) that --url is trusted by, in the place of those of the web; default: the variable LYCEUM_CA
     #[arg(long, global = true, value_name = "FILE")]
     pub ca: Option<PathBuf>,
+}
+
+/// Without the key.
+impl std::fmt::Debug for Global {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Global { json, data_dir, threads, url, key: _, ca } = self;
+        f.debug_struct("Global")
+            .field("json", json)
+            .field("data_dir", data_dir)
+            .field("threads", threads)
+            .field("url", url)
+            .field("ca", ca)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +207,17 @@ mod tests {
             assert_eq!(cli.global.threads, Some(2));
         }
         assert!(!wants_json(&typed("lyceum show -- --json")));
+    }
+
+    #[test]
+    fn a_key_is_taken_after_any_subcommand_and_shown_nowhere() {
+        let line = "lyceum ls --url https://a --key sk-secret --ca ca.pem";
+        let cli = parse(&typed(line)).unwrap().unwrap();
+        assert_eq!(
+            (cli.global.url.as_deref(), cli.global.key.as_deref()),
+            (Some("https://a"), Some("sk-secret"))
+        );
+        assert!(!format!("{cli:?}").contains("sk-secret"));
     }
 
     #[test]
