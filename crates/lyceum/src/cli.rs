@@ -222,11 +222,11 @@ mod tests {
 
     #[test]
     fn a_slip_is_a_usage_error_with_a_hint() {
-        let failure = parse(&typed("lyceum lss")).err().unwrap();
+        let failure = parse(&typed("lyceum lss")).unwrap_err();
         assert_eq!((failure.exit.code(), failure.code.as_ref()), (2, "usage"));
         assert!(failure.message.contains("'lss'"), "{failure:?}");
         assert!(failure.fix.contains("'ls'"), "{failure:?}");
-        assert_eq!(parse(&typed("lyceum ls --threads many")).err().unwrap().exit.code(), 2);
-        assert_eq!(parse(&typed("lyceum")).err().unwrap().exit.code(), 2);
+        assert_eq!(parse(&typed("lyceum ls --threads many")).unwrap_err().exit.code(), 2);
+        assert_eq!(parse(&typed("lyceum")).unwrap_err().exit.code(), 2);
     }
 }
