@@ -159,6 +159,11 @@ pub mod cards {
     pub use crate::wire::card::{Form, VerificationBody};
 }
 
+/// A version's lineage, which the command line prints as well.
+pub mod registry {
+    pub use crate::wire::registry::LineageBody;
+}
+
 /// The suite and the run of `/v1/robustness/runs`, for the command line, which speaks the same JSON.
 pub mod robustness {
     pub use crate::wire::robustness::RunBody;

@@ -3,8 +3,8 @@
 use crate::error::ApiError;
 use crate::handlers::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
-    metrics, model_selections, models, openapi, organization, predict, privacy, rerank, residents, responses,
-    robustness, tokens, uploads, usage,
+    metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank, residents,
+    responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -12,8 +12,8 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
-use lyceum_types::ids::KeyScope::{self, Inference, Metrics};
+use axum::routing::{MethodRouter, delete, get, post};
+use lyceum_types::ids::KeyScope::{self, Admin, Inference, Metrics};
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) fn router(api: Api) -> Router {
@@ -29,9 +29,11 @@ pub(crate) fn router(api: Api) -> Router {
 }
 
 /// A URL of the table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub path: &'static str,
+    /// The one method that it is; None: all that its path has and no other route of it is.
+    pub method: Option<Method>,
     pub access: Access,
 }
 
@@ -91,9 +93,19 @@ fn inference(table: Table) -> Table {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .work("/v1/models/{id}", post(predict::verb))
+        // Names that move, and versions that go.
+        .change(Method::DELETE, "/v1/models/{id}", delete(registry::delete))
+        .key(Inference, "/v1/models/{id}/aliases", get(registry::aliases))
+        .change(Method::POST, "/v1/models/{id}/aliases", post(registry::set_alias))
+        .change(Method::DELETE, "/v1/models/{id}/aliases/{alias}", delete(registry::delete_alias))
+        .change(Method::POST, "/v1/models/{id}/aliases/{alias}/rollback", post(registry::roll_back))
+        .key(Inference, "/v1/models/{id}/history", get(registry::history))
+        .change(Method::POST, "/v1/models/{id}/approve", post(registry::approve))
+        .change(Method::POST, "/v1/models/{id}/promote", post(registry::promote))
+        .key(Inference, "/v1/models/{id}/lineage", get(registry::lineage))
         // What is in memory.
         .key(Inference, "/v1/residents", get(residents::list))
-        .key(Inference, "/v1/residents/{id}", axum::routing::delete(residents::unload))
+        .key(Inference, "/v1/residents/{id}", delete(residents::unload))
         // Privacy.
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))
@@ -187,7 +199,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))
 }
 
-/// Builds the table; the five kinds of route are its five words.
+/// Builds the table; the kinds of route are its words.
 struct Table {
     api: Api,
     router: Router<Api>,
@@ -196,7 +208,7 @@ struct Table {
 
 impl Table {
     fn add(mut self, path: &'static str, access: Access, methods: MethodRouter<Api>) -> Self {
-        self.routes.push(Route { path, access });
+        self.routes.push(Route { path, method: None, access });
         self.router = self.router.route(path, methods);
         self
     }
@@ -210,6 +222,16 @@ impl Table {
     fn key(self, scope: KeyScope, path: &'static str, methods: MethodRouter<Api>) -> Self {
         let key = from_fn_with_state((self.api.clone(), scope), auth::require);
         self.add(path, Access::Project(scope), methods.layer(key))
+    }
+
+    /// What the project has is changed: a key that may, `Idempotency-Key`, counted.
+    fn change(mut self, method: Method, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Admin), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
+        let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
+        self.routes.push(Route { path, method: Some(method), access: Access::Project(Admin) });
+        self.router = self.router.route(path, methods.layer(count).layer(once).layer(key));
+        self
     }
 
     /// A key of the organisation may ask; what it changes counts at once.

@@ -136,6 +136,11 @@ impl From<StoreError> for ServiceError {
             StoreError::NotFound { what, id } => Self::NotFound { what, id },
             StoreError::TooMuch { .. } => Self::invalid("limit", "too_much", error.to_string()),
             StoreError::Refused { code, message } => Self::Refused { code, message },
+            StoreError::Held { .. } => Self::Conflict { code: "held", message: error.to_string() },
+            StoreError::NotApproved { .. } => {
+                Self::Conflict { code: "not_approved", message: error.to_string() }
+            }
+            StoreError::Aliased { .. } => Self::Conflict { code: "aliased", message: error.to_string() },
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

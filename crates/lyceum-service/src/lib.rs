@@ -33,6 +33,7 @@ pub mod models;
 pub mod predict;
 pub mod privacy;
 pub mod rates;
+pub mod registry;
 pub mod rerank;
 pub mod residency;
 mod resident;
@@ -217,6 +218,14 @@ impl Service {
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
         let version = self.resolve(project, reference).await?;
         Ok(self.languages.unload(project, &version))
+    }
+
+    /// Lets versions go that were deleted, with what leans on them; requests under way keep what they hold.
+    pub fn forget(&self, project: &Project, deleted: &[Version]) {
+        for version in deleted {
+            self.residents.unload(project, version);
+            self.languages.unload(project, version);
+        }
     }
 
     /// Wakes the worker that makes choices: one was asked for.

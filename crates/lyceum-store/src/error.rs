@@ -48,7 +48,7 @@ pub enum StoreError {
     Held { id: String, why: String },
     #[error("{id} is not approved, and the alias {alias} moves to approved versions only")]
     NotApproved { id: String, alias: String },
-    #[error("{id} is what the protected alias {alias} points at")]
+    #[error("{id} is what the alias {alias} points at: point it elsewhere or remove it first")]
     Aliased { id: String, alias: String },
     #[error("{path} is not empty")]
     NotEmpty { path: PathBuf },

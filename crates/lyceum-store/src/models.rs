@@ -1,12 +1,18 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
+mod deletion;
+
+pub use deletion::{delete, delete_all};
+
 use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
-use crate::registry::{self, Act, EventKind, NewEvent};
+use crate::registry::Act;
+use crate::tenancy::audit;
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -226,6 +232,7 @@ pub async fn promote(
     project: &Project,
     name: &ModelName,
     number: u32,
+    act: &Act,
 ) -> Result<Version, StoreError> {
     let reference = ModelRef { name: name.clone(), version: VersionRef::Number(number) };
     let before = resolve(store, project, &reference).await?;
@@ -243,89 +250,15 @@ pub async fn promote(
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
     }
+    let event = audit::Event {
+        kind: "model.promoted",
+        project: Some(&project.id),
+        resource: &before.id(),
+        data: json!({ "was_held": before.held, "note": act.note }),
+    };
+    audit::append(&mut transaction, &project.tenant, &act.audited(), event).await?;
     transaction.commit().await?;
     Ok(before)
-}
-
-/// Deletes one version: it is gone for every reader at once, then its folder, then its row. A crash in
-/// between is finished by the next [`Store::open`]. Returns what was deleted.
-///
-/// # Errors
-/// [`StoreError::Aliased`]: a protected alias points at it. Other aliases go with it.
-pub async fn delete(
-    store: &Store,
-    project: &Project,
-    reference: &ModelRef,
-    act: &Act,
-) -> Result<Version, StoreError> {
-    let version = resolve(store, project, reference).await?;
-    let mut transaction = store.write().await?;
-    let protected: Option<(String,)> = sqlx::query_as(
-        "SELECT alias FROM model_aliases \
-         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND protected = 1 ORDER BY alias LIMIT 1",
-    )
-    .bind(&project.tenant)
-    .bind(&project.id)
-    .bind(version.name.as_str())
-    .bind(i64::from(version.number))
-    .fetch_optional(&mut *transaction)
-    .await?;
-    if let Some((alias,)) = protected {
-        return Err(StoreError::Aliased { id: version.id(), alias });
-    }
-    let done = sqlx::query(
-        "UPDATE model_versions SET state = 'deleting' \
-         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'ready'",
-    )
-    .bind(&project.tenant)
-    .bind(&project.id)
-    .bind(version.name.as_str())
-    .bind(i64::from(version.number))
-    .execute(&mut *transaction)
-    .await?;
-    if done.rows_affected() == 0 {
-        return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
-    }
-    let event = NewEvent { kind: EventKind::Deleted, version: version.number, alias: None, before: None };
-    registry::record(&mut transaction, project, &version.name, event, act).await?;
-    transaction.commit().await?;
-    store.finish_deletions().await?;
-    Ok(version)
-}
-
-impl Store {
-    /// Removes the folders and rows of versions that somebody began to delete, of every project.
-    pub(crate) async fn finish_deletions(&self) -> Result<(), StoreError> {
-        let rows: Vec<(String, String, String, i64, String)> = sqlx::query_as(
-            "SELECT tenant, project, name, version, path FROM model_versions WHERE state = 'deleting'",
-        )
-        .fetch_all(&self.reader)
-        .await?;
-        for (tenant, project, name, version, path) in rows {
-            let dir = self.layout().root().join(path);
-            // One rename, so no reader ever sees a half-empty folder; two processes may do this at once.
-            let staging = Staging::create(self.layout())?;
-            match rename_durably(&dir, &staging.path().join("removed")) {
-                Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-            let mut transaction = self.write().await?;
-            sqlx::query(
-                "DELETE FROM model_versions \
-                 WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'deleting'",
-            )
-            .bind(tenant)
-            .bind(project)
-            .bind(name)
-            .bind(version)
-            .execute(&mut *transaction)
-            .await?;
-            transaction.commit().await?;
-            // An empty name folder is left where other versions may be on their way.
-            drop(staging);
-        }
-        Ok(())
-    }
 }
 
 fn saturate(number: u64) -> i64 {

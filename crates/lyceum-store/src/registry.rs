@@ -2,21 +2,48 @@
 //!
 //! A version is what it is for ever (its folder is hashed); an alias is the one thing that changes, so each of its
 //! moves is an event that is kept, also after the version is gone. A protected alias moves only to approved versions
-//! that no gate holds back, and its version cannot be deleted.
+//! that no gate holds back. The version of an alias cannot be deleted.
 
 use crate::db::Transaction;
+use crate::tenancy::audit;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{Alias, BadId, ModelName, Project};
+use lyceum_types::ids::{Alias, BadId, KeyId, ModelName, Project};
 use lyceum_types::limits;
+use serde_json::json;
 
 /// Who did something, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
-    /// A key's id, or a user of the machine.
-    pub actor: String,
+    pub actor: Actor,
     pub note: String,
     pub now: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// A user of the machine, as the history names them.
+    User(String),
+    /// A key of the project.
+    Key(KeyId),
+}
+
+impl Act {
+    fn who(&self) -> &str {
+        match &self.actor {
+            Actor::User(name) => name,
+            Actor::Key(id) => id.as_str(),
+        }
+    }
+
+    /// The same for the audit log.
+    pub(crate) fn audited(&self) -> audit::Act {
+        let actor = match &self.actor {
+            Actor::User(_) => audit::Actor::CommandLine,
+            Actor::Key(id) => audit::Actor::ProjectKey(id.clone()),
+        };
+        audit::Act { actor, now: self.now }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +66,17 @@ impl EventKind {
             EventKind::RolledBack => "rolled_back",
             EventKind::Removed => "removed",
             EventKind::Deleted => "deleted",
+        }
+    }
+
+    /// Its type in the audit log.
+    fn audited(self) -> &'static str {
+        match self {
+            EventKind::Approved => "model.approved",
+            EventKind::Set => "model_alias.updated",
+            EventKind::RolledBack => "model_alias.rolled_back",
+            EventKind::Removed => "model_alias.deleted",
+            EventKind::Deleted => "model.deleted",
         }
     }
 }
@@ -318,6 +356,7 @@ pub(crate) struct NewEvent<'a> {
     pub before: Option<u32>,
 }
 
+/// Keeps what happened, for the name and for the audit log.
 pub(crate) async fn record(
     transaction: &mut Transaction,
     project: &Project,
@@ -342,12 +381,22 @@ pub(crate) async fn record(
     .bind(event.kind.as_str())
     .bind(event.alias.map(|alias| alias.as_str().to_owned()))
     .bind(event.before.map(i64::from))
-    .bind(&act.actor)
+    .bind(act.who())
     .bind(&act.note)
     .bind(act.now.millis())
     .execute(&mut **transaction)
     .await?;
-    Ok(())
+    let resource = match event.alias {
+        Some(alias) => format!("{name}@{alias}"),
+        None => format!("{name}@{}", event.version),
+    };
+    let audited = audit::Event {
+        kind: event.kind.audited(),
+        project: Some(&project.id),
+        resource: &resource,
+        data: json!({ "version": event.version, "before": event.before, "note": act.note }),
+    };
+    audit::append(transaction, &project.tenant, &act.audited(), audited).await
 }
 
 type EventRow = (String, i64, Option<String>, Option<i64>, String, String, i64);

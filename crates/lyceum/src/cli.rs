@@ -15,7 +15,7 @@ Results go to stdout, everything else to stderr. With --json every line of stdou
 error is the last line of stderr: {\"error\":{\"code\",\"message\",\"why\",\"fix\",…}}.";
 
 /// Train models on your data and serve them: one binary, no cloud, no Python.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "lyceum", version, after_help = EXIT_CODES, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Default, Args)]
 pub struct Global {
     /// One JSON object a line on stdout, errors as JSON on stderr
     #[arg(long, global = true)]
@@ -35,6 +35,15 @@ pub struct Global {
     /// Threads for arithmetic (default: all cores)
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
+    /// Ask the server at this address instead of the data folder; default: the variable LYCEUM_URL
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// The key for that server; default: the variable LYCEUM_API_KEY, which other users of the machine cannot read
+    #[arg(long, global = true, value_name = "SK")]
+    pub key: Option<String>,
+    /// Certificates (PEM) that --url is trusted by, in the place of those of the web; default: the variable LYCEUM_CA
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -95,6 +104,8 @@ pub enum Command {
     Jobs(commands::jobs::Jobs),
     /// What training says about single rows: calculator, ledger, budgets
     Privacy(commands::privacy::Privacy),
+    /// Files of a server: data to train on, to choose with, to attack
+    Files(commands::files::Files),
     /// API keys
     Keys(commands::keys::Keys),
     /// What was done and what it cost
@@ -186,11 +197,11 @@ mod tests {
 
     #[test]
     fn a_slip_is_a_usage_error_with_a_hint() {
-        let failure = parse(&typed("lyceum lss")).unwrap_err();
+        let failure = parse(&typed("lyceum lss")).err().unwrap();
         assert_eq!((failure.exit.code(), failure.code.as_ref()), (2, "usage"));
         assert!(failure.message.contains("'lss'"), "{failure:?}");
         assert!(failure.fix.contains("'ls'"), "{failure:?}");
-        assert_eq!(parse(&typed("lyceum ls --threads many")).unwrap_err().exit.code(), 2);
-        assert_eq!(parse(&typed("lyceum")).unwrap_err().exit.code(), 2);
+        assert_eq!(parse(&typed("lyceum ls --threads many")).err().unwrap().exit.code(), 2);
+        assert_eq!(parse(&typed("lyceum")).err().unwrap().exit.code(), 2);
     }
 }

@@ -58,8 +58,14 @@ pub struct Config {
 
 const OWN_KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
-/// user's file itself, and the key for a running server.
-const OTHER_VARIABLES: [&str; 3] = ["LYCEUM_CPU", "LYCEUM_CONFIG", crate::remote::KEY_VARIABLE];
+/// user's file itself, and how a running server is asked.
+const OTHER_VARIABLES: [&str; 5] = [
+    "LYCEUM_CPU",
+    "LYCEUM_CONFIG",
+    crate::remote::KEY_VARIABLE,
+    crate::remote::URL_VARIABLE,
+    crate::remote::CA_VARIABLE,
+];
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// What the layers are read from; tests give their own.

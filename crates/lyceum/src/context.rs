@@ -4,7 +4,8 @@ use crate::assemble;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::Format;
-use lyceum_service::{Language, Resident, Service};
+use crate::remote::Access;
+use lyceum_service::{Language, Resident, Service, ServiceError};
 use lyceum_store::{Store, StoreError, models};
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
@@ -18,6 +19,8 @@ pub struct Context {
     pub control: Control,
     /// The command line works for the one project of an installation.
     pub project: Project,
+    /// Which server is asked, where one is, and as whom.
+    pub access: Access,
 }
 
 /// A loaded model: one that Lyceum trained, or one that was imported.
@@ -63,6 +66,16 @@ impl Context {
             Speaker::Trained(service.resident(&self.project, &reference).await?)
         };
         Ok((service, speaker))
+    }
+
+    /// A use case's error in words; a missing model gets the name that may have been meant.
+    pub async fn told(&self, store: &Store, error: ServiceError) -> Failure {
+        match error {
+            ServiceError::ModelNotFound { id } => {
+                self.explain(store, StoreError::NotFound { what: "model", id }).await
+            }
+            other => other.into(),
+        }
     }
 
     /// A store's error in words; a missing model gets the name that may have been meant.

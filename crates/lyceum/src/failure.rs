@@ -396,6 +396,10 @@ impl From<ServiceError> for Failure {
                 "a bound of this server",
                 "delete or part files",
             ),
+            ServiceError::WrongFile(_) => {
+                let fix = "mend the lines that are named";
+                Failure::new(Exit::Usage, "invalid_file", text, "the file is not what its purpose wants", fix)
+            }
             ServiceError::Conflict { code, .. } => {
                 Failure::new(Exit::Conflict, code, text, "its state does not allow it", "look at its state")
             }

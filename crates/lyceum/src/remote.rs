@@ -1,125 +1,379 @@
-//! Asking a running server: one small request over plain HTTP/1.1 to the address that `serve` listens on.
+//! Asking a running server, on this machine or another: one small client over HTTP and TLS, and the one place that knows
+//! which server is meant and with which key.
+//!
+//! A key stands in the `Authorization` header alone: in no URL, log, error or `Debug`. Redirects are not followed, so it
+//! reaches nobody else.
 
+use crate::cli::Global;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::{files, output};
+use lyceum_types::limits;
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use ureq::http::Response;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::{Agent, Body, SendBody};
 
-/// The variable that has the key where no flag does.
+/// The variables that say what no flag says.
 pub const KEY_VARIABLE: &str = "LYCEUM_API_KEY";
-/// How long an answer may take, and how large it may be.
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_BYTES_MAX: u64 = 4 << 20;
+pub const URL_VARIABLE: &str = "LYCEUM_URL";
+pub const CA_VARIABLE: &str = "LYCEUM_CA";
 
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server may think.
+const READ_TIMEOUT: Duration = Duration::from_secs(600);
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// One event of a stream.
+const EVENT_BYTES_MAX: u64 = 16 << 20;
+const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
+
+/// What flags and variables say of a server.
+#[derive(Clone, Default)]
+pub struct Access {
+    url: Option<String>,
+    key: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+impl Access {
+    pub fn of(flags: &Global) -> Self {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Access {
+            url: flags.url.clone().or_else(|| variable(URL_VARIABLE)),
+            key: flags.key.clone().or_else(|| variable(KEY_VARIABLE)),
+            ca: flags.ca.clone().or_else(|| variable(CA_VARIABLE).map(PathBuf::from)),
+        }
+    }
+
+    /// The client of the server that was named; None: the data folder is meant.
+    pub fn client(&self) -> Result<Option<Client>, Failure> {
+        self.url.as_deref().map(|url| self.client_at(url)).transpose()
+    }
+
+    fn client_at(&self, url: &str) -> Result<Client, Failure> {
+        let key = self.key.as_deref().map(str::trim).unwrap_or_default();
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+            let fix = format!("set {KEY_VARIABLE}, or add --key sk-…; lyceum keys create makes one");
+            let why = "a server answers keys only";
+            return Err(Failure::new(Exit::Auth, "missing_api_key", "no API key", why, fix));
+        }
+        Client::new(url, key, self.ca.as_deref())
+    }
+}
+
+/// Which server `ps` and `stop` mean where no URL says it: the one of this machine's configuration.
 #[derive(Debug, clap::Args)]
 pub struct Server {
     /// The server's address
-    #[arg(long)]
+    #[arg(long, conflicts_with = "url")]
     host: Option<String>,
     /// The server's port
-    #[arg(long)]
+    #[arg(long, conflicts_with = "url")]
     port: Option<u16>,
-    /// The API key; default: the variable LYCEUM_API_KEY
-    #[arg(long, value_name = "SK")]
-    key: Option<String>,
 }
 
 impl Server {
-    /// The body of the server's answer.
-    ///
-    /// # Errors
-    /// It cannot be reached, or it refuses: what it says.
-    pub async fn ask(&self, context: &Context, method: &str, path: &str) -> Result<Value, Failure> {
+    pub fn client(&self, context: &Context) -> Result<Client, Failure> {
+        if self.host.is_none() && self.port.is_none() {
+            if let Some(client) = context.access.client()? {
+                return Ok(client);
+            }
+        }
         let host = self.host.as_ref().unwrap_or(&context.config.host.value);
         let port = self.port.unwrap_or(context.config.port.value);
-        let key = self.key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok()).unwrap_or_default();
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
-            let fix = format!("add --key sk-…, or set {KEY_VARIABLE}; lyceum keys create makes one");
-            return Err(Failure::new(
-                Exit::Auth,
-                "missing_api_key",
-                "no API key",
-                "a server answers keys only",
-                fix,
-            ));
+        let host =
+            if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.clone() };
+        let has_tls = self.host.is_none() && context.config.tls_cert.value.is_some();
+        let scheme = if has_tls { "https" } else { "http" };
+        context.access.client_at(&format!("{scheme}://{host}:{port}"))
+    }
+}
+
+/// A part of a path: a model's name may have a slash.
+pub fn path_of(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' | b':' => {
+                path.push(char::from(byte));
+            }
+            _ => path += &format!("%{byte:02X}"),
         }
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
-        );
-        let exchange = async {
-            let mut stream = TcpStream::connect((host.as_str(), port)).await?;
-            stream.write_all(head.as_bytes()).await?;
-            let mut answer = Vec::new();
-            stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let unreachable = |why: String| {
-            let fix = "start it with lyceum serve, or say where it is with --host and --port";
-            Failure::new(
-                Exit::Unreachable,
-                "unreachable",
-                format!("no server answers at {host}:{port}"),
+    }
+    path
+}
+
+/// A server, and the key that it is asked with.
+pub struct Client {
+    agent: Agent,
+    /// Without a slash at its end.
+    url: String,
+    key: String,
+}
+
+impl Client {
+    /// # Errors
+    /// A URL that is none, certificates that cannot be read.
+    fn new(url: &str, key: &str, ca: Option<&Path>) -> Result<Self, Failure> {
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let rest = rest.filter(|rest| !rest.is_empty() && !rest.contains(['@', '?', '#', ' ']));
+        let Some(rest) = rest else {
+            let why = "it is http:// or https://, a host and a port, and the key stands elsewhere";
+            return Err(Failure::usage(
+                "the URL of the server is none",
                 why,
-                fix,
-            )
+                "write --url https://HOST:8317",
+            ));
         };
-        match tokio::time::timeout(TIMEOUT, exchange).await {
-            Err(_) => Err(unreachable(format!("nothing came within {} s", TIMEOUT.as_secs()))),
-            Ok(Err(error)) => Err(unreachable(error.to_string())),
-            Ok(Ok(answer)) => match parse(&answer) {
-                Some((status, body)) => read(status, body),
-                None => Err(unreachable("what answers there speaks another protocol".into())),
-            },
+        if url.starts_with("http://") && !is_loopback(rest) {
+            output::note("the key goes over the network unencrypted: https:// would hide it");
+        }
+        let roots = match ca {
+            None => RootCerts::WebPki,
+            Some(path) => RootCerts::new_with_certs(&certificates(path)?),
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(READ_TIMEOUT))
+            .timeout_per_read(Some(READ_TIMEOUT))
+            .user_agent(concat!("lyceum/", env!("CARGO_PKG_VERSION")))
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .build()
+            .into();
+        Ok(Client { agent, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
+    }
+
+    pub fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.json(self.ask("GET", path, None, "application/json")?)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.json(self.ask("POST", path, Some(body), "application/json")?)
+    }
+
+    pub fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.json(self.ask("DELETE", path, None, "application/json")?)
+    }
+
+    /// A document in the form that is wanted.
+    pub fn text(&self, path: &str, media_type: &str) -> Result<String, Failure> {
+        let bytes = self.whole(self.checked(self.ask("GET", path, None, media_type)?)?)?;
+        String::from_utf8(bytes).map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    /// Bytes as they come.
+    pub fn download(&self, path: &str, to: &mut dyn Write) -> Result<u64, Failure> {
+        let answer = self.checked(self.ask("GET", path, None, "*/*")?)?;
+        let mut reader = answer.into_body().into_reader();
+        std::io::copy(&mut reader, to).map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    /// The events of a stream, until it ends or `each` says that nobody listens any more.
+    pub fn events(
+        &self,
+        path: &str,
+        body: &Value,
+        mut each: impl FnMut(&Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let answer = self.checked(self.ask("POST", path, Some(body), "text/event-stream")?)?;
+        let mut reader = BufReader::new(answer.into_body().into_reader());
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(EVENT_BYTES_MAX).read_line(&mut line);
+            if read.map_err(|error| self.unreachable(error.to_string()))? == 0 {
+                return Err(self.unreachable("the stream broke off before its end".into()));
+            }
+            let Some(data) = line.strip_prefix("data:") else { continue };
+            if data.trim() == "[DONE]" {
+                return Ok(());
+            }
+            let event: Value = serde_json::from_str(data)
+                .map_err(|error| self.unreachable(format!("an event is no JSON: {error}")))?;
+            if event.get("error").is_some_and(|error| !error.is_null()) {
+                return Err(refusal(500, &event));
+            }
+            each(&event)?;
         }
     }
-}
 
-/// The status and the JSON of an answer whose body is as long as its head says.
-fn parse(answer: &[u8]) -> Option<(u16, Value)> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
-    Some((status, serde_json::from_slice(&answer[end + 4..]).ok()?))
-}
-
-fn read(status: u16, body: Value) -> Result<Value, Failure> {
-    if status < 400 {
-        return Ok(body);
+    /// Brings a file to the server, in pieces: its description there.
+    pub fn upload(&self, path: &Path, purpose: &str) -> Result<Value, Failure> {
+        let file = std::fs::File::open(path).map_err(|error| Failure::file("read", path, &error))?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
+        if name.contains(['"', '\\', '\r', '\n']) {
+            let message = format!("{name:?} cannot be the name of a file there");
+            return Err(Failure::usage(message, "a form puts it between quotes", "rename it"));
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| Failure::internal("there are no random numbers", &error))?;
+        let boundary: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let head = format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n--{boundary}\r\n\
+             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+             content-type: application/octet-stream\r\n\r\n"
+        );
+        let tail = format!("\r\n--{boundary}--\r\n");
+        let mut form = head.as_bytes().chain(file).chain(tail.as_bytes());
+        let answer = self
+            .agent
+            .post(format!("{}/v1/files", self.url))
+            .header("authorization", format!("Bearer {}", self.key))
+            .header("content-type", format!("multipart/form-data; boundary={boundary}"))
+            .send(SendBody::from_reader(&mut form));
+        self.json(answer.map_err(|error| self.unreachable(error.to_string()))?)
     }
+
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        accept: &str,
+    ) -> Result<Response<Body>, Failure> {
+        let request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url))
+            .header("authorization", format!("Bearer {}", self.key))
+            .header("accept", accept);
+        let bad = |error: ureq::http::Error| {
+            Failure::usage("the server cannot be asked for this", error.to_string(), "check --url and --key")
+        };
+        let answer = match body {
+            Some(body) => {
+                let request = request.header("content-type", "application/json");
+                self.agent.run(request.body(body.to_string()).map_err(bad)?)
+            }
+            None => self.agent.run(request.body(()).map_err(bad)?),
+        };
+        answer.map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    fn json(&self, answer: Response<Body>) -> Result<Value, Failure> {
+        let bytes = self.whole(self.checked(answer)?)?;
+        serde_json::from_slice(&bytes)
+            .map_err(|_| self.unreachable("what answers there speaks another protocol".into()))
+    }
+
+    /// An answer that is no refusal.
+    fn checked(&self, answer: Response<Body>) -> Result<Response<Body>, Failure> {
+        let status = answer.status().as_u16();
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let bytes = self.whole(answer)?;
+        match serde_json::from_slice(&bytes) {
+            Ok(body) => Err(refusal(status, &body)),
+            Err(_) => Err(self.unreachable(format!("what answers there is no Lyceum: status {status}"))),
+        }
+    }
+
+    fn whole(&self, answer: Response<Body>) -> Result<Vec<u8>, Failure> {
+        let body = answer.into_body().into_with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
+        body.map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    fn unreachable(&self, why: String) -> Failure {
+        let fix =
+            "start it with lyceum serve, say where it is with --url, and for a private certificate --ca FILE";
+        let message = format!("no server answers at {}", self.url);
+        Failure::new(Exit::Unreachable, "unreachable", message, why, fix)
+    }
+}
+
+fn is_loopback(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Failure> {
+    let pem = files::read_bytes(path, CERTIFICATES_BYTES_MAX)?;
+    let bad = |why: String| {
+        let message = format!("{} gives no certificates", path.display());
+        Failure::usage(message, why, "give a PEM file of the authority that signed the server's certificate")
+    };
+    let mut all = Vec::new();
+    for item in parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
+            all.push(certificate);
+        }
+    }
+    if all.is_empty() { Err(bad("there is none in it".into())) } else { Ok(all) }
+}
+
+/// What the server says, as a failure of the command.
+fn refusal(status: u16, body: &Value) -> Failure {
+    let error = &body["error"];
     let exit = match status {
         401 | 403 => Exit::Auth,
         404 => Exit::NotFound,
+        409 => Exit::Conflict,
         429 => Exit::Quota,
         _ => Exit::Failed,
     };
-    let error = &body["error"];
-    let message = error["message"].as_str().unwrap_or("the server refused").to_owned();
-    let code = error["code"].as_str().unwrap_or("refused").to_owned();
-    let why = format!("the server answered with status {status}");
-    let fix = match exit {
-        Exit::NotFound => "lyceum ps shows what is loaded, lyceum ls what there is",
-        Exit::Auth => "give a key with the scope inference; lyceum keys shows them",
-        _ => "its log says more",
+    let text = |field: &str, default: &str| {
+        let text = error[field].as_str().unwrap_or(default);
+        text.chars().take(limits::BODY_BYTES_MAX.min(4096)).collect::<String>()
     };
-    Err(Failure::new(exit, code, message, why, fix))
+    let fix = match exit {
+        Exit::NotFound => "lyceum ls with the same --url shows what there is",
+        Exit::Auth => "give a key that may do this; lyceum keys on the server's machine shows them",
+        Exit::Quota => "try again later, or ask for a higher limit",
+        Exit::Conflict => "look at its state first",
+        _ => "the server's log says more",
+    };
+    let why = format!("the server answered with status {status}");
+    let mut failure =
+        Failure::new(exit, text("code", "refused"), text("message", "the server refused"), why, fix);
+    failure.place.key = error["param"].as_str().map(str::to_owned);
+    failure
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_refusal_keeps_the_servers_words_and_has_its_own_exit() {
-        let answer = b"HTTP/1.1 404 Not Found\r\na: b\r\n\r\n{\"error\":{\"message\":\"gone\",\"code\":\"not_found\"}}";
-        let (status, body) = parse(answer).unwrap();
-        let failure = read(status, body).unwrap_err();
+        let body = json!({"error": {"message": "gone", "code": "not_found", "param": "model"}});
+        let failure = refusal(404, &body);
         assert_eq!(
-            (failure.exit, failure.message.as_str(), failure.code.as_ref()),
-            (Exit::NotFound, "gone", "not_found")
+            (failure.exit, failure.message.as_str(), failure.code.as_ref(), failure.place.key.as_deref()),
+            (Exit::NotFound, "gone", "not_found", Some("model"))
         );
-        assert!(parse(b"SSH-2.0-x\r\n\r\n").is_none());
-        assert!(parse(b"HTTP/1.1 200 OK\r\n\r\nwords").is_none());
+    }
+
+    #[test]
+    fn names_become_paths_and_urls_are_judged() {
+        assert_eq!(path_of("org/tiny@2"), "org%2Ftiny@2");
+        assert_eq!(path_of("a?b c"), "a%3Fb%20c");
+        for (rest, is) in
+            [("localhost:1", true), ("127.0.0.1/x", true), ("[::1]:8", true), ("10.0.0.1:80", false)]
+        {
+            assert_eq!(is_loopback(rest), is, "{rest}");
+        }
+        for url in ["ftp://a", "https://", "https://u:p@a", "a:1"] {
+            assert!(Client::new(url, "sk-secret", None).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_where_nobody_listens_is_told_without_the_key() {
+        let client = Client::new("http://127.0.0.1:9", "sk-secret", None).unwrap();
+        let failure = client.get("/v1/models").unwrap_err();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(!format!("{failure:?}").contains("sk-secret"), "{failure:?}");
     }
 }

@@ -18,6 +18,7 @@ pub mod openapi;
 pub mod organization;
 pub mod predict;
 pub mod privacy;
+pub mod registry;
 pub mod rerank;
 pub mod residents;
 pub mod responses;

@@ -2,8 +2,8 @@
 
 use super::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
-    metrics, model_selections, models, organization, predict, privacy, rerank, residents, responses,
-    robustness, tokens, uploads, usage,
+    metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
+    responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +17,8 @@ use utoipa::{Modify, OpenApi};
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
         embeddings::create, rerank::create, tokens::encode, tokens::decode,
+        registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
+        registry::history, registry::approve, registry::promote, registry::lineage,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
         responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
         residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,

@@ -16,6 +16,7 @@ pub mod models;
 pub mod organization;
 pub mod predict;
 pub mod privacy;
+pub mod registry;
 pub mod rerank;
 pub mod residents;
 pub mod responses;

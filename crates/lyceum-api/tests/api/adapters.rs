@@ -162,7 +162,32 @@ async fn a_base_that_is_gone_or_none_is_refused_with_what_to_do() {
     assert_eq!(answer.refused(400).1, "base_model_missing");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_stays_while_an_adapter_adds_to_it_and_what_is_deleted_leaves_memory() {
+    let house = adapted().await;
+    house.client.post("/v1/completions", &completion("one", 1)).await;
+    let delete = async |id: &str| house.client.send("DELETE", &format!("/v1/models/{id}"), &[], "").await;
+    for base in ["tiny", "tiny@1"] {
+        let refused = delete(base).await;
+        assert!(refused.text().contains("the adapter one@1 adds to tiny@1"), "{}", refused.text());
+        assert_eq!(refused.refused(409).1, "model_in_use");
+    }
+    // Where its weights stay under another number, the base may go.
+    crate::language::import_tiny(&house).await;
+    assert_eq!(delete("tiny@1").await.status, 200);
+    assert_eq!(house.client.get("/v1/residents").await.json()["data"], json!([]), "with its adapter");
+    assert_eq!(house.client.post("/v1/completions", &completion("one", 1)).await.status, 200);
+    for id in ["one", "two", "tiny"] {
+        assert_eq!(delete(id).await.json(), json!({"id": id, "object": "model", "deleted": true}));
+    }
+    assert_eq!(house.client.get("/v1/models").await.json()["data"], json!([]));
+}
+
 fn act() -> lyceum_store::registry::Act {
     let now = lyceum_types::clock::Timestamp::now();
-    lyceum_store::registry::Act { actor: "test".into(), note: String::new(), now }
+    lyceum_store::registry::Act {
+        actor: lyceum_store::registry::Actor::User("test".into()),
+        note: String::new(),
+        now,
+    }
 }

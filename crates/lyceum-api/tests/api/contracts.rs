@@ -19,7 +19,11 @@ async fn models_are_listed_and_found_by_name_version_and_alias() {
     house.publish_table("org/flowers").await;
     let alias = "stable".parse().unwrap();
     let name = "flowers".parse().unwrap();
-    let act = registry::Act { actor: "test".into(), note: String::new(), now: Timestamp::now() };
+    let act = registry::Act {
+        actor: registry::Actor::User("test".into()),
+        note: String::new(),
+        now: Timestamp::now(),
+    };
     let project = Project::default_project();
     registry::set_alias(house.service.store(), &project, (&name, &alias), (1, None), &act).await.unwrap();
     let list = house.client.get("/v1/models").await.json();

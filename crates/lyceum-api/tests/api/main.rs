@@ -19,6 +19,7 @@ mod house;
 mod language;
 mod ledger;
 mod load;
+mod registry;
 mod responses;
 mod robust_matrix;
 mod robustness;

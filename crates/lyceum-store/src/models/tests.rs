@@ -1,5 +1,6 @@
 use super::*;
 use crate::layout::WEIGHTS;
+use crate::registry;
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -42,7 +43,7 @@ async fn set_alias(store: &Store, name: &ModelName, alias: &str, number: u32) ->
 }
 
 fn act() -> Act {
-    Act { actor: "test".into(), note: String::new(), now: NOW }
+    Act { actor: registry::Actor::User("test".into()), note: String::new(), now: NOW }
 }
 
 async fn find(store: &Store, reference: &str) -> Result<Version, StoreError> {
@@ -95,10 +96,10 @@ async fn a_held_version_is_passed_over_by_the_bare_name_until_it_is_promoted() {
     assert_eq!(find(&store, "digits@candidate").await.unwrap(), second, "an alias was set by hand");
     assert_eq!(list(&store, &project).await.unwrap()[1], second);
 
-    assert!(promote(&store, &project, &first.name, 3).await.is_err());
+    assert!(promote(&store, &project, &first.name, 3, &act()).await.is_err());
     let other = Project { tenant: "other".into(), id: "other".into() };
-    assert!(promote(&store, &other, &first.name, 2).await.is_err());
-    assert_eq!(promote(&store, &project, &first.name, 2).await.unwrap(), second);
+    assert!(promote(&store, &other, &first.name, 2, &act()).await.is_err());
+    assert_eq!(promote(&store, &project, &first.name, 2, &act()).await.unwrap(), second);
     let served = find(&store, "digits").await.unwrap();
     assert_eq!((served.number, served.held), (2, None));
     assert_eq!(find(&store, "lonely@1").await.unwrap().held.as_deref(), Some("why"), "the others stay held");
@@ -137,7 +138,10 @@ async fn a_deleted_version_leaves_no_row_no_alias_and_no_folder_and_its_number_i
     let second = add(&store, "digits").await.unwrap();
     set_alias(&store, &second.name, "stable", 2).await.unwrap();
 
-    let deleted = delete(&store, &project, &"digits@stable".parse().unwrap(), &act()).await.unwrap();
+    let stable = "digits@stable".parse().unwrap();
+    assert!(matches!(delete(&store, &project, &stable, &act()).await, Err(StoreError::Aliased { .. })));
+    registry::remove_alias(&store, &project, &second.name, &"stable".parse().unwrap(), &act()).await.unwrap();
+    let deleted = delete(&store, &project, &"digits@2".parse().unwrap(), &act()).await.unwrap();
     assert_eq!(deleted, second);
     assert!(!second.dir.exists());
     assert!(find(&store, "digits@stable").await.is_err());

@@ -60,7 +60,7 @@ impl House {
 }
 
 fn act() -> Act {
-    Act { actor: "ann".into(), note: "because".into(), now: NOW }
+    Act { actor: Actor::User("ann".into()), note: "because".into(), now: NOW }
 }
 
 #[tokio::test]
@@ -81,6 +81,8 @@ async fn a_protected_alias_moves_to_approved_versions_only() {
     assert!(matches!(house.delete(2).await, Err(StoreError::Aliased { .. })));
     assert_eq!(house.served().await, 2);
     assert_eq!(house.set(2, Some(false)).await.unwrap(), Some(2));
+    assert!(matches!(house.delete(2).await, Err(StoreError::Aliased { .. })), "protected or not");
+    remove_alias(&house.store, &house.project, &house.name, &house.prod, &act()).await.unwrap();
     house.delete(2).await.unwrap();
     assert_eq!(aliases(&house.store, &house.project, &house.name).await.unwrap(), Vec::new());
 }
@@ -141,4 +143,27 @@ async fn what_is_not_there_and_what_has_no_sense_is_refused() {
     let approved = approve(&house.store, &house.project, &house.name, 1, &long).await;
     assert!(matches!(approved, Err(StoreError::BadId(_))));
     assert!(history(&house.store, &house.project, &house.name).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_name_goes_whole_or_not_at_all_and_the_audit_log_knows_the_key() {
+    let house = House::with(3).await;
+    house.set(2, None).await.unwrap();
+    let key: KeyId =
+        "key_0123456789abcdef0123456789abcdef".parse().unwrap_or_else(|_| panic!("an id of a key"));
+    let by_key = Act { actor: Actor::Key(key.clone()), ..act() };
+    let all = models::delete_all(&house.store, &house.project, &house.name, &by_key).await;
+    assert!(matches!(all, Err(StoreError::Aliased { .. })));
+    assert_eq!(models::list(&house.store, &house.project).await.unwrap().len(), 3);
+    remove_alias(&house.store, &house.project, &house.name, &house.prod, &act()).await.unwrap();
+    let gone = models::delete_all(&house.store, &house.project, &house.name, &by_key).await.unwrap();
+    assert_eq!(gone.iter().map(|version| version.number).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(gone.iter().all(|version| !version.dir.exists()));
+    let filter = audit::Filter { kinds: vec!["model.deleted".into()], ..Default::default() };
+    let page = crate::tenancy::Page::WHOLE;
+    let log = audit::list(&house.store, &house.project.tenant, &filter, page, None).await.unwrap().data;
+    assert_eq!(log.len(), 3);
+    assert!(log.iter().all(|entry| entry.actor == key.as_str() && entry.project.is_some()));
+    let again = models::delete_all(&house.store, &house.project, &house.name, &by_key).await;
+    assert!(matches!(again, Err(StoreError::NotFound { .. })));
 }

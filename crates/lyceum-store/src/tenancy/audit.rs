@@ -9,7 +9,7 @@ use super::{Listed, Page, Writing};
 use crate::{Store, StoreError};
 use lyceum_types::card::canonical;
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{AdminKeyId, UserId};
+use lyceum_types::ids::{AdminKeyId, KeyId, UserId};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -28,6 +28,8 @@ pub enum Actor {
     Server,
     /// A key of the organisation, and whose it is.
     AdminKey { id: AdminKeyId, user: UserId, email: Option<String> },
+    /// A key of a project.
+    ProjectKey(KeyId),
 }
 
 impl Act {
@@ -59,7 +61,7 @@ pub struct Entry {
     pub effective_at: Timestamp,
     pub kind: String,
     pub project: Option<String>,
-    /// `command_line`, `server`, or the id of an admin key.
+    /// `command_line`, `server`, or the id of a key.
     pub actor: String,
     pub actor_user: Option<String>,
     pub actor_email: Option<String>,
@@ -113,6 +115,7 @@ pub(crate) async fn append(
     let (actor, actor_user, actor_email) = match &act.actor {
         Actor::CommandLine => ("command_line".to_owned(), None, None),
         Actor::Server => ("server".to_owned(), None, None),
+        Actor::ProjectKey(id) => (id.to_string(), None, None),
         Actor::AdminKey { id, user, email } => (id.to_string(), Some(user.to_string()), email.clone()),
     };
     let mut entry = Entry {

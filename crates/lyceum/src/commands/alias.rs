@@ -2,13 +2,14 @@
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::remote::{Client, path_of};
 use crate::{output, time};
 use clap::{Args, Subcommand};
+use lyceum_service::registry::{self, Act, Actor};
 use lyceum_store::StoreError;
-use lyceum_store::registry::{self, Act};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{Alias as Name, ModelName, ModelRef, VersionRef};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[derive(Debug, Args)]
 pub struct Alias {
@@ -90,7 +91,62 @@ impl Alias {
     }
 }
 
+impl Alias {
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        match self.command {
+            Command::Ls { model } => {
+                let name: ModelName = model.parse()?;
+                let path = format!("/v1/models/{}", path_of(name.as_str()));
+                let list = |noun: &str| -> Result<Vec<Value>, Failure> {
+                    let found = client.get(&format!("{path}/{noun}"))?;
+                    Ok(found["data"].as_array().cloned().unwrap_or_default())
+                };
+                listed(context, &name, &list("aliases")?, &list("history")?);
+            }
+            Command::Set { model, alias, protect, unprotect, note } => {
+                let (name, version) = numbered(&model)?;
+                let alias: Name = alias.parse()?;
+                let mut body = json!({ "alias": alias.as_str(), "note": note });
+                if protect || unprotect {
+                    body["protected"] = json!(protect);
+                }
+                let moved = client.post(&format!("/v1/models/{}/aliases", path_of(&model)), &body)?;
+                told(context, &name, &alias, number(&moved["before"]), Some(version));
+            }
+            Command::Rollback { model, note } => {
+                let (name, alias) = aliased(&model)?;
+                let path = format!("/v1/models/{}/aliases/{alias}/rollback", path_of(name.as_str()));
+                let moved = client.post(&path, &json!({ "note": note }))?;
+                told(context, &name, &alias, number(&moved["before"]), number(&moved["version"]));
+            }
+            Command::Rm { model, note } => {
+                if !note.is_empty() {
+                    let why = "the route that takes an alias away keeps no note";
+                    return Err(Failure::usage("--note has no meaning with --url here", why, "leave it out"));
+                }
+                let (name, alias) = aliased(&model)?;
+                client.delete(&format!("/v1/models/{}/aliases/{alias}", path_of(name.as_str())))?;
+                told(context, &name, &alias, None, None);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Approve {
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        numbered(&self.model)?;
+        let path = format!("/v1/models/{}/approve", path_of(&self.model));
+        let done = client.post(&path, &json!({ "note": self.note }))?;
+        if context.is_json() {
+            output::json_line(&json!({ "event": "done", "approved": done["id"] }));
+        } else {
+            output::text(format!("{} is approved by this key", self.model));
+        }
+        Ok(())
+    }
+
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let (name, number) = numbered(&self.model)?;
         let store = context.store().await?;
@@ -134,49 +190,54 @@ async fn list(context: &Context, model: &str) -> Result<(), Failure> {
     let store = context.store().await?;
     let aliases = registry::aliases(&store, &context.project, &name).await?;
     let history = registry::history(&store, &context.project, &name).await?;
-    if context.is_json() {
-        let aliases: Vec<_> = aliases
-            .iter()
-            .map(|a| json!({ "alias": a.alias.as_str(), "version": a.version, "protected": a.protected }))
-            .collect();
-        let history: Vec<_> = history
-            .iter()
-            .map(|event| {
-                json!({
-                    "event": event.kind.as_str(), "version": event.version, "alias": event.alias,
-                    "before": event.before, "actor": event.actor, "note": event.note,
-                    "created_at": event.at.seconds(),
-                })
+    let aliases: Vec<_> = aliases
+        .iter()
+        .map(|a| json!({ "alias": a.alias.as_str(), "version": a.version, "protected": a.protected }))
+        .collect();
+    let history: Vec<_> = history
+        .iter()
+        .map(|event| {
+            json!({
+                "event": event.kind.as_str(), "version": event.version, "alias": event.alias,
+                "before": event.before, "actor": event.actor, "note": event.note,
+                "created_at": event.at.seconds(),
             })
-            .collect();
+        })
+        .collect();
+    listed(context, &name, &aliases, &history);
+    Ok(())
+}
+
+fn listed(context: &Context, name: &ModelName, aliases: &[Value], history: &[Value]) {
+    if context.is_json() {
         output::json_line(&json!({ "model": name.as_str(), "aliases": aliases, "history": history }));
-        return Ok(());
+        return;
     }
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
     let rows: Vec<_> = aliases
         .iter()
         .map(|a| {
-            let protected = if a.protected { "approved versions only" } else { "" };
-            vec![a.alias.to_string(), format!("{name}@{}", a.version), protected.to_owned()]
+            let protected = if a["protected"] == true { "approved versions only" } else { "" };
+            vec![text(&a["alias"]), format!("{name}@{}", a["version"]), protected.to_owned()]
         })
         .collect();
     output::table(&["alias", "version", "moves to"], &rows);
     let rows: Vec<_> = history
         .iter()
         .map(|event| {
-            vec![
-                time::for_people(event.at),
-                event.kind.as_str().replace('_', " "),
-                event.alias.clone().unwrap_or_default(),
-                event.before.map_or_else(String::new, |before| before.to_string()),
-                event.version.to_string(),
-                event.actor.clone(),
-                event.note.clone(),
-            ]
+            let seconds = event["created_at"].as_i64().unwrap_or_default();
+            let when = time::for_people(Timestamp::from_millis(seconds.saturating_mul(1000)));
+            let mut row = vec![when, text(&event["event"]).replace('_', " ")];
+            row.extend(["alias", "before", "version", "actor", "note"].map(|field| text(&event[field])));
+            row
         })
         .collect();
     output::text("");
     output::table(&["when", "what", "alias", "from", "version", "who", "note"], &rows);
-    Ok(())
 }
 
 fn told(context: &Context, name: &ModelName, alias: &Name, before: Option<u32>, now: Option<u32>) {
@@ -192,17 +253,18 @@ fn told(context: &Context, name: &ModelName, alias: &Name, before: Option<u32>, 
     });
 }
 
-fn act(note: String) -> Act {
-    Act { actor: user(), note, now: Timestamp::now() }
+/// What is typed now.
+pub fn act(note: String) -> Act {
+    Act { actor: Actor::User(user()), note, now: Timestamp::now() }
 }
 
 /// The user of the machine, as the history names who typed a command.
-pub fn user() -> String {
+fn user() -> String {
     let name = std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_default();
     if name.is_empty() { "command line".into() } else { format!("{name} (command line)") }
 }
 
-fn numbered(model: &str) -> Result<(ModelName, u32), Failure> {
+pub fn numbered(model: &str) -> Result<(ModelName, u32), Failure> {
     let reference: ModelRef = model.parse()?;
     match reference.version {
         VersionRef::Number(number) => Ok((reference.name, number)),

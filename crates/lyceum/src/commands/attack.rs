@@ -19,25 +19,25 @@ use std::sync::Arc;
 #[derive(Debug, Args)]
 pub struct Attack {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// Rows with their labels, in the format that the model was trained on
-    data: PathBuf,
+    pub(in crate::commands) data: PathBuf,
     /// A JSON or TOML file with `suite = [{ type = "pgd", norm = "linf", eps = 0.1, steps = 40, restarts = 3 }, …]`;
     /// without it that one attack. Types: fgsm, pgd, apgd-ce, apgd-t, fab-t, square, autoattack, certificate,
     /// smoothing, corruptions, text, tabular, audio, environments, calibration
     #[arg(long, value_name = "FILE")]
-    suite: Option<PathBuf>,
+    pub(in crate::commands) suite: Option<PathBuf>,
     /// Only the first N rows
     #[arg(long, value_name = "N")]
-    rows: Option<usize>,
+    pub(in crate::commands) rows: Option<usize>,
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub(in crate::commands) seed: u64,
     /// Another model that gets the same rows and suite; the command fails (exit 1) where an accuracy is lower by
     /// more than --max-drop
     #[arg(long, value_name = "MODEL", requires = "max_drop")]
-    compare_to: Option<String>,
+    pub(in crate::commands) compare_to: Option<String>,
     #[arg(long, value_name = "DROP", requires = "compare_to")]
-    max_drop: Option<f64>,
+    pub(in crate::commands) max_drop: Option<f64>,
 }
 
 impl Attack {

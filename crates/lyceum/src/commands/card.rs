@@ -27,24 +27,24 @@ const MEASURED: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 pub struct Card {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// How the card is written (default: md on a terminal; --json prints the JSON on one line)
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    pub(in crate::commands) format: Option<Format>,
     /// Write it to a file instead
     #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
+    pub(in crate::commands) out: Option<PathBuf>,
     /// First measure what an answer costs on this machine (a second), so that the card says it
     #[arg(long, conflicts_with = "verify")]
-    measure: bool,
+    pub(in crate::commands) measure: bool,
     /// Check a card against the version's files and compute again what is cheap: the JSON card in FILE, or the one
     /// that was issued last. Exit 1 where something does not hold
     #[arg(long, value_name = "FILE", conflicts_with_all = ["format", "out"])]
-    verify: Option<Option<PathBuf>>,
+    pub(in crate::commands) verify: Option<Option<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+pub(in crate::commands) enum Format {
     Json,
     Md,
     Html,

@@ -13,19 +13,19 @@ use serde_json::json;
 use std::io::BufRead;
 
 /// Lines that are read before they are answered.
-const TEXTS_AT_ONCE: usize = 256;
+pub const TEXTS_AT_ONCE: usize = 256;
 /// The longest line of stdin.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Args)]
 pub struct Embed {
     /// An imported embedding model: `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// The texts; without any, each line of stdin is one
-    texts: Vec<String>,
+    pub(in crate::commands) texts: Vec<String>,
     /// Only the vector's first numbers, scaled to length 1 again where the model's vectors are
     #[arg(long, value_name = "N")]
-    dimensions: Option<usize>,
+    pub(in crate::commands) dimensions: Option<usize>,
 }
 
 impl Embed {
@@ -86,7 +86,7 @@ impl Asked<'_> {
 }
 
 /// Counts the place of a text among all of them, not among those that were asked for together.
-fn numbered(mut failure: Failure, first: usize) -> Failure {
+pub fn numbered(mut failure: Failure, first: usize) -> Failure {
     let place = failure.place.key.as_deref().and_then(|key| {
         let at = key.strip_prefix("input")?;
         if at.is_empty() { Some(0) } else { at.strip_prefix('[')?.strip_suffix(']')?.parse::<usize>().ok() }
@@ -98,7 +98,7 @@ fn numbered(mut failure: Failure, first: usize) -> Failure {
 }
 
 /// The next lines of stdin; none at its end.
-fn lines() -> Result<Vec<String>, Failure> {
+pub fn lines() -> Result<Vec<String>, Failure> {
     let mut input = std::io::stdin().lock();
     let mut texts = Vec::new();
     while texts.len() < TEXTS_AT_ONCE {

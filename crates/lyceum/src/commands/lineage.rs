@@ -1,13 +1,15 @@
 //! `lyceum lineage MODEL`: from the bytes of the data to the names that are served.
 
-use crate::commands::show::{Known, read_known};
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::remote::{Client, path_of};
 use crate::{output, time};
 use clap::Args;
-use lyceum_store::{models, registry};
+use lyceum_api::registry::LineageBody;
+use lyceum_service::registry;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelRef;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[derive(Debug, Args)]
 pub struct Lineage {
@@ -19,56 +21,29 @@ impl Lineage {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let reference: ModelRef = self.model.parse()?;
         let store = context.store().await?;
-        let version = match models::resolve(&store, &context.project, &reference).await {
-            Ok(version) => version,
-            Err(error) => return Err(context.explain(&store, error).await),
+        let lineage = match registry::lineage(&store, &context.project, &reference).await {
+            Ok(lineage) => lineage,
+            Err(error) => return Err(context.told(&store, error).await),
         };
-        let (origin, parents, data) = match read_known(&version)? {
-            Known::Trained(manifest) => {
-                let data = manifest.data.iter().map(|file| {
-                    json!({ "role": file.role, "path": file.path, "sha256": file.sha256, "rows": file.rows })
-                });
-                let calibrated = manifest.calibration.as_ref();
-                let parents =
-                    calibrated.map(|c| json!({ "id": c.parent, "weights_sha256": c.parent_sha256 }));
-                (Value::Null, parents.into_iter().collect::<Vec<_>>(), data.collect::<Vec<_>>())
-            }
-            Known::Imported(manifest) => {
-                let files = manifest
-                    .files
-                    .iter()
-                    .map(|(name, sha256)| json!({ "role": "file", "path": name, "sha256": sha256 }));
-                (json!(manifest.source), Vec::new(), files.collect())
-            }
-        };
-        let aliases = registry::aliases(&store, &context.project, &version.name).await?;
-        let aliases: Vec<_> =
-            aliases.iter().filter(|a| a.version == version.number).map(|a| a.alias.to_string()).collect();
-        let events = registry::history(&store, &context.project, &version.name).await?;
-        let approved: Vec<_> = events
-            .iter()
-            .filter(|event| event.kind == registry::EventKind::Approved && event.version == version.number)
-            .map(|event| json!({ "actor": event.actor, "note": event.note, "at": event.at.seconds() }))
-            .collect();
-        let all = json!({
-            "model": version.id(),
-            "weights_sha256": version.sha256,
-            "created": version.created_at.seconds(),
-            "data": data,
-            "job": version.job.as_ref().map(|job| job.as_str()),
-            "imported_from": origin,
-            "parents": parents,
-            "held": version.held,
-            "approvals": approved,
-            "aliases": aliases,
-        });
-        if context.is_json() {
-            output::json_line(&all);
-        } else {
-            output::text(for_people(&all, &time::for_people(version.created_at)));
-        }
+        let all = serde_json::to_value(LineageBody::from(lineage)).expect("a lineage is plain data: bug");
+        say(context, &all);
         Ok(())
     }
+
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let _: ModelRef = self.model.parse()?;
+        say(context, &client.get(&format!("/v1/models/{}/lineage", path_of(&self.model)))?);
+        Ok(())
+    }
+}
+
+fn say(context: &Context, all: &Value) {
+    if context.is_json() {
+        output::json_line(all);
+        return;
+    }
+    let created = Timestamp::from_millis(all["created"].as_i64().unwrap_or_default().saturating_mul(1000));
+    output::text(for_people(all, &time::for_people(created)));
 }
 
 fn for_people(all: &Value, created: &str) -> String {

@@ -13,10 +13,12 @@ pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod elsewhere;
 pub mod embed;
 pub mod eval;
 pub mod explain;
 pub mod export;
+pub mod files;
 pub mod import;
 pub mod jobs;
 pub mod keys;
@@ -42,6 +44,7 @@ use crate::config::{Config, Sources};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
+use crate::remote::{Access, Client};
 use lyceum_types::control::Control;
 use lyceum_types::ids::Project;
 
@@ -53,7 +56,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         lyceum_kernels::pool::set_threads(config.threads.value);
     }
     let format = if cli.global.json { Format::Json } else { Format::People };
-    let context = Context { config, format, control: Control::new(), project: Project::default_project() };
+    let access = Access::of(&cli.global);
+    let (control, project) = (Control::new(), Project::default_project());
+    let context = Context { config, format, control, project, access };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -65,7 +70,11 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
 }
 
 async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    if let Some(client) = asked_elsewhere(&command, context)? {
+        return elsewhere::dispatch(command, context, &client).await;
+    }
     match command {
+        Command::Files(args) => args.run(),
         Command::Bench(args) => args.run(context).await,
         Command::Quickstart(args) => args.run(context).await,
         Command::Serve(args) => args.run(context).await,
@@ -104,6 +113,18 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),
+    }
+}
+
+/// The server that a command is for; None: the data folder is meant, or the command needs neither.
+fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client>, Failure> {
+    match command {
+        Command::Ps(_)
+        | Command::Stop(_)
+        | Command::Bench(_)
+        | Command::Config(_)
+        | Command::Completions(_) => Ok(None),
+        _ => context.access.client(),
     }
 }
 

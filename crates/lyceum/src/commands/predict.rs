@@ -22,18 +22,22 @@ const BATCH: usize = 256;
 /// Tokens of one written answer.
 const ANSWER_TOKENS_MAX: usize = 256;
 /// Files that are one row each.
-const SINGLE: [&str; 7] = ["png", "jpg", "jpeg", "webp", "gif", "wav", "bmp"];
+pub const SINGLE: [&str; 7] = ["png", "jpg", "jpeg", "webp", "gif", "wav", "bmp"];
 
 #[derive(Debug, Args)]
 pub struct Predict {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// Rows in the format that the model was trained on (targets may be missing), or one picture or wav file
-    file: PathBuf,
+    pub(in crate::commands) file: PathBuf,
+    /// With --url: columns of the file that the model does not read, such as the target
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub(in crate::commands) without: Vec<String>,
 }
 
 impl Predict {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        without_url(&self.without)?;
         let (service, resident) = context.resident(&self.model).await?;
         let extension = self.file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         if SINGLE.contains(&extension.to_lowercase().as_str()) {
@@ -48,6 +52,15 @@ impl Predict {
         answers.iter().enumerate().for_each(|(row, answer)| say(context, row, answer));
         Ok(())
     }
+}
+
+/// What a model reads is known where it is loaded.
+pub fn without_url(without: &[String]) -> Result<(), Failure> {
+    if without.is_empty() {
+        return Ok(());
+    }
+    let why = "the model's own columns are taken, and no others";
+    Err(Failure::usage("--without has no meaning without --url", why, "leave it out"))
 }
 
 /// The answer to one raw input, as `output` and `probabilities`.
@@ -79,7 +92,7 @@ fn of_service(prediction: &Prediction) -> Value {
     }
 }
 
-fn say(context: &Context, row: usize, answer: &Value) {
+pub fn say(context: &Context, row: usize, answer: &Value) {
     if context.is_json() {
         let mut line = Map::from_iter([("row".to_owned(), Value::from(row))]);
         if let Value::Object(fields) = answer {

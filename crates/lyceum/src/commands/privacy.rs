@@ -18,11 +18,11 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Privacy {
     #[command(subcommand)]
-    command: PrivacyCommand,
+    pub(in crate::commands) command: PrivacyCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum PrivacyCommand {
+pub(in crate::commands) enum PrivacyCommand {
     /// What steps of noisy training cost
     Epsilon(EpsilonArgs),
     /// The noise for a cost
@@ -37,9 +37,19 @@ enum PrivacyCommand {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum AccountantName {
+pub(in crate::commands) enum AccountantName {
     Rdp,
     Pld,
+}
+
+impl AccountantName {
+    /// As requests name it.
+    pub(in crate::commands) fn wire(self) -> &'static str {
+        match self {
+            AccountantName::Rdp => "rdp",
+            AccountantName::Pld => "pld",
+        }
+    }
 }
 
 impl From<AccountantName> for Accountant {
@@ -52,50 +62,50 @@ impl From<AccountantName> for Accountant {
 }
 
 #[derive(Debug, Args)]
-struct EpsilonArgs {
+pub(in crate::commands) struct EpsilonArgs {
     /// The probability with which a step draws an example
     #[arg(long)]
-    q: f64,
+    pub(in crate::commands) q: f64,
     /// The noise's deviation over the clipping norm
     #[arg(long)]
-    sigma: f64,
+    pub(in crate::commands) sigma: f64,
     #[arg(long)]
-    steps: u64,
+    pub(in crate::commands) steps: u64,
     #[arg(long)]
-    delta: f64,
+    pub(in crate::commands) delta: f64,
     #[arg(long, value_enum, default_value = "pld")]
-    accountant: AccountantName,
+    pub(in crate::commands) accountant: AccountantName,
 }
 
 #[derive(Debug, Args)]
-struct SigmaArgs {
+pub(in crate::commands) struct SigmaArgs {
     #[arg(long)]
-    epsilon: f64,
+    pub(in crate::commands) epsilon: f64,
     /// The probability with which a step draws an example
     #[arg(long)]
-    q: f64,
+    pub(in crate::commands) q: f64,
     #[arg(long)]
-    steps: u64,
+    pub(in crate::commands) steps: u64,
     #[arg(long)]
-    delta: f64,
+    pub(in crate::commands) delta: f64,
     #[arg(long, value_enum, default_value = "pld")]
-    accountant: AccountantName,
+    pub(in crate::commands) accountant: AccountantName,
 }
 
 #[derive(Debug, Args)]
-struct BudgetArgs {
+pub(in crate::commands) struct BudgetArgs {
     /// The training file
-    file: PathBuf,
+    pub(in crate::commands) file: PathBuf,
     #[arg(long)]
-    epsilon: f64,
+    pub(in crate::commands) epsilon: f64,
     #[arg(long)]
-    delta: f64,
+    pub(in crate::commands) delta: f64,
     #[arg(long, value_enum, default_value = "pld")]
-    accountant: AccountantName,
+    pub(in crate::commands) accountant: AccountantName,
 }
 
 #[derive(Debug, Args)]
-struct AuditArgs {
+pub(in crate::commands) struct AuditArgs {
     /// `name`, `name@VERSION` or `name@alias`
     model: String,
     /// Rows that it was trained on

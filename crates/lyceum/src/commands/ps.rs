@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
-use crate::remote::Server;
+use crate::remote::{Server, path_of};
 use clap::Args;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub struct Stop {
 
 impl Ps {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let found = self.server.ask(context, "GET", "/v1/residents").await?;
+        let found = self.server.client(context)?.get("/v1/residents")?;
         if context.is_json() {
             output::json_line(&found);
             return Ok(());
@@ -51,8 +51,8 @@ impl Stop {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         // What is no reference to a model cannot be part of a path either.
         let _: lyceum_types::ids::ModelRef = self.model.parse()?;
-        let path = format!("/v1/residents/{}", self.model.replace('/', "%2F"));
-        let gone = self.server.ask(context, "DELETE", &path).await?;
+        let path = format!("/v1/residents/{}", path_of(&self.model));
+        let gone = self.server.client(context)?.delete(&path)?;
         if context.is_json() {
             output::json_line(&gone);
         } else {

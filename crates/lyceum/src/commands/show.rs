@@ -19,7 +19,7 @@ const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 #[derive(Debug, Args)]
 pub struct Show {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
 }
 
 impl Show {

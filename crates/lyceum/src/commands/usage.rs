@@ -14,17 +14,17 @@ use std::collections::BTreeMap;
 pub struct Usage {
     /// What is summed up
     #[arg(long, value_enum, default_value = "model")]
-    by: By,
+    pub(in crate::commands) by: By,
     /// From how long ago: 24h, 30d
     #[arg(long, value_name = "DURATION", default_value = "30d")]
-    since: String,
+    pub(in crate::commands) since: String,
     /// Comma-separated values with a header
     #[arg(long, conflicts_with = "json")]
-    csv: bool,
+    pub(in crate::commands) csv: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum By {
+pub(in crate::commands) enum By {
     Key,
     Project,
     Model,
@@ -34,7 +34,7 @@ enum By {
 }
 
 impl By {
-    fn name(self) -> &'static str {
+    pub(in crate::commands) fn name(self) -> &'static str {
         match self {
             By::Key => "key",
             By::Project => "project",

@@ -19,7 +19,7 @@ pub struct LogEntry {
     pub effective_at: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<LogProject>,
-    /// OpenAI's actor: an `api_key` of a user, or a `session` of the command line or the server itself.
+    /// OpenAI's actor: an `api_key` of a user or a project, or a `session` of the command line or the server itself.
     pub actor: Value,
     /// sha256 of the entry and the hash before it, hexadecimal; `lyceum audit verify` recomputes it.
     pub hash: String,
@@ -50,6 +50,9 @@ impl LogEntry {
                     user["email"] = Value::from(email.as_str());
                 }
                 json!({"type": "api_key", "api_key": {"id": entry.actor, "type": "user", "user": user}})
+            }
+            None if !matches!(entry.actor.as_str(), "command_line" | "server") => {
+                json!({"type": "api_key", "api_key": {"id": entry.actor}})
             }
             None => json!({"type": "session", "session": {"user": {"id": entry.actor}}}),
         };

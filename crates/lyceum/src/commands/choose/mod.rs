@@ -18,13 +18,13 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Choose {
     /// What to choose from, within which limits: TOML, or JSON where the name ends with .json
-    spec: PathBuf,
+    pub(in crate::commands) spec: PathBuf,
     /// Also draw quality against cost into this file
     #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    pub(in crate::commands) svg: Option<PathBuf>,
     /// Measure and recommend, but train no version to register
     #[arg(long)]
-    no_register: bool,
+    pub(in crate::commands) no_register: bool,
 }
 
 impl Choose {

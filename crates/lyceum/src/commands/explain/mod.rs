@@ -24,16 +24,16 @@ const SAID_TOKENS: usize = 24;
 #[derive(Debug, Args)]
 pub struct Explain {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// A text, a row as JSON ({"age": 3} or [3, "x"]), or a file: a picture, a wav, .json, .txt, .csv or .tsv
     #[arg(long, value_name = "FILE|TEXT")]
-    input: String,
+    pub(in crate::commands) input: String,
     /// Which row of a .csv or .tsv file, counted from 0
     #[arg(long, value_name = "N", default_value_t = 0)]
-    row: usize,
+    pub(in crate::commands) row: usize,
     /// What a language model said after the input; without it, its likeliest continuation
     #[arg(long, value_name = "TEXT")]
-    completion: Option<String>,
+    pub(in crate::commands) completion: Option<String>,
     /// auto, saliency, gradient_x_input, smooth_grad, integrated_gradients, grad_cam, conductance, relevance,
     /// feature_ablation, leave_one_out, occlusion, shapley, shapley_sampling, kernel_shap, linear_shap,
     /// attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
@@ -73,17 +73,21 @@ pub struct Explain {
     layer: Option<String>,
     /// Also write a drawing
     #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    pub(in crate::commands) svg: Option<PathBuf>,
     /// Also write the heat map of a picture
     #[arg(long, value_name = "FILE")]
-    png: Option<PathBuf>,
+    pub(in crate::commands) png: Option<PathBuf>,
     /// Also write a page with the drawing and every number
     #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
+    pub(in crate::commands) html: Option<PathBuf>,
+    /// With --url: columns of a file that the model does not read, such as the target
+    #[arg(long, value_delimiter = ',', value_name = "COLUMNS")]
+    pub(in crate::commands) without: Vec<String>,
 }
 
 impl Explain {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        crate::commands::predict::without_url(&self.without)?;
         let (service, resident) = context.resident(&self.model).await?;
         let (options, extras) = self.options(&resident)?.parse("").map_err(refused)?;
         let what = self.what(context, &service, &resident).await?;
@@ -101,6 +105,18 @@ impl Explain {
 
     /// The options as the wire has them, so that both doors take and refuse the same.
     fn options(&self, resident: &Resident) -> Result<OptionsBody, Failure> {
+        let field = match resident.preparation.output {
+            OutputPreparation::Labels { .. } | OutputPreparation::StepLabels { .. } => "label",
+            OutputPreparation::Values { .. } => "output",
+            OutputPreparation::Tokens => "text",
+        };
+        serde_json::from_value(Value::Object(self.option_values(field))).map_err(|error| {
+            Failure::usage(error.to_string(), "an option has a value that it does not take", "see --help")
+        })
+    }
+
+    /// The options as JSON; `field` is what a target is called for this kind of model.
+    pub(in crate::commands) fn option_values(&self, field: &str) -> Map<String, Value> {
         let mut options = Map::new();
         options.insert("method".into(), self.method.clone().into());
         options.insert("seed".into(), self.seed.into());
@@ -123,11 +139,6 @@ impl Explain {
         put("n_steps", self.n_steps.map(Value::from));
         put("n_samples", self.n_samples.map(Value::from));
         put("layer", self.layer.clone().map(Value::from));
-        let field = match resident.preparation.output {
-            OutputPreparation::Labels { .. } | OutputPreparation::StepLabels { .. } => "label",
-            OutputPreparation::Values { .. } => "output",
-            OutputPreparation::Tokens => "text",
-        };
         let mut target = Map::new();
         if let Some(name) = &self.target {
             target.insert(field.into(), name.clone().into());
@@ -138,9 +149,7 @@ impl Explain {
         if !target.is_empty() {
             options.insert("target".into(), target.into());
         }
-        serde_json::from_value(Value::Object(options)).map_err(|error| {
-            Failure::usage(error.to_string(), "an option has a value that it does not take", "see --help")
-        })
+        options
     }
 
     async fn what(&self, context: &Context, service: &Service, resident: &Resident) -> Result<What, Failure> {

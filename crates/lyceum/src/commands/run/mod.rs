@@ -20,31 +20,31 @@ use std::io::{IsTerminal, Read, Write};
 #[derive(Debug, Args)]
 pub struct Run {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// What to continue or answer; without it stdin is read, line by line on a terminal
-    prompt: Option<String>,
+    pub(in crate::commands) prompt: Option<String>,
     /// Tokens to write at most: 256, or what the context of an imported model has room for
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    max_tokens: Option<u32>,
+    pub(in crate::commands) max_tokens: Option<u32>,
     /// 0 takes the likeliest token each time: the default but for imported models, whose files may recommend one
     #[arg(long)]
-    temperature: Option<f32>,
+    pub(in crate::commands) temperature: Option<f32>,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub(in crate::commands) seed: u64,
     /// Also the log-probability of each token, beside this many of the likeliest
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", value_parser = clap::value_parser!(u32).range(0..=5))]
-    logprobs: Option<u32>,
+    pub(in crate::commands) logprobs: Option<u32>,
     /// Imported language models: what the model is told before the conversation
     #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    pub(in crate::commands) system: Option<String>,
     /// Imported language models: every answer is JSON of the schema in this file
     #[arg(long, value_name = "FILE")]
-    json_schema: Option<std::path::PathBuf>,
+    pub(in crate::commands) json_schema: Option<std::path::PathBuf>,
 }
 
 /// Tokens that a trained model writes unless it is told otherwise.
-const MAX_TOKENS: u32 = 256;
+pub const MAX_TOKENS: u32 = 256;
 
 const PROMPT_BYTES_MAX: u64 = 16 << 20;
 
@@ -242,7 +242,7 @@ impl Run {
 }
 
 /// All of stdin, without the last line's end.
-fn piped() -> Result<String, Failure> {
+pub fn piped() -> Result<String, Failure> {
     let mut prompt = String::new();
     let read = std::io::stdin().take(PROMPT_BYTES_MAX).read_to_string(&mut prompt);
     read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
@@ -253,7 +253,7 @@ fn piped() -> Result<String, Failure> {
 }
 
 /// The next line that says something; None at the end of stdin or after Ctrl-C.
-async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
+pub async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
     loop {
         eprint!("> ");
         // Nothing is lost when the prompt sign does not come.
@@ -295,7 +295,7 @@ fn content(prompt: &str) -> Content {
     }
 }
 
-fn predict_for_people(answer: &Value) {
+pub fn predict_for_people(answer: &Value) {
     let text = match &answer["output"] {
         Value::String(text) => text.clone(),
         other => other.to_string(),

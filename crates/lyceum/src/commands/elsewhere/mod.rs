@@ -1,0 +1,64 @@
+//! Commands that ask a server (`--url`) in the place of the data folder: the same words, the same output.
+//!
+//! What a server does not offer is refused here with the reason; every command is decided by name, so that a new one is
+//! not forgotten.
+
+mod answers;
+mod models;
+mod trust;
+mod usage;
+
+use crate::cli::Command;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::remote::Client;
+
+/// Asks the server.
+pub async fn dispatch(command: Command, context: &Context, client: &Client) -> Result<(), Failure> {
+    match command {
+        Command::Ls(args) => args.run_remote(context, client),
+        Command::Show(args) => args.run_remote(context, client),
+        Command::Card(args) => args.run_remote(context, client),
+        Command::Alias(args) => args.run_remote(context, client),
+        Command::Approve(args) => args.run_remote(context, client),
+        Command::Promote(args) => args.run_remote(context, client),
+        Command::Lineage(args) => args.run_remote(context, client),
+        Command::Rm(args) => args.run_remote(context, client),
+        Command::Run(args) => args.run_remote(context, client).await,
+        Command::Predict(args) => args.run_remote(context, client),
+        Command::Explain(args) => args.run_remote(context, client),
+        Command::Embed(args) => args.run_remote(context, client).await,
+        Command::Attack(args) => args.run_remote(context, client).await,
+        Command::Choose(args) => args.run_remote(context, client).await,
+        Command::Privacy(args) => args.run_remote(context, client),
+        Command::Usage(args) => args.run_remote(context, client),
+        Command::Files(args) => args.run_remote(context, client),
+        other => Err(refused(&other)),
+    }
+}
+
+/// Why a command has no counterpart on a server.
+fn refused(command: &Command) -> Failure {
+    let (name, why) = match command {
+        Command::Quickstart(_) => ("quickstart", "it trains starters in a data folder"),
+        Command::Serve(_) => ("serve", "it is the server"),
+        Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
+        Command::Train(_) => ("train", "the server has no route for training jobs yet"),
+        Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
+        Command::Calibrate(_) => ("calibrate", "no route publishes a calibrated version"),
+        Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
+        Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
+        Command::Import(_) => ("import", "no route takes the files of a whole model"),
+        Command::Export(_) => ("export", "no route gives the files of a model"),
+        Command::Jobs(_) => ("jobs", "the server has no route for training jobs yet"),
+        Command::Keys(_) => ("keys", "a project's key cannot make keys; an admin key can, by HTTP"),
+        Command::Prices(_) => ("prices", "no route shows or changes prices"),
+        Command::Budgets(_) => ("budgets", "no route shows or changes budgets of money"),
+        Command::Admin(_) => ("admin", "it works on the database; /v1/organization does the same by HTTP"),
+        Command::Audit(_) => ("audit", "it verifies the database; /v1/organization/audit_logs lists by HTTP"),
+        Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
+        _ => ("this command", "it works on the data folder"),
+    };
+    let fix = "run it on the server's machine, without --url and with LYCEUM_URL unset";
+    Failure::usage(format!("lyceum {name} cannot ask a server"), why, fix)
+}

@@ -1,0 +1,209 @@
+//! `attack`, `choose` and `privacy` through a server: data is brought, work is asked for and waited for.
+
+use crate::commands::attack::{self, Attack};
+use crate::commands::choose::Choose;
+use crate::commands::privacy::{Privacy, PrivacyCommand};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::remote::{Client, path_of};
+use crate::{files, output};
+use lyceum_types::ids::ModelRef;
+use lyceum_types::limits;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// Between two looks at work under way.
+const LOOK: Duration = Duration::from_secs(1);
+const SPEC_BYTES_MAX: u64 = 1 << 20;
+
+/// Looks until the work has ended; Ctrl-C cancels it there.
+async fn wait(context: &Context, client: &Client, path: &str, mut found: Value) -> Result<Value, Failure> {
+    loop {
+        match found["status"].as_str().unwrap_or_default() {
+            "completed" | "done" => return Ok(found),
+            "failed" | "cancelled" => {
+                let status = found["status"].as_str().unwrap_or_default();
+                let why = found["error"]["message"].as_str().or_else(|| found["error"].as_str());
+                let message = format!("the server's work ended: {status}");
+                let why = why.unwrap_or("it gives no reason").to_owned();
+                return Err(Failure::new(Exit::Failed, "work_failed", message, why, "its log says more"));
+            }
+            _ => {}
+        }
+        if context.control.check().is_err() {
+            client.post(&format!("{path}/cancel"), &json!({}))?;
+            return Err(Failure::interrupted("the server was asked to end it"));
+        }
+        tokio::time::sleep(LOOK).await;
+        found = client.get(path)?;
+    }
+}
+
+fn id_of(found: &Value) -> Result<&str, Failure> {
+    found["id"].as_str().ok_or_else(|| {
+        let why = "its answer has no id";
+        Failure::new(Exit::Unreachable, "unreachable", "the server speaks otherwise", why, "check --url")
+    })
+}
+
+impl Attack {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let _: ModelRef = self.model.parse()?;
+        let mut body = json!({ "model": self.model, "seed": self.seed });
+        if let Some(suite) = &self.suite {
+            body["suite"] = Value::from(attack::suite_values(suite)?);
+        }
+        if let Some(rows) = self.rows {
+            body["rows"] = json!(rows);
+        }
+        if let (Some(other), Some(max_drop)) = (&self.compare_to, self.max_drop) {
+            body["compare_to"] = json!(other);
+            body["gate"] = json!({ "max_drop": max_drop });
+        }
+        let file = client.upload(&self.data, "evals")?;
+        let file = id_of(&file)?;
+        body["data"] = json!(file);
+        let run = async {
+            let started = client.post("/v1/robustness/runs", &body)?;
+            let path = format!("/v1/robustness/runs/{}", path_of(id_of(&started)?));
+            wait(context, client, &path, started).await
+        };
+        let done = run.await;
+        // The rows were brought for this run alone.
+        let removed = client.delete(&format!("/v1/files/{file}"));
+        let done = done?;
+        removed?;
+        if context.is_json() {
+            output::json_line(&done);
+        } else {
+            show(&done);
+        }
+        let gate = &done["gate"];
+        if gate.is_object() && gate["passed"] != true {
+            let message = format!("{} does not pass the gate", self.model);
+            let fix = "keep the other model, or train with train.robust and try again";
+            return Err(Failure::new(Exit::Failed, "gate_refused", message, gate.to_string(), fix));
+        }
+        Ok(())
+    }
+}
+
+fn show(run: &Value) {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    let row = |found: &Value| {
+        ["metric", "method", "setting", "value", "ci95", "budget"].map(|field| text(&found[field])).to_vec()
+    };
+    let rows: Vec<Vec<String>> = run["results"].as_array().into_iter().flatten().map(row).collect();
+    output::table(&["metric", "method", "setting", "value", "95 %", "budget"], &rows);
+    if let Some(unit) = run["unit"].as_str() {
+        output::text(format!("eps, sigma and distances are in: {unit}"));
+    }
+    output::text(format!("{} rows, seed {}", run["n"], run["seed"]));
+    for flag in run["flags"].as_array().into_iter().flatten() {
+        output::text(format!("sign {flag}"));
+    }
+    if run["gate"].is_object() {
+        output::text(format!("gate: {}", run["gate"]));
+    }
+}
+
+impl Choose {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        if self.no_register || self.svg.is_some() {
+            let why = "the server registers the winner, and draws nothing";
+            return Err(Failure::usage(
+                "--no-register and --svg do not go with --url",
+                why,
+                "leave them out",
+            ));
+        }
+        let mut document = document(&self.spec)?;
+        let folder = self.spec.parent().unwrap_or(Path::new("."));
+        for part in ["train", "valid", "test"] {
+            let Some(name) = document["data"][part].as_str().map(str::to_owned) else { continue };
+            let kept = client.upload(&folder.join(&name), "user_data")?;
+            output::note(format!("{name} is {} there", kept["id"].as_str().unwrap_or_default()));
+            document["data"][part] = kept["id"].clone();
+        }
+        let started = client.post("/v1/model_selections", &document)?;
+        let path = format!("/v1/model_selections/{}", path_of(id_of(&started)?));
+        output::note(format!("{} is under way", id_of(&started)?));
+        let done = wait(context, client, &path, started).await?;
+        if context.is_json() {
+            output::json_line(&done);
+            return Ok(());
+        }
+        if let Some(nothing) = done["nothing_left"].as_str() {
+            output::text(nothing);
+        }
+        let taken = &done["recommendation"];
+        if let Some(sentence) = taken["sentence"].as_str() {
+            output::text(sentence);
+        }
+        if let Some(model) = taken["model"].as_str() {
+            output::text(format!("Registered as {model}."));
+        }
+        output::note("--json has every row, tie and interval");
+        Ok(())
+    }
+}
+
+/// A spec as a document, judged by the server.
+fn document(path: &Path) -> Result<Value, Failure> {
+    let text = files::read_text(path, SPEC_BYTES_MAX)?;
+    let read = if path.extension().is_some_and(|extension| extension == "json") {
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    } else {
+        toml::from_str(&text).map_err(|error| error.to_string())
+    };
+    let wrong = |why: String| Failure::usage(format!("{} cannot be read", path.display()), why, "correct it");
+    let document: Value = read.map_err(wrong)?;
+    match &document["data"] {
+        Value::Object(_) => Ok(document),
+        _ => Err(wrong("it has no [data]".into())),
+    }
+}
+
+impl Privacy {
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let found = match self.command {
+            PrivacyCommand::Epsilon(args) => {
+                let body = json!({ "q": args.q, "sigma": args.sigma, "steps": args.steps, "delta": args.delta,
+                    "accountant": args.accountant.wire() });
+                client.post("/v1/privacy/epsilon", &body)?
+            }
+            PrivacyCommand::Sigma(args) => {
+                let body = json!({ "epsilon": args.epsilon, "q": args.q, "steps": args.steps,
+                    "delta": args.delta, "accountant": args.accountant.wire() });
+                client.post("/v1/privacy/sigma", &body)?
+            }
+            PrivacyCommand::Ledger => client.get("/v1/privacy/budgets")?,
+            PrivacyCommand::Budget(args) => {
+                let bytes = files::read_bytes(&args.file, limits::WEIGHT_FILE_BYTES_MAX)?;
+                let body = json!({ "data_sha256": lyceum_train::checkpoint::digest(&bytes),
+                    "epsilon": args.epsilon, "delta": args.delta, "accountant": args.accountant.wire() });
+                client.post("/v1/privacy/budgets", &body)?
+            }
+            PrivacyCommand::Audit(_) => {
+                let why = "it reads the losses of single rows, which no route gives";
+                let fix = "run it on the server's machine, without --url";
+                return Err(Failure::usage("lyceum privacy audit cannot ask a server", why, fix));
+            }
+        };
+        if context.is_json() {
+            output::json_line(&found);
+            return Ok(());
+        }
+        match (found["sigma"].as_f64(), found["epsilon"].as_f64()) {
+            (Some(sigma), _) => output::text(format!("σ = {sigma:.4}")),
+            (_, Some(epsilon)) => output::text(format!("ε = {epsilon:.4} at δ = {}", found["delta"])),
+            _ => output::text(serde_json::to_string_pretty(&found).expect("JSON can be written: bug")),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,93 @@
+//! `usage` through a server, with a key of the organisation.
+
+use crate::commands::usage::{By, Usage};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::remote::Client;
+use crate::{output, time};
+use lyceum_types::clock::Timestamp;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const KINDS: [&str; 4] = ["completions", "embeddings", "predictions", "explanations"];
+
+impl Usage {
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let group = match self.by {
+            By::Key => "&group_by=api_key_id",
+            By::Project => "&group_by=project_id",
+            By::Model => "&group_by=model",
+            By::Day => "",
+            By::Request => {
+                let why = "the routes give sums, not entries";
+                return Err(Failure::usage("--by request does not go with --url", why, "take another --by"));
+            }
+        };
+        if self.csv {
+            let why = "it is written from the ledger's entries";
+            return Err(Failure::usage("--csv does not go with --url", why, "use --json"));
+        }
+        let ago = time::duration(&self.since, "--since 30d")?;
+        let since = (Timestamp::now().millis() - ago.as_millis() as i64) / 1000;
+        let mut sums: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        for kind in KINDS {
+            let question = format!("/v1/organization/usage/{kind}?start_time={since}&bucket_width=1d{group}");
+            for_each_bucket(client, &question, |bucket| {
+                let day = Timestamp::from_millis(bucket["start_time"].as_i64().unwrap_or_default() * 1000);
+                for result in bucket["results"].as_array().into_iter().flatten() {
+                    let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
+                    let name = match self.by {
+                        By::Key => text("api_key_id"),
+                        By::Project => text("project_id"),
+                        By::Model => text("model"),
+                        By::Day | By::Request => day.date_time().chars().take(10).collect(),
+                    };
+                    let sum = sums.entry(name).or_default();
+                    for (field, n) in result.as_object().into_iter().flatten() {
+                        if let Some(n) = n.as_u64() {
+                            *sum.entry(field.clone()).or_default() += n;
+                        }
+                    }
+                }
+            })?;
+        }
+        let by = self.by.name();
+        if context.is_json() {
+            let rows: Vec<Value> = sums
+                .into_iter()
+                .map(|(name, sum)| {
+                    let mut row = json!({ by: name });
+                    sum.into_iter().for_each(|(field, n)| row[field] = Value::from(n));
+                    row
+                })
+                .collect();
+            output::json_line(&json!({ "usage": rows }));
+            return Ok(());
+        }
+        let mut fields: Vec<String> = sums.values().flat_map(|sum| sum.keys().cloned()).collect();
+        fields.sort();
+        fields.dedup();
+        let header: Vec<&str> = std::iter::once(by).chain(fields.iter().map(String::as_str)).collect();
+        let rows: Vec<Vec<String>> = sums
+            .iter()
+            .map(|(name, sum)| {
+                let n = |field: &String| sum.get(field).map_or_else(String::new, u64::to_string);
+                std::iter::once(name.clone()).chain(fields.iter().map(n)).collect()
+            })
+            .collect();
+        output::table(&header, &rows);
+        Ok(())
+    }
+}
+
+fn for_each_bucket(client: &Client, question: &str, mut each: impl FnMut(&Value)) -> Result<(), Failure> {
+    let mut page = String::new();
+    loop {
+        let found = client.get(&format!("{question}{page}"))?;
+        found["data"].as_array().into_iter().flatten().for_each(&mut each);
+        match found["next_page"].as_str() {
+            Some(next) if found["has_more"] == true => page = format!("&page={next}"),
+            _ => return Ok(()),
+        }
+    }
+}
