@@ -385,3 +385,24 @@ async fn one_batch_a_key_and_nothing_where_nothing_is_kept() {
     let refused = other.post("/v1/batches", &serde_json::from_str(&body).unwrap()).await.refused(400);
     assert_eq!(refused, ("input_file_id".into(), "zero_data_retention".into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_openai_package_brings_files_and_asks_batches() {
+    let python = std::env::var("LYCEUM_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_it =
+        std::process::Command::new(&python).args(["-c", "import openai; openai.OpenAI.uploads"]).output();
+    if !has_it.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no openai package (LYCEUM_PYTHON names another)");
+        return;
+    }
+    let house = House::new().await;
+    house.publish_poet("poet").await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/files_and_batches.py");
+    let mut command = std::process::Command::new(&python);
+    let url = format!("http://{}", house.client.address);
+    command.args([script, &url, house.client.key.as_deref().unwrap(), "poet"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.starts_with("asked "), "{said}\n{complained}");
+}
