@@ -35,11 +35,16 @@ pub struct ErrorDetail {
     /// The field that is at fault, such as `questions[0].choices`.
     pub param: Option<String>,
     pub code: Option<&'static str>,
+    /// Of files that were brought: `errors`, the first hundred with `line`, `pointer`, `code`, `message` and `hint`, and
+    /// `counts` by code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<serde_json::Value>>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: &'static str, message: impl Into<String>) -> Self {
-        let detail = ErrorDetail { message: message.into(), kind, param: None, code: Some(code) };
+        let detail =
+            ErrorDetail { message: message.into(), kind, param: None, code: Some(code), details: None };
         Self { status, detail, retry_after: None }
     }
 
@@ -130,6 +135,11 @@ impl From<ServiceError> for ApiError {
             ServiceError::Unsupported { param, code, .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", code, message)
                     .at(Some(param))
+            }
+            ServiceError::WrongData { param, details, .. } => {
+                let mut wrong = Self::field(param, "invalid_file", message);
+                wrong.detail.details = Some(Box::new(details));
+                wrong
             }
             ServiceError::NotImplemented { param, .. } => Self::not_implemented(param, message),
             ServiceError::NotFound { .. } => {

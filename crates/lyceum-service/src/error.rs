@@ -52,6 +52,9 @@ pub enum ServiceError {
     /// Nobody: the first request is not answered yet.
     #[error("a request with this Idempotency-Key is still under way")]
     IdempotencyUnderWay,
+    /// Caller: files that it brought are wrong; `details` has every error with its place, and counts by code.
+    #[error("{message}")]
+    WrongData { param: &'static str, message: String, details: serde_json::Value },
     /// Nobody: all places are taken.
     #[error("the server has as much work as it can hold: try again soon")]
     Overloaded { retry_after: Duration },

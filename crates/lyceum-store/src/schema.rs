@@ -18,6 +18,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0005_registry.sql"),
     include_str!("../migrations/0006_tenancy.sql"),
     include_str!("../migrations/0010_ledger.sql"),
+    include_str!("../migrations/0012_fine_tuning.sql"),
 ];
 
 /// The database that is migrated.

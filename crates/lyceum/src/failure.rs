@@ -371,6 +371,10 @@ impl From<ServiceError> for Failure {
                 failure.place.key = Some(param);
                 failure
             }
+            ServiceError::WrongData { message, .. } => {
+                let why = "nothing runs with a part of the data";
+                Failure::new(Exit::Failed, "invalid_file", message, why, "correct the lines")
+            }
             ServiceError::NotImplemented { param, message } => {
                 let mut failure = Failure::new(
                     Exit::Failed,

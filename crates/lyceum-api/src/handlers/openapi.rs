@@ -1,9 +1,9 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer, metrics,
-    model_selections, models, organization, predict, privacy, rerank, residents, responses, robustness,
-    tokens, usage,
+    card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health, infer,
+    metrics, model_selections, models, organization, predict, privacy, rerank, residents, responses,
+    robustness, tokens, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -24,6 +24,8 @@ use utoipa::{Modify, OpenApi};
         health::v2_live, health::v2_ready, infer::server, infer::metadata, infer::ready, infer::create,
         infer::version_metadata, infer::version_ready, infer::version_create,
         files::create, files::list, files::find, files::content, files::delete,
+        fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
+        fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,

@@ -399,7 +399,8 @@ mod tests {
         assert_eq!(answer.response()["status"], "cancelled");
         assert_eq!(answer.response()["output"][0]["content"][0]["text"], "a");
         let mut answer = begin();
-        let detail = ErrorDetail { message: "m".into(), kind: "server_error", param: None, code: None };
+        let detail =
+            ErrorDetail { message: "m".into(), kind: "server_error", param: None, code: None, details: None };
         answer.fail(&detail, Usage::default());
         assert_eq!(answer.take_events().last().unwrap().name, "response.failed");
         assert_eq!(answer.response()["error"], json!({"code": "server_error", "message": "m"}));

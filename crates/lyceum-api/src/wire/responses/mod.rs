@@ -306,7 +306,7 @@ fn empty(model: ModelRef) -> Request {
     }
 }
 
-fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+pub(crate) fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
     let Some(metadata) = metadata else { return Ok(()) };
     let wrong =
         |message: String| Err(ApiError::field("metadata", "invalid_value", format!("metadata: {message}")));
