@@ -221,8 +221,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", "file_too_large", message)
             }
-            ServiceError::WrongFile(report) => {
-                let mut error = Self::field("file", "invalid_file", message);
+            ServiceError::WrongFile { param, report } => {
+                let mut error = Self::field(param, "invalid_file", message);
                 error.detail.problems = Some(Box::new(Problems::from(&*report)));
                 error
             }

@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
-    metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank, residents,
-    responses, robustness, tokens, uploads, usage,
+    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
+    infer, metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank,
+    residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -68,6 +68,14 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/model_selections", get(model_selections::list))
         .key(Inference, "/v1/model_selections/{id}", get(model_selections::find))
         .work("/v1/model_selections/{id}/cancel", post(model_selections::cancel))
+        .work("/v1/fine_tuning/jobs", post(fine_tuning::create))
+        .key(Inference, "/v1/fine_tuning/jobs", get(fine_tuning::list))
+        .key(Inference, "/v1/fine_tuning/jobs/{id}", get(fine_tuning::find))
+        .work("/v1/fine_tuning/jobs/{id}/cancel", post(fine_tuning::cancel))
+        .work("/v1/fine_tuning/jobs/{id}/pause", post(fine_tuning::pause))
+        .work("/v1/fine_tuning/jobs/{id}/resume", post(fine_tuning::resume))
+        .key(Inference, "/v1/fine_tuning/jobs/{id}/events", get(fine_tuning::list_events))
+        .key(Inference, "/v1/fine_tuning/jobs/{id}/checkpoints", get(fine_tuning::list_checkpoints))
         .upload("/v1/files", post(files::create).get(files::list))
         .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
         .key(Inference, "/v1/files/{id}/content", get(files::content))

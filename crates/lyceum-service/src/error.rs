@@ -60,8 +60,8 @@ pub enum ServiceError {
     #[error("the file is larger than {bytes_max} bytes")]
     TooLarge { bytes_max: u64 },
     /// Caller: the file that it brings is not what its purpose wants; all that is wrong with it.
-    #[error("{}", in_short(_0))]
-    WrongFile(Box<Report>),
+    #[error("{}", in_short(report))]
+    WrongFile { param: &'static str, report: Box<Report> },
     /// Caller: the object's state does not allow it.
     #[error("{message}")]
     Conflict { code: &'static str, message: String },

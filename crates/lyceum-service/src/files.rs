@@ -173,7 +173,11 @@ fn judge(purpose: &str, name: &str, path: &Path, bytes: u64) -> Result<(), Servi
         }
         _ => return Ok(()),
     };
-    if report.is_empty() { Ok(()) } else { Err(ServiceError::WrongFile(Box::new(report))) }
+    if report.is_empty() {
+        Ok(())
+    } else {
+        Err(ServiceError::WrongFile { param: "file", report: Box::new(report) })
+    }
 }
 
 /// Whether bytes begin as those of a picture do.

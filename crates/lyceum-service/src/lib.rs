@@ -22,6 +22,7 @@ pub mod embeddings;
 mod error;
 pub mod explain;
 pub mod files;
+pub mod fine_tuning;
 mod generation;
 pub mod health;
 pub mod idempotency;
@@ -94,6 +95,7 @@ pub struct Service {
     live_responses: responses::live::Live,
     selections_wanted: Notify,
     batches_wanted: Notify,
+    trainings_wanted: Notify,
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
@@ -114,6 +116,7 @@ impl Service {
             live_responses: responses::live::Live::default(),
             selections_wanted: Notify::new(),
             batches_wanted: Notify::new(),
+            trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
         }
@@ -231,6 +234,11 @@ impl Service {
     /// Wakes the worker that makes choices: one was asked for.
     pub fn selections_wanted(&self) -> &Notify {
         &self.selections_wanted
+    }
+
+    /// Wakes the worker that trains: a training was asked for.
+    pub fn trainings_wanted(&self) -> &Notify {
+        &self.trainings_wanted
     }
 
     /// The models that are loaded now.

@@ -43,7 +43,7 @@ impl Plan {
     /// The job that it is.
     pub fn job(&self) -> NewJob {
         let spec = serde_json::to_string(self).expect("a plan is plain data: bug");
-        NewJob { kind: Kind::Choose, spec, model: self.spec.name.clone(), steps: 0 }
+        NewJob { kind: Kind::Choose, spec, request: None, model: self.spec.name.clone(), steps: 0 }
     }
 }
 

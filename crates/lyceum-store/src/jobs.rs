@@ -1,4 +1,4 @@
-//! Jobs: `queued → running(attempt, lease, worker) → done | failed | cancelled`.
+//! Jobs: `queued → running(attempt, lease, worker) → done | failed | cancelled`, and `paused` on the way.
 //!
 //! Two things say who works on a job. On this machine the operating system's lock ([`JobLock`](crate::files::JobLock)) tells a
 //! living owner from a dead one at once. Across machines the lease does, which its worker renews. Each claim
@@ -6,8 +6,10 @@
 //! any more ([`StoreError::Fenced`]), so a job runs at least once and has its effects exactly once.
 
 mod claim;
+mod pause;
 
 pub use claim::{Claim, claim, claim_next, claim_waiting, create_claimed, next_waiting};
+pub use pause::{finish_paused, pause, resume};
 
 use crate::files::Staging;
 use crate::models::{self, NewVersion, Version};
@@ -15,23 +17,29 @@ use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     Queued,
     Running,
+    /// Somebody asked for it to stop so that it goes on later.
+    Paused,
     Done,
     Failed,
     Cancelled,
 }
 
 impl State {
-    const ALL: [State; 5] = [State::Queued, State::Running, State::Done, State::Failed, State::Cancelled];
+    /// As the column has them: a paused job is a cancelled one with the wish to go on later.
+    const STORED: [State; 5] = [State::Queued, State::Running, State::Done, State::Failed, State::Cancelled];
 
     pub fn as_str(self) -> &'static str {
         match self {
             State::Queued => "queued",
             State::Running => "running",
+            State::Paused => "paused",
             State::Done => "done",
             State::Failed => "failed",
             State::Cancelled => "cancelled",
@@ -71,8 +79,12 @@ pub struct Job {
     pub worker: Option<String>,
     pub lease_expires_at: Option<Timestamp>,
     pub cancel_requested: bool,
+    /// It runs and is to stop so that it goes on later.
+    pub pause_requested: bool,
     /// The specification as JSON.
     pub spec: String,
+    /// What was asked over HTTP, as JSON; None: at the command line.
+    pub request: Option<String>,
     /// The name of the model that it makes.
     pub model: String,
     pub step: u64,
@@ -91,6 +103,8 @@ pub struct NewJob {
     pub kind: Kind,
     /// The specification as JSON.
     pub spec: String,
+    /// What was asked over HTTP, as JSON: then the server's worker takes it, whatever its kind.
+    pub request: Option<String>,
     /// The name of the model that it makes.
     pub model: String,
     pub steps: u64,
@@ -102,6 +116,8 @@ pub enum Signal {
     Continue,
     /// Somebody asked for the job to end.
     Cancel,
+    /// Somebody asked for the job to stop so that it goes on later.
+    Pause,
 }
 
 /// How far a job is.
@@ -124,6 +140,17 @@ pub async fn create(
     Ok(id)
 }
 
+/// As [`create`], under an id that was drawn before: what the job makes may be named after it.
+pub async fn create_as(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    new: NewJob,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    insert(store, project, id, new, now).await
+}
+
 async fn insert(
     store: &Store,
     project: &Project,
@@ -134,7 +161,7 @@ async fn insert(
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \
-         message, created_at, kind) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7, $8)",
+         message, created_at, kind, request) VALUES ($1, $2, $3, 'queued', 0, 0, $4, $5, 0, $6, '', $7, $8, $9)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -144,6 +171,7 @@ async fn insert(
     .bind(saturate(new.steps))
     .bind(now.millis())
     .bind(new.kind.as_str())
+    .bind(new.request)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
@@ -154,7 +182,8 @@ async fn insert(
 pub async fn count_unfinished(store: &Store, project: &Project, kind: Kind) -> Result<u64, StoreError> {
     let (n,): (i64,) = sqlx::query_as(
         "SELECT COUNT(*) FROM jobs \
-         WHERE tenant = $1 AND project = $2 AND kind = $3 AND state IN ('queued', 'running')",
+         WHERE tenant = $1 AND project = $2 AND kind = $3 AND \
+         (state IN ('queued', 'running') OR (state = 'cancelled' AND wish = 'pause'))",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -172,9 +201,9 @@ pub async fn report(
     now: Timestamp,
 ) -> Result<Signal, StoreError> {
     let mut transaction = store.write().await?;
-    let row: Option<(i64,)> = sqlx::query_as(
+    let row: Option<(i64, String)> = sqlx::query_as(
         "UPDATE jobs SET step = $3, steps = $4, message = $5, lease_expires_at = $6 \
-         WHERE id = $1 AND attempt = $2 AND state = 'running' RETURNING cancel_requested",
+         WHERE id = $1 AND attempt = $2 AND state = 'running' RETURNING cancel_requested, wish",
     )
     .bind(claim.id().as_str())
     .bind(i64::from(claim.attempt))
@@ -184,9 +213,13 @@ pub async fn report(
     .bind(now.plus(limits::JOB_LEASE).millis())
     .fetch_optional(&mut *transaction)
     .await?;
-    let (cancel_requested,) = row.ok_or_else(|| fenced(claim))?;
+    let (cancel_requested, wish) = row.ok_or_else(|| fenced(claim))?;
     transaction.commit().await?;
-    Ok(if cancel_requested == 0 { Signal::Continue } else { Signal::Cancel })
+    Ok(match (cancel_requested, wish.as_str()) {
+        (0, "pause") => Signal::Pause,
+        (0, _) => Signal::Continue,
+        _ => Signal::Cancel,
+    })
 }
 
 /// Ends the job with success: its version is published and its row is written in one transaction.
@@ -308,10 +341,11 @@ pub async fn cancel(
 ) -> Result<State, StoreError> {
     let mut transaction = store.write().await?;
     let row: Option<(String,)> = sqlx::query_as(
-        "UPDATE jobs SET cancel_requested = 1, \
+        "UPDATE jobs SET cancel_requested = 1, wish = 'run', \
          finished_at = CASE WHEN state = 'queued' THEN $4 ELSE finished_at END, \
          state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END \
-         WHERE tenant = $1 AND project = $2 AND id = $3 AND state IN ('queued', 'running') RETURNING state",
+         WHERE tenant = $1 AND project = $2 AND id = $3 AND \
+         (state IN ('queued', 'running') OR (state = 'cancelled' AND wish = 'pause')) RETURNING state",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -332,30 +366,62 @@ pub async fn cancel(
 }
 
 pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, StoreError> {
-    let row: Option<JobRow> = sqlx::query_as(
+    let row = sqlx::query(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
+         outcome, created_at, started_at, finished_at, kind, request, wish FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
     )
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(id.as_str())
     .fetch_optional(&store.reader)
     .await?;
-    parse(row.ok_or_else(|| StoreError::NotFound { what: "job", id: id.to_string() })?, project)
+    parse(&row.ok_or_else(|| StoreError::NotFound { what: "job", id: id.to_string() })?, project)
+}
+
+/// Which of a project's jobs that were asked for over HTTP a page has: newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The job before the page.
+    pub after: Option<JobId>,
+    pub limit: u32,
+}
+
+/// The trainings that were asked for over HTTP, newest first, and whether there are more behind them. Ids sort by
+/// creation.
+pub async fn list_requested(
+    store: &Store,
+    project: &Project,
+    page: &Page,
+) -> Result<(Vec<Job>, bool), StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
+         outcome, created_at, started_at, finished_at, kind, request, wish FROM jobs \
+         WHERE tenant = $1 AND project = $2 AND kind = 'train' AND request IS NOT NULL AND ($3 = '' OR id < $3) \
+         ORDER BY id DESC LIMIT $4",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(page.after.as_ref().map_or("", JobId::as_str))
+    .bind(i64::from(page.limit) + 1)
+    .fetch_all(&store.reader)
+    .await?;
+    let has_more = rows.len() > page.limit as usize;
+    let page = rows.iter().take(page.limit as usize);
+    Ok((page.map(|row| parse(row, project)).collect::<Result<_, _>>()?, has_more))
 }
 
 /// Every job of the project, oldest first.
 pub async fn list(store: &Store, project: &Project) -> Result<Vec<Job>, StoreError> {
-    let rows: Vec<JobRow> = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
-         outcome, created_at, started_at, finished_at, kind FROM jobs WHERE tenant = $1 AND project = $2 \
+         outcome, created_at, started_at, finished_at, kind, request, wish FROM jobs WHERE tenant = $1 AND project = $2 \
          ORDER BY created_at, id",
     )
     .bind(&project.tenant)
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
-    rows.into_iter().map(|row| parse(row, project)).collect()
+    rows.iter().map(|row| parse(row, project)).collect()
 }
 
 fn fenced(claim: &Claim) -> StoreError {
@@ -371,51 +437,42 @@ fn number<T: TryFrom<i64>>(value: i64) -> Result<T, StoreError> {
 }
 
 fn parse_state(text: &str) -> Result<State, StoreError> {
-    let found = State::ALL.into_iter().find(|state| state.as_str() == text);
+    let found = State::STORED.into_iter().find(|state| state.as_str() == text);
     found.ok_or_else(|| StoreError::Damaged { table: "jobs", value: text.into() })
 }
 
-type JobRow = (
-    String,
-    String,
-    i64,
-    Option<String>,
-    Option<i64>,
-    i64,
-    String,
-    String,
-    i64,
-    i64,
-    String,
-    Option<String>,
-    i64,
-    Option<i64>,
-    Option<i64>,
-    String,
-);
-
-fn parse(row: JobRow, project: &Project) -> Result<Job, StoreError> {
+fn parse(row: &AnyRow, project: &Project) -> Result<Job, StoreError> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let moment = |column: &str| {
+        let millis: Option<i64> = row.try_get(column)?;
+        Ok::<_, StoreError>(millis.map(Timestamp::from_millis))
+    };
+    let damaged = |value: String| StoreError::Damaged { table: "jobs", value };
+    let (id, kind, wishes_pause) = (text("id")?, text("kind")?, text("wish")? == "pause");
+    let state = match parse_state(&text("state")?)? {
+        State::Cancelled if wishes_pause => State::Paused,
+        state => state,
+    };
     Ok(Job {
-        id: row.0.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: row.0.clone() })?,
+        id: id.parse().map_err(|_| damaged(id.clone()))?,
         project: project.clone(),
-        kind: Kind::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == row.15)
-            .ok_or_else(|| StoreError::Damaged { table: "jobs", value: row.15.clone() })?,
-        state: parse_state(&row.1)?,
-        attempt: number(row.2)?,
-        worker: row.3,
-        lease_expires_at: row.4.map(Timestamp::from_millis),
-        cancel_requested: row.5 != 0,
-        spec: row.6,
-        model: row.7,
-        step: number(row.8)?,
-        steps: number(row.9)?,
-        message: row.10,
-        outcome: row.11,
-        created_at: Timestamp::from_millis(row.12),
-        started_at: row.13.map(Timestamp::from_millis),
-        finished_at: row.14.map(Timestamp::from_millis),
+        kind: Kind::ALL.into_iter().find(|one| one.as_str() == kind).ok_or_else(|| damaged(kind))?,
+        state,
+        attempt: number(row.try_get("attempt")?)?,
+        worker: row.try_get("worker")?,
+        lease_expires_at: moment("lease_expires_at")?,
+        cancel_requested: row.try_get::<i64, _>("cancel_requested")? != 0,
+        pause_requested: state == State::Running && wishes_pause,
+        spec: text("spec")?,
+        request: row.try_get("request")?,
+        model: text("model")?,
+        step: number(row.try_get("step")?)?,
+        steps: number(row.try_get("steps")?)?,
+        message: text("message")?,
+        outcome: row.try_get("outcome")?,
+        created_at: Timestamp::from_millis(row.try_get("created_at")?),
+        started_at: moment("started_at")?,
+        finished_at: moment("finished_at")?,
     })
 }
 

@@ -17,7 +17,7 @@
 //! DATA_DIR/spool/OWNER.lock, OWNER.N.spool           what a process has not told the ledger yet
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
-//! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`. Models of
+//! `org/name` lies in the folder `org%2Fname`: one level, and never mistaken for a version of `org`; a `:` is `%3A`. Models of
 //! a project other than the default one lie below `DATA_DIR/projects/TENANT/PROJECT/`.
 
 use lyceum_types::ids::{FileId, JobId, ModelName, Project};
@@ -59,7 +59,7 @@ impl Layout {
 
     /// A version's folder relative to the root, as rows hold it. The default project needs no folder of its own.
     pub fn version_path(project: &Project, name: &ModelName, version: u32) -> String {
-        let within = format!("models/{}/{version}", name.as_str().replace('/', "%2F"));
+        let within = format!("models/{}/{version}", name.as_str().replace('/', "%2F").replace(':', "%3A"));
         if *project == Project::default_project() {
             return within;
         }

@@ -236,6 +236,16 @@ pub fn read(
     Ok(Restored { noise: read_noise(path), progress: reader.state.progress, best })
 }
 
+/// Fills `params` with those of a checkpoint of the same model; the steps that had been taken.
+///
+/// # Errors
+/// Where a file is damaged, or is of another architecture.
+pub fn parameters(path: &Path, params: &mut Params) -> Result<u64, TrainError> {
+    let reader = Reader::open(path)?;
+    weights::load_safetensors(params, &reader.verified("model.safetensors")?)?;
+    Ok(reader.state.progress.step)
+}
+
 /// The model as it was at one checkpoint.
 pub struct Kept {
     /// Steps that had been taken.

@@ -61,6 +61,8 @@ pub struct Tuned {
     pub steps: u64,
     pub seconds: f64,
     pub n_trained: u64,
+    /// Tokens in the examples of all steps.
+    pub trained_tokens: u64,
     /// What it said when training ended.
     pub probes: Vec<Probe>,
 }
@@ -134,6 +136,7 @@ pub fn tune(
         _ => None,
     };
     let probes = probes(&run.model, &chats)?;
+    let (trained_tokens, _) = chat::trained(&train, spec.seed, &chats.train, progress.step);
     let of = |measured: Option<Measured>| measured.map(|measured| measured.metrics).unwrap_or_default();
     Ok(Tuned {
         model: run.model,
@@ -144,6 +147,7 @@ pub fn tune(
         steps: progress.step,
         seconds: progress.seconds,
         n_trained,
+        trained_tokens,
         probes,
         chats,
     })

@@ -33,7 +33,8 @@ impl Project {
 }
 
 /// A model's name: `digits` or `org/digits`; letters, digits, `.`, `_` and `-`, each part beginning with a
-/// letter or digit.
+/// letter or digit. A model that was tuned over HTTP is `ft:BASE:PROJECT:SUFFIX:ID`, where BASE is such a name and SUFFIX
+/// may be empty; one of its checkpoints has one part more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelName(String);
 
@@ -51,6 +52,9 @@ impl FromStr for ModelName {
         if text.is_empty() || text.len() > limits::MODEL_NAME_CHARS_MAX {
             return Err(bad(what, text, "must have 1 to 128 characters"));
         }
+        if let Some(rest) = text.strip_prefix("ft:") {
+            return tuned_name(text, rest);
+        }
         let parts: Vec<&str> = text.split('/').collect();
         if parts.len() > 2 {
             return Err(bad(what, text, "may have one '/' only, between organisation and name"));
@@ -64,6 +68,22 @@ impl FromStr for ModelName {
             }
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// `BASE:PROJECT:SUFFIX:ID`, and of a checkpoint `:ckpt-step-9`.
+fn tuned_name(text: &str, rest: &str) -> Result<ModelName, BadId> {
+    let parts: Vec<&str> = rest.split(':').collect();
+    let ([base, project, suffix, id] | [base, project, suffix, id, _]) = parts[..] else {
+        return Err(bad("model name", text, "a tuned model is ft:BASE:PROJECT:SUFFIX:ID"));
+    };
+    let is_plain = |part: &str| !part.contains('/') && part.parse::<ModelName>().is_ok();
+    let fits = base.parse::<ModelName>().is_ok()
+        && (suffix.is_empty() || is_plain(suffix))
+        && [project, id].into_iter().chain(parts.get(4).copied()).all(is_plain);
+    match fits {
+        true => Ok(ModelName(text.to_owned())),
+        false => Err(bad("model name", text, "its parts may have letters, digits, '.', '_' and '-'")),
     }
 }
 
@@ -333,6 +353,20 @@ mod tests {
             assert!(text.parse::<ModelName>().is_err(), "{text:?}");
         }
         assert!("x".repeat(129).parse::<ModelName>().is_err());
+        for text in [
+            "ft:a:b:c",
+            "ft:a:b:c:d:e:f",
+            "ft::b:c:d",
+            "ft:a:b:c/x:d",
+            "ft:a:../b:c:d",
+            "ft:a:b:c:d@1",
+            "ft:",
+        ] {
+            assert!(text.parse::<ModelName>().is_err(), "{text:?}");
+        }
+        for text in ["ft:org/a:b:c:d", "ft:a:b::d", "ft:a:b:c:d:ckpt-step-9"] {
+            assert_eq!(text.parse::<ModelName>().unwrap().as_str(), text);
+        }
         for text in ["digits", "org/name-1.5_b", "7b", "a..b"] {
             assert_eq!(text.parse::<ModelName>().unwrap().as_str(), text);
         }

@@ -251,6 +251,22 @@ pub const SELECTION_MINUTES_MAX: f64 = 1440.0;
 /// How often a choice is begun whose process dies.
 pub const SELECTION_ATTEMPTS_MAX: u32 = 3;
 
+// Trainings over HTTP.
+
+/// Trainings of one project that wait, run or are paused; the next one is told to come again.
+pub const TRAININGS_UNFINISHED_MAX: u64 = 64;
+/// How often in a row the process of a training may die before it reaches a further step.
+pub const TRAINING_DEATHS_MAX: u32 = 3;
+/// Letters of a tuned model's suffix.
+pub const SUFFIX_CHARS_MAX: usize = 64;
+/// Jobs, events or checkpoints of one page.
+pub const TRAININGS_LISTED_MAX: u32 = 100;
+pub const EVENTS_LISTED_MAX: u32 = 1000;
+/// Lines of a training's log that are read for its events: the newest.
+pub const EVENTS_READ_BYTES_MAX: u64 = 64 << 20;
+/// How often a stream of events looks for more.
+pub const EVENTS_LOOK_EVERY: Duration = Duration::from_millis(250);
+
 // The engine: what configuration may choose between.
 
 /// Memory for the keys and values of one model, in MiB.

@@ -30,6 +30,12 @@ pub enum Speaker {
 }
 
 impl Context {
+    /// The same for another project: a server's worker knows all.
+    pub fn of(&self, project: Project) -> Self {
+        let (config, control) = (self.config.clone(), self.control.clone());
+        Context { config, control, format: self.format, project, access: Access::default() }
+    }
+
     pub fn is_json(&self) -> bool {
         self.format == Format::Json
     }

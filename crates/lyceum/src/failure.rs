@@ -396,7 +396,7 @@ impl From<ServiceError> for Failure {
                 "a bound of this server",
                 "delete or part files",
             ),
-            ServiceError::WrongFile(_) => {
+            ServiceError::WrongFile { .. } => {
                 let fix = "mend the lines that are named";
                 Failure::new(Exit::Usage, "invalid_file", text, "the file is not what its purpose wants", fix)
             }

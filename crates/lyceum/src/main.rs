@@ -21,6 +21,7 @@ mod serving;
 mod time;
 mod training;
 mod tuning;
+mod worker;
 
 use std::process::ExitCode;
 

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 pub const LOG: &str = "log.jsonl";
 const LINE_EVERY: Duration = Duration::from_millis(250);
 /// How often the row learns the step; the lease is renewed with it.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 pub use lyceum_types::spec::Plan;
 
@@ -49,20 +49,48 @@ pub fn plan_of(job: &Job) -> Result<Plan, Failure> {
 pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.spec.train.steps.unwrap_or(0) as u64;
-    let new = jobs::NewJob { kind: jobs::Kind::Train, spec, model: plan.spec.name.clone(), steps };
+    let new =
+        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.spec.name.clone(), steps };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
-/// Works on a job until it ends, and says how it ended.
+/// Which jobs may be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// Also what has failed, was cancelled or is paused.
+    Any,
+    /// What waits for its first end.
+    Waiting,
+}
+
+pub async fn take(context: &Context, store: &Store, id: &JobId, takes: Takes) -> Result<Claim, Failure> {
+    let worker = format!("pid {}", std::process::id());
+    let now = Timestamp::now();
+    Ok(match takes {
+        Takes::Any => jobs::claim(store, &context.project, id, &worker, now).await?,
+        Takes::Waiting => jobs::claim_waiting(store, &context.project, id, &worker, now).await?,
+    })
+}
+
+/// Works on a job of this process until it ends, and says how it ended.
 pub async fn run(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Result<(), Failure> {
-    let outcome = carry_out(context, store, id, plan).await?;
+    let claim = take(context, store, id, Takes::Any).await?;
+    run_claimed(context, store, claim, plan).await
+}
+
+/// Works on a job under a claim until it ends, and says how it ended.
+pub async fn run_claimed(context: &Context, store: &Store, claim: Claim, plan: Plan) -> Result<(), Failure> {
+    let outcome = carry_out(context, store, claim, plan).await?;
     say_done(context, &outcome)
 }
 
 /// Works on a job until it ends. Returns its `done` line.
-pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan) -> Result<String, Failure> {
-    let worker = format!("pid {}", std::process::id());
-    let claim = jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?;
+pub async fn carry_out(
+    context: &Context,
+    store: &Store,
+    claim: Claim,
+    plan: Plan,
+) -> Result<String, Failure> {
     let claim = Arc::new(claim);
     if let Err(failure) = gate::rehearse(context, store, &plan).await {
         end_failed(store, &claim, &failure).await;
@@ -70,32 +98,31 @@ pub async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: Plan)
     }
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
-    let (plan, result) = tokio::task::spawn_blocking(move || {
+    let (plan, result, wish) = tokio::task::spawn_blocking(move || {
         let mut observer = observer;
         let result = lyceum_train::train(&plan.spec, &plan.base_dir, &mut observer, &control);
-        observer.close();
-        (plan, result)
+        (plan, result, observer.close())
     })
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
         Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
-        Err(error) => Err(ended(store, &claim, error).await),
+        Err(error) => Err(ended(store, &claim, error, wish).await),
     }
 }
 
 /// Writes how a job ended that training gave up, and says what can be done.
-pub async fn ended(store: &Store, claim: &Claim, error: TrainError) -> Failure {
+pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) -> Failure {
     let (id, now) = (claim.id(), Timestamp::now());
     let stopped = matches!(
         error,
         TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_))
     );
     let message = error.to_string();
-    let ended = if stopped {
-        jobs::finish_cancelled(store, claim, &message, now).await
-    } else {
-        jobs::finish_failed(store, claim, &message, now).await
+    let ended = match (stopped, wish) {
+        (true, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,
+        (true, Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
+        (false, _) => jobs::finish_failed(store, claim, &message, now).await,
     };
     if let Err(error) = ended {
         tracing::warn!(%error, "the job's end was not written");
@@ -270,6 +297,14 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
     Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
 }
 
+/// What somebody meant who had a job stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    End,
+    /// It goes on later.
+    Pause,
+}
+
 /// Prints, logs, reports.
 pub struct JobObserver {
     is_json: bool,
@@ -286,13 +321,15 @@ pub struct JobObserver {
     reported: Option<Instant>,
     /// The loss that an earlier attempt had at the step after its last checkpoint.
     replaces: Option<(u64, f64)>,
+    wish: Wish,
 }
 
 impl JobObserver {
     pub fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
         let log_path = store.layout().job_dir(claim.id()).join(LOG);
         let log = File::options().create(true).append(true).open(&log_path);
-        let log = log.map_err(|error| Failure::file("write", &log_path, &error))?;
+        let mut log = log.map_err(|error| Failure::file("write", &log_path, &error))?;
+        end_last_line(&log_path, &mut log).map_err(|error| Failure::file("write", &log_path, &error))?;
         Ok(JobObserver {
             is_json: context.is_json(),
             progress: Progress::new("training", context.is_json()),
@@ -307,21 +344,30 @@ impl JobObserver {
             printed: None,
             reported: None,
             replaces: None,
+            wish: Wish::End,
         })
     }
 
-    pub fn close(mut self) {
+    /// What somebody meant, where the job was stopped.
+    pub fn close(mut self) -> Wish {
         if let Err(error) = self.log.flush() {
             tracing::warn!(%error, "the job's log is incomplete");
         }
         self.progress.finish();
+        self.wish
     }
 
-    /// A line of the log; on stdout too with `--json`.
+    /// A line of the log, with its time; on stdout too with `--json`.
     fn line(&mut self, value: &Value, where_to: Where) -> Result<(), TrainError> {
-        writeln!(self.log, "{value}").map_err(|source| self.log_failed(source))?;
-        if self.is_json && where_to == Where::LogAndOutput {
-            output::json_line(value);
+        let mut stamped = value.clone();
+        stamped["time"] = Timestamp::now().millis().into();
+        writeln!(self.log, "{stamped}").map_err(|source| self.log_failed(source))?;
+        if where_to == Where::LogAndOutput {
+            // Whoever reads the log while the job runs sees what its terminal sees.
+            self.log.flush().map_err(|source| self.log_failed(source))?;
+            if self.is_json {
+                output::json_line(value);
+            }
         }
         Ok(())
     }
@@ -378,7 +424,8 @@ impl JobObserver {
         let told = jobs::report(&self.store, &self.claim, &progress, Timestamp::now());
         match self.runtime.block_on(told) {
             Ok(Signal::Continue) => Ok(()),
-            Ok(Signal::Cancel) => {
+            Ok(signal @ (Signal::Cancel | Signal::Pause)) => {
+                self.wish = if signal == Signal::Pause { Wish::Pause } else { Wish::End };
                 self.control.cancel();
                 Ok(())
             }
@@ -434,6 +481,21 @@ impl JobObserver {
         let line = json!({ "event": "resumed", "step": step, "path": path.display().to_string() });
         self.line(&line, Where::LogAndOutput)
     }
+}
+
+/// A process that was killed may have left half a line: what comes next begins a line of its own.
+fn end_last_line(path: &Path, log: &mut File) -> std::io::Result<()> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut read = File::open(path)?;
+    let mut last = [b'\n'];
+    if read.seek(SeekFrom::End(0))? > 0 {
+        read.seek(SeekFrom::End(-1))?;
+        read.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        log.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]

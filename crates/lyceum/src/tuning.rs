@@ -6,8 +6,8 @@
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::training::{self, JobObserver};
-use lyceum_models::InputShape;
 use lyceum_models::causal_lm::Adapter;
+use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
 use lyceum_store::Store;
@@ -96,20 +96,25 @@ pub fn context_of(language: &Language) -> usize {
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.tune.train.steps.unwrap_or(0) as u64;
-    let new = jobs::NewJob { kind: jobs::Kind::Train, spec, model: plan.tune.name.clone(), steps };
+    let new =
+        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.tune.name.clone(), steps };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
-/// Works on a job until it ends, and says how it ended.
-pub async fn run(context: &Context, store: &Store, id: &JobId, plan: TunePlan) -> Result<(), Failure> {
-    let outcome = carry_out(context, store, id, plan).await?;
+/// Works on a job under a claim until it ends, and says how it ended.
+pub async fn run(context: &Context, store: &Store, claim: Claim, plan: TunePlan) -> Result<(), Failure> {
+    let outcome = carry_out(context, store, claim, plan).await?;
     training::say_done(context, &outcome)
 }
 
 /// Works on a job until it ends. Returns its `done` line.
-async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: TunePlan) -> Result<String, Failure> {
-    let worker = format!("pid {}", std::process::id());
-    let claim = Arc::new(jobs::claim(store, &context.project, id, &worker, Timestamp::now()).await?);
+async fn carry_out(
+    context: &Context,
+    store: &Store,
+    claim: Claim,
+    plan: TunePlan,
+) -> Result<String, Failure> {
+    let claim = Arc::new(claim);
     let version = match base_of(context, store, &plan).await {
         Ok(version) => version,
         Err(failure) => {
@@ -148,13 +153,13 @@ async fn carry_out(context: &Context, store: &Store, id: &JobId, plan: TunePlan)
                 tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
             }
         };
-        observer.close();
-        (plan, result)
+        (plan, result, observer.close())
     });
-    let (plan, result) = worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
+    let (plan, result, wish) =
+        worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
         Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
-        Err(Broken::Training(error)) => Err(training::ended(store, &claim, error).await),
+        Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
             training::end_failed(store, &claim, &failure).await;
             Err(failure)
@@ -195,54 +200,28 @@ async fn publish(
     tuned: Tuned,
 ) -> Result<String, Failure> {
     let staging = Staging::create(store.layout())?;
-    let written = match tuned.model.own_adapter() {
-        Some(adapter) => write_adapter(staging.path(), &adapter, &language)?,
-        None => write_whole(staging.path(), &language, &tuned)?,
-    };
-    let kind = written.kind;
-    let created = Timestamp::now();
-    let new = NewVersion {
-        name: plan.tune.name.parse::<ModelName>()?,
-        family: language.manifest.family.clone(),
-        task: kind.task().to_owned(),
-        n_params: written.n_parameters,
-        bytes: written.bytes,
-        sha256: written.sha256.clone(),
-        job: Some(claim.id().clone()),
-        held: None,
-    };
-    let mut manifest = ImportedManifest {
-        format_version: FORMAT_VERSION,
-        kind,
-        name: plan.tune.name.clone(),
-        version: 0,
-        created: created.seconds().max(0) as u64,
-        source: format!("job {}", claim.id()),
-        format: written.format.to_owned(),
-        family: language.manifest.family.clone(),
-        n_parameters: written.n_parameters,
-        quant: None,
-        context: language.manifest.context,
-        licence: language.manifest.licence.clone(),
-        files: written.files,
-        base: (kind == ImportedKind::Adapter)
-            .then(|| ManifestBase { model: language.version.id(), sha256: language.version.sha256.clone() }),
-        tuned: Some(TunedReport {
-            job: claim.id().to_string(),
-            base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
-            spec: plan.tune.clone(),
-            train: tuned.train.clone(),
-            data: tuned.chats.files.clone(),
-            split: tuned.chats.split.clone(),
-            metrics: tuned.metrics.clone(),
-            base_metrics: tuned.base_metrics.clone(),
-            verdict: tuned.verdict.as_ref().map(|verdict| verdict.sentence.clone()),
-            steps: tuned.steps,
-            seconds: tuned.seconds,
-            n_trained: tuned.n_trained,
-            probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
-        }),
-    };
+    let (new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    manifest.tuned = Some(TunedReport {
+        job: claim.id().to_string(),
+        base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
+        spec: plan.tune.clone(),
+        train: tuned.train.clone(),
+        data: tuned.chats.files.clone(),
+        split: tuned.chats.split.clone(),
+        metrics: tuned.metrics.clone(),
+        base_metrics: tuned.base_metrics.clone(),
+        verdict: tuned.verdict.as_ref().map(|verdict| verdict.sentence.clone()),
+        steps: tuned.steps,
+        seconds: tuned.seconds,
+        n_trained: tuned.n_trained,
+        probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
+    });
+    if plan.tune.name.starts_with("ft:")
+        && let Err(failure) = publish_checkpoints(store, claim, plan, &language, &tuned).await
+    {
+        training::end_failed(store, claim, &failure).await;
+        return Err(failure);
+    }
     if let Err(failure) = hold_to_probes(staging.path(), &manifest, language, &tuned).await {
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
@@ -256,6 +235,7 @@ async fn publish(
         "steps": report.steps,
         "seconds": report.seconds,
         "n_trained": report.n_trained,
+        "trained_tokens": tuned.trained_tokens,
         "metrics": report.metrics,
         "baseline": report.base_metrics,
         "baseline_name": "base",
@@ -279,6 +259,83 @@ async fn publish(
     };
     jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
     Ok(line)
+}
+
+/// Writes a model's files into a folder that is to be a version; its row, and its manifest without what training says.
+fn write_version(
+    staging: &Staging,
+    claim: &Claim,
+    language: &Language,
+    (name, model): (&str, &Model),
+) -> Result<(NewVersion, ImportedManifest), Failure> {
+    let written = match model.own_adapter() {
+        Some(adapter) => write_adapter(staging.path(), &adapter, language)?,
+        None => write_whole(staging.path(), language, model)?,
+    };
+    let new = NewVersion {
+        name: name.parse::<ModelName>()?,
+        family: language.manifest.family.clone(),
+        task: written.kind.task().to_owned(),
+        n_params: written.n_parameters,
+        bytes: written.bytes,
+        sha256: written.sha256,
+        job: Some(claim.id().clone()),
+        held: None,
+    };
+    let base = ManifestBase { model: language.version.id(), sha256: language.version.sha256.clone() };
+    let manifest = ImportedManifest {
+        format_version: FORMAT_VERSION,
+        kind: written.kind,
+        name: name.to_owned(),
+        version: 0,
+        created: Timestamp::now().seconds().max(0) as u64,
+        source: format!("job {}", claim.id()),
+        format: written.format.to_owned(),
+        family: language.manifest.family.clone(),
+        n_parameters: written.n_parameters,
+        quant: None,
+        context: language.manifest.context,
+        licence: language.manifest.licence.clone(),
+        files: written.files,
+        base: (written.kind == ImportedKind::Adapter).then_some(base),
+        tuned: None,
+    };
+    Ok((new, manifest))
+}
+
+/// Makes the checkpoints that were kept versions of names of their own, so that they can be asked. The last one is the
+/// tuned model itself, unless an earlier step was better.
+async fn publish_checkpoints(
+    store: &Store,
+    claim: &Claim,
+    plan: &TunePlan,
+    language: &Arc<Language>,
+    tuned: &Tuned,
+) -> Result<(), Failure> {
+    let is_last = |step: u64| step == tuned.steps && tuned.train.early_stopping.is_none();
+    for path in lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(claim.id()))? {
+        let mut model = tuned.model.clone();
+        let step = lyceum_train::checkpoint::parameters(&path, &mut model.params)?;
+        if is_last(step) {
+            continue;
+        }
+        let name = format!("{}:ckpt-step-{step}", plan.tune.name);
+        let staging = Staging::create(store.layout())?;
+        let (new, mut manifest) = write_version(&staging, claim, language, (&name, &model))?;
+        let known = models::resolve(store, &claim.project, &name.parse()?).await;
+        // An attempt that died after this has made it already.
+        if known.is_ok_and(|known| known.sha256 == new.sha256) {
+            continue;
+        }
+        Language::unpublished(staging.path(), manifest.clone(), language)?;
+        let write_manifest = |number: u32| {
+            manifest.version = number;
+            serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
+        };
+        let now = Timestamp::now();
+        models::publish(store, &claim.project, new, staging, write_manifest, now).await?;
+    }
+    Ok(())
 }
 
 /// The files of a version, before its manifest.
@@ -323,7 +380,7 @@ fn write_adapter(dir: &Path, adapter: &Adapter, language: &Language) -> Result<W
 }
 
 /// Hugging Face's layout: the base's descriptions beside the new weights.
-fn write_whole(dir: &Path, language: &Language, tuned: &Tuned) -> Result<Written, Failure> {
+fn write_whole(dir: &Path, language: &Language, model: &Model) -> Result<Written, Failure> {
     let mut files = BTreeMap::new();
     // The index names the base's shards.
     for name in DESCRIPTION_FILES.into_iter().filter(|name| *name != "model.safetensors.index.json") {
@@ -336,12 +393,11 @@ fn write_whole(dir: &Path, language: &Language, tuned: &Tuned) -> Result<Written
             write(dir, name, &content, &mut files)?;
         }
     }
-    let weights = tuned
-        .model
+    let weights = model
         .language_safetensors()
         .map_err(|error| Failure::internal("the weights cannot be written", &error))?;
     let sha256 = write(dir, WEIGHTS, &weights, &mut files)?;
-    let params = &tuned.model.params;
+    let params = &model.params;
     let numbers = params.ids().map(|id| params.shape(id).len() as u64).sum();
     let bytes = weights.len() as u64;
     Ok(Written {

@@ -9,6 +9,7 @@ pub mod drift;
 pub mod embeddings;
 pub mod explanations;
 pub mod files;
+pub mod fine_tuning;
 pub mod health;
 pub mod infer;
 pub mod metrics;

@@ -1,8 +1,8 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, health, infer,
-    metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
+    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
+    infer, metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
     responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
@@ -28,6 +28,8 @@ use utoipa::{Modify, OpenApi};
         files::create, files::list, files::find, files::content, files::delete,
         batches::create, batches::list, batches::find, batches::cancel,
         uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
+        fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
+        fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,

@@ -11,6 +11,7 @@ pub mod embeddings;
 pub mod explain;
 pub mod explanation;
 pub mod files;
+pub mod fine_tuning;
 pub mod infer;
 pub mod models;
 pub mod organization;

@@ -13,6 +13,7 @@ async fn store(dir: &Path) -> Store {
     keys::create(&store, &project, grant, NOW).await.unwrap();
     let new = jobs::NewJob {
         kind: jobs::Kind::Train,
+        request: None,
         spec: "{\"a\": 1}".into(),
         model: "m".into(),
         steps: u64::MAX,

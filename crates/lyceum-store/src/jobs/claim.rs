@@ -11,7 +11,7 @@ use lyceum_types::limits;
 #[derive(Debug)]
 pub struct Claim {
     pub attempt: u32,
-    pub(super) project: Project,
+    pub project: Project,
     pub(super) lock: JobLock,
 }
 
@@ -102,26 +102,37 @@ async fn claim_locked(
     }
     let (attempt,): (i64,) = sqlx::query_as(
         "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \
-         cancel_requested = 0, message = '', finished_at = NULL, started_at = COALESCE(started_at, $4) \
+         cancel_requested = CASE WHEN $5 = 1 AND state = 'running' THEN cancel_requested ELSE 0 END, \
+         wish = CASE WHEN $5 = 1 AND state = 'running' THEN wish ELSE 'run' END, message = '', finished_at = NULL, started_at = COALESCE(started_at, $4) \
          WHERE id = $1 RETURNING attempt",
     )
     .bind(id.as_str())
     .bind(worker)
     .bind(now.plus(limits::JOB_LEASE).millis())
     .bind(now.millis())
+    // What was asked of an owner that died is asked of the next; somebody who names a job wants it to run.
+    .bind(i64::from(states == WAITING))
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
     Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
 }
 
-/// The oldest job of a kind that nobody works on, of any project: a queued one, or one whose owner is dead.
-pub async fn next_waiting(store: &Store, kind: Kind) -> Result<Option<Job>, StoreError> {
+/// The oldest job of a kind that waits for a server's worker and that nobody works on: a choice, or a training that was
+/// asked for over HTTP; queued, or with a dead owner. Of the projects that have one, `after` comes last, so that no project waits behind all jobs of another.
+pub async fn next_waiting(
+    store: &Store,
+    kind: Kind,
+    after: Option<&Project>,
+) -> Result<Option<Job>, StoreError> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT tenant, project, id FROM jobs WHERE kind = $1 AND state IN ('queued', 'running') \
-         ORDER BY created_at, id LIMIT 64",
+        "SELECT tenant, project, id FROM jobs WHERE kind = $1 AND (kind = 'choose' OR request IS NOT NULL) AND \
+         state IN ('queued', 'running') \
+         ORDER BY CASE WHEN tenant = $2 AND project = $3 THEN 1 ELSE 0 END, created_at, id LIMIT 64",
     )
     .bind(kind.as_str())
+    .bind(after.map_or("", |project| &project.tenant))
+    .bind(after.map_or("", |project| &project.id))
     .fetch_all(&store.reader)
     .await?;
     for (tenant, project, id) in rows {

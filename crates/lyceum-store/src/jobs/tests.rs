@@ -17,7 +17,8 @@ fn project() -> Project {
 }
 
 async fn add(store: &Store) -> JobId {
-    let new = NewJob { kind: Kind::Train, spec: "{}".into(), model: "digits".into(), steps: 100 };
+    let new =
+        NewJob { kind: Kind::Train, spec: "{}".into(), request: None, model: "digits".into(), steps: 100 };
     create(store, &project(), new, NOW).await.unwrap()
 }
 
@@ -180,13 +181,14 @@ async fn a_lease_is_renewed_by_each_report() {
 #[tokio::test]
 async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled() {
     let (_dir, store) = store().await;
-    let new = NewJob { kind: Kind::Choose, spec: "{}".into(), model: "digits".into(), steps: 0 };
+    let new =
+        NewJob { kind: Kind::Choose, spec: "{}".into(), request: None, model: "digits".into(), steps: 0 };
     let first = create(&store, &project(), new.clone(), NOW).await.unwrap();
     let second = create(&store, &project(), new, NOW).await.unwrap();
     assert!(claim_next(&store, "w", NOW).await.unwrap().is_none(), "that worker trains");
-    let next = async || next_waiting(&store, Kind::Choose).await.unwrap().map(|job| job.id);
+    let next = async || next_waiting(&store, Kind::Choose, None).await.unwrap().map(|job| job.id);
     assert_eq!(next().await.as_ref(), Some(&first));
-    assert_eq!(next_waiting(&store, Kind::Train).await.unwrap(), None);
+    assert_eq!(next_waiting(&store, Kind::Train, None).await.unwrap(), None);
     let claimed = claim_waiting(&store, &project(), &first, "w", NOW).await.unwrap();
     assert_eq!(next().await.as_ref(), Some(&second), "the first has a living owner");
     assert_eq!(count_unfinished(&store, &project(), Kind::Choose).await.unwrap(), 2);
@@ -201,9 +203,89 @@ async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled()
     let again = claim_waiting(&store, &project(), &second, "w", NOW).await;
     assert!(matches!(again, Err(StoreError::JobState { .. })), "{again:?}");
     let _anew = claim(&store, &project(), &second, "w", NOW).await.expect("somebody may begin it anew");
-    let new = NewJob { kind: Kind::Choose, spec: "{}".into(), model: "digits".into(), steps: 0 };
+    let new =
+        NewJob { kind: Kind::Choose, spec: "{}".into(), request: None, model: "digits".into(), steps: 0 };
     let own = create_claimed(&store, &project(), new, "w", NOW).await.unwrap();
     assert_eq!((own.attempt, next().await), (1, None));
     drop(own);
     assert!(next().await.is_some(), "its process died");
+}
+
+async fn ask(store: &Store, project: &Project) -> JobId {
+    let request = Some("{}".to_owned());
+    let new = NewJob { kind: Kind::Train, spec: "{}".into(), request, model: "bot".into(), steps: 0 };
+    create(store, project, new, NOW).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_paused_job_waits_for_nobody_until_it_is_resumed() {
+    let (_dir, store) = store().await;
+    add(&store).await;
+    let id = ask(&store, &project()).await;
+    let next = async || next_waiting(&store, Kind::Train, None).await.unwrap().map(|job| job.id);
+    assert_eq!(next().await.as_ref(), Some(&id), "what the command line began is not the worker's");
+    let state = async || find(&store, &project(), &id).await.unwrap().state;
+    // In the queue.
+    assert_eq!(pause(&store, &project(), &id, NOW).await.unwrap().state, State::Paused);
+    assert_eq!(pause(&store, &project(), &id, NOW).await.unwrap().state, State::Paused);
+    assert_eq!(next().await, None);
+    assert!(claim_waiting(&store, &project(), &id, "w", NOW).await.is_err());
+    assert_eq!(resume(&store, &project(), &id, NOW).await.unwrap().state, State::Queued);
+    assert!(resume(&store, &project(), &id, NOW).await.is_err(), "it is not paused");
+    // Under way.
+    let owner = claim_waiting(&store, &project(), &id, "w", NOW).await.unwrap();
+    let asked = pause(&store, &project(), &id, NOW).await.unwrap();
+    assert_eq!((asked.state, asked.pause_requested), (State::Running, true));
+    assert_eq!(report(&store, &owner, &progress(3), NOW).await.unwrap(), Signal::Pause);
+    finish_paused(&store, &owner, "paused", NOW).await.unwrap();
+    drop(owner);
+    assert_eq!((state().await, next().await), (State::Paused, None));
+    // Its owner died before it saw the wish: the next one sees it.
+    resume(&store, &project(), &id, NOW).await.unwrap();
+    let owner = claim_waiting(&store, &project(), &id, "w", NOW).await.unwrap();
+    pause(&store, &project(), &id, NOW).await.unwrap();
+    drop(owner);
+    let owner = claim_waiting(&store, &project(), &id, "w", NOW).await.unwrap();
+    assert_eq!(report(&store, &owner, &progress(3), NOW).await.unwrap(), Signal::Pause);
+    // Taken back while it stopped: it waits.
+    assert_eq!(resume(&store, &project(), &id, NOW).await.unwrap().state, State::Running);
+    finish_paused(&store, &owner, "paused", NOW).await.unwrap();
+    drop(owner);
+    assert_eq!((state().await, next().await.as_ref()), (State::Queued, Some(&id)));
+    // Cancelled while it stopped.
+    let owner = claim_waiting(&store, &project(), &id, "w", NOW).await.unwrap();
+    pause(&store, &project(), &id, NOW).await.unwrap();
+    cancel(&store, &project(), &id, NOW).await.unwrap();
+    assert_eq!(report(&store, &owner, &progress(3), NOW).await.unwrap(), Signal::Cancel);
+    finish_paused(&store, &owner, "paused", NOW).await.unwrap();
+    drop(owner);
+    assert_eq!(state().await, State::Cancelled);
+    assert!(pause(&store, &project(), &id, NOW).await.is_err());
+    // A paused one can be cancelled.
+    let other = ask(&store, &project()).await;
+    pause(&store, &project(), &other, NOW).await.unwrap();
+    assert_eq!(cancel(&store, &project(), &other, NOW).await.unwrap(), State::Cancelled);
+    assert!(resume(&store, &project(), &other, NOW).await.is_err());
+}
+
+#[tokio::test]
+async fn no_project_waits_behind_all_jobs_of_another() {
+    let (_dir, store) = store().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(ask(&store, &project()).await);
+    }
+    let next = async |after: Option<&Project>| next_waiting(&store, Kind::Train, after).await.unwrap();
+    assert_eq!(next(Some(&project())).await.map(|job| job.id), Some(ids[0].clone()), "it is alone");
+    let act = crate::tenancy::Act::of_command_line(NOW);
+    let made = crate::tenancy::projects::create(&store, "default", "other", &act).await.unwrap();
+    let other = Project { tenant: "default".into(), id: made.project.id };
+    let late = ask(&store, &other).await;
+    assert_eq!(next(None).await.map(|job| job.id), Some(ids[0].clone()));
+    assert_eq!(next(Some(&project())).await.map(|job| job.id), Some(late));
+    let (page, more) = list_requested(&store, &project(), &Page { after: None, limit: 2 }).await.unwrap();
+    assert_eq!((page.iter().map(|job| &job.id).collect::<Vec<_>>(), more), (vec![&ids[2], &ids[1]], true));
+    let after = Some(ids[1].clone());
+    let (page, more) = list_requested(&store, &project(), &Page { after, limit: 2 }).await.unwrap();
+    assert_eq!((page.len(), more), (1, false));
 }

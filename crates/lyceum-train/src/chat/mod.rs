@@ -148,6 +148,22 @@ pub fn epoch(part: &Dataset) -> Epoch {
     epoch
 }
 
+/// Tokens in the examples of the first `n` steps of a run, and how many steps there are of these.
+pub fn trained(train: &TrainSpec, seed: u64, part: &Dataset, n: u64) -> (u64, u64) {
+    let sequences = part.sequences().expect("chats are sequences: bug");
+    let count = |i: usize| sequences.example(i).iter().map(|tokens| tokens.len() as u64).sum::<u64>();
+    let counts: Vec<u64> = (0..part.len()).map(count).collect();
+    let mut order = run::order(train, seed, part);
+    let (steps, mut tokens, mut rows) = (run::total_steps(train, seed, part).min(n), 0, Vec::new());
+    for step in 0..steps {
+        for micro in 0..order.n_micro_steps(step) {
+            order.rows(step, micro, &mut rows);
+            tokens += rows.iter().map(|&row| counts[row]).sum::<u64>();
+        }
+    }
+    (tokens, steps)
+}
+
 /// The rows of each of the first `n` steps of a run, by their place in the part.
 pub fn order(train: &TrainSpec, seed: u64, part: &Dataset, n: u64) -> Vec<Vec<usize>> {
     let mut order = run::order(train, seed, part);

@@ -1,14 +1,15 @@
 //! `lyceum jobs ls|resume|logs|cancel`
 
-use crate::commands::choose::{self, job::Takes};
+use crate::commands::choose;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::{output, time, training, tuning};
+use crate::training::{self, Takes};
+use crate::{output, time, tuning};
 use clap::{Args, Subcommand};
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, State};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::JobId;
+use lyceum_types::ids::{JobId, Project};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -30,6 +31,9 @@ enum Command {
         /// Only if it has not ended (for the server)
         #[arg(long, hide = true)]
         waiting: bool,
+        /// Whose it is (for the server)
+        #[arg(long, hide = true, num_args = 2, value_names = ["TENANT", "PROJECT"])]
+        of: Option<Vec<String>>,
     },
     /// Show what a job has said
     Logs {
@@ -47,8 +51,15 @@ impl Jobs {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Ls => list(context).await,
-            Command::Resume { id, waiting } => {
-                resume(context, &id, if waiting { Takes::Waiting } else { Takes::Any }).await
+            Command::Resume { id, waiting, of } => {
+                let takes = if waiting { Takes::Waiting } else { Takes::Any };
+                match of.as_deref() {
+                    Some([tenant, project]) => {
+                        let project = Project { tenant: tenant.clone(), id: project.clone() };
+                        resume(&context.of(project), &id, takes).await
+                    }
+                    _ => resume(context, &id, takes).await,
+                }
             }
             Command::Logs { id } => logs(context, &id).await,
             Command::Cancel { id } => cancel(context, &id).await,
@@ -116,10 +127,12 @@ async fn resume(context: &Context, id: &str, takes: Takes) -> Result<(), Failure
         return training::say_done(context, outcome);
     }
     if let Some(plan) = tuning::plan_of(&job) {
-        return tuning::run(context, &store, &id, plan).await;
+        let claim = training::take(context, &store, &id, takes).await?;
+        return tuning::run(context, &store, claim, plan).await;
     }
     let plan = training::plan_of(&job)?;
-    training::run(context, &store, &id, plan).await
+    let claim = training::take(context, &store, &id, takes).await?;
+    training::run_claimed(context, &store, claim, plan).await
 }
 
 async fn logs(context: &Context, id: &str) -> Result<(), Failure> {

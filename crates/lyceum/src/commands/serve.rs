@@ -1,11 +1,10 @@
 //! `lyceum serve`: the models over HTTP, until Ctrl-C.
 
-use crate::commands::choose::worker;
 use crate::config::Origin;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::serving::Serving;
-use crate::{assemble, output};
+use crate::{assemble, output, worker};
 use clap::Args;
 use lyceum_api::Door;
 use lyceum_api::tls::Tls;
@@ -169,10 +168,10 @@ pub async fn listen(
     }
     let until = ended(context.control.clone());
     let server = tokio::spawn(lyceum_api::serve(Door { tcp, tls }, service.clone(), until));
-    // Choices end with the server; what they left unfinished begins anew with the next one.
-    let choosing = worker::work(context, &service);
+    // Jobs end with the server; what they left unfinished waits for the next one.
+    let working = worker::work(context, &service);
     let serving = serve(context, &service, server);
-    let ((), ()) = tokio::try_join!(choosing, serving)?;
+    let ((), ()) = tokio::try_join!(working, serving)?;
     Ok(())
 }
 

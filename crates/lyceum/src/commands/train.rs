@@ -75,7 +75,8 @@ impl Train {
         let store = context.store().await?;
         let plan = tuning::plan(context, &store, spec, base_dir).await?;
         let id = tuning::create(context, &store, &plan).await?;
-        tuning::run(context, &store, &id, plan).await
+        let claim = training::take(context, &store, &id, training::Takes::Any).await?;
+        tuning::run(context, &store, claim, plan).await
     }
 }
 

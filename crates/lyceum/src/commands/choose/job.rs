@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use crate::progress::Progress;
-use crate::training;
+use crate::training::{self, Takes, take};
 use lyceum_choose::{ChooseError, Event, Selection, Watch};
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
@@ -122,7 +122,8 @@ async fn choose_and_register(
     if let (Ok(taken), true) = (&selection.recommendation, plan.registers) {
         let plan = training::Plan { spec: taken.job.clone(), base_dir: plan.base_dir.clone() };
         let job = training::create(context, store, &plan).await?;
-        let outcome = training::carry_out(context, store, &job, plan).await?;
+        let claim = take(context, store, &job, Takes::Any).await?;
+        let outcome = training::carry_out(context, store, claim, plan).await?;
         let line: Value = serde_json::from_str(&outcome)
             .map_err(|error| Failure::internal("the outcome of the job cannot be read", &error))?;
         wire::add_registered(&mut document, &line);
@@ -150,7 +151,8 @@ async fn reporting<T>(
         match jobs::report(store, claim, &now, Timestamp::now()).await {
             Ok(Signal::Continue) => {}
             // Fenced: somebody else works on it now, and what this process does no longer counts.
-            Ok(Signal::Cancel) | Err(StoreError::Fenced { .. }) => control.cancel(),
+            // A choice has no middle to go on from: nothing lets one be paused.
+            Ok(Signal::Cancel | Signal::Pause) | Err(StoreError::Fenced { .. }) => control.cancel(),
             Err(error) => tracing::warn!(%error, "the choice's progress was not written"),
         }
     }
@@ -164,24 +166,6 @@ pub async fn resume(context: &Context, store: &Store, job: &Job, takes: Takes) -
     let claim = take(context, store, &job.id, takes).await?;
     let chosen = carry_out(context, store, &claim, &plan(job)?).await?;
     say(context, chosen)
-}
-
-/// Which jobs may be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Takes {
-    /// Also what has failed or was cancelled.
-    Any,
-    /// What waits for its first end.
-    Waiting,
-}
-
-pub async fn take(context: &Context, store: &Store, id: &JobId, takes: Takes) -> Result<Claim, Failure> {
-    let worker = format!("pid {}", std::process::id());
-    let now = Timestamp::now();
-    Ok(match takes {
-        Takes::Any => jobs::claim(store, &context.project, id, &worker, now).await?,
-        Takes::Waiting => jobs::claim_waiting(store, &context.project, id, &worker, now).await?,
-    })
 }
 
 /// The result, and the word of failure where no candidate is left.

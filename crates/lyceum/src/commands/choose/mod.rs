@@ -4,7 +4,6 @@ pub mod job;
 mod show;
 mod svg;
 mod wire;
-pub mod worker;
 
 use crate::commands::train::read_document;
 use crate::context::Context;

@@ -1,9 +1,10 @@
 //! Which model is enough for the diagnosis: a short race of ordinary candidates, by the code of `lyceum choose`.
 
-use crate::commands::choose::job::{self, Takes};
+use crate::commands::choose::job;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::output;
+use crate::training::Takes;
 use lyceum_service::selections::Plan;
 use lyceum_store::Store;
 use lyceum_store::jobs::{self, Kind, State};

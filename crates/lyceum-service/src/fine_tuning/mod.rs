@@ -1,0 +1,367 @@
+//! Trainings that are asked for over HTTP: judged whole, put into the queue, watched.
+//!
+//! Nothing is trained here: the binary's worker gives what waits to `lyceum jobs resume`, in a process of its own. What is
+//! asked ([`ask`]) becomes the job spec that `lyceum train` reads, with files of `/v1/files` in the place of paths; what
+//! happened ([`events`]) is read from the job's own log.
+
+pub mod ask;
+pub mod events;
+
+pub use ask::{Ask, Hyperparameters, Lora, Method};
+pub use lyceum_store::jobs::State;
+
+use crate::{Service, ServiceError, files};
+use ask::Document;
+use lyceum_store::StoreError;
+use lyceum_store::files::JobLock;
+use lyceum_store::jobs::{self, Job, Kind, NewJob};
+use lyceum_train::chat::{self, Words};
+use lyceum_train::data::DataError;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
+use lyceum_types::ids::{JobId, Project};
+use lyceum_types::limits;
+use lyceum_types::manifest::ImportedKind;
+use lyceum_types::spec::Plan;
+use lyceum_types::spec::tune::{TunePlan, TuneSpec};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a job's row keeps of the request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    pub model: String,
+    pub training_file: String,
+    pub validation_file: Option<String>,
+    pub seed: u64,
+    pub metadata: BTreeMap<String, String>,
+    /// As it was asked, with every value that was left to the program.
+    pub method: Value,
+    /// `n_epochs`, `batch_size`, …
+    pub hyperparameters: Value,
+    pub quote: Quote,
+}
+
+/// What a training will do, known before it begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    pub n_examples: u64,
+    pub n_validation: u64,
+    /// None: the job's process counts them.
+    pub steps: Option<u64>,
+    /// Tokens in the examples of all steps; None: the model's family reads none.
+    pub trained_tokens: Option<u64>,
+}
+
+/// A training as it is told.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub job: Job,
+    pub asked: Asked,
+    /// What its process left unfinished waits for the next one.
+    pub state: State,
+    /// What it made: `name`, or `name@3` where its spec has a name.
+    pub model: Option<String>,
+    pub trained_tokens: Option<u64>,
+    pub estimated_finish: Option<Timestamp>,
+}
+
+/// Judges what is asked and its files, and puts the job into the queue.
+///
+/// # Errors
+/// At its field, what cannot be trained; of the files every error, with its line.
+pub async fn create(service: &Service, project: &Project, ask: Ask) -> Result<Training, ServiceError> {
+    crate::retention::require_kept(service, project, "training_file", "the examples and what is learnt")
+        .await?;
+    let waiting = jobs::count_unfinished(service.store(), project, Kind::Train).await?;
+    if waiting >= limits::TRAININGS_UNFINISHED_MAX {
+        return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(60) });
+    }
+    let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
+    let train = place(service, project, "training_file", &ask.training_file).await?;
+    let valid = match &ask.validation_file {
+        Some(file) => Some(place(service, project, "validation_file", file).await?),
+        None => None,
+    };
+    let folder = std::path::absolute(service.store().layout().data_files())
+        .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
+    let document = ask::document(service, project, &ask, (train, valid), &id).await?;
+    let (spec, name, asked) = match document {
+        Document::Tune(tune) => judged(service, project, &ask, *tune, folder).await?,
+        Document::Train(spec) => {
+            let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
+            let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
+            let (plan, quote) = blocking(move || {
+                let loaded =
+                    lyceum_train::data::load(&plan.spec, &plan.base_dir, &control).map_err(wrong_data)?;
+                let n_valid = loaded.valid.as_ref().map_or(0, |part| part.len() as u64);
+                let quote = Quote {
+                    n_examples: loaded.train.len() as u64,
+                    n_validation: n_valid,
+                    ..Quote::default()
+                };
+                Ok((plan, quote))
+            })
+            .await?;
+            let asked = ask.asked_of(&plan.spec, quote);
+            (serde_json::to_string(&plan).expect("a plan is plain data: bug"), name, asked)
+        }
+    };
+    let steps = asked.quote.steps.unwrap_or(0);
+    let request = serde_json::to_string(&asked).expect("a request is plain data: bug");
+    let new = NewJob { kind: Kind::Train, spec, request: Some(request), model: name, steps };
+    jobs::create_as(service.store(), project, &id, new, Timestamp::now()).await?;
+    service.trainings_wanted.notify_one();
+    find(service, project, id.as_str()).await
+}
+
+/// The path of a file below the folder of all files.
+async fn place(service: &Service, project: &Project, param: &str, id: &str) -> Result<String, ServiceError> {
+    let path = files::open(service.store(), project, param, id).await?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    Ok(format!("{id}/{name}"))
+}
+
+/// A fine-tuning whose every example was written by the base's template: its plan, its name, and what will be done.
+async fn judged(
+    service: &Service,
+    project: &Project,
+    ask: &Ask,
+    tune: TuneSpec,
+    folder: PathBuf,
+) -> Result<(String, String, Asked), ServiceError> {
+    let reference = tune.base.parse().map_err(StoreError::from)?;
+    let language = service.language(project, &reference).await?;
+    let whole = language.manifest.kind == ImportedKind::Language;
+    if !whole && language.manifest.kind != ImportedKind::Adapter {
+        let message = format!("{} makes vectors of texts: it has no answers to learn", language.version.id());
+        return Err(ServiceError::unsupported("model", "unsupported_model", message));
+    }
+    if tune.lora.is_none() && whole && language.manifest.format != "safetensors" {
+        let message = format!(
+            "{} came as GGUF, whose weights are not trained whole: leave lora out, or import it as safetensors",
+            language.version.id()
+        );
+        return Err(ServiceError::invalid(ask.method.place("lora"), "unsupported_base", message));
+    }
+    if tune.lora.is_some() && !whole {
+        let message =
+            format!("{} is an adapter: its own rank and layers are tuned further", language.version.id());
+        return Err(ServiceError::invalid(ask.method.place("lora"), "unsupported_base", message));
+    }
+    let plan = TunePlan {
+        base: language.version.id(),
+        base_sha256: language.version.sha256.clone(),
+        tune,
+        base_dir: folder,
+        created: Timestamp::now().seconds(),
+    };
+    let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
+    let (plan, train, quote) = blocking(move || {
+        let words = Words {
+            tokenizer: &language.words.tokenizer,
+            template: language.words.template.as_ref(),
+            now: plan.created,
+        };
+        let context = language.manifest.context as usize;
+        let chats = chat::load(&plan.tune, words, context, &plan.base_dir, &control).map_err(wrong_data)?;
+        let train = plan.tune.resolve(chats.train.len());
+        let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
+        let quote = Quote {
+            n_examples: chats.train.len() as u64,
+            n_validation: chats.valid.as_ref().map_or(0, |part| part.len() as u64),
+            steps: Some(steps),
+            trained_tokens: Some(trained_tokens),
+        };
+        Ok((plan, train, quote))
+    })
+    .await?;
+    let asked = ask.asked(&plan.tune, &train, quote);
+    let name = plan.tune.name.clone();
+    Ok((serde_json::to_string(&plan).expect("a plan is plain data: bug"), name, asked))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ServiceError::internal("judging the files broke off", error))?
+}
+
+/// Everything that is wrong with the files, at the field of the first of them.
+fn wrong_data(error: DataError) -> ServiceError {
+    match error {
+        DataError::Report(report) => {
+            ServiceError::WrongFile { param: "training_file", report: Box::new(report) }
+        }
+        DataError::Io { source, .. } => ServiceError::internal("reading a file that was brought", source),
+        DataError::Stopped(_) => ServiceError::DeadlinePassed,
+    }
+}
+
+/// One training.
+pub async fn find(service: &Service, project: &Project, id: &str) -> Result<Training, ServiceError> {
+    told(service, found(service, project, id).await?)
+}
+
+/// The row of a training that was asked for over HTTP.
+async fn found(service: &Service, project: &Project, id: &str) -> Result<Job, ServiceError> {
+    let unknown = || ServiceError::NotFound { what: "fine-tuning job", id: id.chars().take(64).collect() };
+    let asked: JobId = id.parse().map_err(|_| unknown())?;
+    match jobs::find(service.store(), project, &asked).await {
+        Ok(job) if job.kind == Kind::Train && job.request.is_some() => Ok(job),
+        Ok(_) | Err(StoreError::NotFound { .. }) => Err(unknown()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
+    let damaged =
+        |source: serde_json::Error| ServiceError::Damaged { id: job.id.to_string(), source: source.into() };
+    let asked: Asked = serde_json::from_str(job.request.as_deref().unwrap_or_default()).map_err(damaged)?;
+    let outcome: Value =
+        job.outcome.as_deref().map_or(Ok(Value::Null), serde_json::from_str).map_err(damaged)?;
+    let layout = service.store().layout();
+    let is_dead = job.state == State::Running && JobLock::try_acquire(layout, &job.id)?.is_some();
+    let state = if is_dead { State::Queued } else { job.state };
+    let model = outcome["model"].as_str().map(|model| match job.model.starts_with("ft:") {
+        // Made once: the bare name is this version.
+        true => job.model.clone(),
+        false => model.to_owned(),
+    });
+    let estimated_finish = match state {
+        State::Running => events::estimated_finish(layout, &job.id),
+        _ => None,
+    };
+    let trained_tokens = outcome["trained_tokens"].as_u64();
+    Ok(Training { asked, state, model, trained_tokens, estimated_finish, job })
+}
+
+/// Which trainings a page has, newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    pub after: Option<String>,
+    pub limit: u32,
+    /// All of these stand in the metadata.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A page of trainings, and whether there are more behind it.
+pub async fn list(
+    service: &Service,
+    project: &Project,
+    query: &Query,
+) -> Result<(Vec<Training>, bool), ServiceError> {
+    let mut page = jobs::Page { after: None, limit: limits::TRAININGS_LISTED_MAX };
+    if let Some(after) = &query.after {
+        page.after = Some(
+            found(service, project, after)
+                .await
+                .map_err(|_| {
+                    ServiceError::invalid("after", "not_found", "there is no fine-tuning job of this id")
+                })?
+                .id,
+        );
+    }
+    let mut matching = Vec::new();
+    loop {
+        let (jobs, has_more) = jobs::list_requested(service.store(), project, &page).await?;
+        page.after = jobs.last().map(|job| job.id.clone());
+        for job in jobs {
+            let training = told(service, job)?;
+            let has = |(key, value): (&String, &String)| training.asked.metadata.get(key) == Some(value);
+            if query.metadata.iter().all(has) {
+                matching.push(training);
+            }
+        }
+        if !has_more || matching.len() > query.limit as usize {
+            break;
+        }
+    }
+    let has_more = matching.len() > query.limit as usize;
+    matching.truncate(query.limit as usize);
+    Ok((matching, has_more))
+}
+
+/// What may be asked of a training that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It ends: what waits or is paused at once, what runs within seconds.
+    Cancel,
+    /// It stops with a checkpoint and goes on when it is resumed.
+    Pause,
+    Resume,
+}
+
+/// Asks a training to end, to stop for a while, or to go on.
+///
+/// # Errors
+/// 409 where its state does not allow it.
+pub async fn change(
+    service: &Service,
+    project: &Project,
+    id: &str,
+    change: Change,
+) -> Result<Training, ServiceError> {
+    let (store, job, now) = (service.store(), found(service, project, id).await?, Timestamp::now());
+    let done = match change {
+        Change::Cancel => jobs::cancel(store, project, &job.id, now).await.map(drop),
+        Change::Pause => jobs::pause(store, project, &job.id, now).await.map(drop),
+        Change::Resume => jobs::resume(store, project, &job.id, now).await.map(drop),
+    };
+    match done {
+        Ok(()) => {}
+        Err(StoreError::JobState { operation, state, .. }) => {
+            let message = format!("the fine-tuning job is {}: it cannot {operation}", status(&state));
+            return Err(ServiceError::Conflict { code: "wrong_state", message });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    service.trainings_wanted.notify_one();
+    find(service, project, id).await
+}
+
+/// OpenAI's word for a state.
+fn status(state: &str) -> &str {
+    if state == State::Done.as_str() { "succeeded" } else { state }
+}
+
+/// The name of a tuned model: `ft:BASE:PROJECT:SUFFIX:ID`.
+///
+/// # Errors
+/// It would be longer than a name may be, or the suffix has other letters.
+fn tuned_name(
+    project: &Project,
+    base: &str,
+    suffix: Option<&str>,
+    id: &JobId,
+) -> Result<String, ServiceError> {
+    let name = base.split('@').next().unwrap_or(base);
+    // What was tuned before is told by its lineage; its name keeps the model at its root.
+    let root = name.strip_prefix("ft:").and_then(|rest| rest.split(':').next()).unwrap_or(name);
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let owner: String = project.id.chars().map(plain).collect();
+    let digits = &id.as_str()[id.as_str().len() - 12..];
+    let name = format!("ft:{root}:{owner}:{}:{digits}", suffix.unwrap_or_default());
+    let longest = format!("{name}:ckpt-step-{}", u32::MAX);
+    match longest.parse::<lyceum_types::ids::ModelName>() {
+        Ok(_) => Ok(name),
+        Err(error) => {
+            let message = format!("the tuned model would be called {name}, and a name {}", error.why);
+            Err(ServiceError::invalid("suffix", "invalid_value", message))
+        }
+    }
+}
+
+/// The log of a job.
+fn log_path(layout: &lyceum_store::Layout, id: &JobId) -> PathBuf {
+    layout.job_dir(id).join("log.jsonl")
+}
+
+/// Whether a path leads nowhere but below the folder of files: what a document names must be an id.
+fn is_below(path: &str) -> bool {
+    Path::new(path).components().all(|part| matches!(part, std::path::Component::Normal(_)))
+}

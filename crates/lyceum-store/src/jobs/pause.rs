@@ -1,0 +1,76 @@
+//! Jobs that stop so that they go on later: from their last checkpoint, as if they had never stopped.
+
+use super::{Claim, Job, State, end, find};
+use crate::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, Project};
+
+/// Asks a job to stop: a queued one is paused at once, a running one at its owner's next report.
+///
+/// # Errors
+/// It has ended, or is to be cancelled.
+pub async fn pause(store: &Store, project: &Project, id: &JobId, now: Timestamp) -> Result<Job, StoreError> {
+    let change = "UPDATE jobs SET wish = 'pause', \
+         finished_at = CASE WHEN state = 'queued' THEN $4 ELSE finished_at END, \
+         state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END \
+         WHERE tenant = $1 AND project = $2 AND id = $3 AND cancel_requested = 0 AND \
+         (state IN ('queued', 'running') OR (state = 'cancelled' AND wish = 'pause'))";
+    changed(store, project, id, (change, "pause", now)).await
+}
+
+/// Lets a paused job wait for its owner again; one that was asked to pause and has not yet goes on.
+///
+/// # Errors
+/// It is not paused.
+pub async fn resume(store: &Store, project: &Project, id: &JobId, now: Timestamp) -> Result<Job, StoreError> {
+    let change = "UPDATE jobs SET wish = 'run', \
+         finished_at = CASE WHEN state = 'cancelled' AND $4 > 0 THEN NULL ELSE finished_at END, \
+         state = CASE WHEN state = 'cancelled' THEN 'queued' ELSE state END \
+         WHERE tenant = $1 AND project = $2 AND id = $3 AND cancel_requested = 0 AND wish = 'pause' AND \
+         state IN ('running', 'cancelled')";
+    changed(store, project, id, (change, "resume", now)).await
+}
+
+async fn changed(
+    store: &Store,
+    project: &Project,
+    id: &JobId,
+    (change, operation, now): (&'static str, &'static str, Timestamp),
+) -> Result<Job, StoreError> {
+    let mut transaction = store.write().await?;
+    let done = sqlx::query(change)
+        .bind(&project.tenant)
+        .bind(&project.id)
+        .bind(id.as_str())
+        .bind(now.millis())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    let job = find(store, project, id).await?;
+    if done.rows_affected() == 0 {
+        let state = job.state.as_str().into();
+        return Err(StoreError::JobState { id: id.to_string(), operation, state });
+    }
+    Ok(job)
+}
+
+/// Stops a job because somebody asked for it to go on later. Where that was taken back, or made a wish to cancel, while
+/// it stopped, the job waits or is cancelled instead.
+pub async fn finish_paused(
+    store: &Store,
+    claim: &Claim,
+    message: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    end(&mut transaction, claim, State::Cancelled, message, now).await?;
+    sqlx::query(
+        "UPDATE jobs SET state = 'queued', finished_at = NULL \
+         WHERE id = $1 AND wish = 'run' AND cancel_requested = 0",
+    )
+    .bind(claim.id().as_str())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,256 @@
+//! Trainings over HTTP, made by the server's worker: the tuned model and its checkpoints are served at once, and a job
+//! that was paused, whose process was killed and whose server was killed ends in the bytes of one that never stopped.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const BOUNDARY: &str = "5b1c7d90a2";
+const JOBS: &str = "/v1/fine_tuning/jobs";
+
+struct Server {
+    process: Child,
+    address: String,
+    key: String,
+    /// Held: a server that cannot write its lines ends.
+    _stdout: BufReader<ChildStdout>,
+}
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    command
+}
+
+impl Server {
+    /// `key`: none at the first start, which prints one.
+    fn start(folder: &Path, key: Option<String>) -> Self {
+        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(process.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+        let key = key.unwrap_or_else(|| line["key"].as_str().unwrap().to_owned());
+        Self { process, address, key, _stdout: stdout }
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    #[track_caller]
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send("POST", path, "application/json", body.to_string().as_bytes());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.send("GET", path, "application/json", b"").1).unwrap()
+    }
+
+    fn bring(&self, name: &str, text: &str) -> String {
+        let body = format!(
+            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--{BOUNDARY}\r\n\
+             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
+        );
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        let (status, answer) = self.send("POST", "/v1/files", &kind, body.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Asks for a job until `done` says so.
+    #[track_caller]
+    fn wait(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let found = self.get(&format!("{JOBS}/{id}"));
+            if done(&found) {
+                return found;
+            }
+            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
+            assert!(!is_over && begun.elapsed() < Duration::from_secs(120), "{found}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until the job's log has a step beyond this one.
+    fn wait_step(&self, id: &str, beyond: u64) {
+        let begun = Instant::now();
+        loop {
+            let events = self.get(&format!("{JOBS}/{id}/events?limit=5"));
+            let steps = events["data"].as_array().unwrap().iter().filter_map(|e| e["data"]["step"].as_u64());
+            if steps.max().is_some_and(|step| step > beyond) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{events}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The processes that this one started.
+    fn children(&self) -> Vec<u32> {
+        let parent = self.process.id().to_string();
+        let is_child = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+            after.split_whitespace().nth(1) == Some(&parent)
+        };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+    }
+
+    fn kill(mut self) -> String {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        std::mem::take(&mut self.key)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+    }
+}
+
+fn chats(n: usize) -> String {
+    let line = |i: usize| {
+        json!({"messages": [{"role": "user", "content": format!("say {i}")}, {"role": "assistant", "content": "th th"}]})
+            .to_string()
+    };
+    (0..n).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A folder with the model `tiny`.
+fn with_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    let done = lyceum(folder.path(), &["import", "tiny.gguf", "--name", "tiny"]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    folder
+}
+
+fn weights(folder: &Path, model: &Value) -> Vec<u8> {
+    let name = model.as_str().unwrap().replace(':', "%3A");
+    let path: PathBuf = folder.join("data/models").join(name).join("1/adapter_model.safetensors");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_the_same_bytes() {
+    let folder = with_model();
+    let server = Server::start(folder.path(), None);
+    let (train, valid) = (server.bring("chats.jsonl", &chats(40)), server.bring("valid.jsonl", &chats(4)));
+    let body = json!({"model": "tiny", "training_file": train, "validation_file": valid, "seed": 5, "suffix": "bot",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 60, "batch_size": 2}}}});
+    let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+    let is_done = |job: &Value| job["status"] == "succeeded";
+    let whole = server.wait(&id(&server.post(JOBS, &body)), is_done);
+    let model = &whole["fine_tuned_model"];
+    assert!(model.as_str().unwrap().starts_with("ft:tiny:default:bot:"), "{whole}");
+    assert_eq!(whole["trained_tokens"], whole["lyceum"]["estimated_tokens"]);
+    let say = |model: &Value| {
+        let chat = json!({"model": model, "messages": [{"role": "user", "content": "say 3"}], "temperature": 0,
+            "max_tokens": 4});
+        server.post("/v1/chat/completions", &chat)["choices"][0]["message"]["content"].clone()
+    };
+    assert_eq!(say(model), "th th", "it has learnt");
+    assert_ne!(say(&json!("tiny")), "th th");
+    let list = server.get(&format!("{JOBS}/{}/checkpoints", id(&whole)));
+    let checkpoints = list["data"].as_array().unwrap();
+    assert_eq!(checkpoints.len(), 2, "{list}");
+    assert_eq!(
+        (&checkpoints[0]["fine_tuned_model_checkpoint"], &checkpoints[0]["step_number"]),
+        (model, &json!(1200))
+    );
+    assert_eq!(checkpoints[1]["step_number"], 1180);
+    assert!(
+        checkpoints[1]["metrics"]["valid_loss"].is_f64() && checkpoints[1]["metrics"]["train_loss"].is_f64()
+    );
+    let name = &checkpoints[1]["fine_tuned_model_checkpoint"];
+    assert_eq!(name, &json!(format!("{}:ckpt-step-1180", model.as_str().unwrap())));
+    assert_eq!(say(name), "th th");
+    assert!(weights(folder.path(), name) != weights(folder.path(), model));
+    let (status, told) =
+        server.send("GET", &format!("{JOBS}/{}/events?stream=true", id(&whole)), "application/json", b"");
+    assert!(
+        status == 200 && told.contains("successfully completed") && told.contains("data: [DONE]"),
+        "{told}"
+    );
+
+    // Paused and resumed; then its process is killed; then the server, with the process.
+    let job = id(&server.post(JOBS, &body));
+    server.wait_step(&job, 30);
+    server.post(&format!("{JOBS}/{job}/pause"), &json!({}));
+    let paused = server.wait(&job, |job| job["status"] == "paused");
+    assert!(paused["lyceum"]["step"].as_u64().unwrap() < 1200, "{paused}");
+    assert_eq!(server.children(), Vec::<u32>::new(), "its process has ended");
+    server.post(&format!("{JOBS}/{job}/resume"), &json!({}));
+    server.wait(&job, |job| job["status"] == "running" && job["lyceum"]["attempt"] == 2);
+    let begun = Instant::now();
+    let child = loop {
+        if let [child] = server.children()[..] {
+            break child;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    };
+    assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
+    server.wait(&job, |job| job["lyceum"]["attempt"] == 3);
+    let children = server.children();
+    let key = server.kill();
+    for child in children {
+        assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
+    }
+    let server = Server::start(folder.path(), Some(key));
+    let ended = server.wait(&job, is_done);
+    assert!(ended["lyceum"]["attempt"].as_u64().unwrap() >= 4, "{ended}");
+    assert!(
+        weights(folder.path(), &ended["fine_tuned_model"]) == weights(folder.path(), model),
+        "bit for bit"
+    );
+
+    // A job spec of a family that is trained from the start, and a job that is cancelled in its middle.
+    let rows: String = (0..60).map(|i| format!("{i},{}\n", if i < 30 { "low" } else { "high" })).collect();
+    let rows = server.bring("rows.csv", &format!("a,label\n{rows}"));
+    let spec = json!({"name": "side", "task": "classification", "data": {"target": "label"}, "model": {"hidden": [4]},
+        "train": {"epochs": 20, "batch_size": 4, "optimizer": {"name": "adam", "lr": 0.02}}});
+    let method = json!({"type": "train", "train": {"spec": spec}});
+    let trained = server.post(JOBS, &json!({"model": "mlp", "training_file": rows, "method": method}));
+    assert_eq!(server.wait(&id(&trained), is_done)["fine_tuned_model"], "side@1");
+    let mut long = body.clone();
+    long["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(100_000);
+    let long = id(&server.post(JOBS, &long));
+    server.wait_step(&long, 1);
+    server.post(&format!("{JOBS}/{long}/cancel"), &json!({}));
+    let begun = Instant::now();
+    while server.get(&format!("{JOBS}/{long}"))["status"] != "cancelled" {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
