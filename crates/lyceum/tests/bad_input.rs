@@ -318,7 +318,7 @@ fn a_full_disk_says_so_and_the_job_goes_on_when_there_is_room() {
     );
     std::fs::write(folder.path().join("spec.toml"), text.replace("epochs = 2", "steps = 20")).unwrap();
     std::fs::create_dir(folder.path().join("data")).unwrap();
-    let script = "mount -t tmpfs -o size=700k tmpfs data && \"$LYCEUM\" train spec.toml --json >out 2>err; \
+    let script = "mount -t tmpfs -o size=900k tmpfs data && \"$LYCEUM\" train spec.toml --json >out 2>err; \
         echo $? >code; \"$LYCEUM\" ls --json >ls; find data/models data/staging -type f >left; \
         find data/jobs -name '*.part' >>left; mount -o remount,size=50m data && \
         \"$LYCEUM\" jobs resume \"$(basename data/jobs/*)\" --json >resumed";

@@ -56,9 +56,15 @@ async fn what_is_left_to_the_program_is_told_before_it_begins() {
         assert!(job[null].is_null(), "{null}");
     }
     assert_eq!((&job["lyceum"]["examples"], &job["lyceum"]["total_steps"]), (&json!(120), &json!(180)));
-    // "<|im_start|>user\nsay N<|im_end|>\n<|im_start|>assistant\nth<|im_end|>", "th" one token, three times.
-    let tokens = |i: usize| 1 + 5 + 4 + i.to_string().len() + 1 + 1 + 1 + 10 + 1 + 1;
-    let all = 3 * (0..120).map(tokens).sum::<usize>();
+    // What a request would read of each, the answer's words, the token that ends a turn and the
+    // template's line break behind it; three times.
+    let count = async |body: Value| client.post("/tokenize", &body).await.json()["count"].as_u64().unwrap();
+    let answer = count(json!({"model": "tiny", "prompt": "th", "add_special_tokens": false})).await;
+    let mut all = 0;
+    for i in 0..120 {
+        let messages = json!([{"role": "user", "content": format!("say {i}")}]);
+        all += 3 * (count(json!({"model": "tiny", "messages": messages})).await + answer + 2);
+    }
     assert_eq!(job["lyceum"]["estimated_tokens"], json!(all));
     let row = jobs::find(house.service.store(), &Project::default_project(), &id_of(&job)).await.unwrap();
     let digits = &job["id"].as_str().unwrap()[24..];
@@ -111,7 +117,7 @@ async fn a_job_spec_trains_any_family() {
         ("data", json!({"target": "label", "test": "/etc/passwd"}), 400, "data.test"),
         ("data", json!({"target": "label", "tokenizer": "x.json"}), 501, "data.tokenizer"),
         ("model", json!({"family": "cnn"}), 400, "model.family"),
-        ("gate", json!({"max_drop": 0.1}), 501, "gate"),
+        ("gate", json!({"max_drop": 0.1, "data": "test.csv"}), 501, "gate"),
     ] {
         let mut wrong = spec.clone();
         wrong[key] = value;
@@ -121,7 +127,7 @@ async fn a_job_spec_trains_any_family() {
         assert_eq!(told, expected, "{wrong}");
     }
     let supervised = json!({"model": "mlp", "training_file": file});
-    assert_eq!(client.post(JOBS, &supervised).await.refused(400).0, "model");
+    assert_eq!(client.post(JOBS, &supervised).await.refused(404).0, "model");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -96,8 +96,8 @@ async fn heard(mut running: Running) -> Usage {
     running.usage()
 }
 
-/// Who came to an end, in this order. All have asked before the first of them begins.
-async fn ends(service: &Service, asked: &[(&'static str, Priority)]) -> Vec<&'static str> {
+/// Keeps the device from all work until the sender sends, or is gone.
+fn hold(service: &Service) -> std::sync::mpsc::Sender<()> {
     let (holds, held) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let hold = move || {
@@ -106,6 +106,12 @@ async fn ends(service: &Service, asked: &[(&'static str, Priority)]) -> Vec<&'st
     };
     service.engine().with_device(hold).unwrap();
     held.recv().unwrap();
+    release
+}
+
+/// Who came to an end, in this order. All have asked before the first of them begins.
+async fn ends(service: &Service, asked: &[(&'static str, Priority)]) -> Vec<&'static str> {
+    let release = hold(service);
     let order = Arc::new(Mutex::new(Vec::new()));
     for (i, &(name, priority)) in asked.iter().enumerate() {
         let admitted = admit(service, &project("t", name), priority, 1).unwrap();
@@ -174,11 +180,12 @@ async fn a_beginning_is_kept_for_its_own_project_alone() {
 async fn what_cannot_be_let_in_is_told_so_before_anything_is_done_and_comes_in_later() {
     let (service, _dir) = service(EngineLimits { sequences_max: 2, ..EngineLimits::default() }).await;
     let (a, b) = (project("t", "a"), project("t", "b"));
+    let release = hold(&service);
     let running = ask(&service, &a, Priority::Interactive, vec![1; 4], 4);
     assert!(matches!(admit(&service, &b, Priority::Interactive, 2), Err(ServiceError::Overloaded { .. })));
     let other = admit(&service, &b, Priority::Interactive, 1).unwrap();
     assert!(matches!(admit(&service, &a, Priority::Interactive, 1), Err(ServiceError::Overloaded { .. })));
-    drop(other);
+    drop((other, release));
     heard(running).await;
     while service.engine().load().sequences > 0 {
         tokio::task::yield_now().await;

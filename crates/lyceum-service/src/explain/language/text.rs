@@ -215,7 +215,7 @@ impl Said {
         };
         let mut found = self.tokens.iter().enumerate().filter(touches).map(|(i, _)| i);
         let first = found.next().unwrap_or(0);
-        first..found.last().unwrap_or(first) + 1
+        first..found.next_back().unwrap_or(first) + 1
     }
 }
 
