@@ -78,10 +78,9 @@ pub struct Server {
 
 impl Server {
     pub fn client(&self, context: &Context) -> Result<Client, Failure> {
-        if self.host.is_none() && self.port.is_none() {
-            if let Some(client) = context.access.client()? {
-                return Ok(client);
-            }
+        let is_named = self.host.is_some() || self.port.is_some();
+        if !is_named && let Some(client) = context.access.client()? {
+            return Ok(client);
         }
         let host = self.host.as_ref().unwrap_or(&context.config.host.value);
         let port = self.port.unwrap_or(context.config.port.value);

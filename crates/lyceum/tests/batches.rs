@@ -29,6 +29,7 @@ fn done(output: &Output) -> String {
 }
 
 /// A server, and the key of its first start.
+#[expect(clippy::zombie_processes, reason = "who gets it kills it and waits")]
 fn serve(folder: &Path, key: &mut String) -> (Child, String) {
     let mut child = lyceum(folder, &["serve", "--port", "0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut reader = BufReader::new(child.stdout.take().unwrap());
