@@ -120,6 +120,7 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     models_and_answers(&house);
     names_and_deletions(&house);
     files_privacy_and_attacks(&house);
+    a_training(&house);
     refusals_keep_the_key_to_themselves(&house);
     assert!(!house.client.path().join("data").exists(), "a client has no data folder");
 }
@@ -214,10 +215,32 @@ fn files_privacy_and_attacks(house: &House) {
     );
 }
 
+/// Data is brought, a job made and followed, and its model answers there.
+fn a_training(house: &House) {
+    let spec = POINTS.replace("\"points\"", "\"brought\"");
+    std::fs::write(house.client.path().join("brought.toml"), spec).unwrap();
+    let job = house.line(&["train", "brought.toml", "--seed", "3"]);
+    assert_eq!((&job["status"], &job["seed"]), (&"succeeded".into(), &3.into()), "{job}");
+    let model = job["fine_tuned_model"].as_str().unwrap();
+    assert!(model.starts_with("brought"), "{job}");
+    assert_eq!(house.line(&["show", "brought"])["root"], "brought@1");
+    let jobs = house.line(&["jobs", "ls"]);
+    let id = jobs["data"][0]["id"].as_str().unwrap();
+    assert_eq!(id, job["id"]);
+    let events = house.line(&["jobs", "logs", id]);
+    assert!(events["data"].as_array().unwrap().len() > 2, "{events}");
+    assert_ne!(house.refused(&["jobs", "cancel", id]).0, 0, "it has ended");
+    let wrong = house.refused(&["train", "brought.toml", "--gate", "max_drop=0.1"]);
+    assert_eq!((wrong.0, wrong.1.as_str()), (2, "usage"));
+}
+
 fn refusals_keep_the_key_to_themselves(house: &House) {
-    for arguments in
-        [&["train", "points.toml"][..], &["keys", "ls"], &["serve"], &["export", "points", "--output", "x"]]
-    {
+    for arguments in [
+        &["eval", "points", "rows.csv"][..],
+        &["keys", "ls"],
+        &["serve"],
+        &["export", "points", "--output", "x"],
+    ] {
         let (exit, code, error) = house.refused(arguments);
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
         assert!(error["message"].as_str().unwrap().contains("cannot ask a server"), "{error}");

@@ -17,11 +17,11 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct Jobs {
     #[command(subcommand)]
-    command: Command,
+    pub(in crate::commands) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(in crate::commands) enum Command {
     /// Show the jobs
     Ls,
     /// Continue a job from its last checkpoint; a choice begins anew

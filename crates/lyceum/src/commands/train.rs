@@ -16,17 +16,17 @@ const SPEC_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, Args)]
 pub struct Train {
     /// A job spec: TOML, or JSON where the name ends with .json
-    spec: PathBuf,
+    pub(in crate::commands) spec: PathBuf,
     /// Another name for the model
     #[arg(long)]
-    name: Option<String>,
+    pub(in crate::commands) name: Option<String>,
     /// Another seed
     #[arg(long)]
-    seed: Option<u64>,
+    pub(in crate::commands) seed: Option<u64>,
     /// What the new version must stand beside the one that its name serves, or be held: max_drop=0.02, and where
     /// wanted data=FILE, suite=FILE (as `lyceum attack` reads it), rows=N; as [gate] in the spec
     #[arg(long, value_name = "KEY=VALUE,…")]
-    gate: Option<String>,
+    pub(in crate::commands) gate: Option<String>,
 }
 
 impl Train {

@@ -5,6 +5,7 @@
 
 mod answers;
 mod models;
+mod training;
 mod trust;
 mod usage;
 
@@ -30,6 +31,8 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Embed(args) => args.run_remote(context, client).await,
         Command::Attack(args) => args.run_remote(context, client).await,
         Command::Choose(args) => args.run_remote(context, client).await,
+        Command::Train(args) => args.run_remote(context, client).await,
+        Command::Jobs(args) => args.run_remote(context, client).await,
         Command::Privacy(args) => args.run_remote(context, client),
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
@@ -43,14 +46,12 @@ fn refused(command: &Command) -> Failure {
         Command::Quickstart(_) => ("quickstart", "it trains starters in a data folder"),
         Command::Serve(_) => ("serve", "it is the server"),
         Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
-        Command::Train(_) => ("train", "the server has no route for training jobs yet"),
         Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
         Command::Calibrate(_) => ("calibrate", "no route publishes a calibrated version"),
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
         Command::Export(_) => ("export", "no route gives the files of a model"),
-        Command::Jobs(_) => ("jobs", "the server has no route for training jobs yet"),
         Command::Keys(_) => ("keys", "a project's key cannot make keys; an admin key can, by HTTP"),
         Command::Prices(_) => ("prices", "no route shows or changes prices"),
         Command::Budgets(_) => ("budgets", "no route shows or changes budgets of money"),

@@ -40,7 +40,7 @@ async fn wait(context: &Context, client: &Client, path: &str, mut found: Value) 
     }
 }
 
-fn id_of(found: &Value) -> Result<&str, Failure> {
+pub(super) fn id_of(found: &Value) -> Result<&str, Failure> {
     found["id"].as_str().ok_or_else(|| {
         let why = "its answer has no id";
         Failure::new(Exit::Unreachable, "unreachable", "the server speaks otherwise", why, "check --url")
@@ -154,7 +154,7 @@ impl Choose {
 }
 
 /// A spec as a document, judged by the server.
-fn document(path: &Path) -> Result<Value, Failure> {
+pub(super) fn document(path: &Path) -> Result<Value, Failure> {
     let text = files::read_text(path, SPEC_BYTES_MAX)?;
     let read = if path.extension().is_some_and(|extension| extension == "json") {
         serde_json::from_str(&text).map_err(|error| error.to_string())

@@ -1,0 +1,153 @@
+//! `train` and `jobs` through a server: the data is brought, the job is asked for and followed until it ends.
+
+use super::trust::{document, id_of};
+use crate::commands::jobs::{Command as JobsCommand, Jobs};
+use crate::commands::train::Train;
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::output;
+use crate::remote::{Client, path_of};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+const JOBS: &str = "/v1/fine_tuning/jobs";
+/// Between two looks at a job.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Train {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        if self.gate.is_some() {
+            let why = "the server's route takes no gate";
+            return Err(Failure::usage("--gate does not go with --url", why, "leave it out"));
+        }
+        let mut spec = document(&self.spec)?;
+        let folder = self.spec.parent().unwrap_or(Path::new("."));
+        if let Some(name) = &self.name {
+            spec["name"] = json!(name);
+        }
+        if let Some(seed) = self.seed {
+            spec["seed"] = json!(seed);
+        }
+        let family = spec["model"]["family"].as_str().unwrap_or_default().to_owned();
+        if spec["data"]["train"].as_str().is_none() || family.is_empty() {
+            let why = "a job needs rows and a family";
+            let fix = "write train = \"FILE\" under [data] and family under [model]";
+            return Err(Failure::usage("the spec has no data.train or no model.family", why, fix));
+        }
+        let mut request = json!({ "model": family, "method": { "type": "train" } });
+        for (part, field) in [("train", "training_file"), ("valid", "validation_file"), ("test", "")] {
+            let Some(name) = spec["data"][part].as_str().map(str::to_owned) else { continue };
+            let kept = client.upload(&folder.join(&name), "fine-tune")?;
+            let id = id_of(&kept)?;
+            output::note(format!("{name} is {id} there"));
+            spec["data"][part] = json!(id);
+            if !field.is_empty() {
+                request[field] = json!(id);
+            }
+        }
+        request["method"]["train"] = json!({ "spec": spec });
+        let started = client.post(JOBS, &request)?;
+        output::note(format!("{} is under way", id_of(&started)?));
+        follow(context, client, started).await
+    }
+}
+
+/// Looks until the job has ended or is paused; Ctrl-C leaves it running there.
+async fn follow(context: &Context, client: &Client, mut job: Value) -> Result<(), Failure> {
+    let path = format!("{JOBS}/{}", path_of(id_of(&job)?));
+    let mut told = String::new();
+    loop {
+        let events = client.get(&format!("{path}/events?limit=1"))?;
+        let last = events["data"][0]["message"].as_str().unwrap_or_default();
+        if last != told {
+            last.clone_into(&mut told);
+            output::note(last);
+        }
+        match job["status"].as_str().unwrap_or_default() {
+            "succeeded" | "paused" => break,
+            status @ ("failed" | "cancelled") => {
+                let why = job["error"]["message"].as_str().unwrap_or("it gives no reason").to_owned();
+                let fix = format!("lyceum jobs logs {} --url … shows what it said", id_of(&job)?);
+                let message = format!("the server's job ended: {status}");
+                return Err(Failure::new(Exit::Failed, "work_failed", message, why, fix));
+            }
+            _ => {}
+        }
+        if context.control.check().is_err() {
+            let id = id_of(&job)?;
+            return Err(Failure::interrupted(format!("{id} goes on there; lyceum jobs cancel {id} ends it")));
+        }
+        tokio::time::sleep(LOOK).await;
+        job = client.get(&path)?;
+    }
+    if context.is_json() {
+        output::json_line(&job);
+        return Ok(());
+    }
+    output::text(match job["fine_tuned_model"].as_str() {
+        Some(model) => format!("{model} is served there"),
+        None => format!("{} is {}", id_of(&job)?, job["status"].as_str().unwrap_or_default()),
+    });
+    Ok(())
+}
+
+impl Jobs {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        match self.command {
+            JobsCommand::Ls => {
+                let found = client.get(&format!("{JOBS}?limit=100"))?;
+                if context.is_json() {
+                    output::json_line(&found);
+                    return Ok(());
+                }
+                let text = |job: &Value, field: &str| job[field].as_str().unwrap_or_default().to_owned();
+                let row = |job: &Value| {
+                    ["id", "status", "model", "fine_tuned_model"].map(|field| text(job, field)).to_vec()
+                };
+                let rows: Vec<Vec<String>> =
+                    found["data"].as_array().into_iter().flatten().map(row).collect();
+                output::table(&["job", "status", "base", "model"], &rows);
+                if found["has_more"] == true {
+                    output::note("these are the newest hundred");
+                }
+                Ok(())
+            }
+            JobsCommand::Logs { id } => {
+                let events = client.get(&format!("{JOBS}/{}/events?limit=100", path_of(&id)))?;
+                if context.is_json() {
+                    output::json_line(&events);
+                    return Ok(());
+                }
+                // The server gives the newest first.
+                for event in events["data"].as_array().into_iter().flatten().rev() {
+                    output::text(event["message"].as_str().unwrap_or_default());
+                }
+                if events["has_more"] == true {
+                    output::note("these are the newest hundred");
+                }
+                Ok(())
+            }
+            JobsCommand::Cancel { id } => told(context, client, &id, "cancel"),
+            JobsCommand::Resume { id, waiting: false, of: None } => {
+                let path = format!("{JOBS}/{}/resume", path_of(&id));
+                let job = client.post(&path, &json!({}))?;
+                follow(context, client, job).await
+            }
+            JobsCommand::Resume { .. } => {
+                let why = "it is the server that hands jobs to its processes";
+                Err(Failure::usage("--waiting and --of do not go with --url", why, "leave them out"))
+            }
+        }
+    }
+}
+
+fn told(context: &Context, client: &Client, id: &str, verb: &str) -> Result<(), Failure> {
+    let job = client.post(&format!("{JOBS}/{}/{verb}", path_of(id)), &json!({}))?;
+    if context.is_json() {
+        output::json_line(&job);
+    } else {
+        output::text(format!("{id} is {}", job["status"].as_str().unwrap_or_default()));
+    }
+    Ok(())
+}
