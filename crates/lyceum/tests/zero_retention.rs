@@ -1,0 +1,222 @@
+//! Zero data retention: what is asked of every route is found nowhere afterwards, neither in the bytes of the data folder
+//! (free pages, journals and temporary files included) nor in what the process said; whether it ends well or is killed.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// Stands in every text that must leave nothing.
+const CANARY: &str = "kanarienvogel";
+/// Stands in what an ordinary project keeps: the search can find.
+const KEPT: &str = "rotkehlchen";
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    command.env("TMPDIR", folder.join("tmp"));
+    command
+}
+
+#[track_caller]
+fn run(folder: &Path, arguments: &[&str]) {
+    let output = lyceum(folder, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    /// What it says goes to `said.N` in the folder.
+    #[expect(clippy::zombie_processes, reason = "who gets it ends it, or drops it")]
+    fn start(folder: &Path, n: usize) -> (Self, Option<String>) {
+        let path = folder.join(format!("said.{n}"));
+        let said = File::create(&path).unwrap();
+        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
+        command.env("LYCEUM_LOG", "debug").stdout(said.try_clone().unwrap()).stderr(said);
+        let process = command.spawn().unwrap();
+        let begun = Instant::now();
+        loop {
+            let lines = BufReader::new(File::open(&path).unwrap()).lines().map_while(Result::ok);
+            let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+            if let Some(event) = { events }.find(|event| event["event"] == "listening") {
+                let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+                return (Self { process, address }, event["key"].as_str().map(str::to_owned));
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn open(&self, key: &str, path: &str, (more, body): (&str, &str)) -> TcpStream {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\
+             content-type: application/json\r\n{more}content-length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        stream
+    }
+
+    /// The status, and the body.
+    fn ask(&self, key: &str, path: &str, more: &str, body: &Value) -> (u16, String) {
+        let mut answer = String::new();
+        self.open(key, path, (more, &body.to_string())).read_to_string(&mut answer).unwrap();
+        (answer[9..12].parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    fn end(mut self, signal: &str) {
+        let killed = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Every file below a folder whose bytes contain the word.
+fn found(folder: &Path, word: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(self::found(&path, word));
+        } else if std::fs::read(&path).unwrap().windows(word.len()).any(|bytes| bytes == word.as_bytes()) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Everything that may be asked, with a canary in every text; how many were answered, and how many refused.
+fn everything(server: &Server, key: &str) -> (usize, usize) {
+    let n = std::cell::Cell::new(0);
+    let word = || {
+        n.set(n.get() + 1);
+        format!("{CANARY} {}", n.get())
+    };
+    let messages = || json!([{"role": "system", "content": word()}, {"role": "user", "content": word()}]);
+    let chat = |more: Value| {
+        let mut body = json!({"model": "tiny", "messages": messages(), "max_tokens": 6, "user": word(),
+            "metadata": {"about": word()}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        ("/v1/chat/completions", body)
+    };
+    let question = json!([{"name": "q", "type": "predicate", "instructions": word()}]);
+    let asked = [
+        chat(json!({})),
+        chat(json!({"stream": true})),
+        chat(json!({"stop": [word()], "explain": {}})),
+        chat(json!({"tools": [{"type": "function", "function": {"name": "f", "description": word(),
+            "parameters": {"type": "object", "properties": {}}}}]})),
+        chat(json!({"temperature": word()})),
+        chat(json!({ word(): 1 })),
+        chat(json!({"model": CANARY})),
+        ("/v1/completions", json!({"model": "tiny", "prompt": word(), "max_tokens": 6, "echo": true})),
+        ("/v1/completions", json!({"model": "tiny", "prompt": word(), "max_tokens": 4, "explain": {}})),
+        ("/v1/responses", json!({"model": "tiny", "input": word(), "store": false, "max_output_tokens": 6})),
+        ("/v1/responses", json!({"model": "tiny", "input": word(), "store": true, "max_output_tokens": 6})),
+        ("/v1/responses", json!({"model": "tiny", "input": word(), "background": true})),
+        ("/v1/decisions", json!({"model": "tiny", "input": word(), "questions": question})),
+        ("/v1/models/points:predict", json!({"instances": [{"x": word(), "y": 1}]})),
+        ("/v1/models/points:predict", json!({"instances": [{"x": 1, "y": 1, CANARY: 3}]})),
+        ("/v1/explanations", json!({"model": "tiny", "messages": messages(), "completion": word()})),
+        ("/v1/explanations", json!({"model": "points", "features": {"x": 1, "y": 2, CANARY: 1}})),
+        (
+            "/v1/explanations",
+            json!({"model": "tiny", "prompt": word(), "completion": word(), "background": true}),
+        ),
+        ("/tokenize", json!({"model": "tiny", "prompt": word()})),
+        ("/v1/embeddings", json!({"model": "tiny", "input": word()})),
+        ("/v1/rerank", json!({"model": "tiny", "query": word(), "documents": [word()]})),
+        (
+            "/v1/batches",
+            json!({"input_file_id": CANARY, "endpoint": "/v1/chat/completions", "completion_window": "24h",
+            "metadata": {"about": word()}}),
+        ),
+        (
+            "/v1/uploads",
+            json!({"filename": CANARY, "purpose": "batch", "bytes": 5, "mime_type": "text/plain"}),
+        ),
+        ("/v1/fine_tuning/jobs", json!({"model": "tiny", "training_file": CANARY, "suffix": "x"})),
+        ("/v1/model_selections", json!({"data": CANARY, "target": word()})),
+    ];
+    let (mut answered, mut refused) = (0, 0);
+    for (i, (path, body)) in asked.iter().enumerate() {
+        for more in [String::new(), format!("idempotency-key: {CANARY}-{i}\r\n")] {
+            let (status, answer) = server.ask(key, path, &more, body);
+            assert!(
+                status == 200 || (400..500).contains(&status) || status == 501,
+                "{path}: {status} {answer}"
+            );
+            if status == 200 { answered += 1 } else { refused += 1 }
+        }
+    }
+    // A body that is no JSON, and a client that leaves.
+    let broken = format!("{{\"model\": \"{CANARY}");
+    server.open(key, "/v1/chat/completions", ("", &broken)).read_to_string(&mut String::new()).unwrap();
+    let (path, mut long) = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 400}));
+    long["seed"] = 1.into();
+    let mut leaving = server.open(key, path, ("", &long.to_string()));
+    leaving.read_exact(&mut [0; 300]).unwrap();
+    drop(leaving);
+    (answered, refused)
+}
+
+#[test]
+fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::create_dir(path.join("tmp")).unwrap();
+    std::fs::write(path.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    let row = |i: usize| format!("{},{},{}\n", i % 7, i % 5, if i % 7 > 3 { "a" } else { "b" });
+    std::fs::write(path.join("rows.csv"), format!("x,y,label\n{}", (0..60).map(row).collect::<String>()))
+        .unwrap();
+    let spec = "name = \"points\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n\
+        valid_fraction = 0.2\n[model]\nfamily = \"mlp\"\nhidden = [4]\n[train]\nepochs = 1\n";
+    std::fs::write(path.join("spec.toml"), spec).unwrap();
+    run(path, &["import", "tiny.gguf", "--name", "tiny"]);
+    run(path, &["train", "spec.toml"]);
+
+    // An ordinary project first: what it keeps is found.
+    let (server, key) = Server::start(path, 0);
+    let key = key.unwrap();
+    let kept = json!({"model": "tiny", "input": KEPT, "max_output_tokens": 4});
+    assert_eq!(server.ask(&key, "/v1/responses", "", &kept).0, 200);
+    server.end("-INT");
+    assert!(!found(&path.join("data"), KEPT).is_empty(), "the search finds what is kept");
+
+    run(path, &["admin", "retention", "zero_data_retention", "--project", "default"]);
+    for (n, signal) in [(1, "-INT"), (2, "-9")] {
+        let (server, _) = Server::start(path, n);
+        let (answered, refused) = everything(&server, &key);
+        // What has an Idempotency-Key would have to be kept: all of it is refused.
+        assert!(answered >= 10 && refused >= 30, "{answered} answered, {refused} refused");
+        server.end(signal);
+        for place in [path.join("data"), path.join("tmp")] {
+            assert_eq!(found(&place, CANARY), Vec::<PathBuf>::new(), "after {signal}");
+        }
+        let said = std::fs::read_to_string(path.join(format!("said.{n}"))).unwrap();
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains(CANARY)).collect();
+        assert_eq!(lines, Vec::<&str>::new(), "after {signal}");
+    }
+}
