@@ -116,12 +116,18 @@ pub struct Load {
     pub sequences: usize,
     /// Pages of keys and values that sequences hold; kept beginnings that nobody uses are not among them.
     pub kv_pages_used: usize,
+    /// Pages that there are, of all models that have some.
+    pub kv_pages: usize,
+    /// Of `sequences`, those that are in the passes.
+    pub sequences_running: usize,
 }
 
 #[derive(Default)]
 pub(crate) struct Gauges {
     predictions: AtomicUsize,
     kv_pages_used: AtomicUsize,
+    kv_pages: AtomicUsize,
+    sequences_running: AtomicUsize,
     dead: AtomicBool,
 }
 
@@ -208,6 +214,8 @@ impl Engine {
             predictions_queued: self.gauges.predictions.load(Ordering::Relaxed),
             sequences: self.door.n_held(),
             kv_pages_used: self.gauges.kv_pages_used.load(Ordering::Relaxed),
+            kv_pages: self.gauges.kv_pages.load(Ordering::Relaxed),
+            sequences_running: self.gauges.sequences_running.load(Ordering::Relaxed),
         }
     }
 

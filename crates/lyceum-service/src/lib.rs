@@ -50,6 +50,7 @@ pub mod usage;
 
 pub use error::ServiceError;
 pub use language::Language;
+pub use lyceum_engine::{Counted, Load};
 pub use lyceum_store::{runs, tenancy};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;

@@ -173,6 +173,35 @@ async fn an_auditor_finds_in_every_row_what_the_client_received() {
     assert!(results.iter().all(|r| r["model"] == "poet" && r["api_key_id"].is_null()), "{results:?}");
     let metrics = house.client.get("/metrics").await;
     assert!(metrics.text().contains("\nlyceum_usage_delta_tokens 0\n"), "{}", metrics.text());
+    let made =
+        format!("\nvllm:generation_tokens_total {}\n", house.service.engine().counted().generated_tokens);
+    assert!(metrics.text().contains(&made), "{}", metrics.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_and_what_waits_is_told_under_vllms_names() {
+    let house = House::with(EngineLimits { sequences_running_max: 2, ..EngineLimits::default() }).await;
+    crate::load::publish_endless(&house).await;
+    let mut streams = Vec::new();
+    for seed in 0..3 {
+        let body =
+            json!({"model": "endless", "prompt": "abc", "max_tokens": 60_000, "seed": seed, "stream": true})
+                .to_string();
+        let headers = [("content-type", "application/json")];
+        streams.push(house.client.open("POST", "/v1/completions", &headers, body.as_bytes()).await);
+    }
+    let told = async |lines: &[&str]| {
+        loop {
+            let text = house.client.get("/metrics").await.text().to_owned();
+            if lines.iter().all(|line| text.contains(&format!("\n{line}\n"))) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    told(&["vllm:num_requests_running 2", "vllm:num_requests_waiting 1"]).await;
+    drop(streams);
+    told(&["vllm:num_requests_running 0", "vllm:num_requests_waiting 0", "vllm:kv_cache_usage_perc 0"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,6 +59,10 @@ impl Blocks {
         }
     }
 
+    pub(crate) fn n_pages(&self) -> usize {
+        self.pages.len()
+    }
+
     /// Pages that can be had now.
     pub(crate) fn available(&self) -> usize {
         self.free.len() + self.idle.len()

@@ -363,6 +363,9 @@ fn requests_that_are_cancelled_leave_at_once_and_those_that_can_never_fit_do_not
     generator.lanes().push(Lane::new(&model, &EngineLimits { prefill_tokens_max: 8, ..limits() }));
     generator.step(&mut ws, &gauges);
     assert!(gauges.kv_pages_used.load(Ordering::Relaxed) == 8 && !generator.is_idle());
+    assert!(
+        gauges.kv_pages.load(Ordering::Relaxed) > 8 && gauges.sequences_running.load(Ordering::Relaxed) > 0
+    );
     cancelled.store(true, Ordering::Relaxed);
     generator.step(&mut ws, &gauges);
     assert_eq!((door.n_held(), generator.is_idle()), (0, true));

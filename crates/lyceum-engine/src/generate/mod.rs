@@ -260,6 +260,9 @@ impl Generator {
         }
         let used = self.lanes.iter().map(Lane::pages_used).sum();
         gauges.kv_pages_used.store(used, Ordering::Relaxed);
+        gauges.kv_pages.store(self.lanes.iter().map(Lane::pages).sum(), Ordering::Relaxed);
+        let running = self.lanes.iter().map(Lane::n_running).sum();
+        gauges.sequences_running.store(running, Ordering::Relaxed);
     }
 
     /// The lane of a model, a new one where there is none and room for it.

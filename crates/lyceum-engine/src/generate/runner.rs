@@ -83,6 +83,14 @@ impl Lane {
         [self.scheduler.n_preemptions, self.scheduler.n_guessed]
     }
 
+    pub(crate) fn pages(&self) -> usize {
+        self.scheduler.blocks.as_ref().map_or(0, Blocks::n_pages)
+    }
+
+    pub(crate) fn n_running(&self) -> usize {
+        self.scheduler.n_running()
+    }
+
     pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest, place: Places) {
         let n_positions = request.n_positions_max();
         let adapter = request.adapter.as_ref().map(|adapter| adapter.id());

@@ -70,6 +70,10 @@ impl Scheduler {
         self.sequences.is_empty()
     }
 
+    pub(crate) fn n_running(&self) -> usize {
+        self.running.len()
+    }
+
     pub(crate) fn get(&self, id: u64) -> &Sequence {
         &self.sequences[&id]
     }
