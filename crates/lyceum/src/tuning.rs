@@ -17,6 +17,7 @@ use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, NewVersion, Version};
 use lyceum_train::chat::Words;
 use lyceum_train::tune::{Base, Tuned, tune};
+use lyceum_train::version::withhold_tuned;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef};
 use lyceum_types::manifest::{
@@ -216,6 +217,12 @@ async fn publish(
         n_trained: tuned.n_trained,
         probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
     });
+    manifest.privacy = tuned.privacy.clone();
+    if let (Some(report), Some(privacy), Some(declared)) =
+        (&mut manifest.tuned, &mut manifest.privacy, &plan.tune.privacy)
+    {
+        withhold_tuned(report, privacy, declared);
+    }
     if plan.tune.name.starts_with("ft:")
         && let Err(failure) = publish_checkpoints(store, claim, plan, &language, &tuned).await
     {
@@ -242,7 +249,7 @@ async fn publish(
         "strong_baseline": null,
         "strong_baseline_name": null,
         "verdict": report.verdict,
-        "privacy": null,
+        "privacy": manifest.privacy,
         "gate": null,
         "path": null,
     });
@@ -299,6 +306,7 @@ fn write_version(
         files: written.files,
         base: (written.kind == ImportedKind::Adapter).then_some(base),
         tuned: None,
+        privacy: None,
     };
     Ok((new, manifest))
 }
@@ -322,6 +330,8 @@ async fn publish_checkpoints(
         let name = format!("{}:ckpt-step-{step}", plan.tune.name);
         let staging = Staging::create(store.layout())?;
         let (new, mut manifest) = write_version(&staging, claim, language, (&name, &model))?;
+        // Fewer steps than all, whose promise covers every model on the way.
+        manifest.privacy = tuned.privacy.clone();
         let known = models::resolve(store, &claim.project, &name.parse()?).await;
         // An attempt that died after this has made it already.
         if known.is_ok_and(|known| known.sha256 == new.sha256) {

@@ -10,7 +10,7 @@ use lyceum_nn::{Examples, Recording, Workspace};
 use lyceum_types::control::Control;
 use serde_json::Value;
 
-const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
+pub(super) const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
 
 /// A fixture: its file, its `config.json`, and what transformers computed.
 pub(super) struct Case {
@@ -32,6 +32,10 @@ pub(super) fn case(name: &str) -> Case {
 }
 
 impl Case {
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
     pub fn load(&self, quant: Option<Stored>) -> Result<Loaded, LoadError> {
         let mut checkpoint = Checkpoint::safetensors(vec![Box::new(self.file.clone())]).unwrap();
         checkpoint.remove("test.logits");
