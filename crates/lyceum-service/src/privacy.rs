@@ -10,7 +10,7 @@ use lyceum_store::privacy::{self, Budget};
 use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
-use lyceum_types::manifest::{Manifest, PrivacyReport};
+use lyceum_types::manifest::{ImportedManifest, Manifest, PrivacyReport};
 
 /// A data set's budget and what was taken of it.
 #[derive(Clone, Debug)]
@@ -135,16 +135,20 @@ pub async fn of_model(
     let version = service.resolve(project, reference).await?;
     let path = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
+    let is_imported = crate::language::is_imported(&version);
     let read = move || {
         let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
         let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
-        let manifest = serde_json::from_slice::<Manifest>(&bytes)
-            .map_err(|e| ServiceError::internal("understand the manifest", e))?;
-        Ok::<_, ServiceError>((manifest, attacks))
+        let guarantee = match is_imported {
+            true => serde_json::from_slice::<ImportedManifest>(&bytes).map(|manifest| manifest.privacy),
+            false => serde_json::from_slice::<Manifest>(&bytes).map(|manifest| manifest.privacy),
+        };
+        let guarantee = guarantee.map_err(|e| ServiceError::internal("understand the manifest", e))?;
+        Ok::<_, ServiceError>((guarantee, attacks))
     };
-    let (manifest, attacks) = tokio::task::spawn_blocking(read)
+    let (guarantee, attacks) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|e| ServiceError::internal("read the manifest", e))??;
     let mut composition = Vec::new();
@@ -152,7 +156,7 @@ pub async fn of_model(
         composition = accounts(service, project).await?;
         composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
     }
-    Ok(ModelReport { model: version.id(), guarantee: manifest.privacy, composition, attacks })
+    Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
 }
 
 async fn blocking<T: Send + 'static>(

@@ -221,11 +221,18 @@ fn asked(training: &Training) -> Vec<Event> {
         quote.n_examples, quote.n_validation
     );
     if let (Some(steps), Some(tokens)) = (quote.steps, quote.trained_tokens) {
-        words += &format!("; {steps} steps will train on {tokens} tokens");
+        let about = if training.asked.privacy.is_some() { "about " } else { "" };
+        words += &format!("; {steps} steps will train on {about}{tokens} tokens");
+    }
+    if let Some(planned) = &training.asked.privacy {
+        words += &match planned.epsilon {
+            Some(epsilon) => format!(", at ε = {epsilon:.4} and δ = {}", planned.delta),
+            None => ", without noise: nothing is promised".to_owned(),
+        };
     }
     let data = json!({
         "examples": quote.n_examples, "validation_examples": quote.n_validation, "steps": quote.steps,
-        "trained_tokens": quote.trained_tokens,
+        "trained_tokens": quote.trained_tokens, "privacy": training.asked.privacy,
     });
     vec![created, event(1, words, data)]
 }
@@ -275,6 +282,12 @@ fn logged(at: u64, line: &Value, steps: u64) -> Option<Event> {
                 json!({ "step": step, "best_step": best }),
                 false,
             )
+        }
+        "privacy" => {
+            let data = json!({
+                "q": line["q"], "sigma": line["sigma"], "steps": line["steps"], "delta": line["delta"],
+            });
+            ("Its file's privacy ledger has what the job takes".to_owned(), data, false)
         }
         "measuring" => ("Measuring what was trained".to_owned(), Value::Null, false),
         _ => return None,
