@@ -19,6 +19,7 @@ pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod embeddings;
+pub mod erasure;
 mod error;
 pub mod explain;
 pub mod files;
@@ -51,7 +52,7 @@ pub mod usage;
 pub use error::ServiceError;
 pub use language::Language;
 pub use lyceum_engine::{Counted, Load};
-pub use lyceum_store::{runs, tenancy};
+pub use lyceum_store::{runs, tenancy, vault};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 

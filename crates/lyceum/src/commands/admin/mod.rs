@@ -3,6 +3,7 @@
 
 mod keys;
 mod limits;
+mod master;
 mod people;
 mod projects;
 
@@ -15,6 +16,7 @@ use lyceum_store::tenancy::Act;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use serde_json::Value;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct Admin {
@@ -33,6 +35,11 @@ enum Command {
     /// Projects of the organisation
     #[command(subcommand)]
     Projects(projects::Projects),
+    /// The key that opens what encrypted projects keep
+    #[command(subcommand)]
+    MasterKey(master::Master),
+    /// Check the signature of the receipt of an erasure
+    VerifyReceipt { file: PathBuf },
     /// Which models a project may ask
     #[command(subcommand)]
     Models(projects::Models),
@@ -54,10 +61,19 @@ enum Command {
 
 impl Admin {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match &self.command {
+            Command::MasterKey(master::Master::Create { file }) => {
+                return master::Master::create(file, context);
+            }
+            Command::VerifyReceipt { file } => return master::verify_receipt(file, context),
+            _ => {}
+        }
         let desk = Desk { context, store: context.store().await?, tenant: self.org };
         match self.command {
             Command::Organizations(command) => command.run(&desk).await,
             Command::Projects(command) => command.run(&desk).await,
+            Command::MasterKey(command) => command.run(&desk),
+            Command::VerifyReceipt { file } => master::verify_receipt(&file, context),
             Command::Models(command) => command.run(&desk).await,
             Command::Retention(command) => command.run(&desk).await,
             Command::Keys(command) => command.run(&desk).await,
