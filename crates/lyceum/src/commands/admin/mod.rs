@@ -6,6 +6,7 @@ mod limits;
 mod master;
 mod people;
 mod projects;
+mod shares;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -40,6 +41,9 @@ enum Command {
     MasterKey(master::Master),
     /// Check the signature of the receipt of an erasure
     VerifyReceipt { file: PathBuf },
+    /// Models that projects may ask though another project has them
+    #[command(subcommand)]
+    Shares(shares::Shares),
     /// Which models a project may ask
     #[command(subcommand)]
     Models(projects::Models),
@@ -74,6 +78,7 @@ impl Admin {
             Command::Projects(command) => command.run(&desk).await,
             Command::MasterKey(command) => command.run(&desk),
             Command::VerifyReceipt { file } => master::verify_receipt(&file, context),
+            Command::Shares(command) => command.run(&desk).await,
             Command::Models(command) => command.run(&desk).await,
             Command::Retention(command) => command.run(&desk).await,
             Command::Keys(command) => command.run(&desk).await,
@@ -100,6 +105,18 @@ impl Desk<'_> {
     async fn project(&self, id: &str) -> Result<Project, Failure> {
         let project = Project { tenant: self.tenant.clone(), id: id.to_owned() };
         Ok(lyceum_store::tenancy::projects::find(&self.store, &project).await?.project)
+    }
+
+    /// A project of whichever organisation.
+    async fn any_project(&self, id: &str) -> Result<Project, Failure> {
+        use lyceum_store::tenancy::projects;
+        for organization in projects::organizations(&self.store).await? {
+            let project = Project { tenant: organization.id, id: id.to_owned() };
+            if id != Project::default_project().id && projects::find(&self.store, &project).await.is_ok() {
+                return Ok(project);
+            }
+        }
+        self.project(id).await
     }
 
     /// One thing: its JSON for programs, its words for people.
