@@ -182,7 +182,8 @@ impl Service {
         if version.owner == *project {
             return Ok(version);
         }
-        let message = format!("{} is shared with this project, which may ask it and nothing else", version.id());
+        let message =
+            format!("{} is shared with this project, which may ask it and nothing else", version.id());
         Err(ServiceError::Refused { code: "shared_model", message })
     }
 

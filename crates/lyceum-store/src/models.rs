@@ -150,7 +150,20 @@ pub(crate) async fn publish_in(
     rename_durably(staging.path(), &dir)?;
     let NewVersion { name, family, task, n_params, bytes, sha256, job, held } = new;
     let owner = project.clone();
-    Ok(Version { owner, name, number, family, task, n_params, bytes, sha256, job, created_at: now, held, dir })
+    Ok(Version {
+        owner,
+        name,
+        number,
+        family,
+        task,
+        n_params,
+        bytes,
+        sha256,
+        job,
+        created_at: now,
+        held,
+        dir,
+    })
 }
 
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.

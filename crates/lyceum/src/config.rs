@@ -246,9 +246,7 @@ impl Config {
             "host" => self.host = Setting { value: text.to_owned(), origin },
             "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
             "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
-            "master_key_file" => {
-                self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin }
-            }
+            "master_key_file" => self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;

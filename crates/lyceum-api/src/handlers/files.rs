@@ -68,11 +68,7 @@ async fn keep(api: &Api, caller: &Caller, described: Described, received: Receiv
 }
 
 /// The form's fields, in any order; the file streams to the disk.
-async fn read(
-    api: &Api,
-    project: &Project,
-    mut form: Multipart,
-) -> Result<(Described, Received), ApiError> {
+async fn read(api: &Api, project: &Project, mut form: Multipart) -> Result<(Described, Received), ApiError> {
     let (mut file, mut purpose, mut anchor, mut seconds) = (None, None, None, None);
     while let Some(field) = in_time(form.next_field()).await? {
         let name = field.name().unwrap_or_default().to_owned();

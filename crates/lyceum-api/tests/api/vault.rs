@@ -41,7 +41,8 @@ async fn house(outside: &Path) -> (House, String) {
     house.publish_table("points").await;
     let act = Act::of_command_line(Timestamp::now());
     for name in ["tiny", "points"] {
-        let all = Share { owner: Project::default_project(), name: name.parse().unwrap(), with: With::Everyone };
+        let all =
+            Share { owner: Project::default_project(), name: name.parse().unwrap(), with: With::Everyone };
         share(house.service.store(), &all, &act).await.unwrap();
     }
     (house, id)
@@ -80,9 +81,11 @@ async fn batch_ended(client: &Client, id: &str) -> Value {
 
 /// Keeps something of everything that a project may keep: ids of an answer, a file and a batch.
 async fn keep_everything(client: &Client) -> (String, String, String) {
-    let asked = json!({"model": "tiny", "input": CANARY, "max_output_tokens": 4, "metadata": {"about": CANARY}});
+    let asked =
+        json!({"model": "tiny", "input": CANARY, "max_output_tokens": 4, "metadata": {"about": CANARY}});
     let answer = ok(&client.post("/v1/responses", &asked).await);
-    let file = ok(&bring(client, "user_data", &format!("{CANARY}.txt"), CANARY.repeat(9_000).as_bytes()).await);
+    let file =
+        ok(&bring(client, "user_data", &format!("{CANARY}.txt"), CANARY.repeat(9_000).as_bytes()).await);
     let line = json!({"custom_id": CANARY, "method": "POST", "url": "/v1/chat/completions", "body": {"model": "tiny",
         "messages": [{"role": "user", "content": CANARY}], "max_tokens": 4}});
     let input = ok(&bring(client, "batch", "in.jsonl", format!("{line}\n").repeat(1).as_bytes()).await);

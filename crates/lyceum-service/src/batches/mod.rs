@@ -233,7 +233,8 @@ pub async fn create(
         cancelled_at: None,
     };
     let (store, whose) = (service.store().clone(), project.clone());
-    let kept = tokio::task::spawn_blocking(move || batches::keep_input(&store, &whose, &id, &file.path)).await;
+    let kept =
+        tokio::task::spawn_blocking(move || batches::keep_input(&store, &whose, &id, &file.path)).await;
     kept.map_err(|error| ServiceError::internal("keeping a batch broke off", error))??;
     batches::insert(service.store(), &batch.row(project)?).await?;
     service.batches_wanted.notify_one();

@@ -49,7 +49,8 @@ pub fn sign(signer: &Signer, mut document: Value) -> Value {
         "public_key": signer.public_key(),
         "over": "the canonical JSON (RFC 8785) of this object without its member `signature`",
     });
-    document[SIGNATURE] = Value::from(hexadecimal(&signer.0.sign(canonical(&document).as_bytes()).to_bytes()));
+    document[SIGNATURE] =
+        Value::from(hexadecimal(&signer.0.sign(canonical(&document).as_bytes()).to_bytes()));
     document
 }
 

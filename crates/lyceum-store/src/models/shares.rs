@@ -226,7 +226,8 @@ mod tests {
     async fn a_shared_model_is_found_by_those_it_is_shared_with_and_by_nobody_else() {
         let (_dir, store) = store().await;
         let act = Act::of_command_line(Timestamp::from_millis(5));
-        let (org, theirs) = crate::tenancy::projects::create_organization(&store, "theirs", &act).await.unwrap();
+        let (org, theirs) =
+            crate::tenancy::projects::create_organization(&store, "theirs", &act).await.unwrap();
         let second = crate::tenancy::projects::create(&store, &org.id, "second", &act).await.unwrap().project;
         let (ours, theirs) = (Project::default_project(), theirs.project);
         publish_as(&store, &ours, "base").await;
@@ -266,7 +267,9 @@ mod tests {
         share(&store, &Share { with: With::Everyone, ..one.clone() }, &act).await.unwrap();
         assert_eq!(names(&theirs).await, ["base@1"]);
         // A model that is deleted is shared no more.
-        crate::models::delete_all(&store, &ours, &"base".parse().unwrap(), &crate::models::tests::act()).await.unwrap();
+        crate::models::delete_all(&store, &ours, &"base".parse().unwrap(), &crate::models::tests::act())
+            .await
+            .unwrap();
         assert!(found(&theirs, "base").await.is_err() && names(&theirs).await.is_empty());
         assert!(crate::tenancy::audit::verify(&store, &ours.tenant, None).await.unwrap().is_ok());
         let nobody = Share { with: With::Project(project("x", "y")), ..one };

@@ -11,7 +11,7 @@ use std::path::Path;
 #[derive(Debug)]
 pub enum Contents {
     Plain(File),
-    Sealed(SealedFile),
+    Sealed(Box<SealedFile>),
 }
 
 impl Contents {
@@ -21,7 +21,7 @@ impl Contents {
         let file = File::open(path).map_err(|error| StoreError::file("open", path, error))?;
         let Some(key) = key else { return Ok(Contents::Plain(file)) };
         match SealedFile::open(file, key, place) {
-            Ok(sealed) => Ok(Contents::Sealed(sealed)),
+            Ok(sealed) => Ok(Contents::Sealed(Box::new(sealed))),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(StoreError::DamagedFile { path: path.to_owned(), why: error.to_string() })
             }

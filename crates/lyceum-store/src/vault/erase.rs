@@ -51,11 +51,12 @@ async fn kept(store: &Store, project: &Project) -> Result<Kept, StoreError> {
     .bind(&project.id)
     .fetch_one(&store.reader)
     .await?;
-    let (batches,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM batches WHERE tenant = $1 AND project = $2")
-        .bind(&project.tenant)
-        .bind(&project.id)
-        .fetch_one(&store.reader)
-        .await?;
+    let (batches,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM batches WHERE tenant = $1 AND project = $2")
+            .bind(&project.tenant)
+            .bind(&project.id)
+            .fetch_one(&store.reader)
+            .await?;
     let layout = store.layout();
     let count = |n: i64| u64::try_from(n).unwrap_or(0);
     Ok(Kept {

@@ -83,7 +83,8 @@ impl Keyring {
     /// # Errors
     /// This process has no master key; the project has a key, or had one; the disk.
     pub fn create(&self, project: &Project, now: Timestamp) -> Result<(), StoreError> {
-        let master = self.master.as_deref().ok_or_else(|| locked(project, "this process has no master key"))?;
+        let master =
+            self.master.as_deref().ok_or_else(|| locked(project, "this process has no master key"))?;
         let path = self.layout.project_key(project);
         if self.wrapped(project)?.is_some() {
             let message = format!("the project {} has a key already", project.id);
@@ -99,7 +100,8 @@ impl Keyring {
     /// [`StoreError::Locked`], [`StoreError::Erased`], damage.
     pub fn of(&self, project: &Project) -> Result<Option<ProjectKey>, StoreError> {
         let Some(wrapped) = self.wrapped(project)? else { return Ok(None) };
-        let master = self.master.as_deref().ok_or_else(|| locked(project, "this process has no master key"))?;
+        let master =
+            self.master.as_deref().ok_or_else(|| locked(project, "this process has no master key"))?;
         self.unwrap(project, &wrapped, master).map(Some)
     }
 
@@ -136,7 +138,8 @@ impl Keyring {
         let wrapped = match self.wrapped(project) {
             Ok(Some(wrapped)) => wrapped,
             Ok(None) => {
-                let message = format!("the project {} is not encrypted: there is no key to destroy", project.id);
+                let message =
+                    format!("the project {} is not encrypted: there is no key to destroy", project.id);
                 return Err(StoreError::Refused { code: "not_encrypted", message });
             }
             Err(StoreError::Erased { .. }) => return self.destroyed(project),
@@ -237,7 +240,8 @@ impl Keyring {
         }
         let path = self.layout.project_key(project);
         let damaged = |why: &str| StoreError::DamagedFile { path: path.clone(), why: why.into() };
-        let sealed = sealed::from_hexadecimal(&wrapped.wrapped).ok_or_else(|| damaged("it is not hexadecimal"))?;
+        let sealed =
+            sealed::from_hexadecimal(&wrapped.wrapped).ok_or_else(|| damaged("it is not hexadecimal"))?;
         let opened = sealed::open(master.key(), &context(project), &sealed);
         let opened = opened.map_err(|_| damaged("the master key does not open it"))?;
         let key = ProjectKey::of_bytes(&opened).ok_or_else(|| damaged("a key has 32 bytes"))?;

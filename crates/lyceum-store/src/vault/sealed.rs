@@ -52,7 +52,7 @@ impl ProjectKey {
     }
 
     fn of(bytes: Zeroizing<[u8; 32]>) -> Self {
-        let hash = Sha256::new().chain_update("lyceum key id").chain_update(&*bytes).finalize();
+        let hash = Sha256::new().chain_update("lyceum key id").chain_update(bytes.as_slice()).finalize();
         let mut id = [0; ID_BYTES];
         id.copy_from_slice(&hash[..ID_BYTES]);
         Self { bytes, id }
@@ -110,11 +110,8 @@ impl Sealing {
     }
 
     fn seal(&self, number: u64, is_last: bool, chunk: &mut Vec<u8>) {
-        let sealed = self.key.seal_in_place_append_tag(
-            Self::nonce(number, is_last),
-            Aad::from(&self.about),
-            chunk,
-        );
+        let sealed =
+            self.key.seal_in_place_append_tag(Self::nonce(number, is_last), Aad::from(&self.about), chunk);
         sealed.expect("a chunk is shorter than what the cipher takes: bug");
     }
 

@@ -132,7 +132,9 @@ fn bytes_below(path: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
     }
 }
 
-async fn keep_everything(store: &Store) -> (data_files::DataFile, responses::ResponseId, runs::RunId, BatchId) {
+async fn keep_everything(
+    store: &Store,
+) -> (data_files::DataFile, responses::ResponseId, runs::RunId, BatchId) {
     let project = project();
     let mut incoming = Incoming::begin(store, &project).unwrap();
     incoming.write(format!("{CANARY} row\n").repeat(9_000).as_bytes()).unwrap();
@@ -150,7 +152,8 @@ async fn keep_everything(store: &Store) -> (data_files::DataFile, responses::Res
     let batch = BatchId::from_bits(7);
     batches::keep_input(store, &project, &batch, &file.path).unwrap();
     let document = format!("{{\"metadata\":\"{CANARY}\"}}");
-    let row = batches::Row { id: batch.clone(), project: project.clone(), status: "validating".into(), document };
+    let row =
+        batches::Row { id: batch.clone(), project: project.clone(), status: "validating".into(), document };
     batches::insert(store, &row).await.unwrap();
     let mut progress = batches::Progress::open(store, &project, &batch, |_| panic!("nothing yet")).unwrap();
     let json = format!("{{\"a\":\"{CANARY}\"}}");

@@ -100,12 +100,7 @@ impl Export {
 }
 
 /// Writes an adapter's base with the adapter in its matrices.
-async fn merge(
-    store: &Store,
-    version: &Version,
-    format: Format,
-    target: &Path,
-) -> Result<(), Failure> {
+async fn merge(store: &Store, version: &Version, format: Format, target: &Path) -> Result<(), Failure> {
     let base = adapter::base_of(store, version).await?;
     let (version, target) = (version.clone(), target.to_owned());
     let work = move || -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use lyceum_service::card::seal;
 use lyceum_service::vault::MasterKey;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A receipt has a few hundred bytes.
 const RECEIPT_BYTES_MAX: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub enum Master {
 
 impl Master {
     /// Made without a store, which may want the very key.
-    pub fn create(file: &PathBuf, context: &Context) -> Result<(), Failure> {
+    pub fn create(file: &Path, context: &Context) -> Result<(), Failure> {
         let made = MasterKey::create(file)?;
         let words = format!(
             "{} is in {}: set master_key_file (LYCEUM_MASTER_KEY_FILE) to it, and keep a copy; without it nothing of an \
@@ -67,7 +67,7 @@ impl Master {
 }
 
 /// Whether the receipt of an erasure is what was signed.
-pub fn verify_receipt(file: &PathBuf, context: &Context) -> Result<(), Failure> {
+pub fn verify_receipt(file: &Path, context: &Context) -> Result<(), Failure> {
     let text = crate::files::read_text(file, RECEIPT_BYTES_MAX)?;
     let receipt: Value = serde_json::from_str(&text).map_err(|error| refused(error.to_string()))?;
     seal::check(&receipt).map_err(refused)?;
