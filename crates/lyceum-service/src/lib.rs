@@ -28,6 +28,7 @@ mod generation;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
+pub mod integrity;
 pub mod keys;
 pub mod language;
 pub mod meter;
