@@ -4,6 +4,7 @@
 
 mod against_captum;
 mod cases;
+mod lasso;
 mod matrix;
 mod promises;
 mod rows;
