@@ -40,6 +40,8 @@ pub enum Of {
     Features,
     /// The units of a hidden layer with these sizes.
     Layer { name: String, dims: Vec<usize> },
+    /// Parts of the model that add to its output, by name.
+    Components(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,7 +11,7 @@
 //! tokens, patches and columns into [`Groups`] and back. What cannot be computed is refused with the reason.
 //!
 //! Reading order: [`target`], [`request`], [`pass`], [`attribute`], then `methods/` (one a file),
-//! [`faithfulness`], and beside them [`contextcite`], [`attention`], [`influence`], [`counterfactual`].
+//! [`faithfulness`], and beside them [`contextcite`], [`language`], [`attention`], [`influence`], [`counterfactual`].
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ mod explanation;
 mod faithfulness;
 mod groups;
 pub mod influence;
+pub mod language;
 mod methods;
 mod pass;
 mod quadrature;

@@ -4,6 +4,7 @@
 
 mod against_captum;
 mod cases;
+mod language;
 mod lasso;
 mod matrix;
 mod promises;
