@@ -164,6 +164,14 @@ async fn insert(
     new: NewJob,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if store.keyring().is_encrypted(project)? {
+        let message = format!(
+            "the project {} is encrypted, and what a job writes (rows, checkpoints, weights) is not sealed yet: train in \
+             a project that is not",
+            project.id
+        );
+        return Err(StoreError::Refused { code: "encrypted_project", message });
+    }
     let price = match &new.bill {
         Some(bill) => bills::price(store, project, bill).await?,
         None => None,
