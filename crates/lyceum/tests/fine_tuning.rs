@@ -30,6 +30,8 @@ fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
     command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
     command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    // A test's own; the program refuses variables that it does not know.
+    command.env_remove("LYCEUM_PYTHON");
     command
 }
 
