@@ -3,17 +3,16 @@
 mod deletion;
 pub mod shares;
 
-pub use deletion::{delete, delete_all};
+pub use deletion::{delete, delete_all, withdraw};
 
 use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
-use crate::registry::Act;
-use crate::tenancy::audit;
+use crate::registry::{self, Act, EventKind, NewEvent};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
-use serde_json::json;
+use lyceum_types::limits;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -267,13 +266,12 @@ pub async fn promote(
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
     }
-    let event = audit::Event {
-        kind: "model.promoted",
-        project: Some(&project.id),
-        resource: &before.id(),
-        data: json!({ "was_held": before.held, "note": act.note }),
-    };
-    audit::append(&mut transaction, &project.tenant, &act.audited(), event).await?;
+    let event = NewEvent { kind: EventKind::Promoted, version: number, alias: None, before: None };
+    let mut act = act.clone();
+    if let (Some(why), true) = (&before.held, act.note.is_empty()) {
+        act.note = format!("it was held: {why}").chars().take(limits::NOTE_CHARS_MAX).collect();
+    }
+    registry::record(&mut transaction, project, name, event, &act).await?;
     transaction.commit().await?;
     Ok(before)
 }

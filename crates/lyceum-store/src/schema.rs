@@ -22,6 +22,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0012_fine_tuning.sql"),
     include_str!("../migrations/0013_job_bills.sql"),
     include_str!("../migrations/0020_shares.sql"),
+    include_str!("../migrations/0021_promotions.sql"),
 ];
 
 /// The database that is migrated.

@@ -157,6 +157,15 @@ pub fn tune(
     })
 }
 
+/// The base with what a spec learns of it, as it is before the first step: for checkpoints to be read into.
+///
+/// # Errors
+/// As [`tune`].
+pub fn untrained(spec: &TuneSpec, base: Base<'_>) -> Result<Model, TrainError> {
+    let reference = untuned(spec, &base)?;
+    prepared(spec, base, reference)
+}
+
 /// The base as it answers before it is tuned.
 fn untuned(spec: &TuneSpec, base: &Base<'_>) -> Result<Model, TrainError> {
     let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
@@ -279,6 +288,8 @@ struct Answer {
     /// The sum of their negative log-probabilities.
     nats: f64,
     n_tokens: u64,
+    /// Of these, those that were the likeliest.
+    n_right: u64,
 }
 
 /// Every sequence's answer under a model.
@@ -305,11 +316,17 @@ fn answers(
         let asked = model.asked(&mut tape, &batch)?;
         let (n_rows, width) = (asked.targets.len(), model.shape.output.width());
         let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
-        cross_entropy(tape.value(asked.forward.logits), width, &asked.targets, &mut losses, &mut lse);
+        let logits = tape.value(asked.forward.logits);
+        cross_entropy(logits, width, &asked.targets, &mut losses, &mut lse);
+        let is_right = |row: &usize| {
+            let (own, target) = (&logits[row * width..(row + 1) * width], asked.targets[*row] as usize);
+            own.iter().all(|other| *other <= own[target])
+        };
         for pair in asked.offsets.windows(2) {
-            let own = &losses[pair[0] as usize..pair[1] as usize];
-            let nats = own.iter().map(|&loss| f64::from(loss)).sum();
-            all.push(Answer { nats, n_tokens: own.len() as u64 });
+            let rows = pair[0] as usize..pair[1] as usize;
+            let nats = losses[rows.clone()].iter().map(|&loss| f64::from(loss)).sum();
+            let (n_tokens, n_right) = (rows.len() as u64, rows.filter(is_right).count() as u64);
+            all.push(Answer { nats, n_tokens, n_right });
         }
     }
     Ok(all)
@@ -321,7 +338,7 @@ struct Measured {
     rows: Vec<f64>,
 }
 
-/// Loss and perplexity of answers; of preferences the loss, how often the preferred answer is, and by how much.
+/// Loss, perplexity and accuracy of answers, token by token; of preferences the loss, how often the preferred answer is, and by how much.
 fn measure(
     model: &Model,
     data: &Dataset,
@@ -338,6 +355,9 @@ fn measure(
         let counts: Vec<f64> = tokens.iter().map(|&n| n as f64).collect();
         metrics.insert("valid_loss".to_owned(), eval::ratio("loss", &nats, &counts)?);
         metrics.insert("valid_perplexity".to_owned(), eval::perplexity(&nats, &tokens)?);
+        let right = answers.iter().map(|answer| answer.n_right).sum();
+        let accuracy = eval::wilson(right, tokens.iter().sum())?;
+        metrics.insert("valid_mean_token_accuracy".to_owned(), accuracy);
         let rows = answers.iter().map(|answer| answer.nats / answer.n_tokens.max(1) as f64).collect();
         return Ok(Measured { metrics, rows });
     };

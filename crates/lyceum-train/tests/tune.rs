@@ -12,10 +12,12 @@ use lyceum_train::chat::{self, Words};
 use lyceum_train::tune::{Base, Tuned, tune};
 use lyceum_train::{Event, Observer, TrainError, Trained};
 use lyceum_types::control::Control;
+use lyceum_types::manifest::Metric;
 use lyceum_types::spec::parse::Job;
 use lyceum_types::spec::tune::TuneSpec;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const CHATML: &str = include_str!("../../../fixtures/language/templates/chatml.jinja");
@@ -190,6 +192,8 @@ fn answers_are_learnt_whole() {
     let tuned = run(&spec("", LONG), base_model(Stored::F32), folder.path(), &mut seen).unwrap();
     let (after, before) = (tuned.metrics["valid_loss"].value, tuned.base_metrics["valid_loss"].value);
     assert!(after < before / 4.0, "{before} to {after}");
+    let right = |metrics: &BTreeMap<String, Metric>| metrics["valid_mean_token_accuracy"].value;
+    assert!(right(&tuned.metrics) > 0.9 && right(&tuned.base_metrics) < 0.2, "{:?}", tuned.metrics);
     assert!(seen.quoted && tuned.steps == 64 && tuned.verdict.is_some());
     assert_eq!(tuned.probes.len(), 4);
 }

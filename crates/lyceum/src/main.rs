@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod checkpoints;
 mod cli;
 mod commands;
 mod config;
@@ -17,6 +18,7 @@ mod gate;
 mod output;
 mod progress;
 mod remote;
+mod results;
 mod serving;
 mod time;
 mod training;

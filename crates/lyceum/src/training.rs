@@ -8,6 +8,7 @@ use crate::failure::{Exit, Failure};
 use crate::gate;
 use crate::output;
 use crate::progress::Progress;
+use crate::results;
 use lyceum_service::Resident;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
@@ -27,6 +28,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// The lines of a job, as `train --json` prints them: beside its checkpoints. It has every step; stdout has a
 /// step each `LINE_EVERY`.
@@ -215,6 +217,13 @@ async fn publish(
             }
         }
     };
+    let result_file = match results::keep(store, claim).await {
+        Ok(file) => file,
+        Err(failure) => {
+            end_failed(store, claim, &failure).await;
+            return Err(failure);
+        }
+    };
     new.held = gated.as_ref().and_then(|(_, judged)| judged.held.clone());
     let mut done = json!({
         "event": "done",
@@ -230,6 +239,7 @@ async fn publish(
         "verdict": manifest.verdict,
         "privacy": manifest.privacy,
         "gate": gated.as_ref().map(|(_, judged)| &judged.line),
+        "result_file": result_file,
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -330,6 +340,8 @@ pub struct JobObserver {
     replaces: Option<(u64, f64)>,
     /// That folds were trained on.
     folded_rows: u64,
+    /// Who is told of the newest checkpoint.
+    kept: Option<watch::Sender<Option<PathBuf>>>,
     wish: Wish,
 }
 
@@ -354,8 +366,14 @@ impl JobObserver {
             reported: None,
             replaces: None,
             folded_rows: 0,
+            kept: None,
             wish: Wish::End,
         })
+    }
+
+    /// Tells of each checkpoint from now on, until it is closed.
+    pub fn tell_kept(&mut self, kept: watch::Sender<Option<PathBuf>>) {
+        self.kept = Some(kept);
     }
 
     /// What somebody meant, where the job was stopped.
@@ -559,6 +577,9 @@ impl Observer for JobObserver {
             }
             Event::Checkpoint { step, path } => {
                 self.log.flush().map_err(|source| self.log_failed(source))?;
+                if let Some(kept) = &self.kept {
+                    kept.send_replace(Some(path.to_path_buf()));
+                }
                 json!({ "event": "checkpoint", "step": step, "path": path.display().to_string() })
             }
             Event::StoppedEarly { step, best_step } => {

@@ -3,8 +3,10 @@
 //! The base is resolved when the job is made and held to its hash from then on. What is published is an adapter in
 //! PEFT's layout beside a manifest that names the base, the data and the job; it is served over its base at once.
 
+use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::results;
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
@@ -137,8 +139,10 @@ async fn carry_out(
     };
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
+    let (of_checkpoints, owner) = (store.clone(), claim.clone());
     let worked = tokio::task::spawn_blocking(move || {
         let mut observer = observer;
+        let mut serving = None;
         let result = match open(version, whole) {
             Err(failure) => Err(Broken::Base(failure)),
             Ok((language, None)) if plan.tune.lora.is_none() && language.manifest.format != "safetensors" => {
@@ -148,21 +152,23 @@ async fn carry_out(
                 Err(Broken::Base(Failure::new(Exit::Usage, "unsupported_base", message, why, fix)))
             }
             Ok((language, adapter)) => {
-                let base = Base {
-                    model: (*language.model).clone(),
-                    adapter,
-                    words: words(&language, &plan),
-                    id: plan.base.clone(),
-                    sha256: plan.base_sha256.clone(),
-                };
+                if plan.tune.name.starts_with("ft:") {
+                    let of = (plan.clone(), language.clone(), adapter.clone());
+                    serving = Some(checkpoints::serve(of_checkpoints, owner, of, &mut observer));
+                }
+                let base = base(&language, adapter, &plan);
                 let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
                 tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
             }
         };
-        (plan, result, observer.close())
+        (plan, result, observer.close(), serving)
     });
-    let (plan, result, wish) =
+    let (plan, result, wish, serving) =
         worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
+    if let Some(serving) = serving {
+        // The observer is closed: it ends with what it is about.
+        serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
+    }
     match result {
         Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
@@ -170,6 +176,17 @@ async fn carry_out(
             training::end_failed(store, &claim, &failure).await;
             Err(failure)
         }
+    }
+}
+
+/// What is tuned.
+pub fn base<'a>(language: &'a Language, adapter: Option<Arc<Adapter>>, plan: &TunePlan) -> Base<'a> {
+    Base {
+        model: (*language.model).clone(),
+        adapter,
+        words: words(language, plan),
+        id: plan.base.clone(),
+        sha256: plan.base_sha256.clone(),
     }
 }
 
@@ -223,7 +240,7 @@ async fn publish(
         probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
     });
     if plan.tune.name.starts_with("ft:")
-        && let Err(failure) = publish_checkpoints(store, claim, plan, &language, &tuned).await
+        && let Err(failure) = checkpoints::keep_last(store, claim, plan, &language, &tuned).await
     {
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
@@ -233,6 +250,13 @@ async fn publish(
         return Err(failure);
     }
     let report = manifest.tuned.clone().expect("made above: bug");
+    let result_file = match results::keep(store, claim).await {
+        Ok(file) => file,
+        Err(failure) => {
+            training::end_failed(store, claim, &failure).await;
+            return Err(failure);
+        }
+    };
     let mut done = json!({
         "event": "done",
         "model": null,
@@ -250,6 +274,7 @@ async fn publish(
         "verdict": report.verdict,
         "privacy": null,
         "gate": null,
+        "result_file": result_file,
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -268,7 +293,7 @@ async fn publish(
 }
 
 /// Writes a model's files into a folder that is to be a version; its row, and its manifest without what training says.
-fn write_version(
+pub fn write_version(
     staging: &Staging,
     claim: &Claim,
     language: &Language,
@@ -307,41 +332,6 @@ fn write_version(
         tuned: None,
     };
     Ok((new, manifest))
-}
-
-/// Makes the checkpoints that were kept versions of names of their own, so that they can be asked. The last one is the
-/// tuned model itself, unless an earlier step was better.
-async fn publish_checkpoints(
-    store: &Store,
-    claim: &Claim,
-    plan: &TunePlan,
-    language: &Arc<Language>,
-    tuned: &Tuned,
-) -> Result<(), Failure> {
-    let is_last = |step: u64| step == tuned.steps && tuned.train.early_stopping.is_none();
-    for path in lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(claim.id()))? {
-        let mut model = tuned.model.clone();
-        let step = lyceum_train::checkpoint::parameters(&path, &mut model.params)?;
-        if is_last(step) {
-            continue;
-        }
-        let name = format!("{}:ckpt-step-{step}", plan.tune.name);
-        let staging = Staging::create(store.layout())?;
-        let (new, mut manifest) = write_version(&staging, claim, language, (&name, &model))?;
-        let known = models::resolve(store, &claim.project, &name.parse()?).await;
-        // An attempt that died after this has made it already.
-        if known.is_ok_and(|known| known.sha256 == new.sha256) {
-            continue;
-        }
-        Language::unpublished(staging.path(), manifest.clone(), language)?;
-        let write_manifest = |number: u32| {
-            manifest.version = number;
-            serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
-        };
-        let now = Timestamp::now();
-        models::publish(store, &claim.project, new, staging, write_manifest, now).await?;
-    }
-    Ok(())
 }
 
 /// The files of a version, before its manifest.

@@ -30,6 +30,8 @@ fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
     command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
     command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    // A test's own; the program refuses variables that it does not know.
+    command.env_remove("LYCEUM_PYTHON");
     command
 }
 
@@ -204,6 +206,20 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     assert_eq!(name, &json!(format!("{}:ckpt-step-3980", model.as_str().unwrap())));
     assert_eq!(say(name), "th th");
     assert!(weights(folder.path(), name) != weights(folder.path(), model));
+    let result = whole["result_files"][0].as_str().unwrap();
+    assert_eq!(server.get(&format!("/v1/files/{result}"))["purpose"], "fine-tune-results");
+    let (_, table) = server.send("GET", &format!("/v1/files/{result}/content"), "", b"");
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        (lines[0], lines.len()),
+        ("step,train_loss,valid_loss,valid_mean_token_accuracy,valid_perplexity", 4001),
+        "{}",
+        lines[1]
+    );
+    assert!(lines[1].starts_with("1,") && lines[1].ends_with(",,,"), "{}", lines[1]);
+    let last: Vec<f64> = lines[4000].split(',').map(|number| number.parse().unwrap()).collect();
+    let metrics = &checkpoints[0]["metrics"];
+    assert_eq!((last[0], &json!(last[2])), (4000.0, &metrics["valid_loss"]), "{metrics}");
     let (status, told) =
         server.send("GET", &format!("{JOBS}/{}/events?stream=true", id(&whole)), "application/json", b"");
     assert!(
@@ -258,6 +274,21 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     long["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(100_000);
     let long = id(&server.post(JOBS, &long));
     server.wait_step(&long, 1);
+    // Its checkpoints are served while it runs.
+    let begun = Instant::now();
+    let running = loop {
+        let list = server.get(&format!("{JOBS}/{long}/checkpoints"));
+        if let Some(first) = list["data"].get(0) {
+            break first.clone();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{list}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let name = running["fine_tuned_model_checkpoint"].as_str().unwrap();
+    assert!(name.ends_with(&format!(":ckpt-step-{}", running["step_number"])), "{running}");
+    let chat = json!({"model": name, "messages": [{"role": "user", "content": "say 3"}], "max_tokens": 4});
+    assert_eq!(server.post("/v1/chat/completions", &chat)["model"], json!(format!("{name}@1")));
+    assert_eq!(server.get(&format!("{JOBS}/{long}"))["status"], "running");
     server.post(&format!("{JOBS}/{long}/cancel"), &json!({}));
     let begun = Instant::now();
     while server.get(&format!("{JOBS}/{long}"))["status"] != "cancelled" {
@@ -321,4 +352,24 @@ fn sorted(ids: &[String]) -> Vec<String> {
 
 fn usd(millionths: u64) -> f64 {
     millionths as f64 / 1e6
+}
+
+#[test]
+fn the_openai_package_tunes() {
+    let python = std::env::var("LYCEUM_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_it = Command::new(&python).args(["-c", "import openai; openai.OpenAI.fine_tuning"]).output();
+    if !has_it.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no openai package (LYCEUM_PYTHON names another)");
+        return;
+    }
+    let folder = with_model();
+    let server = Server::start(folder.path(), None);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/fine_tuning.py");
+    let mut command = Command::new(&python);
+    command.args([script, "tiny"]).env("OPENAI_API_KEY", &server.key);
+    command.env("OPENAI_BASE_URL", format!("http://{}/v1", server.address));
+    let output = command.output().unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.ends_with("done\n"), "{said}\n{complained}");
 }

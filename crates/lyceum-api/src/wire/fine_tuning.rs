@@ -254,7 +254,7 @@ pub struct FineTuningJob {
     pub method: Value,
     pub training_file: String,
     pub validation_file: Option<String>,
-    /// Empty: the events have all metrics.
+    /// When it is done, a CSV file: `step`, `train_loss`, and what was measured of the validation part.
     pub result_files: Vec<String>,
     /// Tokens in the examples of all steps that were taken; null until it has ended.
     pub trained_tokens: Option<u64>,
@@ -301,8 +301,9 @@ pub struct Extension {
 
 impl From<Training> for FineTuningJob {
     fn from(training: Training) -> Self {
-        let Training { job, asked, state, model, trained_tokens, trained_rows, estimated_finish, bill } =
-            training;
+        let Training { job, asked, state, model, trained_tokens, .. } = training;
+        let (trained_rows, estimated_finish, bill) =
+            (training.trained_rows, training.estimated_finish, training.bill);
         let usd = |amount: i64| amount as f64 / UNIT as f64;
         let error = (state == State::Failed).then(|| FineTuningError {
             code: "job_failed",
@@ -323,7 +324,7 @@ impl From<Training> for FineTuningJob {
             method: asked.method,
             training_file: asked.training_file,
             validation_file: asked.validation_file,
-            result_files: Vec::new(),
+            result_files: training.result_file.into_iter().collect(),
             trained_tokens,
             error,
             seed: asked.seed,

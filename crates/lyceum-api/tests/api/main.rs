@@ -4,6 +4,7 @@
 
 mod adapters;
 mod background;
+mod batch_routes;
 mod batches;
 mod card;
 mod client;

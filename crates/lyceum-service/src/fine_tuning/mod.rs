@@ -84,6 +84,8 @@ pub struct Training {
     /// Of one that has ended; None: none was trained on.
     pub trained_tokens: Option<u64>,
     pub trained_rows: Option<u64>,
+    /// The id of the file with what was measured on the way.
+    pub result_file: Option<String>,
     pub estimated_finish: Option<Timestamp>,
     /// None: nobody's key pays for it.
     pub bill: Option<Bill>,
@@ -293,6 +295,7 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         model,
         trained_tokens,
         trained_rows: None,
+        result_file: outcome["result_file"].as_str().map(str::to_owned),
         estimated_finish,
         bill: None,
         job,

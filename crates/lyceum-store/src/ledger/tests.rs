@@ -49,7 +49,7 @@ async fn the_database_does_what_its_plain_twin_does() {
     let mut rng = Rng(7);
     let owners = ["own_a", "own_b"];
     prices::set(&store, ("*", "*", "*"), RATES, NOW).await.unwrap();
-    for step in 0..260 {
+    for step in 0..200 {
         let owner = owners[rng.below(2) as usize];
         let (budget, key) = &all[rng.below(2) as usize];
         let amount = rng.below(40) as i64;
@@ -136,7 +136,7 @@ async fn the_database_does_what_its_plain_twin_does() {
     let rows = entries::list(&store, "default", (NOW, END), "", 1000).await.unwrap();
     assert_eq!(rows, bank.entries.into_values().collect::<Vec<_>>());
     assert!(rows.len() > 20);
-    assert!(rows.iter().filter(|row| row.request.route == JOBS).count() > 5);
+    assert!(rows.iter().filter(|row| row.request.route == JOBS).count() > 3);
 }
 
 async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError> {

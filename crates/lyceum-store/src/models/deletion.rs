@@ -40,6 +40,25 @@ pub async fn delete_all(
     Ok(versions)
 }
 
+/// Takes away a version that its own job made for as long as it runs, such as a checkpoint after a newer one: nobody's
+/// act, so no event of its name. One that an alias points at stays.
+pub async fn withdraw(store: &Store, project: &Project, version: &Version) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    sqlx::query(
+        "UPDATE model_versions SET state = 'deleting' \
+         WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'ready' AND NOT EXISTS \
+         (SELECT 1 FROM model_aliases a WHERE a.tenant = $1 AND a.project = $2 AND a.name = $3 AND a.version = $4)",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(version.name.as_str())
+    .bind(i64::from(version.number))
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    store.finish_deletions().await
+}
+
 async fn delete_versions(
     store: &Store,
     project: &Project,

@@ -242,7 +242,7 @@ mod tests {
         let one = Share { owner: ours.clone(), name: "base".parse().unwrap(), with };
         share(&store, &one, &act).await.unwrap();
         share(&store, &one, &act).await.unwrap();
-        assert_eq!(list(&store, &ours.tenant).await.unwrap(), [one.clone()]);
+        assert_eq!(list(&store, &ours.tenant).await.unwrap(), std::slice::from_ref(&one));
         let version = found(&theirs, "base@1").await.unwrap();
         assert_eq!((version.owner.clone(), version.id()), (ours.clone(), "base@1".to_owned()));
         assert_eq!(names(&theirs).await, ["base@1"]);
