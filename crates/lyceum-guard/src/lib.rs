@@ -1,0 +1,30 @@
+//! What a text holds that should not leave, or not come in: personal data and secrets.
+//!
+//! ```text
+//! text ──segment──▶ blocks ──recognisers──▶ candidates ──resolve──▶ findings
+//!   (a stream too)   │                                                 │
+//!                    └── what cannot hold anything flows on at once     └──rewrite──▶ text
+//! ```
+//!
+//! Text in, findings out: no tensors, no files, no clock, no tenants, no HTTP. Every walk over a text is linear in
+//! its length, and whole texts go through the same steps as streams, so that how a stream is cut changes nothing.
+//!
+//! Reading order: [`finding`] (what is found), [`recogniser`] (who finds it), [`segment`] (where it may lie),
+//! [`analyse`], [`stream`] (a text that is changed while it comes), [`policy`].
+
+#![forbid(unsafe_code)]
+
+pub mod analyse;
+pub mod error;
+pub mod finding;
+pub mod policy;
+pub mod recogniser;
+pub mod segment;
+pub mod stream;
+
+pub use analyse::{Analyser, Wanted};
+pub use error::GuardError;
+pub use finding::{Category, Finding, Kind};
+pub use policy::{Action, Policy, Rule};
+pub use recogniser::{Candidate, Passage, Recogniser};
+pub use stream::{Replace, Rewriter};
