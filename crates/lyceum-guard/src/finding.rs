@@ -11,6 +11,10 @@ pub enum Category {
     Pii,
     /// Opens something.
     Secrets,
+    /// Is read by a model and not by people.
+    HiddenUnicode,
+    /// Carries a text away.
+    DataExfiltration,
 }
 
 macro_rules! kinds {
@@ -82,6 +86,17 @@ kinds! {
     PrivateKey = "PRIVATE_KEY", Secrets;
     /// Looks random, and what stands before it says that it is a secret.
     Secret = "SECRET", Secrets;
+    /// Invisible twins of ASCII characters.
+    TagCharacters = "TAG_CHARACTERS", HiddenUnicode;
+    /// Characters without width inside of words, or many of them.
+    ZeroWidth = "ZERO_WIDTH", HiddenUnicode;
+    /// Changes the order in which characters are shown.
+    BidiControl = "BIDI_CONTROL", HiddenUnicode;
+    VariationSelectors = "VARIATION_SELECTORS", HiddenUnicode;
+    /// Letters of another script that look like those around them.
+    Homoglyphs = "HOMOGLYPHS", HiddenUnicode;
+    /// An address with data in it, in a place that is fetched.
+    ExfiltrationUrl = "EXFILTRATION_URL", DataExfiltration;
 }
 
 impl fmt::Display for Kind {

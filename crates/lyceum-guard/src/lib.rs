@@ -10,13 +10,16 @@
 //! its length, and whole texts go through the same steps as streams, so that how a stream is cut changes nothing.
 //!
 //! Reading order: [`finding`] (what is found), [`recogniser`] (who finds it), [`segment`] (where it may lie),
-//! [`analyse`], [`stream`] (a text that is changed while it comes), [`policy`].
+//! [`analyse`], [`stream`] (a text that is changed while it comes), [`policy`]; beside the recognisers stand [`exfiltration`]
+//! (addresses that carry a text away) and [`hidden`] (what a reader does not see).
 
 #![forbid(unsafe_code)]
 
 pub mod analyse;
 pub mod error;
+pub mod exfiltration;
 pub mod finding;
+pub mod hidden;
 pub mod policy;
 pub mod recogniser;
 pub mod segment;
@@ -24,7 +27,9 @@ pub mod stream;
 
 pub use analyse::{Analyser, Wanted};
 pub use error::GuardError;
+pub use exfiltration::Exfiltration;
 pub use finding::{Category, Finding, Kind};
+pub use hidden::hidden;
 pub use policy::{Action, Policy, Rule};
 pub use recogniser::{Candidate, Passage, Recogniser};
 pub use stream::{Replace, Rewriter};

@@ -1,9 +1,9 @@
 //! Where something may lie: a text is cut into what flows on at once and blocks that must be read whole.
 //!
 //! A *token* is a run of characters that names and numbers are made of. It is *hot* where it holds a digit, an `@`, a
-//! colon inside, or is very long. A *block* is hot tokens in one line with at most two spaces between them, and
-//! what stands between such as `WEST` of an IBAN or a month. Everything that is found lies in one block: ordinary
-//! words never wait for more than their own end.
+//! colon inside, two slashes in a row, or is very long. A *block* is hot tokens in one line with at most two spaces
+//! between them, and what stands between such as `WEST` of an IBAN or a month. Everything that is found lies in one
+//! block: ordinary words never wait for more than their own end.
 //!
 //! Cuts depend on the text alone, never on how much of it has come: [`Segmenter`] reads character by character and
 //! answers only what no further text can change.
@@ -65,6 +65,8 @@ struct Token {
     is_hot: bool,
     /// Its last character was a colon.
     after_colon: bool,
+    /// Its last character was a slash of either kind.
+    after_slash: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -178,12 +180,19 @@ impl Segmenter {
                 }
             }
             _ => {
-                let token =
-                    self.token.get_or_insert(Token { start: self.at, is_hot: false, after_colon: false });
-                token.is_hot |= matches!(class, Class::Digit | Class::At)
+                let token = self.token.get_or_insert(Token {
+                    start: self.at,
+                    is_hot: false,
+                    after_colon: false,
+                    after_slash: false,
+                });
+                let is_slash = matches!(c, '/' | '\\');
+                token.is_hot |= token.after_slash && is_slash
+                    || matches!(class, Class::Digit | Class::At)
                     || token.after_colon
                     || self.at - token.start >= LONG_TOKEN_BYTES;
                 token.after_colon = class == Class::Colon;
+                token.after_slash = is_slash;
             }
         }
         self.at += c.len_utf8();
@@ -293,6 +302,7 @@ mod tests {
         assert_eq!(blocks("a   1   2"), ["1", "2"]);
         assert_eq!(blocks("{\"a\":\"b@c.de\"}"), ["b@c.de"]);
         assert_eq!(blocks("写给anna@example.com谢谢"), ["anna@example.com"]);
+        assert_eq!(blocks("![a](//e.test/?q=abc)"), ["(//e.test/?q=abc)"]);
         assert_eq!(blocks("see https://user:pw@host/ there"), ["https://user:pw@host/"]);
     }
 
