@@ -9,6 +9,9 @@ use std::ops::Range;
 
 const GROUPS_MAX: usize = 7;
 
+/// Said of numbers in groups alone: functions are called too.
+const WEAK_WORDS: &[&str] = &["call", "call me", "text me", "dial", "ring", "reach me at", "contact number"];
+
 const WORDS: &[&str] = &[
     "phone",
     "phones",
@@ -20,11 +23,6 @@ const WORDS: &[&str] = &[
     "cellphone",
     "fax",
     "whatsapp",
-    "call",
-    "call me",
-    "text me",
-    "dial",
-    "ring",
     "telefon",
     "telefonnummer",
     "handy",
@@ -44,8 +42,6 @@ const WORDS: &[&str] = &[
     "celular",
     "telefoon",
     "telefonu",
-    "reach me at",
-    "contact number",
 ];
 
 /// Country codes with the fewest and most digits of a national number (ITU-T E.164 and national plans).
@@ -149,7 +145,10 @@ pub(super) fn find(passage: Passage<'_>, groups: &[Range<usize>], found: &mut Ve
             true => international(&digits, trunk).map(|score| if i == 0 { score - 0.1 } else { score }),
             false => national(&digits, &shape, text, groups),
         };
-        let says = *says.get_or_insert_with(|| speaks(passage.before(start), WORDS));
+        let (says, hints) = *says.get_or_insert_with(|| {
+            (speaks(passage.before(start), WORDS), speaks(passage.before(start), WEAK_WORDS))
+        });
+        let says = says || hints && i > 0;
         let score = match (form, says) {
             (Some(_), true) => Some(0.95),
             (Some(score), false) => Some(score),

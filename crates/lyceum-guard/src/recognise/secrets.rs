@@ -31,6 +31,10 @@ impl Recogniser for Secrets {
         let mut at = passage.from();
         while at < bytes.len() {
             if !is_of_key(bytes[at]) {
+                // Base64 may begin with these.
+                if matches!(bytes[at], b'/' | b'+') && text[..at].ends_with(['=', '"', '\'']) {
+                    unmarked(passage, at, found);
+                }
                 at += 1;
                 continue;
             }
@@ -45,7 +49,7 @@ impl Recogniser for Secrets {
                 marked(text, run.clone(), found);
             }
             if text[..at].ends_with(['=', ':', '"', '\'', '`', ' ', '\n']) {
-                unmarked(passage, run, found);
+                unmarked(passage, at, found);
             }
             at = end;
         }
@@ -119,8 +123,11 @@ fn marked(text: &str, run: Range<usize>, found: &mut Vec<Candidate>) {
     for (kind, begin, is_of_rest, lengths) in FORMS {
         let Some(rest) = key.strip_prefix(begin) else { continue };
         let is_formed = lengths.contains(&rest.len()) && rest.bytes().all(is_of_rest);
-        // Names are written with hyphens too.
-        let looks_random = rest.bytes().filter(u8::is_ascii_digit).count() >= 2 && entropy(rest) >= 3.0;
+        // Names are written with hyphens and underscores too; hardly one has just this length.
+        let is_of_one_length = lengths.start() == lengths.end();
+        let n_digits = rest.bytes().filter(u8::is_ascii_digit).count();
+        let looks_random =
+            entropy(rest) >= 2.5 && (is_of_one_length || n_digits >= if *begin == "sk-" { 2 } else { 1 });
         if is_formed && looks_random {
             found.push(candidate(*kind, run.clone(), 1.0, "what its maker lets it begin with, and length"));
             return;
@@ -167,6 +174,8 @@ const NAMES: &[(&str, bool)] = &[
     ("apikey", false),
     ("api-key", false),
     ("api key", false),
+    ("accesskey", false),
+    ("secretkey", false),
     ("access_key", false),
     ("access key", false),
     ("auth_key", false),
@@ -178,25 +187,24 @@ const NAMES: &[(&str, bool)] = &[
 ];
 
 /// A value that looks random, where what stands before it says that it is a secret.
-fn unmarked(passage: Passage<'_>, run: Range<usize>, found: &mut Vec<Candidate>) {
+fn unmarked(passage: Passage<'_>, start: usize, found: &mut Vec<Candidate>) {
     let text = passage.text();
     // A value goes on to the next space, quote or bracket.
     let is_of_value = |c: char| c.is_ascii_graphic() && !"\"'`<>(){}[],;".contains(c);
-    let n: usize =
-        text[run.start..].chars().take(256).take_while(|c| is_of_value(*c)).map(char::len_utf8).sum();
-    let value = text[run.start..run.start + n].trim_end_matches(['.', ':', '!', '?', ',']);
+    let n: usize = text[start..].chars().take(256).take_while(|c| is_of_value(*c)).map(char::len_utf8).sum();
+    let value = text[start..start + n].trim_end_matches(['.', ':', '!', '?', ',']);
     if value.len() < 8 || value.contains("://") {
         return;
     }
-    let Some((name, is_chosen)) = named(passage.before(run.start)) else { return };
+    let Some((name, is_chosen)) = named(passage.before(start)) else { return };
     let has = |is: fn(&u8) -> bool| value.bytes().any(|byte| is(&byte));
     let is_mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
-    let bytes = run.start..run.start + value.len();
+    let bytes = start..start + value.len();
     let is_aws = value.len() == 40
         && value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'+' | b'='))
         && has(u8::is_ascii_uppercase)
         && has(u8::is_ascii_lowercase);
-    if is_aws && is_mixed && entropy(value) >= 4.0 && is_of_aws(passage.before(run.start)) {
+    if is_aws && is_mixed && entropy(value) >= 4.0 && is_of_aws(passage.before(start)) {
         found.push(candidate(Kind::AwsSecretKey, bytes, 0.95, "length, randomness and context"));
         return;
     }
