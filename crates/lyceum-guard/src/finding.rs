@@ -99,9 +99,16 @@ kinds! {
     ExfiltrationUrl = "EXFILTRATION_URL", DataExfiltration;
 }
 
+impl Kind {
+    /// Personal data or a secret: what may be asked for by name, masked and brought back.
+    pub fn is_private(self) -> bool {
+        matches!(self.category(), Category::Pii | Category::Secrets)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.pad(self.as_str())
     }
 }
 
@@ -109,7 +116,7 @@ impl FromStr for Kind {
     type Err = GuardError;
 
     fn from_str(text: &str) -> Result<Self, GuardError> {
-        let found = Kind::ALL.iter().copied().find(|kind| kind.as_str() == text);
+        let found = Kind::ALL.iter().copied().find(|kind| kind.is_private() && kind.as_str() == text);
         found.ok_or_else(|| GuardError::UnknownKind { name: text.chars().take(64).collect() })
     }
 }

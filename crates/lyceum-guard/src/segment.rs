@@ -316,6 +316,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn pieces_are_the_same_however_a_text_is_cut(
             text in r#"([a-z]{1,8} |[0-9]{1,5}[ .-]|[A-Z]{1,5} |é|漢|@|:|"|\n|  |-----BEGIN |PRIVATE KEY-----|-----END ){0,60}"#,

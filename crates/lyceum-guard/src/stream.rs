@@ -112,3 +112,98 @@ pub fn rewrite(
     out.push_str(&text[at..]);
     Ok(out)
 }
+
+/// Lets nothing pass.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Block;
+
+impl Replace for Block {
+    fn replace(&mut self, found: &Finding, _text: &str, _out: &mut String) -> Result<(), GuardError> {
+        Err(GuardError::Blocked { kinds: vec![found.kind] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::HELD_BYTES_MAX;
+    use crate::{Names, Redact};
+    use proptest::prelude::*;
+
+    const WANTED: Wanted = Wanted { kinds: None, threshold: 0.3 };
+
+    fn streamed(parts: &[&str]) -> String {
+        let (mut rewriter, mut names) = (Rewriter::new(&Analyser::default(), &WANTED), Names::default());
+        let mut out = String::new();
+        for part in parts {
+            out += &rewriter.push(part, &mut names).unwrap();
+            assert!(rewriter.held() <= HELD_BYTES_MAX);
+        }
+        out + &rewriter.finish(&mut names).unwrap()
+    }
+
+    fn whole(text: &str) -> String {
+        rewrite(&Analyser::default(), &WANTED, text, &mut Names::default()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(120))]
+        #[test]
+        fn a_stream_is_the_whole_text_however_it_is_cut(
+            text in r#"([a-z]{1,8} |a@b\.de|my ssn is |536-90-4399|4111 1111 1111 1111|[ ,.
+]|GB82 WEST 1234 5698 7654 32|tel\. |\+49 30 1234567|born on |12 March 1980|é|漢|password=|Tr0ub4dor&3x|-----BEGIN PRIVATE KEY-----
+|MIIE|-----END PRIVATE KEY-----|[0-9]{1,4}[ .:-]|eyJhbGciOiJIUzI1NiJ9\.|10\.1\.2\.3){0,40}"#,
+            cuts in proptest::collection::vec(0usize..900, 0..40),
+        ) {
+            let mut cuts: Vec<usize> =
+                cuts.into_iter().filter(|&cut| cut < text.len() && text.is_char_boundary(cut)).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let parts: Vec<&str> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
+            prop_assert_eq!(streamed(&parts), whole(&text));
+        }
+    }
+
+    #[test]
+    fn every_cut_of_a_text_gives_the_same() {
+        let text = "Ich, José, born on 12 March 1980, mail jose@example.com, card 4111 1111 1111 1111, tel. +49 30 1234567.";
+        let expected = whole(text);
+        assert_eq!(
+            expected,
+            "Ich, José, born on <DATE_OF_BIRTH_1>, mail <EMAIL_ADDRESS_1>, card <CREDIT_CARD_1>, tel. <PHONE_NUMBER_1>."
+        );
+        let chars: Vec<String> = text.chars().map(String::from).collect();
+        assert_eq!(streamed(&chars.iter().map(String::as_str).collect::<Vec<_>>()), expected);
+        for (cut, _) in text.char_indices() {
+            assert_eq!(streamed(&[&text[..cut], &text[cut..]]), expected);
+        }
+    }
+
+    #[test]
+    fn long_texts_without_a_space_are_the_same_in_parts() {
+        let text = "{'mail':'a@b.de','n':123456,'card':'4111111111111111',".repeat(400);
+        let parts: Vec<&str> =
+            text.as_bytes().chunks(17).map(|part| std::str::from_utf8(part).unwrap()).collect();
+        let expected = whole(&text);
+        assert_eq!(streamed(&parts), expected);
+        assert_eq!(expected.matches("<EMAIL_ADDRESS_1>").count(), 400);
+        assert_eq!(expected.matches("<CREDIT_CARD_1>").count(), 400);
+    }
+
+    #[test]
+    fn ordinary_words_wait_for_their_own_end_alone() {
+        let mut rewriter = Rewriter::new(&Analyser::default(), &WANTED);
+        assert_eq!(rewriter.push("Hello wor", &mut Redact).unwrap(), "Hello ");
+        assert_eq!(rewriter.push("ld, 12", &mut Redact).unwrap(), "world, ");
+        assert_eq!(rewriter.push(" apples are ", &mut Redact).unwrap(), "12 apples are ");
+        assert_eq!(rewriter.held(), 0);
+    }
+
+    #[test]
+    fn what_is_blocked_does_not_go_on() {
+        let mut rewriter = Rewriter::new(&Analyser::default(), &WANTED);
+        assert_eq!(rewriter.push("mail ", &mut Block).unwrap(), "mail ");
+        let error = rewriter.push("a@b.de ok then ", &mut Block).unwrap_err();
+        assert_eq!(error.to_string(), "the text holds EMAIL_ADDRESS");
+    }
+}
