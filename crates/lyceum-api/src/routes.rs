@@ -3,8 +3,8 @@
 use crate::error::ApiError;
 use crate::handlers::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank,
-    residents, responses, robustness, tokens, uploads, usage,
+    infer, metrics, model_selections, models, moderations, openapi, organization, predict, privacy, registry,
+    rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -94,6 +94,7 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/responses/{id}/cancel", post(responses::cancel))
         .key(Inference, "/v1/responses/{id}/input_items", get(responses::input_items))
         .work("/v1/decisions", post(decisions::create))
+        .work("/v1/moderations", post(moderations::create))
         // Rerank as Cohere and Jina, tokens as vLLM.
         .work("/v1/rerank", post(rerank::create))
         .work("/tokenize", post(tokens::encode))

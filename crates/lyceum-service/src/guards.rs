@@ -23,6 +23,13 @@ pub struct Guards {
     pub exfiltration: Exfiltration,
 }
 
+impl Guards {
+    /// `trusted_hosts`: see [`Exfiltration::new`].
+    pub fn new(prompt_injection: Option<ModelRef>, trusted_hosts: Vec<String>) -> Self {
+        Guards { prompt_injection, exfiltration: Exfiltration::new(trusted_hosts) }
+    }
+}
+
 /// From here on an injection is one, where nobody says another number.
 pub const INJECTION_THRESHOLD: f64 = 0.5;
 

@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`guards`]), [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
@@ -24,6 +24,7 @@ pub mod explain;
 pub mod files;
 pub mod fine_tuning;
 mod generation;
+pub mod guards;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
@@ -31,6 +32,7 @@ pub mod keys;
 pub mod language;
 pub mod meter;
 pub mod models;
+pub mod moderations;
 pub mod predict;
 pub mod privacy;
 pub mod rates;
@@ -100,6 +102,7 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    guards: guards::Guards,
 }
 
 impl Service {
@@ -120,6 +123,7 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            guards: guards::Guards::default(),
         }
     }
 

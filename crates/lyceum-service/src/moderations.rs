@@ -95,7 +95,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let guard = InjectionGuard::find(service, &payer.project, request.model.as_ref()).await?;
     let (inputs, exfiltration) = (request.inputs.clone(), service.guards().exfiltration.clone());
     let by_rules = move || {
-        let analyser = analyser();
+        let analyser = Analyser::default();
         inputs.iter().map(|parts| rules(&analyser, &exfiltration, parts)).collect::<Result<Vec<_>, _>>()
     };
     let by_rules = tokio::task::spawn_blocking(by_rules).await;
@@ -114,11 +114,6 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     Ok(Moderation { model: guard.map(|guard| guard.id()), results, n_tokens })
 }
 
-/// What finds personal data and secrets.
-fn analyser() -> Analyser {
-    Analyser::new(Vec::new())
-}
-
 fn rules(analyser: &Analyser, exfiltration: &Exfiltration, parts: &[String]) -> Result<Judged, ServiceError> {
     let mut all: Vec<(usize, Finding)> = Vec::new();
     for (part, text) in parts.iter().enumerate() {
@@ -127,18 +122,11 @@ fn rules(analyser: &Analyser, exfiltration: &Exfiltration, parts: &[String]) -> 
         let found = hidden(text).into_iter().chain(exfiltration.find_whole(text)).chain(private);
         all.extend(found.map(|finding| (part, finding)));
     }
-    // What nobody looks for has no score.
-    let kinds = analyser.kinds();
-    let is_read = |risk: &Risk| match risk {
-        Risk::PromptInjection => false,
-        Risk::HiddenUnicode | Risk::DataExfiltration => true,
-        Risk::Pii | Risk::Secrets => kinds.iter().any(|kind| Risk::of(kind.category()) == *risk),
-    };
     let score = |risk: Risk| {
         let scores = all.iter().filter(|(_, f)| Risk::of(f.kind.category()) == risk).map(|(_, f)| f.score);
         (risk, f64::from(scores.fold(0.0, f32::max)))
     };
-    let scores = Risk::ALL.into_iter().filter(is_read).map(score).collect();
+    let scores = Risk::ALL.into_iter().filter(|&risk| risk != Risk::PromptInjection).map(score).collect();
     let is_flagged =
         |finding: &Finding| f64::from(finding.score) >= Risk::of(finding.kind.category()).threshold();
     let found = all.into_iter().filter(|(_, finding)| is_flagged(finding)).map(|(part, finding)| Found {

@@ -170,6 +170,9 @@ pub const ADVISORY_CHARS_MAX: usize = 512;
 
 /// Texts of one request (OpenAI's bound), and documents of one.
 pub const EMBEDDING_INPUTS_MAX: usize = 2048;
+/// Texts of one moderation, and their bytes.
+pub const MODERATION_INPUTS_MAX: usize = 2048;
+pub const MODERATION_BYTES_MAX: usize = 4 << 20;
 pub const RERANK_DOCUMENTS_MAX: usize = 2048;
 /// Tokens of all texts of one request (OpenAI's bound).
 pub const ENCODED_TOKENS_MAX: usize = 300_000;

@@ -14,6 +14,7 @@ mod context;
 mod failure;
 mod files;
 mod gate;
+mod guarding;
 mod output;
 mod progress;
 mod remote;

@@ -15,6 +15,7 @@ pub mod infer;
 pub mod metrics;
 pub mod model_selections;
 pub mod models;
+pub mod moderations;
 pub mod openapi;
 pub mod organization;
 pub mod predict;

@@ -2,8 +2,8 @@
 
 use super::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
-    responses, robustness, tokens, uploads, usage,
+    infer, metrics, model_selections, models, moderations, organization, predict, privacy, registry, rerank,
+    residents, responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
-        embeddings::create, rerank::create, tokens::encode, tokens::decode,
+        embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
         registry::history, registry::approve, registry::promote, registry::lineage,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,

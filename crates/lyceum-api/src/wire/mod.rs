@@ -14,6 +14,7 @@ pub mod files;
 pub mod fine_tuning;
 pub mod infer;
 pub mod models;
+pub mod moderations;
 pub mod organization;
 pub mod predict;
 pub mod privacy;

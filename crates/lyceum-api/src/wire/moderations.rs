@@ -54,8 +54,9 @@ pub enum Part {
     },
     /// Refused: no guard looks at pictures.
     ImageUrl {
+        #[serde(rename = "image_url")]
         #[schema(value_type = Object)]
-        image_url: serde_json::Value,
+        _image_url: serde::de::IgnoredAny,
     },
 }
 

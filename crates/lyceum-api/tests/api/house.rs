@@ -8,6 +8,7 @@ use lyceum_models::prepare::text::{Specials, Tokenizer};
 use lyceum_models::prepare::vision::Pixels;
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_service::Service;
+use lyceum_service::guards::Guards;
 use lyceum_store::files::Staging;
 use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models::{self, NewVersion};
@@ -53,11 +54,16 @@ impl House {
     }
 
     pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+        Self::guarded(dir, engine, Guards::default()).await
+    }
+
+    pub async fn guarded(dir: tempfile::TempDir, engine: EngineLimits, guards: Guards) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
             keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();
-        let service = Arc::new(Service::new(store, Engine::start(engine).unwrap()));
+        let service = Service::new(store, Engine::start(engine).unwrap()).with_guards(guards);
+        let service = Arc::new(service);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

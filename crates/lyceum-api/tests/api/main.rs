@@ -20,6 +20,7 @@ mod house;
 mod language;
 mod ledger;
 mod load;
+mod moderations;
 mod registry;
 mod responses;
 mod robust_matrix;
