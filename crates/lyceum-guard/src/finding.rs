@@ -13,6 +13,15 @@ pub enum Category {
     Secrets,
 }
 
+impl Category {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Category::Pii => "pii",
+            Category::Secrets => "secrets",
+        }
+    }
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $category:ident;)+) => {
         /// What a finding is. Names are Presidio's where it has one.
