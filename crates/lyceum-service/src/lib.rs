@@ -7,7 +7,7 @@
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
-//! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
+//! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ pub mod explain;
 pub mod files;
 pub mod fine_tuning;
 mod generation;
+pub mod guard;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
@@ -100,6 +101,7 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    analyser: lyceum_guard::Analyser,
 }
 
 impl Service {
@@ -120,6 +122,7 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            analyser: lyceum_guard::Analyser::default(),
         }
     }
 

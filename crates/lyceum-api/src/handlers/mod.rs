@@ -17,6 +17,7 @@ pub mod model_selections;
 pub mod models;
 pub mod openapi;
 pub mod organization;
+pub mod pii;
 pub mod predict;
 pub mod privacy;
 pub mod registry;

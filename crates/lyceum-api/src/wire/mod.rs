@@ -15,6 +15,7 @@ pub mod fine_tuning;
 pub mod infer;
 pub mod models;
 pub mod organization;
+pub mod pii;
 pub mod predict;
 pub mod privacy;
 pub mod registry;
