@@ -17,6 +17,17 @@ pub enum Category {
     DataExfiltration,
 }
 
+impl Category {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Category::Pii => "pii",
+            Category::Secrets => "secrets",
+            Category::HiddenUnicode => "hidden_unicode",
+            Category::DataExfiltration => "data_exfiltration",
+        }
+    }
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $category:ident;)+) => {
         /// What a finding is. Names are Presidio's where it has one.

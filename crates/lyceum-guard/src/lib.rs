@@ -37,6 +37,6 @@ pub use exfiltration::Exfiltration;
 pub use finding::{Category, Finding, Kind};
 pub use hidden::hidden;
 pub use placeholder::{Names, Redact, Restorer};
-pub use policy::{Action, Policy, Rule};
+pub use policy::{Action, Injections, Policy, Rule, Stop, Stops};
 pub use recogniser::{Candidate, Passage, Recogniser};
 pub use stream::{Replace, Rewriter};

@@ -23,6 +23,19 @@ pub enum Operator {
     Keep,
 }
 
+impl Operator {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Operator::Replace { .. } => "replace",
+            Operator::Redact => "redact",
+            Operator::Mask { .. } => "mask",
+            Operator::Hash { .. } => "hash",
+            Operator::Placeholder => "placeholder",
+            Operator::Keep => "keep",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Hash {
     #[default]

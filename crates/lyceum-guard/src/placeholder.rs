@@ -42,6 +42,13 @@ impl Names {
         }
     }
 
+    /// Names for another direction, none of which is one of these.
+    #[must_use]
+    pub fn beside(&self) -> Names {
+        let taken = self.taken.iter().chain(self.by_name.keys()).cloned().collect();
+        Names { taken, ..Names::default() }
+    }
+
     /// The name of a value.
     ///
     /// # Errors
@@ -235,6 +242,14 @@ mod tests {
         let (masked, names) = mask(text);
         assert_eq!(masked, "<EMAIL_ADDRESS_1> is not <EMAIL_ADDRESS_2>");
         assert_eq!(restore(&names, &masked, Written::Plain), text);
+    }
+
+    #[test]
+    fn names_of_two_directions_differ() {
+        let (_, names) = mask("a@b.de <EMAIL_ADDRESS_2>");
+        let mut out = names.beside();
+        assert_eq!(out.name(Kind::Email, "c@d.de").unwrap(), "<EMAIL_ADDRESS_3>");
+        assert_eq!(out.name(Kind::Iban, "x").unwrap(), "<IBAN_CODE_1>");
     }
 
     #[test]

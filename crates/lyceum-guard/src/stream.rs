@@ -11,12 +11,18 @@ pub trait Replace {
     /// # Errors
     /// The text must not go on.
     fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError>;
+
+    /// Sees what stands between findings, in order with them.
+    fn pass(&mut self, _text: &str) {}
 }
 
-impl<F: FnMut(&Finding, &str, &mut String)> Replace for F {
+impl<R: Replace + ?Sized> Replace for &mut R {
     fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError> {
-        self(found, text, out);
-        Ok(())
+        (**self).replace(found, text, out)
+    }
+
+    fn pass(&mut self, text: &str) {
+        (**self).pass(text);
     }
 }
 
@@ -65,10 +71,12 @@ impl Rewriter {
             for found in &read.findings {
                 let start = found.bytes.start - self.bytes_dropped;
                 let stop = found.bytes.end - self.bytes_dropped;
+                replace.pass(&self.buffer[at..start]);
                 out.push_str(&self.buffer[at..start]);
                 replace.replace(found, &self.buffer[start..stop], &mut out)?;
                 at = stop;
             }
+            replace.pass(&self.buffer[at..piece_end]);
             out.push_str(&self.buffer[at..piece_end]);
             self.waits_from = piece_end;
         }
@@ -105,12 +113,53 @@ pub fn rewrite(
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     for found in analyser.analyse(text, wanted)? {
+        replace.pass(&text[at..found.bytes.start]);
         out.push_str(&text[at..found.bytes.start]);
         replace.replace(&found, &text[found.bytes.clone()], &mut out)?;
         at = found.bytes.end;
     }
     out.push_str(&text[at..]);
     Ok(out)
+}
+
+/// Keeps a text JSON: what stands for a number outside of a string becomes a string.
+#[derive(Clone, Debug, Default)]
+pub struct InJson<R> {
+    pub replace: R,
+    in_string: bool,
+    is_escaped: bool,
+}
+
+impl<R> InJson<R> {
+    pub fn new(replace: R) -> Self {
+        Self { replace, in_string: false, is_escaped: false }
+    }
+}
+
+impl<R: Replace> Replace for InJson<R> {
+    fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError> {
+        // A finding holds no quote, so whether this is a string is what it was.
+        if self.in_string {
+            self.is_escaped = false;
+            return self.replace.replace(found, text, out);
+        }
+        out.push('"');
+        self.replace.replace(found, text, out)?;
+        out.push('"');
+        Ok(())
+    }
+
+    fn pass(&mut self, text: &str) {
+        self.replace.pass(text);
+        for byte in text.bytes() {
+            match byte {
+                _ if self.is_escaped => self.is_escaped = false,
+                b'\\' => self.is_escaped = self.in_string,
+                b'"' => self.in_string = !self.in_string,
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Lets nothing pass.
@@ -197,6 +246,19 @@ mod tests {
         assert_eq!(rewriter.push("ld, 12", &mut Redact).unwrap(), "world, ");
         assert_eq!(rewriter.push(" apples are ", &mut Redact).unwrap(), "12 apples are ");
         assert_eq!(rewriter.held(), 0);
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let text = r#"{"card": 4111111111111111, "to": "a@b.de \\" 10.1.2.3", "n": [5555555555554444]}"#;
+        let expected =
+            r#"{"card": "<CREDIT_CARD>", "to": "<EMAIL_ADDRESS> \\" <IP_ADDRESS>", "n": ["<CREDIT_CARD>"]}"#;
+        let mut whole = InJson::new(Redact);
+        assert_eq!(rewrite(&Analyser::default(), &WANTED, text, &mut whole).unwrap(), expected);
+        let (mut rewriter, mut replace) = (Rewriter::new(&Analyser::default(), &WANTED), InJson::new(Redact));
+        let parts = text.chars().map(|c| rewriter.push(&c.to_string(), &mut replace).unwrap());
+        let streamed: String = parts.collect();
+        assert_eq!(streamed + &rewriter.finish(&mut replace).unwrap(), expected);
     }
 
     #[test]

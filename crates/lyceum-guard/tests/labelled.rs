@@ -1,6 +1,8 @@
 //! Recall and precision on the labelled set (made by `fixtures/scripts/labelled_pii.py`, whose check digits are its own).
 //! A finding counts where kind, first and last character are those of the label. Run with `--no-capture` for the table.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
+
 use lyceum_guard::{Analyser, Kind, Wanted};
 use serde::Deserialize;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@
 //! not answered for rather than answered with nothing. No model here knows hate or violence, so those categories of
 //! OpenAI's have no answer either. Nothing of a text is kept.
 
-use crate::guards::{INJECTION_THRESHOLD, Injection, InjectionGuard};
+use crate::injection::{INJECTION_THRESHOLD, Injection, InjectionGuard};
 use crate::{Payer, Service, ServiceError};
 use lyceum_guard::{Analyser, Category, Exfiltration, Finding, Wanted, hidden};
 use lyceum_types::ids::ModelRef;

@@ -349,3 +349,16 @@ pub const STANDINGS_MAX: usize = 65_536;
 pub const RATES_COUNTED_MAX: usize = 262_144;
 /// How often failed logins are summed up in the audit log.
 pub const LOGIN_FAILURES_EVERY: Duration = Duration::from_secs(60);
+
+// The guard.
+
+/// Texts up to this length are looked through where the request is read; longer ones would hold up others.
+pub const GUARD_INLINE_BYTES_MAX: usize = 16 << 10;
+/// How long what was masked can be brought back.
+pub const RESTORE_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Texts that one analysis may have.
+pub const PII_TEXTS_MAX: usize = 1_000;
+/// Findings that a request may bring.
+pub const PII_RESULTS_MAX: usize = 100_000;
+/// The shortest key of a hash.
+pub const HASH_KEY_BYTES_MIN: usize = 16;

@@ -2,7 +2,7 @@
 //! tell anything.
 
 use crate::config::{Origin, Setting, default};
-use lyceum_service::guards::Guards;
+use lyceum_service::injection::Guards;
 use lyceum_types::ids::ModelRef;
 
 pub const KEYS: [&str; 2] = ["guard_prompt_injection", "guard_trusted_hosts"];

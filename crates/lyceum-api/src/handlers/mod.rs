@@ -18,6 +18,7 @@ pub mod models;
 pub mod moderations;
 pub mod openapi;
 pub mod organization;
+pub mod pii;
 pub mod predict;
 pub mod privacy;
 pub mod registry;

@@ -16,6 +16,7 @@ pub mod infer;
 pub mod models;
 pub mod moderations;
 pub mod organization;
+pub mod pii;
 pub mod predict;
 pub mod privacy;
 pub mod registry;

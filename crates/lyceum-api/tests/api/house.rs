@@ -8,7 +8,6 @@ use lyceum_models::prepare::text::{Specials, Tokenizer};
 use lyceum_models::prepare::vision::Pixels;
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_service::Service;
-use lyceum_service::guards::Guards;
 use lyceum_store::files::Staging;
 use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models::{self, NewVersion};
@@ -54,16 +53,20 @@ impl House {
     }
 
     pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
-        Self::guarded(dir, engine, Guards::default()).await
+        Self::built(dir, engine, |service| service).await
     }
 
-    pub async fn guarded(dir: tempfile::TempDir, engine: EngineLimits, guards: Guards) -> Self {
+    /// With a service that is built in another way.
+    pub async fn built(
+        dir: tempfile::TempDir,
+        engine: EngineLimits,
+        build: impl FnOnce(Service) -> Service,
+    ) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
             keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();
-        let service = Service::new(store, Engine::start(engine).unwrap()).with_guards(guards);
-        let service = Arc::new(service);
+        let service = Arc::new(build(Service::new(store, Engine::start(engine).unwrap())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -16,6 +16,7 @@ mod explain_language;
 mod extras;
 mod files;
 mod fine_tuning;
+mod guard;
 mod house;
 mod language;
 mod ledger;

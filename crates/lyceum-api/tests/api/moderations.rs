@@ -2,7 +2,7 @@
 
 use crate::house::{House, labels, text};
 use lyceum_engine::EngineLimits;
-use lyceum_service::guards::Guards;
+use lyceum_service::injection::Guards;
 use serde_json::{Value, json};
 
 const ENCODER: &str = "family = \"transformer\"\nvariant = \"encoder\"\nd_model = 8\nnhead = 2\nnum_layers = 1\n\
@@ -11,7 +11,10 @@ const ENCODER: &str = "family = \"transformer\"\nvariant = \"encoder\"\nd_model 
 /// A service with a classifier of bytes (16 at once, weights at random) that the operator lends.
 async fn house() -> House {
     let guards = Guards::new(Some("guard".parse().unwrap()), vec!["trusted.example".into()]);
-    let house = House::guarded(tempfile::tempdir().unwrap(), EngineLimits::default(), guards).await;
+    let house = House::built(tempfile::tempdir().unwrap(), EngineLimits::default(), |service| {
+        service.with_guards(guards)
+    })
+    .await;
     house.publish("guard", "classification", ENCODER, text(labels(&["0", "1"]))).await;
     house
 }
@@ -133,7 +136,10 @@ async fn without_a_classifier_injections_have_no_score_and_wrong_requests_are_re
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configured_guard_that_is_not_there_fails_loudly() {
     let guards = Guards::new(Some("guard".parse().unwrap()), Vec::new());
-    let house = House::guarded(tempfile::tempdir().unwrap(), EngineLimits::default(), guards).await;
+    let house = House::built(tempfile::tempdir().unwrap(), EngineLimits::default(), |service| {
+        service.with_guards(guards)
+    })
+    .await;
     let answer = house.client.post("/v1/moderations", &json!({"input": "Hi"})).await;
     assert_eq!(answer.refused(500).1, "internal_error");
 }
