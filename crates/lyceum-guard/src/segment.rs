@@ -65,7 +65,7 @@ struct Token {
     is_hot: bool,
     /// Its last character was a colon.
     after_colon: bool,
-    /// Its last character was a slash of either kind.
+    /// Its last character was a slash.
     after_slash: bool,
 }
 
@@ -186,7 +186,7 @@ impl Segmenter {
                     after_colon: false,
                     after_slash: false,
                 });
-                let is_slash = matches!(c, '/' | '\\');
+                let is_slash = c == '/';
                 token.is_hot |= token.after_slash && is_slash
                     || matches!(class, Class::Digit | Class::At)
                     || token.after_colon

