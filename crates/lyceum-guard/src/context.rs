@@ -2,17 +2,27 @@
 
 /// Whether one of `words` stands in the sentence before; words are lower case and whole.
 pub(crate) fn speaks(before: &str, words: &[&str]) -> bool {
+    let bytes = before.as_bytes();
+    // Digits alone say nothing, and are what there is most of where this is asked often.
+    if !bytes.iter().any(|byte| byte.is_ascii_alphabetic()) {
+        return false;
+    }
     let sentence = &before[sentence_start(before)..];
-    let lower = sentence.to_lowercase();
-    words.iter().any(|word| has_word(&lower, word))
+    let mut follows_word = false;
+    for (at, c) in sentence.char_indices() {
+        let is_word = c.is_alphanumeric();
+        if is_word && !follows_word && words.iter().any(|word| begins_with(&sentence[at..], word)) {
+            return true;
+        }
+        follows_word = is_word;
+    }
+    false
 }
 
-fn has_word(text: &str, word: &str) -> bool {
-    text.match_indices(word).any(|(at, _)| {
-        let before = text[..at].chars().next_back();
-        let after = text[at + word.len()..].chars().next();
-        !before.is_some_and(char::is_alphanumeric) && !after.is_some_and(char::is_alphanumeric)
-    })
+fn begins_with(text: &str, word: &str) -> bool {
+    let Some(head) = text.as_bytes().get(..word.len()) else { return false };
+    head.eq_ignore_ascii_case(word.as_bytes())
+        && !text[word.len()..].chars().next().is_some_and(char::is_alphanumeric)
 }
 
 /// Where the last sentence begins: behind a full stop, space and capital, or an empty line. `Tel. 030` is one sentence.

@@ -87,6 +87,6 @@ pub(crate) fn month(text: &str) -> Option<u32> {
     if !begins || !(3..=12).contains(&text.len()) {
         return None;
     }
-    let is_it = |name: &&str| name.len() == text.len() && text.to_lowercase() == **name;
+    let is_it = |name: &&str| name.eq_ignore_ascii_case(text);
     (1..).zip(NAMES).find(|(_, names)| names.iter().any(is_it)).map(|(number, _)| number)
 }

@@ -112,7 +112,11 @@ impl Segmenter {
                 }
                 continue;
             }
-            let Some(c) = pending[self.at..].chars().next() else { break };
+            let c = match pending.as_bytes().get(self.at) {
+                None => break,
+                Some(byte) if byte.is_ascii() => char::from(*byte),
+                Some(_) => pending[self.at..].chars().next().expect("a place is a character's: bug"),
+            };
             self.take(pending, c);
             let waits_from = self.waits_from();
             if self.at - waits_from >= HELD_BYTES_MAX {

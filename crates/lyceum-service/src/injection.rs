@@ -71,7 +71,7 @@ impl InjectionGuard {
                 let version = version.map_err(|error| {
                     ServiceError::internal("the configured guard of prompt injections cannot be read", error)
                 })?;
-                service.residents.load(&owner, version, resident::read).await?
+                service.residents.load(version, resident::read).await?
             }
             (None, None) => return Ok(None),
         };
@@ -115,7 +115,7 @@ impl InjectionGuard {
             return Ok((vec![Injection::default(); texts.len()], 0));
         }
         crate::rates::spend(n_tokens)?;
-        self.resident.watch.count(&self.resident, &prepared);
+        self.resident.watch.count(&payer.project, &self.resident, &prepared);
         let most = Counts { input_tokens: n_tokens, ..Counts::default() };
         let work = async |share: Share| service.predict(&self.resident, prepared, &share).await;
         let rows = metered(service.ledger(), payer, &self.resident.version, most, work).await?;

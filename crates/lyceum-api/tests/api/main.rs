@@ -31,3 +31,4 @@ mod tenancy;
 mod tiny;
 mod tls;
 mod uploads;
+mod vault;

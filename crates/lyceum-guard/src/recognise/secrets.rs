@@ -189,6 +189,7 @@ const NAMES: &[(&str, bool)] = &[
 /// A value that looks random, where what stands before it says that it is a secret.
 fn unmarked(passage: Passage<'_>, start: usize, found: &mut Vec<Candidate>) {
     let text = passage.text();
+    let Some((name, is_chosen)) = named(passage.before(start)) else { return };
     // A value goes on to the next space, quote or bracket.
     let is_of_value = |c: char| c.is_ascii_graphic() && !"\"'`<>(){}[],;".contains(c);
     let n: usize = text[start..].chars().take(256).take_while(|c| is_of_value(*c)).map(char::len_utf8).sum();
@@ -196,7 +197,6 @@ fn unmarked(passage: Passage<'_>, start: usize, found: &mut Vec<Candidate>) {
     if value.len() < 8 || value.contains("://") {
         return;
     }
-    let Some((name, is_chosen)) = named(passage.before(start)) else { return };
     let has = |is: fn(&u8) -> bool| value.bytes().any(|byte| is(&byte));
     let is_mixed = has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic);
     let bytes = start..start + value.len();
@@ -225,21 +225,19 @@ fn is_of_aws(before: &str) -> bool {
 
 /// The name to which a value is given: `api_key = `, `"password": "`, `Authorization: Bearer `, `the token is `.
 fn named(before: &str) -> Option<(&'static str, bool)> {
-    let lower = before.to_lowercase();
-    let head = lower.trim_end_matches(['"', '\'', '`', ' ', '\n']);
-    let is_bearer = head.ends_with("bearer");
+    let head = before.trim_end_matches(['"', '\'', '`', ' ', '\n']);
+    let ends = |text: &str, name: &str| {
+        let at = text.len().checked_sub(name.len());
+        at.is_some_and(|at| text.as_bytes()[at..].eq_ignore_ascii_case(name.as_bytes()))
+    };
     let stem = head.trim_end_matches([':', '=', '>']);
-    let is_given = stem.len() < head.len() || is_bearer;
-    let stem = match is_given {
+    let stem = match stem.len() < head.len() || ends(head, "bearer") {
         true => stem,
         false => head.strip_suffix(" is").or_else(|| head.strip_suffix(" ist"))?,
     };
     let stem = stem.trim_end_matches(['"', '\'', '`', ' ', '*']);
-    let named = |(name, _): &&(&str, bool)| {
-        // `aws_secret_access_key` and `db.password` are names that end with one of these.
-        stem.ends_with(name)
-    };
-    NAMES.iter().find(named).copied()
+    // `aws_secret_access_key` and `db.password` are names that end with one of these.
+    NAMES.iter().find(|(name, _)| ends(stem, name)).copied()
 }
 
 /// Shannon's entropy of the bytes, in bits for each.

@@ -90,7 +90,7 @@ pub async fn create(
         Some(_) => texts::fixed_content(service, project, ("input", &request.input), explain::COUNTS).await?,
         None => texts::plain(service, project, texts::of_content("input", &mut request.input)).await?,
     }
-    let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    let version = lyceum_store::models::shares::ask(service.store(), project, &request.model).await?;
     if crate::language::is_imported(&version) {
         return language::create(service, payer, request).await;
     }
@@ -101,7 +101,7 @@ pub async fn create(
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
     crate::rates::spend(input_tokens)?;
-    resident.watch.count(&resident, std::slice::from_ref(&prepared));
+    resident.watch.count(project, &resident, std::slice::from_ref(&prepared));
     let mut most = predict::most(std::slice::from_ref(&prepared));
     most.passes += robustness::passes_most(&request.promises, 1);
     most.passes += request.explain.as_ref().map_or(0, explain::passes_most);

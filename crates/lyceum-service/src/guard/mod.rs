@@ -221,7 +221,7 @@ impl Guarded {
     pub fn speech(&self, written: Written) -> Speech {
         let writer = match self.output.action {
             Action::Off => None,
-            Action::Mask => Some(Writer::Mask(InJson::new(self.names.beside()))),
+            Action::Mask => Some(Writer::Mask(Box::new(InJson::new(self.names.beside())))),
             Action::Redact => Some(Writer::Redact(InJson::new(Redact))),
             Action::Block => Some(Writer::Block(Block)),
         };
@@ -238,7 +238,7 @@ impl Guarded {
 }
 
 enum Writer {
-    Mask(InJson<Names>),
+    Mask(Box<InJson<Names>>),
     Redact(InJson<Redact>),
     Block(Block),
 }
@@ -304,7 +304,7 @@ impl Writer {
     ) -> Result<String, ServiceError> {
         let mut replace: &mut dyn Replace = match (self, written) {
             (Writer::Block(block), _) => block,
-            (Writer::Mask(json), Written::Json) => json,
+            (Writer::Mask(json), Written::Json) => &mut **json,
             (Writer::Mask(json), Written::Plain) => &mut json.replace,
             (Writer::Redact(json), Written::Json) => json,
             (Writer::Redact(json), Written::Plain) => &mut json.replace,
