@@ -63,11 +63,20 @@ impl House {
         build: impl FnOnce(Service) -> Service,
     ) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
-        Self::of(store, dir, engine).await
+        Self::of_built(store, dir, engine, build).await
     }
 
     /// Over a store in this folder.
     pub async fn of(store: Store, dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+        Self::of_built(store, dir, engine, |service| service).await
+    }
+
+    async fn of_built(
+        store: Store,
+        dir: tempfile::TempDir,
+        engine: EngineLimits,
+        build: impl FnOnce(Service) -> Service,
+    ) -> Self {
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
             keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();
