@@ -3,8 +3,8 @@
 use crate::error::ApiError;
 use crate::handlers::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank,
-    residents, responses, robustness, tokens, uploads, usage,
+    infer, metrics, model_selections, models, moderations, openapi, organization, pii, predict, privacy,
+    registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -94,6 +94,7 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/responses/{id}/cancel", post(responses::cancel))
         .key(Inference, "/v1/responses/{id}/input_items", get(responses::input_items))
         .work("/v1/decisions", post(decisions::create))
+        .work("/v1/moderations", post(moderations::create))
         // Rerank as Cohere and Jina, tokens as vLLM.
         .work("/v1/rerank", post(rerank::create))
         .work("/tokenize", post(tokens::encode))
@@ -115,6 +116,9 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/residents", get(residents::list))
         .key(Inference, "/v1/residents/{id}", delete(residents::unload))
         // Privacy.
+        .work("/v1/pii/analyze", post(pii::analyze))
+        .work("/v1/pii/anonymize", post(pii::anonymize))
+        .work("/v1/pii/deanonymize", post(pii::deanonymize))
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
@@ -147,7 +151,7 @@ fn inference(table: Table) -> Table {
 }
 
 fn administration(table: Table) -> Table {
-    use organization::{admin_keys, audit, invites, keys, limits, people, projects, retention};
+    use organization::{admin_keys, audit, guard, invites, keys, limits, people, projects, retention};
     table
         .organization("/v1/organization/projects", get(projects::list).post(projects::create))
         .organization("/v1/organization/projects/{id}", get(projects::find).post(projects::modify))
@@ -186,6 +190,7 @@ fn administration(table: Table) -> Table {
             "/v1/organization/projects/{id}/data_retention",
             get(retention::find_of_project).post(retention::modify_of_project),
         )
+        .organization("/v1/organization/projects/{id}/guard_policy", get(guard::find).post(guard::modify))
         .organization("/v1/organization/data_retention", get(retention::find).post(retention::modify))
         .organization("/v1/organization/admin_api_keys", get(admin_keys::list).post(admin_keys::create))
         .organization(

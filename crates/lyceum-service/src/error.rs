@@ -35,6 +35,12 @@ pub enum ServiceError {
     /// Caller: it asks more than it may in this time.
     #[error("{}", _0.message)]
     RateLimited(Box<crate::rates::Reached>),
+    /// Caller: its project's guard lets this text not pass, or cannot change it; names what was found, never what it says.
+    #[error("{message}")]
+    Guarded { param: Option<String>, code: &'static str, message: String },
+    /// Operator or bug: the guard could not look through a text, so nothing of it passed.
+    #[error("the project's guard could not look through a text, so nothing of it passed")]
+    GuardFailed,
     /// Caller: the request is understood, and what it asks for has no value here.
     #[error("{message}")]
     Uncomputable { message: String },

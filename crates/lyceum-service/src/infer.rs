@@ -3,6 +3,7 @@
 //! A model has one input. `input` takes numbers of the model's own raw shape (a row's columns, pixels, steps
 //! by channels), which go through the same preparation as everywhere; `text` takes texts.
 
+use crate::guard::texts;
 use crate::meter::{Share, metered};
 use crate::predict::{argmax, most, n_tokens, prepare, refuse_generators, softmax};
 use crate::resident::Resident;
@@ -142,7 +143,9 @@ pub async fn create(
             return Err(ServiceError::invalid(format!("outputs[{i}].name"), "unknown_output", message));
         }
     }
-    let contents = examples(&resident, request.inputs)?;
+    let mut contents = examples(&resident, request.inputs)?;
+    let texts = contents.iter_mut().flat_map(|(path, content)| texts::of_content(path, content)).collect();
+    texts::plain(service, &payer.project, texts).await?;
     let prepared = contents.iter().map(|(path, content)| prepare(&resident, content, path));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;

@@ -4,10 +4,10 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
-//! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
+//! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -25,14 +25,17 @@ pub mod explain;
 pub mod files;
 pub mod fine_tuning;
 mod generation;
+pub mod guard;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
+pub mod injection;
 pub mod integrity;
 pub mod keys;
 pub mod language;
 pub mod meter;
 pub mod models;
+pub mod moderations;
 pub mod predict;
 pub mod privacy;
 pub mod rates;
@@ -102,6 +105,8 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    guards: injection::Guards,
+    analyser: lyceum_guard::Analyser,
 }
 
 impl Service {
@@ -122,6 +127,8 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            guards: injection::Guards::default(),
+            analyser: lyceum_guard::Analyser::default(),
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0013_job_bills.sql"),
     include_str!("../migrations/0020_shares.sql"),
     include_str!("../migrations/0021_promotions.sql"),
+    include_str!("../migrations/0014_guard_policies.sql"),
 ];
 
 /// The database that is migrated.

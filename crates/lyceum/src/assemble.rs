@@ -24,7 +24,7 @@ pub async fn store(config: &Config) -> Result<Store, Failure> {
 pub fn service(config: &Config, store: Store) -> Result<Arc<Service>, Failure> {
     let engine = Engine::start(config.serving.engine_limits())
         .map_err(|error| Failure::internal("the device thread does not start", &error))?;
-    let service = Service::new(store, engine);
+    let service = Service::new(store, engine).with_guards(config.guarding.guards());
     Ok(Arc::new(match config.serving.models_bytes() {
         Some(bytes_max) => service.with_language_memory(bytes_max),
         None => service,

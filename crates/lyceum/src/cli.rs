@@ -118,6 +118,8 @@ pub enum Command {
     Jobs(commands::jobs::Jobs),
     /// What training says about single rows: calculator, ledger, budgets
     Privacy(commands::privacy::Privacy),
+    /// Personal data and secrets in texts: find them, take them out
+    Pii(commands::pii::Pii),
     /// Files of a server: data to train on, to choose with, to attack
     Files(commands::files::Files),
     /// API keys

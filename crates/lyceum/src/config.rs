@@ -3,6 +3,7 @@
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
+use crate::guarding::{self, Guarding};
 use crate::serving::{self, Serving};
 use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
@@ -56,6 +57,8 @@ pub struct Config {
     pub log: Setting<String>,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
+    /// Guards that hold for everybody.
+    pub guarding: Guarding,
 }
 
 const OWN_KEYS: [&str; 9] =
@@ -113,6 +116,7 @@ impl Config {
             master_key_file: default(None),
             log: default("warn".into()),
             serving: Serving::default(),
+            guarding: Guarding::default(),
         };
         let mut failures = Vec::new();
         // From the weakest layer to the strongest, each over the one before.
@@ -147,6 +151,7 @@ impl Config {
             ("log", self.log.value.clone(), &self.log.origin),
         ];
         rows.extend(self.serving.rows());
+        rows.extend(self.guarding.rows());
         rows
     }
 
@@ -256,6 +261,7 @@ impl Config {
                 let value = text.parse().map_err(|_| format!("{text:?} is no port (0 to 65535)"))?;
                 self.port = Setting { value, origin };
             }
+            key if guarding::KEYS.contains(&key) => self.guarding.set(key, text, origin)?,
             _ => self.serving.set(key, text, origin)?,
         }
         Ok(())
@@ -271,7 +277,7 @@ fn is_key(name: &str) -> bool {
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    OWN_KEYS.into_iter().chain(serving::KEYS)
+    OWN_KEYS.into_iter().chain(serving::KEYS).chain(guarding::KEYS)
 }
 
 pub fn default<T>(value: T) -> Setting<T> {

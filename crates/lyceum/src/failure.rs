@@ -385,6 +385,16 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::Guarded { param, code, message } => {
+                let fix = "lyceum admin guard PROJECT shows and sets what is looked for";
+                let mut failure = Failure::new(Exit::Failed, code, message, "the project's guard", fix);
+                failure.place.key = param;
+                failure
+            }
+            ServiceError::GuardFailed => {
+                let why = "nothing passes that was not looked through; the log has the cause";
+                Failure::new(Exit::Failed, "guard_failed", text, why, "run lyceum doctor")
+            }
             ServiceError::BudgetExhausted { .. } => {
                 let fix = "lyceum budgets list shows where each budget stands";
                 Failure::new(Exit::Quota, "insufficient_quota", text, "a budget does not cover it", fix)

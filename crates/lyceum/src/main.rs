@@ -15,6 +15,7 @@ mod context;
 mod failure;
 mod files;
 mod gate;
+mod guarding;
 mod output;
 mod progress;
 mod remote;

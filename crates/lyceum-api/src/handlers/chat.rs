@@ -14,9 +14,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::Payer;
 use lyceum_service::chat::{self, Priority, Running};
 use lyceum_service::explain::{self, Options, TargetChoice, What};
+use lyceum_service::{Payer, guard};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -90,6 +90,7 @@ struct Said {
 impl Asker {
     /// What would be refused whatever the answer is, is refused before there is one.
     async fn new(api: &Api, caller: &Caller, model: ModelRef, why: Why) -> Result<Self, ApiError> {
+        guard::require_unchanged_answers(&api.service, &caller.project, "explain").await?;
         let options = Options { target: TargetChoice::Likeliest, ..why.options.clone() };
         let what = What::Conversation { messages: why.messages.clone(), completion: "a".into() };
         let request = explain::Request { model: model.clone(), what, options };

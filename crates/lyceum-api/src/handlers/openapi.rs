@@ -2,8 +2,8 @@
 
 use super::{
     batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, organization, predict, privacy, registry, rerank, residents,
-    responses, robustness, tokens, uploads, usage,
+    infer, metrics, model_selections, models, moderations, organization, pii, predict, privacy, registry,
+    rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,8 +15,9 @@ use utoipa::{Modify, OpenApi};
     info(title = "Lyceum", description = "Models that were trained here, over other people's contracts."),
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi,
+        pii::analyze, pii::anonymize, pii::deanonymize,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
-        embeddings::create, rerank::create, tokens::encode, tokens::decode,
+        embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
         registry::history, registry::approve, registry::promote, registry::lineage,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
@@ -36,7 +37,7 @@ use utoipa::{Modify, OpenApi};
         organization::projects::modify, organization::projects::archive, organization::projects::erase, organization::projects::permissions,
         organization::projects::set_permissions, organization::projects::delete_permissions,
         organization::retention::find, organization::retention::modify, organization::retention::find_of_project,
-        organization::retention::modify_of_project, organization::keys::list, organization::keys::find,
+        organization::guard::find, organization::guard::modify, organization::retention::modify_of_project, organization::keys::list, organization::keys::find,
         organization::keys::delete, organization::keys::rotate, organization::people::list_users,
         organization::people::find_user, organization::people::modify_user, organization::people::delete_user,
         organization::people::list_members, organization::people::create_member, organization::people::find_member,

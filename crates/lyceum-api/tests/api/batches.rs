@@ -68,6 +68,12 @@ pub async fn ended(client: &Client, id: &str) -> Value {
     wait(client, id, |batch| over.contains(&batch["status"].as_str().unwrap())).await
 }
 
+/// A batch of these lines, when it has ended.
+pub async fn answered(client: &Client, text: &str, endpoint: &str) -> Value {
+    let id = begin(client, text, endpoint).await;
+    ended(client, &id).await
+}
+
 /// The lines of a file that a batch made.
 pub async fn lines(client: &Client, file: &Value) -> Vec<Value> {
     let Some(id) = file.as_str() else { return Vec::new() };

@@ -8,6 +8,7 @@
 mod language;
 
 use crate::explain::{self, Explained};
+use crate::guard::texts;
 use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
@@ -79,8 +80,16 @@ pub enum Answer {
 }
 
 /// Answers every question: a classifier from one pass over the input.
-pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
+pub async fn create(
+    service: &Service,
+    payer: &Payer,
+    mut request: Request,
+) -> Result<Decision, ServiceError> {
     let project = &payer.project;
+    match request.explain {
+        Some(_) => texts::fixed_content(service, project, ("input", &request.input), explain::COUNTS).await?,
+        None => texts::plain(service, project, texts::of_content("input", &mut request.input)).await?,
+    }
     let version = lyceum_store::models::shares::ask(service.store(), project, &request.model).await?;
     if crate::language::is_imported(&version) {
         return language::create(service, payer, request).await;

@@ -24,6 +24,7 @@ pub mod jobs;
 pub mod keys;
 pub mod lineage;
 pub mod ls;
+pub mod pii;
 pub mod predict;
 pub mod preview;
 pub mod prices;
@@ -114,6 +115,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Admin(args) => args.run(context).await,
         Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
+        Command::Pii(args) => args.run(context),
         Command::Usage(args) => args.run(context).await,
         Command::Prices(args) => args.run(context).await,
         Command::Budgets(args) => args.run(context).await,
@@ -129,6 +131,7 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         Command::Ps(_)
         | Command::Stop(_)
         | Command::Bench(_)
+        | Command::Pii(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
         _ => context.access.client(),

@@ -1,6 +1,7 @@
 //! `lyceum admin …`: organisations, projects, users, service accounts, admin keys, limits, retention; on the data folder
 //! itself, with no key. What a running server knows by heart it reads again within half a second.
 
+mod guard;
 mod keys;
 mod limits;
 mod master;
@@ -49,6 +50,8 @@ enum Command {
     Models(projects::Models),
     /// What is kept of requests and answers
     Retention(projects::Retention),
+    /// What a project's texts are looked through for, on their way in and out
+    Guard(guard::Guard),
     /// Keys of the organisation, for administration over HTTP
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -81,6 +84,7 @@ impl Admin {
             Command::Shares(command) => command.run(&desk).await,
             Command::Models(command) => command.run(&desk).await,
             Command::Retention(command) => command.run(&desk).await,
+            Command::Guard(command) => command.run(&desk).await,
             Command::Keys(command) => command.run(&desk).await,
             Command::Users(command) => command.run(&desk).await,
             Command::ServiceAccounts(command) => command.run(&desk).await,
