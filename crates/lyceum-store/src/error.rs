@@ -35,6 +35,12 @@ pub enum StoreError {
     /// Operator: a file is not what was written.
     #[error("{path} is damaged: {why}")]
     DamagedFile { path: PathBuf, why: String },
+    /// Operator: the object store cannot be reached, or refuses.
+    #[error("{operation} {path}: the object store does not do it")]
+    Objects { operation: &'static str, path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// Operator: an object store holds it, and none is configured.
+    #[error("{path} lies in an object store, and this process is told of none")]
+    NoObjects { path: PathBuf },
     /// Operator: a newer release has written this data folder.
     #[error(
         "{path}: schema version {found} is newer than {known}, the newest that this release knows: use a newer release"

@@ -6,12 +6,13 @@
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
 //! rows; [`Database`] says in which database), then one file per table: [`keys`], [`tenancy`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
-//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
+//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along; [`blobs`]: an object store, where there is one.
 
 #![forbid(unsafe_code)]
 
 pub mod backup;
 pub mod batches;
+pub mod blobs;
 #[cfg(test)]
 mod conformance;
 pub mod data_files;
@@ -35,6 +36,7 @@ pub mod selections;
 pub mod tenancy;
 pub mod uploads;
 
+pub use blobs::Blobs;
 pub use database::Database;
 pub use db::Store;
 pub use error::StoreError;

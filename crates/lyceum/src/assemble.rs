@@ -4,14 +4,24 @@ use crate::config::Config;
 use crate::failure::Failure;
 use lyceum_engine::Engine;
 use lyceum_service::Service;
-use lyceum_store::{Layout, Store};
+use lyceum_store::{Layout, Store, blobs};
 use lyceum_types::clock::Timestamp;
 use std::sync::Arc;
 
 /// Opens the data folder and the database; makes what is not there.
 pub async fn store(config: &Config) -> Result<Store, Failure> {
     let (layout, database) = (Layout::new(&config.data_dir.value), config.database.value.clone());
-    Ok(Store::open_at(layout, database, Timestamp::now()).await?)
+    let s3 = config.objects.s3();
+    // Before the database: what cannot be used is said at once.
+    let blobs = s3.and_then(|s3| s3.map(|s3| blobs::s3::open(&s3)).transpose()).map_err(|message| {
+        let why = "the object store that `blobs` names cannot be used so";
+        Failure::usage(message, why, "correct it; lyceum config show --origin")
+    })?;
+    let store = Store::open_at(layout, database, Timestamp::now()).await?;
+    Ok(match blobs {
+        Some(blobs) => store.with_blobs(blobs),
+        None => store,
+    })
 }
 
 /// The use cases over this store, with the processor as the device, within the configured bounds.

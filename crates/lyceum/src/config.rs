@@ -3,6 +3,7 @@
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
+use crate::objects::{self, Objects};
 use crate::serving::{self, Serving};
 use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
@@ -52,6 +53,8 @@ pub struct Config {
     pub tls_key: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
+    /// Where the bytes of models and files lie.
+    pub objects: Objects,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
 }
@@ -108,6 +111,7 @@ impl Config {
             tls_cert: default(None),
             tls_key: default(None),
             log: default("warn".into()),
+            objects: Objects::of_variables(&sources.variables),
             serving: Serving::default(),
         };
         let mut failures = Vec::new();
@@ -126,6 +130,9 @@ impl Config {
             }
             config.threads = Setting { value: threads, origin: Origin::Flag("--threads") };
         }
+        if let Err(message) = config.objects.s3() {
+            failures.push(bad("blobs", message, Place::default()));
+        }
         if failures.is_empty() { Ok(config) } else { Err(Failure::several(failures.into_iter())) }
     }
 
@@ -141,6 +148,7 @@ impl Config {
             ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
+        rows.extend(self.objects.rows());
         rows.extend(self.serving.rows());
         rows
     }
@@ -250,6 +258,7 @@ impl Config {
                 let value = text.parse().map_err(|_| format!("{text:?} is no port (0 to 65535)"))?;
                 self.port = Setting { value, origin };
             }
+            _ if objects::KEYS.contains(&key) => self.objects.set(key, text, origin)?,
             _ => self.serving.set(key, text, origin)?,
         }
         Ok(())
@@ -265,7 +274,7 @@ fn is_key(name: &str) -> bool {
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    OWN_KEYS.into_iter().chain(serving::KEYS)
+    OWN_KEYS.into_iter().chain(objects::KEYS).chain(serving::KEYS)
 }
 
 pub fn default<T>(value: T) -> Setting<T> {

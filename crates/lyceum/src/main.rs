@@ -14,6 +14,7 @@ mod context;
 mod failure;
 mod files;
 mod gate;
+mod objects;
 mod output;
 mod progress;
 mod remote;

@@ -218,7 +218,7 @@ pub async fn content(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found = files::find(&api.service, &caller.project, &id).await?;
+    let found = files::have(&api.service, &caller.project, &id).await?;
     let open = tokio::fs::File::open(&found.path).await;
     let file = open.map_err(|error| ServiceError::internal("opening a file's bytes", error))?;
     let parts = futures_util::stream::try_unfold(file, |mut file| async move {

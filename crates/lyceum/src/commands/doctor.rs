@@ -24,6 +24,7 @@ impl Doctor {
             Check { name: "arithmetic", found: arithmetic() },
             Check { name: "data folder", found: data_folder(context).await },
             Check { name: "writing", found: writing(context) },
+            Check { name: "object store", found: object_store(context).await },
         ];
         if context.is_json() {
             let checks: Vec<Value> = checks.iter().map(line).collect();
@@ -99,6 +100,13 @@ async fn data_folder(context: &Context) -> Result<String, Failure> {
     let models = models::list(&store, &context.project).await?.len();
     let keys = keys::list(&store, &context.project).await?.len();
     Ok(format!("{}: {models} model versions, {keys} keys", context.config.data_dir.value.display()))
+}
+
+async fn object_store(context: &Context) -> Result<String, Failure> {
+    let store = context.store().await?;
+    let Some(blobs) = store.blobs() else { return Ok("none: bytes lie in the data folder".into()) };
+    blobs.check().await?;
+    Ok(format!("{}: an object was written, read back and removed", blobs.place()))
 }
 
 fn writing(context: &Context) -> Result<String, Failure> {
