@@ -20,6 +20,8 @@ mod database;
 mod db;
 mod error;
 pub mod evidence;
+#[cfg(test)]
+mod faults;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;
