@@ -157,6 +157,13 @@ impl From<StoreError> for ServiceError {
                 tracing::error!(error = %chain(&error), "an object store is needed and does not answer");
                 Self::NotReady { message: "the place where files lie does not answer".into() }
             }
+            StoreError::Erased { .. } => {
+                Self::Conflict { code: "project_erased", message: error.to_string() }
+            }
+            StoreError::Locked { .. } => {
+                let message = "the project is encrypted, and this server was not given its master key";
+                Self::NotReady { message: message.into() }
+            }
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

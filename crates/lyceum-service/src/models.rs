@@ -17,7 +17,7 @@ pub struct Listed {
 
 /// Every name (its newest version that is not held) and every version, by name and number.
 pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
-    let mut versions = models::list(service.store(), project).await?;
+    let mut versions = models::shares::visible(service.store(), project).await?;
     let standing = service.standing(project).await?;
     if let Some(allowed) = &standing.decided.models {
         versions.retain(|version| allowed.allows(&version.name, version.number));
@@ -25,13 +25,13 @@ pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, S
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
         if crate::language::adapter::is_adapter(version)
-            && let Err(error) = models::have(service.store(), project, version).await
+            && let Err(error) = models::have(service.store(), version).await
         {
             tracing::warn!(%error, id = version.id(), "an adapter's manifest, which names its parent, is not here");
         }
         let of = |id: String| Listed {
             id,
-            owner: project.tenant.clone(),
+            owner: version.owner.tenant.clone(),
             version: version.clone(),
             parent: parent(version),
         };
@@ -56,7 +56,7 @@ pub async fn find(
         other => other,
     })?;
     let parent = parent(&version);
-    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version, parent })
+    Ok(Listed { id: reference.to_string(), owner: version.owner.tenant.clone(), version, parent })
 }
 
 /// What an adapter's manifest says of its base; None for all others, and where the manifest cannot be read: asking

@@ -130,7 +130,7 @@ pub async fn delete(
     let staying: Vec<&Version> = all.iter().filter(stays).collect();
     for version in staying.iter().filter(|version| adapter::is_adapter(version)) {
         // Its manifest says what it leans on; one whose files are lost leans on nothing.
-        match models::have(store, project, version).await {
+        match models::have(store, version).await {
             Ok(()) | Err(StoreError::DamagedFile { .. }) => {}
             Err(error) => return Err(error.into()),
         }

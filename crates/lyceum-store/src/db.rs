@@ -1,6 +1,7 @@
 //! Opening the database: one writing connection and a few reading ones.
 
 use crate::database::Database;
+use crate::vault::{Keyring, MasterKey};
 use crate::{Blobs, Layout, StoreError, files, schema};
 use lyceum_types::clock::Timestamp;
 use sqlx::any::Any;
@@ -19,6 +20,7 @@ pub(crate) type Transaction = sqlx::Transaction<'static, Any>;
 pub struct Store {
     layout: Layout,
     database: Database,
+    keyring: Keyring,
     writer: Pool<Any>,
     pub(crate) reader: Pool<Any>,
     blobs: Option<Arc<Blobs>>,
@@ -59,7 +61,8 @@ impl Store {
 
         let writer = database.pool(&layout, false).await?;
         let reader = database.pool(&layout, true).await?;
-        let store = Self { layout, database, writer, reader, blobs: None };
+        let keyring = Keyring::locked(layout.clone());
+        let store = Self { layout, database, keyring, writer, reader, blobs: None };
         store.finish_deletions().await?;
         crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
@@ -76,6 +79,15 @@ impl Store {
 
     pub fn blobs(&self) -> Option<&Blobs> {
         self.blobs.as_deref()
+    }
+
+    /// With the key that opens what encrypted projects keep.
+    pub fn unlocked(self, master: MasterKey) -> Self {
+        Self { keyring: self.keyring.with_master(master), ..self }
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     pub fn layout(&self) -> &Layout {

@@ -144,7 +144,7 @@ async fn attempt(
     let content = uuid::Uuid::now_v7().simple().to_string().into_bytes();
     match write {
         Write::File => {
-            let mut incoming = Incoming::begin(store)?;
+            let mut incoming = Incoming::begin(store, &project)?;
             incoming.write(&content[..10])?;
             incoming.write(&content[10..])?;
             let new = NewFile { name: "a.csv".into(), purpose: "user_data".into(), expires_at: None };

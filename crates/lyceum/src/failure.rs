@@ -565,6 +565,13 @@ impl From<StoreError> for Failure {
                 let why = "it was written where `blobs` named a bucket, and here it does not";
                 Failure::new(Exit::Failed, "object_store", text, why, "set blobs = \"s3://BUCKET/PREFIX\"")
             }
+            StoreError::Locked { .. } => {
+                let fix = "set master_key_file (LYCEUM_MASTER_KEY_FILE) to the file with the key";
+                Failure::new(Exit::Auth, "locked", text, "its key cannot be opened", fix)
+            }
+            StoreError::Erased { .. } => {
+                Failure::new(Exit::Conflict, "erased", text, "nothing brings it back", "use another project")
+            }
             StoreError::File { operation, path, source } => Failure::file(operation, &path, &source),
             StoreError::NewerSchema { .. } => {
                 let fix = "use a newer lyceum, or another --data-dir";

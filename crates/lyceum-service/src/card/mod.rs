@@ -28,6 +28,7 @@ use std::sync::Arc;
 /// # Errors
 /// A model that is not there or cannot be loaded, evidence that cannot be read.
 pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> Result<Signed, ServiceError> {
+    service.own(project, model).await?;
     let resident = service.resident(project, model).await?;
     let held = held(service, project, &resident).await?;
     let layout = service.store().layout().clone();

@@ -68,7 +68,7 @@ impl House {
     }
 
     async fn keep(&self, bytes: &[u8]) -> Result<FileId, StoreError> {
-        let mut incoming = Incoming::begin(&self.store)?;
+        let mut incoming = Incoming::begin(&self.store, &Project::default_project())?;
         incoming.write(bytes)?;
         let new = NewFile { name: "rows.csv".into(), purpose: "user_data".into(), expires_at: None };
         let project = Project::default_project();
