@@ -203,6 +203,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/usage/embeddings", get(usage::embeddings))
         .organization("/v1/organization/usage/predictions", get(usage::predictions))
         .organization("/v1/organization/usage/explanations", get(usage::explanations))
+        .organization("/v1/organization/usage/trainings", get(usage::trainings))
         .organization("/v1/organization/costs", get(usage::costs))
         .organization("/v1/organization/invites", get(invites::list).post(invites::create))
         .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))

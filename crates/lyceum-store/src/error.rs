@@ -26,6 +26,9 @@ pub enum StoreError {
     /// Caller: an answer would be larger than it may be.
     #[error("{what}: more than {max}: ask for less at once")]
     TooMuch { what: &'static str, max: u64 },
+    /// Tenant: what may be spent does not cover the most that a job can cost.
+    #[error("the budget {} does not cover the most that it can cost", _0.id)]
+    BudgetExhausted(Box<crate::ledger::Budget>),
     /// Operator: no space is left.
     #[error("{operation}: the disk is full ({path}): free some space and try again")]
     DiskFull { operation: &'static str, path: PathBuf },

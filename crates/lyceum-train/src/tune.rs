@@ -11,7 +11,7 @@ use crate::data::Dataset;
 use crate::drive::{self, Course, drive, probe};
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
-use crate::observer::{Event, Observer};
+use crate::observer::{Event, Observer, Trained};
 use crate::run::Run;
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::batch::{Input, Target};
@@ -24,6 +24,7 @@ use lyceum_types::control::Control;
 use lyceum_types::manifest::Metric;
 use lyceum_types::spec::TrainSpec;
 use lyceum_types::spec::tune::TuneSpec;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -103,7 +104,9 @@ pub fn tune(
     let identity = identity(spec, &base, &chats);
     let model = prepared(spec, base, reference)?;
     let mut run = Run::new(&train, spec.seed, model, &chats.train);
-    let (progress, best) = start(&mut run, &chats, &identity, observer)?;
+    let counter = RefCell::new(chat::Counter::new(&train, spec.seed, &chats.train));
+    let trained = |steps: u64| Trained::Tokens(counter.borrow_mut().tokens(steps));
+    let (progress, best) = start(&mut run, &chats, (&identity, &trained), observer)?;
     let metrics = |model: &Model, ws: &mut Workspace| match &chats.valid {
         Some(valid) => Ok(measure(model, valid, ws, control)?.metrics),
         None => Ok(BTreeMap::new()),
@@ -114,6 +117,7 @@ pub fn tune(
         metrics: chats.valid.is_some().then_some(&metrics),
         identity: &identity,
         private: None,
+        trained: &trained,
         dir: dir.as_deref(),
     };
     let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
@@ -136,7 +140,7 @@ pub fn tune(
         _ => None,
     };
     let probes = probes(&run.model, &chats)?;
-    let (trained_tokens, _) = chat::trained(&train, spec.seed, &chats.train, progress.step);
+    let trained_tokens = counter.into_inner().tokens(progress.step);
     let of = |measured: Option<Measured>| measured.map(|measured| measured.metrics).unwrap_or_default();
     Ok(Tuned {
         model: run.model,
@@ -225,7 +229,7 @@ fn available_bytes() -> Option<u64> {
 fn start(
     run: &mut Run,
     chats: &Chats,
-    identity: &str,
+    (identity, trained): (&str, &dyn Fn(u64) -> Trained),
     observer: &mut dyn Observer,
 ) -> Result<(Progress, Option<lyceum_nn::Params>), TrainError> {
     let newest = match observer.checkpoint_dir() {
@@ -234,7 +238,8 @@ fn start(
     };
     if let Some(path) = newest {
         let restored = checkpoint::read(&path, identity, &mut run.model.params, &mut run.optimizer)?;
-        observer.event(&Event::Resumed { step: restored.progress.step, path: &path })?;
+        let trained = trained(restored.progress.step);
+        observer.event(&Event::Resumed { step: restored.progress.step, path: &path, trained })?;
         return Ok((restored.progress, restored.best));
     }
     if run.total_steps() >= drive::QUOTED_STEPS_MIN {

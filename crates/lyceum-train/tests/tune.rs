@@ -8,9 +8,9 @@ use lyceum_language::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use lyceum_models::Model;
 use lyceum_models::causal_lm::{Source, load};
 use lyceum_nn::checkpoint::Checkpoint;
-use lyceum_train::chat::Words;
+use lyceum_train::chat::{self, Words};
 use lyceum_train::tune::{Base, Tuned, tune};
-use lyceum_train::{Event, Observer, TrainError};
+use lyceum_train::{Event, Observer, TrainError, Trained};
 use lyceum_types::control::Control;
 use lyceum_types::spec::parse::Job;
 use lyceum_types::spec::tune::TuneSpec;
@@ -103,6 +103,8 @@ fn base_model(quant: Stored) -> Model {
 struct Kept {
     dir: Option<PathBuf>,
     losses: Vec<f64>,
+    /// Told when it was resumed, and after each step.
+    trained: Vec<Trained>,
     resumed: Option<u64>,
     quoted: bool,
     stop_at: Option<u64>,
@@ -113,11 +115,15 @@ impl Observer for Kept {
         match event {
             Event::Step(step) => {
                 self.losses.push(step.loss);
+                self.trained.push(step.trained);
                 if self.stop_at == Some(step.step) {
                     return Err(TrainError::Spec("killed".into()));
                 }
             }
-            Event::Resumed { step, .. } => self.resumed = Some(*step),
+            Event::Resumed { step, trained, .. } => {
+                self.resumed = Some(*step);
+                self.trained.push(*trained);
+            }
             Event::Quote { .. } => self.quoted = true,
             _ => {}
         }
@@ -203,13 +209,27 @@ fn a_run_that_was_killed_ends_in_the_bytes_of_one_that_was_not() {
     chats(folder.path());
     let spec = spec("", "steps = 9\nbatch_size = 3\naccumulate = 2\ncheckpoint_every = 2");
     let bytes = |tuned: &Tuned| lyceum_nn::weights::to_safetensors(&tuned.model.params).unwrap();
-    let whole = run(&spec, base_model(Stored::F32), folder.path(), &mut Kept::default()).unwrap();
+    let mut seen = Kept::default();
+    let whole = run(&spec, base_model(Stored::F32), folder.path(), &mut seen).unwrap();
+    // Token by token, over more than one epoch.
+    let (part, mut sum) = (&whole.chats.train, 0);
+    let examples = chat::examples(part, part.len());
+    let n_tokens = |row: usize| examples[row].sequences.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
+    let count = |rows: Vec<usize>| {
+        sum += rows.into_iter().map(n_tokens).sum::<u64>();
+        Trained::Tokens(sum)
+    };
+    let counted: Vec<Trained> =
+        chat::order(&whole.train, spec.seed, part, u64::MAX).into_iter().map(count).collect();
+    assert_eq!((seen.trained.len(), &seen.trained), (9, &counted));
+    assert_eq!(Trained::Tokens(whole.trained_tokens), counted[8]);
     let dir = Some(folder.path().join("checkpoints"));
     let mut killed = Kept { dir: dir.clone(), stop_at: Some(5), ..Kept::default() };
     assert!(run(&spec, base_model(Stored::F32), folder.path(), &mut killed).is_err());
     let mut again = Kept { dir, ..Kept::default() };
     let resumed = run(&spec, base_model(Stored::F32), folder.path(), &mut again).unwrap();
     assert_eq!((again.resumed, again.losses[0]), (Some(4), killed.losses[4]));
+    assert_eq!(again.trained, counted[3..]);
     assert!(bytes(&whole) == bytes(&resumed) && whole.probes == resumed.probes);
 }
 

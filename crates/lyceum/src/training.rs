@@ -12,11 +12,12 @@ use lyceum_service::Resident;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
+use lyceum_store::ledger::Counts;
 use lyceum_store::models::NewVersion;
 use lyceum_store::privacy;
 use lyceum_store::{Store, StoreError};
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
-use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError};
+use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError, Trained};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{JobId, ModelName};
@@ -49,8 +50,14 @@ pub fn plan_of(job: &Job) -> Result<Plan, Failure> {
 pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.spec.train.steps.unwrap_or(0) as u64;
-    let new =
-        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.spec.name.clone(), steps };
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec,
+        request: None,
+        model: plan.spec.name.clone(),
+        steps,
+        bill: None,
+    };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
@@ -321,6 +328,8 @@ pub struct JobObserver {
     reported: Option<Instant>,
     /// The loss that an earlier attempt had at the step after its last checkpoint.
     replaces: Option<(u64, f64)>,
+    /// That folds were trained on.
+    folded_rows: u64,
     wish: Wish,
 }
 
@@ -344,6 +353,7 @@ impl JobObserver {
             printed: None,
             reported: None,
             replaces: None,
+            folded_rows: 0,
             wish: Wish::End,
         })
     }
@@ -376,7 +386,16 @@ impl JobObserver {
         TrainError::Io { action: "write", path: self.log_path.display().to_string(), source }
     }
 
+    /// What is paid for, where somebody pays.
+    fn count(&self, trained: Trained) {
+        self.claim.count(match trained {
+            Trained::Tokens(n) => Counts { training_tokens: n, ..Counts::default() },
+            Trained::Rows(n) => Counts { training_rows: n + self.folded_rows, ..Counts::default() },
+        });
+    }
+
     fn step(&mut self, step: &StepEvent) -> Result<(), TrainError> {
+        self.count(step.trained);
         let is_last = step.step == step.total_steps;
         let is_due =
             |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every) || is_last;
@@ -508,7 +527,10 @@ impl Observer for JobObserver {
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         let line = match event {
             Event::Step(step) => return self.step(step),
-            Event::Resumed { step, path } => return self.resumed(*step, path),
+            Event::Resumed { step, path, trained } => {
+                self.count(*trained);
+                return self.resumed(*step, path);
+            }
             Event::Private { data_sha256, event, delta } => return self.take(data_sha256, *event, *delta),
             Event::Data { n_train, n_valid, n_test, warnings } => {
                 self.progress
@@ -545,7 +567,9 @@ impl Observer for JobObserver {
                 ));
                 json!({ "event": "stopped_early", "step": step, "best_step": best_step })
             }
-            Event::Fold { fold, n_folds, metrics } => {
+            Event::Fold { fold, n_folds, metrics, trained_rows } => {
+                self.folded_rows += trained_rows;
+                self.count(Trained::Rows(0));
                 self.progress.note(&format!("fold {} of {n_folds} is done", fold + 1));
                 json!({ "event": "fold", "fold": fold, "folds": n_folds, "metrics": metrics })
             }

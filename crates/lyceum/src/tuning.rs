@@ -96,8 +96,14 @@ pub fn context_of(language: &Language) -> usize {
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.tune.train.steps.unwrap_or(0) as u64;
-    let new =
-        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.tune.name.clone(), steps };
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec,
+        request: None,
+        model: plan.tune.name.clone(),
+        steps,
+        bill: None,
+    };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 

@@ -8,6 +8,7 @@
 mod tiny;
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -166,6 +167,12 @@ fn weights(folder: &Path, model: &Value) -> Vec<u8> {
 fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_the_same_bytes() {
     let folder = with_model();
     let server = Server::start(folder.path(), None);
+    for arguments in [
+        &["prices", "set", "*", "--training", "3", "--training-row", "5"][..],
+        &["budgets", "set", "1000", "--project", "default"][..],
+    ] {
+        assert!(lyceum(folder.path(), arguments).status().unwrap().success());
+    }
     let (train, valid) = (server.bring("chats.jsonl", &chats(40)), server.bring("valid.jsonl", &chats(4)));
     let body = json!({"model": "tiny", "training_file": train, "validation_file": valid, "seed": 5, "suffix": "bot",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 200, "batch_size": 2}}}});
@@ -257,4 +264,61 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
         assert!(begun.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }
+
+    // Whatever was killed on the way, each is paid for once: what the tokenizer counts in its examples, and what was
+    // trained until it was cancelled.
+    let cancelled = server.get(&format!("{JOBS}/{long}"));
+    let steps = cancelled["lyceum"]["step"].as_u64().unwrap();
+    let rows = ledger(folder.path());
+    let ids = [id(&whole), job, id(&trained), long];
+    assert_eq!(rows.keys().cloned().collect::<Vec<_>>(), sorted(&ids), "{rows:?}");
+    let count = |body: Value| server.post("/tokenize", &body)["count"].as_u64().unwrap();
+    let answer = count(json!({"model": "tiny", "prompt": "th th", "add_special_tokens": false}));
+    let an_epoch: u64 = (0..40)
+        .map(|i| {
+            count(json!({"model": "tiny", "messages": [{"role": "user", "content": format!("say {i}")}]}))
+        })
+        // The token that ends a turn and the template's line break.
+        .map(|prompt| prompt + answer + 2)
+        .sum();
+    for (id, outcome) in [(&ids[0], "completed"), (&ids[1], "completed")] {
+        let row = &rows[id];
+        assert_eq!((&row["training_tokens"], &row["outcome"]), (&json!(200 * an_epoch), &json!(outcome)));
+        assert_eq!(row["cost_usd"], json!(usd(3 * 200 * an_epoch)));
+        assert_eq!(server.get(&format!("{JOBS}/{id}"))["trained_tokens"], row["training_tokens"]);
+    }
+    let row = &rows[&ids[2]];
+    assert_eq!((&row["training_rows"], &row["cost_usd"]), (&json!(20 * 60), &json!(usd(20 * 60 * 5))));
+    let row = &rows[&ids[3]];
+    let tokens = row["training_tokens"].as_u64().unwrap();
+    assert_eq!((&row["outcome"], &cancelled["trained_tokens"]), (&json!("cancelled"), &json!(tokens)));
+    // The row of a job tells its step once a second; the bill tells the last.
+    assert!(tokens * 20 >= steps * an_epoch / 2 && tokens < 100_000 * an_epoch, "{tokens} in {steps} steps");
+    let budgets = lyceum(folder.path(), &["--json", "budgets", "list"]).output().unwrap();
+    let budget = serde_json::from_slice::<Value>(&budgets.stdout).unwrap()["budgets"][0].clone();
+    let spent: f64 = rows.values().map(|row| row["cost_usd"].as_f64().unwrap()).sum();
+    assert_eq!(budget["reserved_usd"], json!(0.0), "{budget}");
+    assert!((budget["spent_usd"].as_f64().unwrap() - spent).abs() < 1e-9, "{budget}");
+}
+
+/// The rows of jobs in the ledger, by their jobs; no job has two.
+fn ledger(folder: &Path) -> BTreeMap<String, Value> {
+    let done = lyceum(folder, &["--json", "usage", "--by", "request"]).output().unwrap();
+    let lines = String::from_utf8(done.stdout).unwrap();
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut found = BTreeMap::new();
+    for row in rows.filter(|row| row["route"] == JOBS) {
+        assert!(found.insert(row["request"].as_str().unwrap().to_owned(), row).is_none());
+    }
+    found
+}
+
+fn sorted(ids: &[String]) -> Vec<String> {
+    let mut ids = ids.to_vec();
+    ids.sort();
+    ids
+}
+
+fn usd(millionths: u64) -> f64 {
+    millionths as f64 / 1e6
 }

@@ -21,7 +21,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(selections::create(&api.service, &caller.project, body).await?))
+    Ok(Json(selections::create(&api.service, &caller.payer, body).await?))
 }
 
 /// Asks a choice to end. One that waits is `cancelled` at once; one that runs says `cancel_requested` until it ends.

@@ -223,9 +223,12 @@ fn asked(training: &Training) -> Vec<Event> {
     if let (Some(steps), Some(tokens)) = (quote.steps, quote.trained_tokens) {
         words += &format!("; {steps} steps will train on {tokens} tokens");
     }
+    if let (Some(steps), Some(rows)) = (quote.steps, quote.trained_rows) {
+        words += &format!("; {steps} steps will train on {rows} rows at most");
+    }
     let data = json!({
         "examples": quote.n_examples, "validation_examples": quote.n_validation, "steps": quote.steps,
-        "trained_tokens": quote.trained_tokens,
+        "trained_tokens": quote.trained_tokens, "trained_rows": quote.trained_rows,
     });
     vec![created, event(1, words, data)]
 }

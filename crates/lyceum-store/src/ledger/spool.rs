@@ -35,9 +35,9 @@ pub struct Spool {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
-    Begun { request: RequestLine, price: i64, rates: [i64; 5] },
-    Counted { id: String, counts: [u64; 5] },
-    Settled { request: RequestLine, price: i64, outcome: String, counts: [u64; 5], cost: i64, at: i64 },
+    Begun { request: RequestLine, price: i64, rates: Vec<i64> },
+    Counted { id: String, counts: Vec<u64> },
+    Settled { request: RequestLine, price: i64, outcome: String, counts: Vec<u64>, cost: i64, at: i64 },
     Forgotten { id: String },
 }
 
@@ -248,16 +248,15 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         return None;
     }
     Some(match serde_json::from_slice(json).ok()? {
-        Line::Begun { request, price, rates: [input, cached_input, output, training, pass] } => {
-            let rates = Rates { input, cached_input, output, training, pass };
-            let request = request.parse()?;
+        Line::Begun { request, price, rates } => {
+            let (rates, request) = (rates_of(&rates), request.parse()?);
             Event::Begun(Open { request, price, rates, holds: vec![], noted: Counts::default() })
         }
-        Line::Counted { id, counts } => Event::Counted(id, counts_of(counts)),
+        Line::Counted { id, counts } => Event::Counted(id, counts_of(&counts)),
         Line::Settled { request, price, outcome, counts, cost, at } => Event::Settled(Entry {
             request: request.parse()?,
             outcome: Outcome::parse(&outcome)?,
-            counts: counts_of(counts),
+            counts: counts_of(&counts),
             price,
             cost,
             settled_at: Timestamp::from_millis(at),
@@ -297,8 +296,8 @@ impl RequestLine {
 }
 
 pub(super) fn begun(open: &Open) -> Line {
-    let Rates { input, cached_input, output, training, pass } = open.rates;
-    let rates = [input, cached_input, output, training, pass];
+    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = open.rates;
+    let rates = vec![input, cached_input, output, training, pass, training_row, cpu_second];
     Line::Begun { request: RequestLine::of(&open.request), price: open.price, rates }
 }
 
@@ -313,13 +312,44 @@ pub(super) fn settled(entry: &Entry) -> Line {
     }
 }
 
-pub(super) fn numbers(counts: &Counts) -> [u64; 5] {
-    let Counts { input_tokens, cached_tokens, output_tokens, training_tokens, passes } = *counts;
-    [input_tokens, cached_tokens, output_tokens, training_tokens, passes]
+pub(super) fn numbers(counts: &Counts) -> Vec<u64> {
+    let Counts {
+        input_tokens,
+        cached_tokens,
+        output_tokens,
+        training_tokens,
+        training_rows,
+        cpu_seconds,
+        passes,
+    } = *counts;
+    vec![input_tokens, cached_tokens, output_tokens, training_tokens, passes, training_rows, cpu_seconds]
 }
 
-fn counts_of([input_tokens, cached_tokens, output_tokens, training_tokens, passes]: [u64; 5]) -> Counts {
-    Counts { input_tokens, cached_tokens, output_tokens, training_tokens, passes }
+/// A line of an older release has fewer numbers.
+fn counts_of(numbers: &[u64]) -> Counts {
+    let at = |i: usize| numbers.get(i).copied().unwrap_or(0);
+    Counts {
+        input_tokens: at(0),
+        cached_tokens: at(1),
+        output_tokens: at(2),
+        training_tokens: at(3),
+        passes: at(4),
+        training_rows: at(5),
+        cpu_seconds: at(6),
+    }
+}
+
+fn rates_of(numbers: &[i64]) -> Rates {
+    let at = |i: usize| numbers.get(i).copied().unwrap_or(0);
+    Rates {
+        input: at(0),
+        cached_input: at(1),
+        output: at(2),
+        training: at(3),
+        pass: at(4),
+        training_row: at(5),
+        cpu_second: at(6),
+    }
 }
 
 /// Hexadecimal digits of a line's checksum: the first 64 bits of the sha256 of its JSON.
