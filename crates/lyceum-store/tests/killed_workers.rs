@@ -29,7 +29,8 @@ async fn five_hundred_jobs_outlive_ten_kills_and_have_their_effects_once() {
     let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
     for i in 0..JOBS {
         let (spec, request) = ("{}".to_owned(), Some("{}".to_owned()));
-        let new = NewJob { kind: Kind::Train, spec, request, model: format!("job-{i}"), steps: 1 };
+        let new =
+            NewJob { kind: Kind::Train, spec, request, model: format!("job-{i}"), steps: 1, bill: None };
         jobs::create(&store, &project, new, Timestamp::now()).await.unwrap();
     }
 
