@@ -135,6 +135,17 @@ impl ServiceError {
     }
 }
 
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -147,6 +158,11 @@ impl From<StoreError> for ServiceError {
                 Self::Conflict { code: "not_approved", message: error.to_string() }
             }
             StoreError::Aliased { .. } => Self::Conflict { code: "aliased", message: error.to_string() },
+            StoreError::Objects { .. } | StoreError::NoObjects { .. } => {
+                // The client reads neither bucket nor path.
+                tracing::error!(error = %chain(&error), "an object store is needed and does not answer");
+                Self::NotReady { message: "the place where files lie does not answer".into() }
+            }
             StoreError::Erased { .. } => {
                 Self::Conflict { code: "project_erased", message: error.to_string() }
             }

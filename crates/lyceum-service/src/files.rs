@@ -195,7 +195,12 @@ fn picture(begin: &[u8]) -> bool {
             .any(|&known| begin.starts_with(known))
 }
 
-/// One file.
+/// One file, with its bytes on this machine.
+pub async fn have(service: &Service, project: &Project, id: &str) -> Result<DataFile, ServiceError> {
+    Ok(data_files::have(service.store(), project, &parse(id)?, Timestamp::now()).await?)
+}
+
+/// One file; its bytes may be elsewhere.
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<DataFile, ServiceError> {
     Ok(data_files::find(service.store(), project, &parse(id)?, Timestamp::now()).await?)
 }
@@ -269,7 +274,7 @@ pub(crate) async fn named(
         ServiceError::invalid(param, "file_not_found", message)
     };
     let id: FileId = id.parse().map_err(|_| missing())?;
-    match data_files::find(store, project, &id, Timestamp::now()).await {
+    match data_files::have(store, project, &id, Timestamp::now()).await {
         Ok(file) => Ok(file),
         Err(StoreError::NotFound { .. }) => Err(missing()),
         Err(error) => Err(error.into()),

@@ -24,6 +24,11 @@ pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, S
     }
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
+        if crate::language::adapter::is_adapter(version)
+            && let Err(error) = models::have(service.store(), version).await
+        {
+            tracing::warn!(%error, id = version.id(), "an adapter's manifest, which names its parent, is not here");
+        }
         let of = |id: String| Listed {
             id,
             owner: version.owner.tenant.clone(),

@@ -5,10 +5,10 @@
 
 use crate::language::{self, adapter};
 use crate::{Service, ServiceError};
-use lyceum_store::Store;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_store::registry::{self, EventKind};
+use lyceum_store::{Store, StoreError};
 use lyceum_types::ids::{ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::manifest::{DataFile, Manifest};
 
@@ -123,11 +123,18 @@ pub async fn delete(
 ) -> Result<Vec<Version>, ServiceError> {
     let all = models::list(store, project).await?;
     let going: Vec<Version> = match doomed {
-        Doomed::Version(reference) => vec![models::resolve(store, project, reference).await?],
+        Doomed::Version(reference) => vec![models::find(store, project, reference).await?],
         Doomed::Name(name) => all.iter().filter(|version| version.name == *name).cloned().collect(),
     };
     let stays = |version: &&Version| !going.iter().any(|gone| gone.id() == version.id());
     let staying: Vec<&Version> = all.iter().filter(stays).collect();
+    for version in staying.iter().filter(|version| adapter::is_adapter(version)) {
+        // Its manifest says what it leans on; one whose files are lost leans on nothing.
+        match models::have(store, version).await {
+            Ok(()) | Err(StoreError::DamagedFile { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     for version in &going {
         if let Some(adapter) = leaning(version, &staying) {
             let (id, adapter) = (version.id(), adapter.id());

@@ -4,14 +4,14 @@
 //! who change it at once do not undo each other. `done.jsonl` is only ever appended to, one answered line a line:
 //! `NUMBER out|err JSON`. What is behind its last whole line is what a crash left of a write that nobody was told of.
 
-use crate::files::{WorkLock, create_private_dir, sync_dir};
+use crate::files::{WorkLock, create_private_dir, disk, sync_dir};
 use crate::vault::{Contents, ProjectKey, open_text, seal_text};
 use crate::{Store, StoreError};
 use lyceum_types::ids::{BatchId, Project};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 /// A batch.
@@ -283,7 +283,8 @@ impl Progress {
             text.push_str(&self.lines.write(done)?);
         }
         let length = self.file.metadata().map(|metadata| metadata.len());
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        let written = disk::write_all(&mut self.file, &self.path, text.as_bytes())
+            .and_then(|()| disk::sync_data(&self.file, &self.path));
         if let (Err(_), Ok(length)) = (&written, length) {
             // Half a line must not stand before the next one.
             let _ = self.file.set_len(length);

@@ -7,10 +7,10 @@
 //! sizes and hashes are those of the plain bytes.
 
 use crate::db::Transaction;
-use crate::files::{Staging, create_private_dir, rename_durably, sync_dir, sync_tree};
+use crate::files::{Staging, create_private_dir, disk, rename_durably, sync_dir, sync_tree};
 use crate::vault::sealed::SealedWriter;
 use crate::vault::{Contents, ProjectKey, open_text, seal_text};
-use crate::{Layout, Store, StoreError};
+use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
@@ -96,7 +96,9 @@ impl Incoming {
         let key = store.keyring().of(project)?;
         let staging = Staging::create(store.layout())?;
         let path = staging.path().join("bytes");
-        let file = std::fs::File::create_new(&path).map_err(|e| StoreError::file("create", &path, e))?;
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        let file = disk::create(&options, &path).map_err(|e| StoreError::file("create", &path, e))?;
         let sink = match &key {
             None => Sink::Plain(file),
             Some(key) => Sink::Sealed(Box::new(SealedWriter::new(file, key, PLACE)?)),
@@ -111,7 +113,7 @@ impl Incoming {
     /// Appends; returns how many bytes there are now.
     pub fn write(&mut self, chunk: &[u8]) -> Result<u64, StoreError> {
         let written = match &mut self.sink {
-            Sink::Plain(file) => file.write_all(chunk),
+            Sink::Plain(file) => disk::write_all(file, &self.path, chunk),
             Sink::Sealed(writer) => writer.write_all(chunk),
         };
         written.map_err(|e| StoreError::file("write", &self.path, e))?;
@@ -126,7 +128,8 @@ impl Incoming {
             Sink::Plain(file) => Ok(file),
             Sink::Sealed(writer) => writer.finish(),
         };
-        file.and_then(|file| file.sync_all()).map_err(|e| StoreError::file("flush", &self.path, e))?;
+        file.and_then(|file| disk::sync_all(&file, &self.path))
+            .map_err(|e| StoreError::file("flush", &self.path, e))?;
         let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Arrived { staging: self.staging, key: self.key, bytes: self.bytes, sha256 })
     }
@@ -184,8 +187,9 @@ pub async fn keep_as(
     let inner = arrived.staging.path().join("file");
     create_private_dir(&inner)?;
     let (from, to) = (arrived.staging.path().join("bytes"), inner.join(&disk_name));
-    std::fs::rename(&from, &to).map_err(|e| StoreError::file("rename", &to, e))?;
+    disk::rename(&from, &to).map_err(|e| StoreError::file("rename", &to, e))?;
     sync_tree(&inner)?;
+    let coming = blobs::bring(store, project, &inner, now).await?;
     create_private_dir(&store.layout().data_files())?;
     sync_dir(store.layout().root())?;
 
@@ -209,7 +213,7 @@ pub async fn keep_as(
     };
     if let Some(full) = full {
         transaction.commit().await?;
-        remove_folders(store.layout(), &expired);
+        remove(store, expired).await;
         return Ok(full);
     }
     sqlx::query(
@@ -227,6 +231,9 @@ pub async fn keep_as(
     .bind(new.expires_at.map(Timestamp::millis))
     .execute(&mut *transaction)
     .await?;
+    if let Some(coming) = &coming {
+        coming.hold(&mut transaction, &owner(&id)).await?;
+    }
     let folder = store.layout().data_file_dir(&id);
     rename_durably(&inner, &folder)?;
     if let Err(error) = transaction.commit().await {
@@ -234,13 +241,28 @@ pub async fn keep_as(
         let _ = std::fs::remove_dir_all(&folder);
         return Err(error.into());
     }
-    remove_folders(store.layout(), &expired);
+    remove(store, expired).await;
     let NewFile { name, purpose, expires_at } = new;
     let (bytes, sha256, path) = (arrived.bytes, arrived.sha256, folder.join(disk_name));
     Ok(Kept::Kept(DataFile { id, name, purpose, bytes, sha256, created_at: now, expires_at, path }))
 }
 
-/// The file of this id that has not expired.
+/// As [`find`], with the file's bytes on this machine.
+///
+/// # Errors
+/// There is none; its bytes lie in an object store that does not give them.
+pub async fn have(
+    store: &Store,
+    project: &Project,
+    id: &FileId,
+    now: Timestamp,
+) -> Result<DataFile, StoreError> {
+    let file = find(store, project, id, now).await?;
+    blobs::have(store, &owner(id)).await?;
+    Ok(file)
+}
+
+/// The file of this id that has not expired; its bytes may be elsewhere.
 pub async fn find(
     store: &Store,
     project: &Project,
@@ -326,12 +348,16 @@ pub async fn delete(store: &Store, project: &Project, id: &FileId, now: Timestam
         .bind(id.as_str())
         .execute(&mut *transaction)
         .await?;
+    let mut hashes = Vec::new();
+    if done.rows_affected() > 0 {
+        hashes = blobs::forget(&mut transaction, &owner(id)).await?;
+    }
     transaction.commit().await?;
-    remove_folders(store.layout(), &expired);
+    remove(store, expired).await;
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "file", id: id.to_string() });
     }
-    remove_folders(store.layout(), std::slice::from_ref(id));
+    remove(store, Gone { ids: vec![id.clone()], hashes }).await;
     Ok(())
 }
 
@@ -364,12 +390,35 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn take_expired(transaction: &mut Transaction, now: Timestamp) -> Result<Vec<FileId>, StoreError> {
+/// Files whose rows are gone, and objects that may have lost their last row with them.
+#[derive(Default)]
+struct Gone {
+    ids: Vec<FileId>,
+    hashes: Vec<String>,
+}
+
+async fn take_expired(transaction: &mut Transaction, now: Timestamp) -> Result<Gone, StoreError> {
     let rows: Vec<(String,)> = sqlx::query_as("DELETE FROM data_files WHERE expires_at <= $1 RETURNING id")
         .bind(now.millis())
         .fetch_all(&mut **transaction)
         .await?;
-    rows.into_iter().map(|(id,)| file_id(id)).collect()
+    let mut gone = Gone::default();
+    for (id,) in rows {
+        let id = file_id(id)?;
+        gone.hashes.extend(blobs::forget(transaction, &owner(&id)).await?);
+        gone.ids.push(id);
+    }
+    Ok(gone)
+}
+
+async fn remove(store: &Store, gone: Gone) {
+    remove_folders(store.layout(), &gone.ids);
+    blobs::release(store, gone.hashes).await;
+}
+
+/// A file's folder below the data folder: the owner of its object.
+fn owner(id: &FileId) -> String {
+    format!("{}/{id}", crate::layout::FILES)
 }
 
 fn remove_folders(layout: &Layout, ids: &[FileId]) {

@@ -38,6 +38,12 @@ pub enum StoreError {
     /// Operator: a file is not what was written.
     #[error("{path} is damaged: {why}")]
     DamagedFile { path: PathBuf, why: String },
+    /// Operator: the object store cannot be reached, or refuses.
+    #[error("{operation} {path}: the object store does not do it")]
+    Objects { operation: &'static str, path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// Operator: an object store holds it, and none is configured.
+    #[error("{path} lies in an object store, and this process is told of none")]
+    NoObjects { path: PathBuf },
     /// Operator: what an encrypted project keeps cannot be opened.
     #[error("the project {project} is encrypted, and {why}: give the master key (master_key_file)")]
     Locked { project: String, why: String },

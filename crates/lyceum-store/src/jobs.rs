@@ -258,14 +258,13 @@ pub async fn finish_done(
     outcome: impl FnOnce(&Version) -> String,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
-    models::flush(&staging).await?;
+    let ready = models::ready(store, &claim.project, &staging, now).await?;
     let mut transaction = store.write().await?;
     // The fence first: an overtaken attempt must not publish.
     end(&mut transaction, claim, State::Done, "", now).await?;
     settle(&mut transaction, claim, Outcome::Completed, now).await?;
-    let layout = store.layout();
     let version =
-        models::publish_in(&mut transaction, layout, &claim.project, new, &staging, manifest, now).await?;
+        models::publish_in(&mut transaction, store, &claim.project, new, &ready, manifest, now).await?;
     let written = sqlx::query(
         "UPDATE jobs SET outcome = $2, step = CASE WHEN steps > step THEN steps ELSE step END WHERE id = $1",
     )

@@ -9,7 +9,7 @@ use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
 use crate::registry::{self, Act, EventKind, NewEvent};
-use crate::{Layout, Store, StoreError};
+use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
@@ -72,15 +72,32 @@ pub async fn publish(
     manifest: impl FnOnce(u32) -> Vec<u8>,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
-    flush(&staging).await?;
+    let ready = ready(store, project, &staging, now).await?;
     let mut transaction = store.write().await?;
-    let version = publish_in(&mut transaction, store.layout(), project, new, &staging, manifest, now).await?;
+    let version = publish_in(&mut transaction, store, project, new, &ready, manifest, now).await?;
     commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
 }
 
-/// Flushes the staged files: slow, so before the transaction that holds up other writers.
-pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
+/// A staged folder whose files are flushed and, where there is an object store, there.
+pub(crate) struct Ready<'a> {
+    staging: &'a Staging,
+    coming: Option<blobs::Coming>,
+}
+
+/// Flushes the staged files and brings them where they belong: slow, so before the transaction that holds up other
+/// writers.
+pub(crate) async fn ready<'a>(
+    store: &Store,
+    project: &Project,
+    staging: &'a Staging,
+    now: Timestamp,
+) -> Result<Ready<'a>, StoreError> {
+    flush(staging).await?;
+    Ok(Ready { staging, coming: blobs::bring(store, project, staging.path(), now).await? })
+}
+
+async fn flush(staging: &Staging) -> Result<(), StoreError> {
     let path = staging.path().to_owned();
     let joined = tokio::task::spawn_blocking({
         let path = path.clone();
@@ -93,10 +110,10 @@ pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
 /// lies at the new place without a row is what a crash left there.
 pub(crate) async fn publish_in(
     transaction: &mut Transaction,
-    layout: &Layout,
+    store: &Store,
     project: &Project,
     new: NewVersion,
-    staging: &Staging,
+    ready: &Ready<'_>,
     manifest: impl FnOnce(u32) -> Vec<u8>,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
@@ -134,10 +151,16 @@ pub(crate) async fn publish_in(
     .execute(&mut **transaction)
     .await?;
 
+    let (layout, staging) = (store.layout(), ready.staging);
     let manifest = manifest(number);
     write_durably(&staging.path().join(MANIFEST), &manifest)?;
     let hash = format!("{}  {MANIFEST}\n", sha256(&manifest));
     write_durably(&staging.path().join(MANIFEST_SHA256), hash.as_bytes())?;
+    if let Some(coming) = &ready.coming {
+        coming.hold(transaction, &path).await?;
+        coming.add(transaction, store, (&path, MANIFEST), &manifest, now).await?;
+        coming.add(transaction, store, (&path, MANIFEST_SHA256), hash.as_bytes(), now).await?;
+    }
     let dir = layout.root().join(path);
     let parent = dir.parent().unwrap_or(layout.root());
     crate::files::create_private_dir(parent)?;
@@ -200,8 +223,26 @@ pub(crate) async fn commit_or_take_back(
     Ok(())
 }
 
-/// The version that a reference means; a bare name the newest that is not held.
+/// The version that a reference means, with its folder on this machine; a bare name the newest that is not held.
+///
+/// # Errors
+/// There is none; its files lie in an object store that does not give them.
 pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
+    let version = find(store, project, reference).await?;
+    have(store, &version).await?;
+    Ok(version)
+}
+
+/// Sees to it that a version's folder is on this machine.
+///
+/// # Errors
+/// Its files lie in an object store that does not give them, or other bytes than were written.
+pub async fn have(store: &Store, version: &Version) -> Result<(), StoreError> {
+    blobs::have(store, &Layout::version_path(&version.owner, &version.name, version.number)).await
+}
+
+/// As [`resolve`], for whom the row is enough: the folder may be elsewhere.
+pub async fn find(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
     // One statement with static text for the three kinds of reference: exactly one of $4 and $5 is set, or none.
     let (number, alias) = match &reference.version {
         VersionRef::Latest => (None, None),
@@ -251,7 +292,7 @@ pub async fn promote(
     act: &Act,
 ) -> Result<Version, StoreError> {
     let reference = ModelRef { name: name.clone(), version: VersionRef::Number(number) };
-    let before = resolve(store, project, &reference).await?;
+    let before = find(store, project, &reference).await?;
     let mut transaction = store.write().await?;
     let done = sqlx::query(
         "UPDATE model_versions SET held = NULL \

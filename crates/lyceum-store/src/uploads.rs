@@ -181,7 +181,7 @@ pub fn add_part(
         ));
     }
     let to = folder.join(part.as_str());
-    std::fs::rename(arrived.path(), &to).map_err(|e| StoreError::file("rename", &to, e))?;
+    crate::files::disk::rename(&arrived.path(), &to).map_err(|e| StoreError::file("rename", &to, e))?;
     sync_dir(&folder)
 }
 

@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure};
 use lyceum_engine::Engine;
 use lyceum_service::Service;
 use lyceum_store::vault::MasterKey;
-use lyceum_store::{Layout, Store};
+use lyceum_store::{Layout, Store, blobs};
 use lyceum_types::clock::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,16 @@ use std::sync::Arc;
 /// Opens the data folder and the database; makes what is not there.
 pub async fn store(config: &Config) -> Result<Store, Failure> {
     let (layout, database) = (Layout::new(&config.data_dir.value), config.database.value.clone());
-    let store = Store::open_at(layout, database, Timestamp::now()).await?;
+    let s3 = config.objects.s3();
+    // Before the database: what cannot be used is said at once.
+    let blobs = s3.and_then(|s3| s3.map(|s3| blobs::s3::open(&s3)).transpose()).map_err(|message| {
+        let why = "the object store that `blobs` names cannot be used so";
+        Failure::usage(message, why, "correct it; lyceum config show --origin")
+    })?;
+    let mut store = Store::open_at(layout, database, Timestamp::now()).await?;
+    if let Some(blobs) = blobs {
+        store = store.with_blobs(blobs);
+    }
     match &config.master_key_file.value {
         None => Ok(store),
         Some(path) => Ok(store.unlocked(master_key(path, &config.data_dir.value)?)),

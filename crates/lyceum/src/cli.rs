@@ -102,6 +102,8 @@ pub enum Command {
     Lineage(commands::lineage::Lineage),
     /// Back up, verify and restore everything
     Backup(commands::backup::Backup),
+    /// The object store beside the data folder: check, sweep
+    Blobs(commands::blobs::Blobs),
     /// Show the imported models that a running server has in memory
     Ps(commands::ps::Ps),
     /// Let a running server take a model out of memory

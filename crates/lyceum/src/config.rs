@@ -4,6 +4,7 @@
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
 use crate::guarding::{self, Guarding};
+use crate::objects::{self, Objects};
 use crate::serving::{self, Serving};
 use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
@@ -55,6 +56,8 @@ pub struct Config {
     pub master_key_file: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
+    /// Where the bytes of models and files lie.
+    pub objects: Objects,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
     /// Guards that hold for everybody.
@@ -115,6 +118,7 @@ impl Config {
             tls_key: default(None),
             master_key_file: default(None),
             log: default("warn".into()),
+            objects: Objects::of_variables(&sources.variables),
             serving: Serving::default(),
             guarding: Guarding::default(),
         };
@@ -134,6 +138,9 @@ impl Config {
             }
             config.threads = Setting { value: threads, origin: Origin::Flag("--threads") };
         }
+        if let Err(message) = config.objects.s3() {
+            failures.push(bad("blobs", message, Place::default()));
+        }
         if failures.is_empty() { Ok(config) } else { Err(Failure::several(failures.into_iter())) }
     }
 
@@ -150,6 +157,7 @@ impl Config {
             ("master_key_file", shown(&self.master_key_file.value), &self.master_key_file.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
+        rows.extend(self.objects.rows());
         rows.extend(self.serving.rows());
         rows.extend(self.guarding.rows());
         rows
@@ -262,6 +270,7 @@ impl Config {
                 self.port = Setting { value, origin };
             }
             key if guarding::KEYS.contains(&key) => self.guarding.set(key, text, origin)?,
+            _ if objects::KEYS.contains(&key) => self.objects.set(key, text, origin)?,
             _ => self.serving.set(key, text, origin)?,
         }
         Ok(())
@@ -277,7 +286,7 @@ fn is_key(name: &str) -> bool {
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    OWN_KEYS.into_iter().chain(serving::KEYS).chain(guarding::KEYS)
+    OWN_KEYS.into_iter().chain(objects::KEYS).chain(serving::KEYS).chain(guarding::KEYS)
 }
 
 pub fn default<T>(value: T) -> Setting<T> {

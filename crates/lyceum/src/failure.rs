@@ -566,6 +566,15 @@ impl From<StoreError> for Failure {
                 failure.place.file = Some(path.display().to_string());
                 failure
             }
+            StoreError::Objects { operation, path, source } => {
+                let message = format!("{operation} {}: the object store does not do it", path.display());
+                let fix = "lyceum config show --origin names the place; lyceum blobs check asks it";
+                Failure::new(Exit::Failed, "object_store", message, crate::failure::causes(&*source), fix)
+            }
+            StoreError::NoObjects { .. } => {
+                let why = "it was written where `blobs` named a bucket, and here it does not";
+                Failure::new(Exit::Failed, "object_store", text, why, "set blobs = \"s3://BUCKET/PREFIX\"")
+            }
             StoreError::Locked { .. } => {
                 let fix = "set master_key_file (LYCEUM_MASTER_KEY_FILE) to the file with the key";
                 Failure::new(Exit::Auth, "locked", text, "its key cannot be opened", fix)

@@ -16,6 +16,7 @@ mod failure;
 mod files;
 mod gate;
 mod guarding;
+mod objects;
 mod output;
 mod progress;
 mod remote;

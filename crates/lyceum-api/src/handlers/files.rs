@@ -216,7 +216,7 @@ pub async fn content(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found = files::find(&api.service, &caller.project, &id).await?;
+    let found = files::have(&api.service, &caller.project, &id).await?;
     let parts = files::contents(&api.service, &caller.project, &found).await?;
     let mut response = Body::from_stream(parts).into_response();
     let headers = response.headers_mut();

@@ -60,6 +60,7 @@ pub async fn imported_as(
         if !super::is_imported(&version) || is_adapter(&version) {
             continue;
         }
+        models::have(store, &version).await?;
         // One that is damaged is nobody's base.
         let Ok(manifest) = read_manifest(&version) else { continue };
         let source = manifest.source.to_lowercase();
@@ -211,6 +212,7 @@ pub async fn base_of(store: &Store, version: &Version) -> Result<Version, Servic
         |other: &&Version| super::is_imported(other) && !is_adapter(other) && other.sha256 == base.sha256;
     let found = all.iter().filter(same).max_by_key(|other| other.id() == base.model);
     if let Some(found) = found {
+        models::have(store, found).await?;
         return Ok(found.clone());
     }
     let what = match all.iter().any(|other| other.id() == base.model) {

@@ -10,14 +10,13 @@
 
 use super::desk::Open;
 use super::{Class, Counts, Entry, Outcome, Rates, Request};
-use crate::files::{LockedFile, create_private_dir, sync_dir, try_lock};
+use crate::files::{LockedFile, create_private_dir, disk, sync_dir, try_lock};
 use crate::{Layout, StoreError};
 use lyceum_types::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The open spool of this process.
@@ -28,6 +27,8 @@ pub struct Spool {
     n: u64,
     file: File,
     bytes: u64,
+    /// Half a line may stand at the end, which could not be taken back.
+    is_cut: bool,
     _lock: LockedFile,
 }
 
@@ -63,7 +64,7 @@ impl Spool {
         // Whoever looks for the dead at this very moment holds the lock for an instant: another name is free.
         let Some(lock) = try_lock(&path)? else { return Self::create(layout) };
         let file = create(&segment(&dir, &owner, 0))?;
-        Ok(Self { dir, owner, n: 0, file, bytes: 0, _lock: lock })
+        Ok(Self { dir, owner, n: 0, file, bytes: 0, is_cut: false, _lock: lock })
     }
 
     pub fn owner(&self) -> &str {
@@ -93,7 +94,7 @@ impl Spool {
     /// Flushes what was written to the disk.
     pub fn sync(&self) -> Result<(), StoreError> {
         let path = segment(&self.dir, &self.owner, self.n);
-        self.file.sync_data().map_err(|error| StoreError::file("flush", &path, error))
+        disk::sync_data(&self.file, &path).map_err(|error| StoreError::file("flush", &path, error))
     }
 
     /// A handle that can be flushed elsewhere.
@@ -116,13 +117,14 @@ impl Spool {
         }
         pending.for_each(|entry| text.extend(line(&settled(entry))));
         let mut file = create(&path)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_data());
+        let written = disk::write_all(&mut file, &path, &text).and_then(|()| disk::sync_data(&file, &path));
         if let Err(error) = written {
             let _ = fs::remove_file(&path);
             return Err(StoreError::file("write", &path, error));
         }
         let old = segment(&self.dir, &self.owner, self.n);
         (self.file, self.n, self.bytes) = (file, self.n + 1, text.len() as u64);
+        self.is_cut = false;
         fs::remove_file(&old).map_err(|error| StoreError::file("remove", &old, error))?;
         sync_dir(&self.dir)
     }
@@ -133,14 +135,21 @@ impl Spool {
     }
 
     fn append(&mut self, event: &Line) -> Result<(), StoreError> {
-        let bytes = line(event);
-        let path = || segment(&self.dir, &self.owner, self.n);
-        if let Err(error) = self.file.write_all(&bytes) {
+        let mut bytes = line(event);
+        if self.is_cut {
+            bytes.insert(0, b'\n');
+        }
+        let path = segment(&self.dir, &self.owner, self.n);
+        if let Err(error) = disk::write_all(&mut self.file, &path, &bytes) {
             // Half a line must not spoil the next one.
-            let _ = self.file.set_len(self.bytes);
-            return Err(StoreError::file("write", &path(), error));
+            if disk::set_len(&self.file, &path, self.bytes).is_err() {
+                self.is_cut = true;
+                self.bytes = self.file.metadata().map_or(self.bytes, |metadata| metadata.len());
+            }
+            return Err(StoreError::file("write", &path, error));
         }
         self.bytes += bytes.len() as u64;
+        self.is_cut = false;
         Ok(())
     }
 }
@@ -368,7 +377,7 @@ fn create(path: &Path) -> Result<File, StoreError> {
     options.append(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|error| StoreError::file("create", path, error))
+    disk::create(&options, path).map_err(|error| StoreError::file("create", path, error))
 }
 
 fn name_of(path: &Path) -> String {

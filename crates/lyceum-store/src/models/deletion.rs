@@ -1,9 +1,9 @@
 //! Deleting versions: gone for every reader at once, then the folder, then the row.
 
-use super::{Version, list, resolve};
+use super::{Version, find, list};
 use crate::files::{Staging, rename_durably};
 use crate::registry::{self, Act, EventKind, NewEvent};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, blobs};
 use lyceum_types::ids::{ModelName, ModelRef, Project};
 
 /// Deletes one version. A crash on the way is finished by the next [`Store::open`]. Returns what was deleted.
@@ -16,7 +16,7 @@ pub async fn delete(
     reference: &ModelRef,
     act: &Act,
 ) -> Result<Version, StoreError> {
-    let version = resolve(store, project, reference).await?;
+    let version = find(store, project, reference).await?;
     delete_versions(store, project, std::slice::from_ref(&version), act).await?;
     Ok(version)
 }
@@ -118,7 +118,7 @@ impl Store {
         .fetch_all(&self.reader)
         .await?;
         for (tenant, project, name, version, path) in rows {
-            let dir = self.layout().root().join(path);
+            let dir = self.layout().root().join(&path);
             // One rename, so no reader ever sees a half-empty folder; two processes may do this at once.
             let staging = Staging::create(self.layout())?;
             match rename_durably(&dir, &staging.path().join("removed")) {
@@ -126,6 +126,7 @@ impl Store {
                 other => other?,
             }
             let mut transaction = self.write().await?;
+            let hashes = blobs::forget(&mut transaction, &path).await?;
             sqlx::query(
                 "DELETE FROM model_versions \
                  WHERE tenant = $1 AND project = $2 AND name = $3 AND version = $4 AND state = 'deleting'",
@@ -137,6 +138,7 @@ impl Store {
             .execute(&mut *transaction)
             .await?;
             transaction.commit().await?;
+            blobs::release(self, hashes).await;
             // An empty name folder is left where other versions may be on their way.
             drop(staging);
         }

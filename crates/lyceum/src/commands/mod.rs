@@ -6,6 +6,7 @@ pub mod attack;
 pub mod audit;
 pub mod backup;
 pub mod bench;
+pub mod blobs;
 pub mod budgets;
 pub mod calibrate;
 pub mod card;
@@ -106,6 +107,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Approve(args) => args.run(context).await,
         Command::Lineage(args) => args.run(context).await,
         Command::Backup(args) => args.run(context).await,
+        Command::Blobs(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,

@@ -107,7 +107,7 @@ fn open_to_others(_path: &Path, _mode: &str) -> Option<Failure> {
 
 /// The database, and all that it knows of.
 pub async fn kept(context: &Context) -> Vec<Check> {
-    let names = ["models", "files", "jobs", "audit log", "ledger", "clock"];
+    let names = ["models", "files", "jobs", "audit log", "ledger", "clock", "object store"];
     let opened = match context.store().await {
         Ok(store) => store.check().await.map(|()| store).map_err(Failure::from),
         Err(failure) => Err(failure),
@@ -142,6 +142,7 @@ pub async fn kept(context: &Context) -> Vec<Check> {
     checks.push(Check::new(names[3], every_log(&store, &owners).await));
     checks.push(Check::new(names[4], spools(&store)));
     checks.push(Check::new(names[5], clock(&store, &owners, now).await));
+    checks.push(Check::new(names[6], objects(&store).await));
     store.close().await;
     checks
 }
@@ -182,7 +183,8 @@ async fn every_version(store: &Store, owners: &Owners) -> Result<String, Vec<Fai
         versions.extend(models::list(store, project).await.map_err(|error| vec![error.into()])?);
     }
     let (n, mut wrong) = (versions.len(), Vec::new());
-    for version in versions {
+    let n_elsewhere = versions.iter().filter(|version| is_elsewhere(store, &version.dir)).count();
+    for version in versions.into_iter().filter(|version| !is_elsewhere(store, &version.dir)) {
         let (id, dir) = (version.id(), version.dir.clone());
         let looked = tokio::task::spawn_blocking(move || lyceum_service::integrity::check(version));
         let looked =
@@ -195,12 +197,31 @@ async fn every_version(store: &Store, owners: &Owners) -> Result<String, Vec<Fai
             wrong.push(at(&dir, Failure::new(Exit::Failed, "damaged_model", message, causes(&error), fix)));
         }
     }
-    if wrong.is_empty() { Ok(format!("{n} versions, every byte as it was registered")) } else { Err(wrong) }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    Ok(format!("{n} versions, every byte as it was registered{}", elsewhere(n_elsewhere)))
+}
+
+/// Whether what a row names has no copy here and an object store may hold it: who needs it fetches it, by its hash.
+fn is_elsewhere(store: &Store, path: &Path) -> bool {
+    store.blobs().is_some() && !path.exists()
+}
+
+fn elsewhere(n: usize) -> String {
+    if n == 0 { String::new() } else { format!(" but {n} without a copy here") }
+}
+
+/// The object store takes, gives and removes.
+async fn objects(store: &Store) -> Result<String, Failure> {
+    let Some(blobs) = store.blobs() else { return Ok("none: bytes lie in the data folder".into()) };
+    blobs.check().await?;
+    Ok(format!("{}: an object was written, read back and removed", blobs.place()))
 }
 
 /// Every file that was brought is there in its length.
 async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<String, Vec<Failure>> {
-    let (mut n, mut wrong) = (0, Vec::new());
+    let (mut n, mut n_elsewhere, mut wrong) = (0, 0, Vec::new());
     for project in every_project(owners) {
         let mut query = Query { purpose: None, after: None, limit: FILES_PAGE, order: Order::OldestFirst };
         loop {
@@ -208,6 +229,10 @@ async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<St
             let (files, has_more) = page.map_err(|error| vec![error.into()])?;
             n += files.len();
             for file in &files {
+                if is_elsewhere(store, &file.path) {
+                    n_elsewhere += 1;
+                    continue;
+                }
                 let why = match std::fs::metadata(&file.path) {
                     Ok(found) if found.len() == file.bytes => continue,
                     Ok(found) => format!("it has {} bytes, {} came", found.len(), file.bytes),
@@ -224,7 +249,7 @@ async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<St
             }
         }
     }
-    if wrong.is_empty() { Ok(format!("{n} files, all there")) } else { Err(wrong) }
+    if wrong.is_empty() { Ok(format!("{n} files, all there{}", elsewhere(n_elsewhere))) } else { Err(wrong) }
 }
 
 /// No job claims to run whose process is gone.
