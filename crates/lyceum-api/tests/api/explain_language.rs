@@ -3,6 +3,7 @@
 
 use crate::house::House;
 use crate::language::house;
+use crate::responses::typed;
 use serde_json::{Value, json};
 
 const SYSTEM: &str = "You are brief. The café is shut.";
@@ -190,6 +191,76 @@ async fn an_answer_brings_its_explanation_whole_and_streamed() {
         "explain": {"granularity": "word"}});
     let answer = house.client.post("/v1/completions", &asked).await.json();
     assert_eq!(answer["explanation"]["attributions"].as_array().unwrap().len(), 3, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_brings_its_explanation_whole_streamed_and_kept() {
+    let house = house().await;
+    let mut asked = json!({"model": "tiny", "instructions": SYSTEM, "input": USER, "max_output_tokens": 8,
+        "temperature": 0, "seed": 1, "explain": {"granularity": "sentence", "method": "gradient_x_input"}});
+    let whole = house.client.post("/v1/responses", &asked).await.json();
+    let said = whole["output"][0]["content"][0]["text"].as_str().unwrap().to_owned();
+    let alone = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "completion": said,
+        "granularity": "sentence", "method": "gradient_x_input"});
+    let alone = house.client.post("/v1/explanations", &alone).await.json();
+    assert_eq!(whole["explanation"]["attributions"], alone["attributions"], "{whole} {alone}");
+    assert_eq!(alone["attributions"].as_array().unwrap().len(), 5);
+    let kept = house.client.get(&format!("/v1/responses/{}", whole["id"].as_str().unwrap())).await.json();
+    assert_eq!(kept["explanation"], whole["explanation"]);
+    asked["stream"] = true.into();
+    let events = typed(&house.client.post("/v1/responses", &asked).await);
+    let last = events.last().unwrap();
+    assert!(last["type"].as_str().is_some_and(|t| t.starts_with("response.")), "{last}");
+    assert_eq!(last["response"]["explanation"]["attributions"], alone["attributions"], "{last}");
+    for (extra, status, param) in [
+        (json!({"background": true}), 501, "explain"),
+        (json!({"reasoning": {"effort": "low"}}), 501, "explain"),
+        (json!({"tools": [{"type": "function", "name": "f", "parameters": {}}]}), 501, "explain"),
+        (json!({"explain": {"method": "saliency"}}), 501, "method"),
+        (json!({"explain": {"granularity": "patch:2"}}), 400, "granularity"),
+    ] {
+        let mut asked = asked.clone();
+        asked.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = house.client.post("/v1/responses", &asked).await;
+        assert_eq!(answer.status, status, "{extra}: {}", answer.text());
+        assert_eq!(answer.json()["error"]["param"], param, "{extra}: {}", answer.text());
+    }
+}
+
+/// How open each choice was stands beside its probability, on every route, and is the same everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_told_with_the_entropy_of_their_choice() {
+    let house = house().await;
+    let base = json!({"model": "tiny", "max_tokens": 6, "temperature": 0, "ignore_eos": true});
+    let with = |more: Value| {
+        let mut body = base.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let chat = with(json!({"messages": messages(SYSTEM, USER), "logprobs": true, "top_logprobs": 3}));
+    let chat = house.client.post("/v1/chat/completions", &chat).await.json();
+    let content = chat["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.len(), 6);
+    for token in content {
+        let entropy = token["entropy"].as_f64().unwrap();
+        // At least that of the chosen token and of all others together.
+        let p = token["logprob"].as_f64().unwrap().exp();
+        let two = -p * p.ln() - (1.0 - p) * (1.0 - p).ln();
+        assert!(entropy > 0.0 && entropy >= two - 1e-6, "{token}");
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 3);
+    }
+    let prompt = ids(&house, json!({"model": "tiny", "messages": messages(SYSTEM, USER)})).await;
+    let text =
+        house.client.post("/v1/completions", &with(json!({"prompt": prompt, "logprobs": 1}))).await.json();
+    let entropies = text["choices"][0]["logprobs"]["token_entropies"].as_array().unwrap();
+    let same: Vec<&Value> = content.iter().map(|token| &token["entropy"]).collect();
+    assert_eq!(entropies.iter().collect::<Vec<_>>(), same);
+    let echo = with(json!({"prompt": "In", "logprobs": 0, "echo": true, "max_tokens": 1}));
+    let echo = house.client.post("/v1/completions", &echo).await.json();
+    assert!(
+        echo["choices"][0]["logprobs"]["token_entropies"][0].is_null(),
+        "the first has no probability: {echo}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
