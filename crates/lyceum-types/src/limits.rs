@@ -204,6 +204,8 @@ pub const EXPLAIN_PASSES_MAX: u64 = 65_536;
 pub const EXPLAIN_PASSES_DEFAULT: u64 = 2048;
 /// Explanations that may be under way at once.
 pub const EXPLANATIONS_MAX: usize = 32;
+/// Memory that one explanation which looks inside a language model may hold between its layers.
+pub const EXPLAIN_BYTES_MAX: usize = 2 << 30;
 /// Explanations that can be asked for again by their id; the oldest leave first.
 pub const EXPLANATIONS_KEPT_MAX: usize = 1024;
 /// Instances that one request explains.

@@ -236,6 +236,7 @@ impl Logprobs {
     fn push(&mut self, token: Token) {
         self.tokens.push(token.text);
         self.token_logprobs.push(token.logprob);
+        self.token_entropies.push(token.entropy);
         self.text_offset.push(token.offset);
         let top = token
             .logprob

@@ -29,6 +29,7 @@ pub mod robustness;
 pub mod tokens;
 pub mod uploads;
 pub mod usage;
+pub(crate) mod why;
 
 use lyceum_types::clock::Timestamp;
 

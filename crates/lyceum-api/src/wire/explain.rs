@@ -5,8 +5,8 @@ use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::explain::{
-    BaselineChoice, CONTEXTCITE, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request,
-    Steps, TRACIN, TargetChoice, What, Wish,
+    BaselineChoice, CONTEXTCITE, Check, DIRECT_LOGIT, Granularity, Method, MethodChoice, Options,
+    QuantityName, Request, Steps, TRACIN, TargetChoice, What, Wish,
 };
 use lyceum_types::limits;
 use serde::Deserialize;
@@ -195,7 +195,7 @@ impl OptionsBody {
         let name = self.method.as_deref().unwrap_or("auto");
         let mut method = match name {
             "auto" => None,
-            CONTEXTCITE => None,
+            CONTEXTCITE | DIRECT_LOGIT => None,
             "attention_weights" | "attention_rollout" | TRACIN => None,
             // The name by which the wire knows ablation with tokens left out.
             "leave_one_out" => Some(Method::Ablation),
@@ -204,7 +204,7 @@ impl OptionsBody {
                 None => {
                     let all: Vec<&str> = Method::all().iter().map(Method::name).collect();
                     let message = format!(
-                        "{}: {name:?} is none of auto, {CONTEXTCITE}, {}",
+                        "{}: {name:?} is none of auto, {CONTEXTCITE}, {DIRECT_LOGIT}, {}",
                         at("method"),
                         all.join(", ")
                     );
@@ -277,6 +277,7 @@ impl OptionsBody {
             ("attention_weights", _) => MethodChoice::Attention { rollout: false },
             ("attention_rollout", _) => MethodChoice::Attention { rollout: true },
             (CONTEXTCITE, _) => MethodChoice::ContextCite { n_samples: given_samples },
+            (DIRECT_LOGIT, _) => MethodChoice::DirectLogit,
             (TRACIN, _) => MethodChoice::Tracin,
             (_, Some(method)) => MethodChoice::Named(method),
             (_, None) => MethodChoice::Auto,

@@ -191,6 +191,7 @@ fn attributions(parts: &Parts, explanation: &Explanation) -> Value {
     let one = |(i, a): (usize, &Attribution)| {
         let mut body = match (&explanation.of, parts) {
             (Of::Layer { .. }, _) => json!({"unit": i}),
+            (Of::Components(names), _) => json!({"component": names[i]}),
             (_, Parts::Text { spans, .. }) => {
                 json!({"char_start": spans[i].start, "char_end": spans[i].end})
             }

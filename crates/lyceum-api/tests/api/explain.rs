@@ -114,7 +114,7 @@ fn sum(explanation: &Value) -> f64 {
 }
 
 /// These models were made by no job, so that there are no checkpoints; and were not imported. All doors say so.
-const OTHERS: [&str; 2] = ["tracin", "contextcite"];
+const OTHERS: [&str; 3] = ["tracin", "contextcite", "direct_logit_attribution"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_answers_every_model_with_numbers_or_the_reason() {

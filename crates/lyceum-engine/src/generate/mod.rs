@@ -203,6 +203,8 @@ pub struct Logprobs {
     /// How many tokens are at least as likely as the chosen one, itself included and the lower ids of equals
     /// first: 1 is the likeliest.
     pub rank: usize,
+    /// `−Σ p ln p` over the whole vocabulary (without tokens that are never said), in nats: how open the choice was.
+    pub entropy: f32,
     /// The most likely tokens, best first.
     pub top: Vec<(u32, f32)>,
 }

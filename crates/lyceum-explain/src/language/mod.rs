@@ -77,6 +77,11 @@ impl LanguageMethod {
         }
     }
 
+    /// Whether it begins where parts of the prompt have no embedding.
+    pub fn has_baseline(self) -> bool {
+        matches!(self, LanguageMethod::GradientInput | LanguageMethod::IntegratedGradients { .. })
+    }
+
     /// Whether it can explain this quantity.
     pub fn explains(self, quantity: Quantity) -> bool {
         match self {
@@ -141,7 +146,7 @@ pub fn attribute(
         elements: None,
         checks: Checks { completeness_gap: gap, complete, ..Checks::default() },
         fit: None,
-        baseline: "zeros",
+        baseline: if question.method.has_baseline() { "zeros" } else { "none" },
         seed: question.seed,
         usage: walker.usage,
     })

@@ -21,7 +21,7 @@ pub use counterfactual::{Change, Changed, Counterfactual, Wish};
 pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
-pub use language::CONTEXTCITE;
+pub use language::{CONTEXTCITE, DIRECT_LOGIT};
 pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
@@ -149,9 +149,9 @@ pub(crate) async fn of_language(
     let project = &payer.project;
     let asked = language::read(service, language, what, options)?;
     let version = &asked.language().version;
-    let most = Counts { passes: options.max_passes, ..Counts::default() };
+    let most = Counts { passes: asked.passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
-        let place = service.explaining.try_acquire();
+        let place = service.explaining.try_acquire_many(asked.places());
         let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
         language::explain(service, project, &asked, share).await
     };
@@ -353,6 +353,7 @@ pub async fn methods(
         refusal: influence::refusal(service, &resident),
     });
     infos.push(language::cite_info(Some(options::CITES.into())));
+    infos.push(language::logit_info(Some(options::LOGITS.into())));
     Ok((version, infos))
 }
 

@@ -55,6 +55,8 @@ pub enum MethodChoice {
     ContextCite {
         n_samples: Option<usize>,
     },
+    /// What the layers of an imported language model add to a logit.
+    DirectLogit,
     /// Training rows instead of features.
     Tracin,
 }
@@ -145,9 +147,12 @@ impl Granularity {
 /// Features of a table for which every coalition is asked unasked.
 const EXACT_FEATURES_MAX: usize = 10;
 
-/// Why ContextCite does not explain models that were trained here.
+/// Why these do not explain models that were trained here.
 pub(super) const CITES: &str =
     "contextcite explains language models that were imported: use kernel_shap, or leave_one_out";
+
+pub(super) const LOGITS: &str =
+    "direct_logit_attribution explains language models that were imported: use conductance";
 
 pub(super) fn method(
     resident: &Resident,
@@ -157,8 +162,13 @@ pub(super) fn method(
     if let MethodChoice::Named(method) = choice {
         return Ok(method.clone());
     }
-    if matches!(choice, MethodChoice::ContextCite { .. }) {
-        return Err(ServiceError::invalid("method", "unsupported_method", CITES));
+    let own = match choice {
+        MethodChoice::ContextCite { .. } => Some(CITES),
+        MethodChoice::DirectLogit => Some(LOGITS),
+        _ => None,
+    };
+    if let Some(why) = own {
+        return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
     let named = |name| Method::named(name).ok_or_else(|| ServiceError::internal("no such method", "bug"));
     match resident.model.shape.input {

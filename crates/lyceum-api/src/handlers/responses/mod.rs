@@ -9,7 +9,9 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
+use crate::handlers::why::{Asker, Said};
 use crate::sse;
+use crate::wire::chat::Why;
 use crate::wire::responses::answer::{Answer, Head};
 use crate::wire::responses::{Asked, Body, Deleted, FindQuery, InputItems, InputItemsQuery, items};
 use axum::Extension;
@@ -38,8 +40,9 @@ use std::sync::Arc;
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<Body>,
+    Json(mut body): Json<Body>,
 ) -> Result<Response, ApiError> {
+    let why = body.why()?;
     let asks_to_keep = body.store == Some(true);
     let Asked {
         mut request,
@@ -73,6 +76,13 @@ pub async fn create(
         return Err(ApiError::field("input", "invalid_value", message));
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
+    let said = match why {
+        None => None,
+        Some((options, extras)) => {
+            let why = Why { messages: request.messages.clone(), options, extras };
+            Some(Said::new(Asker::new(&api, &caller, request.model.clone(), why).await?))
+        }
+    };
     let n_top = request.logprobs;
     let admitted = match background {
         true => None,
@@ -104,7 +114,7 @@ pub async fn create(
     };
     let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });
-    let making = Making { running, answer: Answer::begin(head), keep };
+    let making = Making { running, answer: Answer::begin(head), keep, said, ending: None };
     match stream {
         false => Ok(axum::Json(making.whole().await?).into_response()),
         true => Ok(sse::typed(making::events(making).map(|event| (event.name.into(), event.data)))),

@@ -6,26 +6,38 @@
 //! every stored form of the weights and with adapters. Prompts that begin alike are read once, through the engine's kept
 //! beginnings, as work of the class that waits for everybody else's.
 //!
-//! Reading order: [`read`], [`explain`], [`text`] (words to parts and back), [`target`], [`scored`], [`score`].
+//! Methods that look inside ([`tape`]) follow gradients or relevance back to the tokens' embeddings, or see what each layer
+//! adds to a logit.
+//!
+//! Reading order: [`read`], [`explain`], [`text`] (words to parts and back), [`target`], [`scored`], [`score`], [`tape`],
+//! [`places`].
 
+mod places;
 mod score;
 mod scored;
+mod tape;
 mod target;
 mod text;
 
-use super::{Answer, MethodChoice, Options, Parts, QuantityName, TargetShown, What};
+use super::{Answer, BaselineChoice, MethodChoice, Options, Parts, QuantityName, TargetShown, What};
 use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError};
+use lyceum_explain::language::LanguageMethod;
 use lyceum_explain::{Method, MethodInfo, contextcite};
 use lyceum_types::ids::Project;
+use lyceum_types::limits;
 use std::sync::Arc;
+use tape::Inside;
 use target::Target;
 use text::{Left, Prompt, Said};
 
 /// The names on the wire.
 pub const LEAVE_ONE_OUT: &str = "leave_one_out";
 pub const CONTEXTCITE: &str = "contextcite";
+pub const DIRECT_LOGIT: &str = "direct_logit_attribution";
+/// Of the places for explanations, those that one takes which looks inside: its numbers stand in memory.
+const PLACES_INSIDE: u32 = limits::EXPLANATIONS_MAX as u32 / 2;
 
 /// A question that has been read: nothing of it is wrong but what only the model can tell.
 pub(super) struct Asked {
@@ -38,10 +50,10 @@ pub(super) struct Asked {
 }
 
 /// The method, with what it needs.
-#[derive(Clone, Debug, PartialEq)]
 enum How {
     LeaveOneOut,
     ContextCite { n_masks: usize },
+    Inside(Box<Inside>),
 }
 
 /// Reads a question.
@@ -74,7 +86,13 @@ pub(super) fn read(
     let (target, shown) = target::choose(&language, &said, &options.target)?;
     let most = usize::try_from(options.max_passes).unwrap_or(usize::MAX) / target.n_texts();
     let prompt = prompt.cut(&language, options.granularity, most.saturating_sub(2))?;
-    let how = how(options, &prompt, (most, target.n_texts()))?;
+    let how = match tape::method(&options.method) {
+        Some(method) => {
+            let (asked, bounds) = ((method, options.quantity), (options.max_passes, options.seed));
+            tape::read(&language, (&prompt, &target), asked, bounds)?
+        }
+        None => how(options, &prompt, (most, target.n_texts()))?,
+    };
     let n_tokens = prompt.tokens(&language, Left::Nothing)?.len() + target.n_tokens();
     if let Some(context) = service.engine().positions_max(&language.model)
         && n_tokens > context
@@ -92,11 +110,12 @@ pub(super) async fn explain(
     asked: &Asked,
     share: Share,
 ) -> Result<Answer, ServiceError> {
-    let explanation = match asked.how {
+    let explanation = match &asked.how {
         How::LeaveOneOut => scored::leave_one_out(service, project, asked, share).await?,
         How::ContextCite { n_masks } => {
-            scored::contextcite(service, project, asked, (n_masks, share)).await?
+            scored::contextcite(service, project, asked, (*n_masks, share)).await?
         }
+        How::Inside(inside) => tape::explain(service, asked, inside, share).await?,
     };
     Ok(Answer::Attributions {
         target: asked.shown.clone(),
@@ -110,6 +129,22 @@ pub(super) async fn explain(
 impl Asked {
     pub(super) fn language(&self) -> &Arc<Language> {
         &self.language
+    }
+
+    /// The most rows that go forward and back.
+    pub(super) fn passes_most(&self, options: &Options) -> u64 {
+        match self.how {
+            How::LeaveOneOut | How::ContextCite { .. } => options.max_passes,
+            How::Inside(_) => super::passes_most(options),
+        }
+    }
+
+    /// Places that it takes among the explanations under way.
+    pub(super) fn places(&self) -> u32 {
+        match self.how {
+            How::LeaveOneOut | How::ContextCite { .. } => 1,
+            How::Inside(_) => PLACES_INSIDE,
+        }
     }
 }
 
@@ -145,21 +180,31 @@ fn how(options: &Options, prompt: &Prompt, (most, each): (usize, usize)) -> Resu
 /// What cannot be done yet, or makes no sense here.
 fn supported(options: &Options) -> Result<(), ServiceError> {
     let cites = matches!(options.method, MethodChoice::ContextCite { .. });
-    if !cites && !matches!(options.method, MethodChoice::Auto | MethodChoice::Named(Method::Ablation)) {
-        let message = format!(
-            "language models that were imported are explained by {LEAVE_ONE_OUT} and {CONTEXTCITE} in this version"
-        );
+    let leaves_out = matches!(options.method, MethodChoice::Auto | MethodChoice::Named(Method::Ablation));
+    let inside = tape::method(&options.method);
+    if !cites && !leaves_out && inside.is_none() {
+        let message = "language models that were imported are not explained by this method in this version: \
+            see GET /v1/models/{model}/explanation_methods";
         return Err(ServiceError::not_implemented("method", message));
     }
-    if !matches!(options.baseline, super::BaselineChoice::Auto | super::BaselineChoice::Drop) {
-        let message = "parts of a text are left out: send {\"type\": \"drop\"} or nothing";
+    let begins = inside.is_some_and(LanguageMethod::has_baseline);
+    let refusal = match (&options.baseline, inside) {
+        (BaselineChoice::Auto, _) | (BaselineChoice::Drop, None) => None,
+        (BaselineChoice::Zeros, Some(_)) if begins => None,
+        (_, None) => Some("parts of a text are left out: send {\"type\": \"drop\"} or nothing"),
+        (_, Some(_)) if begins => {
+            Some("gradients begin where parts have no embedding: send {\"type\": \"zeros\"} or nothing")
+        }
+        (_, Some(_)) => Some("this method has no baseline: leave it out"),
+    };
+    if let Some(message) = refusal {
         return Err(ServiceError::invalid("baseline", "unsupported_baseline", message));
     }
-    if options.quantity.is_some_and(|quantity| cites || quantity != QuantityName::LogProbability) {
-        let message = if cites {
-            "the log-odds of the answer are fitted: leave quantity out"
-        } else {
-            "the log-probability of the answer is explained: send logprob or nothing"
+    let logprob = options.quantity == Some(QuantityName::LogProbability);
+    if inside.is_none() && options.quantity.is_some() && (cites || !logprob) {
+        let message = match cites {
+            true => "the log-odds of the answer are fitted: leave quantity out",
+            false => "the log-probability of the answer is explained: send logprob or nothing",
         };
         return Err(ServiceError::invalid("quantity", "unsupported_quantity", message));
     }
@@ -177,10 +222,22 @@ fn supported(options: &Options) -> Result<(), ServiceError> {
 /// Every method, and that the others do not explain imported models.
 pub(super) fn methods() -> Vec<MethodInfo> {
     let passes = "1 a part of the prompt and 2; twice as many with target.not";
-    let own = [MethodInfo { name: LEAVE_ONE_OUT, exact: true, passes, refusal: None }, cite_info(None)];
-    let others = Method::all().into_iter().filter(|method| *method != Method::Ablation);
-    let why = || Some("not of models that were imported in this version".to_owned());
-    own.into_iter().chain(others.map(|method| method.info(why()))).collect()
+    let mut all = vec![
+        MethodInfo { name: LEAVE_ONE_OUT, exact: true, passes, refusal: None },
+        cite_info(None),
+        logit_info(None),
+    ];
+    for method in Method::all().into_iter().filter(|method| *method != Method::Ablation) {
+        let works = tape::method(&MethodChoice::Named(method.clone())).is_some();
+        let why = (!works).then(|| "not of models that were imported in this version".to_owned());
+        all.push(method.info(why));
+    }
+    all
+}
+
+/// Direct logit attribution in a list of methods.
+pub(super) fn logit_info(refusal: Option<String>) -> MethodInfo {
+    MethodInfo { name: DIRECT_LOGIT, exact: true, passes: "1, and back through the head", refusal }
 }
 
 /// ContextCite in a list of methods.

@@ -25,6 +25,14 @@ impl Target {
         }
     }
 
+    /// The answer up to its last token that counts.
+    pub(super) fn tokens(&self) -> &[u32] {
+        match self {
+            Target::Said { tokens, range } => &tokens[..range.end],
+            Target::Contrast { tokens, .. } => tokens,
+        }
+    }
+
     /// How many texts make one value.
     pub(super) fn n_texts(&self) -> usize {
         match self {

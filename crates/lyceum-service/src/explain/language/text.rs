@@ -75,11 +75,16 @@ impl Prompt {
         Ok(self)
     }
 
-    fn texts(&self) -> Vec<&str> {
+    pub(super) fn texts(&self) -> Vec<&str> {
         match &self.source {
             Source::Text(text) => vec![text],
             Source::Conversation { texts, .. } => texts.iter().map(|(_, text)| text.as_str()).collect(),
         }
+    }
+
+    /// Of each part: the text that it is in, and its characters there.
+    pub(super) fn spans(&self) -> &[(usize, Range<usize>)] {
+        &self.parts
     }
 
     pub(super) fn n_parts(&self) -> usize {
@@ -142,25 +147,39 @@ impl Prompt {
                     ServiceError::invalid("prompt", "empty_text", message)
                 })
             }
-            Source::Conversation { messages, texts, now } => {
-                let mut messages = messages.clone();
-                for (i, (message, text)) in texts.iter().enumerate() {
-                    messages[*message]["content"] = self.without(i, text, left).into();
-                }
-                let template = language.words.template.as_ref();
-                let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
-                let conversation = Conversation {
-                    messages: &messages,
-                    end: End::GenerationPrompt,
-                    now: *now,
-                    guard: tokenizer.guarded(template.source()),
-                    ..Conversation::default()
-                };
-                let text = template.render(&conversation).map_err(|error| refused("messages", error))?;
+            Source::Conversation { .. } => {
+                let text = self.rendered(language, |i, text| self.without(i, text, left))?;
                 let ids = tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
                 ids.map_err(|error| refused("messages", error))
             }
         }
+    }
+
+    /// What a conversation's template makes of it, its texts as `write` gives them, with marks around what must not be
+    /// forged; of a text, the text.
+    pub(super) fn rendered(
+        &self,
+        language: &Language,
+        write: impl Fn(usize, &str) -> String,
+    ) -> Result<String, ServiceError> {
+        let (messages, texts, now) = match &self.source {
+            Source::Text(text) => return Ok(write(0, text)),
+            Source::Conversation { messages, texts, now } => (messages, texts, now),
+        };
+        let mut messages = messages.clone();
+        for (i, (message, text)) in texts.iter().enumerate() {
+            messages[*message]["content"] = write(i, text).into();
+        }
+        let template = language.words.template.as_ref();
+        let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
+        let conversation = Conversation {
+            messages: &messages,
+            end: End::GenerationPrompt,
+            now: *now,
+            guard: language.words.tokenizer.guarded(template.source()),
+            ..Conversation::default()
+        };
+        template.render(&conversation).map_err(|error| refused("messages", error))
     }
 
     /// A text without what is left out of it. (With `All`, also what is of no part.)

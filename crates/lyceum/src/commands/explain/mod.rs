@@ -38,7 +38,7 @@ pub struct Explain {
     pub(in crate::commands) completion: Option<String>,
     /// auto, saliency, gradient_x_input, smooth_grad, integrated_gradients, grad_cam, conductance, relevance,
     /// feature_ablation, leave_one_out, occlusion, shapley, shapley_sampling, kernel_shap, linear_shap,
-    /// contextcite, attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
+    /// contextcite, direct_logit_attribution, attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
     #[arg(long, default_value = "auto")]
     method: String,
     /// A label, an output of a regression, or a part of the continuation; without it, what the model chose
@@ -323,6 +323,9 @@ pub fn names(parts: &Parts, explanation: &Explanation) -> Vec<String> {
     let n = explanation.attributions.len();
     if let explain::Of::Layer { name, .. } = &explanation.of {
         return (0..n).map(|i| format!("{name} unit {i}")).collect();
+    }
+    if let explain::Of::Components(names) = &explanation.of {
+        return names.clone();
     }
     match parts {
         Parts::Text { text, spans } => {
