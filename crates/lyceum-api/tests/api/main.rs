@@ -29,3 +29,4 @@ mod tenancy;
 mod tiny;
 mod tls;
 mod uploads;
+mod watched;
