@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
+    batches, card, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
     infer, metrics, model_selections, models, moderations, openapi, organization, pii, predict, privacy,
     registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
@@ -62,6 +62,7 @@ fn inference(table: Table) -> Table {
         .key(Metrics, "/ready", get(health::ready))
         .key(Metrics, "/metrics", get(metrics::metrics))
         .key(Metrics, "/openapi.json", get(openapi::openapi))
+        .open("/docs", get(docs::docs))
         // OpenAI.
         .key(Inference, "/v1/models", get(models::list))
         .work("/v1/model_selections", post(model_selections::create))

@@ -53,14 +53,19 @@ pub mod tokens;
 pub mod uploads;
 pub mod usage;
 
+/// What is watched of sequences.
+pub mod observed {
+    pub use lyceum_engine::{Distribution, Ended, Histogram, Observed};
+}
+
 pub use error::ServiceError;
 pub use language::Language;
-pub use lyceum_engine::{Counted, Load};
+pub use lyceum_engine::{Counted, Engine, Load};
 pub use lyceum_store::{runs, tenancy, vault};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
-use lyceum_engine::{Engine, EngineError};
+use lyceum_engine::EngineError;
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
 use lyceum_store::models::Version;

@@ -10,7 +10,8 @@ use lyceum_store::privacy::{self, Budget};
 use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
-use lyceum_types::manifest::{Manifest, PrivacyReport};
+use lyceum_types::manifest::PrivacyReport;
+use serde::Deserialize;
 
 /// A data set's budget and what was taken of it.
 #[derive(Clone, Debug)]
@@ -140,11 +141,11 @@ pub async fn of_model(
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
         let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
-        let manifest = serde_json::from_slice::<Manifest>(&bytes)
+        let promised = serde_json::from_slice::<Promised>(&bytes)
             .map_err(|e| ServiceError::internal("understand the manifest", e))?;
-        Ok::<_, ServiceError>((manifest, attacks))
+        Ok::<_, ServiceError>((promised.privacy, attacks))
     };
-    let (manifest, attacks) = tokio::task::spawn_blocking(read)
+    let (guarantee, attacks) = tokio::task::spawn_blocking(read)
         .await
         .map_err(|e| ServiceError::internal("read the manifest", e))??;
     let mut composition = Vec::new();
@@ -152,7 +153,14 @@ pub async fn of_model(
         composition = accounts(service, project).await?;
         composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
     }
-    Ok(ModelReport { model: version.id(), guarantee: manifest.privacy, composition, attacks })
+    Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
+}
+
+/// The one field that is asked of a manifest, of a model that was trained here as of one that was imported.
+#[derive(Deserialize)]
+struct Promised {
+    #[serde(default)]
+    privacy: Option<PrivacyReport>,
 }
 
 async fn blocking<T: Send + 'static>(

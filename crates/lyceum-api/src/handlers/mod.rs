@@ -5,6 +5,7 @@ pub mod card;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
+pub mod docs;
 pub mod drift;
 pub mod embeddings;
 pub mod explanations;

@@ -19,26 +19,36 @@ pub struct InstancesResponse {
     pub explanations: Vec<Value>,
 }
 
-/// An explanation, the training rows behind an answer, or weights of attention.
-#[derive(Debug, Serialize, ToSchema)]
+/// An explanation, the training rows behind an answer, or weights of attention; one of the background has what it
+/// explains and its `status` from the beginning, and the rest once it is `completed`.
+#[derive(Debug, ToSchema)]
 #[schema(as = Explanation)]
+#[expect(dead_code, reason = "documents the shape; what is in it grows as JSON")]
 pub struct ExplanationBody {
     /// `explanation`; `row_influence` (with `rows` instead of `attributions`); or `attention`, which is none.
     pub object: &'static str,
     pub id: String,
-    pub method: String,
-    pub exact: bool,
-    #[schema(value_type = Object)]
-    pub target: Value,
-    #[schema(value_type = Object)]
-    pub output: Value,
+    /// Seconds since 1970.
+    pub created_at: i64,
+    /// The version and the hash of its weights.
+    pub explained_model: String,
+    /// Of the background: `queued`, `running`, `completed`, `failed` or `cancelled`.
+    pub status: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    pub error: Option<Value>,
+    pub method: Option<String>,
+    pub exact: Option<bool>,
+    #[schema(value_type = Option<Object>)]
+    pub target: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    pub output: Option<Value>,
     /// Spans of characters, features with their values, patches, steps, or units of a layer.
-    #[schema(value_type = Vec<Object>)]
-    pub attributions: Vec<Value>,
-    #[schema(value_type = Object)]
-    pub checks: Value,
-    #[schema(value_type = Object)]
-    pub usage: Value,
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub attributions: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
+    pub checks: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Value>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -6,6 +6,7 @@ pub mod card;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
+pub mod documents;
 pub mod drift;
 pub mod embeddings;
 pub mod explain;

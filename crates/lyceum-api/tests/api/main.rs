@@ -33,3 +33,4 @@ mod tiny;
 mod tls;
 mod uploads;
 mod vault;
+mod watched;

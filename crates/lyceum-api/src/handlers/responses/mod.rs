@@ -12,6 +12,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::handlers::why::{Asker, Said};
 use crate::sse;
 use crate::wire::chat::Why;
+use crate::wire::documents::ResponseDocument;
 use crate::wire::responses::answer::{Answer, Head};
 use crate::wire::responses::{Asked, Body, Deleted, FindQuery, InputItems, InputItemsQuery, items};
 use axum::Extension;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 /// Answers an input.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = Body, responses(
-    (status = 200, body = Object, description = "A Response; with stream: true, typed events that end with \
+    (status = 200, body = ResponseDocument, description = "A Response; with stream: true, typed events that end with \
      response.completed, response.incomplete or response.failed"),
     (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
     (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
@@ -162,7 +163,7 @@ fn in_own_words(error: ServiceError) -> ServiceError {
 #[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path),
     ("stream" = Option<bool>, Query), ("starting_after" = Option<usize>, Query),
     ("include_obfuscation" = Option<bool>, Query)), responses(
-    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
@@ -195,7 +196,7 @@ pub async fn delete(
 
 /// Ends an answer of the background; one that has ended stays as it is.
 #[utoipa::path(post, path = "/v1/responses/{id}/cancel", tag = "openai", params(("id" = String, Path)), responses(
-    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn cancel(
     State(api): State<Api>,
