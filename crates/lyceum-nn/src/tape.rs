@@ -164,6 +164,11 @@ impl<'a> Tape<'a> {
         self
     }
 
+    /// The precision from now on: of what is asked after the walk back.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
     /// Parameters beside the model's own, in the order in which operations number them
     /// ([`lora`](crate::ops::lora)). They are read and not learnt.
     pub fn with_beside(mut self, beside: &'a [&'a Params]) -> Self {
@@ -639,6 +644,11 @@ impl<'v> WeightBackward<'v> {
             let (slot, write) = self.grads.slot(param);
             f(self.view, slot, write);
         }
+    }
+
+    /// Whether the parameter is learnt.
+    pub(crate) fn learns(&self, param: ParamId) -> bool {
+        self.view.params.kind(param) == ParamKind::Weight
     }
 
     /// Hands `f` a gradient whose rows are those of the examples, each example's times its weight.

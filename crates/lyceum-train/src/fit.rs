@@ -167,14 +167,15 @@ pub fn learn(
     } else if run.total_steps() >= drive::QUOTED_STEPS_MIN {
         quote(spec, &run, loaded, private.as_ref(), observer)?;
     }
-    if let (Some(private), None) = (&private, &noise) {
+    // A run that has taken its steps and forgotten its key has no coins of canaries any more.
+    if let (Some(private), None, 0) = (&private, &noise, progress.step) {
         let fresh = match private.insecure_seed() {
             Some(seed) => Noise::insecure(seed),
             None => Noise::from_key(observer.noise_key()?),
         };
         noise = Some(fresh);
         // The key is on disk before its first draw: a run that is killed at once repeats itself too.
-        if let Some(dir) = dir.as_deref().filter(|_| progress.step == 0) {
+        if let Some(dir) = dir.as_deref() {
             save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
         }
     }
@@ -211,8 +212,7 @@ pub fn learn(
     } else if let (Some(privacy), true) =
         (&mut privacy, spec.privacy.as_ref().is_some_and(|p| p.audit.is_some()))
     {
-        let lost = "the audit was not evaluated: the job ended before its version was kept, and its key was forgotten";
-        privacy.limits.push(lost.into());
+        privacy.limits.push(private::AUDIT_LOST.into());
     }
     Ok(Learnt { model: run.model, shape, steps, seconds: progress.seconds, privacy })
 }

@@ -34,7 +34,7 @@ pub struct Run {
     pub(crate) seed: u64,
     order: Order,
     pub(crate) total_steps: u64,
-    precision: Precision,
+    pub(crate) precision: Precision,
     pub(crate) grads: Grads,
     pub(crate) workspace: Workspace,
     pub(crate) batches: Vec<Batch>,

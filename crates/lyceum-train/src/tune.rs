@@ -12,6 +12,7 @@ use crate::drive::{self, Course, drive, probe};
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::observer::{Event, Observer, Trained};
+use crate::private::{self, Noise, Promise};
 use crate::run::Run;
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::batch::{Input, Target};
@@ -21,7 +22,7 @@ use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
 use lyceum_nn::{Recording, Tape, Workspace};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
 use lyceum_types::spec::tune::TuneSpec;
 use std::cell::RefCell;
@@ -62,8 +63,10 @@ pub struct Tuned {
     pub steps: u64,
     pub seconds: f64,
     pub n_trained: u64,
-    /// Tokens in the examples of all steps.
-    pub trained_tokens: u64,
+    /// Tokens in the examples of all steps; None: which were drawn is a secret of a private run.
+    pub trained_tokens: Option<u64>,
+    /// What is promised; None where the spec asks for no privacy.
+    pub privacy: Option<PrivacyReport>,
     /// What it said when training ended.
     pub probes: Vec<Probe>,
 }
@@ -80,6 +83,10 @@ pub fn tune(
         return Err(TrainError::Spec(format!("{} reads no tokens", base.id)));
     };
     let mut chats = chat::load(spec, base.words, context, base_dir, control)?;
+    if spec.privacy.is_some() {
+        // Duplicates and overlap are said of the lines.
+        chats.warnings.clear();
+    }
     observer.event(&Event::Data {
         n_train: chats.train.len(),
         n_valid: chats.valid.as_ref().map_or(0, Dataset::len),
@@ -92,6 +99,8 @@ pub fn tune(
     }
     let train = spec.resolve(chats.train.len());
     refuse_memory(spec, &base)?;
+    refuse_private_whole(spec, &base)?;
+    let mut promise = Promise::begin(spec, &train, &chats, observer)?;
     let mut ws = Workspace::new();
     let reference = untuned(spec, &base)?;
     for part in [Some(&mut chats.train), chats.valid.as_mut()].into_iter().flatten() {
@@ -101,22 +110,33 @@ pub fn tune(
         Some(valid) => Some(measure(&reference, valid, &mut ws, control)?),
         None => None,
     };
+    if let Some(promise) = &mut promise {
+        let size = (base.model.shape.output.width(), context);
+        promise.make_canaries(spec.seed, size, |data| losses(&reference, data, &mut ws, control))?;
+    }
     let identity = identity(spec, &base, &chats);
     let model = prepared(spec, base, reference)?;
     let mut run = Run::new(&train, spec.seed, model, &chats.train);
     let counter = RefCell::new(chat::Counter::new(&train, spec.seed, &chats.train));
-    let trained = |steps: u64| Trained::Tokens(counter.borrow_mut().tokens(steps));
-    let (progress, best) = start(&mut run, &chats, (&identity, &trained), observer)?;
+    let trained = |steps: u64| match &promise {
+        // How many were drawn is no one's to know.
+        Some(promise) => Trained::Rows((promise.private.mechanism.expected_batch * steps as f64).round() as u64),
+        None => Trained::Tokens(counter.borrow_mut().tokens(steps)),
+    };
+    let started = start(&mut run, &chats, (&identity, &trained), promise.as_ref(), observer)?;
+    let Start { progress, best, noise } = started;
+    let canaries = promise.as_ref().zip(noise.as_ref()).and_then(|(promise, noise)| promise.canaries(noise));
+    let with_canaries = canaries.as_ref().map(|canaries| canaries.among(&chats.train));
     let metrics = |model: &Model, ws: &mut Workspace| match &chats.valid {
         Some(valid) => Ok(measure(model, valid, ws, control)?.metrics),
         None => Ok(BTreeMap::new()),
     };
     let dir = observer.checkpoint_dir();
     let course = Course {
-        train: &chats.train,
+        train: with_canaries.as_ref().unwrap_or(&chats.train),
         metrics: chats.valid.is_some().then_some(&metrics),
         identity: &identity,
-        private: None,
+        private: promise.as_ref().map(|promise| &promise.private).zip(noise.as_ref()),
         trained: &trained,
         dir: dir.as_deref(),
     };
@@ -128,7 +148,6 @@ pub fn tune(
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
     observer.event(&Event::Measuring)?;
-    let n_trained = run.model.params.n_trainable() as u64;
     let after = match &chats.valid {
         Some(valid) => Some(measure(&run.model, valid, &mut ws, control)?),
         None => None,
@@ -139,10 +158,20 @@ pub fn tune(
         }
         _ => None,
     };
-    let probes = probes(&run.model, &chats)?;
-    let trained_tokens = counter.into_inner().tokens(progress.step);
+    let privacy = match &promise {
+        None => None,
+        Some(promise) => {
+            let asked = |data: &Dataset| losses(&run.model, data, &mut ws, control);
+            let report = promise.report(progress.step, canaries.as_ref(), asked)?;
+            private::forget(observer)?;
+            Some(report)
+        }
+    };
+    let trained_tokens = privacy.is_none().then(|| counter.borrow_mut().tokens(progress.step));
     let of = |measured: Option<Measured>| measured.map(|measured| measured.metrics).unwrap_or_default();
     Ok(Tuned {
+        n_trained: run.model.params.n_trainable() as u64,
+        probes: probes(&run.model, &chats, privacy.is_some())?,
         model: run.model,
         train,
         metrics: of(after),
@@ -150,9 +179,8 @@ pub fn tune(
         verdict,
         steps: progress.step,
         seconds: progress.seconds,
-        n_trained,
         trained_tokens,
-        probes,
+        privacy,
         chats,
     })
 }
@@ -210,6 +238,17 @@ fn prepared(spec: &TuneSpec, base: Base<'_>, untuned: Model) -> Result<Model, Tr
     Ok(model)
 }
 
+/// A whole model's head reads the learnt tokens alone, whose rows are not the examples': their norms are not known.
+fn refuse_private_whole(spec: &TuneSpec, base: &Base<'_>) -> Result<(), TrainError> {
+    if spec.privacy.is_none() || spec.lora.is_some() || base.adapter.is_some() {
+        return Ok(());
+    }
+    Err(TrainError::Privacy(format!(
+        "training {} whole with differential privacy is not in this version: add lora = {{ rank = 8 }} under [model]",
+        base.id
+    )))
+}
+
 /// Weights, their gradients and two moments of a whole model must fit.
 fn refuse_memory(spec: &TuneSpec, base: &Base<'_>) -> Result<(), TrainError> {
     let params = &base.model.params;
@@ -234,28 +273,59 @@ fn available_bytes() -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
+/// Where a run begins.
+struct Start {
+    progress: Progress,
+    best: Option<lyceum_nn::Params>,
+    /// The secret of a private run.
+    noise: Option<Noise>,
+}
+
 /// Continues from the newest checkpoint, or tells what the run will cost.
 fn start(
     run: &mut Run,
     chats: &Chats,
     (identity, trained): (&str, &dyn Fn(u64) -> Trained),
+    promise: Option<&Promise>,
     observer: &mut dyn Observer,
-) -> Result<(Progress, Option<lyceum_nn::Params>), TrainError> {
-    let newest = match observer.checkpoint_dir() {
-        Some(dir) => checkpoint::list(&dir)?.pop(),
+) -> Result<Start, TrainError> {
+    let dir = observer.checkpoint_dir();
+    let newest = match &dir {
+        Some(dir) => checkpoint::list(dir)?.pop(),
         None => None,
     };
     if let Some(path) = newest {
         let restored = checkpoint::read(&path, identity, &mut run.model.params, &mut run.optimizer)?;
         let trained = trained(restored.progress.step);
         observer.event(&Event::Resumed { step: restored.progress.step, path: &path, trained })?;
-        return Ok((restored.progress, restored.best));
+        let checkpoint::Restored { progress, best, noise } = restored;
+        let noise = match promise {
+            Some(promise) => promise.noise(noise, &progress, observer)?,
+            None => None,
+        };
+        return Ok(Start { progress, best, noise });
     }
     if run.total_steps() >= drive::QUOTED_STEPS_MIN {
         let mut copy = Run::new(&run.spec, run.seed, run.model.clone(), &chats.train);
-        probe(&mut copy, observer, |copy, step| copy.step(&chats.train, step))?;
+        probe(&mut copy, observer, |copy, step| match promise {
+            // Thrown away, as all of the probe: nothing of it is seen.
+            Some(promise) => {
+                let mechanism = &promise.private.mechanism;
+                copy.private_step(&chats.train, step, mechanism, &Noise::insecure(step))
+            }
+            None => copy.step(&chats.train, step),
+        })?;
     }
-    Ok((Progress::default(), None))
+    let progress = Progress::default();
+    let noise = match promise {
+        Some(promise) => promise.noise(None, &progress, observer)?,
+        None => None,
+    };
+    // The key is on disk before its first draw: a run that is killed at once repeats itself too.
+    if let (Some(dir), Some(noise)) = (dir.as_deref(), &noise) {
+        drive::save(dir, identity, run, None, &progress, Some(noise), observer)?;
+    }
+    Ok(Start { progress, best: None, noise })
 }
 
 /// What a checkpoint belongs to: the spec, the base and the bytes of the data.
@@ -264,6 +334,10 @@ fn identity(spec: &TuneSpec, base: &Base<'_>, chats: &Chats) -> String {
     text.push_str(&base.sha256);
     for file in &chats.files {
         text.push_str(&file.sha256);
+    }
+    // Another generator's noise on steps that were taken already would spend twice.
+    if spec.privacy.is_some() {
+        text.push_str(private::GENERATOR);
     }
     checkpoint::digest(text.as_bytes())
 }
@@ -332,6 +406,17 @@ fn answers(
     Ok(all)
 }
 
+/// The mean loss of each example's learnt tokens.
+fn losses(
+    model: &Model,
+    data: &Dataset,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Vec<f64>, TrainError> {
+    let mean = |answer: Answer| answer.nats / answer.n_tokens.max(1) as f64;
+    Ok(answers(model, data, ws, control)?.into_iter().map(mean).collect())
+}
+
 struct Measured {
     metrics: BTreeMap<String, Metric>,
     /// A loss an example.
@@ -372,8 +457,14 @@ fn measure(
     Ok(Measured { metrics, rows })
 }
 
-/// The beginnings of a few examples with what is said after them.
-fn probes(model: &Model, chats: &Chats) -> Result<Vec<Probe>, TrainError> {
+/// The beginnings of a few examples with what is said after them; of a private run without public lines, of tokens
+/// that are nobody's.
+fn probes(model: &Model, chats: &Chats, is_private: bool) -> Result<Vec<Probe>, TrainError> {
+    if is_private && chats.valid.is_none() {
+        let vocabulary = model.shape.output.width().max(1);
+        let made_up = |i: usize| (0..16).map(|t| ((i * 131 + t * 37 + 11) % vocabulary) as u32).collect();
+        return (0..PROBES).map(|i| Ok(Probe::record(model, made_up(i))?)).collect();
+    }
     let part = chats.valid.as_ref().unwrap_or(&chats.train);
     let rows: Vec<usize> = (0..part.len().min(PROBES)).collect();
     let mut batch = part.new_batch();

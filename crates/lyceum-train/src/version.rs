@@ -9,7 +9,7 @@ use crate::measure::Measured;
 use lyceum_models::batch::{Input, Tokens};
 use lyceum_models::{InputShape, bundle};
 use lyceum_nn::{NnError, weights};
-use lyceum_types::manifest::{BaselineReport, FORMAT_VERSION, Manifest};
+use lyceum_types::manifest::{BaselineReport, FORMAT_VERSION, Manifest, PrivacyReport, TunedReport};
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::privacy::{PrivacySpec, PublicStatistic};
 use safetensors::tensor::{Dtype, TensorView};
@@ -138,6 +138,41 @@ fn withhold(manifest: &mut Manifest, declared: &PrivacySpec) {
     if let Some(report) = privacy {
         report.withheld = withheld.into_iter().map(str::to_owned).collect();
     }
+}
+
+/// Takes out of a private fine-tuning's report what noise does not protect and nobody declared public; every field is
+/// named here too.
+pub fn withhold_tuned(tuned: &mut TunedReport, privacy: &mut PrivacyReport, declared: &PrivacySpec) {
+    let TunedReport {
+        // Said by the spec or the program.
+        job: _,
+        base: _,
+        spec: _,
+        steps: _,
+        n_trained: _,
+        // Decided from the number of lines where that was declared public: the parser refuses it otherwise.
+        train: _,
+        // A limit that the report names: running time is not protected.
+        seconds: _,
+        // Of lines that were declared public: the parser refuses other validation files.
+        metrics: _,
+        base_metrics: _,
+        verdict: _,
+        // Public lines' or made up.
+        probes: _,
+        // Taken out.
+        data,
+        split,
+    } = tuned;
+    let mut withheld = vec!["tuned.split.train"];
+    split.remove("train");
+    if !declared.is_public(PublicStatistic::Rows) {
+        withheld.extend(["tuned.data.train.sha256", "tuned.data.train.rows"]);
+        for file in data.iter_mut().filter(|file| file.role == "train") {
+            (file.sha256, file.rows) = ("withheld".into(), 0);
+        }
+    }
+    privacy.withheld = withheld.into_iter().map(str::to_owned).collect();
 }
 
 /// Both paired tests in words.

@@ -2,103 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
+mod tiny;
+
 use lyceum_kernels::stored::Stored;
-use lyceum_language::template::ChatTemplate;
-use lyceum_language::tokenizer::{GgufVocabulary, TokenKind, Tokenizer};
 use lyceum_models::Model;
-use lyceum_models::causal_lm::{Source, load};
-use lyceum_nn::checkpoint::Checkpoint;
-use lyceum_train::chat::{self, Words};
-use lyceum_train::tune::{Base, Tuned, tune};
+use lyceum_train::chat;
+use lyceum_train::tune::Tuned;
 use lyceum_train::{Event, Observer, TrainError, Trained};
-use lyceum_types::control::Control;
 use lyceum_types::manifest::Metric;
 use lyceum_types::spec::parse::Job;
 use lyceum_types::spec::tune::TuneSpec;
-use safetensors::tensor::{Dtype, TensorView};
-use serde_json::{Map, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-const CHATML: &str = include_str!("../../../fixtures/language/templates/chatml.jinja");
-
-fn tokenizer() -> Tokenizer {
-    let byte = |byte: u32| match byte {
-        0x21..=0x7E | 0xA1..=0xAC | 0xAE..=0xFF => char::from_u32(byte),
-        0x00..=0x20 => char::from_u32(0x100 + byte),
-        0x7F..=0xA0 => char::from_u32(0x121 + byte - 0x7F),
-        _ => char::from_u32(0x143),
-    };
-    let mut tokens: Vec<String> = (0..256).map(|b| byte(b).unwrap().to_string()).collect();
-    let mut kinds = vec![TokenKind::Normal; 256];
-    for special in ["<|im_start|>", "<|im_end|>"] {
-        tokens.push(special.into());
-        kinds.push(TokenKind::Control);
-    }
-    let vocabulary = GgufVocabulary {
-        model: "gpt2".into(),
-        pre: Some("gpt-2".into()),
-        tokens,
-        kinds,
-        eos: Some(257),
-        ..GgufVocabulary::default()
-    };
-    Tokenizer::from_gguf(&vocabulary).unwrap()
-}
-
-const SIZES: [usize; 3] = [32, 32, 260];
-
-/// A model of these weights, stored as `quant`.
-fn opened(file: Vec<u8>, quant: Stored) -> Model {
-    let [c, f, v] = SIZES;
-    let config = json!({
-        "model_type": "llama", "vocab_size": v, "hidden_size": c, "intermediate_size": f,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2,
-        "max_position_embeddings": 96, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": true
-    });
-    let checkpoint = Checkpoint::safetensors(vec![Box::new(file)]).unwrap();
-    let source = Source::HuggingFace { config: &config };
-    Model::language(load(checkpoint, source, Some(quant), None, &Control::new()).unwrap())
-}
-
-/// Two layers of 32 numbers, with weights from a formula.
-fn base_model(quant: Stored) -> Model {
-    let [c, f, v] = SIZES;
-    let mut tensors: Vec<(String, Vec<usize>)> =
-        vec![("model.embed_tokens.weight".into(), vec![v, c]), ("model.norm.weight".into(), vec![c])];
-    for i in 0..2 {
-        let mut add = |name: &str, dims: &[usize]| {
-            tensors.push((format!("model.layers.{i}.{name}.weight"), dims.to_vec()));
-        };
-        add("input_layernorm", &[c]);
-        add("post_attention_layernorm", &[c]);
-        add("self_attn.q_proj", &[c, c]);
-        add("self_attn.k_proj", &[c / 2, c]);
-        add("self_attn.v_proj", &[c / 2, c]);
-        add("self_attn.o_proj", &[c, c]);
-        add("mlp.gate_proj", &[f, c]);
-        add("mlp.up_proj", &[f, c]);
-        add("mlp.down_proj", &[c, f]);
-    }
-    let mut state = 7u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
-    };
-    let data: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .into_iter()
-        .map(|(name, dims)| {
-            let n: usize = dims.iter().product();
-            let value = |x: f32| if dims.len() == 1 { 1.0 } else { 0.3 * x };
-            let bytes = (0..n).flat_map(|_| value(next()).to_le_bytes()).collect();
-            (name, dims, bytes)
-        })
-        .collect();
-    let views = data.iter().map(|(name, dims, bytes)| {
-        (name.as_str(), TensorView::new(Dtype::F32, dims.clone(), bytes).unwrap())
-    });
-    opened(safetensors::serialize(views, None).unwrap(), quant)
-}
+use tiny::{base_model, chats, chats_of, opened, run};
 
 /// Keeps what is told, and checkpoints in a folder; ends the run where it is told to.
 #[derive(Default)]
@@ -148,21 +65,6 @@ fn spec(model: &str, train: &str) -> TuneSpec {
     }
 }
 
-/// Questions whose answers follow a rule.
-fn chats(folder: &Path) {
-    chats_of(folder, ["rose", "blue", "gold", "deep"]);
-}
-
-fn chats_of(folder: &Path, answers: [&str; 4]) {
-    let line = |i: usize| {
-        let (word, answer) = (["red", "sky", "sun", "sea"][i % 4], answers[i % 4]);
-        let question = format!("{word} {}?", i / 4);
-        json!({ "messages": [{ "role": "user", "content": question }, { "role": "assistant", "content": answer }] })
-    };
-    let file: String = (0..40).map(|i| format!("{}\n", line(i))).collect();
-    std::fs::write(folder.join("train.jsonl"), file).unwrap();
-}
-
 fn preferences(folder: &Path) {
     let line = |i: usize| {
         let say = |text: &str| json!([{ "role": "assistant", "content": text }]);
@@ -173,13 +75,6 @@ fn preferences(folder: &Path) {
     };
     let file: String = (0..30).map(|i| format!("{}\n", line(i))).collect();
     std::fs::write(folder.join("train.jsonl"), file).unwrap();
-}
-
-fn run(spec: &TuneSpec, model: Model, folder: &Path, observer: &mut Kept) -> Result<Tuned, TrainError> {
-    let (tokenizer, template) = (tokenizer(), ChatTemplate::new(CHATML, Map::new()).unwrap());
-    let words = Words { tokenizer: &tokenizer, template: Some(&template), now: 0 };
-    let base = Base { model, adapter: None, words, id: "base@1".into(), sha256: "0".into() };
-    tune(spec, base, folder, observer, &Control::new())
 }
 
 const LONG: &str = "epochs = 8\nbatch_size = 4\noptimizer = { name = \"adamw\", lr = 1e-2 }";
@@ -226,7 +121,7 @@ fn a_run_that_was_killed_ends_in_the_bytes_of_one_that_was_not() {
     let counted: Vec<Trained> =
         chat::order(&whole.train, spec.seed, part, u64::MAX).into_iter().map(count).collect();
     assert_eq!((seen.trained.len(), &seen.trained), (9, &counted));
-    assert_eq!(Trained::Tokens(whole.trained_tokens), counted[8]);
+    assert_eq!(Trained::Tokens(whole.trained_tokens.unwrap()), counted[8]);
     let dir = Some(folder.path().join("checkpoints"));
     let mut killed = Kept { dir: dir.clone(), stop_at: Some(5), ..Kept::default() };
     assert!(run(&spec, base_model(Stored::F32), folder.path(), &mut killed).is_err());

@@ -246,6 +246,8 @@ pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
 
 /// Canaries of one job.
 pub const CANARIES: (usize, usize) = (100, 100_000);
+/// Rows of one answer that says which models saw them.
+pub const ROWS_TOLD_MAX: usize = 100;
 
 // Choices.
 

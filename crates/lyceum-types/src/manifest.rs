@@ -101,6 +101,9 @@ pub struct ImportedManifest {
     /// How it was fine-tuned; None: it was imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tuned: Option<TunedReport>,
+    /// What its fine-tuning promises about each example; None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacyReport>,
 }
 
 /// Where a fine-tuned model comes from, and how good it was when its training ended.
@@ -258,6 +261,9 @@ pub struct AuditReport {
     pub epsilon_lower: f64,
     pub delta: f64,
     pub confidence: f64,
+    /// How well the attacker's scores tell canaries that took part from those that did not (0.5 is a guess).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership_auc: Option<Metric>,
     /// In plain words.
     pub statement: String,
 }

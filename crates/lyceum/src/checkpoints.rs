@@ -17,6 +17,7 @@ use lyceum_store::models;
 use lyceum_train::checkpoint;
 use lyceum_train::tune::{Tuned, untrained};
 use lyceum_types::clock::Timestamp;
+use lyceum_types::manifest::PrivacyReport;
 use lyceum_types::spec::tune::TunePlan;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -78,7 +79,7 @@ async fn publish_newest(store: &Store, claim: &Claim, tuning: &Tuning, path: &Pa
     };
     let read = tokio::task::spawn_blocking(read).await;
     let (step, model) = read.map_err(|error| Failure::internal("a checkpoint was not read", &error))??;
-    publish(store, claim, plan, language, (step, &model)).await?;
+    publish(store, claim, plan, language, (step, &model, None)).await?;
     let mut wanted: BTreeSet<u64> = steps(store, claim)?.into_iter().map(|(step, _)| step).collect();
     wanted.insert(step);
     withdraw_others(store, claim, plan, &wanted).await
@@ -98,7 +99,7 @@ pub async fn keep_last(
     for (step, path) in steps(store, claim)?.into_iter().filter(|(step, _)| !is_last(*step)) {
         let mut model = tuned.model.clone();
         checkpoint::parameters(&path, &mut model.params)?;
-        publish(store, claim, plan, language, (step, &model)).await?;
+        publish(store, claim, plan, language, (step, &model, tuned.privacy.as_ref())).await?;
         wanted.insert(step);
     }
     withdraw_others(store, claim, plan, &wanted).await
@@ -120,11 +121,13 @@ async fn publish(
     claim: &Claim,
     plan: &TunePlan,
     language: &Arc<Language>,
-    (step, model): (u64, &Model),
+    (step, model, privacy): (u64, &Model, Option<&PrivacyReport>),
 ) -> Result<(), Failure> {
     let name = format!("{}:ckpt-step-{step}", plan.tune.name);
     let staging = Staging::create(store.layout())?;
     let (new, mut manifest) = write_version(&staging, claim, language, (&name, model))?;
+    // Fewer steps than all, whose promise covers every model on the way.
+    manifest.privacy = privacy.cloned();
     let known = models::resolve(store, &claim.project, &name.parse()?).await;
     // It was made while the job ran, or by an attempt that died.
     if known.is_ok_and(|known| known.sha256 == new.sha256) {

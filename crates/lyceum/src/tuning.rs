@@ -19,6 +19,7 @@ use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, NewVersion, Version};
 use lyceum_train::chat::Words;
 use lyceum_train::tune::{Base, Tuned, tune};
+use lyceum_train::version::withhold_tuned;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef};
 use lyceum_types::manifest::{
@@ -152,7 +153,8 @@ async fn carry_out(
                 Err(Broken::Base(Failure::new(Exit::Usage, "unsupported_base", message, why, fix)))
             }
             Ok((language, adapter)) => {
-                if plan.tune.name.starts_with("ft:") {
+                // What a private run promises holds for its end: nothing of it is shown before.
+                if plan.tune.name.starts_with("ft:") && plan.tune.privacy.is_none() {
                     let of = (plan.clone(), language.clone(), adapter.clone());
                     serving = Some(checkpoints::serve(of_checkpoints, owner, of, &mut observer));
                 }
@@ -239,6 +241,12 @@ async fn publish(
         n_trained: tuned.n_trained,
         probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
     });
+    manifest.privacy = tuned.privacy.clone();
+    if let (Some(report), Some(privacy), Some(declared)) =
+        (&mut manifest.tuned, &mut manifest.privacy, &plan.tune.privacy)
+    {
+        withhold_tuned(report, privacy, declared);
+    }
     if plan.tune.name.starts_with("ft:")
         && let Err(failure) = checkpoints::keep_last(store, claim, plan, &language, &tuned).await
     {
@@ -272,7 +280,7 @@ async fn publish(
         "strong_baseline": null,
         "strong_baseline_name": null,
         "verdict": report.verdict,
-        "privacy": null,
+        "privacy": manifest.privacy,
         "gate": null,
         "result_file": result_file,
         "path": null,
@@ -330,6 +338,7 @@ pub fn write_version(
         files: written.files,
         base: (written.kind == ImportedKind::Adapter).then_some(base),
         tuned: None,
+        privacy: None,
     };
     Ok((new, manifest))
 }

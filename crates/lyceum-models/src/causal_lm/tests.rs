@@ -32,6 +32,10 @@ pub(super) fn case(name: &str) -> Case {
 }
 
 impl Case {
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
     pub fn load(&self, quant: Option<Stored>) -> Result<Loaded, LoadError> {
         let mut checkpoint = Checkpoint::safetensors(vec![Box::new(self.file.clone())]).unwrap();
         checkpoint.remove("test.logits");

@@ -72,6 +72,10 @@ impl Operation for Embedding {
     fn backward_inputs(&self, _back: &mut Backward<'_>) {}
 
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+        // What is frozen may stand on other rows than the examples'.
+        if !back.learns(self.table) {
+            return;
+        }
         back.weighted(back.dy, |back, dy| {
             back.grad(self.table, |view, dw, write| {
                 scatter_add(dy, view.output_shape().last(), view.ids(self.ids), None, dw, write);

@@ -150,6 +150,10 @@ impl Operation for HeadNorm {
     }
 
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+        // What is frozen may stand on other rows than the examples'.
+        if self.weights.iter().all(|&weight| !back.learns(weight)) {
+            return;
+        }
         let width = self.heads.width();
         back.weighted(back.dy, |back, dy| {
             for (part, weight) in parts(self.heads, self.weights) {

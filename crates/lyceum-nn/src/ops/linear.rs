@@ -155,6 +155,10 @@ impl Operation for Linear {
     }
 
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+        // What is frozen may stand on other rows than the examples'.
+        if !back.learns(self.weight) && self.bias.is_none_or(|bias| !back.learns(bias)) {
+            return;
+        }
         let precision = back.precision;
         back.weighted(back.dy, |back, dy| {
             back.grad(self.weight, |view, dw, write| {

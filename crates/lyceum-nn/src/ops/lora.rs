@@ -20,7 +20,7 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::{ParamId, Params};
-use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Examples, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
 use lyceum_kernels::elementwise::{add_into, scale};
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
 use lyceum_kernels::{pool, scratch};
@@ -254,11 +254,34 @@ impl Lora {
     }
 
     /// The adapter's rows of example `i`, as numbers of its rows.
-    fn rows_of(&self, norms: &ExampleNorms<'_>, i: usize) -> Range<usize> {
-        let rows = norms.view.ids(self.rows);
-        let of = norms.examples.range(i, norms.view.output_shape().rows());
+    fn rows_of(&self, view: View<'_>, examples: &Examples, i: usize) -> Range<usize> {
+        let rows = view.ids(self.rows);
+        let of = examples.range(i, view.output_shape().rows());
         rows.partition_point(|&row| (row as usize) < of.start)
             ..rows.partition_point(|&row| (row as usize) < of.end)
+    }
+
+    /// Hands `f` saved rows, each example's times its weight.
+    fn weighted(
+        &self,
+        back: &mut WeightBackward<'_>,
+        saved: Saved,
+        f: impl FnOnce(&mut WeightBackward<'_>, &[f32]),
+    ) {
+        let (view, examples) = (back.view, back.examples);
+        let numbers = view.saved(saved);
+        let Some(weights) = back.example_weights else { return f(back, numbers) };
+        let width = numbers.len() / view.ids(self.rows).len();
+        scratch::with_f32(numbers.len(), |scaled| {
+            for (i, &weight) in weights.iter().enumerate() {
+                let own = self.rows_of(view, examples, i);
+                let own = own.start * width..own.end * width;
+                for (out, &x) in scaled[own.clone()].iter_mut().zip(&numbers[own]) {
+                    *out = x * weight;
+                }
+            }
+            f(back, scaled);
+        });
     }
 }
 
@@ -297,43 +320,35 @@ impl Operation for Lora {
         });
     }
 
+    /// `dB = dyᵀ·t` and `dA = uᵀ·x`. An example's weight goes to its rows of t and u, which are as narrow as the rank:
+    /// a weighted pass costs what a plain one costs.
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {
         if self.beside.is_some() {
             return;
         }
-        let precision = back.precision;
-        let as_saved = back.example_weights.is_none();
-        back.weighted(back.dy, |back, dy| {
-            for part in self.parts() {
-                let (rows, n) = (back.view.ids(self.rows), part.n);
+        let (precision, dy) = (back.precision, back.dy);
+        let rows = back.view.ids(self.rows);
+        for part in self.parts() {
+            let columns = part.factors.first..part.factors.first + part.n;
+            self.weighted(back, part.t, |back, t| {
                 back.grad(part.factors.b, |view, db, write| {
-                    let t = view.saved(part.t);
                     let t = Mat::new(t, rows.len(), t.len() / rows.len());
-                    let columns = part.factors.first..part.factors.first + n;
                     gathered(dy, view.output_shape().last(), rows, columns, |dy| {
-                        let dy = Mat::new(dy, rows.len(), n).t();
+                        let dy = Mat::new(dy, rows.len(), part.n).t();
                         matmul(dy, t, db, write, Epilogue::default(), precision);
                     });
                 });
+            });
+            self.weighted(back, part.u, |back, u| {
                 back.grad(part.factors.a, |view, da, write| {
-                    let (k, saved) = (view.shape(self.x).last(), view.saved(part.u));
-                    let mut from = |u: &[f32]| {
-                        gathered(view.value(self.x), k, rows, 0..k, |x| {
-                            let u = Mat::new(u, rows.len(), u.len() / rows.len()).t();
-                            let x = Mat::new(x, rows.len(), k);
-                            matmul(u, x, da, write, Epilogue::default(), precision);
-                        });
-                    };
-                    if as_saved {
-                        return from(saved);
-                    }
-                    scratch::with_f32(saved.len(), |u| {
-                        self.through_b(view, &part, dy, u, precision);
-                        from(u);
+                    let k = view.shape(self.x).last();
+                    gathered(view.value(self.x), k, rows, 0..k, |x| {
+                        let u = Mat::new(u, rows.len(), u.len() / rows.len()).t();
+                        matmul(u, Mat::new(x, rows.len(), k), da, write, Epilogue::default(), precision);
                     });
                 });
-            }
-        });
+            });
+        }
     }
 
     fn example_norms(&self, norms: &mut ExampleNorms<'_>) {
@@ -384,7 +399,7 @@ impl Lora {
     }
 
     fn ranges(&self, norms: &ExampleNorms<'_>) -> Vec<Range<usize>> {
-        (0..norms.examples.n()).map(|i| self.rows_of(norms, i)).collect()
+        (0..norms.examples.n()).map(|i| self.rows_of(norms.view, norms.examples, i)).collect()
     }
 }
 

@@ -61,6 +61,10 @@ impl Operation for RmsNorm {
     }
 
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {
+        // What is frozen may stand on other rows than the examples'.
+        if !back.learns(self.weight) {
+            return;
+        }
         back.weighted(back.dy, |back, dy| {
             back.grad(self.weight, |view, dw, write| {
                 norm_backward_weights(self.normed(view), dy, None, dw, None, write);

@@ -143,6 +143,7 @@ pub async fn import(
         files: copied.files,
         base: Some(Base { model: base.id(), sha256: base.sha256.clone() }),
         tuned: None,
+        privacy: None,
     };
     let said = adapter.config.base_model_name_or_path.clone();
     let notes =

@@ -125,6 +125,7 @@ pub async fn import(
         files,
         base: None,
         tuned: None,
+        privacy: None,
     };
     let write = |number: u32| {
         manifest.version = number;

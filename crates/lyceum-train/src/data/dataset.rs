@@ -103,6 +103,17 @@ impl Dataset {
         if let Examples::Packed(sequences) = &self.examples { Some(sequences) } else { None }
     }
 
+    /// Whether these are the lines of a fine-tuning.
+    pub fn is_sequences(&self) -> bool {
+        self.sequences().is_some()
+    }
+
+    /// What an example's summed loss terms are multiplied by, so that they are its own loss: of a sequence one over
+    /// its learnt tokens (its loss is their mean), else 1. It depends on no other example.
+    pub(crate) fn loss_share(&self, row: usize) -> f64 {
+        self.sequences().map_or(1.0, |sequences| 1.0 / sequences.n_learnt(row).max(1) as f64)
+    }
+
     pub(crate) fn sequences_mut(&mut self) -> Option<&mut Sequences> {
         if let Examples::Packed(sequences) = &mut self.examples { Some(sequences) } else { None }
     }
@@ -217,13 +228,15 @@ impl Dataset {
             (Examples::Tokens(ids), Examples::Tokens(more)) => {
                 chosen.iter().for_each(|&i| ids.push(more.row(i)));
             }
+            (Examples::Packed(own), Examples::Packed(more)) => *own = own.followed_by(more, chosen),
             _ => unreachable!("both sets are of one preparation: bug"),
         }
         match (&mut all.targets, &other.targets) {
             (Targets::Classes(classes), Targets::Classes(more)) => {
                 classes.extend(chosen.iter().map(|&i| more[i]));
             }
-            _ => unreachable!("both sets have a class an example: bug"),
+            (Targets::None, Targets::None) => {}
+            _ => unreachable!("both sets have answers of one kind: bug"),
         }
         all
     }

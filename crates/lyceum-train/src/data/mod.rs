@@ -14,6 +14,7 @@ mod columns;
 mod corpus;
 mod csv;
 pub(crate) mod dataset;
+pub mod find;
 mod fit;
 mod folder;
 mod idx;

@@ -48,6 +48,22 @@ impl Sequences {
         (first..first + self.per_example()).map(|i| self.ids.row(i).len() - 1).sum()
     }
 
+    /// The tokens of an example that the model learns to say: of its sequences, those after the first.
+    pub fn n_learnt(&self, example: usize) -> usize {
+        let first = example * self.per_example();
+        let learnt = |i: usize| self.has_loss[self.ids.range(i)].iter().skip(1).filter(|&&l| l).count();
+        (first..first + self.per_example()).map(learnt).sum()
+    }
+
+    /// These sequences, and after them the chosen ones of others.
+    pub fn followed_by(&self, other: &Sequences, chosen: &[usize]) -> Sequences {
+        let mut all = self.clone();
+        for &i in chosen {
+            all.push(other.ids.row(i), &other.has_loss[other.ids.range(i)]);
+        }
+        all
+    }
+
     /// The tokens of an example's sequences.
     pub fn example(&self, example: usize) -> Vec<Vec<SeenToken>> {
         let token = |(&id, &has_loss): (&u32, &bool)| SeenToken { id, has_loss };

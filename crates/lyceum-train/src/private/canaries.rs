@@ -9,6 +9,7 @@
 
 use super::Noise;
 use crate::data::dataset::{Examples, Ragged, Targets};
+use crate::data::sequences::Sequences;
 use crate::data::{Dataset, Loaded};
 use crate::error::TrainError;
 use crate::measure::row_losses;
@@ -18,8 +19,9 @@ use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
 use lyceum_models::space::Domain;
 use lyceum_models::{InputShape, Model};
 use lyceum_privacy::audit::best_lower_bound;
+use lyceum_privacy::membership;
 use lyceum_types::control::Control;
-use lyceum_types::manifest::AuditReport;
+use lyceum_types::manifest::{AuditReport, Metric};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
@@ -28,6 +30,8 @@ const STREAM: u64 = 0xca_0a_12;
 /// The step whose draws are the coins: no run has so many.
 const COINS: u64 = 1 << 62;
 const CONFIDENCE: f64 = 0.95;
+/// Of a canary of a fine-tuning.
+const SEQUENCE_TOKENS: usize = 16;
 
 /// Rows of nobody, and which of them the run trains on.
 #[derive(Clone, Debug)]
@@ -59,9 +63,14 @@ impl Canaries {
             texts: None,
             n_truncated: Vec::new(),
         };
+        Ok(Self::tossed(data, noise, delta))
+    }
+
+    /// Throws the coins of canaries that are made.
+    pub fn tossed(data: Dataset, noise: &Noise, delta: f64) -> Self {
         let mut included = Vec::new();
-        noise.draw(COINS, n, 0.5, &mut included);
-        Ok(Canaries { data, included, delta })
+        noise.draw(COINS, data.len(), 0.5, &mut included);
+        Canaries { data, included, delta }
     }
 
     /// The training rows, and after them the canaries that the coins chose.
@@ -74,12 +83,21 @@ impl Canaries {
     /// # Errors
     /// Cancellation, or a loss that is not a number.
     pub fn audit(&self, before: &Model, after: &Model, control: &Control) -> Result<AuditReport, TrainError> {
-        let (before, after) =
-            (row_losses(before, &self.data, control)?, row_losses(after, &self.data, control)?);
-        let scores: Vec<f64> = before.iter().zip(&after).map(|(before, after)| before - after).collect();
+        self.judge(&row_losses(before, &self.data, control)?, &row_losses(after, &self.data, control)?)
+    }
+
+    /// What the attacker proves, from the loss of each canary before and after.
+    ///
+    /// # Errors
+    /// A loss that is not a number.
+    pub fn judge(&self, before: &[f64], after: &[f64]) -> Result<AuditReport, TrainError> {
+        let scores: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
         let mut included = vec![false; scores.len()];
         self.included.iter().for_each(|&i| included[i] = true);
         let found = best_lower_bound(&scores, &included, self.delta, CONFIDENCE)?;
+        let of = |part: bool| scores.iter().zip(&included).filter(move |(_, i)| **i == part).map(|(s, _)| *s);
+        let (members, others): (Vec<f64>, Vec<f64>) = (of(true).collect(), of(false).collect());
+        let auc = membership::attack(&members, &others, &[])?.auc;
         let (m, r, v) = (found.guesses.m, found.guesses.r, found.guesses.v);
         Ok(AuditReport {
             method: "one run (Steinke, Nasr and Jagielski 2023): made-up rows with random labels, loss before less after"
@@ -90,6 +108,7 @@ impl Canaries {
             epsilon_lower: found.epsilon,
             delta: found.delta,
             confidence: found.confidence,
+            membership_auc: Some(Metric { value: auc.value, ci95: auc.ci95, n: auc.n }),
             statement: format!(
                 "Of {m} made-up rows, half of which took part, an attacker who sees the model told {v} of {r} rightly: \
                  with {:.0} % confidence ε is at least {:.3}. That proves nothing from above: a stronger attacker may tell more.",
@@ -98,6 +117,18 @@ impl Canaries {
             ),
         })
     }
+}
+
+/// Random tokens, the second half of each sequence learnt: what no line of the data says. Their length is no line's.
+pub fn random_sequences(n: usize, seed: u64, vocabulary: usize, context: usize) -> Dataset {
+    let (mut rng, mut sequences) = (generator(seed, STREAM), Sequences::new(None));
+    let length = SEQUENCE_TOKENS.min(context).max(2);
+    let has_loss: Vec<bool> = (0..length).map(|i| i >= length / 2).collect();
+    for _ in 0..n {
+        let ids: Vec<u32> = (0..length).map(|_| rng.random_range(0..vocabulary as u32)).collect();
+        sequences.push(&ids, &has_loss);
+    }
+    Dataset::of_sequences(sequences, Vec::new())
 }
 
 /// Random inputs as the model takes them.

@@ -17,10 +17,12 @@ mod canaries;
 mod noise;
 mod report;
 mod step;
+mod tuned;
 mod undeclared;
 
 pub use canaries::Canaries;
 pub use noise::{GENERATOR, Noise};
+pub(crate) use tuned::{AUDIT_LOST, Promise, forget};
 pub use undeclared::undeclared;
 
 use crate::data::Loaded;
@@ -28,8 +30,9 @@ use crate::error::TrainError;
 use lyceum_models::{InputShape, ModelShape, OutputShape};
 use lyceum_privacy::calibrate::{Target, sigma};
 use lyceum_privacy::{Accountant, Event};
-use lyceum_types::spec::Spec;
 use lyceum_types::spec::privacy::{AccountantSpec, NoiseSpec, PrivacySpec};
+use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::{Spec, TrainSpec};
 
 /// What a step does to the gradients. The claim that a report makes is of `sigma`; a test that changes one of
 /// the other numbers shows that audits notice.
@@ -43,7 +46,8 @@ pub struct Mechanism {
     pub noise: f64,
     /// What the noisy sum is divided by.
     pub expected_batch: f64,
-    /// Of each example's summed loss terms: a constant that no example decides.
+    /// Of each example's summed loss terms: a constant that no example decides. (What an example decides for itself, as
+    /// the number of its learnt tokens, is [`Dataset::loss_share`](crate::data::Dataset).)
     pub loss_scale: f32,
 }
 
@@ -68,6 +72,30 @@ impl Private {
         n: usize,
         steps: u64,
     ) -> Result<Self, TrainError> {
+        let loss_scale = 1.0 / terms_max(shape) as f32;
+        Self::of(&spec.train, privacy, loss_scale, (n, steps))
+    }
+
+    /// Settings of a fine-tuning whose `train` was decided. An example's loss is the mean over its own learnt tokens.
+    ///
+    /// # Errors
+    /// As [`Private::new`].
+    pub fn tuned(
+        spec: &TuneSpec,
+        train: &TrainSpec,
+        n: usize,
+        steps: u64,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(privacy) = &spec.privacy else { return Ok(None) };
+        Self::of(train, privacy, 1.0, (n, steps)).map(Some)
+    }
+
+    fn of(
+        train: &TrainSpec,
+        privacy: &PrivacySpec,
+        loss_scale: f32,
+        (n, steps): (usize, u64),
+    ) -> Result<Self, TrainError> {
         if privacy.target_delta * n as f64 >= 1.0 {
             return Err(TrainError::Privacy(format!(
                 "target_delta = {} lets one of {n} rows be published whole: write one below {:e}",
@@ -75,7 +103,7 @@ impl Private {
                 0.1 / n as f64
             )));
         }
-        let expected = (spec.train.batch_size * spec.train.accumulate) as f64;
+        let expected = (train.batch_size * train.accumulate) as f64;
         let q = privacy.sampling_rate.unwrap_or((expected / n as f64).min(1.0));
         let accountant = accountant(privacy.accountant);
         let sigma = match privacy.noise {
@@ -89,7 +117,7 @@ impl Private {
             clip: privacy.max_grad_norm,
             noise: sigma * privacy.max_grad_norm,
             expected_batch: if privacy.sampling_rate.is_some() { expected } else { q * n as f64 },
-            loss_scale: 1.0 / terms_max(shape) as f32,
+            loss_scale,
         };
         Ok(Private { mechanism, sigma, accountant, spec: privacy.clone() })
     }

@@ -6,7 +6,7 @@ use crate::error::TrainError;
 use crate::optim::{Optimizer, global_norm};
 use crate::run::{Run, StepReport};
 use crate::schedule::lr_at;
-use lyceum_nn::{Dropout, Examples, Precision, Recording, Tape};
+use lyceum_nn::{Dropout, Precision, Recording, Tape};
 
 /// Rounding of norms and of the weighted sum, in proportion: clipping errs to the safe side by it.
 const NORM_MARGIN: f64 = 1e-5;
@@ -48,6 +48,9 @@ impl Run {
             return Err(TrainError::Privacy(message.into()));
         }
         let clip = mechanism.clip - rounding;
+        // Norms and the weighted sum are of one gradient, whatever it was rounded to on its way; they are f32. Other
+        // operations than those of adapters round anew in the weighted sum.
+        let precision = if data.is_sequences() { self.precision } else { Precision::F32 };
         self.grads.clear();
         for (micro, rows) in rows.chunks(self.spec.batch_size).enumerate() {
             let batch = &mut self.batches[0];
@@ -57,12 +60,13 @@ impl Run {
             if let Some(robust) = &mut self.robust {
                 robust.change(&self.model, batch, Precision::F32, key.seed, key.step)?;
             }
-            let examples = Examples::Even(batch.n);
+            let examples = batch.examples();
             let mut tape = Tape::new(&mut self.workspace, &self.model.params, Recording::Weights, examples)
                 .training(key)
-                .with_precision(Precision::F32);
+                .with_precision(precision);
             let (loss, _) = self.model.loss(&mut tape, batch, mechanism.loss_scale)?;
             tape.backward_inputs(loss, &[1.0]);
+            tape.set_precision(Precision::F32);
             self.squares.clear();
             self.squares.resize(rows.len(), 0.0);
             tape.example_norms(&mut self.squares)?;
@@ -70,7 +74,10 @@ impl Run {
                 return Err(TrainError::Diverged { step, loss: f64::NAN });
             }
             self.weights.clear();
-            self.weights.extend(self.squares.iter().map(|&s| weight(s, clip)));
+            self.weights.extend(self.squares.iter().zip(rows).map(|(&square, &row)| {
+                let share = data.loss_share(row);
+                weight(share * share * square, clip) * share as f32
+            }));
             tape.backward_weights(&mut self.grads, Some(&self.weights));
         }
         self.grads.finish();

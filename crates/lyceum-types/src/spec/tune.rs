@@ -3,6 +3,7 @@
 //! Keys that are left to the program (`"auto"`) get their value from the number of examples ([`TuneSpec::resolve`]),
 //! so a plan is known before anything runs and is stored with the result.
 
+use super::privacy::PrivacySpec;
 use super::{OptimizerSpec, ScheduleSpec, TrainSpec};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub struct TuneSpec {
     /// With the parser's stand-ins for what is left to the program.
     pub train: TrainSpec,
     pub auto: Auto,
+    /// None: nothing is promised about any example.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<PrivacySpec>,
 }
 
 /// Low-rank adapters (Hu et al. 2021), as PEFT's `LoraConfig` names them.

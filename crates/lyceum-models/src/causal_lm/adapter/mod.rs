@@ -10,6 +10,8 @@ pub mod config;
 mod export;
 mod files;
 #[cfg(test)]
+mod norms;
+#[cfg(test)]
 mod tests;
 
 pub use config::{AdapterConfig, Modules};

@@ -8,6 +8,7 @@ use crate::spec::privacy::{
     AccountantSpec, AuditSpec, NoiseSpec, PUBLIC_STATISTICS, PrivacyMechanism, PrivacySpec, PrivacyUnit,
     PublicStatistic,
 };
+use crate::spec::tune::{Method, TuneSpec};
 use crate::spec::{ConvNorm, ModelSpec, PrecisionSpec, Task};
 
 const MECHANISMS: &[(&str, PrivacyMechanism)] = &[("dp_sgd", PrivacyMechanism::DpSgd)];
@@ -142,5 +143,59 @@ pub(super) fn check(draft: &Draft, rules: &Rules<'_>) {
     if train.precision == PrecisionSpec::Bf16 {
         let message = "bf16 rounds gradients by more than clipping may err".to_owned();
         rules.note(&["train", "precision"], &["privacy"], message, "write precision = \"f32\"");
+    }
+}
+
+/// What would break the promise of a fine-tuning. Its words and its longest example are the base's, so what is left to
+/// take from the lines is how many there are.
+pub(super) fn check_tuned(spec: &TuneSpec, rules: &Rules<'_>) {
+    let Some(privacy) = &spec.privacy else { return };
+    if let Method::Dpo { .. } = spec.method {
+        let message = "DPO with differential privacy is not in this version".to_owned();
+        let fix = "write method = \"supervised\", or remove [privacy]";
+        rules.note(&["train", "method"], &["privacy"], message, fix);
+    }
+    if spec.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0) {
+        let message =
+            "which numbers are dropped of an example would depend on which others are drawn".to_owned();
+        rules.note(&["model", "lora", "dropout"], &["privacy"], message, "remove dropout");
+    }
+    let evaluates = privacy.is_public(PublicStatistic::Evaluation);
+    let declare = "remove it, or declare public = [\"evaluation\"] under [privacy]";
+    if spec.data.valid_fraction.is_some() {
+        let message =
+            "which lines are held out depends on every line: one line more would change many others"
+                .to_owned();
+        let fix = "hold lines out yourself: valid = \"valid.jsonl\"";
+        rules.note(&["data", "valid_fraction"], &["privacy"], message, fix);
+    }
+    if spec.data.valid.is_some() && !evaluates {
+        let message =
+            "its metrics say something about its lines, which the noise does not protect".to_owned();
+        rules.note(&["data", "valid"], &["privacy"], message, declare);
+    }
+    if spec.train.early_stopping.is_some() && !evaluates {
+        let message = "the best step is chosen by looking at lines".to_owned();
+        rules.note(&["train", "early_stopping"], &["privacy"], message, declare);
+    }
+    if privacy.is_public(PublicStatistic::Rows) {
+        return;
+    }
+    let of_rows = [
+        (
+            "sampling_rate",
+            "privacy",
+            privacy.sampling_rate.is_none(),
+            "the batch size over the number of lines",
+        ),
+        ("batch_size", "train", spec.auto.batch_size, "a part of the number of lines"),
+        ("steps", "train", spec.train.steps.is_none(), "an epoch is as many steps as there are lines"),
+    ];
+    for (key, table, is_taken, what) in of_rows {
+        if is_taken {
+            let message = format!("is left to the number of lines, which is not declared public: {what}");
+            let fix = format!("write {key} under [{table}], or public = [\"rows\"] under [privacy]");
+            rules.note(&[table, key], &["privacy.public"], message, fix);
+        }
     }
 }

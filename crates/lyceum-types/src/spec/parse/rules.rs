@@ -11,7 +11,7 @@ use crate::spec::{
 use crate::suggest::did_you_mean;
 
 pub(super) fn check(draft: &Draft, root: &Node, problems: &Problems) {
-    let rules = Rules { root, problems };
+    let rules = Rules::new(root, problems);
     let Some(task) = draft.task else { return };
     if let Some(data) = &draft.data {
         parts(task, data, &rules);
@@ -38,7 +38,11 @@ pub(super) struct Rules<'a> {
     problems: &'a Problems,
 }
 
-impl Rules<'_> {
+impl<'a> Rules<'a> {
+    pub(super) fn new(root: &'a Node, problems: &'a Problems) -> Self {
+        Rules { root, problems }
+    }
+
     /// Notes a contradiction at `key` unless one of the `keys` it rests on has a problem.
     pub(super) fn note(&self, key: &[&str], rests_on: &[&str], message: String, fix: impl Into<String>) {
         let path = key.join(".");

@@ -1,8 +1,9 @@
 //! The document of a fine-tuning: a job spec whose family is an imported model's name.
 
+use super::rules::Rules;
 use super::section::{DECAY, FRACTION, POSITIVE, Problems, Section};
 use super::tree::{Node, Value};
-use super::{Problem, ProblemCode, read_name_and_seed, train};
+use super::{Problem, ProblemCode, privacy, read_name_and_seed, train};
 use crate::ids::ModelRef;
 use crate::spec::ModelSpec;
 use crate::spec::tune::{Auto, LoraSpec, Method, TooLong, TuneData, TuneSpec};
@@ -43,17 +44,23 @@ fn read_root(root: &Node, problems: &Problems) -> Option<TuneSpec> {
         section.note("task", ProblemCode::Contradiction, message, "remove task");
     }
     section.require("data", "the table of the data", "[data] with train = \"chats.jsonl\"");
-    section.not_yet("privacy", "fine-tuning with differential privacy");
     section.not_yet("gate", "a gate for fine-tuned models");
     let data = section.section("data").map(data);
     let model = section.section("model").and_then(model);
-    let (method, train, auto) = match section.section("train") {
-        Some(section) => tuned(section),
+    let privacy = section.section("privacy").map(privacy::read);
+    let (method, mut train, auto) = match section.section("train") {
+        Some(section) => tuned(section, privacy.is_some()),
         None => (Method::Supervised, train::left_open(), Auto::all()),
     };
     section.finish();
+    if privacy.is_some() {
+        // Each example's gradient is cut by `max_grad_norm` instead.
+        train.grad_clip = None;
+    }
     let (base, lora) = model?;
-    Some(TuneSpec { name: name?, seed, base, lora, method, data: data?, train, auto })
+    let spec = TuneSpec { name: name?, seed, base, lora, method, data: data?, train, auto, privacy };
+    privacy::check_tuned(&spec, &Rules::new(root, problems));
+    Some(spec)
 }
 
 impl Auto {
@@ -123,7 +130,7 @@ enum MethodName {
     Dpo,
 }
 
-fn tuned(mut section: Section<'_>) -> (Method, crate::spec::TrainSpec, Auto) {
+fn tuned(mut section: Section<'_>, is_private: bool) -> (Method, crate::spec::TrainSpec, Auto) {
     let names = &[("supervised", MethodName::Supervised), ("dpo", MethodName::Dpo)];
     let method = match section.choice("method", names) {
         Some(MethodName::Dpo) => Method::Dpo { beta: section.number_or("beta", BETA_DEFAULT, POSITIVE) },
@@ -132,6 +139,10 @@ fn tuned(mut section: Section<'_>) -> (Method, crate::spec::TrainSpec, Auto) {
             Method::Supervised
         }
     };
+    if is_private && section.has("grad_clip") {
+        let message = "each example's gradient is clipped by privacy.max_grad_norm";
+        section.note("grad_clip", ProblemCode::Contradiction, message, "remove grad_clip");
+    }
     section.elsewhere(&["robust"], "families that are trained from the start");
     let auto = Auto {
         epochs: section.is_left_open("epochs") && !section.has("steps"),
