@@ -11,6 +11,7 @@ use std::path::PathBuf;
 pub enum Kind {
     Robustness,
     Explanation,
+    Cascade,
 }
 
 impl Kind {
@@ -18,6 +19,7 @@ impl Kind {
         match self {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
+            Kind::Cascade => "casc_",
         }
     }
 
@@ -25,6 +27,7 @@ impl Kind {
         match self {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
+            Kind::Cascade => "cascade",
         }
     }
 }

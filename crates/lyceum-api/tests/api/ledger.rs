@@ -23,13 +23,13 @@ const RATES: Rates =
 
 const ALL: (Timestamp, Timestamp) = (Timestamp::from_millis(0), Timestamp::from_millis(i64::MAX));
 
-async fn priced(house: &House) {
+pub async fn priced(house: &House) {
     prices::set(house.service.store(), ("*", "*", "*"), RATES, Timestamp::now()).await.unwrap();
     house.service.ledger().refresh().await.unwrap();
 }
 
 /// Rows by request, once nothing is under way.
-async fn rows(house: &House) -> BTreeMap<String, Entry> {
+pub async fn rows(house: &House) -> BTreeMap<String, Entry> {
     quiet(house).await;
     let all = entries::list(house.service.store(), "default", ALL, "", 100_000).await.unwrap();
     all.into_iter().map(|entry| (entry.request.id.clone(), entry)).collect()

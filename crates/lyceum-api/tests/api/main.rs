@@ -6,6 +6,7 @@ mod adapters;
 mod background;
 mod batches;
 mod card;
+mod cascades;
 mod client;
 mod contracts;
 mod decisions;

@@ -1,11 +1,13 @@
-//! Typed questions about one input, answered by a classifier of any family, or by an imported language model
-//! ([`language`]).
+//! Typed questions about one input, answered by a classifier of any family, by an imported language model
+//! ([`language`]), or by a cascade of two ([`crate::cascades`]).
 //!
 //! A trained classifier knows its labels and nothing else. So a question must ask for exactly them: by name
 //! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
 //! question says beside that is for people.
 
 mod language;
+
+pub use crate::cascades::decide::{Routed, Set};
 
 use crate::explain::{self, Explained};
 use crate::meter::{Share, metered};
@@ -49,7 +51,7 @@ pub enum ChoiceValue {
 }
 
 impl ChoiceValue {
-    fn as_label(&self) -> &str {
+    pub(crate) fn as_label(&self) -> &str {
         match self {
             ChoiceValue::Text(text) => text,
             ChoiceValue::Bool(true) => "true",
@@ -69,6 +71,8 @@ pub struct Decision {
     pub cached_tokens: u64,
     pub explanation: Option<Explained>,
     pub promised: Promised,
+    /// Of a cascade: which member answered, and why.
+    pub cascade: Option<Routed>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +86,9 @@ pub enum Answer {
 pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
     let project = &payer.project;
     let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    if crate::cascades::is_cascade(&version) {
+        return crate::cascades::decide::create(service, payer, request).await;
+    }
     if crate::language::is_imported(&version) {
         return language::create(service, payer, request).await;
     }
@@ -121,7 +128,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
     let model = resident.version.id();
-    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised })
+    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised, cascade: None })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
@@ -137,7 +144,7 @@ fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
 
 /// A question with its labels found: places in the model's list.
 #[derive(Clone, Debug, PartialEq)]
-enum Plan {
+pub(crate) enum Plan {
     Predicate(usize),
     Choice(Vec<(ChoiceValue, usize)>),
     Score(Vec<(String, usize)>),
@@ -146,7 +153,7 @@ enum Plan {
 /// Words for the positive one of two labels.
 const POSITIVE: [&str; 5] = ["1", "true", "yes", "positive", "pos"];
 
-fn plan(i: usize, question: &Question, labels: &[String]) -> Result<Plan, ServiceError> {
+pub(crate) fn plan(i: usize, question: &Question, labels: &[String]) -> Result<Plan, ServiceError> {
     match &question.kind {
         Kind::Predicate => positive(question, labels).map(Plan::Predicate).ok_or_else(|| {
             let message = format!(
@@ -184,7 +191,7 @@ fn positive(question: &Question, labels: &[String]) -> Option<usize> {
 }
 
 /// Where each name stands among the labels; the names must be the labels, each once, in any order.
-fn places(param: &str, named: &[&str], labels: &[String]) -> Result<Vec<usize>, ServiceError> {
+pub(crate) fn places(param: &str, named: &[&str], labels: &[String]) -> Result<Vec<usize>, ServiceError> {
     let refuse = |message: String| Err(ServiceError::invalid(param, "labels_differ", message));
     let mut places = Vec::with_capacity(named.len());
     for name in named {
@@ -208,7 +215,7 @@ fn listing(labels: &[String]) -> String {
     shown.join(", ")
 }
 
-fn answer(plan: Plan, probabilities: &[f64]) -> Answer {
+pub(crate) fn answer(plan: Plan, probabilities: &[f64]) -> Answer {
     match plan {
         Plan::Predicate(place) => Answer::Predicate { probability: probabilities[place] },
         Plan::Choice(choices) => {
