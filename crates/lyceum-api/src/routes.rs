@@ -156,6 +156,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/projects", get(projects::list).post(projects::create))
         .organization("/v1/organization/projects/{id}", get(projects::find).post(projects::modify))
         .organization("/v1/organization/projects/{id}/archive", post(projects::archive))
+        .organization("/v1/organization/projects/{id}/erase", post(projects::erase))
         .organization("/v1/organization/projects/{id}/api_keys", get(keys::list))
         .organization("/v1/organization/projects/{id}/api_keys/{key}", get(keys::find).delete(keys::delete))
         .organization("/v1/organization/projects/{id}/api_keys/{key}/rotate", post(keys::rotate))

@@ -141,6 +141,13 @@ impl From<StoreError> for ServiceError {
                 Self::Conflict { code: "not_approved", message: error.to_string() }
             }
             StoreError::Aliased { .. } => Self::Conflict { code: "aliased", message: error.to_string() },
+            StoreError::Erased { .. } => {
+                Self::Conflict { code: "project_erased", message: error.to_string() }
+            }
+            StoreError::Locked { .. } => {
+                let message = "the project is encrypted, and this server was not given its master key";
+                Self::NotReady { message: message.into() }
+            }
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

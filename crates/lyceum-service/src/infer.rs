@@ -83,7 +83,7 @@ pub async fn metadata(
     let is_allowed = |version: &models::Version| {
         standing.decided.models.as_ref().is_none_or(|models| models.allows(&version.name, version.number))
     };
-    let versions = models::list(service.store(), project).await?.into_iter();
+    let versions = models::shares::visible(service.store(), project).await?.into_iter();
     let versions = versions.filter(|version| version.name == *name && is_allowed(version));
     let versions = versions.map(|version| version.number);
     Ok(Metadata {
@@ -146,7 +146,7 @@ pub async fn create(
     let prepared = contents.iter().map(|(path, content)| prepare(&resident, content, path));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
-    resident.watch.count(&resident, &prepared);
+    resident.watch.count(&payer.project, &resident, &prepared);
     let most = most(&prepared);
     let work = async |share: Share| service.predict(&resident, prepared, &share).await;
     let rows = metered(service.ledger(), payer, &resident.version, most, work).await?;

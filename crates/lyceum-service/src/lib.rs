@@ -20,6 +20,7 @@ pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod embeddings;
+pub mod erasure;
 mod error;
 pub mod explain;
 pub mod files;
@@ -28,6 +29,7 @@ mod generation;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
+pub mod integrity;
 pub mod keys;
 pub mod language;
 pub mod meter;
@@ -52,7 +54,7 @@ pub mod usage;
 pub use error::ServiceError;
 pub use language::Language;
 pub use lyceum_engine::{Counted, Load};
-pub use lyceum_store::{runs, tenancy};
+pub use lyceum_store::{runs, tenancy, vault};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
@@ -153,7 +155,7 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Version, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = lyceum_store::models::shares::ask(&self.store, project, reference).await?;
         let standing = self.standing(project).await?;
         if standing
             .decided
@@ -172,6 +174,21 @@ impl Service {
         Ok(version)
     }
 
+    /// As [`resolve`](Self::resolve), of a model that the project has itself: who is merely given one to ask neither
+    /// changes it nor learns what it was made of.
+    ///
+    /// # Errors
+    /// It is another project's.
+    pub(crate) async fn own(&self, project: &Project, reference: &ModelRef) -> Result<Version, ServiceError> {
+        let version = self.resolve(project, reference).await?;
+        if version.owner == *project {
+            return Ok(version);
+        }
+        let message =
+            format!("{} is shared with this project, which may ask it and nothing else", version.id());
+        Err(ServiceError::Refused { code: "shared_model", message })
+    }
+
     /// The loaded model that a reference means; loads it when it is asked for the first time.
     pub async fn resident(
         &self,
@@ -185,7 +202,7 @@ impl Service {
         if language::is_imported(&version) {
             return Err(imported(&version));
         }
-        self.residents.load(project, version, resident::read).await
+        self.residents.load(version, resident::read).await
     }
 
     /// The imported model that a reference means; loads it when it is asked for the first time.
@@ -206,13 +223,13 @@ impl Service {
             return Err(ServiceError::unsupported("model", "unsupported_model", message));
         }
         if !language::adapter::is_adapter(&version) {
-            return self.languages.load(project, version, language::read).await;
+            return self.languages.load(version, language::read).await;
         }
         // The base is asked for with its adapter, so it is not the first to go.
-        let base = language::adapter::base_of(&self.store, project, &version).await?;
-        let base = self.languages.load(project, base, language::read).await?;
+        let base = language::adapter::base_of(&self.store, &version).await?;
+        let base = self.languages.load(base, language::read).await?;
         let read = move |version| language::adapter::read(version, &base);
-        self.languages.load(project, version, read).await
+        self.languages.load(version, read).await
     }
 
     /// The imported models that are loaded now.
@@ -227,15 +244,15 @@ impl Service {
 
     /// Lets an imported model go; false where it is not loaded.
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
-        let version = self.resolve(project, reference).await?;
-        Ok(self.languages.unload(project, &version))
+        let version = self.own(project, reference).await?;
+        Ok(self.languages.unload(&version))
     }
 
     /// Lets versions go that were deleted, with what leans on them; requests under way keep what they hold.
-    pub fn forget(&self, project: &Project, deleted: &[Version]) {
+    pub fn forget(&self, deleted: &[Version]) {
         for version in deleted {
-            self.residents.unload(project, version);
-            self.languages.unload(project, version);
+            self.residents.unload(version);
+            self.languages.unload(version);
         }
     }
 

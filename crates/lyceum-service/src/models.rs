@@ -17,7 +17,7 @@ pub struct Listed {
 
 /// Every name (its newest version that is not held) and every version, by name and number.
 pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
-    let mut versions = models::list(service.store(), project).await?;
+    let mut versions = models::shares::visible(service.store(), project).await?;
     let standing = service.standing(project).await?;
     if let Some(allowed) = &standing.decided.models {
         versions.retain(|version| allowed.allows(&version.name, version.number));
@@ -26,7 +26,7 @@ pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, S
     for (i, version) in versions.iter().enumerate() {
         let of = |id: String| Listed {
             id,
-            owner: project.tenant.clone(),
+            owner: version.owner.tenant.clone(),
             version: version.clone(),
             parent: parent(version),
         };
@@ -51,7 +51,7 @@ pub async fn find(
         other => other,
     })?;
     let parent = parent(&version);
-    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version, parent })
+    Ok(Listed { id: reference.to_string(), owner: version.owner.tenant.clone(), version, parent })
 }
 
 /// What an adapter's manifest says of its base; None for all others, and where the manifest cannot be read: asking

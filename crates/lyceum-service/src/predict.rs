@@ -48,7 +48,7 @@ pub async fn create_promised(
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
-    resident.watch.count(&resident, &prepared);
+    resident.watch.count(&payer.project, &resident, &prepared);
     let mut most = most(&prepared);
     most.passes += robustness::passes_most(promises, prepared.len());
     let work = async |share: Share| {

@@ -1,6 +1,7 @@
 //! Opening the database: one writing connection and a few reading ones.
 
 use crate::database::Database;
+use crate::vault::{Keyring, MasterKey};
 use crate::{Layout, StoreError, files, schema};
 use lyceum_types::clock::Timestamp;
 use sqlx::any::Any;
@@ -18,6 +19,7 @@ pub(crate) type Transaction = sqlx::Transaction<'static, Any>;
 pub struct Store {
     layout: Layout,
     database: Database,
+    keyring: Keyring,
     writer: Pool<Any>,
     pub(crate) reader: Pool<Any>,
 }
@@ -57,7 +59,8 @@ impl Store {
 
         let writer = database.pool(&layout, false).await?;
         let reader = database.pool(&layout, true).await?;
-        let store = Self { layout, database, writer, reader };
+        let keyring = Keyring::locked(layout.clone());
+        let store = Self { layout, database, keyring, writer, reader };
         store.finish_deletions().await?;
         crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
@@ -65,6 +68,15 @@ impl Store {
             tracing::info!(n_removed, "removed unfinished folders of processes that died");
         }
         Ok(store)
+    }
+
+    /// With the key that opens what encrypted projects keep.
+    pub fn unlocked(self, master: MasterKey) -> Self {
+        Self { keyring: self.keyring.with_master(master), ..self }
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     pub fn layout(&self) -> &Layout {

@@ -35,6 +35,12 @@ pub enum StoreError {
     /// Operator: a file is not what was written.
     #[error("{path} is damaged: {why}")]
     DamagedFile { path: PathBuf, why: String },
+    /// Operator: what an encrypted project keeps cannot be opened.
+    #[error("the project {project} is encrypted, and {why}: give the master key (master_key_file)")]
+    Locked { project: String, why: String },
+    /// Caller: the project's key was destroyed.
+    #[error("what the project {project} kept was erased: its key was destroyed at {at} (seconds since 1970)")]
+    Erased { project: String, at: i64 },
     /// Operator: a newer release has written this data folder.
     #[error(
         "{path}: schema version {found} is newer than {known}, the newest that this release knows: use a newer release"

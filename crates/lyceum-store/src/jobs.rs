@@ -158,6 +158,14 @@ async fn insert(
     new: NewJob,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if store.keyring().is_encrypted(project)? {
+        let message = format!(
+            "the project {} is encrypted, and what a job writes (rows, checkpoints, weights) is not sealed yet: train in \
+             a project that is not",
+            project.id
+        );
+        return Err(StoreError::Refused { code: "encrypted_project", message });
+    }
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \

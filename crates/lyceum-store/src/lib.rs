@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
 //! rows; [`Database`] says in which database), then one file per table: [`keys`], [`tenancy`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
-//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
+//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along; [`vault`] seals what encrypted projects keep.
 
 #![forbid(unsafe_code)]
 
@@ -34,6 +34,7 @@ mod schema;
 pub mod selections;
 pub mod tenancy;
 pub mod uploads;
+pub mod vault;
 
 pub use database::Database;
 pub use db::Store;

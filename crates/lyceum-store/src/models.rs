@@ -1,6 +1,7 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
 mod deletion;
+pub mod shares;
 
 pub use deletion::{delete, delete_all};
 
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 /// A version that can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
+    /// The project that has it; others may ask what is shared with them ([`shares`]).
+    pub owner: Project,
     pub name: ModelName,
     pub number: u32,
     pub family: String,
@@ -146,7 +149,21 @@ pub(crate) async fn publish_in(
     }
     rename_durably(staging.path(), &dir)?;
     let NewVersion { name, family, task, n_params, bytes, sha256, job, held } = new;
-    Ok(Version { name, number, family, task, n_params, bytes, sha256, job, created_at: now, held, dir })
+    let owner = project.clone();
+    Ok(Version {
+        owner,
+        name,
+        number,
+        family,
+        task,
+        n_params,
+        bytes,
+        sha256,
+        job,
+        created_at: now,
+        held,
+        dir,
+    })
 }
 
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
@@ -210,7 +227,7 @@ pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> 
     .fetch_optional(&store.reader)
     .await?;
     let row = row.ok_or_else(|| StoreError::NotFound { what: "model", id: reference.to_string() })?;
-    parse(row, store.layout())
+    parse(row, store.layout(), project)
 }
 
 /// Every version that can be served, by name and number.
@@ -223,7 +240,7 @@ pub async fn list(store: &Store, project: &Project) -> Result<Vec<Version>, Stor
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
-    rows.into_iter().map(|row| parse(row, store.layout())).collect()
+    rows.into_iter().map(|row| parse(row, store.layout(), project)).collect()
 }
 
 /// Lets the bare name serve a version that was held back. Returns the version as it was before.
@@ -268,10 +285,11 @@ fn saturate(number: u64) -> i64 {
 type VersionRow =
     (String, i64, String, String, i64, i64, String, String, Option<String>, i64, Option<String>);
 
-fn parse(row: VersionRow, layout: &Layout) -> Result<Version, StoreError> {
+fn parse(row: VersionRow, layout: &Layout, owner: &Project) -> Result<Version, StoreError> {
     let (name, number, family, task, n_params, bytes, sha256, path, job, created_at, held) = row;
     let damaged = |value: String| StoreError::Damaged { table: "model_versions", value };
     Ok(Version {
+        owner: owner.clone(),
         name: name.parse().map_err(|_| damaged(name))?,
         number: u32::try_from(number).map_err(|_| damaged(number.to_string()))?,
         family,

@@ -20,6 +20,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0010_ledger.sql"),
     include_str!("../migrations/0011_batches.sql"),
     include_str!("../migrations/0012_fine_tuning.sql"),
+    include_str!("../migrations/0020_shares.sql"),
 ];
 
 /// The database that is migrated.

@@ -50,13 +50,16 @@ pub struct Config {
     /// A certificate with its chain, and its key, as PEM files; both or neither.
     pub tls_cert: Setting<Option<PathBuf>>,
     pub tls_key: Setting<Option<PathBuf>>,
+    /// The key that opens what encrypted projects keep.
+    pub master_key_file: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
 }
 
-const OWN_KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
+const OWN_KEYS: [&str; 9] =
+    ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "master_key_file", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and how a running server is asked.
 const OTHER_VARIABLES: [&str; 5] = [
@@ -107,6 +110,7 @@ impl Config {
             port: default(8317),
             tls_cert: default(None),
             tls_key: default(None),
+            master_key_file: default(None),
             log: default("warn".into()),
             serving: Serving::default(),
         };
@@ -139,6 +143,7 @@ impl Config {
             ("port", self.port.value.to_string(), &self.port.origin),
             ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
             ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
+            ("master_key_file", shown(&self.master_key_file.value), &self.master_key_file.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
         rows.extend(self.serving.rows());
@@ -196,7 +201,7 @@ impl Config {
             };
             // A path in a file is relative to the file's folder.
             let written = match (name, path.parent()) {
-                ("data_dir" | "tls_cert" | "tls_key", Some(folder)) => {
+                ("data_dir" | "tls_cert" | "tls_key" | "master_key_file", Some(folder)) => {
                     folder.join(&written).display().to_string()
                 }
                 _ => written,
@@ -241,6 +246,7 @@ impl Config {
             "host" => self.host = Setting { value: text.to_owned(), origin },
             "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
             "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
+            "master_key_file" => self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;

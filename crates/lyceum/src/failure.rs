@@ -556,6 +556,13 @@ impl From<StoreError> for Failure {
                 failure.place.file = Some(path.display().to_string());
                 failure
             }
+            StoreError::Locked { .. } => {
+                let fix = "set master_key_file (LYCEUM_MASTER_KEY_FILE) to the file with the key";
+                Failure::new(Exit::Auth, "locked", text, "its key cannot be opened", fix)
+            }
+            StoreError::Erased { .. } => {
+                Failure::new(Exit::Conflict, "erased", text, "nothing brings it back", "use another project")
+            }
             StoreError::File { operation, path, source } => Failure::file(operation, &path, &source),
             StoreError::NewerSchema { .. } => {
                 let fix = "use a newer lyceum, or another --data-dir";

@@ -42,7 +42,7 @@ pub async fn plan(
     base_dir: PathBuf,
 ) -> Result<TunePlan, Failure> {
     let reference: ModelRef = tune.base.parse()?;
-    let version = match models::resolve(store, &context.project, &reference).await {
+    let version = match models::shares::ask(store, &context.project, &reference).await {
         Ok(version) => version,
         Err(error) => {
             let mut failure = context.explain(store, error).await;
@@ -69,7 +69,7 @@ pub async fn plan(
 
 /// The version that a plan's base is.
 pub async fn base_of(context: &Context, store: &Store, plan: &TunePlan) -> Result<Version, Failure> {
-    let version = models::resolve(store, &context.project, &plan.base.parse()?).await?;
+    let version = models::shares::ask(store, &context.project, &plan.base.parse()?).await?;
     if version.sha256 != plan.base_sha256 {
         let message = format!("{} is not the model that this job began with", plan.base);
         let why = format!("its weights have the sha256 {}, the job's {}", version.sha256, plan.base_sha256);
@@ -122,7 +122,7 @@ async fn carry_out(
             return Err(failure);
         }
     };
-    let whole = match whole_of(context, store, &version).await {
+    let whole = match whole_of(store, &version).await {
         Ok(whole) => whole,
         Err(failure) => {
             training::end_failed(store, &claim, &failure).await;
@@ -168,9 +168,9 @@ async fn carry_out(
 }
 
 /// The whole model that a version is, or adds to.
-pub async fn whole_of(context: &Context, store: &Store, version: &Version) -> Result<Version, Failure> {
+pub async fn whole_of(store: &Store, version: &Version) -> Result<Version, Failure> {
     match adapter::is_adapter(version) {
-        true => Ok(adapter::base_of(store, &context.project, version).await?),
+        true => Ok(adapter::base_of(store, version).await?),
         false => Ok(version.clone()),
     }
 }

@@ -34,7 +34,7 @@ use utoipa::{Modify, OpenApi};
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,
-        organization::projects::modify, organization::projects::archive, organization::projects::permissions,
+        organization::projects::modify, organization::projects::archive, organization::projects::erase, organization::projects::permissions,
         organization::projects::set_permissions, organization::projects::delete_permissions,
         organization::retention::find, organization::retention::modify, organization::retention::find_of_project,
         organization::retention::modify_of_project, organization::keys::list, organization::keys::find,

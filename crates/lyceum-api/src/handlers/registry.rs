@@ -56,7 +56,7 @@ pub async fn delete(
     };
     let act = act(&caller, String::new());
     let deleted = registry::delete(api.service.store(), &caller.project, &doomed, &act).await?;
-    api.service.forget(&caller.project, &deleted);
+    api.service.forget(&deleted);
     Ok(Json(DeletedBody { id, object: "model", deleted: true }))
 }
 

@@ -5,7 +5,7 @@ use super::explain::Extras;
 use base64::Engine as _;
 use lyceum_service::background::Record;
 use lyceum_service::explain::{
-    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, InfluenceShown,
+    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Fit, InfluenceShown,
     Map as AttentionMap, MethodInfo, Of, Parts, RowShown, TRACIN, TargetShown,
 };
 use serde::Serialize;
@@ -128,6 +128,9 @@ pub fn explanation(explained: &Explained, extras: Extras) -> Value {
                 fields.insert("heatmap".into(), heatmap);
             }
             fields.insert("checks".into(), checks(explanation));
+            if let Some(fit) = &explanation.fit {
+                fields.insert("fit".into(), fit_body(fit));
+            }
             fields.insert("baseline".into(), json!({"type": baseline}));
             fields.insert("seed".into(), explanation.seed.into());
             let usage = explanation.usage;
@@ -138,6 +141,23 @@ pub fn explanation(explained: &Explained, extras: Extras) -> Value {
         }
     }
     body
+}
+
+/// A linear model of the answer, with all that is needed to fit it again.
+fn fit_body(fit: &Fit) -> Value {
+    let bits = |mask: &Vec<bool>| mask.iter().map(|&kept| if kept { '1' } else { '0' }).collect::<String>();
+    let fall = |&(k, fall): &(usize, f64)| json!({"k": k, "logprob_drop": fall});
+    json!({
+        "kind": "lasso",
+        "alpha": fit.alpha,
+        "intercept": fit.linear.intercept,
+        "n_ablations": fit.masks.len(),
+        "n_held_out": fit.n_held_out,
+        "lds": fit.lds,
+        "top_k_drop": fit.drops.iter().map(fall).collect::<Vec<_>>(),
+        // The last `n_held_out` of them are those that the fit has not seen.
+        "ablations": {"masks": fit.masks.iter().map(bits).collect::<Vec<_>>(), "values": fit.values},
+    })
 }
 
 fn counterfactual_body(c: &Counterfactual) -> Value {

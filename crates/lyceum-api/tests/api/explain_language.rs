@@ -87,6 +87,65 @@ async fn a_part_is_worth_what_the_answer_loses_without_it_to_the_last_bit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_linear_model_over_masks_is_fitted_to_texts_that_were_really_scored() {
+    let house = house().await;
+    let said = "In the town.";
+    let asked = json!({"model": "tiny", "messages": messages(SYSTEM, USER), "completion": said,
+        "granularity": "word", "method": "contextcite", "n_samples": 24, "seed": 5});
+    let answer = house.client.post("/v1/explanations", &asked).await.json();
+    assert_eq!((&answer["method"], &answer["exact"]), (&json!("contextcite"), &json!(false)), "{answer}");
+    assert_eq!(answer["output"]["quantity"], "log_odds");
+    let fit = &answer["fit"];
+    assert_eq!(
+        (&fit["n_ablations"], &fit["n_held_out"], &fit["alpha"]),
+        (&json!(24), &json!(6), &json!(0.01))
+    );
+    assert!(fit["lds"].as_f64().unwrap().abs() <= 1.0);
+    let parts = answer["attributions"].as_array().unwrap();
+    let part = |i: usize| {
+        let [message, start, end] =
+            ["message", "char_start", "char_end"].map(|key| parts[i][key].as_u64().unwrap() as usize);
+        (message, start..end)
+    };
+    let said = ids(&house, json!({"model": "tiny", "prompt": said, "add_special_tokens": false})).await;
+    let without = async |out: &dyn Fn(usize) -> bool| {
+        let text = |which: usize, text: &str| -> String {
+            let gone =
+                |at: usize| (0..parts.len()).any(|i| out(i) && part(i).0 == which && part(i).1.contains(&at));
+            text.chars().enumerate().filter(|(at, _)| !gone(*at)).map(|(_, c)| c).collect()
+        };
+        let asked = messages(&text(0, SYSTEM), &text(1, USER));
+        let prompt = ids(&house, json!({"model": "tiny", "messages": asked})).await;
+        scored(&house, &prompt, &said).await
+    };
+    let odds = |p: f64| p - (-p.exp_m1()).ln();
+    let masks = fit["ablations"]["masks"].as_array().unwrap();
+    for at in [0, 11, 23] {
+        let mask = masks[at].as_str().unwrap().as_bytes();
+        let value = without(&|i| mask[i] == b'0').await;
+        assert_eq!(fit["ablations"]["values"][at].as_f64(), Some(odds(value)), "mask {at}");
+    }
+    let weight = |i: usize| parts[i]["value"].as_f64().unwrap();
+    let first = (0..parts.len()).max_by(|&i, &j| weight(i).total_cmp(&weight(j)).then(j.cmp(&i))).unwrap();
+    let whole = without(&|_| false).await;
+    assert_eq!(answer["output"]["value"].as_f64(), Some(odds(whole)));
+    let drop = &fit["top_k_drop"][0];
+    assert_eq!(
+        (&drop["k"], drop["logprob_drop"].as_f64()),
+        (&json!(1), Some(whole - without(&|i| i == first).await))
+    );
+    // All, the masks, and without the first one, three and five (of which some may be a mask again).
+    let passes = answer["usage"]["forward_passes"].as_u64().unwrap();
+    assert!((25..=28).contains(&passes), "{passes}");
+    assert_eq!(house.client.post("/v1/explanations", &asked).await.json()["fit"], *fit, "the seed decides");
+    let mut contrast = asked.clone();
+    contrast["target"] = json!({"text": "town", "not": "rain"});
+    let contrast = house.client.post("/v1/explanations", &contrast).await.json();
+    assert_eq!(contrast["target"]["contrast"], "rain");
+    assert!(contrast["usage"]["forward_passes"].as_u64().unwrap() > 48, "two texts a mask: {contrast}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_word_over_another_is_the_difference_of_their_log_probabilities() {
     let house = house().await;
     let asked = json!({"model": "tiny", "prompt": "In the town it rains", "completion": " and so",
@@ -147,6 +206,11 @@ async fn what_cannot_be_explained_is_refused_by_name() {
         (json!({"target": {"label": "yes"}}), 400, "target"),
         (json!({"target": {"text": "town", "not": "town"}}), 400, "target"),
         (json!({"max_passes": 4, "granularity": "word"}), 400, "max_passes"),
+        (json!({"max_passes": 9, "method": "contextcite"}), 400, "max_passes"),
+        (json!({"max_passes": 40, "method": "contextcite", "n_samples": 64}), 400, "max_passes"),
+        (json!({"n_samples": 7, "method": "contextcite"}), 400, "n_samples"),
+        (json!({"n_samples": 64, "method": "leave_one_out"}), 400, "n_samples"),
+        (json!({"quantity": "logprob", "method": "contextcite"}), 400, "quantity"),
         (json!({"completion": ""}), 400, "completion"),
         (json!({"prompt": "x"}), 400, "completion"),
         (json!({"messages": [{"role": "user", "content": ""}]}), 400, "messages"),
@@ -164,6 +228,6 @@ async fn what_cannot_be_explained_is_refused_by_name() {
     let methods = house.client.get("/v1/models/tiny/explanation_methods").await.json();
     let supported: Vec<&Value> =
         methods["data"].as_array().unwrap().iter().filter(|m| m["supported"] == true).collect();
-    assert_eq!(supported.len(), 1, "{methods}");
-    assert_eq!(supported[0]["method"], "leave_one_out");
+    let names: Vec<&str> = supported.iter().map(|m| m["method"].as_str().unwrap()).collect();
+    assert_eq!(names, ["leave_one_out", "contextcite"], "{methods}");
 }

@@ -54,6 +54,11 @@ impl House {
 
     pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        Self::of(store, dir, engine).await
+    }
+
+    /// Over a store in this folder.
+    pub async fn of(store: Store, dir: tempfile::TempDir, engine: EngineLimits) -> Self {
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
             keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();

@@ -30,3 +30,4 @@ mod tenancy;
 mod tiny;
 mod tls;
 mod uploads;
+mod vault;

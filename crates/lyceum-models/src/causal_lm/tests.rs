@@ -10,13 +10,13 @@ use lyceum_nn::{Examples, Recording, Workspace};
 use lyceum_types::control::Control;
 use serde_json::Value;
 
-const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
+pub(super) const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
 
 /// A fixture: its file, its `config.json`, and what transformers computed.
 pub(super) struct Case {
     file: Vec<u8>,
     pub config: Value,
-    ids: Vec<u32>,
+    pub ids: Vec<u32>,
     logits: Vec<f32>,
 }
 

@@ -30,9 +30,9 @@ use subject::Subject;
 /// # Errors
 /// A model that is not there or cannot be loaded, evidence that cannot be read.
 pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> Result<Signed, ServiceError> {
-    let subject = Subject::load(service, project, model).await?;
     // What is loaded may be older than a promotion.
-    let held = service.resolve(project, model).await?.held;
+    let held = service.own(project, model).await?.held;
+    let subject = Subject::load(service, project, model).await?;
     let layout = service.store().layout().clone();
     let issue = move || {
         let signer = Signer::of(&layout)?;

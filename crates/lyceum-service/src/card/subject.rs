@@ -89,10 +89,8 @@ impl Reader {
         }
         let base = match adapter::is_adapter(version) {
             true => {
-                let base = adapter::base_of(service.store(), project, version).await?;
-                let number = lyceum_types::ids::VersionRef::Number(base.number);
-                let reference = ModelRef { name: base.name.clone(), version: number };
-                Some(service.language(project, &reference).await?)
+                let base = adapter::base_of(service.store(), version).await?;
+                Some(service.languages.load(base, language::read).await?)
             }
             false => None,
         };

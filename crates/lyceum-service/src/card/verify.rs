@@ -72,7 +72,7 @@ pub async fn verify(
     model: &ModelRef,
     given: Option<Value>,
 ) -> Result<Verification, ServiceError> {
-    let version = service.resolve(project, model).await?;
+    let version = service.own(project, model).await?;
     let layout = service.store().layout().clone();
     let reader = Reader::of(service, project, model, &version).await?;
     let work = move || {

@@ -85,7 +85,7 @@ pub(crate) async fn member(
         }
         other => other?,
     };
-    let now = described(service, project, &version).await?;
+    let now = described(service, &version).await?;
     if now != *member {
         let message = format!(
             "its member {} is not the one that was calibrated (weights {}, then {}): make the cascade again",
@@ -97,14 +97,10 @@ pub(crate) async fn member(
 }
 
 /// A version as a cascade names it.
-pub(crate) async fn described(
-    service: &Service,
-    project: &Project,
-    version: &Version,
-) -> Result<Member, ServiceError> {
+pub(crate) async fn described(service: &Service, version: &Version) -> Result<Member, ServiceError> {
     use crate::language::adapter;
     let base_sha256 = match adapter::is_adapter(version) {
-        true => Some(adapter::base_of(service.store(), project, version).await?.sha256),
+        true => Some(adapter::base_of(service.store(), version).await?.sha256),
         false => None,
     };
     let path = version.dir.join(MANIFEST);

@@ -110,8 +110,7 @@ impl Plan {
             Some(source) => Some(read("test", source).await?),
             None => None,
         };
-        let disjoint =
-            disjoint(service, payer, [&small.version, &large.version], (&data, test.as_ref())).await?;
+        let disjoint = disjoint(service, [&small.version, &large.version], (&data, test.as_ref())).await?;
         let (calibration, held_out) = split(&ask, &question, data, test)?;
         let levels = [Some(ask.alpha), (ask.escalated != Escalated::Answer).then(|| large_alpha(&ask))];
         for alpha in levels.into_iter().flatten() {
@@ -332,7 +331,7 @@ async fn candidate(
             _ => return refuse("is not a classifier: decisions need labels"),
         }
     };
-    let member = described(service, project, &version).await?;
+    let member = described(service, &version).await?;
     Ok(Candidate { version, member, labels })
 }
 
@@ -390,7 +389,6 @@ async fn read_file(param: &'static str, source: Source) -> Result<Rows, ServiceE
 /// Refuses files that a member is known to be trained on, and says what could not be checked.
 async fn disjoint(
     service: &Service,
-    payer: &Payer,
     members: [&Version; 2],
     (data, test): (&Rows, Option<&Rows>),
 ) -> Result<String, ServiceError> {
@@ -399,7 +397,7 @@ async fn disjoint(
     for version in members {
         let mut all = vec![version.clone()];
         if language::adapter::is_adapter(version) {
-            all.push(language::adapter::base_of(service.store(), &payer.project, version).await?);
+            all.push(language::adapter::base_of(service.store(), version).await?);
         }
         for version in all {
             let (trained_on, _, imported_from) = registry::origin(&version)?;

@@ -85,7 +85,7 @@ pub enum Answer {
 /// Answers every question: a classifier from one pass over the input.
 pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
     let project = &payer.project;
-    let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    let version = lyceum_store::models::shares::ask(service.store(), project, &request.model).await?;
     if crate::cascades::is_cascade(&version) {
         return crate::cascades::decide::create(service, payer, request).await;
     }
@@ -99,7 +99,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
     crate::rates::spend(input_tokens)?;
-    resident.watch.count(&resident, std::slice::from_ref(&prepared));
+    resident.watch.count(project, &resident, std::slice::from_ref(&prepared));
     let mut most = predict::most(std::slice::from_ref(&prepared));
     most.passes += robustness::passes_most(&request.promises, 1);
     most.passes += request.explain.as_ref().map_or(0, explain::passes_most);

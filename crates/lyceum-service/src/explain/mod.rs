@@ -21,6 +21,8 @@ pub use counterfactual::{Change, Changed, Counterfactual, Wish};
 pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
+pub use language::CONTEXTCITE;
+pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
 };
@@ -316,6 +318,7 @@ pub async fn methods(
         passes: "checkpoints × (training rows + 1)",
         refusal: influence::refusal(service, &resident),
     });
+    infos.push(language::cite_info(Some(options::CITES.into())));
     Ok((version, infos))
 }
 

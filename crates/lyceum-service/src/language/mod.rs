@@ -228,7 +228,7 @@ pub(crate) fn read_manifest(version: &Version) -> Result<ImportedManifest, Servi
 }
 
 /// Holds every file to the hash that was registered.
-fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
+pub(crate) fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
     for (name, expected) in &manifest.files {
         let found = import::hash_of(&version.dir.join(name))?;
         if found != *expected {

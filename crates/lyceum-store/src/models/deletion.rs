@@ -77,6 +77,15 @@ async fn delete_versions(
         let event = NewEvent { kind: EventKind::Deleted, version: version.number, alias: None, before: None };
         registry::record(&mut transaction, project, &version.name, event, act).await?;
     }
+    // A name that comes again is another model: nobody has been given that one.
+    sqlx::query(
+        "DELETE FROM model_shares WHERE tenant = $1 AND project = $2 AND NOT EXISTS (SELECT 1 FROM model_versions v \
+         WHERE v.tenant = $1 AND v.project = $2 AND v.name = model_shares.name AND v.state = 'ready')",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .execute(&mut *transaction)
+    .await?;
     transaction.commit().await?;
     store.finish_deletions().await
 }

@@ -6,7 +6,7 @@ use std::fs;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
-async fn store() -> (tempfile::TempDir, Store) {
+pub(super) async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
     (dir, store)
@@ -36,13 +36,18 @@ async fn add(store: &Store, name: &str) -> Result<Version, StoreError> {
     publish(store, &Project::default_project(), new(name), staged(store), manifest, NOW).await
 }
 
+pub(super) async fn publish_as(store: &Store, project: &Project, name: &str) -> Version {
+    let manifest = |number| format!("{{\"version\":{number}}}").into_bytes();
+    publish(store, project, new(name), staged(store), manifest, NOW).await.unwrap()
+}
+
 async fn set_alias(store: &Store, name: &ModelName, alias: &str, number: u32) -> Result<(), StoreError> {
     let alias = alias.parse().unwrap();
     let project = Project::default_project();
     registry::set_alias(store, &project, (name, &alias), (number, None), &act()).await.map(drop)
 }
 
-fn act() -> Act {
+pub(super) fn act() -> Act {
     Act { actor: registry::Actor::User("test".into()), note: String::new(), now: NOW }
 }
 

@@ -51,8 +51,15 @@ use lyceum_types::ids::Project;
 
 /// Runs what was typed.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    let config = Config::load(&cli.global, &Sources::of_process())?;
+    let is_doctor = matches!(cli.command, Command::Doctor(_));
+    let config = Config::load(&cli.global, &Sources::of_process()).map_err(|failure| match is_doctor {
+        true => doctor::only_configuration(cli.global.json, failure),
+        false => failure,
+    })?;
     log_to_stderr(&config.log.value)?;
+    if !is_doctor {
+        doctor::chosen_processor()?;
+    }
     if config.threads.value > 0 {
         lyceum_kernels::pool::set_threads(config.threads.value);
     }

@@ -29,9 +29,11 @@ enum Source {
 
 /// Which parts are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Left<'a> {
     Nothing,
     Part(usize),
+    /// All but the parts that are true here.
+    Only(&'a [bool]),
     All,
 }
 
@@ -123,7 +125,7 @@ impl Prompt {
     ///
     /// # Errors
     /// The template refuses what is left; nothing is left that a model could begin with.
-    pub(super) fn tokens(&self, language: &Language, left: Left) -> Result<Vec<u32>, ServiceError> {
+    pub(super) fn tokens(&self, language: &Language, left: Left<'_>) -> Result<Vec<u32>, ServiceError> {
         let tokenizer = &language.words.tokenizer;
         match &self.source {
             Source::Text(text) => {
@@ -161,17 +163,21 @@ impl Prompt {
         }
     }
 
-    /// A text without what is left out of it.
-    fn without(&self, which: usize, text: &str, left: Left) -> String {
-        let out = match left {
-            Left::Nothing => return text.to_owned(),
-            Left::All => return String::new(),
-            Left::Part(part) => &self.parts[part],
+    /// A text without what is left out of it. (With `All`, also what is of no part.)
+    fn without(&self, which: usize, text: &str, left: Left<'_>) -> String {
+        let is_out = |part: usize| match left {
+            Left::Nothing | Left::All => false,
+            Left::Part(out) => part == out,
+            Left::Only(kept) => !kept[part],
         };
-        if out.0 != which {
-            return text.to_owned();
+        if left == Left::All {
+            return String::new();
         }
-        text.chars().enumerate().filter(|(i, _)| !out.1.contains(i)).map(|(_, c)| c).collect()
+        let own = self.parts.iter().enumerate().filter(|(_, (of, _))| *of == which);
+        let out: Vec<&Range<usize>> =
+            own.filter(|(part, _)| is_out(*part)).map(|(_, (_, span))| span).collect();
+        let stays = |i: usize| !out.iter().any(|span| span.contains(&i));
+        text.chars().enumerate().filter(|(i, _)| stays(*i)).map(|(_, c)| c).collect()
     }
 
     pub(super) fn parts(&self) -> Parts {

@@ -160,6 +160,7 @@ impl Asker {
 
 fn version(dir: &Path) -> Result<Version, Failure> {
     Ok(Version {
+        owner: lyceum_types::ids::Project::default_project(),
         name: "bench".parse()?,
         number: 1,
         family: "mlp".into(),
