@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
+    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
     infer, metrics, model_selections, models, moderations, openapi, organization, pii, predict, privacy,
     registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
@@ -136,6 +136,10 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/robustness/runs/{id}/cancel", post(robustness::cancel))
         .key(Inference, "/v1/robustness/runs/{id}/failures", get(robustness::failures))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
+        // A small model where it is sure, else a large one.
+        .work("/v1/cascades", post(cascades::create).get(cascades::list))
+        .key(Inference, "/v1/cascades/{id}", get(cascades::find))
+        .key(Inference, "/v1/cascades/{id}/cancel", post(cascades::cancel))
         // What is known of a version.
         .key(Inference, "/v1/models/{id}/card", get(card::find))
         .work("/v1/models/{id}/card/verify", post(card::verify))

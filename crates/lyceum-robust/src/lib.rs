@@ -18,6 +18,7 @@ use rand::SeedableRng;
 
 pub mod attack;
 pub mod calibrate;
+pub mod cascade;
 pub mod certify;
 pub mod conformal;
 pub mod corrupt;

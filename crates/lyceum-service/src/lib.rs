@@ -4,7 +4,7 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
@@ -14,6 +14,7 @@
 pub mod background;
 pub mod batches;
 pub mod card;
+pub mod cascades;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
@@ -207,6 +208,9 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        if cascades::is_cascade(&version) {
+            return Err(cascades::refused(&version));
+        }
         if language::is_imported(&version) {
             return Err(imported(&version));
         }
@@ -220,6 +224,9 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        if cascades::is_cascade(&version) {
+            return Err(cascades::refused(&version));
+        }
         if !language::is_imported(&version) {
             let message = format!(
                 "{} does not converse: ask it with POST /v1/completions, /v1/decisions or :predict",

@@ -77,7 +77,9 @@ pub async fn load_newest(
     let mut failed = Vec::new();
     for listed in list(service, project).await? {
         // Imported models are large: they are loaded when somebody asks.
-        if listed.id != listed.version.name.as_str() || crate::language::is_imported(&listed.version) {
+        let has_own_weights =
+            !crate::language::is_imported(&listed.version) && !crate::cascades::is_cascade(&listed.version);
+        if listed.id != listed.version.name.as_str() || !has_own_weights {
             continue;
         }
         let reference = ModelRef { name: listed.version.name, version: VersionRef::Latest };

@@ -134,6 +134,9 @@ pub async fn of_model(
     reference: &ModelRef,
 ) -> Result<ModelReport, ServiceError> {
     let version = service.resolve(project, reference).await?;
+    if crate::cascades::is_cascade(&version) {
+        return Err(crate::cascades::refused(&version));
+    }
     let path = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
     let read = move || {

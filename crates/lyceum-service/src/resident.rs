@@ -34,6 +34,9 @@ impl Resident {
     /// # Errors
     /// Files that are missing or damaged, a version that was imported.
     pub fn open(version: Version) -> Result<Self, ServiceError> {
+        if crate::cascades::is_cascade(&version) {
+            return Err(crate::cascades::refused(&version));
+        }
         if crate::language::is_imported(&version) {
             return Err(crate::imported(&version));
         }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub enum Kind {
     Robustness,
     Explanation,
+    Cascade,
 }
 
 impl Kind {
@@ -19,6 +20,7 @@ impl Kind {
         match self {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
+            Kind::Cascade => "casc_",
         }
     }
 
@@ -26,6 +28,7 @@ impl Kind {
         match self {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
+            Kind::Cascade => "cascade",
         }
     }
 }

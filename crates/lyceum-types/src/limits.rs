@@ -181,6 +181,9 @@ pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
 
 // Decisions and predictions.
 
+/// Labelled rows of a cascade, and the largest file that they are read from.
+pub const CASCADE_ROWS_MAX: usize = 10_000;
+pub const CASCADE_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Questions of one request.
 pub const QUESTIONS_MAX: usize = 400;
 /// Letters of a label that a language model is asked for.

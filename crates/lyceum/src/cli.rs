@@ -82,6 +82,8 @@ pub enum Command {
     Explain(Box<commands::explain::Explain>),
     /// Publish a version whose probabilities are calibrated
     Calibrate(commands::calibrate::Calibrate),
+    /// A small model where it is sure, else a large one, with a stated risk
+    Cascade(commands::cascade::CascadeCommand),
     /// Make vectors of texts
     Embed(commands::embed::Embed),
     /// Ask a model once, or talk to it

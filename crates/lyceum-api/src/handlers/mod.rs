@@ -2,6 +2,7 @@
 
 pub mod batches;
 pub mod card;
+pub mod cascades;
 pub mod chat;
 pub mod completions;
 pub mod decisions;

@@ -1,7 +1,7 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    batches, card, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
+    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
     infer, metrics, model_selections, models, moderations, organization, pii, predict, privacy, registry,
     rerank, residents, responses, robustness, tokens, uploads, usage,
 };
@@ -35,6 +35,7 @@ use utoipa::{Modify, OpenApi};
         uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
         fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints,
+        cascades::create, cascades::list, cascades::find, cascades::cancel,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::trainings, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,

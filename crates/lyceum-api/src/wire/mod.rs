@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod binary;
 pub mod card;
+pub mod cascades;
 pub mod chat;
 pub mod completions;
 pub mod decisions;

@@ -7,6 +7,7 @@ mod background;
 mod batch_routes;
 mod batches;
 mod card;
+mod cascades;
 mod client;
 mod contracts;
 mod decisions;

@@ -74,6 +74,7 @@ pub(super) async fn create(
         cached_tokens: 0,
         explanation: None,
         promised: crate::robustness::Promised::default(),
+        cascade: None,
     };
     let here = Here(Some(service.ledger().open(payer, &language.version, most(&asked)).await?));
     let likely = match score(service, &language, &asked, &here.share()).await {

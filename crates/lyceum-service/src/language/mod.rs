@@ -89,7 +89,7 @@ impl Weighs for Language {
 
 /// Whether a version came from another program's files.
 pub fn is_imported(version: &Version) -> bool {
-    !ModelSpec::FAMILIES.contains(&version.family.as_str())
+    !ModelSpec::FAMILIES.contains(&version.family.as_str()) && !crate::cascades::is_cascade(version)
 }
 
 impl Language {

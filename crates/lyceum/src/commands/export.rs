@@ -142,6 +142,11 @@ async fn merge(store: &Store, version: &Version, format: Format, target: &Path) 
 fn check(version: &Version) -> Result<String, Failure> {
     let (mut expected, format) = match show::read_known(version)? {
         show::Known::Imported(manifest) => (manifest.files, manifest.format),
+        show::Known::Cascade(..) => {
+            let message = format!("{} is a cascade, which has no weights", version.id());
+            let why = "its definition names two other versions of this data folder";
+            return Err(Failure::new(Exit::Failed, "unsupported_model", message, why, "export its members"));
+        }
         show::Known::Trained(mut manifest) => {
             manifest.files.insert(WEIGHTS.to_owned(), version.sha256.clone());
             (manifest.files, "safetensors".to_owned())

@@ -10,6 +10,7 @@ pub mod blobs;
 pub mod budgets;
 pub mod calibrate;
 pub mod card;
+pub mod cascade;
 pub mod choose;
 pub mod completions;
 pub mod config;
@@ -93,6 +94,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Eval(args) => args.run(context).await,
         Command::Attack(args) => args.run(context).await,
         Command::Calibrate(args) => args.run(context).await,
+        Command::Cascade(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Embed(args) => args.run(context).await,
