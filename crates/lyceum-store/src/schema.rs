@@ -21,10 +21,10 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0011_batches.sql"),
     include_str!("../migrations/0012_fine_tuning.sql"),
     include_str!("../migrations/0013_job_bills.sql"),
-    include_str!("../migrations/0016_blobs.sql"),
-    include_str!("../migrations/0020_shares.sql"),
-    include_str!("../migrations/0021_promotions.sql"),
-    include_str!("../migrations/0014_guard_policies.sql"),
+    include_str!("../migrations/0014_blobs.sql"),
+    include_str!("../migrations/0015_shares.sql"),
+    include_str!("../migrations/0016_promotions.sql"),
+    include_str!("../migrations/0017_guard_policies.sql"),
 ];
 
 /// The database that is migrated.
