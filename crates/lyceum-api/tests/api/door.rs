@@ -36,7 +36,7 @@ fn filled(path: &str) -> String {
 }
 
 /// Method, URL and access of everything that the document has; what it asks of a key is the table's word.
-async fn routes(house: &House) -> Vec<(String, String, Access)> {
+pub async fn routes(house: &House) -> Vec<(String, String, Access)> {
     let table: BTreeMap<(String, Option<String>), Access> = lyceum_api::routes(house.service.clone())
         .into_iter()
         .map(|route| ((plain(route.path), route.method.map(|method| method.to_string())), route.access))
@@ -58,7 +58,7 @@ async fn routes(house: &House) -> Vec<(String, String, Access)> {
     all
 }
 
-fn changes(method: &str) -> bool {
+pub fn changes(method: &str) -> bool {
     method != "GET"
 }
 

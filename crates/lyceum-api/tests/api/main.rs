@@ -29,6 +29,7 @@ mod responses;
 mod robust_matrix;
 mod robustness;
 mod selections;
+mod strangers;
 mod tenancy;
 mod tiny;
 mod tls;
