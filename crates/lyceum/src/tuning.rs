@@ -5,6 +5,7 @@
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::gate::{self, Judged};
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
@@ -55,9 +56,7 @@ pub async fn plan(
             return Err(failure);
         }
     };
-    let speaks =
-        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
-    if !lyceum_service::language::is_imported(&version) || !speaks {
+    if !speaks(&version) {
         let message = format!("{} cannot be fine-tuned", version.id());
         let why = "only language models that were imported, and their adapters, can";
         let fix = "lyceum import a language model, and write its name as the family";
@@ -65,6 +64,13 @@ pub async fn plan(
     }
     let created = Timestamp::now().seconds();
     Ok(TunePlan { tune, base_dir, base: version.id(), base_sha256: version.sha256, created })
+}
+
+/// Whether a version is a language model that was imported, or an adapter of one.
+pub fn speaks(version: &Version) -> bool {
+    let continues =
+        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
+    lyceum_service::language::is_imported(version) && continues
 }
 
 /// The version that a plan's base is.
@@ -94,6 +100,7 @@ pub fn context_of(language: &Language) -> usize {
 
 /// Puts a new job into the store.
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
+    gate::tuned::rehearse(context, store, plan).await?;
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.tune.train.steps.unwrap_or(0) as u64;
     let new =
@@ -144,13 +151,13 @@ async fn carry_out(
             Ok((language, adapter)) => {
                 let base = Base {
                     model: (*language.model).clone(),
-                    adapter,
+                    adapter: adapter.clone(),
                     words: words(&language, &plan),
                     id: plan.base.clone(),
                     sha256: plan.base_sha256.clone(),
                 };
                 let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
-                tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
+                tuned.map(|tuned| (language, adapter, tuned)).map_err(Broken::Training)
             }
         };
         (plan, result, observer.close())
@@ -158,7 +165,17 @@ async fn carry_out(
     let (plan, result, wish) =
         worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
     match result {
-        Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
+        Ok((language, adapter, tuned)) => {
+            let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
+            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
+                Ok(judged) => judged,
+                Err(failure) => {
+                    training::end_failed(store, &claim, &failure).await;
+                    return Err(failure);
+                }
+            };
+            publish(store, &claim, &plan, language, (tuned, judged)).await
+        }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
             training::end_failed(store, &claim, &failure).await;
@@ -197,10 +214,11 @@ async fn publish(
     claim: &Claim,
     plan: &TunePlan,
     language: Arc<Language>,
-    tuned: Tuned,
+    (tuned, judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
     let staging = Staging::create(store.layout())?;
-    let (new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(TunedReport {
         job: claim.id().to_string(),
         base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
@@ -243,7 +261,7 @@ async fn publish(
         "strong_baseline_name": null,
         "verdict": report.verdict,
         "privacy": null,
-        "gate": null,
+        "gate": judged.as_ref().map(|judged| &judged.line),
         "path": null,
     });
     let write_manifest = |number: u32| {
