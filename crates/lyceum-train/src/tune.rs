@@ -22,9 +22,9 @@ use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
 use lyceum_nn::{Recording, Tape, Workspace};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::{Metric, PrivacyReport};
+use lyceum_types::manifest::{DataFile, Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
-use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::tune::{TuneData, TuneSpec};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -192,6 +192,80 @@ pub fn tune(
 pub fn untrained(spec: &TuneSpec, base: Base<'_>) -> Result<Model, TrainError> {
     let reference = untuned(spec, &base)?;
     prepared(spec, base, reference)
+}
+
+/// A model's loss on lines that a gate compares versions by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnLines {
+    pub metrics: BTreeMap<String, Metric>,
+    pub file: DataFile,
+    /// A loss a line.
+    rows: Vec<f64>,
+    /// Of what was read: losses of other tokens are not comparable.
+    tokens_sha256: String,
+}
+
+impl OnLines {
+    /// The mean loss with its interval.
+    pub fn loss(&self) -> Option<&Metric> {
+        self.metrics.get("valid_loss")
+    }
+
+    /// The paired test of two models on the same lines, in words; None where there is one line.
+    ///
+    /// # Errors
+    /// Lines that the two read as different tokens, losses that are not finite.
+    pub fn beside(&self, other: &OnLines, called: &str) -> Result<Option<Verdict>, TrainError> {
+        if self.tokens_sha256 != other.tokens_sha256 {
+            let message = format!(
+                "{called} reads the lines as other tokens, and losses of those say nothing of each other"
+            );
+            return Err(TrainError::Spec(message));
+        }
+        if self.rows.len() < 2 {
+            return Ok(None);
+        }
+        Ok(Some(eval::compare_losses(called, "loss", &self.rows, &other.rows, 0)?))
+    }
+}
+
+/// Measures a model on the lines of `file`, rendered and bounded as the spec's own; preferences are held against
+/// `reference`.
+///
+/// # Errors
+/// All that is wrong with the file; an end from outside.
+pub fn on_lines(
+    spec: &TuneSpec,
+    file: &str,
+    (side, reference): (&Base<'_>, &Base<'_>),
+    base_dir: &Path,
+    control: &Control,
+) -> Result<OnLines, TrainError> {
+    let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
+        return Err(TrainError::Spec(format!("{} reads no tokens", side.id)));
+    };
+    let data = TuneData { train: file.to_owned(), valid: None, valid_fraction: None, ..spec.data.clone() };
+    let spec = TuneSpec { data, ..spec.clone() };
+    let Chats { train: mut lines, mut files, .. } =
+        chat::load(&spec, side.words, context, base_dir, control)?;
+    let mut ws = Workspace::new();
+    ask_reference(&whole(reference)?, &mut lines, &mut ws, control)?;
+    let Measured { metrics, rows } = measure(&whole(side)?, &lines, &mut ws, control)?;
+    let mut batch = lines.new_batch();
+    lines.fill(&(0..lines.len()).collect::<Vec<_>>(), &mut batch);
+    let Input::Tokens(tokens) = &batch.input else { unreachable!("chats are tokens: bug") };
+    let offsets = tokens.offsets();
+    let numbers = tokens.ids.iter().chain(&offsets);
+    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+    let file = DataFile { role: "gate".into(), ..files.swap_remove(0) };
+    Ok(OnLines { metrics, file, rows, tokens_sha256: checkpoint::digest(&bytes) })
+}
+
+/// A model with its adapter.
+fn whole(base: &Base<'_>) -> Result<Model, TrainError> {
+    let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
+    let model = base.model.with_adapter(adapter);
+    model.map_err(|error| TrainError::Spec(format!("{} cannot be measured: {error}", base.id)))
 }
 
 /// The base as it answers before it is tuned.

@@ -310,7 +310,10 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
     let name = model.split('@').next().unwrap_or_default();
     let message =
         format!("{model} is held by its gate: {name} goes on serving {}", text(&done["gate"]["compared_to"]));
-    let fix = format!("train with train.robust, or lyceum promote {model} to serve it all the same");
+    // Only a fine-tuning has a base.
+    let how =
+        if done["base"].is_null() { "train with train.robust" } else { "tune it on more or other lines" };
+    let fix = format!("{how}, or lyceum promote {model} to serve it all the same");
     Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
 }
 

@@ -6,6 +6,7 @@
 use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::gate::{self, Judged};
 use crate::results;
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
@@ -58,9 +59,7 @@ pub async fn plan(
             return Err(failure);
         }
     };
-    let speaks =
-        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
-    if !lyceum_service::language::is_imported(&version) || !speaks {
+    if !speaks(&version) {
         let message = format!("{} cannot be fine-tuned", version.id());
         let why = "only language models that were imported, and their adapters, can";
         let fix = "lyceum import a language model, and write its name as the family";
@@ -68,6 +67,13 @@ pub async fn plan(
     }
     let created = Timestamp::now().seconds();
     Ok(TunePlan { tune, base_dir, base: version.id(), base_sha256: version.sha256, created })
+}
+
+/// Whether a version is a language model that was imported, or an adapter of one.
+pub fn speaks(version: &Version) -> bool {
+    let continues =
+        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
+    lyceum_service::language::is_imported(version) && continues
 }
 
 /// The version that a plan's base is.
@@ -97,6 +103,7 @@ pub fn context_of(language: &Language) -> usize {
 
 /// Puts a new job into the store.
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
+    gate::tuned::rehearse(context, store, plan).await?;
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.tune.train.steps.unwrap_or(0) as u64;
     let new = jobs::NewJob {
@@ -158,9 +165,9 @@ async fn carry_out(
                     let of = (plan.clone(), language.clone(), adapter.clone());
                     serving = Some(checkpoints::serve(of_checkpoints, owner, of, &mut observer));
                 }
-                let base = base(&language, adapter, &plan);
+                let base = base(&language, adapter.clone(), &plan);
                 let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
-                tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
+                tuned.map(|tuned| (language, adapter, tuned)).map_err(Broken::Training)
             }
         };
         (plan, result, observer.close(), serving)
@@ -172,7 +179,17 @@ async fn carry_out(
         serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
     }
     match result {
-        Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
+        Ok((language, adapter, tuned)) => {
+            let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
+            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
+                Ok(judged) => judged,
+                Err(failure) => {
+                    training::end_failed(store, &claim, &failure).await;
+                    return Err(failure);
+                }
+            };
+            publish(store, &claim, &plan, language, (tuned, judged)).await
+        }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
             training::end_failed(store, &claim, &failure).await;
@@ -222,10 +239,11 @@ async fn publish(
     claim: &Claim,
     plan: &TunePlan,
     language: Arc<Language>,
-    tuned: Tuned,
+    (tuned, judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
     let staging = Staging::create(store.layout())?;
-    let (new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(TunedReport {
         job: claim.id().to_string(),
         base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
@@ -281,7 +299,7 @@ async fn publish(
         "strong_baseline_name": null,
         "verdict": report.verdict,
         "privacy": manifest.privacy,
-        "gate": null,
+        "gate": judged.as_ref().map(|judged| &judged.line),
         "result_file": result_file,
         "path": null,
     });

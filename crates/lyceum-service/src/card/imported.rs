@@ -179,6 +179,9 @@ fn training(imported: &Imported, tuned: Option<&TunedReport>, section: &mut Sect
     );
     let train = serde_json::to_value(&tuned.train).expect("a spec is plain data: bug");
     section.fact("[train]", canonical(&train));
+    if let Some(gate) = &tuned.spec.gate {
+        section.fact("[gate]", canonical(&serde_json::to_value(gate).expect("a spec is plain data: bug")));
+    }
     section.fact("seed", tuned.spec.seed.to_string());
     for (name, value, unit) in [
         ("steps", tuned.steps as f64, "optimiser steps"),

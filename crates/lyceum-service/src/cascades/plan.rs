@@ -454,12 +454,15 @@ fn split(
         return Ok((Part { file: calibration_file, rows }, held_out));
     }
     // Drawn, so that the two parts are exchangeable whatever the order of the file.
-    let mut keyed: Vec<_> = std::mem::take(&mut rows)
+    let mut keyed: Vec<([u8; 32], _)> = std::mem::take(&mut rows)
         .into_iter()
         .enumerate()
-        .map(|(i, row)| (Sha256::digest([ask.seed.to_le_bytes(), (i as u64).to_le_bytes()].concat()), row))
+        .map(|(i, row)| {
+            let place = [ask.seed.to_le_bytes(), (i as u64).to_le_bytes()].concat();
+            (Sha256::digest(place).into(), row)
+        })
         .collect();
-    keyed.sort_by(|a, b| a.0.cmp(&b.0));
+    keyed.sort_by_key(|(key, _)| *key);
     rows.extend(keyed.into_iter().map(|(_, row)| row));
     let n = ((rows.len() as f64 * ask.held_out).round() as usize).clamp(1, rows.len());
     let held_out = rows.split_off(rows.len() - n);
