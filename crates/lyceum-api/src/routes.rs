@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, moderations, openapi, organization, pii, predict, privacy,
-    registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files,
+    fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization, pii,
+    predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;

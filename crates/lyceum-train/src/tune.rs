@@ -120,7 +120,9 @@ pub fn tune(
     let counter = RefCell::new(chat::Counter::new(&train, spec.seed, &chats.train));
     let trained = |steps: u64| match &promise {
         // How many were drawn is no one's to know.
-        Some(promise) => Trained::Rows((promise.private.mechanism.expected_batch * steps as f64).round() as u64),
+        Some(promise) => {
+            Trained::Rows((promise.private.mechanism.expected_batch * steps as f64).round() as u64)
+        }
         None => Trained::Tokens(counter.borrow_mut().tokens(steps)),
     };
     let started = start(&mut run, &chats, (&identity, &trained), promise.as_ref(), observer)?;

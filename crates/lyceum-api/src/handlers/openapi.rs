@@ -1,9 +1,9 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, moderations, organization, pii, predict, privacy, registry,
-    rerank, residents, responses, robustness, tokens, uploads, usage,
+    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files,
+    fine_tuning, health, infer, metrics, model_selections, models, moderations, organization, pii, predict,
+    privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};

@@ -7,6 +7,7 @@ use crate::house::House;
 use lyceum_api::Access;
 use lyceum_store::jobs::{self, Kind, NewJob};
 use lyceum_store::responses::{self, ResponseId};
+use lyceum_store::runs::{self, RunId};
 use lyceum_store::tenancy::{Act, projects};
 use lyceum_store::{batches, keys};
 use lyceum_types::clock::Timestamp;
@@ -52,6 +53,9 @@ async fn objects(house: &House) -> Objects {
         let new = NewJob { kind, spec, request, model: "m".into(), steps: 1, bill: None };
         jobs::create(store, &project, new, Timestamp::now()).await.unwrap().to_string()
     };
+    let cascade = RunId::new(runs::Kind::Cascade);
+    drop(runs::own(store, &project, &cascade).unwrap());
+    runs::save(store, &project, &cascade, b"{}").unwrap();
     let (training, selection) = (job(Kind::Train).await, job(Kind::Choose).await.replace("job_", "sel_"));
     let (key, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
     let user = admin.get("/v1/organization/users").await.json()["data"][0]["id"].as_str().unwrap().to_owned();
@@ -60,6 +64,7 @@ async fn objects(house: &House) -> Objects {
         ("/v1/uploads/", id(ours.post("/v1/uploads", &upload).await)),
         ("/v1/explanations/", id(ours.post("/v1/explanations", &explain).await)),
         ("/v1/robustness/runs/", id(ours.post("/v1/robustness/runs", &run).await)),
+        ("/v1/cascades/", cascade.as_str().to_owned()),
         ("/v1/responses/", response.as_str().to_owned()),
         ("/v1/batches/", batch.to_string()),
         ("/v1/fine_tuning/jobs/", training),

@@ -1,3 +1,5 @@
+//! Folders and buckets keep the same promises: objects in memory, a server of our own, and moto's where it is installed.
+
 mod moto;
 mod server;
 
