@@ -159,6 +159,11 @@ pub mod cards {
     pub use crate::wire::card::{Form, VerificationBody};
 }
 
+/// Which models saw a row, which the command line prints as well.
+pub mod privacy {
+    pub use crate::wire::privacy::SawBody;
+}
+
 /// A version's lineage, which the command line prints as well.
 pub mod registry {
     pub use crate::wire::registry::LineageBody;

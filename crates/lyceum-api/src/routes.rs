@@ -77,6 +77,7 @@ fn inference(table: Table) -> Table {
         .work("/v1/fine_tuning/jobs/{id}/resume", post(fine_tuning::resume))
         .key(Inference, "/v1/fine_tuning/jobs/{id}/events", get(fine_tuning::list_events))
         .key(Inference, "/v1/fine_tuning/jobs/{id}/checkpoints", get(fine_tuning::list_checkpoints))
+        .key(Inference, "/v1/fine_tuning/jobs/{id}/privacy", get(fine_tuning::privacy))
         .upload("/v1/files", post(files::create).get(files::list))
         .key(Inference, "/v1/files/{id}", get(files::find).delete(files::delete))
         .key(Inference, "/v1/files/{id}/content", get(files::content))
@@ -122,6 +123,7 @@ fn inference(table: Table) -> Table {
         .work("/v1/pii/deanonymize", post(pii::deanonymize))
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))
+        .work("/v1/privacy/saw", post(privacy::saw))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
         .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Why.

@@ -47,6 +47,7 @@ mod resident;
 pub mod responses;
 pub mod retention;
 pub mod robustness;
+pub mod saw;
 pub mod selections;
 pub mod standing;
 mod stops;

@@ -373,3 +373,82 @@ fn the_openai_package_tunes() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.ends_with("done\n"), "{said}\n{complained}");
 }
+
+#[test]
+fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps() {
+    let folder = with_model();
+    let server = Server::start(folder.path(), None);
+    let lines = chats(60);
+    let file = server.bring("chats.jsonl", &lines);
+    let body = json!({"model": "tiny", "training_file": file, "seed": 5, "suffix": "quiet",
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 6}}},
+        "privacy": {"type": "dp_sgd", "target_epsilon": 6, "target_delta": 1e-3, "max_grad_norm": 1.0,
+            "unit": {"type": "example"}, "accountant": "pld", "public": ["rows"], "audit": {"canaries": 100}}});
+    let made = server.post(JOBS, &body);
+    let id = made["id"].as_str().unwrap().to_owned();
+    let quote = &made["lyceum"]["privacy"];
+    let epsilon = quote["epsilon"].as_f64().unwrap();
+    assert!(epsilon <= 6.0 && epsilon > 5.9 && quote["q"] == 0.1 && quote["steps"] == 40, "{made}");
+    let done = server.wait(&id, |job| job["status"] == "succeeded");
+    assert!(done["trained_tokens"].is_null() && done["lyceum"]["estimated_tokens"].is_u64(), "{done}");
+    let model = done["fine_tuned_model"].as_str().unwrap().to_owned();
+
+    let told = server.get(&format!("{JOBS}/{id}/privacy"));
+    assert_eq!((&told["object"], &told["quote"]), (&json!("fine_tuning.job.privacy"), quote));
+    let spent = &told["ledger"][0];
+    assert_eq!(
+        (&spent["q"], &spent["sigma"], &spent["steps"]),
+        (&json!(0.1), &quote["sigma"], &json!(40)),
+        "{told}"
+    );
+    let guarantee = &told["guarantee"];
+    assert_eq!((&guarantee["epsilon"], &guarantee["unit"]), (&quote["epsilon"], &json!("example")));
+    assert_eq!(guarantee["randomness"], "os_key");
+    assert_eq!((&told["composition"][0]["jobs"], &guarantee["audit"]["canaries"]), (&json!(1), &json!(100)));
+    assert!(guarantee["audit"]["membership_auc"]["value"].is_f64(), "{guarantee}");
+    // The adapter and its checkpoint say the same of themselves.
+    let checkpoints = server.get(&format!("{JOBS}/{id}/checkpoints"));
+    let earlier = checkpoints["data"][1]["fine_tuned_model_checkpoint"].as_str().unwrap().to_owned();
+    for name in [&model, &earlier] {
+        let of_model = server.get(&format!("/v1/models/{name}/privacy"));
+        assert_eq!(
+            (&of_model["guarantee"]["epsilon"], &of_model["composition"][0]["jobs"]),
+            (&quote["epsilon"], &json!(1))
+        );
+    }
+    assert!(server.get("/v1/models/tiny/privacy")["guarantee"].is_null(), "the base promises nothing");
+    let events = server.get(&format!("{JOBS}/{id}/events?limit=100"));
+    let messages: Vec<&str> =
+        events["data"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
+    assert!(
+        messages.iter().any(|message| message.contains("at ε = 5.9") || message.contains("at ε = 6.0")),
+        "{messages:?}"
+    );
+    assert!(messages.iter().any(|message| message.contains("privacy ledger")), "{messages:?}");
+    assert!(!events.to_string().contains("training loss="), "the loss of private lines is not told");
+
+    // Which models saw a line: of a private one, that it was among those that were drawn from.
+    let saw = |wanted: Value| {
+        let mut body = wanted;
+        body["file"] = json!(file);
+        server.post("/v1/privacy/saw", &body)
+    };
+    let one = saw(json!({"row": 7}));
+    assert_eq!(
+        (&one["rows"][0]["models"][0]["sight"], &one["rows"][0]["row"]),
+        (&json!("drawn"), &json!(7)),
+        "{one}"
+    );
+    assert_eq!(saw(json!({"text": "say 7"}))["rows"], one["rows"]);
+    std::fs::write(folder.path().join("chats.jsonl"), &lines).unwrap();
+    let asked = lyceum(folder.path(), &["privacy", "saw", "chats.jsonl", "7", "--json"]).output().unwrap();
+    let here: Value = serde_json::from_slice(&asked.stdout).unwrap();
+    assert_eq!(here["rows"], one["rows"]);
+
+    // What the file may lose is used up: the next job does not come to be.
+    let sha256 = quote["data_sha256"].as_str().unwrap();
+    let budget = json!({"data_sha256": sha256, "epsilon": 7.0, "delta": 1e-3});
+    assert_eq!(server.post("/v1/privacy/budgets", &budget)["ledger"].as_array().unwrap().len(), 1);
+    let (status, refused) = server.send("POST", JOBS, "application/json", body.to_string().as_bytes());
+    assert!(status == 409 && refused.contains("privacy_budget_exceeded"), "{status} {refused}");
+}

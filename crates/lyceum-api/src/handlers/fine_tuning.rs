@@ -1,4 +1,4 @@
-//! `POST|GET /v1/fine_tuning/jobs`, `GET /v1/fine_tuning/jobs/{id}[/events|/checkpoints]`,
+//! `POST|GET /v1/fine_tuning/jobs`, `GET /v1/fine_tuning/jobs/{id}[/events|/checkpoints|/privacy]`,
 //! `POST /v1/fine_tuning/jobs/{id}/{cancel|pause|resume}`
 
 use crate::auth::Caller;
@@ -7,6 +7,7 @@ use crate::wire::fine_tuning::{
     CreateFineTuningJob, FineTuningCheckpointList, FineTuningEvent, FineTuningEventList, FineTuningJob,
     FineTuningJobList, event_query, query,
 };
+use crate::wire::privacy::JobPrivacyBody;
 use crate::{Api, body, sse};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -149,4 +150,15 @@ pub async fn list_checkpoints(
     }
     let found = events::checkpoints(&api.service, &caller.project, &id, &asked.page).await?;
     Ok(Json(FineTuningCheckpointList::new(found)))
+}
+
+/// What a training costs its file in privacy: its quote, its ledger, and what is promised of the model that it made.
+#[utoipa::path(get, path = "/v1/fine_tuning/jobs/{id}/privacy", tag = "privacy", params(("id" = String, Path)), responses(
+    (status = 200, body = JobPrivacyBody), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn privacy(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<JobPrivacyBody>, ApiError> {
+    Ok(Json(fine_tuning::privacy::of_job(&api.service, &caller.project, &id).await?.into()))
 }

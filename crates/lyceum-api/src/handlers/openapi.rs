@@ -20,7 +20,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi, docs::docs,
         pii::analyze, pii::anonymize, pii::deanonymize,
-        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::model,
+        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::saw, privacy::model,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
         registry::history, registry::approve, registry::promote, registry::lineage,
@@ -34,7 +34,7 @@ use utoipa::{Modify, OpenApi};
         batches::create, batches::list, batches::find, batches::cancel,
         uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
         fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
-        fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints,
+        fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::trainings, usage::costs,

@@ -1,4 +1,4 @@
-//! `POST /v1/privacy/{epsilon,sigma}`, `POST|GET /v1/privacy/budgets`, `GET /v1/models/{m}/privacy`
+//! `POST /v1/privacy/{epsilon,sigma,saw}`, `POST|GET /v1/privacy/budgets`, `GET /v1/models/{m}/privacy`
 
 use crate::Api;
 use crate::auth::Caller;
@@ -6,12 +6,13 @@ use crate::body;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::path_model_ref;
 use crate::wire::privacy::{
-    BudgetBody, BudgetList, BudgetRequest, EpsilonBody, EpsilonRequest, ModelPrivacy, SigmaBody, SigmaRequest,
+    BudgetBody, BudgetList, BudgetRequest, EpsilonBody, EpsilonRequest, ModelPrivacy, SawBody, SawRequest,
+    SigmaBody, SigmaRequest,
 };
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_privacy::calibrate::Target;
-use lyceum_service::privacy;
+use lyceum_service::{privacy, saw};
 
 /// What a run costs.
 #[utoipa::path(post, path = "/v1/privacy/epsilon", tag = "privacy", request_body = EpsilonRequest, responses(
@@ -65,4 +66,16 @@ pub async fn model(
 ) -> Result<Json<ModelPrivacy>, ApiError> {
     let report = privacy::of_model(&api.service, &caller.project, &path_model_ref(&id)?).await?;
     Ok(Json(report.into()))
+}
+
+/// Which models saw a row of a file: trained on it, validated on it, or stand on one that did.
+#[utoipa::path(post, path = "/v1/privacy/saw", tag = "privacy", request_body = SawRequest, responses(
+    (status = 200, body = SawBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+pub async fn saw(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    body::Json(body): body::Json<SawRequest>,
+) -> Result<Json<SawBody>, ApiError> {
+    let wanted = body.wanted()?;
+    Ok(Json(saw::of_file(&api.service, &caller.project, &body.file, wanted).await?.into()))
 }

@@ -28,6 +28,10 @@ pub struct CreateFineTuningJob {
     pub suffix: Option<String>,
     pub seed: Option<u64>,
     pub metadata: Option<BTreeMap<String, String>>,
+    /// As `[privacy]` of a job spec: `{"type": "dp_sgd", "target_epsilon": 8, "target_delta": 1e-5, "max_grad_norm": 1.0,
+    /// "unit": {"type": "example"}, "accountant": "pld", "audit": {"canaries": 1000}}`.
+    #[schema(value_type = Option<Object>)]
+    pub privacy: Option<Map<String, Value>>,
     /// Refused: there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     pub integrations: Option<Vec<Value>>,
@@ -89,6 +93,7 @@ impl CreateFineTuningJob {
             suffix: self.suffix.filter(|suffix| !suffix.is_empty()),
             seed: self.seed.unwrap_or_else(drawn),
             metadata: self.metadata.unwrap_or_default(),
+            privacy: self.privacy,
         })
     }
 }
@@ -288,6 +293,7 @@ pub struct Extension {
     /// Known before it begins: examples, and tokens in the examples of all steps.
     pub examples: u64,
     pub validation_examples: u64,
+    /// Of a private training what is expected: which examples a step draws is a secret.
     pub estimated_tokens: Option<u64>,
     /// Of a training from the start: the rows of all steps, and at most those of its folds.
     pub estimated_rows: Option<u64>,
@@ -297,6 +303,9 @@ pub struct Extension {
     pub max_cost_usd: Option<f64>,
     /// What it cost; null until it has ended.
     pub cost_usd: Option<f64>,
+    /// What it will cost its file in privacy (`q`, `sigma`, `steps`, `epsilon`, `delta`, …); null: nothing is promised.
+    #[schema(value_type = Option<Object>)]
+    pub privacy: Value,
 }
 
 impl From<Training> for FineTuningJob {
@@ -344,6 +353,7 @@ impl From<Training> for FineTuningJob {
                 trained_rows,
                 max_cost_usd: bill.as_ref().map(|bill| usd(bill.worst())),
                 cost_usd: bill.as_ref().and_then(Bill::cost).map(usd),
+                privacy: serde_json::to_value(asked.privacy).expect("a quote is plain data: bug"),
             },
         }
     }

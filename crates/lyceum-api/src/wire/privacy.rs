@@ -4,7 +4,9 @@ use crate::error::ApiError;
 use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError};
-use lyceum_service::privacy::{Account, ModelReport};
+use lyceum_service::fine_tuning::privacy::JobPrivacy;
+use lyceum_service::privacy::{Account, ModelReport, Spend};
+use lyceum_service::saw::{self, Wanted};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -147,21 +149,69 @@ pub struct SpendBody {
     pub created_at: i64,
 }
 
+impl From<Spend> for SpendBody {
+    fn from(spend: Spend) -> Self {
+        SpendBody {
+            job: spend.job,
+            q: spend.q,
+            sigma: spend.sigma,
+            steps: spend.steps,
+            created_at: spend.created_at.seconds(),
+        }
+    }
+}
+
+/// What a training costs its file in privacy.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct JobPrivacyBody {
+    /// `fine_tuning.job.privacy`
+    pub object: &'static str,
+    pub job: String,
+    /// As it was quoted before it began (`q`, `sigma`, `steps`, `epsilon`, `delta`, `accountant`, `adjacency`, `unit`, …);
+    /// null: nothing is promised.
+    #[schema(value_type = Option<Object>)]
+    pub quote: Value,
+    /// What it took of its file: empty before its process has begun.
+    pub ledger: Vec<SpendBody>,
+    /// What is promised of the model that it made, with its audit; null until it is done.
+    #[schema(value_type = Option<Object>)]
+    pub guarantee: Value,
+    pub statement: String,
+    /// All jobs on the same file together, this one among them.
+    pub composition: Vec<CompositionBody>,
+}
+
+impl From<JobPrivacy> for JobPrivacyBody {
+    fn from(found: JobPrivacy) -> Self {
+        let plain = "a report is plain data: bug";
+        let statement = match (&found.guarantee, &found.planned) {
+            (Some(report), _) => report.statement.clone(),
+            (None, Some(_)) => "Nothing is promised yet: the job has made no model.".to_owned(),
+            (None, None) => {
+                "This job trains without differential privacy: nothing is promised about any example."
+                    .to_owned()
+            }
+        };
+        JobPrivacyBody {
+            object: "fine_tuning.job.privacy",
+            job: found.job.to_string(),
+            quote: serde_json::to_value(found.planned).expect(plain),
+            ledger: found.ledger.into_iter().map(SpendBody::from).collect(),
+            guarantee: serde_json::to_value(found.guarantee).expect(plain),
+            statement,
+            composition: found.composition.into_iter().map(CompositionBody::from).collect(),
+        }
+    }
+}
+
 impl From<Account> for BudgetBody {
     fn from(account: Account) -> Self {
-        let spend = |s: lyceum_service::privacy::Spend| SpendBody {
-            job: s.job,
-            q: s.q,
-            sigma: s.sigma,
-            steps: s.steps,
-            created_at: s.created_at.seconds(),
-        };
         BudgetBody {
             object: "privacy.budget",
             data_sha256: account.data_sha256,
             epsilon: account.budget.as_ref().map(|b| b.epsilon),
             spent: account.spent.into(),
-            ledger: account.spends.into_iter().map(spend).collect(),
+            ledger: account.spends.into_iter().map(SpendBody::from).collect(),
         }
     }
 }
@@ -239,6 +289,85 @@ impl From<ModelReport> for ModelPrivacy {
             composition: report.composition.into_iter().map(CompositionBody::from).collect(),
             attacks: report.attacks.iter().map(|n| serde_json::to_value(n).expect(plain)).collect(),
             not_evaluated,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SawRequest {
+    /// The id of the data file.
+    pub file: String,
+    /// The row, counted from 0; a header is none.
+    pub row: Option<u64>,
+    /// Instead of a row: words that it holds.
+    pub text: Option<String>,
+}
+
+impl SawRequest {
+    pub fn wanted(&self) -> Result<Wanted, ApiError> {
+        match (self.row, &self.text) {
+            (Some(row), None) => Ok(Wanted::Row(row)),
+            (None, Some(text)) if !text.trim().is_empty() => Ok(Wanted::Text(text.clone())),
+            (None, Some(_)) => Err(ApiError::field("text", "invalid_value", "text: has no words")),
+            (Some(_), Some(_)) => {
+                Err(ApiError::field("text", "contradiction", "row and text both say which row is meant"))
+            }
+            (None, None) => Err(ApiError::field(
+                "row",
+                "missing_required_parameter",
+                "row: which row? or text: its words",
+            )),
+        }
+    }
+}
+
+/// Which models saw a row.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SawBody {
+    /// `privacy.saw`
+    pub object: &'static str,
+    pub data_sha256: String,
+    pub rows: Vec<SawRow>,
+    /// Rows with these words that are not in the answer, which has the first hundred.
+    pub more: usize,
+    /// What is not in the answer, whatever it is.
+    pub limits: Vec<&'static str>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SawRow {
+    pub row: u64,
+    /// The closest first.
+    pub models: Vec<SawModel>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SawModel {
+    /// `name@version`
+    pub model: String,
+    pub job: Option<String>,
+    /// `trained`, `drawn` (with differential privacy), `inherited` (its base was), `validated`, `tested`, `unknown` or
+    /// `file_only`
+    pub sight: &'static str,
+    pub how: String,
+}
+
+impl From<saw::Answer> for SawBody {
+    fn from(answer: saw::Answer) -> Self {
+        let model = |seen: saw::Seen| SawModel {
+            model: seen.model,
+            job: seen.job,
+            sight: seen.sight.as_str(),
+            how: seen.how,
+        };
+        let row = |row: saw::Row| SawRow { row: row.row, models: row.seen.into_iter().map(model).collect() };
+        SawBody {
+            object: "privacy.saw",
+            data_sha256: answer.data_sha256,
+            rows: answer.rows.into_iter().map(row).collect(),
+            more: answer.more,
+            limits: saw::LIMITS.to_vec(),
         }
     }
 }

@@ -388,3 +388,66 @@ async fn a_budget_covers_a_job_or_refuses_it_and_the_books_show_what_was_trained
     assert_eq!((&item["quantity"], &item["amount"]["value"]), (&json!(777), &json!(0.003108)));
     assert_eq!(item["quantity_unit"], "tokens");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_job_is_quoted_before_it_begins_and_what_breaks_its_promise_is_refused_at_its_field() {
+    let (house, file) = with_file().await;
+    let client = &house.client;
+    let privacy = json!({"type": "dp_sgd", "sigma": 1.0, "target_delta": 1e-3, "max_grad_norm": 1.0, "public": ["rows"]});
+    let with = |change: &dyn Fn(&mut Value)| {
+        let mut body = json!({"model": "tiny", "training_file": file, "privacy": privacy, "seed": 1,
+            "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": 6}}}});
+        change(&mut body);
+        body
+    };
+    let job = asked(client, &with(&|_| {})).await;
+    let quote = &job["lyceum"]["privacy"];
+    assert_eq!(
+        (&quote["q"], &quote["sigma"], &quote["steps"]),
+        (&json!(0.05), &json!(1.0), &json!(40)),
+        "{job}"
+    );
+    let cost = json!({"q": 0.05, "sigma": 1.0, "steps": 40, "delta": 1e-3, "accountant": "pld"});
+    assert_eq!(quote["epsilon"], client.post("/v1/privacy/epsilon", &cost).await.json()["epsilon"]);
+    let told = client.get(&format!("{JOBS}/{}/privacy", job["id"].as_str().unwrap())).await.json();
+    assert_eq!(
+        (&told["quote"], &told["ledger"], &told["guarantee"]),
+        (quote, &json!([]), &Value::Null),
+        "{told}"
+    );
+    let plain = asked(client, &with(&|body| drop(body.as_object_mut().unwrap().remove("privacy")))).await;
+    assert!(plain["lyceum"]["privacy"].is_null());
+    let told = client.get(&format!("{JOBS}/{}/privacy", plain["id"].as_str().unwrap())).await.json();
+    assert!(told["statement"].as_str().unwrap().contains("without differential privacy"), "{told}");
+    assert_eq!(client.get(&format!("{JOBS}/job_nothing/privacy")).await.refused(404).1, "not_found");
+
+    let refused = async |status: u16, change: &dyn Fn(&mut Value)| {
+        client.post(JOBS, &with(change)).await.refused(status)
+    };
+    assert_eq!(
+        refused(400, &|body| body["privacy"]["target_delta"] = json!(2)).await.0,
+        "privacy.target_delta"
+    );
+    assert_eq!(refused(400, &|body| body["privacy"]["target_delta"] = json!(0.1)).await.0, "privacy");
+    assert_eq!(refused(400, &|body| body["privacy"]["public"] = json!([])).await.0, "privacy.sampling_rate");
+    assert_eq!(refused(501, &|body| body["privacy"]["budget"] = json!("bud_1")).await.0, "privacy.budget");
+    assert_eq!(refused(400, &|body| body["privacy"]["surprise"] = json!(1)).await.0, "privacy.surprise");
+    assert_eq!(refused(400, &|body| body["validation_file"] = json!(file)).await.0, "validation_file");
+    let lora = refused(400, &|body| body["method"]["supervised"]["lora"] = json!({"dropout": 0.1})).await;
+    assert_eq!(lora.0, "method.supervised.lora.dropout");
+    let whole = refused(400, &|body| body["method"]["supervised"]["lora"] = json!(false)).await;
+    assert_eq!(whole.0, "method.supervised.lora");
+
+    // A budget that does not reach: no job.
+    let sha256 = quote["data_sha256"].as_str().unwrap();
+    let budget = json!({"data_sha256": sha256, "epsilon": 0.1, "delta": 1e-3});
+    assert_eq!(client.post("/v1/privacy/budgets", &budget).await.status, 200);
+    assert_eq!(refused(409, &|_| {}).await.1, "privacy_budget_exceeded");
+    let saw = client.post("/v1/privacy/saw", &json!({"file": file, "row": 3})).await.json();
+    assert_eq!((&saw["object"], &saw["rows"][0]["models"]), (&json!("privacy.saw"), &json!([])), "{saw}");
+    assert_eq!(client.post("/v1/privacy/saw", &json!({"file": file})).await.refused(400).0, "row");
+    assert_eq!(
+        client.post("/v1/privacy/saw", &json!({"file": "file_x", "row": 1})).await.refused(400).0,
+        "file"
+    );
+}

@@ -20,6 +20,8 @@ pub struct Ask {
     pub suffix: Option<String>,
     pub seed: u64,
     pub metadata: BTreeMap<String, String>,
+    /// As `[privacy]` of a job spec.
+    pub privacy: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -90,10 +92,17 @@ pub(super) async fn document(
     files: (String, Option<String>),
     id: &JobId,
 ) -> Result<Document, ServiceError> {
-    let body = match &ask.method {
+    let mut body = match &ask.method {
         Method::Train { spec } => train_body(service, project, ask, spec, (files, id)).await?,
         _ => tune_body(service, project, ask, files, id).await?,
     };
+    if let Some(privacy) = &ask.privacy {
+        if !body["privacy"].is_null() {
+            let message = "the request's privacy and the spec's are two";
+            return Err(ServiceError::invalid(place("privacy"), "contradiction", message));
+        }
+        body["privacy"] = Value::Object(privacy.clone());
+    }
     let document = Job::from_json(&body).map_err(|errors| wrong(ask, errors))?;
     match (document, &ask.method) {
         (Job::Tune(tune), _) => Ok(Document::Tune(tune)),
@@ -257,12 +266,16 @@ fn answerable(spec: &Spec) -> Result<(), ServiceError> {
 /// Every problem of the document, at the request's field of the first one.
 fn wrong(ask: &Ask, errors: SpecErrors) -> ServiceError {
     let at = |key: &str| match &ask.method {
+        // Where it stands beside the method.
+        _ if key.starts_with("privacy") && ask.privacy.is_some() => key.to_owned(),
         Method::Train { .. } => place(key),
         method => {
             let of = format!("method.{}", method.as_str());
             match key {
                 "train.epochs" => format!("{of}.hyperparameters.n_epochs"),
                 "train.batch_size" => format!("{of}.hyperparameters.batch_size"),
+                "train.steps" => format!("{of}.hyperparameters.n_epochs"),
+                "data.valid" => "validation_file".to_owned(),
                 "train.beta" => format!("{of}.hyperparameters.beta"),
                 key if key.starts_with("train.optimizer") => {
                     format!("{of}.hyperparameters.learning_rate_multiplier")
@@ -337,6 +350,7 @@ impl Ask {
             method,
             hyperparameters,
             quote,
+            privacy: None,
         }
     }
 }

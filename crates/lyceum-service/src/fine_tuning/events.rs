@@ -221,7 +221,14 @@ fn asked(training: &Training) -> Vec<Event> {
         quote.n_examples, quote.n_validation
     );
     if let (Some(steps), Some(tokens)) = (quote.steps, quote.trained_tokens) {
-        words += &format!("; {steps} steps will train on {tokens} tokens");
+        let about = if training.asked.privacy.is_some() { "about " } else { "" };
+        words += &format!("; {steps} steps will train on {about}{tokens} tokens");
+    }
+    if let Some(planned) = &training.asked.privacy {
+        words += &match planned.epsilon {
+            Some(epsilon) => format!(", at ε = {epsilon:.4} and δ = {}", planned.delta),
+            None => ", without noise: nothing is promised".to_owned(),
+        };
     }
     if let (Some(steps), Some(rows)) = (quote.steps, quote.trained_rows) {
         words += &format!("; {steps} steps will train on {rows} rows at most");
@@ -229,6 +236,7 @@ fn asked(training: &Training) -> Vec<Event> {
     let data = json!({
         "examples": quote.n_examples, "validation_examples": quote.n_validation, "steps": quote.steps,
         "trained_tokens": quote.trained_tokens, "trained_rows": quote.trained_rows,
+        "privacy": training.asked.privacy,
     });
     vec![created, event(1, words, data)]
 }
@@ -278,6 +286,12 @@ fn logged(at: u64, line: &Value, steps: u64) -> Option<Event> {
                 json!({ "step": step, "best_step": best }),
                 false,
             )
+        }
+        "privacy" => {
+            let data = json!({
+                "q": line["q"], "sigma": line["sigma"], "steps": line["steps"], "delta": line["delta"],
+            });
+            ("Its file's privacy ledger has what the job takes".to_owned(), data, false)
         }
         "measuring" => ("Measuring what was trained".to_owned(), Value::Null, false),
         _ => return None,

@@ -6,6 +6,7 @@
 
 pub mod ask;
 pub mod events;
+pub mod privacy;
 
 pub use ask::{Ask, Hyperparameters, Lora, Method};
 pub use lyceum_store::jobs::State;
@@ -46,6 +47,9 @@ pub struct Asked {
     /// `n_epochs`, `batch_size`, …
     pub hyperparameters: Value,
     pub quote: Quote,
+    /// What it will cost its training file in privacy; None: nothing is promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<privacy::Planned>,
 }
 
 /// What a training will do, known before it begins.
@@ -117,9 +121,10 @@ pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Traini
         Document::Train(spec) => {
             let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
             let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
-            let (plan, quote) = blocking(move || {
+            let (plan, quote, planned) = blocking(move || {
                 let loaded =
                     lyceum_train::data::load(&plan.spec, &plan.base_dir, &control).map_err(wrong_data)?;
+                let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
                 let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
                     n_examples: loaded.train.len() as u64,
@@ -128,14 +133,18 @@ pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Traini
                     trained_tokens: None,
                     trained_rows: Some(rows),
                 };
-                Ok((plan, quote))
+                Ok((plan, quote, planned))
             })
             .await?;
-            let asked = ask.asked_of(&plan.spec, quote);
+            let mut asked = ask.asked_of(&plan.spec, quote);
+            asked.privacy = planned;
             let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
             Queued { spec, name, priced: (ask.model.clone(), 0), asked }
         }
     };
+    if let Some(planned) = &asked.privacy {
+        privacy::afford(service, project, planned).await?;
+    }
     let steps = asked.quote.steps.unwrap_or(0);
     let request = serde_json::to_string(&asked).expect("a request is plain data: bug");
     let bill = payer.bill_of_job((&priced.0, priced.1), asked.quote.most());
@@ -184,6 +193,10 @@ async fn judged(
         );
         return Err(ServiceError::invalid(ask.method.place("lora"), "unsupported_base", message));
     }
+    if tune.lora.is_none() && whole && tune.privacy.is_some() {
+        let message = "every weight is not learnt with differential privacy in this version: leave lora out";
+        return Err(ServiceError::not_implemented(ask.method.place("lora"), message));
+    }
     if tune.lora.is_some() && !whole {
         let message =
             format!("{} is an adapter: its own rank and layers are tuned further", language.version.id());
@@ -198,7 +211,7 @@ async fn judged(
         created: Timestamp::now().seconds(),
     };
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
-    let (plan, train, quote) = blocking(move || {
+    let (plan, train, quote, planned) = blocking(move || {
         let words = Words {
             tokenizer: &language.words.tokenizer,
             template: language.words.template.as_ref(),
@@ -208,17 +221,24 @@ async fn judged(
         let chats = chat::load(&plan.tune, words, context, &plan.base_dir, &control).map_err(wrong_data)?;
         let train = plan.tune.resolve(chats.train.len());
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
+        let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
+        // Of a private run which lines a step draws is a secret: what is expected is told.
+        let trained_tokens = match &planned {
+            None => trained_tokens,
+            Some(planned) => planned.expected(chat::epoch(&chats.train).n_tokens),
+        };
         let quote = Quote {
             n_examples: chats.train.len() as u64,
             n_validation: chats.valid.as_ref().map_or(0, |part| part.len() as u64),
             steps: Some(steps),
             trained_tokens: Some(trained_tokens),
-            trained_rows: None,
+            trained_rows: planned.as_ref().map(|planned| planned.expected_rows),
         };
-        Ok((plan, train, quote))
+        Ok((plan, train, quote, planned))
     })
     .await?;
-    let asked = ask.asked(&plan.tune, &train, quote);
+    let mut asked = ask.asked(&plan.tune, &train, quote);
+    asked.privacy = planned;
     let name = plan.tune.name.clone();
     let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
     Ok(Queued { spec, name, priced, asked })

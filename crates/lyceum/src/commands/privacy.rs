@@ -1,5 +1,5 @@
-//! `lyceum privacy epsilon|sigma|ledger|budget|audit`: the calculator, what was taken of each data set, and what
-//! an attack finds.
+//! `lyceum privacy epsilon|sigma|ledger|budget|audit|saw`: the calculator, what was taken of each data set, what
+//! an attack finds, and which models saw a row.
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -9,6 +9,7 @@ use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, membership, sigma};
 use lyceum_service::privacy::{Account, together};
+use lyceum_service::saw::{self, Wanted};
 use lyceum_store::privacy::{self, Budget};
 use lyceum_train::{TrainError, data, measure};
 use lyceum_types::clock::Timestamp;
@@ -34,6 +35,8 @@ pub(in crate::commands) enum PrivacyCommand {
     /// How well losses tell rows that a model was trained on from rows that it was not; kept for its card and its
     /// privacy report
     Audit(AuditArgs),
+    /// Which models saw a row of a data file
+    Saw(SawArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -116,6 +119,18 @@ pub(in crate::commands) struct AuditArgs {
     others: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(in crate::commands) struct SawArgs {
+    /// The data file
+    file: PathBuf,
+    /// The row, counted from 0; a header is none
+    #[arg(required_unless_present = "text")]
+    row: Option<u64>,
+    /// Every row that holds these words
+    #[arg(long, conflicts_with = "row")]
+    text: Option<String>,
+}
+
 impl Privacy {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
@@ -124,6 +139,7 @@ impl Privacy {
             PrivacyCommand::Ledger => ledger(context).await,
             PrivacyCommand::Budget(args) => budget(args, context).await,
             PrivacyCommand::Audit(args) => audit(args, context).await,
+            PrivacyCommand::Saw(args) => saw(args, context).await,
         }
     }
 }
@@ -274,6 +290,46 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
     } else {
         "This attack does not tell the model's rows from others; a stronger one might."
     });
+    Ok(())
+}
+
+async fn saw(args: SawArgs, context: &Context) -> Result<(), Failure> {
+    let bytes = std::fs::read(&args.file).map_err(|error| Failure::file("read", &args.file, &error))?;
+    let data_sha256 = lyceum_train::checkpoint::digest(&bytes);
+    drop(bytes);
+    let wanted = match (args.row, args.text) {
+        (Some(row), _) => Wanted::Row(row),
+        (None, text) => Wanted::Text(text.unwrap_or_default()),
+    };
+    let rows = saw::rows_of(&args.file, wanted).await?;
+    let store = context.store().await?;
+    let answer = saw::answer(&store, &context.project, data_sha256, rows).await?;
+    if context.is_json() {
+        let body = lyceum_api::privacy::SawBody::from(answer);
+        output::json_line(&serde_json::to_value(body).expect("an answer is plain data: bug"));
+        return Ok(());
+    }
+    if answer.rows.is_empty() {
+        output::text("no row of the file holds these words");
+    }
+    for row in &answer.rows {
+        let line = |seen: &saw::Seen| {
+            vec![seen.model.clone(), seen.sight.as_str().replace('_', " "), seen.how.clone()]
+        };
+        match &row.seen[..] {
+            [] => output::text(format!("row {}: no version that is kept was made from this file", row.row)),
+            seen => {
+                output::text(format!("row {}", row.row));
+                output::table(&["model", "the row was", "how"], &seen.iter().map(line).collect::<Vec<_>>());
+            }
+        }
+    }
+    if answer.more > 0 {
+        output::text(format!("{} more rows hold these words", answer.more));
+    }
+    for limit in saw::LIMITS {
+        output::text(format!("note: {limit}"));
+    }
     Ok(())
 }
 

@@ -189,6 +189,11 @@ impl Privacy {
                     "epsilon": args.epsilon, "delta": args.delta, "accountant": args.accountant.wire() });
                 client.post("/v1/privacy/budgets", &body)?
             }
+            PrivacyCommand::Saw(_) => {
+                let why = "the server knows files by their ids, and this one is here";
+                let fix = "POST /v1/privacy/saw with the id of a file of /v1/files, or run it on the server's machine";
+                return Err(Failure::usage("lyceum privacy saw cannot ask a server", why, fix));
+            }
             PrivacyCommand::Audit(_) => {
                 let why = "it reads the losses of single rows, which no route gives";
                 let fix = "run it on the server's machine, without --url";
