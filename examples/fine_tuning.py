@@ -43,7 +43,7 @@ def main() -> None:
         client.fine_tuning.jobs.create(model=MODEL, training_file=wrong.id)
         raise AssertionError("wrong lines were taken")
     except openai.BadRequestError as error:
-        print("refused:", error.body["details"]["counts"])
+        print("refused:", error.body["problems"]["counts"])
 
     train = client.files.create(file=("train.jsonl", chats(16)), purpose="fine-tune")
     valid = client.files.create(file=("valid.jsonl", chats(4)), purpose="fine-tune")
@@ -60,6 +60,9 @@ def main() -> None:
     client.fine_tuning.jobs.resume(paused.id)
     done = wait(client, job.id, "succeeded")
     print("tuned:", done.fine_tuned_model, done.trained_tokens, "tokens")
+    table = client.files.content(done.result_files[0]).text.splitlines()
+    assert table[0].startswith("step,train_loss,valid_loss"), table[0]
+    print("results:", table[0], len(table) - 1, "steps")
 
     events = list(client.fine_tuning.jobs.list_events(job.id, limit=50))
     assert events[-1].message.startswith("Created") and any(event.type == "metrics" for event in events)

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The floor of each crate; a crate imports strictly lower floors.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("lyceum-types", 0),
     ("lyceum-kernels", 1),
     ("lyceum-privacy", 1),
     ("lyceum-language", 1),
+    ("lyceum-guard", 1),
     ("lyceum-hub", 1),
     ("lyceum-nn", 2),
     ("lyceum-models", 3),
@@ -26,9 +27,10 @@ const FLOORS: [(&str, u8); 16] = [
 ];
 
 /// Crates that may not know SQL, HTTP or an async runtime.
-const MATHEMATICS: [&str; 10] = [
+const MATHEMATICS: [&str; 11] = [
     "lyceum-kernels",
     "lyceum-privacy",
+    "lyceum-guard",
     "lyceum-language",
     "lyceum-nn",
     "lyceum-models",

@@ -192,6 +192,17 @@ impl From<ServiceError> for ApiError {
                 let retry_after = reached.retry_after;
                 Self { retry_after, ..Self::new(status, kind, "rate_limit_exceeded", message) }
             }
+            ServiceError::Guarded { param, code: "guard_blocked_output", .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_request_error",
+                "guard_blocked_output",
+                message,
+            )
+            .at(param),
+            ServiceError::Guarded { param, code, .. } => Self::unreadable(code, message).at(param),
+            ServiceError::GuardFailed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", "guard_failed", message)
+            }
             ServiceError::Uncomputable { .. } => Self::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "invalid_request_error",

@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, chat, completions, decisions, drift, embeddings, explanations, files, fine_tuning, health,
-    infer, metrics, model_selections, models, openapi, organization, predict, privacy, registry, rerank,
-    residents, responses, robustness, tokens, uploads, usage,
+    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files,
+    fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization, pii,
+    predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates};
 use axum::Router;
@@ -62,6 +62,7 @@ fn inference(table: Table) -> Table {
         .key(Metrics, "/ready", get(health::ready))
         .key(Metrics, "/metrics", get(metrics::metrics))
         .key(Metrics, "/openapi.json", get(openapi::openapi))
+        .open("/docs", get(docs::docs))
         // OpenAI.
         .key(Inference, "/v1/models", get(models::list))
         .work("/v1/model_selections", post(model_selections::create))
@@ -95,6 +96,7 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/responses/{id}/cancel", post(responses::cancel))
         .key(Inference, "/v1/responses/{id}/input_items", get(responses::input_items))
         .work("/v1/decisions", post(decisions::create))
+        .work("/v1/moderations", post(moderations::create))
         // Rerank as Cohere and Jina, tokens as vLLM.
         .work("/v1/rerank", post(rerank::create))
         .work("/tokenize", post(tokens::encode))
@@ -116,6 +118,9 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/residents", get(residents::list))
         .key(Inference, "/v1/residents/{id}", delete(residents::unload))
         // Privacy.
+        .work("/v1/pii/analyze", post(pii::analyze))
+        .work("/v1/pii/anonymize", post(pii::anonymize))
+        .work("/v1/pii/deanonymize", post(pii::deanonymize))
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))
         .work("/v1/privacy/saw", post(privacy::saw))
@@ -133,6 +138,10 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/robustness/runs/{id}/cancel", post(robustness::cancel))
         .key(Inference, "/v1/robustness/runs/{id}/failures", get(robustness::failures))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
+        // A small model where it is sure, else a large one.
+        .work("/v1/cascades", post(cascades::create).get(cascades::list))
+        .key(Inference, "/v1/cascades/{id}", get(cascades::find))
+        .key(Inference, "/v1/cascades/{id}/cancel", post(cascades::cancel))
         // What is known of a version.
         .key(Inference, "/v1/models/{id}/card", get(card::find))
         .work("/v1/models/{id}/card/verify", post(card::verify))
@@ -149,11 +158,12 @@ fn inference(table: Table) -> Table {
 }
 
 fn administration(table: Table) -> Table {
-    use organization::{admin_keys, audit, invites, keys, limits, people, projects, retention};
+    use organization::{admin_keys, audit, guard, invites, keys, limits, people, projects, retention};
     table
         .organization("/v1/organization/projects", get(projects::list).post(projects::create))
         .organization("/v1/organization/projects/{id}", get(projects::find).post(projects::modify))
         .organization("/v1/organization/projects/{id}/archive", post(projects::archive))
+        .organization("/v1/organization/projects/{id}/erase", post(projects::erase))
         .organization("/v1/organization/projects/{id}/api_keys", get(keys::list))
         .organization("/v1/organization/projects/{id}/api_keys/{key}", get(keys::find).delete(keys::delete))
         .organization("/v1/organization/projects/{id}/api_keys/{key}/rotate", post(keys::rotate))
@@ -187,6 +197,7 @@ fn administration(table: Table) -> Table {
             "/v1/organization/projects/{id}/data_retention",
             get(retention::find_of_project).post(retention::modify_of_project),
         )
+        .organization("/v1/organization/projects/{id}/guard_policy", get(guard::find).post(guard::modify))
         .organization("/v1/organization/data_retention", get(retention::find).post(retention::modify))
         .organization("/v1/organization/admin_api_keys", get(admin_keys::list).post(admin_keys::create))
         .organization(
@@ -204,6 +215,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/usage/embeddings", get(usage::embeddings))
         .organization("/v1/organization/usage/predictions", get(usage::predictions))
         .organization("/v1/organization/usage/explanations", get(usage::explanations))
+        .organization("/v1/organization/usage/trainings", get(usage::trainings))
         .organization("/v1/organization/costs", get(usage::costs))
         .organization("/v1/organization/invites", get(invites::list).post(invites::create))
         .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))

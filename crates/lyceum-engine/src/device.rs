@@ -7,8 +7,44 @@ use crate::predict::Predictor;
 use crate::{EngineLimits, Gauges, Task, Work};
 use lyceum_nn::Workspace;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+/// Since when the device thread is at its present step, so that others see when it does not come back from one.
+pub(crate) struct Pulse {
+    started: Instant,
+    /// Milliseconds after `started`, and one more; 0: it waits for work.
+    since: AtomicU64,
+}
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Pulse { started: Instant::now(), since: AtomicU64::new(0) }
+    }
+}
+
+impl Pulse {
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn step(&self) {
+        self.since.store(self.now().saturating_add(1), Ordering::Relaxed);
+    }
+
+    fn rest(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// How long the present step has taken; none: the thread waits for work.
+    pub(crate) fn step_time(&self) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis((self.now() + 1).saturating_sub(since)),
+        }
+    }
+}
 
 pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) {
     // A panic below is a bug: it ends this thread, and the engine then says that it is not healthy.
@@ -31,6 +67,7 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
         };
     loop {
         if predictor.is_idle() && generator.is_idle() && tasks.is_empty() {
+            gauges.pulse.rest();
             match inbox.recv() {
                 Ok(work) => take(work, &mut predictor, &mut generator, &mut tasks),
                 Err(_) => return,
@@ -48,8 +85,11 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
                 Err(TryRecvError::Disconnected) => break,
             }
         }
+        gauges.pulse.step();
         predictor.step(&mut workspace, gauges, &limits);
+        gauges.pulse.step();
         generator.step(&mut workspace, gauges);
+        gauges.pulse.step();
         if let Some(task) = tasks.pop_front() {
             task();
         }

@@ -14,6 +14,7 @@
 
 mod device;
 mod generate;
+mod observed;
 mod places;
 mod predict;
 mod tally;
@@ -23,6 +24,7 @@ pub use generate::{
     TokenMask,
 };
 pub use lyceum_nn::ops::cached_attention::KvStorage;
+pub use observed::{Distribution, Ended, Histogram, Observed};
 pub use places::Places;
 pub use predict::{PredictRequest, Prediction, Reply};
 pub use tally::{CountPrompt, Counted, Metered, Tally};
@@ -33,6 +35,7 @@ use places::Door;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 /// How much the engine takes in before it says no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub struct EngineLimits {
     pub prefix_cache: bool,
     /// Tokens that are guessed from what was said before; 0: none.
     pub draft_tokens_max: usize,
+    /// A step of the device thread that takes longer hangs.
+    pub step_time_max: Duration,
 }
 
 impl Default for EngineLimits {
@@ -78,6 +83,7 @@ impl Default for EngineLimits {
             kv_storage: KvStorage::F32,
             prefix_cache: true,
             draft_tokens_max: 4,
+            step_time_max: Duration::from_secs(300),
         }
     }
 }
@@ -129,6 +135,8 @@ pub(crate) struct Gauges {
     kv_pages: AtomicUsize,
     sequences_running: AtomicUsize,
     dead: AtomicBool,
+    pulse: device::Pulse,
+    observed: Arc<Observed>,
 }
 
 /// The door; clones share the device.
@@ -193,7 +201,12 @@ impl Engine {
     pub fn generate_in(&self, places: &mut Places, request: GenerateRequest) -> Result<(), EngineError> {
         request.check(&self.limits)?;
         let place = places.split().expect("a request has a place for each of its sequences: bug");
-        let request = GenerateRequest { tenant: place.tenant(), priority: place.priority(), ..request };
+        let request = GenerateRequest {
+            tenant: place.tenant(),
+            priority: place.priority(),
+            arrived: Instant::now(),
+            ..request
+        };
         self.work.send(Work::Generate(Box::new(request), place)).map_err(|_| EngineError::Stopped)
     }
 
@@ -229,9 +242,15 @@ impl Engine {
         self.counted.read()
     }
 
-    /// False after a panic on the device thread.
+    /// Times and lengths of sequences since the start.
+    pub fn observed(&self) -> &Observed {
+        &self.gauges.observed
+    }
+
+    /// False after a panic on the device thread, and while one of its steps takes longer than any should.
     pub fn is_healthy(&self) -> bool {
-        !self.gauges.dead.load(Ordering::Relaxed)
+        let hangs = self.gauges.pulse.step_time() > self.limits.step_time_max;
+        !self.gauges.dead.load(Ordering::Relaxed) && !hangs
     }
 }
 

@@ -43,6 +43,7 @@ pub fn attribute(
         of: found.of,
         elements: found.elements,
         checks,
+        fit: None,
         baseline: request.baseline.name(),
         seed: request.seed,
         usage: session.usage,

@@ -1,6 +1,7 @@
 //! The answer: one object for every kind of model, input and method.
 
 use crate::Term;
+use crate::contextcite::Fit;
 
 /// Attributions with what they add up to and what was measured about them.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,8 @@ pub struct Explanation {
     /// Of each number of the input, where the method gives it.
     pub elements: Option<Vec<f32>>,
     pub checks: Checks,
+    /// Of methods that fit a model of the model.
+    pub fit: Option<Fit>,
     pub baseline: &'static str,
     pub seed: u64,
     pub usage: Usage,
@@ -37,6 +40,8 @@ pub enum Of {
     Features,
     /// The units of a hidden layer with these sizes.
     Layer { name: String, dims: Vec<usize> },
+    /// Parts of the model that add to its output, by name.
+    Components(Vec<String>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -11,18 +11,20 @@
 //! tokens, patches and columns into [`Groups`] and back. What cannot be computed is refused with the reason.
 //!
 //! Reading order: [`target`], [`request`], [`pass`], [`attribute`], then `methods/` (one a file),
-//! [`faithfulness`], and beside them [`attention`], [`influence`], [`counterfactual`].
+//! [`faithfulness`], and beside them [`contextcite`], [`language`], [`attention`], [`influence`], [`counterfactual`].
 
 #![forbid(unsafe_code)]
 
 pub mod attention;
 mod attribute;
+pub mod contextcite;
 pub mod counterfactual;
 mod error;
 mod explanation;
 mod faithfulness;
 mod groups;
 pub mod influence;
+pub mod language;
 mod methods;
 mod pass;
 mod quadrature;

@@ -75,6 +75,10 @@ impl ThisThread {
     pub fn new() -> Self {
         Self::default()
     }
+
+    pub(crate) fn workspace(&mut self) -> &mut Workspace {
+        &mut self.ws
+    }
 }
 
 impl Device for ThisThread {

@@ -6,7 +6,8 @@
 //! five signs of a masked gradient. [`certify`] proves what no attack can do. [`calibrate`] and [`conformal`]
 //! say how far a probability can be believed, [`drift`] and [`ood`] whether a row still looks like the
 //! training rows, [`corrupt`] what ordinary damage does, [`environments`] whether the answers depend on the
-//! machine.
+//! machine. Of language models [`precision`] says what quantised weights change, [`redteam`] whether a system prompt keeps its
+//! secret.
 //!
 //! Everything here is a function of a model, rows, parameters and a seed. This crate knows models, tapes and
 //! numbers; it does not know JSON shapes, files, HTTP, SQL or the time of day.
@@ -17,6 +18,7 @@ use rand::SeedableRng;
 
 pub mod attack;
 pub mod calibrate;
+pub mod cascade;
 pub mod certify;
 pub mod conformal;
 pub mod corrupt;
@@ -26,6 +28,8 @@ mod error;
 pub mod objective;
 pub mod ood;
 pub mod plane;
+pub mod precision;
+pub mod redteam;
 pub mod share;
 pub mod threat;
 pub mod victim;

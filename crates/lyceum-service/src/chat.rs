@@ -2,9 +2,11 @@
 //! text, thinking and calls of tools.
 
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
+use crate::guard::{self, Guarded, Speech};
 use crate::language::Defaults;
 use crate::{Language, Payer, Service, ServiceError};
 use lyceum_engine::{BitMask, TokenMask};
+use lyceum_guard::placeholder::Written;
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::{Grammar, Matcher};
 use lyceum_language::reasoning::{Part, ReasoningFormat, ReasoningParser};
@@ -122,10 +124,12 @@ pub struct Ready {
     calls: Calls,
     reasoning: Option<ReasoningFormat>,
     grammar: Option<Grammar>,
+    guarded: Option<Guarded>,
+    written: Written,
 }
 
 /// Reads a request: everything that can be wrong with it is told from here.
-pub async fn prepare(service: &Service, payer: &Payer, request: Request) -> Result<Ready, ServiceError> {
+pub async fn prepare(service: &Service, payer: &Payer, mut request: Request) -> Result<Ready, ServiceError> {
     let speaker = Speaker::find(service, &payer.project, &request.model).await?;
     let Speaker::Language(language) = &speaker else {
         let id = speaker.version().id();
@@ -143,6 +147,12 @@ pub async fn prepare(service: &Service, payer: &Payer, request: Request) -> Resu
         let message = format!("{} cannot be told how much to think: leave it out", language.version.id());
         return Err(ServiceError::invalid("reasoning.effort", "unsupported_parameter", message));
     }
+    guard::attacks::refuse(service, payer, || guard::attacks::of_messages(&request.messages)).await?;
+    let guarded = guard::texts::chat(service, &payer.project, &mut request).await?;
+    let written = match request.form {
+        Some(Constraint::JsonObject | Constraint::JsonSchema { .. }) => Written::Json,
+        _ => Written::Plain,
+    };
     let offer = Offer::read(&request, template)?;
     let text = render(template, &language, &request, &offer)?;
     let tokenizer = &language.words.tokenizer;
@@ -165,7 +175,19 @@ pub async fn prepare(service: &Service, payer: &Payer, request: Request) -> Resu
         ..Options::default()
     };
     let (payer, priority, calls) = (payer.clone(), request.priority, request.calls);
-    Ok(Ready { payer, priority, speaker, prompt, options, offer, calls, reasoning, grammar })
+    Ok(Ready {
+        payer,
+        priority,
+        speaker,
+        prompt,
+        options,
+        offer,
+        calls,
+        reasoning,
+        grammar,
+        guarded,
+        written,
+    })
 }
 
 impl Ready {
@@ -203,6 +225,7 @@ impl Ready {
                 tools: self.offer.parser(seed.wrapping_add(i), self.calls),
                 n_calls: 0,
                 token_ids: Vec::new(),
+                said: Said::new(self.guarded.as_ref(), self.written),
             })
             .collect();
         Ok(Running { running, answers })
@@ -356,6 +379,62 @@ struct Answer {
     n_calls: usize,
     /// Made and not yet told of.
     token_ids: Vec<u32>,
+    said: Said,
+}
+
+/// What an answer says, on its way through the project's guard.
+struct Said(Option<SaidTexts>);
+
+struct SaidTexts {
+    guarded: Guarded,
+    written: Written,
+    content: Speech,
+    reasoning: Speech,
+}
+
+impl Said {
+    fn new(guarded: Option<&Guarded>, written: Written) -> Self {
+        Said(guarded.map(|guarded| SaidTexts {
+            guarded: guarded.clone(),
+            written,
+            content: guarded.speech(written),
+            reasoning: guarded.speech(Written::Plain),
+        }))
+    }
+
+    fn content(&mut self, text: String) -> Result<String, ServiceError> {
+        match &mut self.0 {
+            None => Ok(text),
+            Some(said) => said.content.push(&text),
+        }
+    }
+
+    fn reasoning(&mut self, text: String) -> Result<String, ServiceError> {
+        match &mut self.0 {
+            None => Ok(text),
+            Some(said) => said.reasoning.push(&text),
+        }
+    }
+
+    /// What follows is another text: a call, or nothing.
+    fn end_content(&mut self) -> Result<String, ServiceError> {
+        let Some(said) = &mut self.0 else { return Ok(String::new()) };
+        let next = said.guarded.speech(said.written);
+        std::mem::replace(&mut said.content, next).finish()
+    }
+
+    fn end_reasoning(&mut self) -> Result<String, ServiceError> {
+        let Some(said) = &mut self.0 else { return Ok(String::new()) };
+        let next = said.guarded.speech(Written::Plain);
+        std::mem::replace(&mut said.reasoning, next).finish()
+    }
+
+    fn call(&mut self, mut call: ToolCall) -> Result<ToolCall, ServiceError> {
+        if let Some(said) = &mut self.0 {
+            call.arguments = said.guarded.speech(Written::Json).whole(&call.arguments)?;
+        }
+        Ok(call)
+    }
 }
 
 impl Running {
@@ -383,7 +462,7 @@ impl Running {
     pub async fn next(&mut self) -> Result<Option<Delta>, ServiceError> {
         while let Some(piece) = self.running.next().await? {
             let answer = &mut self.answers[piece.choice];
-            let mut delta = answer.take(piece);
+            let mut delta = answer.take(piece)?;
             answer.token_ids.append(&mut delta.token_ids);
             if delta.says_something() {
                 delta.token_ids = std::mem::take(&mut answer.token_ids);
@@ -395,7 +474,7 @@ impl Running {
 }
 
 impl Answer {
-    fn take(&mut self, piece: Piece) -> Delta {
+    fn take(&mut self, piece: Piece) -> Result<Delta, ServiceError> {
         let is_last = piece.finish.is_some();
         let (choice, tokens, token_ids) = (piece.choice, piece.tokens, piece.token_ids);
         let mut delta = Delta { choice, tokens, token_ids, ..Delta::default() };
@@ -409,14 +488,17 @@ impl Answer {
                 }
                 for part in parts {
                     match part {
-                        Part::Reasoning(text) => delta.reasoning.push_str(&text),
+                        Part::Reasoning(text) => delta.reasoning.push_str(&self.said.reasoning(text)?),
                         Part::Content(text) => answered.push_str(&text),
                     }
                 }
             }
         }
+        if is_last || !answered.is_empty() {
+            delta.reasoning.push_str(&self.said.end_reasoning()?);
+        }
         match &mut self.tools {
-            None => delta.content = answered,
+            None => delta.content = self.said.content(answered)?,
             Some(tools) => {
                 let mut events = tools.push(&answered);
                 if is_last {
@@ -424,11 +506,17 @@ impl Answer {
                 }
                 for event in events {
                     match event {
-                        Event::Content(text) => delta.content.push_str(&text),
-                        Event::Call(call) => delta.calls.push(call),
+                        Event::Content(text) => delta.content.push_str(&self.said.content(text)?),
+                        Event::Call(call) => {
+                            delta.content.push_str(&self.said.end_content()?);
+                            delta.calls.push(self.said.call(call)?);
+                        }
                     }
                 }
             }
+        }
+        if is_last {
+            delta.content.push_str(&self.said.end_content()?);
         }
         delta.first_call = self.n_calls;
         self.n_calls += delta.calls.len();
@@ -437,7 +525,7 @@ impl Answer {
             Finish::Stop => Ending::Stop,
             Finish::Length => Ending::Length,
         });
-        delta
+        Ok(delta)
     }
 }
 

@@ -1,11 +1,14 @@
 //! Continues texts: a language model continues its prompt, a sequence-to-sequence model answers it.
 
 pub use crate::generation::{
-    Alternative, Finish, Likely, Piece, Priority, PromptToken, Running, Sampling, Token, Usage,
+    Alternative, Finish, Likely, Piece, Priority, PromptToken, Sampling, Token, Usage,
 };
 
 use crate::generation::{self, Encoded, Options, Speaker};
+use crate::guard::attacks::{self, Author, Said};
+use crate::guard::{Guarded, Speech, Text};
 use crate::{Payer, Service, ServiceError};
+use lyceum_guard::placeholder::Written;
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{PreparedValue, Raw};
 use lyceum_types::ids::ModelRef;
@@ -42,10 +45,11 @@ pub enum Prompt {
 }
 
 /// Starts every choice. Errors before the first token come from here, so a stream has not begun yet.
-pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Running, ServiceError> {
+pub async fn create(service: &Service, payer: &Payer, mut request: Request) -> Result<Running, ServiceError> {
     let n_choices = request.prompts.len() * request.n;
     let admitted = generation::admit(service, &payer.project, request.priority, n_choices)?;
     let speaker = Speaker::find(service, &payer.project, &request.model).await?;
+    let guarded = guard(service, payer, &mut request).await?;
     let prompts = request.prompts.iter().enumerate().map(|(i, prompt)| {
         let param = if request.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt[{i}]") };
         encode(&speaker, prompt, &param)
@@ -64,7 +68,105 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
         prompt_logprobs: request.prompt_logprobs,
         ..Options::default()
     };
-    generation::start(admitted, payer, speaker, (prompts, &options), None).await
+    let running = generation::start(admitted, payer, speaker, (prompts, &options), None).await?;
+    let speech = |guarded: &Guarded| (0..n_choices).map(|_| guarded.speech(Written::Plain)).collect();
+    let said = guarded.as_ref().map(speech);
+    Ok(Running { running, guarded, said })
+}
+
+/// Lets the project's guard look through the prompts; None where it looks for nothing.
+async fn guard(
+    service: &Service,
+    payer: &Payer,
+    request: &mut Request,
+) -> Result<Option<Guarded>, ServiceError> {
+    let Some(guard) = service.guard(&payer.project).await? else { return Ok(None) };
+    let tokens =
+        [("logprobs", request.logprobs.is_some()), ("prompt_logprobs", request.prompt_logprobs.is_some())];
+    guard.refuse_unplaceable(&tokens)?;
+    if request.prompts.iter().any(|prompt| matches!(prompt, Prompt::Tokens(_))) {
+        guard.refuse_unreadable("prompt", "tokens: send a text")?;
+    }
+    attacks::refuse(service, payer, || {
+        let said = |prompt: &Prompt| match prompt {
+            Prompt::Text(text) => {
+                Some(Said { author: Author::User, param: "prompt".into(), text: text.clone() })
+            }
+            Prompt::Beginning | Prompt::Tokens(_) => None,
+        };
+        request.prompts.iter().filter_map(said).collect()
+    })
+    .await?;
+    let texts = request.prompts.iter_mut().filter_map(|prompt| match prompt {
+        Prompt::Text(text) => Some(text),
+        Prompt::Beginning | Prompt::Tokens(_) => None,
+    });
+    let texts: Vec<&mut String> = texts.collect();
+    let mut given: Vec<Text> = texts.iter().map(|text| Text::new("prompt", text.as_str())).collect();
+    let why = "a masked text never matches it";
+    given.extend(request.stop.iter().map(|stop| Text::fixed("stop", stop, why)));
+    let (read, guarded) = guard.read(given).await?;
+    texts.into_iter().zip(read).for_each(|(text, read)| *text = read);
+    guarded.refuse_changed(&tokens)?;
+    Ok(Some(guarded))
+}
+
+/// Texts that are being made. Dropping it ends them.
+pub struct Running {
+    running: generation::Running,
+    guarded: Option<Guarded>,
+    /// One a choice, where the project's texts are guarded.
+    said: Option<Vec<Speech>>,
+}
+
+impl Running {
+    /// `name@3`
+    pub fn model(&self) -> String {
+        self.running.model()
+    }
+
+    /// Says which weights answer.
+    pub fn fingerprint(&self) -> String {
+        self.running.fingerprint()
+    }
+
+    /// Refuses what tells the tokens of texts that the project's guard changes.
+    pub fn require_own_tokens(&self, param: &str) -> Result<(), ServiceError> {
+        self.guarded.as_ref().map_or(Ok(()), |guarded| guarded.refuse_tokens(param))
+    }
+
+    /// The tokens that a choice continues or answers.
+    pub fn prompt_ids(&self, choice: usize) -> &[u32] {
+        self.running.prompt_ids(choice)
+    }
+
+    /// What the model thought of the prompt of a choice; empty unless it was asked for, and whole when the
+    /// choice's first token is there.
+    pub fn prompt_tokens(&self, choice: usize) -> &[PromptToken] {
+        self.running.prompt_tokens(choice)
+    }
+
+    /// What has been read and made so far.
+    pub fn usage(&self) -> Usage {
+        self.running.usage()
+    }
+
+    /// The next piece of any choice; `None` when all are finished.
+    pub async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
+        while let Some(mut piece) = self.running.next().await? {
+            let Some(said) = &mut self.said else { return Ok(Some(piece)) };
+            let speech = &mut said[piece.choice];
+            piece.text = speech.push(&piece.text)?;
+            if piece.finish.is_some() {
+                piece.text.push_str(&speech.finish()?);
+            }
+            let is_silent = piece.text.is_empty() && piece.tokens.is_empty() && piece.finish.is_none();
+            if !is_silent {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn encode(speaker: &Speaker, prompt: &Prompt, param: &str) -> Result<Encoded, ServiceError> {

@@ -13,15 +13,16 @@ use lyceum_robust::drift::sketch::{Counter, FeatureDrift, compare_counts};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
+use std::collections::HashMap;
 use std::sync::Mutex;
 
 /// The level at which a feature is called drifted, after Holm's correction.
 pub const LEVEL: f64 = 0.05;
 
-/// The counts of one loaded model.
+/// The counts of one loaded model, of each project by itself: what one asks says nothing to another.
 #[derive(Default)]
 pub(crate) struct Watch {
-    windows: Mutex<Windows>,
+    windows: Mutex<HashMap<Project, Windows>>,
 }
 
 #[derive(Default)]
@@ -51,11 +52,12 @@ pub struct Report {
 
 impl Watch {
     /// Counts rows that are about to be predicted. Inputs without a sketch a feature are left alone.
-    pub(crate) fn count(&self, resident: &Resident, rows: &[Prepared]) {
+    pub(crate) fn count(&self, project: &Project, resident: &Resident, rows: &[Prepared]) {
         if why_not(resident).is_some() {
             return;
         }
-        let mut windows = self.windows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut all = self.windows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let windows = all.entry(project.clone()).or_default();
         for row in rows {
             let window = windows.now.get_or_insert_with(|| Window {
                 since: Timestamp::now(),
@@ -75,8 +77,9 @@ impl Watch {
         }
     }
 
-    fn window(&self) -> Option<Window> {
-        let windows = self.windows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn window(&self, project: &Project) -> Option<Window> {
+        let all = self.windows.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let windows = all.get(project)?;
         windows.now.clone().or_else(|| windows.before.clone())
     }
 }
@@ -135,7 +138,7 @@ pub async fn report(service: &Service, project: &Project, model: &ModelRef) -> R
         return Err(ServiceError::unsupported("model", "unsupported_model", message));
     }
     let id = resident.version.id();
-    let Some(window) = resident.watch.window() else {
+    let Some(window) = resident.watch.window(project) else {
         return Ok(Report { model: id, since: None, n: 0, features: vec![] });
     };
     // A feature that was always missing has a count and no value.

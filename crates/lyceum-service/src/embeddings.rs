@@ -1,5 +1,6 @@
 //! Vectors of texts, by an imported encoder.
 
+use crate::guard::texts;
 use crate::language::rows::{self, Row};
 use crate::meter::{Counts, Share, metered};
 use crate::{Language, Payer, Service, ServiceError};
@@ -37,7 +38,11 @@ pub struct Embeddings {
 
 /// One vector an input. A shorter one than the model's has its first numbers; where the model scales its vectors to
 /// length 1, the shorter one is too.
-pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Embeddings, ServiceError> {
+pub async fn create(
+    service: &Service,
+    payer: &Payer,
+    mut request: Request,
+) -> Result<Embeddings, ServiceError> {
     let language =
         Language::of_kind(service, &payer.project, &request.model, ImportedKind::Embedding).await?;
     let config = language.model.encoder_config();
@@ -52,6 +57,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
         }
         asked => asked.unwrap_or(width),
     };
+    guard(service, payer, &mut request.inputs).await?;
     let (asked, inputs) = (language.clone(), request.inputs);
     let read = tokio::task::spawn_blocking(move || read(&asked, &inputs)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;
@@ -67,6 +73,18 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
         }
     }
     Ok(Embeddings { model: language.version.id(), vectors, n_tokens })
+}
+
+async fn guard(service: &Service, payer: &Payer, inputs: &mut [Text]) -> Result<(), ServiceError> {
+    let Some(guard) = service.guard(&payer.project).await? else { return Ok(()) };
+    let mut texts = Vec::new();
+    for (i, input) in inputs.iter_mut().enumerate() {
+        match input {
+            Text::Words(text) => texts.push((format!("input[{i}]"), text)),
+            Text::Tokens(_) => guard.refuse_unreadable("input", "tokens: send texts")?,
+        }
+    }
+    texts::plain(service, &payer.project, texts).await
 }
 
 fn read(language: &Arc<Language>, inputs: &[Text]) -> Result<Vec<Row>, ServiceError> {

@@ -35,6 +35,12 @@ pub enum ServiceError {
     /// Caller: it asks more than it may in this time.
     #[error("{}", _0.message)]
     RateLimited(Box<crate::rates::Reached>),
+    /// Caller: its project's guard lets this text not pass, or cannot change it; names what was found, never what it says.
+    #[error("{message}")]
+    Guarded { param: Option<String>, code: &'static str, message: String },
+    /// Operator or bug: the guard could not look through a text, so nothing of it passed.
+    #[error("the project's guard could not look through a text, so nothing of it passed")]
+    GuardFailed,
     /// Caller: the request is understood, and what it asks for has no value here.
     #[error("{message}")]
     Uncomputable { message: String },
@@ -129,6 +135,17 @@ impl ServiceError {
     }
 }
 
+/// An error with its causes, for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
@@ -141,6 +158,18 @@ impl From<StoreError> for ServiceError {
                 Self::Conflict { code: "not_approved", message: error.to_string() }
             }
             StoreError::Aliased { .. } => Self::Conflict { code: "aliased", message: error.to_string() },
+            StoreError::Objects { .. } | StoreError::NoObjects { .. } => {
+                // The client reads neither bucket nor path.
+                tracing::error!(error = %chain(&error), "an object store is needed and does not answer");
+                Self::NotReady { message: "the place where files lie does not answer".into() }
+            }
+            StoreError::Erased { .. } => {
+                Self::Conflict { code: "project_erased", message: error.to_string() }
+            }
+            StoreError::Locked { .. } => {
+                let message = "the project is encrypted, and this server was not given its master key";
+                Self::NotReady { message: message.into() }
+            }
             StoreError::BadId(bad) => Self::invalid(bad.what, "invalid_value", bad.why),
             other => Self::internal("the store failed", other),
         }

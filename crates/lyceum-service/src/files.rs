@@ -4,7 +4,9 @@
 //! holds a thread of the runtime or memory. What a file is for is said by its purpose; what it holds by its name.
 
 use crate::{Service, ServiceError, batches};
+use futures_util::Stream;
 use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile};
+use lyceum_store::vault::Contents;
 use lyceum_store::{Store, StoreError};
 use lyceum_train::chat;
 use lyceum_types::clock::Timestamp;
@@ -12,7 +14,8 @@ use lyceum_types::control::Control;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -24,6 +27,8 @@ pub use lyceum_train::data::report::{Issue, Report};
 pub const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
 /// Parts of a file between the socket and the disk.
 const PARTS_ON_THE_WAY: usize = 8;
+/// Of a file that is read.
+const PART_BYTES: usize = 256 << 10;
 
 /// A purpose that a file may have.
 ///
@@ -58,11 +63,11 @@ impl Received {
 
 impl Receiving {
     /// Takes a file, or a part of one, of at most `bytes_max` bytes.
-    pub fn begin(service: &Service, bytes_max: u64) -> Self {
+    pub fn begin(service: &Service, project: &Project, bytes_max: u64) -> Self {
         let (parts, mut arriving) = mpsc::channel::<Vec<u8>>(PARTS_ON_THE_WAY);
-        let store = service.store().clone();
+        let (store, project) = (service.store().clone(), project.clone());
         let work = tokio::task::spawn_blocking(move || {
-            let mut incoming = Incoming::begin(&store)?;
+            let mut incoming = Incoming::begin(&store, &project)?;
             while let Some(part) = arriving.blocking_recv() {
                 incoming.write(&part)?;
             }
@@ -118,9 +123,9 @@ pub async fn create(
     mut described: Described,
     received: Received,
 ) -> Result<DataFile, ServiceError> {
-    let (purpose, name, path) = (described.purpose, described.name.clone(), received.0.path());
+    let (purpose, name, contents) = (described.purpose, described.name.clone(), received.0.contents()?);
     let bytes = received.0.bytes;
-    let judged = tokio::task::spawn_blocking(move || judge(purpose, &name, &path, bytes)).await;
+    let judged = tokio::task::spawn_blocking(move || judge(purpose, &name, &contents, bytes)).await;
     judged.map_err(|error| ServiceError::internal("judging a file broke off", error))??;
     if described.purpose == "batch" {
         described.expires_after.get_or_insert(limits::BATCH_FILES_KEPT);
@@ -142,19 +147,20 @@ pub async fn create(
 }
 
 /// Refuses what its purpose cannot use. Reads the file.
-fn judge(purpose: &str, name: &str, path: &Path, bytes: u64) -> Result<(), ServiceError> {
+fn judge(purpose: &str, name: &str, contents: &Contents, bytes: u64) -> Result<(), ServiceError> {
     let failed = |error| ServiceError::internal("judging a file", error);
     let report = match purpose {
         "batch" if bytes > limits::BATCH_BYTES_MAX => {
             return Err(ServiceError::TooLarge { bytes_max: limits::BATCH_BYTES_MAX });
         }
-        "batch" => batches::lines::judge(path, name, None)?.1,
+        "batch" => batches::lines::judge(contents, name, None)?.1,
         // Tables and archives are judged by the job that reads them: it knows their columns.
         "fine-tune" if name.to_ascii_lowercase().ends_with(".jsonl") => {
             if bytes > limits::FILE_BYTES_MAX {
                 return Err(ServiceError::TooLarge { bytes_max: limits::FILE_BYTES_MAX });
             }
-            let text = std::fs::read(path).map_err(failed)?;
+            let mut text = Vec::new();
+            contents.reader().read_to_end(&mut text).map_err(failed)?;
             let mut report = Report::default();
             chat::lines::judge(&text, name, &Control::new(), &mut report)
                 .map_err(|error| ServiceError::internal("judging a file", error))?;
@@ -162,7 +168,7 @@ fn judge(purpose: &str, name: &str, path: &Path, bytes: u64) -> Result<(), Servi
         }
         "vision" => {
             let mut begin = [0; 12];
-            let n = std::fs::File::open(path).and_then(|mut file| file.read(&mut begin)).map_err(failed)?;
+            let n = contents.read_at(0, &mut begin).map_err(failed)?;
             return match picture(&begin[..n]) {
                 true => Ok(()),
                 false => {
@@ -189,7 +195,12 @@ fn picture(begin: &[u8]) -> bool {
             .any(|&known| begin.starts_with(known))
 }
 
-/// One file.
+/// One file, with its bytes on this machine.
+pub async fn have(service: &Service, project: &Project, id: &str) -> Result<DataFile, ServiceError> {
+    Ok(data_files::have(service.store(), project, &parse(id)?, Timestamp::now()).await?)
+}
+
+/// One file; its bytes may be elsewhere.
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<DataFile, ServiceError> {
     Ok(data_files::find(service.store(), project, &parse(id)?, Timestamp::now()).await?)
 }
@@ -209,19 +220,62 @@ pub async fn delete(service: &Service, project: &Project, id: &str) -> Result<Fi
     Ok(id)
 }
 
+/// The bytes of a file, from the beginning, in parts.
+///
+/// # Errors
+/// The disk; bytes that were changed.
+pub async fn contents(
+    service: &Service,
+    project: &Project,
+    file: &DataFile,
+) -> Result<impl Stream<Item = std::io::Result<Vec<u8>>> + use<>, ServiceError> {
+    let contents = Arc::new(data_files::contents(service.store(), project, file)?);
+    Ok(futures_util::stream::try_unfold((contents, 0), |(contents, at)| async move {
+        let from = contents.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut part = vec![0; PART_BYTES];
+            let n = from.read_at(at, &mut part)?;
+            part.truncate(n);
+            Ok::<_, std::io::Error>(part)
+        });
+        let part = read.await.map_err(std::io::Error::other)??;
+        let next = at + part.len() as u64;
+        Ok((!part.is_empty()).then_some((part, (contents, next))))
+    }))
+}
+
 /// Where the bytes of a file are that the request's field `param` names; the name tells the format.
 ///
 /// # Errors
-/// 400 at the field: no such file of this project.
+/// 400 at the field: no such file of this project. 501: the project is encrypted, and whoever reads the path would find
+/// sealed bytes.
 pub async fn open(store: &Store, project: &Project, param: &str, id: &str) -> Result<PathBuf, ServiceError> {
+    let file = named(store, project, param, id).await?;
+    if store.keyring().is_encrypted(project)? {
+        let message = "the project is encrypted, and what reads rows of a file cannot open sealed ones yet";
+        return Err(ServiceError::not_implemented(param, message));
+    }
+    Ok(file.path)
+}
+
+/// The file that the request's field `param` names.
+///
+/// # Errors
+/// 400 at the field: no such file of this project.
+pub(crate) async fn named(
+    store: &Store,
+    project: &Project,
+    param: &str,
+    id: &str,
+) -> Result<DataFile, ServiceError> {
     let missing = || {
         let shown: String = id.chars().take(64).collect();
         let message = format!("there is no file {shown:?}: POST /v1/files gives the id of one");
         ServiceError::invalid(param, "file_not_found", message)
     };
     let id: FileId = id.parse().map_err(|_| missing())?;
-    match data_files::find(store, project, &id, Timestamp::now()).await {
-        Ok(file) => Ok(file.path),
+    match data_files::have(store, project, &id, Timestamp::now()).await {
+        Ok(file) => Ok(file),
         Err(StoreError::NotFound { .. }) => Err(missing()),
         Err(error) => Err(error.into()),
     }

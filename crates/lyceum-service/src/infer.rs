@@ -3,6 +3,7 @@
 //! A model has one input. `input` takes numbers of the model's own raw shape (a row's columns, pixels, steps
 //! by channels), which go through the same preparation as everywhere; `text` takes texts.
 
+use crate::guard::texts;
 use crate::meter::{Share, metered};
 use crate::predict::{argmax, most, n_tokens, prepare, refuse_generators, softmax};
 use crate::resident::Resident;
@@ -83,7 +84,7 @@ pub async fn metadata(
     let is_allowed = |version: &models::Version| {
         standing.decided.models.as_ref().is_none_or(|models| models.allows(&version.name, version.number))
     };
-    let versions = models::list(service.store(), project).await?.into_iter();
+    let versions = models::shares::visible(service.store(), project).await?.into_iter();
     let versions = versions.filter(|version| version.name == *name && is_allowed(version));
     let versions = versions.map(|version| version.number);
     Ok(Metadata {
@@ -142,11 +143,13 @@ pub async fn create(
             return Err(ServiceError::invalid(format!("outputs[{i}].name"), "unknown_output", message));
         }
     }
-    let contents = examples(&resident, request.inputs)?;
+    let mut contents = examples(&resident, request.inputs)?;
+    let texts = contents.iter_mut().flat_map(|(path, content)| texts::of_content(path, content)).collect();
+    texts::plain(service, &payer.project, texts).await?;
     let prepared = contents.iter().map(|(path, content)| prepare(&resident, content, path));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
-    resident.watch.count(&resident, &prepared);
+    resident.watch.count(&payer.project, &resident, &prepared);
     let most = most(&prepared);
     let work = async |share: Share| service.predict(&resident, prepared, &share).await;
     let rows = metered(service.ledger(), payer, &resident.version, most, work).await?;

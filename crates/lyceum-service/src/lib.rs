@@ -4,33 +4,39 @@
 //! loaded ones), asks the engine and gives words back. The engine calls back on its own thread; here those
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
-//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`tokens`], [`decisions`],
+//! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
-//! [`standing`], [`rates`], [`retention`], [`idempotency`], [`health`].
+//! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
 pub mod background;
 pub mod batches;
 pub mod card;
+pub mod cascades;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod embeddings;
+pub mod erasure;
 mod error;
 pub mod explain;
 pub mod files;
 pub mod fine_tuning;
 mod generation;
+pub mod guard;
 pub mod health;
 pub mod idempotency;
 pub mod infer;
+pub mod injection;
+pub mod integrity;
 pub mod keys;
 pub mod language;
 pub mod meter;
 pub mod models;
+pub mod moderations;
 pub mod predict;
 pub mod privacy;
 pub mod rates;
@@ -49,14 +55,19 @@ pub mod tokens;
 pub mod uploads;
 pub mod usage;
 
+/// What is watched of sequences.
+pub mod observed {
+    pub use lyceum_engine::{Distribution, Ended, Histogram, Observed};
+}
+
 pub use error::ServiceError;
 pub use language::Language;
-pub use lyceum_engine::{Counted, Load};
-pub use lyceum_store::{runs, tenancy};
+pub use lyceum_engine::{Counted, Engine, Load};
+pub use lyceum_store::{runs, tenancy, vault};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;
 
-use lyceum_engine::{Engine, EngineError};
+use lyceum_engine::EngineError;
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
 use lyceum_store::models::Version;
@@ -101,6 +112,8 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    guards: injection::Guards,
+    analyser: lyceum_guard::Analyser,
 }
 
 impl Service {
@@ -121,6 +134,8 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            guards: injection::Guards::default(),
+            analyser: lyceum_guard::Analyser::default(),
         }
     }
 
@@ -153,7 +168,7 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Version, ServiceError> {
-        let version = lyceum_store::models::resolve(&self.store, project, reference).await?;
+        let version = lyceum_store::models::shares::ask(&self.store, project, reference).await?;
         let standing = self.standing(project).await?;
         if standing
             .decided
@@ -172,6 +187,21 @@ impl Service {
         Ok(version)
     }
 
+    /// As [`resolve`](Self::resolve), of a model that the project has itself: who is merely given one to ask neither
+    /// changes it nor learns what it was made of.
+    ///
+    /// # Errors
+    /// It is another project's.
+    pub(crate) async fn own(&self, project: &Project, reference: &ModelRef) -> Result<Version, ServiceError> {
+        let version = self.resolve(project, reference).await?;
+        if version.owner == *project {
+            return Ok(version);
+        }
+        let message =
+            format!("{} is shared with this project, which may ask it and nothing else", version.id());
+        Err(ServiceError::Refused { code: "shared_model", message })
+    }
+
     /// The loaded model that a reference means; loads it when it is asked for the first time.
     pub async fn resident(
         &self,
@@ -179,10 +209,13 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        if cascades::is_cascade(&version) {
+            return Err(cascades::refused(&version));
+        }
         if language::is_imported(&version) {
             return Err(imported(&version));
         }
-        self.residents.load(project, version, resident::read).await
+        self.residents.load(version, resident::read).await
     }
 
     /// The imported model that a reference means; loads it when it is asked for the first time.
@@ -192,6 +225,9 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        if cascades::is_cascade(&version) {
+            return Err(cascades::refused(&version));
+        }
         if !language::is_imported(&version) {
             let message = format!(
                 "{} does not converse: ask it with POST /v1/completions, /v1/decisions or :predict",
@@ -200,13 +236,13 @@ impl Service {
             return Err(ServiceError::unsupported("model", "unsupported_model", message));
         }
         if !language::adapter::is_adapter(&version) {
-            return self.languages.load(project, version, language::read).await;
+            return self.languages.load(version, language::read).await;
         }
         // The base is asked for with its adapter, so it is not the first to go.
-        let base = language::adapter::base_of(&self.store, project, &version).await?;
-        let base = self.languages.load(project, base, language::read).await?;
+        let base = language::adapter::base_of(&self.store, &version).await?;
+        let base = self.languages.load(base, language::read).await?;
         let read = move |version| language::adapter::read(version, &base);
-        self.languages.load(project, version, read).await
+        self.languages.load(version, read).await
     }
 
     /// The imported models that are loaded now.
@@ -221,15 +257,15 @@ impl Service {
 
     /// Lets an imported model go; false where it is not loaded.
     pub async fn unload(&self, project: &Project, reference: &ModelRef) -> Result<bool, ServiceError> {
-        let version = self.resolve(project, reference).await?;
-        Ok(self.languages.unload(project, &version))
+        let version = self.own(project, reference).await?;
+        Ok(self.languages.unload(&version))
     }
 
     /// Lets versions go that were deleted, with what leans on them; requests under way keep what they hold.
-    pub fn forget(&self, project: &Project, deleted: &[Version]) {
+    pub fn forget(&self, deleted: &[Version]) {
         for version in deleted {
-            self.residents.unload(project, version);
-            self.languages.unload(project, version);
+            self.residents.unload(version);
+            self.languages.unload(version);
         }
     }
 

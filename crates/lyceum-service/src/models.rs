@@ -17,16 +17,21 @@ pub struct Listed {
 
 /// Every name (its newest version that is not held) and every version, by name and number.
 pub async fn list(service: &Service, project: &Project) -> Result<Vec<Listed>, ServiceError> {
-    let mut versions = models::list(service.store(), project).await?;
+    let mut versions = models::shares::visible(service.store(), project).await?;
     let standing = service.standing(project).await?;
     if let Some(allowed) = &standing.decided.models {
         versions.retain(|version| allowed.allows(&version.name, version.number));
     }
     let mut listed = Vec::with_capacity(2 * versions.len());
     for (i, version) in versions.iter().enumerate() {
+        if crate::language::adapter::is_adapter(version)
+            && let Err(error) = models::have(service.store(), version).await
+        {
+            tracing::warn!(%error, id = version.id(), "an adapter's manifest, which names its parent, is not here");
+        }
         let of = |id: String| Listed {
             id,
-            owner: project.tenant.clone(),
+            owner: version.owner.tenant.clone(),
             version: version.clone(),
             parent: parent(version),
         };
@@ -51,7 +56,7 @@ pub async fn find(
         other => other,
     })?;
     let parent = parent(&version);
-    Ok(Listed { id: reference.to_string(), owner: project.tenant.clone(), version, parent })
+    Ok(Listed { id: reference.to_string(), owner: version.owner.tenant.clone(), version, parent })
 }
 
 /// What an adapter's manifest says of its base; None for all others, and where the manifest cannot be read: asking
@@ -72,7 +77,9 @@ pub async fn load_newest(
     let mut failed = Vec::new();
     for listed in list(service, project).await? {
         // Imported models are large: they are loaded when somebody asks.
-        if listed.id != listed.version.name.as_str() || crate::language::is_imported(&listed.version) {
+        let has_own_weights =
+            !crate::language::is_imported(&listed.version) && !crate::cascades::is_cascade(&listed.version);
+        if listed.id != listed.version.name.as_str() || !has_own_weights {
             continue;
         }
         let reference = ModelRef { name: listed.version.name, version: VersionRef::Latest };

@@ -1,6 +1,7 @@
 //! Raw inputs of any kind to labels or numbers.
 
 use crate::explain::{self, Explained};
+use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
@@ -44,11 +45,12 @@ pub async fn create_promised(
 ) -> Result<(String, Vec<Prediction>, Promised), ServiceError> {
     let resident = service.resident(&payer.project, model).await?;
     refuse_generators(&resident)?;
+    let instances = texts::contents(service, &payer.project, ("instances", instances)).await?;
     let prepared = instances.iter().enumerate();
     let prepared = prepared.map(|(i, content)| prepare(&resident, content, &format!("instances[{i}]")));
     let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
-    resident.watch.count(&resident, &prepared);
+    resident.watch.count(&payer.project, &resident, &prepared);
     let mut most = most(&prepared);
     most.passes += robustness::passes_most(promises, prepared.len());
     let work = async |share: Share| {
@@ -77,6 +79,10 @@ pub async fn create_explained(
     }
     let resident = service.resident(&payer.project, model).await?;
     refuse_generators(&resident)?;
+    for (i, content) in instances.iter().enumerate() {
+        let param = format!("instances[{i}]");
+        texts::fixed_content(service, &payer.project, (&param, content), explain::COUNTS).await?;
+    }
     let passes = explain::passes_most(options).saturating_mul(instances.len() as u64);
     let most = Counts { passes, ..Counts::default() };
     let work = async |share: Share| {

@@ -10,7 +10,8 @@ use lyceum_store::privacy::{self, Budget};
 use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
-use lyceum_types::manifest::{ImportedManifest, Manifest, PrivacyReport};
+use lyceum_types::manifest::PrivacyReport;
+use serde::Deserialize;
 
 /// A data set's budget and what was taken of it.
 #[derive(Clone, Debug)]
@@ -133,20 +134,19 @@ pub async fn of_model(
     reference: &ModelRef,
 ) -> Result<ModelReport, ServiceError> {
     let version = service.resolve(project, reference).await?;
+    if crate::cascades::is_cascade(&version) {
+        return Err(crate::cascades::refused(&version));
+    }
     let path = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
-    let is_imported = crate::language::is_imported(&version);
     let read = move || {
         let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
         let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
-        let guarantee = match is_imported {
-            true => serde_json::from_slice::<ImportedManifest>(&bytes).map(|manifest| manifest.privacy),
-            false => serde_json::from_slice::<Manifest>(&bytes).map(|manifest| manifest.privacy),
-        };
-        let guarantee = guarantee.map_err(|e| ServiceError::internal("understand the manifest", e))?;
-        Ok::<_, ServiceError>((guarantee, attacks))
+        let promised = serde_json::from_slice::<Promised>(&bytes)
+            .map_err(|e| ServiceError::internal("understand the manifest", e))?;
+        Ok::<_, ServiceError>((promised.privacy, attacks))
     };
     let (guarantee, attacks) = tokio::task::spawn_blocking(read)
         .await
@@ -157,6 +157,13 @@ pub async fn of_model(
         composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
     }
     Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
+}
+
+/// The one field that is asked of a manifest, of a model that was trained here as of one that was imported.
+#[derive(Deserialize)]
+struct Promised {
+    #[serde(default)]
+    privacy: Option<PrivacyReport>,
 }
 
 async fn blocking<T: Send + 'static>(

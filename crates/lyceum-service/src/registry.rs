@@ -4,11 +4,11 @@
 //! what was deleted ([`Service::forget`](crate::Service::forget)).
 
 use crate::language::{self, adapter};
-use crate::{Service, ServiceError};
-use lyceum_store::Store;
+use crate::{Service, ServiceError, cascades};
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_store::registry::{self, EventKind};
+use lyceum_store::{Store, StoreError};
 use lyceum_types::ids::{ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::manifest::{DataFile, Manifest};
 
@@ -114,7 +114,8 @@ pub async fn visible(service: &Service, project: &Project, name: &ModelName) -> 
 /// Deletes one version, or all of a name.
 ///
 /// # Errors
-/// [`ServiceError::Conflict`]: an alias points at it, or an adapter adds to it and no other version has its weights.
+/// [`ServiceError::Conflict`]: an alias points at it, a cascade asks it, or an adapter adds to it and no other version
+/// has its weights.
 pub async fn delete(
     store: &Store,
     project: &Project,
@@ -123,15 +124,27 @@ pub async fn delete(
 ) -> Result<Vec<Version>, ServiceError> {
     let all = models::list(store, project).await?;
     let going: Vec<Version> = match doomed {
-        Doomed::Version(reference) => vec![models::resolve(store, project, reference).await?],
+        Doomed::Version(reference) => vec![models::find(store, project, reference).await?],
         Doomed::Name(name) => all.iter().filter(|version| version.name == *name).cloned().collect(),
     };
     let stays = |version: &&Version| !going.iter().any(|gone| gone.id() == version.id());
     let staying: Vec<&Version> = all.iter().filter(stays).collect();
+    for version in staying.iter().filter(|version| adapter::is_adapter(version)) {
+        // Its manifest says what it leans on; one whose files are lost leans on nothing.
+        match models::have(store, version).await {
+            Ok(()) | Err(StoreError::DamagedFile { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     for version in &going {
         if let Some(adapter) = leaning(version, &staying) {
             let (id, adapter) = (version.id(), adapter.id());
             let message = format!("the adapter {adapter} adds to {id}: delete {adapter} first");
+            return Err(ServiceError::Conflict { code: "model_in_use", message });
+        }
+        if let Some(cascade) = cascades::of_member(version, &staying) {
+            let (id, cascade) = (version.id(), cascade.id());
+            let message = format!("the cascade {cascade} asks {id}: delete {cascade} first");
             return Err(ServiceError::Conflict { code: "model_in_use", message });
         }
     }
@@ -185,8 +198,7 @@ pub async fn lineage(
     reference: &ModelRef,
 ) -> Result<Lineage, ServiceError> {
     let version = models::resolve(store, project, reference).await?;
-    let (data, parents, imported_from) =
-        if language::is_imported(&version) { of_imported(&version)? } else { of_trained(&version)? };
+    let (data, parents, imported_from) = origin(&version)?;
     let mut aliases = registry::aliases(store, project, &version.name).await?;
     aliases.retain(|alias| alias.version == version.number);
     let mut approvals = registry::history(store, project, &version.name).await?;
@@ -194,7 +206,17 @@ pub async fn lineage(
     Ok(Lineage { version, data, parents, imported_from, approvals, aliases })
 }
 
-type Origin = (Vec<Source>, Vec<Parent>, Option<String>);
+/// Data, parents, and where the files of an imported version came from.
+pub(crate) type Origin = (Vec<Source>, Vec<Parent>, Option<String>);
+
+/// What a version was made of.
+pub(crate) fn origin(version: &Version) -> Result<Origin, ServiceError> {
+    if cascades::is_cascade(version) {
+        let (data, parents) = cascades::origin(version)?;
+        return Ok((data, parents, None));
+    }
+    if language::is_imported(version) { of_imported(version) } else { of_trained(version) }
+}
 
 fn of_trained(version: &Version) -> Result<Origin, ServiceError> {
     type Why = Box<dyn std::error::Error + Send + Sync>;

@@ -1,6 +1,7 @@
 //! Documents in the order of how well they answer a query, by an imported cross-encoder: query and document are read as
 //! one pair, and the model's one number becomes `1 / (1 + e^−x)`.
 
+use crate::guard::texts;
 use crate::language::rows::{self, Row};
 use crate::meter::{Counts, Share, metered};
 use crate::{Language, Payer, Service, ServiceError};
@@ -35,7 +36,7 @@ pub struct Scored {
     pub relevance: f64,
 }
 
-pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Ranked, ServiceError> {
+pub async fn create(service: &Service, payer: &Payer, mut request: Request) -> Result<Ranked, ServiceError> {
     let language =
         Language::of_kind(service, &payer.project, &request.model, ImportedKind::Classifier).await?;
     let labels = match language.model.encoder_config().map(|config| &config.head) {
@@ -48,6 +49,10 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
             format!("{id} tells {labels} labels apart: ranking takes a model with one number a pair");
         return Err(ServiceError::invalid("model", "unsupported_model", message));
     }
+    let documents = request.documents.iter_mut().enumerate();
+    let mut texts: Vec<_> = documents.map(|(i, text)| (format!("documents[{i}]"), text)).collect();
+    texts.push(("query".to_owned(), &mut request.query));
+    texts::plain(service, &payer.project, texts).await?;
     let (asked, query, documents) = (language.clone(), request.query, request.documents);
     let read = tokio::task::spawn_blocking(move || read(&asked, &query, &documents)).await;
     let rows = read.map_err(|error| ServiceError::internal("reading texts broke off", error))??;

@@ -44,8 +44,8 @@ pub async fn unload(
     project: &Project,
     reference: &ModelRef,
 ) -> Result<String, ServiceError> {
-    let version = service.resolve(project, reference).await?;
-    if service.languages.unload(project, &version) {
+    let version = service.own(project, reference).await?;
+    if service.languages.unload(&version) {
         return Ok(version.id());
     }
     Err(ServiceError::NotFound { what: "loaded model", id: version.id() })

@@ -1,4 +1,4 @@
-//! Models that are loaded: each version once, whoever asks, the least recently used one leaving first.
+//! Models that are loaded: each version once, whoever asks (also those that a project shares with others), the least recently used one leaving first.
 
 use crate::ServiceError;
 use crate::drift::Watch;
@@ -34,6 +34,9 @@ impl Resident {
     /// # Errors
     /// Files that are missing or damaged, a version that was imported.
     pub fn open(version: Version) -> Result<Self, ServiceError> {
+        if crate::cascades::is_cascade(&version) {
+            return Err(crate::cascades::refused(&version));
+        }
         if crate::language::is_imported(&version) {
             return Err(crate::imported(&version));
         }
@@ -51,6 +54,7 @@ impl Resident {
         dir: &Path,
     ) -> Result<Self, ServiceError> {
         let version = Version {
+            owner: Project::default_project(),
             name: new.name.clone(),
             number: 0,
             family: new.family.clone(),
@@ -69,8 +73,8 @@ impl Resident {
 
 type Key = (Project, String, u32);
 
-fn key(project: &Project, version: &Version) -> Key {
-    (project.clone(), version.name.to_string(), version.number)
+fn key(version: &Version) -> Key {
+    (version.owner.clone(), version.name.to_string(), version.number)
 }
 
 /// A place that the first request fills and the others wait for.
@@ -118,11 +122,10 @@ impl<T: Weighs> Residents<T> {
     /// Loads the version by `read` unless it is there; requests that come meanwhile wait for the same load.
     pub(crate) async fn load(
         &self,
-        project: &Project,
         version: Version,
         read: impl FnOnce(Version) -> Result<T, ServiceError> + Send + 'static,
     ) -> Result<Arc<T>, ServiceError> {
-        let key = key(project, &version);
+        let key = key(&version);
         let cell = self.cell(&key);
         let loaded = cell
             .get_or_try_init(|| async move {
@@ -164,9 +167,9 @@ impl<T: Weighs> Residents<T> {
     }
 
     /// Lets one version go, and those that lean on it; false where it was not loaded.
-    pub(crate) fn unload(&self, project: &Project, version: &Version) -> bool {
+    pub(crate) fn unload(&self, version: &Version) -> bool {
         let mut slots = self.lock();
-        let was_there = slots.cells.remove(&key(project, version)).is_some();
+        let was_there = slots.cells.remove(&key(version)).is_some();
         slots.drop_orphans();
         was_there
     }
@@ -206,9 +209,9 @@ impl<T: Weighs> Residents<T> {
 }
 
 impl<T: Weighs> Slot<T> {
-    /// What the loaded one under `own` leans on.
-    fn base(&self, own: &Key) -> Option<Key> {
-        self.cell.get()?.leans_on().map(|base| key(&own.0, base))
+    /// What the loaded one leans on.
+    fn base(&self) -> Option<Key> {
+        self.cell.get()?.leans_on().map(key)
     }
 }
 
@@ -219,7 +222,7 @@ impl<T: Weighs> Slots<T> {
 
     /// False where only `except` and what it leans on are left.
     fn drop_oldest(&mut self, except: &Key) -> bool {
-        let of_except = self.cells.get(except).and_then(|slot| slot.base(except));
+        let of_except = self.cells.get(except).and_then(|slot| slot.base());
         let others = self.cells.iter().filter(|(key, _)| *key != except && Some(*key) != of_except.as_ref());
         let oldest = others.min_by_key(|(_, slot)| slot.used).map(|(key, _)| key.clone());
         let gone = oldest.and_then(|key| self.cells.remove(&key)).is_some();
@@ -230,7 +233,7 @@ impl<T: Weighs> Slots<T> {
     /// Lets those go that lean on what is not there any more: they would keep it in memory.
     fn drop_orphans(&mut self) {
         let orphan = |(key, slot): (&Key, &Slot<T>)| {
-            let base = slot.base(key)?;
+            let base = slot.base()?;
             (!self.cells.contains_key(&base)).then(|| key.clone())
         };
         let orphans: Vec<Key> = self.cells.iter().filter_map(orphan).collect();

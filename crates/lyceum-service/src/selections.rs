@@ -5,12 +5,14 @@
 //! worker hands waiting jobs to `lyceum jobs resume`, the same code as `lyceum choose`. A choice and its job have the
 //! same digits.
 
+use crate::meter::{Counts, Payer};
 use crate::{Service, ServiceError, files};
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, NewJob, State};
+use lyceum_store::ledger::{Bill, UNIT, bills};
 use lyceum_store::{StoreError, selections};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{Project, SelectionId};
+use lyceum_types::ids::{JobId, Project, SelectionId};
 use lyceum_types::limits;
 use lyceum_types::spec::choose::ChooseSpec;
 use lyceum_types::spec::parse::{ProblemCode, SpecErrors};
@@ -43,17 +45,35 @@ impl Plan {
     /// The job that it is.
     pub fn job(&self) -> NewJob {
         let spec = serde_json::to_string(self).expect("a plan is plain data: bug");
-        NewJob { kind: Kind::Choose, spec, request: None, model: self.spec.name.clone(), steps: 0 }
+        NewJob {
+            kind: Kind::Choose,
+            spec,
+            request: None,
+            model: self.spec.name.clone(),
+            steps: 0,
+            bill: None,
+        }
+    }
+
+    /// The most that it is charged for: its minutes on every processor that the process has. What it takes beyond them,
+    /// because a run that was begun is ended, is nobody's to pay.
+    fn most(&self) -> Counts {
+        let seconds = (self.spec.budget_minutes * 60.0).ceil() * lyceum_kernels::pool::threads() as f64;
+        Counts { cpu_seconds: seconds as u64, ..Counts::default() }
     }
 }
 
 /// Takes a request: the document of `lyceum choose` as JSON, with ids of files in the place of paths. `data` may be
 /// the id alone; then `target` stands beside it, and a quarter of the rows is held out.
+///
+/// # Errors
+/// What the document cannot say; a budget does not cover its minutes.
 pub async fn create(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     mut body: Map<String, Value>,
 ) -> Result<Value, ServiceError> {
+    let project = &payer.project;
     crate::retention::require_kept(service, project, "data", "what is asked and what is found").await?;
     let data = data(service, project, &mut body).await?;
     body.insert("data".into(), Value::Object(data));
@@ -71,9 +91,11 @@ pub async fn create(
     let base_dir = std::path::absolute(&folder)
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
     let plan = Plan { spec, base_dir, registers: true };
-    let id = jobs::create(service.store(), project, plan.job(), Timestamp::now()).await?;
+    let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
+    let bill = payer.bill_of_job((&plan.spec.name, 0), plan.most());
+    service.ledger().queue(project, &id, NewJob { bill, ..plan.job() }).await?;
     service.selections_wanted.notify_one();
-    status(service, &jobs::find(service.store(), project, &id).await?)
+    status(service, &jobs::find(service.store(), project, &id).await?).await
 }
 
 /// `[data]` as the document has it: every id that is given is the path of that file.
@@ -156,7 +178,7 @@ fn wrong(errors: SpecErrors) -> ServiceError {
 }
 
 /// What is known of a choice that has found nothing yet.
-fn status(service: &Service, job: &Job) -> Result<Value, ServiceError> {
+async fn status(service: &Service, job: &Job) -> Result<Value, ServiceError> {
     let damaged =
         |source: serde_json::Error| ServiceError::Damaged { id: job.id.to_string(), source: source.into() };
     let plan = Plan::from_job(job).map_err(damaged)?;
@@ -167,6 +189,7 @@ fn status(service: &Service, job: &Job) -> Result<Value, ServiceError> {
     let message = if is_dead { "the process that made it has ended; it begins anew" } else { &job.message };
     let seconds = |at: Option<Timestamp>| at.map(|at| at.seconds());
     let is_over = matches!(job.state, State::Failed | State::Cancelled);
+    let bill = bill(service, &job.project, &job.id).await?;
     Ok(json!({
         "id": SelectionId::of_job(&job.id).as_str(), "object": "model_selection", "status": state,
         "created": job.created_at.seconds(), "started": seconds(job.started_at), "finished": seconds(job.finished_at),
@@ -174,19 +197,35 @@ fn status(service: &Service, job: &Job) -> Result<Value, ServiceError> {
         "job": job.id.as_str(), "attempt": job.attempt, "cancel_requested": job.cancel_requested,
         "runs": job.step, "message": (!is_over).then_some(message),
         "error": is_over.then(|| json!({ "message": job.message })),
-        "budget": { "minutes": plan.spec.budget_minutes },
+        "budget": { "minutes": plan.spec.budget_minutes }, "bill": bill,
     }))
+}
+
+/// What a choice costs; null where nobody's key pays for it.
+async fn bill(service: &Service, project: &Project, job: &JobId) -> Result<Value, ServiceError> {
+    let usd = |amount: i64| amount as f64 / UNIT as f64;
+    let told = |bill: Bill| {
+        json!({
+            "cpu_seconds_max": bill.most.cpu_seconds, "usd_max": usd(bill.worst()), "price": bill.price,
+            "cpu_seconds": bill.settled_at.map(|_| bill.done.cpu_seconds), "usd": bill.cost().map(usd),
+        })
+    };
+    Ok(bills::find(service.store(), project, job).await?.map_or(Value::Null, told))
 }
 
 /// A choice: what it found, or how far it is.
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<Value, ServiceError> {
     let unknown = || ServiceError::NotFound { what: "model selection", id: id.chars().take(64).collect() };
     let asked: SelectionId = id.parse().map_err(|_| unknown())?;
-    if let Some(document) = read(service, project, vec![asked.clone()]).await?.pop() {
+    if let Some(mut document) = read(service, project, vec![asked.clone()]).await?.pop() {
+        let bill = bill(service, project, &asked.job()).await?;
+        if !bill.is_null() {
+            document["bill"] = bill;
+        }
         return Ok(document);
     }
     match jobs::find(service.store(), project, &asked.job()).await {
-        Ok(job) if job.kind == Kind::Choose => status(service, &job),
+        Ok(job) if job.kind == Kind::Choose => status(service, &job).await,
         Ok(_) | Err(StoreError::NotFound { .. }) => Err(unknown()),
         Err(error) => Err(error.into()),
     }
@@ -210,7 +249,7 @@ pub async fn list(service: &Service, project: &Project) -> Result<Vec<Value>, Se
     let mut documents =
         read(service, project, ids.iter().filter(|id| found.contains(id)).cloned().collect()).await?;
     for job in waiting.iter().filter(|job| ids.contains(&SelectionId::of_job(&job.id))) {
-        documents.push(status(service, job)?);
+        documents.push(status(service, job).await?);
     }
     let id = |document: &Value| document["id"].as_str().unwrap_or_default().to_owned();
     documents.sort_by_key(|document| std::cmp::Reverse(id(document)));

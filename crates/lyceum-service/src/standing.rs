@@ -5,10 +5,11 @@
 //! Unknown, expired and revoked secrets are never remembered.
 
 use crate::{Service, ServiceError};
+use lyceum_guard::Policy;
 use lyceum_store::StoreError;
 use lyceum_store::keys::{self, Key};
 use lyceum_store::tenancy::admin_keys::{self, AdminKey};
-use lyceum_store::tenancy::{audit, projects, rates};
+use lyceum_store::tenancy::{audit, guards, projects, rates};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
@@ -24,6 +25,8 @@ use std::time::Instant;
 pub struct Standing {
     pub decided: projects::Standing,
     pub limits: BTreeMap<RateSubject, RateLimit>,
+    /// What its texts are looked through for.
+    pub guard: Policy,
 }
 
 /// Whose a secret is.
@@ -105,6 +108,7 @@ impl Service {
         let standing = Arc::new(Standing {
             decided: projects::standing(&self.store, project).await?,
             limits: rates::list(&self.store, project).await?,
+            guard: guards::policy(&self.store, project).await?,
         });
         if known.generation.load(Ordering::Acquire) == generation {
             known.projects.keep(project.clone(), read_at, standing.clone());

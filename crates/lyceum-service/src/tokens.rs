@@ -1,8 +1,10 @@
 //! Texts and conversations as a model's tokens, and tokens as text: of imported models and of those trained here.
 
+use crate::guard::texts;
 use crate::language::rows::inexpressible;
 use crate::resident::Resident;
 use crate::{Language, Service, ServiceError};
+use lyceum_guard::placeholder::Written;
 use lyceum_language::template::{Conversation, openai_messages};
 use lyceum_language::tokenizer::{ShowSpecials, Specials};
 use lyceum_models::InputShape;
@@ -54,8 +56,13 @@ enum Words {
 }
 
 /// A text's tokens.
-pub async fn encode(service: &Service, project: &Project, request: Request) -> Result<Tokens, ServiceError> {
+pub async fn encode(
+    service: &Service,
+    project: &Project,
+    mut request: Request,
+) -> Result<Tokens, ServiceError> {
     let words = Words::find(service, project, &request.model).await?;
+    guard(service, project, &mut request.source).await?;
     let work = tokio::task::spawn_blocking(move || words.tokens(request.source, request.add));
     work.await.map_err(|error| ServiceError::internal("reading a text broke off", error))?
 }
@@ -69,7 +76,20 @@ pub async fn decode(
 ) -> Result<String, ServiceError> {
     let words = Words::find(service, project, model).await?;
     let work = tokio::task::spawn_blocking(move || words.text(&ids));
-    work.await.map_err(|error| ServiceError::internal("writing a text broke off", error))?
+    let text = work.await.map_err(|error| ServiceError::internal("writing a text broke off", error))??;
+    match service.guard(project).await? {
+        None => Ok(text),
+        // It goes out, whoever said it.
+        Some(guard) => guard.read(Vec::new()).await?.1.speech(Written::Plain).whole(&text),
+    }
+}
+
+/// Tokens are those that a model would read.
+async fn guard(service: &Service, project: &Project, source: &mut Source) -> Result<(), ServiceError> {
+    match source {
+        Source::Text(text) => texts::plain(service, project, vec![("prompt".to_owned(), text)]).await,
+        Source::Messages(messages) => texts::messages(service, project, &mut messages.messages).await,
+    }
 }
 
 impl Words {

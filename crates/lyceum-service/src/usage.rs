@@ -18,6 +18,8 @@ pub enum Kind {
     Predictions,
     /// Explanations and robustness runs.
     Explanations,
+    /// Trainings and choices.
+    Trainings,
 }
 
 impl Kind {
@@ -26,6 +28,7 @@ impl Kind {
         match route {
             "/v1/completions" | "/v1/chat/completions" | "/v1/responses" => Kind::Completions,
             "/v1/embeddings" => Kind::Embeddings,
+            "/v1/fine_tuning/jobs" | "/v1/model_selections" => Kind::Trainings,
             "/v1/explanations" | "/v1/robustness/runs" => Kind::Explanations,
             _ => Kind::Predictions,
         }

@@ -4,13 +4,14 @@
 //! who change it at once do not undo each other. `done.jsonl` is only ever appended to, one answered line a line:
 //! `NUMBER out|err JSON`. What is behind its last whole line is what a crash left of a write that nobody was told of.
 
-use crate::files::{WorkLock, create_private_dir, sync_dir};
+use crate::files::{WorkLock, create_private_dir, disk, sync_dir};
+use crate::vault::{Contents, ProjectKey, open_text, seal_text};
 use crate::{Store, StoreError};
 use lyceum_types::ids::{BatchId, Project};
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 /// A batch.
@@ -23,13 +24,14 @@ pub struct Row {
 }
 
 pub async fn insert(store: &Store, row: &Row) -> Result<(), StoreError> {
+    let document = sealed_document(store, row)?;
     let mut transaction = store.write().await?;
     sqlx::query("INSERT INTO batches (id, tenant, project, status, document) VALUES ($1, $2, $3, $4, $5)")
         .bind(row.id.as_str())
         .bind(&row.project.tenant)
         .bind(&row.project.id)
         .bind(&row.status)
-        .bind(&row.document)
+        .bind(&document)
         .execute(&mut *transaction)
         .await?;
     Ok(transaction.commit().await?)
@@ -37,12 +39,13 @@ pub async fn insert(store: &Store, row: &Row) -> Result<(), StoreError> {
 
 /// Writes a row over the one that has the status `from`; false where it has another one.
 pub async fn replace(store: &Store, row: &Row, from: &str) -> Result<bool, StoreError> {
+    let document = sealed_document(store, row)?;
     let mut transaction = store.write().await?;
     let done = sqlx::query(
         "UPDATE batches SET status = $1, document = $2 WHERE tenant = $3 AND project = $4 AND id = $5 AND status = $6",
     )
     .bind(&row.status)
-    .bind(&row.document)
+    .bind(&document)
     .bind(&row.project.tenant)
     .bind(&row.project.id)
     .bind(row.id.as_str())
@@ -60,7 +63,7 @@ pub async fn find(store: &Store, project: &Project, id: &BatchId) -> Result<Row,
         .bind(id.as_str())
         .fetch_optional(&store.reader)
         .await?;
-    parse(&row.ok_or_else(|| StoreError::NotFound { what: "batch", id: id.to_string() })?)
+    parse(store, &row.ok_or_else(|| StoreError::NotFound { what: "batch", id: id.to_string() })?)
 }
 
 /// One page, newest first, of those older than `after`; and whether there are more behind it.
@@ -80,27 +83,47 @@ pub async fn list(
     .fetch_all(&store.reader)
     .await?;
     let has_more = rows.len() > limit as usize;
-    let page = rows.iter().take(limit as usize).map(parse);
+    let page = rows.iter().take(limit as usize).map(|row| parse(store, row));
     Ok((page.collect::<Result<_, _>>()?, has_more))
 }
 
-/// Every batch of every project that is not over, oldest first.
+/// Every batch of every project that is not over, oldest first; without those whose project this process cannot open.
 pub async fn unfinished(store: &Store) -> Result<Vec<Row>, StoreError> {
     let rows = sqlx::query(
         "SELECT * FROM batches WHERE status IN ('validating', 'in_progress', 'finalizing', 'cancelling') ORDER BY id",
     )
     .fetch_all(&store.reader)
     .await?;
-    rows.iter().map(parse).collect()
+    let opened = rows.iter().map(|row| match parse(store, row) {
+        Err(error @ (StoreError::Locked { .. } | StoreError::Erased { .. })) => {
+            tracing::debug!(%error, "a batch stays as it is");
+            None
+        }
+        other => Some(other),
+    });
+    opened.flatten().collect()
 }
 
-fn parse(row: &AnyRow) -> Result<Row, StoreError> {
+/// What a row's document is sealed for.
+fn document_place(id: &str) -> String {
+    format!("document of {id}")
+}
+
+fn sealed_document(store: &Store, row: &Row) -> Result<String, StoreError> {
+    let key = store.keyring().of(&row.project)?;
+    seal_text(key.as_ref(), &document_place(row.id.as_str()), &row.document)
+}
+
+fn parse(store: &Store, row: &AnyRow) -> Result<Row, StoreError> {
     let id: String = row.try_get("id")?;
+    let project = Project { tenant: row.try_get("tenant")?, id: row.try_get("project")? };
+    let key = store.keyring().of(&project)?;
+    let document = open_text(key.as_ref(), ("batches", &document_place(&id)), row.try_get("document")?)?;
     Ok(Row {
         id: id.parse().map_err(|_| StoreError::Damaged { table: "batches", value: id })?,
-        project: Project { tenant: row.try_get("tenant")?, id: row.try_get("project")? },
+        project,
         status: row.try_get("status")?,
-        document: row.try_get("document")?,
+        document,
     })
 }
 
@@ -108,9 +131,13 @@ fn folder(store: &Store, project: &Project, id: &BatchId) -> PathBuf {
     store.layout().batches(project).join(id.as_str())
 }
 
-/// Where the lines are that a batch asks.
-pub fn input(store: &Store, project: &Project, id: &BatchId) -> PathBuf {
-    folder(store, project, id).join("input.jsonl")
+/// The lines that a batch asks.
+///
+/// # Errors
+/// They are not there; the project's key cannot be opened.
+pub fn input(store: &Store, project: &Project, id: &BatchId) -> Result<Contents, StoreError> {
+    let path = folder(store, project, id).join("input.jsonl");
+    Contents::open(&path, store.keyring().of(project)?.as_ref(), crate::data_files::PLACE)
 }
 
 /// Keeps what a batch asks as it is now: its file may be removed while the batch is under way.
@@ -185,6 +212,41 @@ pub struct Done {
 pub struct Progress {
     file: File,
     path: PathBuf,
+    lines: Lines,
+}
+
+/// How a line stands in `done.jsonl`: as it is, or sealed for its batch and number.
+#[derive(Debug)]
+struct Lines {
+    key: Option<ProjectKey>,
+    id: BatchId,
+}
+
+impl Lines {
+    fn of(store: &Store, project: &Project, id: &BatchId) -> Result<Self, StoreError> {
+        Ok(Lines { key: store.keyring().of(project)?, id: id.clone() })
+    }
+
+    fn place(&self, number: u64) -> String {
+        format!("line {number} of {}", self.id)
+    }
+
+    fn write(&self, Done { number, to, json }: &Done) -> Result<String, StoreError> {
+        let json = seal_text(self.key.as_ref(), &self.place(*number), json)?;
+        Ok(format!("{number} {} {json}\n", to.as_str()))
+    }
+
+    /// None: no whole line.
+    fn read(&self, line: &[u8]) -> Option<Done> {
+        let text = std::str::from_utf8(line).ok()?;
+        let (number, rest) = text.split_once(' ')?;
+        let (to, json) = rest.split_once(' ')?;
+        let to = [To::Output, To::Errors].into_iter().find(|known| known.as_str() == to)?;
+        let number = number.parse().ok()?;
+        let json = open_text(self.key.as_ref(), ("done.jsonl", &self.place(number)), json.to_owned()).ok()?;
+        serde_json::from_str::<serde::de::IgnoredAny>(&json).ok()?;
+        Some(Done { number, to, json })
+    }
 }
 
 impl Progress {
@@ -204,10 +266,11 @@ impl Progress {
         let failed = |e| StoreError::file("read", &path, e);
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).open(&path).map_err(failed)?;
-        let whole = replay(&file, see).map_err(failed)?;
+        let lines = Lines::of(store, project, id)?;
+        let whole = replay(&file, &lines, see).map_err(failed)?;
         file.set_len(whole).and_then(|()| file.sync_all()).map_err(failed)?;
         sync_dir(&folder)?;
-        Ok(Progress { file, path })
+        Ok(Progress { file, path, lines })
     }
 
     /// Writes lines that were answered; they are on the disk when this returns.
@@ -216,11 +279,12 @@ impl Progress {
     /// The disk.
     pub fn append(&mut self, lines: &[Done]) -> Result<(), StoreError> {
         let mut text = String::new();
-        for Done { number, to, json } in lines {
-            text.push_str(&format!("{number} {} {json}\n", to.as_str()));
+        for done in lines {
+            text.push_str(&self.lines.write(done)?);
         }
         let length = self.file.metadata().map(|metadata| metadata.len());
-        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        let written = disk::write_all(&mut self.file, &self.path, text.as_bytes())
+            .and_then(|()| disk::sync_data(&self.file, &self.path));
         if let (Err(_), Ok(length)) = (&written, length) {
             // Half a line must not stand before the next one.
             let _ = self.file.set_len(length);
@@ -237,31 +301,22 @@ pub fn read(store: &Store, project: &Project, id: &BatchId, see: impl FnMut(Done
     let path = folder(store, project, id).join("done.jsonl");
     let failed = |e| StoreError::file("read", &path, e);
     match File::open(&path) {
-        Ok(file) => replay(&file, see).map(|_| ()).map_err(failed),
+        Ok(file) => replay(&file, &Lines::of(store, project, id)?, see).map(|_| ()).map_err(failed),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(error)),
     }
 }
 
 /// How many bytes are whole lines.
-fn replay(file: &File, mut see: impl FnMut(Done)) -> std::io::Result<u64> {
+fn replay(file: &File, lines: &Lines, mut see: impl FnMut(Done)) -> std::io::Result<u64> {
     let (mut reader, mut line, mut whole) = (BufReader::new(file), Vec::new(), 0);
     loop {
         line.clear();
         let n = reader.read_until(b'\n', &mut line)?;
-        let Some(done) = line.strip_suffix(b"\n").and_then(done) else { return Ok(whole) };
+        let Some(done) = line.strip_suffix(b"\n").and_then(|line| lines.read(line)) else { return Ok(whole) };
         whole += n as u64;
         see(done);
     }
-}
-
-fn done(line: &[u8]) -> Option<Done> {
-    let text = std::str::from_utf8(line).ok()?;
-    let (number, rest) = text.split_once(' ')?;
-    let (to, json) = rest.split_once(' ')?;
-    let to = [To::Output, To::Errors].into_iter().find(|known| known.as_str() == to)?;
-    serde_json::from_str::<serde::de::IgnoredAny>(json).ok()?;
-    Some(Done { number: number.parse().ok()?, to, json: json.to_owned() })
 }
 
 #[cfg(test)]

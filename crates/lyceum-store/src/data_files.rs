@@ -3,11 +3,14 @@
 //! Bytes are written under `staging/`, hashed on the way, and renamed into place while the transaction that
 //! writes the row holds the write lock; so a folder without a row is what a crash left, and [`sweep`], which
 //! takes the same lock, may remove it. A file that has expired is gone for every reader at that moment; its
-//! bytes go with the next write.
+//! bytes go with the next write. Of an encrypted project bytes and names are sealed from the first one on ([`crate::vault`]);
+//! sizes and hashes are those of the plain bytes.
 
 use crate::db::Transaction;
-use crate::files::{Staging, create_private_dir, rename_durably, sync_dir, sync_tree};
-use crate::{Layout, Store, StoreError};
+use crate::files::{Staging, create_private_dir, disk, rename_durably, sync_dir, sync_tree};
+use crate::vault::sealed::SealedWriter;
+use crate::vault::{Contents, ProjectKey, open_text, seal_text};
+use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
@@ -20,6 +23,10 @@ use std::path::PathBuf;
 /// The longest name that the folder of a file holds; longer ones keep their end, which says the format.
 const DISK_NAME_CHARS_MAX: usize = 100;
 
+/// What bytes of files are sealed for. One place for all of a project, because parts of uploads become files and files
+/// become what batches ask; which file a row means is told by its hash.
+pub(crate) const PLACE: &str = "data file";
+
 /// A file as its row tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataFile {
@@ -31,7 +38,7 @@ pub struct DataFile {
     pub sha256: String,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
-    /// Where the bytes are.
+    /// Where the bytes are; sealed where the project is encrypted ([`contents`]).
     pub path: PathBuf,
 }
 
@@ -47,38 +54,69 @@ pub struct NewFile {
 #[derive(Debug)]
 pub struct Incoming {
     staging: Staging,
-    file: std::fs::File,
+    sink: Sink,
     path: PathBuf,
+    key: Option<ProjectKey>,
     digest: Sha256,
     bytes: u64,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Plain(std::fs::File),
+    Sealed(Box<SealedWriter<std::fs::File>>),
 }
 
 /// Bytes that are all there, flushed, and not yet anybody's.
 #[derive(Debug)]
 pub struct Arrived {
     staging: Staging,
+    pub(crate) key: Option<ProjectKey>,
     pub bytes: u64,
     pub sha256: String,
 }
 
 impl Arrived {
     /// Where the bytes are until they are kept.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.staging.path().join("bytes")
+    }
+
+    /// # Errors
+    /// The disk.
+    pub fn contents(&self) -> Result<Contents, StoreError> {
+        Contents::open(&self.path(), self.key.as_ref(), PLACE)
     }
 }
 
 impl Incoming {
-    pub fn begin(store: &Store) -> Result<Self, StoreError> {
+    /// # Errors
+    /// The project is encrypted and its key cannot be opened; the disk.
+    pub fn begin(store: &Store, project: &Project) -> Result<Self, StoreError> {
+        let key = store.keyring().of(project)?;
         let staging = Staging::create(store.layout())?;
         let path = staging.path().join("bytes");
-        let file = std::fs::File::create_new(&path).map_err(|e| StoreError::file("create", &path, e))?;
-        Ok(Self { staging, file, path, digest: Sha256::new(), bytes: 0 })
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        let file = disk::create(&options, &path).map_err(|e| StoreError::file("create", &path, e))?;
+        let sink = match &key {
+            None => Sink::Plain(file),
+            Some(key) => Sink::Sealed(Box::new(SealedWriter::new(file, key, PLACE)?)),
+        };
+        Ok(Self { staging, sink, path, key, digest: Sha256::new(), bytes: 0 })
+    }
+
+    pub(crate) fn key(&self) -> Option<&ProjectKey> {
+        self.key.as_ref()
     }
 
     /// Appends; returns how many bytes there are now.
     pub fn write(&mut self, chunk: &[u8]) -> Result<u64, StoreError> {
-        self.file.write_all(chunk).map_err(|e| StoreError::file("write", &self.path, e))?;
+        let written = match &mut self.sink {
+            Sink::Plain(file) => disk::write_all(file, &self.path, chunk),
+            Sink::Sealed(writer) => writer.write_all(chunk),
+        };
+        written.map_err(|e| StoreError::file("write", &self.path, e))?;
         self.digest.update(chunk);
         self.bytes += chunk.len() as u64;
         Ok(self.bytes)
@@ -86,9 +124,14 @@ impl Incoming {
 
     /// Flushes to the disk.
     pub fn end(self) -> Result<Arrived, StoreError> {
-        self.file.sync_all().map_err(|e| StoreError::file("flush", &self.path, e))?;
+        let file = match self.sink {
+            Sink::Plain(file) => Ok(file),
+            Sink::Sealed(writer) => writer.finish(),
+        };
+        file.and_then(|file| disk::sync_all(&file, &self.path))
+            .map_err(|e| StoreError::file("flush", &self.path, e))?;
         let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Arrived { staging: self.staging, bytes: self.bytes, sha256 })
+        Ok(Arrived { staging: self.staging, key: self.key, bytes: self.bytes, sha256 })
     }
 }
 
@@ -139,12 +182,14 @@ pub async fn keep_as(
     new: NewFile,
     (arrived, now): (Arrived, Timestamp),
 ) -> Result<Kept, StoreError> {
-    let disk_name = disk_name(&new.name);
+    let key = store.keyring().of(project)?;
+    let disk_name = disk_name(&new.name, key.is_some());
     let inner = arrived.staging.path().join("file");
     create_private_dir(&inner)?;
     let (from, to) = (arrived.staging.path().join("bytes"), inner.join(&disk_name));
-    std::fs::rename(&from, &to).map_err(|e| StoreError::file("rename", &to, e))?;
+    disk::rename(&from, &to).map_err(|e| StoreError::file("rename", &to, e))?;
     sync_tree(&inner)?;
+    let coming = blobs::bring(store, project, &inner, now).await?;
     create_private_dir(&store.layout().data_files())?;
     sync_dir(store.layout().root())?;
 
@@ -168,7 +213,7 @@ pub async fn keep_as(
     };
     if let Some(full) = full {
         transaction.commit().await?;
-        remove_folders(store.layout(), &expired);
+        remove(store, expired).await;
         return Ok(full);
     }
     sqlx::query(
@@ -178,7 +223,7 @@ pub async fn keep_as(
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(id.as_str())
-    .bind(&new.name)
+    .bind(seal_text(key.as_ref(), &name_place(&id), &new.name)?)
     .bind(&new.purpose)
     .bind(i64::try_from(arrived.bytes).unwrap_or(i64::MAX))
     .bind(&arrived.sha256)
@@ -186,6 +231,9 @@ pub async fn keep_as(
     .bind(new.expires_at.map(Timestamp::millis))
     .execute(&mut *transaction)
     .await?;
+    if let Some(coming) = &coming {
+        coming.hold(&mut transaction, &owner(&id)).await?;
+    }
     let folder = store.layout().data_file_dir(&id);
     rename_durably(&inner, &folder)?;
     if let Err(error) = transaction.commit().await {
@@ -193,13 +241,28 @@ pub async fn keep_as(
         let _ = std::fs::remove_dir_all(&folder);
         return Err(error.into());
     }
-    remove_folders(store.layout(), &expired);
+    remove(store, expired).await;
     let NewFile { name, purpose, expires_at } = new;
     let (bytes, sha256, path) = (arrived.bytes, arrived.sha256, folder.join(disk_name));
     Ok(Kept::Kept(DataFile { id, name, purpose, bytes, sha256, created_at: now, expires_at, path }))
 }
 
-/// The file of this id that has not expired.
+/// As [`find`], with the file's bytes on this machine.
+///
+/// # Errors
+/// There is none; its bytes lie in an object store that does not give them.
+pub async fn have(
+    store: &Store,
+    project: &Project,
+    id: &FileId,
+    now: Timestamp,
+) -> Result<DataFile, StoreError> {
+    let file = find(store, project, id, now).await?;
+    blobs::have(store, &owner(id)).await?;
+    Ok(file)
+}
+
+/// The file of this id that has not expired; its bytes may be elsewhere.
 pub async fn find(
     store: &Store,
     project: &Project,
@@ -217,7 +280,15 @@ pub async fn find(
     .fetch_optional(&store.reader)
     .await?;
     let row = row.ok_or_else(|| StoreError::NotFound { what: "file", id: id.to_string() })?;
-    parse(store.layout(), &row)
+    parse(store, project, &row)
+}
+
+/// The bytes of a file, plain.
+///
+/// # Errors
+/// They are not there or damaged; the project's key cannot be opened.
+pub fn contents(store: &Store, project: &Project, file: &DataFile) -> Result<Contents, StoreError> {
+    Contents::open(&file.path, store.keyring().of(project)?.as_ref(), PLACE)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +334,7 @@ pub async fn list(
         .fetch_all(&store.reader)
         .await?;
     let has_more = rows.len() > query.limit as usize;
-    let page = rows.iter().take(query.limit as usize).map(|row| parse(store.layout(), row));
+    let page = rows.iter().take(query.limit as usize).map(|row| parse(store, project, row));
     Ok((page.collect::<Result<_, _>>()?, has_more))
 }
 
@@ -277,12 +348,16 @@ pub async fn delete(store: &Store, project: &Project, id: &FileId, now: Timestam
         .bind(id.as_str())
         .execute(&mut *transaction)
         .await?;
+    let mut hashes = Vec::new();
+    if done.rows_affected() > 0 {
+        hashes = blobs::forget(&mut transaction, &owner(id)).await?;
+    }
     transaction.commit().await?;
-    remove_folders(store.layout(), &expired);
+    remove(store, expired).await;
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "file", id: id.to_string() });
     }
-    remove_folders(store.layout(), std::slice::from_ref(id));
+    remove(store, Gone { ids: vec![id.clone()], hashes }).await;
     Ok(())
 }
 
@@ -315,12 +390,35 @@ pub(crate) async fn sweep(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-async fn take_expired(transaction: &mut Transaction, now: Timestamp) -> Result<Vec<FileId>, StoreError> {
+/// Files whose rows are gone, and objects that may have lost their last row with them.
+#[derive(Default)]
+struct Gone {
+    ids: Vec<FileId>,
+    hashes: Vec<String>,
+}
+
+async fn take_expired(transaction: &mut Transaction, now: Timestamp) -> Result<Gone, StoreError> {
     let rows: Vec<(String,)> = sqlx::query_as("DELETE FROM data_files WHERE expires_at <= $1 RETURNING id")
         .bind(now.millis())
         .fetch_all(&mut **transaction)
         .await?;
-    rows.into_iter().map(|(id,)| file_id(id)).collect()
+    let mut gone = Gone::default();
+    for (id,) in rows {
+        let id = file_id(id)?;
+        gone.hashes.extend(blobs::forget(transaction, &owner(&id)).await?);
+        gone.ids.push(id);
+    }
+    Ok(gone)
+}
+
+async fn remove(store: &Store, gone: Gone) {
+    remove_folders(store.layout(), &gone.ids);
+    blobs::release(store, gone.hashes).await;
+}
+
+/// A file's folder below the data folder: the owner of its object.
+fn owner(id: &FileId) -> String {
+    format!("{}/{id}", crate::layout::FILES)
 }
 
 fn remove_folders(layout: &Layout, ids: &[FileId]) {
@@ -338,11 +436,17 @@ fn file_id(text: String) -> Result<FileId, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged { table: "data_files", value: text })
 }
 
-fn parse(layout: &Layout, row: &AnyRow) -> Result<DataFile, StoreError> {
+/// What a file's name is sealed for.
+fn name_place(id: &FileId) -> String {
+    format!("name of {id}")
+}
+
+fn parse(store: &Store, project: &Project, row: &AnyRow) -> Result<DataFile, StoreError> {
     let id = file_id(row.try_get("id")?)?;
-    let name: String = row.try_get("name")?;
+    let key = store.keyring().of(project)?;
+    let name = open_text(key.as_ref(), ("data_files", &name_place(&id)), row.try_get("name")?)?;
     let bytes: i64 = row.try_get("bytes")?;
-    let path = layout.data_file_dir(&id).join(disk_name(&name));
+    let path = store.layout().data_file_dir(&id).join(disk_name(&name, key.is_some()));
     Ok(DataFile {
         id,
         name,
@@ -356,8 +460,12 @@ fn parse(layout: &Layout, row: &AnyRow) -> Result<DataFile, StoreError> {
     })
 }
 
-/// The client's name as one path part that leads nowhere else; its extension, which says the format, stays.
-fn disk_name(name: &str) -> String {
+/// The client's name as one path part that leads nowhere else; its extension, which says the format, stays. Where bytes are
+/// sealed the name says nothing.
+fn disk_name(name: &str, is_sealed: bool) -> String {
+    if is_sealed {
+        return "sealed".into();
+    }
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let mut part: String = name.rsplit(['/', '\\']).next().unwrap_or_default().chars().map(plain).collect();
     if part.len() > DISK_NAME_CHARS_MAX {

@@ -16,7 +16,7 @@ use std::sync::Once;
 const SQLITE_OLDEST: (u32, u32, u32) = (3, 51, 3);
 /// The oldest PostgreSQL that the conformance suite is run on, as the server counts.
 const POSTGRES_OLDEST: i64 = 150_000;
-/// The advisory lock that writers hold: `"lyceum"` as a number.
+/// The advisory lock that writers hold, each schema its own: `"lyceum"` as a number.
 const WRITER: i64 = 0x6c79_6365_756d;
 /// Held while one process migrates.
 pub(crate) const OPENING: i64 = WRITER + 1;
@@ -80,7 +80,11 @@ impl Database {
     pub(crate) fn begin(&self) -> String {
         match self {
             Database::Sqlite => "BEGIN IMMEDIATE".to_owned(),
-            Database::Postgres(_) => format!("BEGIN; SELECT pg_advisory_xact_lock({WRITER})"),
+            Database::Postgres(_) => {
+                format!(
+                    "BEGIN; SELECT pg_advisory_xact_lock(hashtextextended(COALESCE(current_schema(), ''), {WRITER}))"
+                )
+            }
         }
     }
 

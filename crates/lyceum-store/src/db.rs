@@ -1,11 +1,13 @@
 //! Opening the database: one writing connection and a few reading ones.
 
 use crate::database::Database;
-use crate::{Layout, StoreError, files, schema};
+use crate::vault::{Keyring, MasterKey};
+use crate::{Blobs, Layout, StoreError, files, schema};
 use lyceum_types::clock::Timestamp;
 use sqlx::any::Any;
 use sqlx::pool::Pool;
 use sqlx::{AssertSqlSafe, Connection};
+use std::sync::Arc;
 
 /// A transaction of either database.
 pub(crate) type Transaction = sqlx::Transaction<'static, Any>;
@@ -18,8 +20,10 @@ pub(crate) type Transaction = sqlx::Transaction<'static, Any>;
 pub struct Store {
     layout: Layout,
     database: Database,
+    keyring: Keyring,
     writer: Pool<Any>,
     pub(crate) reader: Pool<Any>,
+    blobs: Option<Arc<Blobs>>,
 }
 
 impl Store {
@@ -57,7 +61,8 @@ impl Store {
 
         let writer = database.pool(&layout, false).await?;
         let reader = database.pool(&layout, true).await?;
-        let store = Self { layout, database, writer, reader };
+        let keyring = Keyring::locked(layout.clone());
+        let store = Self { layout, database, keyring, writer, reader, blobs: None };
         store.finish_deletions().await?;
         crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
@@ -65,6 +70,24 @@ impl Store {
             tracing::info!(n_removed, "removed unfinished folders of processes that died");
         }
         Ok(store)
+    }
+
+    /// With an object store for the bytes of versions and files; the data folder then holds copies.
+    pub fn with_blobs(self, blobs: Blobs) -> Self {
+        Self { blobs: Some(Arc::new(blobs)), ..self }
+    }
+
+    pub fn blobs(&self) -> Option<&Blobs> {
+        self.blobs.as_deref()
+    }
+
+    /// With the key that opens what encrypted projects keep.
+    pub fn unlocked(self, master: MasterKey) -> Self {
+        Self { keyring: self.keyring.with_master(master), ..self }
+    }
+
+    pub fn keyring(&self) -> &Keyring {
+        &self.keyring
     }
 
     pub fn layout(&self) -> &Layout {
@@ -93,6 +116,21 @@ impl Store {
         sqlx::query("SELECT 1 FROM projects").fetch_one(&self.reader).await?;
         self.write().await?.rollback().await?;
         Ok(())
+    }
+
+    /// From now on the database takes nothing more: SQLite's own limit of pages, at what there is.
+    #[cfg(test)]
+    pub(crate) async fn fill(&self) {
+        if !self.database.is_postgres() {
+            sqlx::query("PRAGMA max_page_count = 1").execute(&self.writer).await.expect("a pragma");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn unfill(&self) {
+        if !self.database.is_postgres() {
+            sqlx::query("PRAGMA max_page_count = 4294967294").execute(&self.writer).await.expect("a pragma");
+        }
     }
 
     /// Closes every connection; the last one folds the log into the database.

@@ -26,6 +26,9 @@ pub enum StoreError {
     /// Caller: an answer would be larger than it may be.
     #[error("{what}: more than {max}: ask for less at once")]
     TooMuch { what: &'static str, max: u64 },
+    /// Tenant: what may be spent does not cover the most that a job can cost.
+    #[error("the budget {} does not cover the most that it can cost", _0.id)]
+    BudgetExhausted(Box<crate::ledger::Budget>),
     /// Operator: no space is left.
     #[error("{operation}: the disk is full ({path}): free some space and try again")]
     DiskFull { operation: &'static str, path: PathBuf },
@@ -35,6 +38,18 @@ pub enum StoreError {
     /// Operator: a file is not what was written.
     #[error("{path} is damaged: {why}")]
     DamagedFile { path: PathBuf, why: String },
+    /// Operator: the object store cannot be reached, or refuses.
+    #[error("{operation} {path}: the object store does not do it")]
+    Objects { operation: &'static str, path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// Operator: an object store holds it, and none is configured.
+    #[error("{path} lies in an object store, and this process is told of none")]
+    NoObjects { path: PathBuf },
+    /// Operator: what an encrypted project keeps cannot be opened.
+    #[error("the project {project} is encrypted, and {why}: give the master key (master_key_file)")]
+    Locked { project: String, why: String },
+    /// Caller: the project's key was destroyed.
+    #[error("what the project {project} kept was erased: its key was destroyed at {at} (seconds since 1970)")]
+    Erased { project: String, at: i64 },
     /// Operator: a newer release has written this data folder.
     #[error(
         "{path}: schema version {found} is newer than {known}, the newest that this release knows: use a newer release"

@@ -5,6 +5,7 @@
 //! DATA_DIR/models/NAME/VERSION/evidence-ID.json       one measurement, never changed
 //! DATA_DIR/models/NAME/VERSION/card.json              the card that was issued last
 //! DATA_DIR/card_signing.key                           32 bytes, mode 0600, made at its first use
+//! DATA_DIR/guard_sealing.key                          the same: seals what was masked
 //! ```
 
 use crate::files::{open_private, sync_dir, write_durably};
@@ -18,6 +19,7 @@ use std::path::Path;
 
 const CARD: &str = "card.json";
 const KEY: &str = "card_signing.key";
+const SEALING_KEY: &str = "guard_sealing.key";
 const PREFIX: &str = "evidence-";
 
 /// A measurement with its file.
@@ -91,7 +93,19 @@ pub fn write_card(dir: &Path, text: &[u8]) -> Result<(), StoreError> {
 /// # Errors
 /// A key that others can read is refused, as is one that has not 32 bytes.
 pub fn signing_key(layout: &Layout) -> Result<[u8; 32], StoreError> {
-    let path = layout.root().join(KEY);
+    secret_key(layout, KEY)
+}
+
+/// The key under which what was masked is sealed for those who asked for it; made at its first use.
+///
+/// # Errors
+/// As [`signing_key`].
+pub fn sealing_key(layout: &Layout) -> Result<[u8; 32], StoreError> {
+    secret_key(layout, SEALING_KEY)
+}
+
+fn secret_key(layout: &Layout, name: &str) -> Result<[u8; 32], StoreError> {
+    let path = layout.root().join(name);
     if !path.exists() {
         make_key(layout, &path)?;
     }

@@ -4,10 +4,11 @@
 //! and flushing the parent: after a crash it is there whole or not at all. What a dead process left under
 //! `staging/` is removed by the next one that opens the store; the lock beside each folder says who lives.
 
+pub(crate) mod disk;
+
 use crate::{Layout, StoreError};
 use lyceum_types::ids::JobId;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Makes a folder and its parents, readable by the owner only.
@@ -16,7 +17,7 @@ pub fn create_private_dir(path: &Path) -> Result<(), StoreError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(|e| StoreError::file("create folder", path, e))
+    disk::create_dir(&builder, path).map_err(|e| StoreError::file("create folder", path, e))
 }
 
 /// Opens (or creates with mode 0600) a file that is only ever locked or opened by SQLite.
@@ -25,15 +26,19 @@ pub(crate) fn open_private(path: &Path) -> Result<File, StoreError> {
     options.read(true).write(true).create(true).truncate(false);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|e| StoreError::file("open", path, e))
+    disk::create(&options, path).map_err(|e| StoreError::file("open", path, e))
 }
 
 /// Writes a file so that readers see the old content or the new one, and a crash keeps one of them.
 pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let partial = path.with_extension("partial");
-    let written = File::create(&partial)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&partial, path));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    let written = disk::create(&options, &partial)
+        .and_then(|mut file| {
+            disk::write_all(&mut file, &partial, content).and_then(|()| disk::sync_all(&file, &partial))
+        })
+        .and_then(|()| disk::rename(&partial, path));
     if let Err(error) = written {
         // The first error is the one to report; a partial file that cannot be removed is inert.
         let _ = fs::remove_file(&partial);
@@ -45,7 +50,9 @@ pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
 /// Flushes the names in a folder.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), StoreError> {
     #[cfg(unix)]
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(|e| StoreError::file("flush folder", path, e))?;
+    File::open(path)
+        .and_then(|dir| disk::sync_all(&dir, path))
+        .map_err(|e| StoreError::file("flush folder", path, e))?;
     #[cfg(not(unix))]
     let _ = path;
     Ok(())
@@ -61,7 +68,7 @@ pub(crate) fn sync_tree(path: &Path) -> Result<(), StoreError> {
             sync_tree(&child)?;
         } else {
             File::open(&child)
-                .and_then(|file| file.sync_all())
+                .and_then(|file| disk::sync_all(&file, &child))
                 .map_err(|e| StoreError::file("flush", &child, e))?;
         }
     }
@@ -70,7 +77,7 @@ pub(crate) fn sync_tree(path: &Path) -> Result<(), StoreError> {
 
 /// Renames a folder and flushes both parents.
 pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), StoreError> {
-    fs::rename(from, to).map_err(|e| StoreError::file("rename", to, e))?;
+    disk::rename(from, to).map_err(|e| StoreError::file("rename", to, e))?;
     for parent in [from.parent(), to.parent()].into_iter().flatten() {
         sync_dir(parent)?;
     }
@@ -194,6 +201,7 @@ pub(crate) fn sweep_staging(layout: &Layout) -> Result<usize, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     fn layout() -> (tempfile::TempDir, Layout) {
         let dir = tempfile::tempdir().unwrap();

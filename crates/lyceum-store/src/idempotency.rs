@@ -1,5 +1,6 @@
 //! `Idempotency-Key`: the same request twice has one effect and one answer.
 
+use crate::vault::sealed;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{BadId, Project};
@@ -62,7 +63,7 @@ pub async fn begin(
     .await?;
     if let Some(row) = row {
         transaction.commit().await?;
-        return begun(row, route, &body_sha256);
+        return begun(store, project, row, (route, &body_sha256));
     }
     let token = uuid::Uuid::now_v7().simple().to_string();
     sqlx::query(
@@ -82,19 +83,35 @@ pub async fn begin(
     Ok(Begun::New(Held { project: project.clone(), key: key.to_owned(), token }))
 }
 
+/// Where answers are kept, for what seals them.
+const PLACE: &str = "idempotency_keys.body";
+
 type Row = (String, Vec<u8>, Option<i64>, Option<String>, Option<Vec<u8>>);
 
-fn begun(row: Row, route: &str, body_sha256: &[u8; 32]) -> Result<Begun, StoreError> {
+fn begun(
+    store: &Store,
+    project: &Project,
+    row: Row,
+    (route, body_sha256): (&str, &[u8; 32]),
+) -> Result<Begun, StoreError> {
     let (stored_route, stored_sha256, status, content_type, body) = row;
     if stored_route != route || stored_sha256 != body_sha256 {
         return Ok(Begun::Conflict);
     }
     let Some(status) = status else { return Ok(Begun::UnderWay) };
+    let body = body.unwrap_or_default();
+    let body = match store.keyring().of(project)? {
+        None => body,
+        Some(key) => sealed::open(&key, PLACE, &body).map_err(|error| StoreError::Damaged {
+            table: "idempotency_keys",
+            value: format!("a body: {error}"),
+        })?,
+    };
     let damaged = |_| StoreError::Damaged { table: "idempotency_keys", value: status.to_string() };
     Ok(Begun::Answered(Answer {
         status: u16::try_from(status).map_err(damaged)?,
         content_type: content_type.unwrap_or_default(),
-        body: body.unwrap_or_default(),
+        body,
     }))
 }
 
@@ -104,6 +121,10 @@ pub async fn complete(store: &Store, held: Held, answer: &Answer, now: Timestamp
     if answer.body.len() > limits::IDEMPOTENCY_BODY_BYTES_MAX {
         return release(store, held).await;
     }
+    let sealed = match store.keyring().of(&held.project)? {
+        None => None,
+        Some(key) => Some(sealed::seal(&key, PLACE, &answer.body)?),
+    };
     let mut transaction = store.write().await?;
     sqlx::query(
         "UPDATE idempotency_keys SET status = $5, content_type = $6, body = $7, expires_at = $8 \
@@ -115,7 +136,7 @@ pub async fn complete(store: &Store, held: Held, answer: &Answer, now: Timestamp
     .bind(&held.token)
     .bind(i64::from(answer.status))
     .bind(&answer.content_type)
-    .bind(&answer.body)
+    .bind(sealed.as_ref().unwrap_or(&answer.body))
     .bind(now.plus(limits::IDEMPOTENCY_KEPT).millis())
     .execute(&mut *transaction)
     .await?;

@@ -12,6 +12,7 @@ pub use claim::{Claim, claim, claim_next, claim_waiting, create_claimed, next_wa
 pub use pause::{finish_paused, pause, resume};
 
 use crate::files::Staging;
+use crate::ledger::{NewBill, Outcome, bills};
 use crate::models::{self, NewVersion, Version};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -108,6 +109,8 @@ pub struct NewJob {
     /// The name of the model that it makes.
     pub model: String,
     pub steps: u64,
+    /// Who pays for it; None: nobody's key.
+    pub bill: Option<NewBill>,
 }
 
 /// What the owner of a job must know after each report.
@@ -129,6 +132,9 @@ pub struct Progress {
 }
 
 /// Puts a job into the queue.
+///
+/// # Errors
+/// A budget does not cover the most that it can cost.
 pub async fn create(
     store: &Store,
     project: &Project,
@@ -158,6 +164,18 @@ async fn insert(
     new: NewJob,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    if store.keyring().is_encrypted(project)? {
+        let message = format!(
+            "the project {} is encrypted, and what a job writes (rows, checkpoints, weights) is not sealed yet: train in \
+             a project that is not",
+            project.id
+        );
+        return Err(StoreError::Refused { code: "encrypted_project", message });
+    }
+    let price = match &new.bill {
+        Some(bill) => bills::price(store, project, bill).await?,
+        None => None,
+    };
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO jobs (tenant, project, id, state, attempt, cancel_requested, spec, model, step, steps, \
@@ -174,6 +192,9 @@ async fn insert(
     .bind(new.request)
     .execute(&mut *transaction)
     .await?;
+    if let Some(bill) = &new.bill {
+        bills::open(&mut transaction, (project, id), bill, price.as_ref(), now).await?;
+    }
     transaction.commit().await?;
     Ok(())
 }
@@ -193,7 +214,7 @@ pub async fn count_unfinished(store: &Store, project: &Project, kind: Kind) -> R
     number(n)
 }
 
-/// Writes how far the job is and renews its lease.
+/// Writes how far the job is and what its claim counted, and renews its lease.
 pub async fn report(
     store: &Store,
     claim: &Claim,
@@ -214,6 +235,9 @@ pub async fn report(
     .fetch_optional(&mut *transaction)
     .await?;
     let (cancel_requested, wish) = row.ok_or_else(|| fenced(claim))?;
+    if let Some(done) = claim.counted() {
+        bills::note(&mut transaction, claim.id(), &done).await?;
+    }
     transaction.commit().await?;
     Ok(match (cancel_requested, wish.as_str()) {
         (0, "pause") => Signal::Pause,
@@ -234,13 +258,13 @@ pub async fn finish_done(
     outcome: impl FnOnce(&Version) -> String,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
-    models::flush(&staging).await?;
+    let ready = models::ready(store, &claim.project, &staging, now).await?;
     let mut transaction = store.write().await?;
     // The fence first: an overtaken attempt must not publish.
     end(&mut transaction, claim, State::Done, "", now).await?;
-    let layout = store.layout();
+    settle(&mut transaction, claim, Outcome::Completed, now).await?;
     let version =
-        models::publish_in(&mut transaction, layout, &claim.project, new, &staging, manifest, now).await?;
+        models::publish_in(&mut transaction, store, &claim.project, new, &ready, manifest, now).await?;
     let written = sqlx::query(
         "UPDATE jobs SET outcome = $2, step = CASE WHEN steps > step THEN steps ELSE step END WHERE id = $1",
     )
@@ -266,6 +290,7 @@ pub async fn finish_done_with(
 ) -> Result<(), StoreError> {
     let mut transaction = store.write().await?;
     end(&mut transaction, claim, State::Done, "", now).await?;
+    settle(&mut transaction, claim, Outcome::Completed, now).await?;
     sqlx::query("UPDATE jobs SET outcome = $2 WHERE id = $1")
         .bind(claim.id().as_str())
         .bind(outcome)
@@ -282,7 +307,7 @@ pub async fn finish_failed(
     message: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    finish_without_result(store, claim, State::Failed, message, now).await
+    finish_without_result(store, claim, (State::Failed, Outcome::Failed), message, now).await
 }
 
 /// Ends the job because somebody asked for it, so that it can be resumed later.
@@ -292,20 +317,31 @@ pub async fn finish_cancelled(
     message: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    finish_without_result(store, claim, State::Cancelled, message, now).await
+    finish_without_result(store, claim, (State::Cancelled, Outcome::Cancelled), message, now).await
 }
 
 async fn finish_without_result(
     store: &Store,
     claim: &Claim,
-    state: State,
+    (state, outcome): (State, Outcome),
     message: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let mut transaction = store.write().await?;
     end(&mut transaction, claim, state, message, now).await?;
+    settle(&mut transaction, claim, outcome, now).await?;
     transaction.commit().await?;
     Ok(())
+}
+
+/// Who pays for the job pays what was done.
+async fn settle(
+    transaction: &mut crate::db::Transaction,
+    claim: &Claim,
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    bills::settle(transaction, claim.id(), outcome, claim.counted(), now).await
 }
 
 async fn end(
@@ -353,6 +389,10 @@ pub async fn cancel(
     .bind(now.millis())
     .fetch_optional(&mut *transaction)
     .await?;
+    if row.as_ref().is_some_and(|(state,)| state == State::Cancelled.as_str()) {
+        // Nobody works on it: what a paused one noted is all.
+        bills::settle(&mut transaction, id, Outcome::Cancelled, None, now).await?;
+    }
     transaction.commit().await?;
     let Some((state,)) = row else {
         let state = find(store, project, id).await?.state;

@@ -14,6 +14,7 @@
 //! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
 //! DATA_DIR/responses/ID.json, ID.lock                 a kept answer, and who makes one of the background
+//! DATA_DIR/keyring/TENANT/PROJECT.json                a project's wrapped key; PROJECT.destroyed where it was destroyed
 //! DATA_DIR/spool/OWNER.lock, OWNER.N.spool           what a process has not told the ledger yet
 //! DATA_DIR/staging/ID/, DATA_DIR/staging/ID.lock      versions that are being written, folders being removed
 //! ```
@@ -127,6 +128,20 @@ impl Layout {
         self.root.join("projects").join(folder_name(&project.tenant)).join(folder_name(&project.id))
     }
 
+    /// The wrapped keys of encrypted projects.
+    pub(crate) fn keyring(&self) -> PathBuf {
+        self.root.join("keyring")
+    }
+
+    pub(crate) fn project_key(&self, project: &Project) -> PathBuf {
+        self.keyring().join(folder_name(&project.tenant)).join(format!("{}.json", folder_name(&project.id)))
+    }
+
+    /// Says that a project's key was destroyed.
+    pub(crate) fn project_key_destroyed(&self, project: &Project) -> PathBuf {
+        self.project_key(project).with_extension("destroyed")
+    }
+
     /// What processes have not told the ledger yet.
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
@@ -150,6 +165,26 @@ fn folder_name(text: &str) -> String {
     name
 }
 
+/// The text that [`folder_name`] made a path part of.
+pub(crate) fn text_of_folder(part: &str) -> String {
+    let bytes = part.as_bytes();
+    let (mut text, mut i) = (Vec::with_capacity(bytes.len()), 0);
+    while i < bytes.len() {
+        let coded = (bytes[i] == b'%').then(|| part.get(i + 1..i + 3)).flatten();
+        match coded.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                text.push(byte);
+                i += 3;
+            }
+            None => {
+                text.push(bytes[i]);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +198,9 @@ mod tests {
         assert_eq!(path("default", "default"), "models/a/1");
         assert_eq!(path("t", "p"), "projects/t/p/models/a/1");
         assert_eq!(path("..", "a/b"), "projects/%2E%2E/a%2Fb/models/a/1");
+        for text in ["..", "a/b", "plain-1_2", "é%41"] {
+            assert_eq!(text_of_folder(&folder_name(text)), text);
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //!
 //! Reading order: [`layout`] (where things lie), [`files`] (durable files, staging, locks), [`Store`] (the
 //! rows; [`Database`] says in which database), then one file per table: [`keys`], [`tenancy`], [`models`], [`registry`], [`jobs`], [`idempotency`], [`privacy`], [`data_files`], [`ledger`];
-//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along.
+//! [`selections`], [`runs`] and [`responses`] are documents in files; [`backup`] takes all of it along; [`vault`] seals what encrypted projects keep;
+//! [`blobs`]: an object store, where there is one.
 
 #![forbid(unsafe_code)]
 
 pub mod backup;
 pub mod batches;
+pub mod blobs;
 #[cfg(test)]
 mod conformance;
 pub mod data_files;
@@ -19,6 +21,8 @@ mod database;
 mod db;
 mod error;
 pub mod evidence;
+#[cfg(test)]
+mod faults;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;
@@ -34,7 +38,9 @@ mod schema;
 pub mod selections;
 pub mod tenancy;
 pub mod uploads;
+pub mod vault;
 
+pub use blobs::Blobs;
 pub use database::Database;
 pub use db::Store;
 pub use error::StoreError;

@@ -1,24 +1,26 @@
 //! Versions of models: a row and a folder that appear together and go together.
 
 mod deletion;
+pub mod shares;
 
-pub use deletion::{delete, delete_all};
+pub use deletion::{delete, delete_all, withdraw};
 
 use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree, write_durably};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
-use crate::registry::Act;
-use crate::tenancy::audit;
-use crate::{Layout, Store, StoreError};
+use crate::registry::{self, Act, EventKind, NewEvent};
+use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
-use serde_json::json;
+use lyceum_types::limits;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// A version that can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
+    /// The project that has it; others may ask what is shared with them ([`shares`]).
+    pub owner: Project,
     pub name: ModelName,
     pub number: u32,
     pub family: String,
@@ -70,15 +72,32 @@ pub async fn publish(
     manifest: impl FnOnce(u32) -> Vec<u8>,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
-    flush(&staging).await?;
+    let ready = ready(store, project, &staging, now).await?;
     let mut transaction = store.write().await?;
-    let version = publish_in(&mut transaction, store.layout(), project, new, &staging, manifest, now).await?;
+    let version = publish_in(&mut transaction, store, project, new, &ready, manifest, now).await?;
     commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
 }
 
-/// Flushes the staged files: slow, so before the transaction that holds up other writers.
-pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
+/// A staged folder whose files are flushed and, where there is an object store, there.
+pub(crate) struct Ready<'a> {
+    staging: &'a Staging,
+    coming: Option<blobs::Coming>,
+}
+
+/// Flushes the staged files and brings them where they belong: slow, so before the transaction that holds up other
+/// writers.
+pub(crate) async fn ready<'a>(
+    store: &Store,
+    project: &Project,
+    staging: &'a Staging,
+    now: Timestamp,
+) -> Result<Ready<'a>, StoreError> {
+    flush(staging).await?;
+    Ok(Ready { staging, coming: blobs::bring(store, project, staging.path(), now).await? })
+}
+
+async fn flush(staging: &Staging) -> Result<(), StoreError> {
     let path = staging.path().to_owned();
     let joined = tokio::task::spawn_blocking({
         let path = path.clone();
@@ -91,10 +110,10 @@ pub(crate) async fn flush(staging: &Staging) -> Result<(), StoreError> {
 /// lies at the new place without a row is what a crash left there.
 pub(crate) async fn publish_in(
     transaction: &mut Transaction,
-    layout: &Layout,
+    store: &Store,
     project: &Project,
     new: NewVersion,
-    staging: &Staging,
+    ready: &Ready<'_>,
     manifest: impl FnOnce(u32) -> Vec<u8>,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
@@ -132,10 +151,16 @@ pub(crate) async fn publish_in(
     .execute(&mut **transaction)
     .await?;
 
+    let (layout, staging) = (store.layout(), ready.staging);
     let manifest = manifest(number);
     write_durably(&staging.path().join(MANIFEST), &manifest)?;
     let hash = format!("{}  {MANIFEST}\n", sha256(&manifest));
     write_durably(&staging.path().join(MANIFEST_SHA256), hash.as_bytes())?;
+    if let Some(coming) = &ready.coming {
+        coming.hold(transaction, &path).await?;
+        coming.add(transaction, store, (&path, MANIFEST), &manifest, now).await?;
+        coming.add(transaction, store, (&path, MANIFEST_SHA256), hash.as_bytes(), now).await?;
+    }
     let dir = layout.root().join(path);
     let parent = dir.parent().unwrap_or(layout.root());
     crate::files::create_private_dir(parent)?;
@@ -146,7 +171,21 @@ pub(crate) async fn publish_in(
     }
     rename_durably(staging.path(), &dir)?;
     let NewVersion { name, family, task, n_params, bytes, sha256, job, held } = new;
-    Ok(Version { name, number, family, task, n_params, bytes, sha256, job, created_at: now, held, dir })
+    let owner = project.clone();
+    Ok(Version {
+        owner,
+        name,
+        number,
+        family,
+        task,
+        n_params,
+        bytes,
+        sha256,
+        job,
+        created_at: now,
+        held,
+        dir,
+    })
 }
 
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
@@ -184,8 +223,26 @@ pub(crate) async fn commit_or_take_back(
     Ok(())
 }
 
-/// The version that a reference means; a bare name the newest that is not held.
+/// The version that a reference means, with its folder on this machine; a bare name the newest that is not held.
+///
+/// # Errors
+/// There is none; its files lie in an object store that does not give them.
 pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
+    let version = find(store, project, reference).await?;
+    have(store, &version).await?;
+    Ok(version)
+}
+
+/// Sees to it that a version's folder is on this machine.
+///
+/// # Errors
+/// Its files lie in an object store that does not give them, or other bytes than were written.
+pub async fn have(store: &Store, version: &Version) -> Result<(), StoreError> {
+    blobs::have(store, &Layout::version_path(&version.owner, &version.name, version.number)).await
+}
+
+/// As [`resolve`], for whom the row is enough: the folder may be elsewhere.
+pub async fn find(store: &Store, project: &Project, reference: &ModelRef) -> Result<Version, StoreError> {
     // One statement with static text for the three kinds of reference: exactly one of $4 and $5 is set, or none.
     let (number, alias) = match &reference.version {
         VersionRef::Latest => (None, None),
@@ -210,7 +267,7 @@ pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> 
     .fetch_optional(&store.reader)
     .await?;
     let row = row.ok_or_else(|| StoreError::NotFound { what: "model", id: reference.to_string() })?;
-    parse(row, store.layout())
+    parse(row, store.layout(), project)
 }
 
 /// Every version that can be served, by name and number.
@@ -223,7 +280,7 @@ pub async fn list(store: &Store, project: &Project) -> Result<Vec<Version>, Stor
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
-    rows.into_iter().map(|row| parse(row, store.layout())).collect()
+    rows.into_iter().map(|row| parse(row, store.layout(), project)).collect()
 }
 
 /// Lets the bare name serve a version that was held back. Returns the version as it was before.
@@ -235,7 +292,7 @@ pub async fn promote(
     act: &Act,
 ) -> Result<Version, StoreError> {
     let reference = ModelRef { name: name.clone(), version: VersionRef::Number(number) };
-    let before = resolve(store, project, &reference).await?;
+    let before = find(store, project, &reference).await?;
     let mut transaction = store.write().await?;
     let done = sqlx::query(
         "UPDATE model_versions SET held = NULL \
@@ -250,13 +307,12 @@ pub async fn promote(
     if done.rows_affected() == 0 {
         return Err(StoreError::NotFound { what: "model", id: reference.to_string() });
     }
-    let event = audit::Event {
-        kind: "model.promoted",
-        project: Some(&project.id),
-        resource: &before.id(),
-        data: json!({ "was_held": before.held, "note": act.note }),
-    };
-    audit::append(&mut transaction, &project.tenant, &act.audited(), event).await?;
+    let event = NewEvent { kind: EventKind::Promoted, version: number, alias: None, before: None };
+    let mut act = act.clone();
+    if let (Some(why), true) = (&before.held, act.note.is_empty()) {
+        act.note = format!("it was held: {why}").chars().take(limits::NOTE_CHARS_MAX).collect();
+    }
+    registry::record(&mut transaction, project, name, event, &act).await?;
     transaction.commit().await?;
     Ok(before)
 }
@@ -268,10 +324,11 @@ fn saturate(number: u64) -> i64 {
 type VersionRow =
     (String, i64, String, String, i64, i64, String, String, Option<String>, i64, Option<String>);
 
-fn parse(row: VersionRow, layout: &Layout) -> Result<Version, StoreError> {
+fn parse(row: VersionRow, layout: &Layout, owner: &Project) -> Result<Version, StoreError> {
     let (name, number, family, task, n_params, bytes, sha256, path, job, created_at, held) = row;
     let damaged = |value: String| StoreError::Damaged { table: "model_versions", value };
     Ok(Version {
+        owner: owner.clone(),
         name: name.parse().map_err(|_| damaged(name))?,
         number: u32::try_from(number).map_err(|_| damaged(number.to_string()))?,
         family,

@@ -49,6 +49,8 @@ impl Act {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     Approved,
+    /// Its bare name serves it although its gate held it back.
+    Promoted,
     Set,
     RolledBack,
     Removed,
@@ -56,12 +58,19 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    const ALL: [EventKind; 5] =
-        [EventKind::Approved, EventKind::Set, EventKind::RolledBack, EventKind::Removed, EventKind::Deleted];
+    const ALL: [EventKind; 6] = [
+        EventKind::Approved,
+        EventKind::Promoted,
+        EventKind::Set,
+        EventKind::RolledBack,
+        EventKind::Removed,
+        EventKind::Deleted,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
             EventKind::Approved => "approved",
+            EventKind::Promoted => "promoted",
             EventKind::Set => "set",
             EventKind::RolledBack => "rolled_back",
             EventKind::Removed => "removed",
@@ -73,6 +82,7 @@ impl EventKind {
     fn audited(self) -> &'static str {
         match self {
             EventKind::Approved => "model.approved",
+            EventKind::Promoted => "model.promoted",
             EventKind::Set => "model_alias.updated",
             EventKind::RolledBack => "model_alias.rolled_back",
             EventKind::Removed => "model_alias.deleted",
@@ -260,7 +270,7 @@ fn standing(events: &[Event], alias: &Alias) -> Vec<u32> {
                 }
             }
             EventKind::Removed => versions.clear(),
-            EventKind::Approved | EventKind::Deleted => {}
+            EventKind::Approved | EventKind::Promoted | EventKind::Deleted => {}
         }
     }
     versions

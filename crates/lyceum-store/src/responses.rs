@@ -2,7 +2,8 @@
 //!
 //! An id is a UUID that begins with its time, so what has expired is told by its name alone.
 
-use crate::files::{WorkLock, create_private_dir, write_durably};
+use crate::files::{WorkLock, create_private_dir};
+use crate::vault::{read_document, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
@@ -55,7 +56,7 @@ pub fn save(
     let folder = store.layout().responses(project);
     create_private_dir(&folder)?;
     trim(&folder, limits::RESPONSES_MAX - 1, now)?;
-    write_durably(&path(&folder, id), json)
+    write_document(store, project, &path(&folder, id), json)
 }
 
 /// Takes an answer that is to be made in the background; `Ok(None)` when a living process makes it.
@@ -81,11 +82,7 @@ pub fn read(
         remove(&path)?;
         return Err(unknown(id));
     }
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(unknown(id)),
-        Err(error) => Err(StoreError::file("read", &path, error)),
-    }
+    read_document(store, project, &path)?.ok_or_else(|| unknown(id))
 }
 
 /// # Errors

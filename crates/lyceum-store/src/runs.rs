@@ -1,7 +1,8 @@
 //! Background runs: one JSON document each, rewritten as the run goes on, beside the rows that it found and a lock
 //! that says whether the process that works on it lives.
 
-use crate::files::{WorkLock, create_private_dir, write_durably};
+use crate::files::{WorkLock, create_private_dir};
+use crate::vault::{read_document, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::ids::Project;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 pub enum Kind {
     Robustness,
     Explanation,
+    Cascade,
 }
 
 impl Kind {
@@ -18,6 +20,7 @@ impl Kind {
         match self {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
+            Kind::Cascade => "casc_",
         }
     }
 
@@ -25,6 +28,7 @@ impl Kind {
         match self {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
+            Kind::Cascade => "cascade",
         }
     }
 }
@@ -65,7 +69,7 @@ pub fn own(store: &Store, project: &Project, id: &RunId) -> Result<Option<WorkLo
 /// # Errors
 /// The disk.
 pub fn save(store: &Store, project: &Project, id: &RunId, json: &[u8]) -> Result<(), StoreError> {
-    write_durably(&path(store, project, id, "json"), json)
+    write_document(store, project, &path(store, project, id, "json"), json)
 }
 
 /// Writes the rows that a run found, a JSON document a line.
@@ -73,7 +77,7 @@ pub fn save(store: &Store, project: &Project, id: &RunId, json: &[u8]) -> Result
 /// # Errors
 /// The disk.
 pub fn save_lines(store: &Store, project: &Project, id: &RunId, lines: &[u8]) -> Result<(), StoreError> {
-    write_durably(&path(store, project, id, "jsonl"), lines)
+    write_document(store, project, &path(store, project, id, "jsonl"), lines)
 }
 
 /// # Errors
@@ -129,13 +133,8 @@ pub fn trim(store: &Store, project: &Project, kind: Kind, kept: usize) -> Result
 
 fn read_file(store: &Store, project: &Project, id: &RunId, extension: &str) -> Result<Vec<u8>, StoreError> {
     let path = path(store, project, id, extension);
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(StoreError::NotFound { what: "run", id: id.0.clone() })
-        }
-        Err(error) => Err(StoreError::file("read", &path, error)),
-    }
+    let found = read_document(store, project, &path)?;
+    found.ok_or_else(|| StoreError::NotFound { what: "run", id: id.0.clone() })
 }
 
 fn path(store: &Store, project: &Project, id: &RunId, extension: &str) -> PathBuf {

@@ -20,6 +20,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0010_ledger.sql"),
     include_str!("../migrations/0011_batches.sql"),
     include_str!("../migrations/0012_fine_tuning.sql"),
+    include_str!("../migrations/0013_job_bills.sql"),
+    include_str!("../migrations/0014_blobs.sql"),
+    include_str!("../migrations/0015_shares.sql"),
+    include_str!("../migrations/0016_promotions.sql"),
+    include_str!("../migrations/0017_guard_policies.sql"),
 ];
 
 /// The database that is migrated.
@@ -42,7 +47,8 @@ pub(crate) async fn migrate(
 ) -> Result<(), StoreError> {
     if home.database.is_postgres() {
         // Session locks end with the connection, also when something fails below.
-        sqlx::query("SELECT pg_advisory_lock($1)").bind(OPENING).execute(&mut *connection).await?;
+        let lock = "SELECT pg_advisory_lock(hashtextextended(COALESCE(current_schema(), ''), $1))";
+        sqlx::query(lock).bind(OPENING).execute(&mut *connection).await?;
     }
     let versions = "CREATE TABLE IF NOT EXISTS schema_versions \
                     (version INTEGER NOT NULL PRIMARY KEY, applied_at INTEGER NOT NULL) STRICT";

@@ -4,14 +4,14 @@
 //! is there whole or not at all, and never comes behind the upload's end. What has expired is removed by the next upload.
 
 use crate::data_files::{Arrived, Incoming};
-use crate::files::{WorkLock, create_private_dir, sync_dir, write_durably};
+use crate::files::{WorkLock, create_private_dir, sync_dir};
+use crate::vault::{Contents, read_document, sealed, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{PartId, Project, UploadId};
 use lyceum_types::limits;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub fn create(store: &Store, project: &Project, id: &UploadId, upload: &Upload) 
 
 fn save(store: &Store, project: &Project, id: &UploadId, upload: &Upload) -> Result<(), StoreError> {
     let json = serde_json::to_vec(upload).expect("an upload is plain data: bug");
-    write_durably(&folder(store, project, id).join("upload.json"), &json)
+    write_document(store, project, &folder(store, project, id).join("upload.json"), &json)
 }
 
 /// Removes what has expired; how many pending ones are left.
@@ -114,10 +114,8 @@ pub fn find(store: &Store, project: &Project, id: &UploadId, now: Timestamp) -> 
 
 fn read(store: &Store, project: &Project, id: &UploadId) -> Result<Upload, StoreError> {
     let path = folder(store, project, id).join("upload.json");
-    let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => StoreError::NotFound { what: "upload", id: id.to_string() },
-        _ => StoreError::file("read", &path, error),
-    })?;
+    let bytes = read_document(store, project, &path)?;
+    let bytes = bytes.ok_or_else(|| StoreError::NotFound { what: "upload", id: id.to_string() })?;
     let damaged = || StoreError::Damaged { table: "uploads", value: id.to_string() };
     serde_json::from_slice(&bytes).map_err(|_| damaged())
 }
@@ -168,7 +166,8 @@ pub fn add_part(
     for entry in std::fs::read_dir(&folder).map_err(|e| StoreError::file("list", &folder, e))?.flatten() {
         if entry.file_name().to_string_lossy().parse::<PartId>().is_ok() {
             n += 1;
-            bytes += entry.metadata().map_err(|e| StoreError::file("inspect", &entry.path(), e))?.len();
+            let found = entry.metadata().map_err(|e| StoreError::file("inspect", &entry.path(), e))?.len();
+            bytes += if arrived.key.is_some() { sealed::plain_bytes(found).unwrap_or(0) } else { found };
         }
     }
     if bytes > upload.bytes {
@@ -182,7 +181,7 @@ pub fn add_part(
         ));
     }
     let to = folder.join(part.as_str());
-    std::fs::rename(arrived.path(), &to).map_err(|e| StoreError::file("rename", &to, e))?;
+    crate::files::disk::rename(&arrived.path(), &to).map_err(|e| StoreError::file("rename", &to, e))?;
     sync_dir(&folder)
 }
 
@@ -211,13 +210,18 @@ pub fn complete(
     let (upload, lock) = held(store, project, id, now)?;
     let folder = folder(store, project, id);
     let mut digest = Md5::new();
-    let mut incoming = Incoming::begin(store)?;
+    let mut incoming = Incoming::begin(store, project)?;
     let mut n_bytes = 0;
     for (i, part) in parts.iter().enumerate() {
         if parts[..i].contains(part) {
             return Err(refused("duplicate_part", format!("the part {part} stands twice in part_ids")));
         }
-        n_bytes += copy(&folder.join(part.as_str()), part, &mut |chunk: &[u8]| {
+        let from = folder.join(part.as_str());
+        if !from.exists() {
+            return Err(refused("unknown_part", format!("the upload has no part {part}")));
+        }
+        let contents = Contents::open(&from, incoming.key(), crate::data_files::PLACE)?;
+        n_bytes += copy(&contents, &from, &mut |chunk: &[u8]| {
             digest.update(chunk);
             incoming.write(chunk).map(|_| ())
         })?;
@@ -234,20 +238,13 @@ pub fn complete(
 }
 
 fn copy(
+    contents: &Contents,
     path: &Path,
-    part: &PartId,
     write: &mut dyn FnMut(&[u8]) -> Result<(), StoreError>,
 ) -> Result<u64, StoreError> {
-    let mut file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(refused("unknown_part", format!("the upload has no part {part}")));
-        }
-        Err(error) => return Err(StoreError::file("open", path, error)),
-    };
     let (mut chunk, mut n_bytes) = (vec![0; 1 << 20], 0);
     loop {
-        let n = file.read(&mut chunk).map_err(|e| StoreError::file("read", path, e))?;
+        let n = contents.read_at(n_bytes, &mut chunk).map_err(|e| StoreError::file("read", path, e))?;
         if n == 0 {
             return Ok(n_bytes);
         }
@@ -295,7 +292,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
     fn part(store: &Store, bits: u128, bytes: &[u8]) -> (PartId, Arrived) {
-        let mut incoming = Incoming::begin(store).unwrap();
+        let mut incoming = Incoming::begin(store, &Project::default_project()).unwrap();
         incoming.write(bytes).unwrap();
         (PartId::from_bits(bits), incoming.end().unwrap())
     }

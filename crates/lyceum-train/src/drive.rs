@@ -6,7 +6,7 @@
 use crate::checkpoint::{self, Progress, Snapshot};
 use crate::data::Dataset;
 use crate::error::TrainError;
-use crate::observer::{Event, Observer, StepEvent};
+use crate::observer::{Event, Observer, StepEvent, Trained};
 use crate::private::{Noise, Private};
 use crate::run::{Run, StepReport};
 use lyceum_models::Model;
@@ -36,6 +36,8 @@ pub(crate) struct Course<'a> {
     /// Of the spec and the data: a checkpoint continues only the run that made it.
     pub identity: &'a str,
     pub private: Option<(&'a Private, &'a Noise)>,
+    /// What the first steps of the run are trained on.
+    pub trained: &'a dyn Fn(u64) -> Trained,
     /// Where checkpoints go; None keeps none.
     pub dir: Option<&'a Path>,
 }
@@ -79,6 +81,7 @@ pub(crate) fn drive(
             lr: report.lr,
             samples_per_s: report.n_examples as f64 / per_step.max(1e-9),
             eta_s: per_step * (run.total_steps() - progress.step) as f64,
+            trained: (course.trained)(progress.step),
         }))?;
         if let Some(metrics) = course.metrics.filter(|_| is_due(progress.step, run.spec.eval_every, run)) {
             let found = metrics(&run.model, &mut ws)?;

@@ -11,7 +11,7 @@ use crate::drive::{self, Course, drive, probe, save};
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::measure::{self, Measured};
-use crate::observer::{Event, Observer, Silent};
+use crate::observer::{Event, Observer, Silent, Trained};
 use crate::private::{self, Noise, Private};
 use crate::robust::Robust;
 use crate::run::Run;
@@ -139,6 +139,7 @@ pub fn learn(
         Some(privacy) => Some(Private::new(spec, privacy, &shape, loaded.train.len(), steps)?),
         None => None,
     };
+    let trained = |steps: u64| Trained::Rows(trained_rows(spec, &loaded.train, steps));
     let mut noise: Option<Noise> = None;
     let identity = identity(spec, loaded);
     let dir = observer.checkpoint_dir();
@@ -161,7 +162,8 @@ pub fn learn(
             let problem = "its noise key is gone: going on with another would spend more".to_owned();
             return Err(TrainError::Checkpoint { path: path.display().to_string(), problem });
         }
-        observer.event(&Event::Resumed { step: progress.step, path: &path })?;
+        let trained = trained(progress.step);
+        observer.event(&Event::Resumed { step: progress.step, path: &path, trained })?;
     } else if run.total_steps() >= drive::QUOTED_STEPS_MIN {
         quote(spec, &run, loaded, private.as_ref(), observer)?;
     }
@@ -191,6 +193,7 @@ pub fn learn(
         metrics: loaded.valid.is_some().then_some(&metrics),
         identity,
         private: private.as_ref().zip(noise.as_ref()),
+        trained: &trained,
         dir: dir.as_deref(),
     };
     let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
@@ -212,6 +215,33 @@ pub fn learn(
         privacy.limits.push(private::AUDIT_LOST.into());
     }
     Ok(Learnt { model: run.model, shape, steps, seconds: progress.seconds, privacy })
+}
+
+/// Rows of the first `steps` steps of a run on this part: of a private one, as many as are drawn on average.
+fn trained_rows(spec: &Spec, train: &data::Dataset, steps: u64) -> u64 {
+    let Some(privacy) = &spec.privacy else {
+        return crate::run::order(&spec.train, spec.seed, train).n_examples(steps);
+    };
+    let expected = spec.train.batch_size * spec.train.accumulate;
+    let a_step = match privacy.sampling_rate {
+        Some(q) => q * train.len() as f64,
+        None => expected.min(train.len()) as f64,
+    };
+    (a_step * steps as f64).round() as u64
+}
+
+/// The steps of a whole run on loaded data, and the most rows that it can be trained on, those of its folds among them.
+pub fn quoted(spec: &Spec, loaded: &Loaded) -> (u64, u64) {
+    let steps = crate::run::total_steps(&spec.train, spec.seed, &loaded.train);
+    let rows = trained_rows(spec, &loaded.train, steps);
+    // A fold is trained on a part of all rows; of a text a window may lie across the parts.
+    let n_rows = (loaded.train.len() + loaded.valid.as_ref().map_or(0, data::Dataset::len) + 1) as u64;
+    let a_step = (spec.train.batch_size * spec.train.accumulate) as u64;
+    let a_fold = match (spec.train.steps, spec.train.epochs) {
+        (Some(steps), _) => steps as u64 * a_step.min(n_rows),
+        (None, epochs) => epochs.unwrap_or(1) as u64 * n_rows,
+    };
+    (steps, rows + a_fold * spec.data.folds.unwrap_or(0) as u64)
 }
 
 /// All statistics that would be published without having been declared, in one message.
@@ -371,7 +401,8 @@ fn cross_validate(
         let mut spec = spec.clone();
         spec.data.test = None;
         let fitted = fit(&spec, loaded, &mut Silent, control)?;
-        observer.event(&Event::Fold { fold, n_folds, metrics: &fitted.metrics })?;
+        let trained_rows = trained_rows(&spec, &fitted.loaded.train, fitted.steps);
+        observer.event(&Event::Fold { fold, n_folds, metrics: &fitted.metrics, trained_rows })?;
         for (name, metric) in fitted.metrics {
             values.entry(name.replacen("valid_", "cv_", 1)).or_default().push(metric.value);
         }

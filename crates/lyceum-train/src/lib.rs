@@ -28,5 +28,5 @@ pub mod tune;
 pub mod version;
 
 pub use error::TrainError;
-pub use fit::{Fitted, Learnt, adopt, fit, learn, train};
-pub use observer::{Event, Observer, Silent, StepEvent};
+pub use fit::{Fitted, Learnt, adopt, fit, learn, quoted, train};
+pub use observer::{Event, Observer, Silent, StepEvent, Trained};

@@ -36,6 +36,7 @@ pub enum Event<'a> {
     Resumed {
         step: u64,
         path: &'a Path,
+        trained: Trained,
     },
     /// One optimiser step (counted from 1).
     Step(StepEvent),
@@ -58,9 +59,20 @@ pub enum Event<'a> {
         fold: usize,
         n_folds: usize,
         metrics: &'a BTreeMap<String, Metric>,
+        /// Rows that its run was trained on.
+        trained_rows: u64,
     },
     /// The model is trained and is being measured.
     Measuring,
+}
+
+/// What the steps of a run so far were trained on, as often as they were: a function of the run and the step alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trained {
+    /// Tokens in the examples of a fine-tuning.
+    Tokens(u64),
+    /// Rows, of a stream windows; of a private run as many as are drawn on average, for how many were is no one's to know.
+    Rows(u64),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +85,7 @@ pub struct StepEvent {
     pub lr: f64,
     pub samples_per_s: f64,
     pub eta_s: f64,
+    pub trained: Trained,
 }
 
 /// Sees a run. The event's return value can end it.

@@ -58,6 +58,13 @@ impl Order {
         self.micro_steps_per_epoch().div_ceil(self.accumulate)
     }
 
+    /// Examples in the first `steps` optimiser steps.
+    pub fn n_examples(&self, steps: u64) -> u64 {
+        let (an_epoch, per_epoch) = (self.examples_per_epoch() as u64, self.steps_per_epoch() as u64);
+        let begun = (steps % per_epoch) * (self.batch_size * self.accumulate) as u64;
+        (steps / per_epoch) * an_epoch + begun.min(an_epoch)
+    }
+
     /// The epoch (from 0) of an optimiser step (from 0).
     pub fn epoch_of(&self, step: u64) -> u64 {
         step / self.steps_per_epoch() as u64
@@ -117,6 +124,9 @@ mod tests {
                 order.rows(step, micro, &mut rows);
                 seen.extend_from_slice(&rows);
             }
+        }
+        for (steps, n) in [(0, 0), (1, 6), (3, 18), (4, 23), (5, 29), (8, 46)] {
+            assert_eq!(order.n_examples(steps), n, "{steps}");
         }
         seen.sort_unstable();
         assert_eq!(seen, (0..23).collect::<Vec<_>>());

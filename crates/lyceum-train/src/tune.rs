@@ -11,7 +11,7 @@ use crate::data::Dataset;
 use crate::drive::{self, Course, drive, probe};
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
-use crate::observer::{Event, Observer};
+use crate::observer::{Event, Observer, Trained};
 use crate::private::{self, Noise, Promise};
 use crate::run::Run;
 use lyceum_kernels::softmax::cross_entropy;
@@ -22,9 +22,10 @@ use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
 use lyceum_nn::{Recording, Tape, Workspace};
 use lyceum_types::control::Control;
-use lyceum_types::manifest::{Metric, PrivacyReport};
+use lyceum_types::manifest::{DataFile, Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
-use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::tune::{TuneData, TuneSpec};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -116,7 +117,16 @@ pub fn tune(
     let identity = identity(spec, &base, &chats);
     let model = prepared(spec, base, reference)?;
     let mut run = Run::new(&train, spec.seed, model, &chats.train);
-    let Start { progress, best, noise } = start(&mut run, &chats, &identity, promise.as_ref(), observer)?;
+    let counter = RefCell::new(chat::Counter::new(&train, spec.seed, &chats.train));
+    let trained = |steps: u64| match &promise {
+        // How many were drawn is no one's to know.
+        Some(promise) => {
+            Trained::Rows((promise.private.mechanism.expected_batch * steps as f64).round() as u64)
+        }
+        None => Trained::Tokens(counter.borrow_mut().tokens(steps)),
+    };
+    let started = start(&mut run, &chats, (&identity, &trained), promise.as_ref(), observer)?;
+    let Start { progress, best, noise } = started;
     let canaries = promise.as_ref().zip(noise.as_ref()).and_then(|(promise, noise)| promise.canaries(noise));
     let with_canaries = canaries.as_ref().map(|canaries| canaries.among(&chats.train));
     let metrics = |model: &Model, ws: &mut Workspace| match &chats.valid {
@@ -129,6 +139,7 @@ pub fn tune(
         metrics: chats.valid.is_some().then_some(&metrics),
         identity: &identity,
         private: promise.as_ref().map(|promise| &promise.private).zip(noise.as_ref()),
+        trained: &trained,
         dir: dir.as_deref(),
     };
     let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
@@ -158,10 +169,7 @@ pub fn tune(
             Some(report)
         }
     };
-    let trained_tokens = privacy.is_none().then(|| {
-        let (tokens, _) = chat::trained(&train, spec.seed, &chats.train, progress.step);
-        tokens
-    });
+    let trained_tokens = privacy.is_none().then(|| counter.borrow_mut().tokens(progress.step));
     let of = |measured: Option<Measured>| measured.map(|measured| measured.metrics).unwrap_or_default();
     Ok(Tuned {
         n_trained: run.model.params.n_trainable() as u64,
@@ -177,6 +185,89 @@ pub fn tune(
         privacy,
         chats,
     })
+}
+
+/// The base with what a spec learns of it, as it is before the first step: for checkpoints to be read into.
+///
+/// # Errors
+/// As [`tune`].
+pub fn untrained(spec: &TuneSpec, base: Base<'_>) -> Result<Model, TrainError> {
+    let reference = untuned(spec, &base)?;
+    prepared(spec, base, reference)
+}
+
+/// A model's loss on lines that a gate compares versions by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnLines {
+    pub metrics: BTreeMap<String, Metric>,
+    pub file: DataFile,
+    /// A loss a line.
+    rows: Vec<f64>,
+    /// Of what was read: losses of other tokens are not comparable.
+    tokens_sha256: String,
+}
+
+impl OnLines {
+    /// The mean loss with its interval.
+    pub fn loss(&self) -> Option<&Metric> {
+        self.metrics.get("valid_loss")
+    }
+
+    /// The paired test of two models on the same lines, in words; None where there is one line.
+    ///
+    /// # Errors
+    /// Lines that the two read as different tokens, losses that are not finite.
+    pub fn beside(&self, other: &OnLines, called: &str) -> Result<Option<Verdict>, TrainError> {
+        if self.tokens_sha256 != other.tokens_sha256 {
+            let message = format!(
+                "{called} reads the lines as other tokens, and losses of those say nothing of each other"
+            );
+            return Err(TrainError::Spec(message));
+        }
+        if self.rows.len() < 2 {
+            return Ok(None);
+        }
+        Ok(Some(eval::compare_losses(called, "loss", &self.rows, &other.rows, 0)?))
+    }
+}
+
+/// Measures a model on the lines of `file`, rendered and bounded as the spec's own; preferences are held against
+/// `reference`.
+///
+/// # Errors
+/// All that is wrong with the file; an end from outside.
+pub fn on_lines(
+    spec: &TuneSpec,
+    file: &str,
+    (side, reference): (&Base<'_>, &Base<'_>),
+    base_dir: &Path,
+    control: &Control,
+) -> Result<OnLines, TrainError> {
+    let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
+        return Err(TrainError::Spec(format!("{} reads no tokens", side.id)));
+    };
+    let data = TuneData { train: file.to_owned(), valid: None, valid_fraction: None, ..spec.data.clone() };
+    let spec = TuneSpec { data, ..spec.clone() };
+    let Chats { train: mut lines, mut files, .. } =
+        chat::load(&spec, side.words, context, base_dir, control)?;
+    let mut ws = Workspace::new();
+    ask_reference(&whole(reference)?, &mut lines, &mut ws, control)?;
+    let Measured { metrics, rows } = measure(&whole(side)?, &lines, &mut ws, control)?;
+    let mut batch = lines.new_batch();
+    lines.fill(&(0..lines.len()).collect::<Vec<_>>(), &mut batch);
+    let Input::Tokens(tokens) = &batch.input else { unreachable!("chats are tokens: bug") };
+    let offsets = tokens.offsets();
+    let numbers = tokens.ids.iter().chain(&offsets);
+    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+    let file = DataFile { role: "gate".into(), ..files.swap_remove(0) };
+    Ok(OnLines { metrics, file, rows, tokens_sha256: checkpoint::digest(&bytes) })
+}
+
+/// A model with its adapter.
+fn whole(base: &Base<'_>) -> Result<Model, TrainError> {
+    let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
+    let model = base.model.with_adapter(adapter);
+    model.map_err(|error| TrainError::Spec(format!("{} cannot be measured: {error}", base.id)))
 }
 
 /// The base as it answers before it is tuned.
@@ -270,7 +361,7 @@ struct Start {
 fn start(
     run: &mut Run,
     chats: &Chats,
-    identity: &str,
+    (identity, trained): (&str, &dyn Fn(u64) -> Trained),
     promise: Option<&Promise>,
     observer: &mut dyn Observer,
 ) -> Result<Start, TrainError> {
@@ -281,7 +372,8 @@ fn start(
     };
     if let Some(path) = newest {
         let restored = checkpoint::read(&path, identity, &mut run.model.params, &mut run.optimizer)?;
-        observer.event(&Event::Resumed { step: restored.progress.step, path: &path })?;
+        let trained = trained(restored.progress.step);
+        observer.event(&Event::Resumed { step: restored.progress.step, path: &path, trained })?;
         let checkpoint::Restored { progress, best, noise } = restored;
         let noise = match promise {
             Some(promise) => promise.noise(noise, &progress, observer)?,
@@ -346,6 +438,8 @@ struct Answer {
     /// The sum of their negative log-probabilities.
     nats: f64,
     n_tokens: u64,
+    /// Of these, those that were the likeliest.
+    n_right: u64,
 }
 
 /// Every sequence's answer under a model.
@@ -372,11 +466,17 @@ fn answers(
         let asked = model.asked(&mut tape, &batch)?;
         let (n_rows, width) = (asked.targets.len(), model.shape.output.width());
         let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
-        cross_entropy(tape.value(asked.forward.logits), width, &asked.targets, &mut losses, &mut lse);
+        let logits = tape.value(asked.forward.logits);
+        cross_entropy(logits, width, &asked.targets, &mut losses, &mut lse);
+        let is_right = |row: &usize| {
+            let (own, target) = (&logits[row * width..(row + 1) * width], asked.targets[*row] as usize);
+            own.iter().all(|other| *other <= own[target])
+        };
         for pair in asked.offsets.windows(2) {
-            let own = &losses[pair[0] as usize..pair[1] as usize];
-            let nats = own.iter().map(|&loss| f64::from(loss)).sum();
-            all.push(Answer { nats, n_tokens: own.len() as u64 });
+            let rows = pair[0] as usize..pair[1] as usize;
+            let nats = losses[rows.clone()].iter().map(|&loss| f64::from(loss)).sum();
+            let (n_tokens, n_right) = (rows.len() as u64, rows.filter(is_right).count() as u64);
+            all.push(Answer { nats, n_tokens, n_right });
         }
     }
     Ok(all)
@@ -399,7 +499,7 @@ struct Measured {
     rows: Vec<f64>,
 }
 
-/// Loss and perplexity of answers; of preferences the loss, how often the preferred answer is, and by how much.
+/// Loss, perplexity and accuracy of answers, token by token; of preferences the loss, how often the preferred answer is, and by how much.
 fn measure(
     model: &Model,
     data: &Dataset,
@@ -416,6 +516,9 @@ fn measure(
         let counts: Vec<f64> = tokens.iter().map(|&n| n as f64).collect();
         metrics.insert("valid_loss".to_owned(), eval::ratio("loss", &nats, &counts)?);
         metrics.insert("valid_perplexity".to_owned(), eval::perplexity(&nats, &tokens)?);
+        let right = answers.iter().map(|answer| answer.n_right).sum();
+        let accuracy = eval::wilson(right, tokens.iter().sum())?;
+        metrics.insert("valid_mean_token_accuracy".to_owned(), accuracy);
         let rows = answers.iter().map(|answer| answer.nats / answer.n_tokens.max(1) as f64).collect();
         return Ok(Measured { metrics, rows });
     };

@@ -6,11 +6,14 @@ mod tiny;
 
 use lyceum_kernels::stored::Stored;
 use lyceum_models::Model;
+use lyceum_train::chat;
 use lyceum_train::tune::Tuned;
-use lyceum_train::{Event, Observer, TrainError};
+use lyceum_train::{Event, Observer, TrainError, Trained};
+use lyceum_types::manifest::Metric;
 use lyceum_types::spec::parse::Job;
 use lyceum_types::spec::tune::TuneSpec;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tiny::{base_model, chats, chats_of, opened, run};
 
@@ -19,6 +22,8 @@ use tiny::{base_model, chats, chats_of, opened, run};
 struct Kept {
     dir: Option<PathBuf>,
     losses: Vec<f64>,
+    /// Told when it was resumed, and after each step.
+    trained: Vec<Trained>,
     resumed: Option<u64>,
     quoted: bool,
     stop_at: Option<u64>,
@@ -29,11 +34,15 @@ impl Observer for Kept {
         match event {
             Event::Step(step) => {
                 self.losses.push(step.loss);
+                self.trained.push(step.trained);
                 if self.stop_at == Some(step.step) {
                     return Err(TrainError::Spec("killed".into()));
                 }
             }
-            Event::Resumed { step, .. } => self.resumed = Some(*step),
+            Event::Resumed { step, trained, .. } => {
+                self.resumed = Some(*step);
+                self.trained.push(*trained);
+            }
             Event::Quote { .. } => self.quoted = true,
             _ => {}
         }
@@ -78,6 +87,8 @@ fn answers_are_learnt_whole() {
     let tuned = run(&spec("", LONG), base_model(Stored::F32), folder.path(), &mut seen).unwrap();
     let (after, before) = (tuned.metrics["valid_loss"].value, tuned.base_metrics["valid_loss"].value);
     assert!(after < before / 4.0, "{before} to {after}");
+    let right = |metrics: &BTreeMap<String, Metric>| metrics["valid_mean_token_accuracy"].value;
+    assert!(right(&tuned.metrics) > 0.9 && right(&tuned.base_metrics) < 0.2, "{:?}", tuned.metrics);
     assert!(seen.quoted && tuned.steps == 64 && tuned.verdict.is_some());
     assert_eq!(tuned.probes.len(), 4);
 }
@@ -97,13 +108,27 @@ fn a_run_that_was_killed_ends_in_the_bytes_of_one_that_was_not() {
     chats(folder.path());
     let spec = spec("", "steps = 9\nbatch_size = 3\naccumulate = 2\ncheckpoint_every = 2");
     let bytes = |tuned: &Tuned| lyceum_nn::weights::to_safetensors(&tuned.model.params).unwrap();
-    let whole = run(&spec, base_model(Stored::F32), folder.path(), &mut Kept::default()).unwrap();
+    let mut seen = Kept::default();
+    let whole = run(&spec, base_model(Stored::F32), folder.path(), &mut seen).unwrap();
+    // Token by token, over more than one epoch.
+    let (part, mut sum) = (&whole.chats.train, 0);
+    let examples = chat::examples(part, part.len());
+    let n_tokens = |row: usize| examples[row].sequences.iter().map(|tokens| tokens.len() as u64).sum::<u64>();
+    let count = |rows: Vec<usize>| {
+        sum += rows.into_iter().map(n_tokens).sum::<u64>();
+        Trained::Tokens(sum)
+    };
+    let counted: Vec<Trained> =
+        chat::order(&whole.train, spec.seed, part, u64::MAX).into_iter().map(count).collect();
+    assert_eq!((seen.trained.len(), &seen.trained), (9, &counted));
+    assert_eq!(Trained::Tokens(whole.trained_tokens.unwrap()), counted[8]);
     let dir = Some(folder.path().join("checkpoints"));
     let mut killed = Kept { dir: dir.clone(), stop_at: Some(5), ..Kept::default() };
     assert!(run(&spec, base_model(Stored::F32), folder.path(), &mut killed).is_err());
     let mut again = Kept { dir, ..Kept::default() };
     let resumed = run(&spec, base_model(Stored::F32), folder.path(), &mut again).unwrap();
     assert_eq!((again.resumed, again.losses[0]), (Some(4), killed.losses[4]));
+    assert_eq!(again.trained, counted[3..]);
     assert!(bytes(&whole) == bytes(&resumed) && whole.probes == resumed.probes);
 }
 

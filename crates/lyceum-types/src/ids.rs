@@ -272,6 +272,13 @@ impl SelectionId {
     }
 }
 
+impl FileId {
+    /// The file that a job makes has its digits.
+    pub fn of_job(job: &JobId) -> Self {
+        Self(format!("file_{}", &job.0["job_".len()..]))
+    }
+}
+
 /// What a key may do. A project's key has the first three, an organisation's key the last two; neither kind ever
 /// covers what the other is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

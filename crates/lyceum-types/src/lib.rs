@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod card;
+pub mod cascade;
 pub mod clock;
 pub mod control;
 pub mod ids;

@@ -170,6 +170,9 @@ pub const ADVISORY_CHARS_MAX: usize = 512;
 
 /// Texts of one request (OpenAI's bound), and documents of one.
 pub const EMBEDDING_INPUTS_MAX: usize = 2048;
+/// Texts of one moderation, and their bytes.
+pub const MODERATION_INPUTS_MAX: usize = 2048;
+pub const MODERATION_BYTES_MAX: usize = 4 << 20;
 pub const RERANK_DOCUMENTS_MAX: usize = 2048;
 /// Tokens of all texts of one request (OpenAI's bound).
 pub const ENCODED_TOKENS_MAX: usize = 300_000;
@@ -178,6 +181,9 @@ pub const DETOKENIZE_IDS_MAX: usize = 1 << 20;
 
 // Decisions and predictions.
 
+/// Labelled rows of a cascade, and the largest file that they are read from.
+pub const CASCADE_ROWS_MAX: usize = 10_000;
+pub const CASCADE_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Questions of one request.
 pub const QUESTIONS_MAX: usize = 400;
 /// Letters of a label that a language model is asked for.
@@ -201,6 +207,8 @@ pub const EXPLAIN_PASSES_MAX: u64 = 65_536;
 pub const EXPLAIN_PASSES_DEFAULT: u64 = 2048;
 /// Explanations that may be under way at once.
 pub const EXPLANATIONS_MAX: usize = 32;
+/// Memory that one explanation which looks inside a language model may hold between its layers.
+pub const EXPLAIN_BYTES_MAX: usize = 2 << 30;
 /// Explanations that can be asked for again by their id; the oldest leave first.
 pub const EXPLANATIONS_KEPT_MAX: usize = 1024;
 /// Instances that one request explains.
@@ -348,3 +356,16 @@ pub const STANDINGS_MAX: usize = 65_536;
 pub const RATES_COUNTED_MAX: usize = 262_144;
 /// How often failed logins are summed up in the audit log.
 pub const LOGIN_FAILURES_EVERY: Duration = Duration::from_secs(60);
+
+// The guard.
+
+/// Texts up to this length are looked through where the request is read; longer ones would hold up others.
+pub const GUARD_INLINE_BYTES_MAX: usize = 16 << 10;
+/// How long what was masked can be brought back.
+pub const RESTORE_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Texts that one analysis may have.
+pub const PII_TEXTS_MAX: usize = 1_000;
+/// Findings that a request may bring.
+pub const PII_RESULTS_MAX: usize = 100_000;
+/// The shortest key of a hash.
+pub const HASH_KEY_BYTES_MIN: usize = 16;

@@ -82,6 +82,8 @@ pub enum Command {
     Explain(Box<commands::explain::Explain>),
     /// Publish a version whose probabilities are calibrated
     Calibrate(commands::calibrate::Calibrate),
+    /// A small model where it is sure, else a large one, with a stated risk
+    Cascade(commands::cascade::CascadeCommand),
     /// Make vectors of texts
     Embed(commands::embed::Embed),
     /// Ask a model once, or talk to it
@@ -102,6 +104,8 @@ pub enum Command {
     Lineage(commands::lineage::Lineage),
     /// Back up, verify and restore everything
     Backup(commands::backup::Backup),
+    /// The object store beside the data folder: check, sweep
+    Blobs(commands::blobs::Blobs),
     /// Show the imported models that a running server has in memory
     Ps(commands::ps::Ps),
     /// Let a running server take a model out of memory
@@ -118,6 +122,8 @@ pub enum Command {
     Jobs(commands::jobs::Jobs),
     /// What training says about single rows: calculator, ledger, budgets
     Privacy(commands::privacy::Privacy),
+    /// Personal data and secrets in texts: find them, take them out
+    Pii(commands::pii::Pii),
     /// Files of a server: data to train on, to choose with, to attack
     Files(commands::files::Files),
     /// API keys

@@ -3,6 +3,8 @@
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Place};
+use crate::guarding::{self, Guarding};
+use crate::objects::{self, Objects};
 use crate::serving::{self, Serving};
 use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
@@ -50,13 +52,20 @@ pub struct Config {
     /// A certificate with its chain, and its key, as PEM files; both or neither.
     pub tls_cert: Setting<Option<PathBuf>>,
     pub tls_key: Setting<Option<PathBuf>>,
+    /// The key that opens what encrypted projects keep.
+    pub master_key_file: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
+    /// Where the bytes of models and files lie.
+    pub objects: Objects,
     /// How much the engine takes in, and how long models stay.
     pub serving: Serving,
+    /// Guards that hold for everybody.
+    pub guarding: Guarding,
 }
 
-const OWN_KEYS: [&str; 8] = ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "log"];
+const OWN_KEYS: [&str; 9] =
+    ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "master_key_file", "log"];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and how a running server is asked.
 const OTHER_VARIABLES: [&str; 5] = [
@@ -107,8 +116,11 @@ impl Config {
             port: default(8317),
             tls_cert: default(None),
             tls_key: default(None),
+            master_key_file: default(None),
             log: default("warn".into()),
+            objects: Objects::of_variables(&sources.variables),
             serving: Serving::default(),
+            guarding: Guarding::default(),
         };
         let mut failures = Vec::new();
         // From the weakest layer to the strongest, each over the one before.
@@ -126,6 +138,9 @@ impl Config {
             }
             config.threads = Setting { value: threads, origin: Origin::Flag("--threads") };
         }
+        if let Err(message) = config.objects.s3() {
+            failures.push(bad("blobs", message, Place::default()));
+        }
         if failures.is_empty() { Ok(config) } else { Err(Failure::several(failures.into_iter())) }
     }
 
@@ -139,9 +154,12 @@ impl Config {
             ("port", self.port.value.to_string(), &self.port.origin),
             ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
             ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
+            ("master_key_file", shown(&self.master_key_file.value), &self.master_key_file.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
+        rows.extend(self.objects.rows());
         rows.extend(self.serving.rows());
+        rows.extend(self.guarding.rows());
         rows
     }
 
@@ -196,7 +214,7 @@ impl Config {
             };
             // A path in a file is relative to the file's folder.
             let written = match (name, path.parent()) {
-                ("data_dir" | "tls_cert" | "tls_key", Some(folder)) => {
+                ("data_dir" | "tls_cert" | "tls_key" | "master_key_file", Some(folder)) => {
                     folder.join(&written).display().to_string()
                 }
                 _ => written,
@@ -241,6 +259,7 @@ impl Config {
             "host" => self.host = Setting { value: text.to_owned(), origin },
             "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
             "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
+            "master_key_file" => self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
@@ -250,6 +269,8 @@ impl Config {
                 let value = text.parse().map_err(|_| format!("{text:?} is no port (0 to 65535)"))?;
                 self.port = Setting { value, origin };
             }
+            key if guarding::KEYS.contains(&key) => self.guarding.set(key, text, origin)?,
+            _ if objects::KEYS.contains(&key) => self.objects.set(key, text, origin)?,
             _ => self.serving.set(key, text, origin)?,
         }
         Ok(())
@@ -265,7 +286,7 @@ fn is_key(name: &str) -> bool {
 }
 
 fn keys() -> impl Iterator<Item = &'static str> {
-    OWN_KEYS.into_iter().chain(serving::KEYS)
+    OWN_KEYS.into_iter().chain(objects::KEYS).chain(serving::KEYS).chain(guarding::KEYS)
 }
 
 pub fn default<T>(value: T) -> Setting<T> {

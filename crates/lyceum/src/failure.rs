@@ -385,6 +385,16 @@ impl From<ServiceError> for Failure {
             ServiceError::NotFound { .. } => {
                 Failure::new(Exit::NotFound, "not_found", text, "nothing has this id", "check the id")
             }
+            ServiceError::Guarded { param, code, message } => {
+                let fix = "lyceum admin guard PROJECT shows and sets what is looked for";
+                let mut failure = Failure::new(Exit::Failed, code, message, "the project's guard", fix);
+                failure.place.key = param;
+                failure
+            }
+            ServiceError::GuardFailed => {
+                let why = "nothing passes that was not looked through; the log has the cause";
+                Failure::new(Exit::Failed, "guard_failed", text, why, "run lyceum doctor")
+            }
             ServiceError::BudgetExhausted { .. } => {
                 let fix = "lyceum budgets list shows where each budget stands";
                 Failure::new(Exit::Quota, "insufficient_quota", text, "a budget does not cover it", fix)
@@ -555,6 +565,22 @@ impl From<StoreError> for Failure {
                 );
                 failure.place.file = Some(path.display().to_string());
                 failure
+            }
+            StoreError::Objects { operation, path, source } => {
+                let message = format!("{operation} {}: the object store does not do it", path.display());
+                let fix = "lyceum config show --origin names the place; lyceum blobs check asks it";
+                Failure::new(Exit::Failed, "object_store", message, crate::failure::causes(&*source), fix)
+            }
+            StoreError::NoObjects { .. } => {
+                let why = "it was written where `blobs` named a bucket, and here it does not";
+                Failure::new(Exit::Failed, "object_store", text, why, "set blobs = \"s3://BUCKET/PREFIX\"")
+            }
+            StoreError::Locked { .. } => {
+                let fix = "set master_key_file (LYCEUM_MASTER_KEY_FILE) to the file with the key";
+                Failure::new(Exit::Auth, "locked", text, "its key cannot be opened", fix)
+            }
+            StoreError::Erased { .. } => {
+                Failure::new(Exit::Conflict, "erased", text, "nothing brings it back", "use another project")
             }
             StoreError::File { operation, path, source } => Failure::file(operation, &path, &source),
             StoreError::NewerSchema { .. } => {

@@ -3,7 +3,9 @@
 //! any other under its number, and its name goes on serving the other one until somebody promotes it.
 //!
 //! The path: [`from_flag`] (the command line's way to write the table), [`suite`], [`rehearse`] (what can be refused is
-//! refused before the training), [`judge`] (after it).
+//! refused before the training), [`judge`] (after it); [`tuned`] is the same for fine-tuned models, by their loss.
+
+pub mod tuned;
 
 use crate::commands::attack;
 use crate::context::Context;

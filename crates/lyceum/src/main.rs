@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod checkpoints;
 mod cli;
 mod commands;
 mod config;
@@ -14,9 +15,12 @@ mod context;
 mod failure;
 mod files;
 mod gate;
+mod guarding;
+mod objects;
 mod output;
 mod progress;
 mod remote;
+mod results;
 mod serving;
 mod time;
 mod training;

@@ -8,15 +8,17 @@ use crate::failure::{Exit, Failure};
 use crate::gate;
 use crate::output;
 use crate::progress::Progress;
+use crate::results;
 use lyceum_service::Resident;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
+use lyceum_store::ledger::Counts;
 use lyceum_store::models::NewVersion;
 use lyceum_store::privacy;
 use lyceum_store::{Store, StoreError};
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
-use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError};
+use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError, Trained};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{JobId, ModelName};
@@ -26,6 +28,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// The lines of a job, as `train --json` prints them: beside its checkpoints. It has every step; stdout has a
 /// step each `LINE_EVERY`.
@@ -49,8 +52,14 @@ pub fn plan_of(job: &Job) -> Result<Plan, Failure> {
 pub async fn create(context: &Context, store: &Store, plan: &Plan) -> Result<JobId, Failure> {
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.spec.train.steps.unwrap_or(0) as u64;
-    let new =
-        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.spec.name.clone(), steps };
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec,
+        request: None,
+        model: plan.spec.name.clone(),
+        steps,
+        bill: None,
+    };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
@@ -208,6 +217,13 @@ async fn publish(
             }
         }
     };
+    let result_file = match results::keep(store, claim).await {
+        Ok(file) => file,
+        Err(failure) => {
+            end_failed(store, claim, &failure).await;
+            return Err(failure);
+        }
+    };
     new.held = gated.as_ref().and_then(|(_, judged)| judged.held.clone());
     let mut done = json!({
         "event": "done",
@@ -223,6 +239,7 @@ async fn publish(
         "verdict": manifest.verdict,
         "privacy": manifest.privacy,
         "gate": gated.as_ref().map(|(_, judged)| &judged.line),
+        "result_file": result_file,
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -293,7 +310,10 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
     let name = model.split('@').next().unwrap_or_default();
     let message =
         format!("{model} is held by its gate: {name} goes on serving {}", text(&done["gate"]["compared_to"]));
-    let fix = format!("train with train.robust, or lyceum promote {model} to serve it all the same");
+    // Only a fine-tuning has a base.
+    let how =
+        if done["base"].is_null() { "train with train.robust" } else { "tune it on more or other lines" };
+    let fix = format!("{how}, or lyceum promote {model} to serve it all the same");
     Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
 }
 
@@ -321,6 +341,10 @@ pub struct JobObserver {
     reported: Option<Instant>,
     /// The loss that an earlier attempt had at the step after its last checkpoint.
     replaces: Option<(u64, f64)>,
+    /// That folds were trained on.
+    folded_rows: u64,
+    /// Who is told of the newest checkpoint.
+    kept: Option<watch::Sender<Option<PathBuf>>>,
     wish: Wish,
 }
 
@@ -344,8 +368,15 @@ impl JobObserver {
             printed: None,
             reported: None,
             replaces: None,
+            folded_rows: 0,
+            kept: None,
             wish: Wish::End,
         })
+    }
+
+    /// Tells of each checkpoint from now on, until it is closed.
+    pub fn tell_kept(&mut self, kept: watch::Sender<Option<PathBuf>>) {
+        self.kept = Some(kept);
     }
 
     /// What somebody meant, where the job was stopped.
@@ -376,7 +407,16 @@ impl JobObserver {
         TrainError::Io { action: "write", path: self.log_path.display().to_string(), source }
     }
 
+    /// What is paid for, where somebody pays.
+    fn count(&self, trained: Trained) {
+        self.claim.count(match trained {
+            Trained::Tokens(n) => Counts { training_tokens: n, ..Counts::default() },
+            Trained::Rows(n) => Counts { training_rows: n + self.folded_rows, ..Counts::default() },
+        });
+    }
+
     fn step(&mut self, step: &StepEvent) -> Result<(), TrainError> {
+        self.count(step.trained);
         let is_last = step.step == step.total_steps;
         let is_due =
             |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every) || is_last;
@@ -508,7 +548,10 @@ impl Observer for JobObserver {
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
         let line = match event {
             Event::Step(step) => return self.step(step),
-            Event::Resumed { step, path } => return self.resumed(*step, path),
+            Event::Resumed { step, path, trained } => {
+                self.count(*trained);
+                return self.resumed(*step, path);
+            }
             Event::Private { data_sha256, event, delta } => return self.take(data_sha256, *event, *delta),
             Event::Data { n_train, n_valid, n_test, warnings } => {
                 self.progress
@@ -537,6 +580,9 @@ impl Observer for JobObserver {
             }
             Event::Checkpoint { step, path } => {
                 self.log.flush().map_err(|source| self.log_failed(source))?;
+                if let Some(kept) = &self.kept {
+                    kept.send_replace(Some(path.to_path_buf()));
+                }
                 json!({ "event": "checkpoint", "step": step, "path": path.display().to_string() })
             }
             Event::StoppedEarly { step, best_step } => {
@@ -545,7 +591,9 @@ impl Observer for JobObserver {
                 ));
                 json!({ "event": "stopped_early", "step": step, "best_step": best_step })
             }
-            Event::Fold { fold, n_folds, metrics } => {
+            Event::Fold { fold, n_folds, metrics, trained_rows } => {
+                self.folded_rows += trained_rows;
+                self.count(Trained::Rows(0));
                 self.progress.note(&format!("fold {} of {n_folds} is done", fold + 1));
                 json!({ "event": "fold", "fold": fold, "folds": n_folds, "metrics": metrics })
             }

@@ -3,8 +3,11 @@
 //! The base is resolved when the job is made and held to its hash from then on. What is published is an adapter in
 //! PEFT's layout beside a manifest that names the base, the data and the job; it is served over its base at once.
 
+use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
+use crate::gate::{self, Judged};
+use crate::results;
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
@@ -43,7 +46,7 @@ pub async fn plan(
     base_dir: PathBuf,
 ) -> Result<TunePlan, Failure> {
     let reference: ModelRef = tune.base.parse()?;
-    let version = match models::resolve(store, &context.project, &reference).await {
+    let version = match models::shares::ask(store, &context.project, &reference).await {
         Ok(version) => version,
         Err(error) => {
             let mut failure = context.explain(store, error).await;
@@ -56,9 +59,7 @@ pub async fn plan(
             return Err(failure);
         }
     };
-    let speaks =
-        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
-    if !lyceum_service::language::is_imported(&version) || !speaks {
+    if !speaks(&version) {
         let message = format!("{} cannot be fine-tuned", version.id());
         let why = "only language models that were imported, and their adapters, can";
         let fix = "lyceum import a language model, and write its name as the family";
@@ -68,9 +69,16 @@ pub async fn plan(
     Ok(TunePlan { tune, base_dir, base: version.id(), base_sha256: version.sha256, created })
 }
 
+/// Whether a version is a language model that was imported, or an adapter of one.
+pub fn speaks(version: &Version) -> bool {
+    let continues =
+        [ImportedKind::Language, ImportedKind::Adapter].iter().any(|kind| version.task == kind.task());
+    lyceum_service::language::is_imported(version) && continues
+}
+
 /// The version that a plan's base is.
 pub async fn base_of(context: &Context, store: &Store, plan: &TunePlan) -> Result<Version, Failure> {
-    let version = models::resolve(store, &context.project, &plan.base.parse()?).await?;
+    let version = models::shares::ask(store, &context.project, &plan.base.parse()?).await?;
     if version.sha256 != plan.base_sha256 {
         let message = format!("{} is not the model that this job began with", plan.base);
         let why = format!("its weights have the sha256 {}, the job's {}", version.sha256, plan.base_sha256);
@@ -95,10 +103,17 @@ pub fn context_of(language: &Language) -> usize {
 
 /// Puts a new job into the store.
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
+    gate::tuned::rehearse(context, store, plan).await?;
     let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
     let steps = plan.tune.train.steps.unwrap_or(0) as u64;
-    let new =
-        jobs::NewJob { kind: jobs::Kind::Train, spec, request: None, model: plan.tune.name.clone(), steps };
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec,
+        request: None,
+        model: plan.tune.name.clone(),
+        steps,
+        bill: None,
+    };
     Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
@@ -123,7 +138,7 @@ async fn carry_out(
             return Err(failure);
         }
     };
-    let whole = match whole_of(context, store, &version).await {
+    let whole = match whole_of(store, &version).await {
         Ok(whole) => whole,
         Err(failure) => {
             training::end_failed(store, &claim, &failure).await;
@@ -132,8 +147,10 @@ async fn carry_out(
     };
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
+    let (of_checkpoints, owner) = (store.clone(), claim.clone());
     let worked = tokio::task::spawn_blocking(move || {
         let mut observer = observer;
+        let mut serving = None;
         let result = match open(version, whole) {
             Err(failure) => Err(Broken::Base(failure)),
             Ok((language, None)) if plan.tune.lora.is_none() && language.manifest.format != "safetensors" => {
@@ -143,23 +160,36 @@ async fn carry_out(
                 Err(Broken::Base(Failure::new(Exit::Usage, "unsupported_base", message, why, fix)))
             }
             Ok((language, adapter)) => {
-                let base = Base {
-                    model: (*language.model).clone(),
-                    adapter,
-                    words: words(&language, &plan),
-                    id: plan.base.clone(),
-                    sha256: plan.base_sha256.clone(),
-                };
+                // What a private run promises holds for its end: nothing of it is shown before.
+                if plan.tune.name.starts_with("ft:") && plan.tune.privacy.is_none() {
+                    let of = (plan.clone(), language.clone(), adapter.clone());
+                    serving = Some(checkpoints::serve(of_checkpoints, owner, of, &mut observer));
+                }
+                let base = base(&language, adapter.clone(), &plan);
                 let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
-                tuned.map(|tuned| (language, tuned)).map_err(Broken::Training)
+                tuned.map(|tuned| (language, adapter, tuned)).map_err(Broken::Training)
             }
         };
-        (plan, result, observer.close())
+        (plan, result, observer.close(), serving)
     });
-    let (plan, result, wish) =
+    let (plan, result, wish, serving) =
         worked.await.map_err(|error| Failure::internal("training broke off", &error))?;
+    if let Some(serving) = serving {
+        // The observer is closed: it ends with what it is about.
+        serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
+    }
     match result {
-        Ok((language, tuned)) => publish(store, &claim, &plan, language, tuned).await,
+        Ok((language, adapter, tuned)) => {
+            let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
+            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
+                Ok(judged) => judged,
+                Err(failure) => {
+                    training::end_failed(store, &claim, &failure).await;
+                    return Err(failure);
+                }
+            };
+            publish(store, &claim, &plan, language, (tuned, judged)).await
+        }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
             training::end_failed(store, &claim, &failure).await;
@@ -168,10 +198,21 @@ async fn carry_out(
     }
 }
 
+/// What is tuned.
+pub fn base<'a>(language: &'a Language, adapter: Option<Arc<Adapter>>, plan: &TunePlan) -> Base<'a> {
+    Base {
+        model: (*language.model).clone(),
+        adapter,
+        words: words(language, plan),
+        id: plan.base.clone(),
+        sha256: plan.base_sha256.clone(),
+    }
+}
+
 /// The whole model that a version is, or adds to.
-pub async fn whole_of(context: &Context, store: &Store, version: &Version) -> Result<Version, Failure> {
+pub async fn whole_of(store: &Store, version: &Version) -> Result<Version, Failure> {
     match adapter::is_adapter(version) {
-        true => Ok(adapter::base_of(store, &context.project, version).await?),
+        true => Ok(adapter::base_of(store, version).await?),
         false => Ok(version.clone()),
     }
 }
@@ -198,10 +239,11 @@ async fn publish(
     claim: &Claim,
     plan: &TunePlan,
     language: Arc<Language>,
-    tuned: Tuned,
+    (tuned, judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
     let staging = Staging::create(store.layout())?;
-    let (new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
+    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(TunedReport {
         job: claim.id().to_string(),
         base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
@@ -224,7 +266,7 @@ async fn publish(
         withhold_tuned(report, privacy, declared);
     }
     if plan.tune.name.starts_with("ft:")
-        && let Err(failure) = publish_checkpoints(store, claim, plan, &language, &tuned).await
+        && let Err(failure) = checkpoints::keep_last(store, claim, plan, &language, &tuned).await
     {
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
@@ -234,6 +276,13 @@ async fn publish(
         return Err(failure);
     }
     let report = manifest.tuned.clone().expect("made above: bug");
+    let result_file = match results::keep(store, claim).await {
+        Ok(file) => file,
+        Err(failure) => {
+            training::end_failed(store, claim, &failure).await;
+            return Err(failure);
+        }
+    };
     let mut done = json!({
         "event": "done",
         "model": null,
@@ -250,7 +299,8 @@ async fn publish(
         "strong_baseline_name": null,
         "verdict": report.verdict,
         "privacy": manifest.privacy,
-        "gate": null,
+        "gate": judged.as_ref().map(|judged| &judged.line),
+        "result_file": result_file,
         "path": null,
     });
     let write_manifest = |number: u32| {
@@ -269,7 +319,7 @@ async fn publish(
 }
 
 /// Writes a model's files into a folder that is to be a version; its row, and its manifest without what training says.
-fn write_version(
+pub fn write_version(
     staging: &Staging,
     claim: &Claim,
     language: &Language,
@@ -309,43 +359,6 @@ fn write_version(
         privacy: None,
     };
     Ok((new, manifest))
-}
-
-/// Makes the checkpoints that were kept versions of names of their own, so that they can be asked. The last one is the
-/// tuned model itself, unless an earlier step was better.
-async fn publish_checkpoints(
-    store: &Store,
-    claim: &Claim,
-    plan: &TunePlan,
-    language: &Arc<Language>,
-    tuned: &Tuned,
-) -> Result<(), Failure> {
-    let is_last = |step: u64| step == tuned.steps && tuned.train.early_stopping.is_none();
-    for path in lyceum_train::checkpoint::list(&store.layout().checkpoints_dir(claim.id()))? {
-        let mut model = tuned.model.clone();
-        let step = lyceum_train::checkpoint::parameters(&path, &mut model.params)?;
-        if is_last(step) {
-            continue;
-        }
-        let name = format!("{}:ckpt-step-{step}", plan.tune.name);
-        let staging = Staging::create(store.layout())?;
-        let (new, mut manifest) = write_version(&staging, claim, language, (&name, &model))?;
-        // Fewer steps than all, whose promise covers every model on the way.
-        manifest.privacy = tuned.privacy.clone();
-        let known = models::resolve(store, &claim.project, &name.parse()?).await;
-        // An attempt that died after this has made it already.
-        if known.is_ok_and(|known| known.sha256 == new.sha256) {
-            continue;
-        }
-        Language::unpublished(staging.path(), manifest.clone(), language)?;
-        let write_manifest = |number: u32| {
-            manifest.version = number;
-            serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
-        };
-        let now = Timestamp::now();
-        models::publish(store, &claim.project, new, staging, write_manifest, now).await?;
-    }
-    Ok(())
 }
 
 /// The files of a version, before its manifest.

@@ -8,6 +8,7 @@
 mod tiny;
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
     command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
     command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    // A test's own; the program refuses variables that it does not know.
+    command.env_remove("LYCEUM_PYTHON");
     command
 }
 
@@ -166,6 +169,12 @@ fn weights(folder: &Path, model: &Value) -> Vec<u8> {
 fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_the_same_bytes() {
     let folder = with_model();
     let server = Server::start(folder.path(), None);
+    for arguments in [
+        &["prices", "set", "*", "--training", "3", "--training-row", "5"][..],
+        &["budgets", "set", "1000", "--project", "default"][..],
+    ] {
+        assert!(lyceum(folder.path(), arguments).status().unwrap().success());
+    }
     let (train, valid) = (server.bring("chats.jsonl", &chats(40)), server.bring("valid.jsonl", &chats(4)));
     let body = json!({"model": "tiny", "training_file": train, "validation_file": valid, "seed": 5, "suffix": "bot",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 200, "batch_size": 2}}}});
@@ -197,6 +206,20 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     assert_eq!(name, &json!(format!("{}:ckpt-step-3980", model.as_str().unwrap())));
     assert_eq!(say(name), "th th");
     assert!(weights(folder.path(), name) != weights(folder.path(), model));
+    let result = whole["result_files"][0].as_str().unwrap();
+    assert_eq!(server.get(&format!("/v1/files/{result}"))["purpose"], "fine-tune-results");
+    let (_, table) = server.send("GET", &format!("/v1/files/{result}/content"), "", b"");
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(
+        (lines[0], lines.len()),
+        ("step,train_loss,valid_loss,valid_mean_token_accuracy,valid_perplexity", 4001),
+        "{}",
+        lines[1]
+    );
+    assert!(lines[1].starts_with("1,") && lines[1].ends_with(",,,"), "{}", lines[1]);
+    let last: Vec<f64> = lines[4000].split(',').map(|number| number.parse().unwrap()).collect();
+    let metrics = &checkpoints[0]["metrics"];
+    assert_eq!((last[0], &json!(last[2])), (4000.0, &metrics["valid_loss"]), "{metrics}");
     let (status, told) =
         server.send("GET", &format!("{JOBS}/{}/events?stream=true", id(&whole)), "application/json", b"");
     assert!(
@@ -251,12 +274,104 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     long["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(100_000);
     let long = id(&server.post(JOBS, &long));
     server.wait_step(&long, 1);
+    // Its checkpoints are served while it runs.
+    let begun = Instant::now();
+    let running = loop {
+        let list = server.get(&format!("{JOBS}/{long}/checkpoints"));
+        if let Some(first) = list["data"].get(0) {
+            break first.clone();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{list}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let name = running["fine_tuned_model_checkpoint"].as_str().unwrap();
+    assert!(name.ends_with(&format!(":ckpt-step-{}", running["step_number"])), "{running}");
+    let chat = json!({"model": name, "messages": [{"role": "user", "content": "say 3"}], "max_tokens": 4});
+    assert_eq!(server.post("/v1/chat/completions", &chat)["model"], json!(format!("{name}@1")));
+    assert_eq!(server.get(&format!("{JOBS}/{long}"))["status"], "running");
     server.post(&format!("{JOBS}/{long}/cancel"), &json!({}));
     let begun = Instant::now();
     while server.get(&format!("{JOBS}/{long}"))["status"] != "cancelled" {
         assert!(begun.elapsed() < Duration::from_secs(30));
         std::thread::sleep(Duration::from_millis(50));
     }
+
+    // Whatever was killed on the way, each is paid for once: what the tokenizer counts in its examples, and what was
+    // trained until it was cancelled.
+    let cancelled = server.get(&format!("{JOBS}/{long}"));
+    let steps = cancelled["lyceum"]["step"].as_u64().unwrap();
+    let rows = ledger(folder.path());
+    let ids = [id(&whole), job, id(&trained), long];
+    assert_eq!(rows.keys().cloned().collect::<Vec<_>>(), sorted(&ids), "{rows:?}");
+    let count = |body: Value| server.post("/tokenize", &body)["count"].as_u64().unwrap();
+    let answer = count(json!({"model": "tiny", "prompt": "th th", "add_special_tokens": false}));
+    let an_epoch: u64 = (0..40)
+        .map(|i| {
+            count(json!({"model": "tiny", "messages": [{"role": "user", "content": format!("say {i}")}]}))
+        })
+        // The token that ends a turn and the template's line break.
+        .map(|prompt| prompt + answer + 2)
+        .sum();
+    for (id, outcome) in [(&ids[0], "completed"), (&ids[1], "completed")] {
+        let row = &rows[id];
+        assert_eq!((&row["training_tokens"], &row["outcome"]), (&json!(200 * an_epoch), &json!(outcome)));
+        assert_eq!(row["cost_usd"], json!(usd(3 * 200 * an_epoch)));
+        assert_eq!(server.get(&format!("{JOBS}/{id}"))["trained_tokens"], row["training_tokens"]);
+    }
+    let row = &rows[&ids[2]];
+    assert_eq!((&row["training_rows"], &row["cost_usd"]), (&json!(20 * 60), &json!(usd(20 * 60 * 5))));
+    let row = &rows[&ids[3]];
+    let tokens = row["training_tokens"].as_u64().unwrap();
+    assert_eq!((&row["outcome"], &cancelled["trained_tokens"]), (&json!("cancelled"), &json!(tokens)));
+    // The row of a job tells its step once a second; the bill tells the last.
+    assert!(tokens * 20 >= steps * an_epoch / 2 && tokens < 100_000 * an_epoch, "{tokens} in {steps} steps");
+    let budgets = lyceum(folder.path(), &["--json", "budgets", "list"]).output().unwrap();
+    let budget = serde_json::from_slice::<Value>(&budgets.stdout).unwrap()["budgets"][0].clone();
+    let spent: f64 = rows.values().map(|row| row["cost_usd"].as_f64().unwrap()).sum();
+    assert_eq!(budget["reserved_usd"], json!(0.0), "{budget}");
+    assert!((budget["spent_usd"].as_f64().unwrap() - spent).abs() < 1e-9, "{budget}");
+}
+
+/// The rows of jobs in the ledger, by their jobs; no job has two.
+fn ledger(folder: &Path) -> BTreeMap<String, Value> {
+    let done = lyceum(folder, &["--json", "usage", "--by", "request"]).output().unwrap();
+    let lines = String::from_utf8(done.stdout).unwrap();
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut found = BTreeMap::new();
+    for row in rows.filter(|row| row["route"] == JOBS) {
+        assert!(found.insert(row["request"].as_str().unwrap().to_owned(), row).is_none());
+    }
+    found
+}
+
+fn sorted(ids: &[String]) -> Vec<String> {
+    let mut ids = ids.to_vec();
+    ids.sort();
+    ids
+}
+
+fn usd(millionths: u64) -> f64 {
+    millionths as f64 / 1e6
+}
+
+#[test]
+fn the_openai_package_tunes() {
+    let python = std::env::var("LYCEUM_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has_it = Command::new(&python).args(["-c", "import openai; openai.OpenAI.fine_tuning"]).output();
+    if !has_it.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {python} has no openai package (LYCEUM_PYTHON names another)");
+        return;
+    }
+    let folder = with_model();
+    let server = Server::start(folder.path(), None);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/fine_tuning.py");
+    let mut command = Command::new(&python);
+    command.args([script, "tiny"]).env("OPENAI_API_KEY", &server.key);
+    command.env("OPENAI_BASE_URL", format!("http://{}/v1", server.address));
+    let output = command.output().unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.ends_with("done\n"), "{said}\n{complained}");
 }
 
 #[test]

@@ -137,6 +137,9 @@ fn a_choice_over_http_is_made_served_cancelled_and_outlives_its_server() {
     let found = server.wait(&id, |found| found["status"] == "done" || found["status"] == "failed");
     assert_eq!(found["recommendation"]["model"], "side@1", "{found}");
     assert_eq!(found["test"]["metrics"]["test_accuracy"]["n"], 40);
+    let bill = &found["bill"];
+    let (seconds, most) = (bill["cpu_seconds"].as_u64().unwrap(), bill["cpu_seconds_max"].as_u64().unwrap());
+    assert!(most == 30 && (1..=30).contains(&seconds), "{bill}");
     let answer = server.post("/v1/models/side:predict", &json!({ "instances": [{ "a": 0.9, "b": 0.9 }] }));
     assert_eq!(answer["predictions"][0]["label"], "up");
 

@@ -147,6 +147,12 @@ fn everything(server: &Server, key: &str) -> (usize, usize) {
         ),
         ("/tokenize", json!({"model": "tiny", "prompt": word()})),
         ("/v1/embeddings", json!({"model": "tiny", "input": word()})),
+        ("/v1/pii/analyze", json!({"text": format!("{CANARY}@example.com")})),
+        (
+            "/v1/pii/anonymize",
+            json!({"text": format!("{CANARY}@example.com"), "anonymizers": {"DEFAULT": {"type": "placeholder"}}}),
+        ),
+        ("/v1/pii/deanonymize", json!({"text": word(), "restore": CANARY})),
         ("/v1/rerank", json!({"model": "tiny", "query": word(), "documents": [word()]})),
         (
             "/v1/batches",

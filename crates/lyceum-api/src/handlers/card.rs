@@ -5,6 +5,7 @@ use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::card::{Form, VerificationBody, VerifyBody};
+use crate::wire::documents::CardDocument;
 use crate::wire::path_model_ref;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, header};
@@ -14,9 +15,9 @@ use lyceum_service::card;
 
 /// What is known of a version, how it is known, and what is not: signed. As JSON, Markdown or a page, by `Accept`.
 #[utoipa::path(get, path = "/v1/models/{id}/card", tag = "lyceum", params(("id" = String, Path)), responses(
-    (status = 200, body = Object, content_type = "application/json"),
+    (status = 200, body = CardDocument),
     (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-    (status = 404, body = ErrorBody)))]
+    (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -35,7 +36,7 @@ pub async fn find(
     request_body = VerifyBody, responses(
     (status = 200, body = VerificationBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
-    (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn verify(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

@@ -1,24 +1,20 @@
 //! `POST /v1/chat/completions`, whole or as a stream.
 
+use super::why::{Asker, Said};
 use super::{created, new_id};
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::sse;
-use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message, Why};
+use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
 use crate::wire::completions::{Delivery, PromptTokensDetails, Usage};
-use crate::wire::explanation::explanation;
 use crate::wire::tier;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::Payer;
 use lyceum_service::chat::{self, Priority, Running};
-use lyceum_service::explain::{self, Options, TargetChoice, What};
-use lyceum_types::ids::ModelRef;
-use serde_json::{Value, json};
 use std::collections::HashSet;
 
 /// Answers a conversation.
@@ -65,60 +61,8 @@ pub async fn create(
             Ok(axum::Json(completion).into_response())
         }
         Delivery::Stream { include_usage } => {
-            let said = asker.map(|asker| Said { asker, text: String::new(), is_plain: true });
+            let said = asker.map(Said::new);
             Ok(sse::stream(events(head, running, include_usage, said)))
-        }
-    }
-}
-
-/// Who wants to know why.
-struct Asker {
-    api: Api,
-    payer: Payer,
-    model: ModelRef,
-    why: Why,
-}
-
-/// What was said so far, for who wants to know why.
-struct Said {
-    asker: Asker,
-    text: String,
-    /// Nothing but the answer's text was said.
-    is_plain: bool,
-}
-
-impl Asker {
-    /// What would be refused whatever the answer is, is refused before there is one.
-    async fn new(api: &Api, caller: &Caller, model: ModelRef, why: Why) -> Result<Self, ApiError> {
-        let options = Options { target: TargetChoice::Likeliest, ..why.options.clone() };
-        let what = What::Conversation { messages: why.messages.clone(), completion: "a".into() };
-        let request = explain::Request { model: model.clone(), what, options };
-        explain::check(&api.service, &caller.project, &request).await?;
-        Ok(Asker { api: api.clone(), payer: caller.payer.clone(), model, why })
-    }
-
-    /// The explanation; where it cannot be had, that and why: the answer is there all the same.
-    async fn explain(self, completion: String, is_plain: bool) -> Value {
-        let failed = |code: &str, message: String| {
-            let error = json!({"code": code, "message": message});
-            json!({"object": "explanation", "status": "failed", "error": error})
-        };
-        if completion.is_empty() {
-            return failed("empty_answer", "nothing was said that could be explained".into());
-        }
-        if !is_plain {
-            let message = "an answer with reasoning or calls of tools is not explained in this version";
-            return failed("not_implemented", message.into());
-        }
-        let Why { messages, options, extras } = self.why;
-        let what = What::Conversation { messages, completion };
-        let request = explain::Request { model: self.model, what, options };
-        match explain::create(&self.api.service, &self.payer, request).await {
-            Ok(explained) => explanation(&explained, extras),
-            Err(error) => {
-                let error = ApiError::from(error);
-                failed(error.detail.code.unwrap_or("internal_error"), error.detail.message)
-            }
         }
     }
 }
@@ -221,8 +165,7 @@ fn events(
         match running.next().await {
             Ok(Some(delta)) => {
                 if let Some(said) = &mut said {
-                    said.text.push_str(&delta.content);
-                    said.is_plain &= delta.reasoning.is_empty() && delta.calls.is_empty();
+                    said.hear(&delta);
                 }
                 let role = begun.insert(delta.choice).then_some("assistant");
                 let some = |text: String| (!text.is_empty()).then_some(text);
@@ -266,7 +209,7 @@ enum Telling {
 
 /// The event that says why.
 async fn why(head: &Head, said: Said, no_usage: Option<Option<Usage>>) -> Chunk {
-    let explanation = Some(said.asker.explain(said.text, said.is_plain).await);
+    let explanation = Some(said.explain().await);
     Chunk { explanation, ..head.chunk(vec![], no_usage) }
 }
 

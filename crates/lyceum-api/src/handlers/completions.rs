@@ -15,9 +15,9 @@ use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
-use lyceum_service::Payer;
 use lyceum_service::completions::{self, Alternative, Piece, PromptToken, Running, Token};
 use lyceum_service::explain::{self, What};
+use lyceum_service::{Payer, guard};
 use lyceum_types::ids::ModelRef;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -40,7 +40,14 @@ pub async fn create(
     let wants_logprobs = request.logprobs.is_some();
     let wants_prompt = request.prompt_logprobs.is_some();
     let n_choices = request.n * request.prompts.len();
+    if let Some(why) = &why {
+        guard::require_unchanged_answers(&api.service, &caller.project, "explain").await?;
+        explain::require_readable(&api.service, &caller.project, &why.prompt).await?;
+    }
     let running = completions::create(&api.service, &caller.payer, request).await?;
+    if wants_ids {
+        running.require_own_tokens("return_token_ids")?;
+    }
     let head = Head {
         id: new_id("cmpl-"),
         created: created(),
@@ -229,6 +236,7 @@ impl Logprobs {
     fn push(&mut self, token: Token) {
         self.tokens.push(token.text);
         self.token_logprobs.push(token.logprob);
+        self.token_entropies.push(token.entropy);
         self.text_offset.push(token.offset);
         let top = token
             .logprob

@@ -6,7 +6,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::idempotent;
 use crate::wire::files::{CreateFile, FileBody, FileDeleted, FileList, ListQuery};
 use crate::wire::within;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartRejection};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Multipart, Path, Query, State};
@@ -15,13 +15,11 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use lyceum_service::files::{self, Described, Received, Receiving};
 use lyceum_service::{ServiceError, retention};
+use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use serde_json::json;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 
-/// Bytes of one read of a file that is sent.
-const READ_BYTES: usize = 64 << 10;
 /// The longest value of a form's field that is no file.
 const FIELD_BYTES_MAX: usize = 1024;
 
@@ -49,7 +47,7 @@ pub async fn create(
     let Ok(_place) = api.uploads.clone().try_acquire_owned() else {
         return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(1) }.into());
     };
-    let read = tokio::time::timeout(limits::FILE_TIMEOUT, read(&api, form));
+    let read = tokio::time::timeout(limits::FILE_TIMEOUT, read(&api, &caller.project, form));
     let (described, received) = read.await.map_err(|_| ApiError::too_slow())??;
     let Some(key) = key else { return Ok(keep(&api, &caller, described, received).await) };
     // A form has another boundary each time that it is sent; what it says is the same.
@@ -70,13 +68,13 @@ async fn keep(api: &Api, caller: &Caller, described: Described, received: Receiv
 }
 
 /// The form's fields, in any order; the file streams to the disk.
-async fn read(api: &Api, mut form: Multipart) -> Result<(Described, Received), ApiError> {
+async fn read(api: &Api, project: &Project, mut form: Multipart) -> Result<(Described, Received), ApiError> {
     let (mut file, mut purpose, mut anchor, mut seconds) = (None, None, None, None);
     while let Some(field) = in_time(form.next_field()).await? {
         let name = field.name().unwrap_or_default().to_owned();
         let place = match name.as_str() {
             "file" => {
-                if file.replace(receive(api, field).await?).is_some() {
+                if file.replace(receive(api, project, field).await?).is_some() {
                     return Err(twice(&name));
                 }
                 continue;
@@ -104,7 +102,7 @@ async fn read(api: &Api, mut form: Multipart) -> Result<(Described, Received), A
 }
 
 /// A file's name and its bytes.
-async fn receive(api: &Api, field: Field<'_>) -> Result<(String, Received), ApiError> {
+async fn receive(api: &Api, project: &Project, field: Field<'_>) -> Result<(String, Received), ApiError> {
     let wrong = |message: &str| ApiError::field("file", "invalid_value", format!("file: {message}"));
     let name = field.file_name().unwrap_or_default().to_owned();
     if name.trim().is_empty() {
@@ -113,17 +111,17 @@ async fn receive(api: &Api, field: Field<'_>) -> Result<(String, Received), ApiE
     if name.chars().count() > limits::FILE_NAME_CHARS_MAX || name.chars().any(char::is_control) {
         return Err(wrong("its name is too long or has control characters"));
     }
-    Ok((name, bytes_of(api, field, "file", limits::FILE_BYTES_MAX).await?))
+    Ok((name, bytes_of(api, project, field, ("file", limits::FILE_BYTES_MAX)).await?))
 }
 
 /// The bytes of a field, on the disk.
 pub(super) async fn bytes_of(
     api: &Api,
+    project: &Project,
     mut field: Field<'_>,
-    param: &str,
-    bytes_max: u64,
+    (param, bytes_max): (&str, u64),
 ) -> Result<Received, ApiError> {
-    let mut receiving = Receiving::begin(&api.service, bytes_max);
+    let mut receiving = Receiving::begin(&api.service, project, bytes_max);
     let mut is_empty = true;
     while let Some(part) = in_time(field.chunk()).await? {
         is_empty &= part.is_empty();
@@ -218,15 +216,8 @@ pub async fn content(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found = files::find(&api.service, &caller.project, &id).await?;
-    let open = tokio::fs::File::open(&found.path).await;
-    let file = open.map_err(|error| ServiceError::internal("opening a file's bytes", error))?;
-    let parts = futures_util::stream::try_unfold(file, |mut file| async move {
-        let mut part = vec![0; READ_BYTES];
-        let n = file.read(&mut part).await?;
-        part.truncate(n);
-        Ok::<_, std::io::Error>((n > 0).then(|| (Bytes::from(part), file)))
-    });
+    let found = files::have(&api.service, &caller.project, &id).await?;
+    let parts = files::contents(&api.service, &caller.project, &found).await?;
     let mut response = Body::from_stream(parts).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

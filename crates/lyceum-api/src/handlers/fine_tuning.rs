@@ -34,7 +34,7 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<CreateFineTuningJob>,
 ) -> Result<Json<FineTuningJob>, ApiError> {
-    Ok(Json(fine_tuning::create(&api.service, &caller.project, body.parse()?).await?.into()))
+    Ok(Json(fine_tuning::create(&api.service, &caller.payer, body.parse()?).await?.into()))
 }
 
 /// A page of trainings, newest first; `metadata[key]=value` leaves those that have it.

@@ -33,7 +33,7 @@ pub async fn server() -> axum::Json<ServerMetadata> {
 
 /// Names, types and sizes of a model's tensors.
 #[utoipa::path(get, path = "/v2/models/{id}", tag = "open inference protocol", params(("id" = String, Path)),
-    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn metadata(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -44,7 +44,7 @@ pub async fn metadata(
 
 #[utoipa::path(get, path = "/v2/models/{id}/versions/{version}", tag = "open inference protocol",
     params(("id" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ModelMetadata), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn version_metadata(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -63,7 +63,7 @@ async fn describe(
 
 /// Loads the model when it is not loaded yet.
 #[utoipa::path(get, path = "/v2/models/{id}/ready", tag = "open inference protocol", params(("id" = String, Path)),
-    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn ready(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -74,7 +74,7 @@ pub async fn ready(
 
 #[utoipa::path(get, path = "/v2/models/{id}/versions/{version}/ready", tag = "open inference protocol",
     params(("id" = String, Path), ("version" = String, Path)),
-    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    responses((status = 200, body = ModelReady), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn version_ready(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -94,7 +94,7 @@ async fn load(api: &Api, project: &Project, model: &ModelRef) -> Result<axum::Js
     (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
     (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
-    (status = 503, body = ErrorBody)))]
+    (status = 503, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -110,7 +110,7 @@ pub async fn create(
     (status = 200, body = Response), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
     (status = 413, body = ErrorBody), (status = 415, body = ErrorBody), (status = 429, body = ErrorBody),
-    (status = 503, body = ErrorBody)))]
+    (status = 503, body = ErrorBody), (status = 422, body = ErrorBody)))]
 pub async fn version_create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

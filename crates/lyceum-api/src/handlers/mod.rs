@@ -2,9 +2,11 @@
 
 pub mod batches;
 pub mod card;
+pub mod cascades;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
+pub mod docs;
 pub mod drift;
 pub mod embeddings;
 pub mod explanations;
@@ -15,8 +17,10 @@ pub mod infer;
 pub mod metrics;
 pub mod model_selections;
 pub mod models;
+pub mod moderations;
 pub mod openapi;
 pub mod organization;
+pub mod pii;
 pub mod predict;
 pub mod privacy;
 pub mod registry;
@@ -27,6 +31,7 @@ pub mod robustness;
 pub mod tokens;
 pub mod uploads;
 pub mod usage;
+pub(crate) mod why;
 
 use lyceum_types::clock::Timestamp;
 

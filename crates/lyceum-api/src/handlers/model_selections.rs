@@ -4,6 +4,7 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, ErrorBody};
+use crate::wire::documents::{SelectionDocument, SelectionsDocument};
 use crate::wire::selections::SelectionRequest;
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
@@ -13,7 +14,7 @@ use serde_json::{Map, Value, json};
 /// Puts a choice into the queue: the document of `lyceum choose`, with ids of files in the place of paths. It runs in
 /// a process of its own, one at a time; the winner becomes a version that is served.
 #[utoipa::path(post, path = "/v1/model_selections", tag = "trust", request_body = SelectionRequest, responses(
-    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = SelectionDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 409, body = ErrorBody), (status = 429, body = ErrorBody),
     (status = 501, body = ErrorBody)))]
 pub async fn create(
@@ -21,12 +22,12 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<Map<String, Value>>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(selections::create(&api.service, &caller.project, body).await?))
+    Ok(Json(selections::create(&api.service, &caller.payer, body).await?))
 }
 
 /// Asks a choice to end. One that waits is `cancelled` at once; one that runs says `cancel_requested` until it ends.
 #[utoipa::path(post, path = "/v1/model_selections/{id}/cancel", tag = "trust", params(("id" = String, Path)), responses(
-    (status = 200, body = Object), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+    (status = 200, body = SelectionDocument), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
     (status = 409, body = ErrorBody)))]
 pub async fn cancel(
     State(api): State<Api>,
@@ -38,7 +39,7 @@ pub async fn cancel(
 
 /// What choices found: measured rows, ties, the front, the recommendation; newest first.
 #[utoipa::path(get, path = "/v1/model_selections", tag = "trust", responses(
-    (status = 200, body = Object), (status = 401, body = ErrorBody)))]
+    (status = 200, body = SelectionsDocument), (status = 401, body = ErrorBody)))]
 pub async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -49,7 +50,7 @@ pub async fn list(
 
 /// What one choice found, or how far it is: `status` is queued, running, done, failed or cancelled.
 #[utoipa::path(get, path = "/v1/model_selections/{id}", tag = "trust", params(("id" = String, Path)), responses(
-    (status = 200, body = Object), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    (status = 200, body = SelectionDocument), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

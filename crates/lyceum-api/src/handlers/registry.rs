@@ -56,13 +56,13 @@ pub async fn delete(
     };
     let act = act(&caller, String::new());
     let deleted = registry::delete(api.service.store(), &caller.project, &doomed, &act).await?;
-    api.service.forget(&caller.project, &deleted);
+    api.service.forget(&deleted);
     Ok(Json(DeletedBody { id, object: "model", deleted: true }))
 }
 
 /// The aliases of a name, by alphabet.
 #[utoipa::path(get, path = "/v1/models/{id}/aliases", tag = "lyceum", params(("id" = String, Path)), responses(
-    (status = 200, body = AliasList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    (status = 200, body = AliasList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 400, body = ErrorBody)))]
 pub async fn aliases(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -103,7 +103,7 @@ pub async fn set_alias(
 #[utoipa::path(delete, path = "/v1/models/{id}/aliases/{alias}", tag = "lyceum",
     params(("id" = String, Path), ("alias" = String, Path)), responses(
     (status = 200, body = DeletedBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-    (status = 404, body = ErrorBody)))]
+    (status = 404, body = ErrorBody), (status = 400, body = ErrorBody)))]
 pub async fn delete_alias(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -139,7 +139,7 @@ pub async fn roll_back(
 
 /// What happened to a name, the oldest first, also to versions that are gone.
 #[utoipa::path(get, path = "/v1/models/{id}/history", tag = "lyceum", params(("id" = String, Path)), responses(
-    (status = 200, body = EventList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    (status = 200, body = EventList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 400, body = ErrorBody)))]
 pub async fn history(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

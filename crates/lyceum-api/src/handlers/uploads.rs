@@ -48,7 +48,8 @@ pub async fn add_part(
     while let Some(field) = in_time(form.next_field()).await? {
         match field.name() {
             Some("data") => {
-                let received = bytes_of(&api, field, "data", limits::UPLOAD_PART_BYTES_MAX).await?;
+                let received =
+                    bytes_of(&api, &caller.project, field, ("data", limits::UPLOAD_PART_BYTES_MAX)).await?;
                 if data.replace(received).is_some() {
                     return Err(twice("data"));
                 }

@@ -1,4 +1,4 @@
-//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations}` and `/v1/organization/costs`
+//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations,trainings}` and `/v1/organization/costs`
 
 use crate::Api;
 use crate::auth::Administrator;
@@ -72,6 +72,22 @@ pub async fn explanations(
     pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
     page(&api, &by, pairs, Kind::Explanations).await
+}
+
+/// Jobs, trained tokens and rows, and seconds on a processor of trainings and choices, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/trainings", tag = "lyceum", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
+    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn trainings(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Trainings).await
 }
 
 async fn page(api: &Api, by: &Administrator, pairs: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {

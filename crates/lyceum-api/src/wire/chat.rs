@@ -406,6 +406,8 @@ pub struct TokenLogprob {
     pub token: String,
     /// Natural logarithm.
     pub logprob: f32,
+    /// Beside OpenAI's fields: the entropy of the whole distribution at this token, in nats.
+    pub entropy: Option<f32>,
     pub bytes: Vec<u8>,
     pub top_logprobs: Vec<TopLogprob>,
 }
@@ -424,6 +426,7 @@ impl Logprobs {
         let top = |Likely { text, bytes, logprob }| TopLogprob { token: text, logprob, bytes };
         self.content.extend(tokens.into_iter().map(|token| TokenLogprob {
             logprob: token.logprob.expect("tokens are told with their log-probabilities: bug"),
+            entropy: token.entropy,
             token: token.text,
             bytes: token.bytes,
             top_logprobs: token.top.into_iter().take(n_top).map(top).collect(),

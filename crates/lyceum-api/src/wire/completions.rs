@@ -344,6 +344,9 @@ pub struct Logprobs {
     pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
     /// Where each token begins, in characters of the text.
     pub text_offset: Vec<usize>,
+    /// Beside OpenAI's fields: the entropy of the whole distribution at each token, in nats; null where there is no
+    /// log-probability.
+    pub token_entropies: Vec<Option<f32>>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]

@@ -1,5 +1,6 @@
 //! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`).
 
+use super::cascades::RoutedBody;
 use super::explain::{Extras, OptionsBody};
 use super::explanation::explanation;
 use super::robustness::{
@@ -355,6 +356,9 @@ pub struct Decision {
     /// Of a version whose probabilities are calibrated; where it is missing they are as training left them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationBody>,
+    /// Of a cascade: which member answered, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<RoutedBody>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -440,6 +444,7 @@ impl Decision {
                 total_tokens: input_tokens,
             },
             explanation,
+            cascade: decision.cascade.map(RoutedBody::from),
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::explain::{
-    BaselineChoice, Check, Granularity, Method, MethodChoice, Options, QuantityName, Request, Steps, TRACIN,
-    TargetChoice, What, Wish,
+    BaselineChoice, CONTEXTCITE, Check, DIRECT_LOGIT, Granularity, Method, MethodChoice, Options,
+    QuantityName, Request, Steps, TRACIN, TargetChoice, What, Wish,
 };
 use lyceum_types::limits;
 use serde::Deserialize;
@@ -36,7 +36,7 @@ pub struct OptionsBody {
     pub seed: Option<u64>,
     /// Of `integrated_gradients` and `conductance`.
     pub n_steps: Option<usize>,
-    /// Of `smooth_grad` and `kernel_shap`.
+    /// Of `smooth_grad`, `kernel_shap` and `contextcite` (masks).
     pub n_samples: Option<usize>,
     /// Of `shapley_sampling`.
     pub n_permutations: Option<usize>,
@@ -195,6 +195,7 @@ impl OptionsBody {
         let name = self.method.as_deref().unwrap_or("auto");
         let mut method = match name {
             "auto" => None,
+            CONTEXTCITE | DIRECT_LOGIT => None,
             "attention_weights" | "attention_rollout" | TRACIN => None,
             // The name by which the wire knows ablation with tokens left out.
             "leave_one_out" => Some(Method::Ablation),
@@ -202,7 +203,11 @@ impl OptionsBody {
                 Some(method) => Some(method),
                 None => {
                     let all: Vec<&str> = Method::all().iter().map(Method::name).collect();
-                    let message = format!("{}: {name:?} is none of auto, {}", at("method"), all.join(", "));
+                    let message = format!(
+                        "{}: {name:?} is none of auto, {CONTEXTCITE}, {DIRECT_LOGIT}, {}",
+                        at("method"),
+                        all.join(", ")
+                    );
                     return Err(ApiError::field(at("method"), "unsupported_method", message));
                 }
             },
@@ -219,7 +224,7 @@ impl OptionsBody {
         let samples = |m: &Method| matches!(m, Method::SmoothGrad { .. } | Method::KernelShap { .. });
         let layers = |m: &Method| matches!(m, Method::GradCam { .. } | Method::Conductance { .. });
         setting("n_steps", self.n_steps.is_some(), is(steps));
-        setting("n_samples", self.n_samples.is_some(), is(samples));
+        setting("n_samples", self.n_samples.is_some(), is(samples) || name == CONTEXTCITE);
         setting("layer", self.layer.is_some(), is(layers));
         let sampling = is(|m| matches!(m, Method::ShapleySampling { .. }));
         setting("n_permutations", self.n_permutations.is_some(), sampling);
@@ -271,6 +276,8 @@ impl OptionsBody {
         Ok(match (name, method) {
             ("attention_weights", _) => MethodChoice::Attention { rollout: false },
             ("attention_rollout", _) => MethodChoice::Attention { rollout: true },
+            (CONTEXTCITE, _) => MethodChoice::ContextCite { n_samples: given_samples },
+            (DIRECT_LOGIT, _) => MethodChoice::DirectLogit,
             (TRACIN, _) => MethodChoice::Tracin,
             (_, Some(method)) => MethodChoice::Named(method),
             (_, None) => MethodChoice::Auto,

@@ -5,7 +5,7 @@ use super::explain::Extras;
 use base64::Engine as _;
 use lyceum_service::background::Record;
 use lyceum_service::explain::{
-    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, InfluenceShown,
+    Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Fit, InfluenceShown,
     Map as AttentionMap, MethodInfo, Of, Parts, RowShown, TRACIN, TargetShown,
 };
 use serde::Serialize;
@@ -19,26 +19,36 @@ pub struct InstancesResponse {
     pub explanations: Vec<Value>,
 }
 
-/// An explanation, the training rows behind an answer, or weights of attention.
-#[derive(Debug, Serialize, ToSchema)]
+/// An explanation, the training rows behind an answer, or weights of attention; one of the background has what it
+/// explains and its `status` from the beginning, and the rest once it is `completed`.
+#[derive(Debug, ToSchema)]
 #[schema(as = Explanation)]
+#[expect(dead_code, reason = "documents the shape; what is in it grows as JSON")]
 pub struct ExplanationBody {
     /// `explanation`; `row_influence` (with `rows` instead of `attributions`); or `attention`, which is none.
     pub object: &'static str,
     pub id: String,
-    pub method: String,
-    pub exact: bool,
-    #[schema(value_type = Object)]
-    pub target: Value,
-    #[schema(value_type = Object)]
-    pub output: Value,
+    /// Seconds since 1970.
+    pub created_at: i64,
+    /// The version and the hash of its weights.
+    pub explained_model: String,
+    /// Of the background: `queued`, `running`, `completed`, `failed` or `cancelled`.
+    pub status: Option<String>,
+    #[schema(value_type = Option<Object>)]
+    pub error: Option<Value>,
+    pub method: Option<String>,
+    pub exact: Option<bool>,
+    #[schema(value_type = Option<Object>)]
+    pub target: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    pub output: Option<Value>,
     /// Spans of characters, features with their values, patches, steps, or units of a layer.
-    #[schema(value_type = Vec<Object>)]
-    pub attributions: Vec<Value>,
-    #[schema(value_type = Object)]
-    pub checks: Value,
-    #[schema(value_type = Object)]
-    pub usage: Value,
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub attributions: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
+    pub checks: Option<Value>,
+    #[schema(value_type = Option<Object>)]
+    pub usage: Option<Value>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,6 +138,9 @@ pub fn explanation(explained: &Explained, extras: Extras) -> Value {
                 fields.insert("heatmap".into(), heatmap);
             }
             fields.insert("checks".into(), checks(explanation));
+            if let Some(fit) = &explanation.fit {
+                fields.insert("fit".into(), fit_body(fit));
+            }
             fields.insert("baseline".into(), json!({"type": baseline}));
             fields.insert("seed".into(), explanation.seed.into());
             let usage = explanation.usage;
@@ -138,6 +151,23 @@ pub fn explanation(explained: &Explained, extras: Extras) -> Value {
         }
     }
     body
+}
+
+/// A linear model of the answer, with all that is needed to fit it again.
+fn fit_body(fit: &Fit) -> Value {
+    let bits = |mask: &Vec<bool>| mask.iter().map(|&kept| if kept { '1' } else { '0' }).collect::<String>();
+    let fall = |&(k, fall): &(usize, f64)| json!({"k": k, "logprob_drop": fall});
+    json!({
+        "kind": "lasso",
+        "alpha": fit.alpha,
+        "intercept": fit.linear.intercept,
+        "n_ablations": fit.masks.len(),
+        "n_held_out": fit.n_held_out,
+        "lds": fit.lds,
+        "top_k_drop": fit.drops.iter().map(fall).collect::<Vec<_>>(),
+        // The last `n_held_out` of them are those that the fit has not seen.
+        "ablations": {"masks": fit.masks.iter().map(bits).collect::<Vec<_>>(), "values": fit.values},
+    })
 }
 
 fn counterfactual_body(c: &Counterfactual) -> Value {
@@ -171,6 +201,7 @@ fn attributions(parts: &Parts, explanation: &Explanation) -> Value {
     let one = |(i, a): (usize, &Attribution)| {
         let mut body = match (&explanation.of, parts) {
             (Of::Layer { .. }, _) => json!({"unit": i}),
+            (Of::Components(names), _) => json!({"component": names[i]}),
             (_, Parts::Text { spans, .. }) => {
                 json!({"char_start": spans[i].start, "char_end": spans[i].end})
             }

@@ -3,7 +3,8 @@
 use crate::error::ApiError;
 use crate::wire::{responses, unsupported};
 use lyceum_service::fine_tuning::events::{self, Checkpoint, Event};
-use lyceum_service::fine_tuning::{Ask, Hyperparameters, Lora, Method, Query, State, Training};
+use lyceum_service::fine_tuning::{Ask, Bill, Hyperparameters, Lora, Method, Query, State, Training};
+use lyceum_service::usage::UNIT;
 use lyceum_types::ids::JobId;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -258,9 +259,9 @@ pub struct FineTuningJob {
     pub method: Value,
     pub training_file: String,
     pub validation_file: Option<String>,
-    /// Empty: the events have all metrics.
+    /// When it is done, a CSV file: `step`, `train_loss`, and what was measured of the validation part.
     pub result_files: Vec<String>,
-    /// Tokens in the examples of all steps; null until it is done.
+    /// Tokens in the examples of all steps that were taken; null until it has ended.
     pub trained_tokens: Option<u64>,
     pub error: Option<FineTuningError>,
     pub seed: u64,
@@ -294,6 +295,14 @@ pub struct Extension {
     pub validation_examples: u64,
     /// Of a private training what is expected: which examples a step draws is a secret.
     pub estimated_tokens: Option<u64>,
+    /// Of a training from the start: the rows of all steps, and at most those of its folds.
+    pub estimated_rows: Option<u64>,
+    /// Rows that it was trained on; null until it has ended.
+    pub trained_rows: Option<u64>,
+    /// What it can cost at most, which is put aside until it ends; null where nobody's key pays for it.
+    pub max_cost_usd: Option<f64>,
+    /// What it cost; null until it has ended.
+    pub cost_usd: Option<f64>,
     /// What it will cost its file in privacy (`q`, `sigma`, `steps`, `epsilon`, `delta`, …); null: nothing is promised.
     #[schema(value_type = Option<Object>)]
     pub privacy: Value,
@@ -301,7 +310,10 @@ pub struct Extension {
 
 impl From<Training> for FineTuningJob {
     fn from(training: Training) -> Self {
-        let Training { job, asked, state, model, trained_tokens, estimated_finish } = training;
+        let Training { job, asked, state, model, trained_tokens, .. } = training;
+        let (trained_rows, estimated_finish, bill) =
+            (training.trained_rows, training.estimated_finish, training.bill);
+        let usd = |amount: i64| amount as f64 / UNIT as f64;
         let error = (state == State::Failed).then(|| FineTuningError {
             code: "job_failed",
             message: job.message.clone(),
@@ -321,7 +333,7 @@ impl From<Training> for FineTuningJob {
             method: asked.method,
             training_file: asked.training_file,
             validation_file: asked.validation_file,
-            result_files: Vec::new(),
+            result_files: training.result_file.into_iter().collect(),
             trained_tokens,
             error,
             seed: asked.seed,
@@ -337,6 +349,10 @@ impl From<Training> for FineTuningJob {
                 examples: asked.quote.n_examples,
                 validation_examples: asked.quote.n_validation,
                 estimated_tokens: asked.quote.trained_tokens,
+                estimated_rows: asked.quote.trained_rows,
+                trained_rows,
+                max_cost_usd: bill.as_ref().map(|bill| usd(bill.worst())),
+                cost_usd: bill.as_ref().and_then(Bill::cost).map(usd),
                 privacy: serde_json::to_value(asked.privacy).expect("a quote is plain data: bug"),
             },
         }

@@ -72,7 +72,7 @@ pub struct AliasList {
 pub struct EventBody {
     /// `model.event`
     pub object: &'static str,
-    /// `approved`, `set`, `rolled_back`, `removed` or `deleted`
+    /// `approved`, `promoted`, `set`, `rolled_back`, `removed` or `deleted`
     pub event: &'static str,
     pub version: u32,
     pub alias: Option<String>,

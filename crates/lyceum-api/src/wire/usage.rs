@@ -266,6 +266,13 @@ fn result(kind: Kind, group: &Group, counts: &Counts, n_requests: u64) -> Value 
             "object": "organization.usage.explanations.result",
             "num_passes": counts.passes,
         }),
+        Kind::Trainings => json!({
+            "object": "organization.usage.trainings.result",
+            "num_jobs": n_requests,
+            "trained_tokens": counts.training_tokens,
+            "trained_rows": counts.training_rows,
+            "cpu_seconds": counts.cpu_seconds,
+        }),
     };
     result["num_model_requests"] = n_requests.into();
     result["project_id"] = json!(group.project_id);
@@ -330,6 +337,8 @@ fn items(sum: &Sum, prices: &PriceList) -> Vec<(&'static str, u64, i64, Option<&
         ("cached input", counts.cached_tokens, rates.cached_input, tokens),
         ("output", counts.output_tokens, rates.output, tokens),
         ("training", counts.training_tokens, rates.training, tokens),
+        ("training rows", counts.training_rows, rates.training_row, None),
+        ("processor seconds", counts.cpu_seconds, rates.cpu_second, None),
         ("passes", counts.passes, rates.pass, None),
     ];
     all.into_iter().filter(|(_, n, rate, _)| *n > 0 && *rate > 0).collect()

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// A folder as PEFT saves it: random factors for the model `tiny`.
-fn peft(house: &House, name: &str, seed: u64) -> PathBuf {
+pub fn peft(house: &House, name: &str, seed: u64) -> PathBuf {
     let folder = house.dir.path().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let description = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4,
@@ -39,7 +39,7 @@ fn peft(house: &House, name: &str, seed: u64) -> PathBuf {
     folder
 }
 
-async fn bring(house: &House, name: &str, base: &str, path: PathBuf) -> Result<Imported, ImportError> {
+pub async fn bring(house: &House, name: &str, base: &str, path: PathBuf) -> Result<Imported, ImportError> {
     let request = ImportAdapter {
         path,
         name: name.parse().unwrap(),

@@ -21,12 +21,12 @@ pub async fn bring(client: &Client, purpose: &str, name: &str, bytes: &[u8]) -> 
     client.send("POST", "/v1/files", &[("content-type", kind.as_str())], body).await
 }
 
-fn line(id: &str, url: &str, body: &Value) -> String {
+pub fn line(id: &str, url: &str, body: &Value) -> String {
     json!({"custom_id": id, "method": "POST", "url": url, "body": body}).to_string()
 }
 
 /// Completions `line-0`, `line-1`, … of 12 tokens.
-fn poems(n: usize) -> String {
+pub fn poems(n: usize) -> String {
     let body =
         |i: usize| json!({"model": "poet", "prompt": "abc", "max_tokens": 12, "seed": i, "ignore_eos": true});
     (0..n).map(|i| line(&format!("line-{i}"), "/v1/completions", &body(i)) + "\n").collect()
@@ -38,7 +38,7 @@ async fn input(client: &Client, text: &str) -> String {
     answer.json()["id"].as_str().unwrap().to_owned()
 }
 
-async fn begin(client: &Client, text: &str, endpoint: &str) -> String {
+pub async fn begin(client: &Client, text: &str, endpoint: &str) -> String {
     let file = input(client, text).await;
     let body = json!({"input_file_id": file, "endpoint": endpoint, "completion_window": "24h"});
     let answer = client.post("/v1/batches", &body).await;
@@ -52,7 +52,7 @@ async fn begin(client: &Client, text: &str, endpoint: &str) -> String {
 }
 
 /// The batch when `is_there` holds.
-async fn wait(client: &Client, id: &str, is_there: impl Fn(&Value) -> bool) -> Value {
+pub async fn wait(client: &Client, id: &str, is_there: impl Fn(&Value) -> bool) -> Value {
     for _ in 0..600 {
         let batch = client.get(&format!("/v1/batches/{id}")).await.json();
         if is_there(&batch) {
@@ -63,13 +63,19 @@ async fn wait(client: &Client, id: &str, is_there: impl Fn(&Value) -> bool) -> V
     panic!("{}", client.get(&format!("/v1/batches/{id}")).await.text());
 }
 
-async fn ended(client: &Client, id: &str) -> Value {
+pub async fn ended(client: &Client, id: &str) -> Value {
     let over = ["completed", "failed", "expired", "cancelled"];
     wait(client, id, |batch| over.contains(&batch["status"].as_str().unwrap())).await
 }
 
+/// A batch of these lines, when it has ended.
+pub async fn answered(client: &Client, text: &str, endpoint: &str) -> Value {
+    let id = begin(client, text, endpoint).await;
+    ended(client, &id).await
+}
+
 /// The lines of a file that a batch made.
-async fn lines(client: &Client, file: &Value) -> Vec<Value> {
+pub async fn lines(client: &Client, file: &Value) -> Vec<Value> {
     let Some(id) = file.as_str() else { return Vec::new() };
     let about = client.get(&format!("/v1/files/{id}")).await.json();
     assert_eq!(about["purpose"], "batch_output", "{about}");
@@ -78,14 +84,14 @@ async fn lines(client: &Client, file: &Value) -> Vec<Value> {
     content.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn ids(lines: &[Value]) -> BTreeSet<String> {
+pub fn ids(lines: &[Value]) -> BTreeSet<String> {
     let ids: BTreeSet<String> =
         lines.iter().map(|line| line["custom_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(ids.len(), lines.len(), "a line has one answer");
     ids
 }
 
-async fn billed(house: &House) -> Vec<Entry> {
+pub async fn billed(house: &House) -> Vec<Entry> {
     let span = (Timestamp::from_millis(0), Timestamp::from_millis(i64::MAX));
     for _ in 0..200 {
         if house.service.ledger().n_pending() == 0 {
@@ -214,7 +220,7 @@ async fn what_is_wrong_with_a_file_fails_its_batch_line_by_line() {
 }
 
 /// Holds the device until it is dropped.
-fn hold(house: &House) -> std::sync::mpsc::Sender<()> {
+pub fn hold(house: &House) -> std::sync::mpsc::Sender<()> {
     let (release, released) = std::sync::mpsc::channel::<()>();
     let (holds, held) = std::sync::mpsc::channel();
     let work = move || {

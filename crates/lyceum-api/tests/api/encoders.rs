@@ -32,7 +32,7 @@ pub fn folder(to: &Path, name: &str) {
 }
 
 impl House {
-    async fn import_encoder(&self, name: &str) {
+    pub async fn import_encoder(&self, name: &str) {
         let dir = tempfile::tempdir().unwrap();
         folder(dir.path(), name);
         let request = Import {

@@ -5,7 +5,10 @@ use crate::client::{Answer, Client};
 use crate::files::bring;
 use crate::house::House;
 use crate::language::house;
+use crate::ledger::{RATES, bookkeeper, priced, rows};
 use lyceum_store::jobs::{self, Progress};
+use lyceum_store::ledger::budgets::{self, Period, Place};
+use lyceum_store::ledger::{Counts, Outcome};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use serde_json::{Value, json};
@@ -110,6 +113,9 @@ async fn a_job_spec_trains_any_family() {
     let job = asked(client, &body(&spec)).await;
     assert_eq!((&job["method"]["type"], &job["lyceum"]["examples"]), (&json!("train"), &json!(4)));
     assert_eq!(job["hyperparameters"]["n_epochs"], 2);
+    let own = &job["lyceum"];
+    assert_eq!((&own["estimated_rows"], &own["total_steps"]), (&json!(8), &json!(8)));
+    assert_eq!((&own["max_cost_usd"], &own["cost_usd"]), (&json!(0.0), &json!(null)), "there is no price");
     for (key, value, status, param) in [
         ("task", json!("sorting"), 400, "task"),
         ("data", json!({"target": "nothing"}), 400, ""),
@@ -311,6 +317,76 @@ async fn a_project_that_keeps_nothing_trains_nothing() {
     assert_eq!(set.status, 200, "{}", set.text());
     let answer = house.client.post(JOBS, &json!({"model": "tiny", "training_file": file})).await;
     assert_eq!(answer.refused(400), ("training_file".into(), "zero_data_retention".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_covers_a_job_or_refuses_it_and_the_books_show_what_was_trained() {
+    let (house, file) = with_file().await;
+    let (client, store) = (&house.client, house.service.store());
+    priced(&house).await;
+    let limit = async |limit: i64| {
+        let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
+        budgets::set(store, &place, Period::Month, limit, Timestamp::now()).await.unwrap();
+        house.service.ledger().refresh().await.unwrap();
+    };
+    let stands = async || {
+        let window = budgets::windows(store, Timestamp::now()).await.unwrap().remove(0);
+        (window.spent, window.reserved)
+    };
+    let body = json!({"model": "tiny", "training_file": file, "seed": 1});
+    limit(1).await;
+    let refused = client.post(JOBS, &body).await;
+    assert_eq!(refused.refused(429).1, "insufficient_quota");
+    assert_eq!(client.get(JOBS).await.json()["data"], json!([]), "there is no job without its money");
+    limit(100_000_000).await;
+    let free = asked(client, &body).await;
+    let most = free["lyceum"]["estimated_tokens"].as_u64().unwrap();
+    let worst = RATES.cost(&Counts { training_tokens: most, ..Counts::default() });
+    assert_eq!(free["lyceum"]["max_cost_usd"], json!(worst as f64 / 1e6));
+    assert_eq!(stands().await, (0, worst));
+    client.post(&format!("{JOBS}/{}/cancel", free["id"].as_str().unwrap()), &json!({})).await;
+    assert_eq!(stands().await, (0, 0));
+
+    // A server holds an eighth of what is left for requests; a job gets it all the same.
+    limit(worst + 100).await;
+    let chat = json!({"model": "tiny", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1});
+    assert_eq!(client.post("/v1/chat/completions", &chat).await.status, 200);
+    let chatted: i64 = rows(&house).await.values().map(|row| row.cost).sum();
+    assert!(chatted > 0 && chatted < 100 && stands().await.1 > 100);
+    let job = asked(client, &body).await;
+    assert_eq!(stands().await, (chatted, worst));
+    assert_eq!(client.post(JOBS, &body).await.refused(429).1, "insufficient_quota");
+
+    // Somebody works on it, and it is cancelled.
+    let id = id_of(&job);
+    let claim =
+        jobs::claim_waiting(store, &Project::default_project(), &id, "test", Timestamp::now()).await.unwrap();
+    claim.count(Counts { training_tokens: 777, ..Counts::default() });
+    let running = client.get(&format!("{JOBS}/{id}")).await.json();
+    assert!(running["trained_tokens"].is_null() && running["lyceum"]["cost_usd"].is_null(), "{running}");
+    jobs::finish_cancelled(store, &claim, "cancelled", Timestamp::now()).await.unwrap();
+    let ended = client.get(&format!("{JOBS}/{id}")).await.json();
+    assert_eq!((&ended["trained_tokens"], &ended["lyceum"]["cost_usd"]), (&json!(777), &json!(0.003108)));
+    let all = rows(&house).await;
+    let row = &all[id.as_str()];
+    assert_eq!((row.outcome, row.counts.training_tokens, row.cost), (Outcome::Cancelled, 777, 3108));
+    assert_eq!((&*row.request.route, &*row.request.model, row.request.model_version), (JOBS, "tiny", 1));
+    assert_eq!((all.len(), stands().await), (2, (chatted + 3108, 0)));
+
+    let books = bookkeeper(&house).await;
+    let results = async |path: &str| -> Vec<Value> {
+        let start = Timestamp::now().seconds() - 60;
+        let page = books.get(&format!("/v1/organization/{path}start_time={start}")).await.json();
+        let buckets = page["data"].as_array().unwrap().iter();
+        buckets.flat_map(|bucket| bucket["results"].as_array().unwrap().clone()).collect()
+    };
+    let trainings = results("usage/trainings?group_by=model&").await;
+    assert_eq!(trainings.len(), 1, "{trainings:?}");
+    assert_eq!((&trainings[0]["trained_tokens"], &trainings[0]["num_jobs"]), (&json!(777), &json!(1)));
+    let costs = results("costs?group_by=line_item&").await;
+    let item = costs.iter().find(|item| item["line_item"] == "tiny, training").unwrap();
+    assert_eq!((&item["quantity"], &item["amount"]["value"]), (&json!(777), &json!(0.003108)));
+    assert_eq!(item["quantity_unit"], "tokens");
 }
 
 #[tokio::test(flavor = "multi_thread")]

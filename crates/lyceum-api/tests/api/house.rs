@@ -53,11 +53,34 @@ impl House {
     }
 
     pub async fn over(dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+        Self::built(dir, engine, |service| service).await
+    }
+
+    /// With a service that is built in another way.
+    pub async fn built(
+        dir: tempfile::TempDir,
+        engine: EngineLimits,
+        build: impl FnOnce(Service) -> Service,
+    ) -> Self {
         let store = Store::open(Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        Self::of_built(store, dir, engine, build).await
+    }
+
+    /// Over a store in this folder.
+    pub async fn of(store: Store, dir: tempfile::TempDir, engine: EngineLimits) -> Self {
+        Self::of_built(store, dir, engine, |service| service).await
+    }
+
+    async fn of_built(
+        store: Store,
+        dir: tempfile::TempDir,
+        engine: EngineLimits,
+        build: impl FnOnce(Service) -> Service,
+    ) -> Self {
         let grant = KeyGrant { name: "test".into(), scopes: vec![KeyScope::Admin], expires_at: None };
         let (_, secret) =
             keys::create(&store, &Project::default_project(), grant, Timestamp::now()).await.unwrap();
-        let service = Arc::new(Service::new(store, Engine::start(engine).unwrap()));
+        let service = Arc::new(build(Service::new(store, Engine::start(engine).unwrap())));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();

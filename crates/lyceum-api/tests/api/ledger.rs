@@ -17,19 +17,27 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
-/// One millionth a token read and two a token made, a thousandth of that for what was kept; three a pass.
-const RATES: Rates =
-    Rates { input: 1_000_000, cached_input: 500_000, output: 2_000_000, training: 0, pass: 3_000_000 };
+/// One millionth a token read and two a token made, half of that for what was kept; three a pass; four a token that is
+/// trained on, five a row, six a second.
+pub const RATES: Rates = Rates {
+    input: 1_000_000,
+    cached_input: 500_000,
+    output: 2_000_000,
+    training: 4_000_000,
+    training_row: 5_000_000,
+    cpu_second: 6_000_000,
+    pass: 3_000_000,
+};
 
 const ALL: (Timestamp, Timestamp) = (Timestamp::from_millis(0), Timestamp::from_millis(i64::MAX));
 
-async fn priced(house: &House) {
+pub async fn priced(house: &House) {
     prices::set(house.service.store(), ("*", "*", "*"), RATES, Timestamp::now()).await.unwrap();
     house.service.ledger().refresh().await.unwrap();
 }
 
 /// Rows by request, once nothing is under way.
-async fn rows(house: &House) -> BTreeMap<String, Entry> {
+pub async fn rows(house: &House) -> BTreeMap<String, Entry> {
     quiet(house).await;
     let all = entries::list(house.service.store(), "default", ALL, "", 100_000).await.unwrap();
     all.into_iter().map(|entry| (entry.request.id.clone(), entry)).collect()
@@ -53,7 +61,7 @@ fn id(answer: &Answer) -> String {
 }
 
 /// Who may read the organization's bill.
-async fn bookkeeper(house: &House) -> Client {
+pub async fn bookkeeper(house: &House) -> Client {
     let store = house.service.store();
     let act = Act { actor: Actor::CommandLine, now: Timestamp::now() };
     let owner = admin_keys::operator(store, "default", &act).await.unwrap();

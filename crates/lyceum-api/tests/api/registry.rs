@@ -75,6 +75,9 @@ async fn a_protected_alias_asks_for_an_approval_and_what_has_no_sense_is_refused
     assert_eq!(lineage["approvals"][0]["note"], "seen");
     let promoted = house.client.post("/v1/models/flowers@2/promote", &json!({})).await.json();
     assert_eq!((&promoted["was_held"], &promoted["served"]), (&Value::Null, &json!("flowers@3")));
+    let history = house.client.get("/v1/models/flowers/history").await.json();
+    let last = history["data"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["event"], &last["version"]), (&json!("promoted"), &json!(2)), "{history}");
 
     let post = async |path: &str, body: Value| house.client.post(path, &body).await;
     assert_eq!(post("/v1/models/flowers/approve", json!({})).await.refused(400).1, "version_missing");

@@ -22,7 +22,7 @@ async fn create(house: &House, extra: Value) -> Value {
 }
 
 /// The typed events of a stream: each is named as its data says, and they are numbered without a gap.
-fn typed(answer: &Answer) -> Vec<Value> {
+pub(crate) fn typed(answer: &Answer) -> Vec<Value> {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let events = answer.text().split("\n\n").filter(|event| !event.is_empty() && !event.starts_with(':'));
     let events: Vec<Value> = events

@@ -4,6 +4,7 @@
 use crate::files::bring;
 use crate::house::House;
 use lyceum_store::jobs::{self, Kind};
+use lyceum_store::ledger::Counts;
 use lyceum_store::selections;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{Project, SelectionId};
@@ -32,6 +33,32 @@ async fn kept_choices_are_given() {
     }
     let cancel = house.client.post(&format!("/v1/model_selections/{id}/cancel"), &json!({})).await;
     assert_eq!(cancel.refused(409).1, "selection_over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_choice_is_paid_by_its_seconds_and_no_more_than_its_minutes() {
+    let house = House::new().await;
+    let (client, store) = (&house.client, house.service.store());
+    crate::ledger::priced(&house).await;
+    let file = bring(client, "rows.csv", b"a,label\n1,x\n2,y\n").await;
+    let body = json!({
+        "name": "chosen", "task": "classification", "data": file, "target": "label", "candidates": "auto",
+        "budget": { "minutes": 2 },
+    });
+    let asked = client.post("/v1/model_selections", &body).await.json();
+    let most = asked["bill"]["cpu_seconds_max"].as_u64().unwrap();
+    assert!(most >= 120 && most.is_multiple_of(120), "{asked}");
+    assert_eq!(asked["bill"]["usd_max"], json!(most as f64 * 6e-6));
+    let id: SelectionId = asked["id"].as_str().unwrap().parse().unwrap();
+    let (project, now) = (Project::default_project(), Timestamp::now());
+    let claim = jobs::claim_waiting(store, &project, &id.job(), "test", now).await.unwrap();
+    claim.count(Counts { cpu_seconds: 50, ..Counts::default() });
+    selections::save(store, &project, &id, json!({ "id": id.as_str() }).to_string().as_bytes()).unwrap();
+    jobs::finish_done_with(store, &claim, "{}", now).await.unwrap();
+    let found = client.get(&format!("/v1/model_selections/{id}")).await.json();
+    assert_eq!((&found["bill"]["cpu_seconds"], &found["bill"]["usd"]), (&json!(50), &json!(0.0003)));
+    let row = &crate::ledger::rows(&house).await[id.job().as_str()];
+    assert_eq!((row.cost, row.counts.cpu_seconds, &*row.request.model), (300, 50, "chosen"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,7 @@ async fn projects_are_listed_in_pages_changed_and_archived() {
         (json!({}), 400),
         (json!({"name": "a", "foo": 1}), 400),
         (json!({"name": "a", "residency": "EU_STORAGE_PROCESSING"}), 501),
-        (json!({"name": "a", "external_key_id": "k"}), 501),
+        (json!({"name": "a", "external_key_id": "k"}), 400),
     ] {
         let answer = admin.post(&format!("{ALL}/projects"), &body).await;
         assert_eq!(answer.status, status, "{body}: {}", answer.text());

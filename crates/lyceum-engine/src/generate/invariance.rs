@@ -393,3 +393,78 @@ fn models_beyond_the_bound_wait_for_their_turn() {
     generator.step(&mut ws, &gauges);
     assert!(generator.lanes().is_empty(), "the memory of a model that nobody holds is given back");
 }
+
+/// Somebody who leaves, in the middle of a prompt or of an answer.
+struct Leaver {
+    cancelled: Arc<AtomicBool>,
+    /// Before this step.
+    at: usize,
+    n_events: Arc<AtomicUsize>,
+}
+
+/// Half of them cancel, half are found out by their sink, which takes no event after the one that it refused.
+fn leaver(model: &Arc<Model>, wish: &Wish, rng: &mut ChaCha8Rng) -> (Leaver, GenerateRequest) {
+    let (at, n_max) = match rng.random_range(0..2) {
+        0 => (rng.random_range(0..10), usize::MAX),
+        _ => (usize::MAX, rng.random_range(1..6)),
+    };
+    let (cancelled, n_events) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let told = n_events.clone();
+    let sink = Box::new(move |_| {
+        let n = told.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(n <= n_max, "an event for nobody");
+        if n == n_max { Flow::Stop } else { Flow::Continue }
+    });
+    let request = GenerateRequest {
+        sampling: wish.sampling.clone(),
+        cancelled: Some(cancelled.clone()),
+        ..GenerateRequest::new(model.clone(), wish.prompt.clone(), wish.n_max, sink)
+    };
+    (Leaver { cancelled, at, n_events }, request)
+}
+
+#[test]
+fn five_hundred_clients_that_leave_are_gone_within_a_step_and_give_back_every_page() {
+    let (model, stayers) = (model(), wishes(20, &[]));
+    let (alone, _) = run(&model, &stayers, 1, limits(), None);
+    let mut n_in_the_middle = 0;
+    for prefix_cache in [false, true] {
+        let limits = EngineLimits { prefix_cache, prefill_tokens_max: 16, ..limits() };
+        let answers: Answers = Arc::new(Mutex::new(vec![Vec::new(); stayers.len()]));
+        let (mut generator, gauges, mut ws) = (Generator::new(limits), Gauges::default(), Workspace::new());
+        let (door, mut rng) = (Door::new(64), ChaCha8Rng::seed_from_u64(3));
+        let place = || door.take(Tenant(0), Priority::Interactive, 1).ok().unwrap();
+        for wave in 0..10 {
+            for i in [2 * wave, 2 * wave + 1] {
+                generator.push(request(&model, &stayers[i], i, &answers), place());
+            }
+            let mut leavers = Vec::new();
+            for i in 0..25 {
+                let (leaver, request) = leaver(&model, &stayers[i % stayers.len()], &mut rng);
+                generator.push(request, place());
+                leavers.push(leaver);
+            }
+            let mut step = 0;
+            while !generator.is_idle() {
+                let leaving: Vec<&Leaver> = leavers.iter().filter(|leaver| leaver.at == step).collect();
+                let counted = |leavers: &[&Leaver]| -> Vec<usize> {
+                    leavers.iter().map(|leaver| leaver.n_events.load(Ordering::Relaxed)).collect()
+                };
+                leaving.iter().for_each(|leaver| leaver.cancelled.store(true, Ordering::Relaxed));
+                let is_held = |leaver: &&&Leaver| Arc::strong_count(&leaver.cancelled) > 1;
+                n_in_the_middle += leaving.iter().filter(is_held).count();
+                let before = counted(&leaving);
+                if generator.lanes().is_empty() {
+                    generator.lanes().push(Lane::new(&model, &limits));
+                }
+                generator.step(&mut ws, &gauges);
+                assert_eq!(counted(&leaving), before, "nothing is written for those who left");
+                assert_eq!(leaving.iter().filter(is_held).count(), 0, "their work is dropped");
+                step += 1;
+            }
+            assert_eq!((door.n_held(), gauges.kv_pages_used.load(Ordering::Relaxed)), (0, 0), "wave {wave}");
+        }
+        assert!(*answers.lock().unwrap() == alone, "those who stay are answered as if they were alone");
+    }
+    assert!(n_in_the_middle > 150, "{n_in_the_middle} were in the middle");
+}

@@ -27,6 +27,7 @@ pub use mask::{BitMask, TokenMask};
 pub use sampler::Sampling;
 pub use sequence::{Priority, Tenant};
 
+use crate::observed::Timing;
 use crate::{EngineError, EngineLimits, Gauges, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::causal_lm::Adapter;
@@ -37,6 +38,7 @@ use scheduler::Scheduler;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Called for every event; must not block.
 pub type Sink = Box<dyn FnMut(Event) -> Flow + Send>;
@@ -85,6 +87,8 @@ pub struct GenerateRequest {
     pub metered: Option<Metered>,
     /// Set by whoever no longer wants the answer: it is dropped before the next step, without an event.
     pub cancelled: Option<Arc<AtomicBool>>,
+    /// When it was asked; the engine says it when it takes the request.
+    pub arrived: Instant,
     pub sink: Sink,
 }
 
@@ -110,6 +114,7 @@ impl GenerateRequest {
             kept: None,
             metered: None,
             cancelled: None,
+            arrived: Instant::now(),
             sink,
         }
     }
@@ -203,6 +208,8 @@ pub struct Logprobs {
     /// How many tokens are at least as likely as the chosen one, itself included and the lower ids of equals
     /// first: 1 is the likeliest.
     pub rank: usize,
+    /// `−Σ p ln p` over the whole vocabulary (without tokens that are never said), in nats: how open the choice was.
+    pub entropy: f32,
     /// The most likely tokens, best first.
     pub top: Vec<(u32, f32)>,
 }
@@ -244,12 +251,14 @@ impl Generator {
         let mut left = VecDeque::new();
         while let Some((request, place)) = self.pending.pop_front() {
             if request.is_cancelled() {
+                gauges.observed.gave_up();
                 continue;
             }
             match self.lane(&request.model) {
                 Some(i) => {
                     self.last_id += 1;
-                    self.lanes[i].add(self.last_id, request, place);
+                    let timing = Timing::new(gauges.observed.clone(), request.arrived, request.prompt.len());
+                    self.lanes[i].add(self.last_id, request, place, timing);
                 }
                 None => left.push_back((request, place)),
             }
@@ -257,6 +266,7 @@ impl Generator {
         self.pending = left;
         for lane in self.lanes.iter_mut().filter(|lane| !lane.is_idle()) {
             lane.step(ws);
+            lane.tell(&gauges.observed);
         }
         let used = self.lanes.iter().map(Lane::pages_used).sum();
         gauges.kv_pages_used.store(used, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use super::sampler::{Sampler, report};
 use super::scheduler::{Limits, Row, Scheduler};
 use super::sequence::Sequence;
 use super::{Event, Finish, Flow, GenerateRequest, TokenEvent};
+use crate::observed::{Ended, Observed, Timing};
 use crate::{CountPrompt, EngineError, EngineLimits, Metered, Places};
 use lyceum_models::Model;
 use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
@@ -32,6 +33,7 @@ struct Live {
     request: GenerateRequest,
     /// Comes back with this value.
     _place: Places,
+    timing: Timing,
     /// None until its first pass.
     state: Option<DecodeState>,
     sampler: Sampler,
@@ -83,6 +85,12 @@ impl Lane {
         [self.scheduler.n_preemptions, self.scheduler.n_guessed]
     }
 
+    /// What the scheduler did since it was told before.
+    pub(crate) fn tell(&mut self, observed: &Observed) {
+        let [preemptions, queries, hits] = self.scheduler.take_counts();
+        observed.scheduled(preemptions, (queries, hits));
+    }
+
     pub(crate) fn pages(&self) -> usize {
         self.scheduler.blocks.as_ref().map_or(0, Blocks::n_pages)
     }
@@ -91,7 +99,7 @@ impl Lane {
         self.scheduler.n_running()
     }
 
-    pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest, place: Places) {
+    pub(crate) fn add(&mut self, id: u64, mut request: GenerateRequest, place: Places, timing: Timing) {
         let n_positions = request.n_positions_max();
         let adapter = request.adapter.as_ref().map(|adapter| adapter.id());
         let sequence = Sequence::new(id, request.tenant, request.prompt.clone(), n_positions);
@@ -108,6 +116,7 @@ impl Lane {
             n_reported: request.reported_from,
             request,
             _place: place,
+            timing,
             state: None,
             sampler,
             n_generated: 0,
@@ -143,6 +152,7 @@ impl Lane {
 
     fn fail(&mut self, id: u64, error: EngineError) {
         if let Some(live) = self.live.get_mut(&id) {
+            live.timing.end(Ended::Error);
             (live.request.sink)(Event::Failed(error));
         }
         self.remove(id);
@@ -159,6 +169,7 @@ impl Lane {
         }
         if live.state.is_none() {
             live.count_beginning(row.start);
+            live.timing.begin();
         }
         if live.state.is_none() || again {
             match model.start(ws, live.request.source.as_deref()) {
@@ -286,6 +297,7 @@ impl Live {
             self.sampler.accept(id)?;
             let logprobs = self.request.logprobs.map(|n| report(logits, id, n));
             self.n_generated += 1;
+            self.timing.token();
             if let Some(metered) = &self.request.metered {
                 metered.tally.add_generated(1);
             }
@@ -328,6 +340,10 @@ impl Live {
     }
 
     fn done(&mut self, finish: Finish) -> Next {
+        self.timing.end(match finish {
+            Finish::Stop => Ended::Stop,
+            Finish::Length => Ended::Length,
+        });
         (self.request.sink)(Event::Done(finish));
         Next::Over
     }

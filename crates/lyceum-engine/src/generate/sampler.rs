@@ -234,7 +234,7 @@ impl Descending<'_> {
 
 /// What a row says about a token.
 pub(crate) fn report(row: &[f32], id: u32, n_top: usize) -> super::Logprobs {
-    let lse = log_sum_exp(row);
+    let (lse, entropy) = log_sum_exp_and_entropy(row);
     let log = |x: f32| (f64::from(x) - lse) as f32;
     let chosen = row[id as usize];
     let ahead = row.iter().zip(0..).filter(|&(&x, other)| x > chosen || x == chosen && other < id);
@@ -247,14 +247,22 @@ pub(crate) fn report(row: &[f32], id: u32, n_top: usize) -> super::Logprobs {
     let top = (0..n_top.min(row.len())).map(|i| order.get(i));
     // What is never said is no alternative.
     let top = top.filter(|(x, _)| *x > f32::NEG_INFINITY).map(|(x, id)| (id, log(x))).collect();
-    super::Logprobs { chosen: log(chosen), rank, top }
+    super::Logprobs { chosen: log(chosen), rank, entropy: entropy as f32, top }
 }
 
-/// `log Σ exp` of a row, in f64.
-fn log_sum_exp(logits: &[f32]) -> f64 {
+/// `log Σ exp` of a row, and the entropy of its softmax, in f64: with `d = z − max` and `S = Σ e^d`,
+/// `H = ln S − Σ d·e^d / S`.
+fn log_sum_exp_and_entropy(logits: &[f32]) -> (f64, f64) {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - highest).exp()).sum();
-    f64::from(highest) + sum.ln()
+    let (mut sum, mut inner) = (0.0f64, 0.0f64);
+    for &x in logits {
+        let d = f64::from(x - highest);
+        let e = d.exp();
+        sum += e;
+        // What is never said has no part in it: 0 · ln 0 = 0.
+        inner += if e > 0.0 { d * e } else { 0.0 };
+    }
+    (f64::from(highest) + sum.ln(), (sum.ln() - inner / sum).max(0.0))
 }
 
 #[cfg(test)]
@@ -268,6 +276,20 @@ mod tests {
 
     fn warm(seed: u64) -> Sampling {
         Sampling { temperature: 1.0, seed, ..Sampling::default() }
+    }
+
+    #[test]
+    fn entropy_is_that_of_the_whole_distribution() {
+        let row = [0.3f32, -1.0, 2.5, f32::NEG_INFINITY, 0.0, -90.0];
+        let logs: Vec<f64> = log_probabilities(&row).iter().map(|&log| f64::from(log)).collect();
+        let want: f64 = logs.iter().filter(|log| log.is_finite()).map(|log| -log.exp() * log).sum();
+        for id in 0..2 {
+            let found = f64::from(report(&row, id, 2).entropy);
+            assert!((found - want).abs() < 1e-6, "{found} {want}");
+        }
+        let even = report(&[1.5; 8], 3, 0).entropy;
+        assert!((f64::from(even) - 8f64.ln()).abs() < 1e-6);
+        assert_eq!(report(&[f32::NEG_INFINITY, 4.0], 1, 0).entropy, 0.0, "one choice is no choice");
     }
 
     fn log_probabilities(row: &[f32]) -> Vec<f32> {

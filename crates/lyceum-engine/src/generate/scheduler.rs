@@ -46,6 +46,10 @@ pub(crate) struct Scheduler {
     /// Tokens that each tenant with work got; one that comes starts where the least served is.
     served: BTreeMap<Tenant, u64>,
     pub n_preemptions: u64,
+    /// Of these, those that were told.
+    n_told: u64,
+    /// Tokens that were looked for among what was computed, and those that were found, since it was told.
+    prefix_tokens: (u64, u64),
     /// Tokens that were guessed rightly.
     pub n_guessed: u64,
 }
@@ -61,6 +65,8 @@ impl Scheduler {
             waiting,
             served,
             n_preemptions: 0,
+            n_told: 0,
+            prefix_tokens: (0, 0),
             n_guessed: 0,
         }
     }
@@ -68,6 +74,15 @@ impl Scheduler {
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.sequences.is_empty()
+    }
+
+    /// Since the last call: how often somebody gave way, how many tokens were looked for among what was computed, and
+    /// how many of them were found.
+    pub(crate) fn take_counts(&mut self) -> [u64; 3] {
+        let preemptions = self.n_preemptions - self.n_told;
+        self.n_told = self.n_preemptions;
+        let (queries, hits) = std::mem::take(&mut self.prefix_tokens);
+        [preemptions, queries, hits]
     }
 
     pub(crate) fn n_running(&self) -> usize {
@@ -264,6 +279,10 @@ impl Scheduler {
             }
             sequence.pages.extend((0..missing).map(|_| blocks.allocate().expect("they are available: bug")));
             (sequence.n_seen, sequence.n_remembered) = (n_known * blocks.page, n_known);
+            if sequence.shares && blocks.shares {
+                self.prefix_tokens.0 += n as u64;
+                self.prefix_tokens.1 += (n_known * blocks.page) as u64;
+            }
         }
         self.leave_line(id);
         self.running.push(id);

@@ -4,6 +4,8 @@
 
 mod against_captum;
 mod cases;
+mod language;
+mod lasso;
 mod matrix;
 mod promises;
 mod rows;

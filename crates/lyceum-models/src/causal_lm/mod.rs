@@ -13,12 +13,14 @@ pub mod adapter;
 pub mod config;
 pub mod families;
 mod load;
+mod sections;
 #[cfg(test)]
 mod tests;
 
 pub use adapter::{Adapter, AdapterConfig};
 pub use config::Config;
 pub use load::{Loaded, Source, describe, load};
+pub use sections::{Sections, SentOn, Walk};
 
 use crate::batch::{Input, Tokens};
 use crate::from_checkpoint::{LoadError, Weights};
@@ -243,29 +245,56 @@ impl CausalLm {
         uses: &[Use<'_>],
         mut attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
     ) -> Result<Var, NnError> {
-        let eps = self.config.rms_norm_eps;
-        let mut x = match self.config.embedding_scale {
-            Some(factor) => tape.scale(x, factor)?,
-            None => x,
-        };
+        let mut x = self.scaled(tape, x)?;
         let embedded = x;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let y = tape.rms_norm(x, layer.input_layernorm, eps)?;
-            let qkv = self.queries_keys_values(tape, i, y, positions, uses)?;
-            let y = attend(tape, i, qkv)?;
-            let branch = Branch { place: Place::Output, part: layer.o_proj, norm: layer.post_attention_norm };
-            x = self.add_branch(tape, x, y, (i, branch), uses)?;
-            let y = tape.rms_norm(x, layer.feedforward_norm, eps)?;
-            let gate_up = tape.linear_joined(y, &layer.gate_up)?;
-            let y = self.adapt(tape, (i, Place::GateUp), y, gate_up, uses)?;
-            let y = tape.gated(y, self.config.activation)?;
-            let branch =
-                Branch { place: Place::Down, part: layer.down_proj, norm: layer.post_feedforward_norm };
-            x = self.add_branch(tape, x, y, (i, branch), uses)?;
+        for i in 0..self.layers.len() {
+            let middle = self.attention_half(tape, x, (i, positions, uses), &mut attend)?;
+            x = self.feedforward_half(tape, middle, i, uses)?;
             tape.mark(x, || format!("layers.{i}"));
             tape.release_between(embedded, x);
         }
         Ok(x)
+    }
+
+    /// Rows of the embedding as the first layer reads them.
+    fn scaled(&self, tape: &mut Tape<'_>, x: Var) -> Result<Var, NnError> {
+        match self.config.embedding_scale {
+            Some(factor) => tape.scale(x, factor),
+            None => Ok(x),
+        }
+    }
+
+    /// The first half of layer `i`: `x` and what attention adds.
+    fn attention_half(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        (i, positions, uses): (usize, &[u32], &[Use<'_>]),
+        attend: &mut impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
+    ) -> Result<Var, NnError> {
+        let layer = &self.layers[i];
+        let y = tape.rms_norm(x, layer.input_layernorm, self.config.rms_norm_eps)?;
+        let qkv = self.queries_keys_values(tape, i, y, positions, uses)?;
+        let y = attend(tape, i, qkv)?;
+        let branch = Branch { place: Place::Output, part: layer.o_proj, norm: layer.post_attention_norm };
+        self.add_branch(tape, x, y, (i, branch), uses)
+    }
+
+    /// The second half of layer `i`: `x` and what the feed-forward network adds.
+    fn feedforward_half(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        i: usize,
+        uses: &[Use<'_>],
+    ) -> Result<Var, NnError> {
+        let layer = &self.layers[i];
+        let y = tape.rms_norm(x, layer.feedforward_norm, self.config.rms_norm_eps)?;
+        let gate_up = tape.linear_joined(y, &layer.gate_up)?;
+        let y = self.adapt(tape, (i, Place::GateUp), y, gate_up, uses)?;
+        let y = tape.gated(y, self.config.activation)?;
+        let branch = Branch { place: Place::Down, part: layer.down_proj, norm: layer.post_feedforward_norm };
+        self.add_branch(tape, x, y, (i, branch), uses)
     }
 
     /// The norm between the last layer and the head.

@@ -16,7 +16,7 @@ pub(super) const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwe
 pub(super) struct Case {
     file: Vec<u8>,
     pub config: Value,
-    ids: Vec<u32>,
+    pub ids: Vec<u32>,
     logits: Vec<f32>,
 }
 

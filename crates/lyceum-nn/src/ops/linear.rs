@@ -6,6 +6,7 @@
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
+use crate::tape::relevance::inner;
 use crate::tape::{Backward, Ledger, Saved, Tape, Var, WeightBackward};
 use crate::{Activation, NnError};
 use lyceum_kernels::activation::activate_backward;
@@ -204,12 +205,14 @@ impl Operation for Linear {
         }
     }
 
-    /// The ε-rule, after the identity rule of the activation; a residual takes what a term of a sum takes.
+    /// The ε-rule, after the identity rule of the activation; a residual takes what a term of a sum takes. A product with
+    /// stored weights rounds its input, which the way back does not: what that makes of the sum is a constant's.
     fn relevance(&self, back: &mut Backward<'_>, ledger: &mut Ledger) -> Result<(), NnError> {
         if let Some(residual) = self.residual {
             let c = back.dy.clone();
             back.send(residual, &c);
         }
+        let mut carried = 0.0;
         back.change_dy(|view, dy| {
             let (y, n) = (view.output(), view.output_shape().last().max(1));
             let residual = self.residual.map(|r| view.value(r));
@@ -220,10 +223,20 @@ impl Operation for Linear {
                 let arrived = *c * a;
                 *c = ledger.quotient(arrived, z);
                 let constant = bias.map_or(0.0, |b| b[self.first + i % n]);
-                ledger.absorbed += f64::from(arrived) - f64::from(*c) * f64::from(z - constant);
+                let on = f64::from(*c) * f64::from(z - constant);
+                carried += on;
+                ledger.absorbed += f64::from(arrived) - on;
             }
         });
-        self.backward_inputs(back);
+        let Some(stored) = back.view().stored(self.weight).filter(|_| back.wants(self.x)) else {
+            self.backward_inputs(back);
+            return Ok(());
+        };
+        let x = back.view().value(self.x);
+        let mut part = vec![0.0; x.len()];
+        backward_stored(stored, &back.dy, &mut part, Write::Overwrite, back.precision);
+        ledger.absorbed += carried - inner(&part, x);
+        back.send(self.x, &part);
         Ok(())
     }
 }

@@ -7,13 +7,12 @@ use crate::{Payer, ServiceError};
 use futures_util::future::BoxFuture;
 use lyceum_store::batches::{Done, To};
 use lyceum_store::ledger::Outcome;
+use lyceum_store::vault::Contents;
 use lyceum_types::ids::{BatchId, KeyId, Project};
 use lyceum_types::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -71,7 +70,7 @@ pub(super) struct Asker {
     pub key: KeyId,
     pub id: BatchId,
     pub endpoint: Endpoint,
-    pub input: Arc<File>,
+    pub input: Arc<Contents>,
     /// True when no line is to be begun any more.
     pub ending: watch::Receiver<bool>,
 }
@@ -153,11 +152,11 @@ impl Asker {
 }
 
 /// The body of a line.
-async fn read(input: Arc<File>, line: &Line) -> Result<Vec<u8>, ServiceError> {
+async fn read(input: Arc<Contents>, line: &Line) -> Result<Vec<u8>, ServiceError> {
     let (at, n) = (line.at, line.bytes as usize);
     let read = tokio::task::spawn_blocking(move || {
         let mut text = vec![0; n];
-        input.read_exact_at(&mut text, at).map(|()| text)
+        input.read_exact_at(at, &mut text).map(|()| text)
     });
     let text = read.await.map_err(|error| ServiceError::internal("reading a line broke off", error))?;
     let text = text.map_err(|error| ServiceError::internal("reading a line of a batch", error))?;

@@ -5,15 +5,14 @@
 
 use super::Endpoint;
 use crate::ServiceError;
+use lyceum_store::vault::Contents;
 use lyceum_train::data::report::{Issue, Place, Report};
 use lyceum_types::limits;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 
 /// A line that is a request, without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,12 +38,12 @@ pub struct Asked {
 /// # Errors
 /// The disk.
 pub fn judge(
-    path: &Path,
+    contents: &Contents,
     shown: &str,
     endpoint: Option<Endpoint>,
 ) -> Result<(Vec<Line>, Report), ServiceError> {
     let failed = |error| ServiceError::internal("reading a batch", error);
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(failed)?);
+    let mut reader = BufReader::with_capacity(1 << 20, contents.reader());
     let mut judge = Judge { shown, endpoint, ids: HashMap::new(), report: Report::default(), number: 0 };
     let (mut lines, mut text, mut at) = (Vec::new(), Vec::new(), 0);
     loop {
@@ -244,7 +243,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("batch.jsonl");
         std::fs::write(&path, text).unwrap();
-        judge(&path, "batch.jsonl", endpoint).unwrap()
+        let contents = Contents::Plain(std::fs::File::open(&path).unwrap());
+        judge(&contents, "batch.jsonl", endpoint).unwrap()
     }
 
     fn line(id: &str, url: &str, body: &str) -> String {

@@ -192,8 +192,7 @@ pub async fn create(
     let what = "what is asked and what is answered";
     crate::retention::require_kept(service, project, "input_file_id", what).await?;
     let param = "input_file_id";
-    let path = files::open(service.store(), project, param, &new.input_file_id).await?;
-    let file = files::find(service, project, &new.input_file_id).await?;
+    let file = files::named(service.store(), project, param, &new.input_file_id).await?;
     if file.purpose != "batch" {
         let message = format!("the file's purpose is {}: bring it with the purpose batch", file.purpose);
         return Err(ServiceError::invalid(param, "invalid_purpose", message));
@@ -234,7 +233,8 @@ pub async fn create(
         cancelled_at: None,
     };
     let (store, whose) = (service.store().clone(), project.clone());
-    let kept = tokio::task::spawn_blocking(move || batches::keep_input(&store, &whose, &id, &path)).await;
+    let kept =
+        tokio::task::spawn_blocking(move || batches::keep_input(&store, &whose, &id, &file.path)).await;
     kept.map_err(|error| ServiceError::internal("keeping a batch broke off", error))??;
     batches::insert(service.store(), &batch.row(project)?).await?;
     service.batches_wanted.notify_one();

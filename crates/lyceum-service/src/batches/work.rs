@@ -149,9 +149,9 @@ impl Desk {
         id: &BatchId,
         batch: &mut Batch,
     ) -> Result<Option<Vec<Line>>, ServiceError> {
-        let path = batches::input(self.service.store(), project, id);
+        let contents = batches::input(self.service.store(), project, id)?;
         let (shown, endpoint) = (batch.input_file_id.clone(), batch.endpoint);
-        let (lines, mut report) = blocking(move || judge(&path, &shown, Some(endpoint))).await?;
+        let (lines, mut report) = blocking(move || judge(&contents, &shown, Some(endpoint))).await?;
         if batch.status != Status::Validating {
             return Ok(Some(lines));
         }
@@ -311,10 +311,7 @@ impl Desk {
         id: &BatchId,
         (batch, ending): (&Batch, watch::Receiver<bool>),
     ) -> Result<Asker, ServiceError> {
-        let path = batches::input(self.service.store(), project, id);
-        let input = blocking(move || {
-            std::fs::File::open(&path).map_err(|error| ServiceError::internal("opening a batch", error))
-        });
+        let input = batches::input(self.service.store(), project, id)?;
         Ok(Asker {
             answers: self.answers.clone(),
             places: self.places.clone(),
@@ -322,7 +319,7 @@ impl Desk {
             key: batch.api_key.parse().map_err(StoreError::from)?,
             id: id.clone(),
             endpoint: batch.endpoint,
-            input: Arc::new(input.await?),
+            input: Arc::new(input),
             ending,
         })
     }
@@ -443,7 +440,7 @@ impl Desk {
         }
         let (from, whose, which) = (store.clone(), project.clone(), id.clone());
         let arrived = blocking(move || {
-            let mut incoming = Incoming::begin(&from)?;
+            let mut incoming = Incoming::begin(&from, &whose)?;
             let mut written = Ok(0);
             batches::read(&from, &whose, &which, |done| {
                 if done.to == to && written.is_ok() {

@@ -2,6 +2,7 @@
 
 use super::sections::number;
 use crate::ServiceError;
+use crate::language::Language;
 use crate::resident::Resident;
 use crate::robustness::Run;
 use lyceum_explain::{Checks, Explanation};
@@ -9,6 +10,7 @@ use lyceum_privacy::membership::{Attack, Estimate};
 use lyceum_robust::attack::FlagState;
 use lyceum_robust::share::share;
 use lyceum_store::evidence;
+use lyceum_store::models::Version;
 use lyceum_types::card::{At, Evidence, FORMAT_VERSION, Number, Part, Section, Stated};
 use lyceum_types::clock::Timestamp;
 
@@ -148,6 +150,46 @@ pub fn keep_explanations(
 /// The number that says that times of answers were measured.
 pub const MEDIAN_TIME: &str = "time of an answer, median";
 
+pub use super::imported::TOKENS_PER_SECOND;
+
+/// Whose costs are measured.
+pub trait Costly {
+    fn version(&self) -> &Version;
+    /// Of the weights in memory.
+    fn bytes_served(&self) -> usize;
+    /// A number of this version that is counted; the rest is set by the caller.
+    fn number(&self, name: &str, value: f64, unit: &str) -> Number;
+}
+
+impl Costly for Resident {
+    fn version(&self) -> &Version {
+        &self.version
+    }
+
+    fn bytes_served(&self) -> usize {
+        self.model.params.bytes()
+    }
+
+    fn number(&self, name: &str, value: f64, unit: &str) -> Number {
+        number(self, name, value, unit)
+    }
+}
+
+impl Costly for Language {
+    fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// With its base's, where it is an adapter.
+    fn bytes_served(&self) -> usize {
+        self.model.params.bytes() + self.added.as_ref().map_or(0, |added| added.adapter.bytes())
+    }
+
+    fn number(&self, name: &str, value: f64, unit: &str) -> Number {
+        super::imported::number_of(self, name, value, unit)
+    }
+}
+
 /// What an answer was measured to cost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cost {
@@ -156,6 +198,8 @@ pub struct Cost {
     pub unit: &'static str,
     /// None: the value is one count over the whole measurement.
     pub ci95: Option<[f64; 2]>,
+    /// How the interval was made.
+    pub interval: &'static str,
     /// Answers behind it.
     pub n: u64,
     pub method: String,
@@ -166,7 +210,7 @@ pub struct Cost {
 /// # Errors
 /// The folder is full, or the disk refuses.
 pub fn keep_costs(
-    resident: &Resident,
+    measured: &dyn Costly,
     found: &[Cost],
     machine: &str,
     recompute: &str,
@@ -174,9 +218,9 @@ pub fn keep_costs(
     let now = Timestamp::now();
     let mut section = Section::default();
     for cost in found {
-        let mut number = number(resident, cost.name, cost.value, cost.unit);
+        let mut number = measured.number(cost.name, cost.value, cost.unit);
         (number.ci95, number.interval) = match cost.ci95 {
-            Some(ci95) => (Stated::Is(ci95), "order statistics, 95 %".into()),
+            Some(ci95) => (Stated::Is(ci95), cost.interval.into()),
             None => (Stated::not_evaluated("it was measured once"), "none".into()),
         };
         number.n = Stated::Is(cost.n);
@@ -185,8 +229,8 @@ pub fn keep_costs(
         number.recompute = recompute.to_owned();
         section.numbers.push(number);
     }
-    let bytes = resident.model.params.bytes() as f64;
-    let mut memory = number(resident, "memory of the weights as served", bytes, "bytes");
+    let bytes = measured.bytes_served() as f64;
+    let mut memory = measured.number("memory of the weights as served", bytes, "bytes");
     memory.date = now.date_time();
     memory.recompute = recompute.to_owned();
     section.numbers.push(memory);
@@ -194,7 +238,7 @@ pub fn keep_costs(
     let clock = "Times are of the engine, without HTTP, and of a machine that does other things too; answers in a row are \
                  not independent, so an interval may be too narrow.";
     section.statements.push(clock.into());
-    keep(resident, Part::Cost, section, now)
+    keep_at(measured.version(), Part::Cost, section, now)
 }
 
 /// Keeps how well a membership attack told the version's rows from others beside the version, for its card and its
@@ -232,17 +276,21 @@ pub fn keep_membership(
 }
 
 fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
+    keep_at(&resident.version, part, section, now)
+}
+
+fn keep_at(version: &Version, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
     if section.numbers.is_empty() {
         return Ok(());
     }
     let evidence = Evidence {
         format_version: FORMAT_VERSION,
-        weights_sha256: resident.version.sha256.clone(),
+        weights_sha256: version.sha256.clone(),
         created: u64::try_from(now.seconds()).unwrap_or(0),
         part,
         section,
     };
-    evidence::add(&resident.version.dir, &evidence)?;
+    evidence::add(&version.dir, &evidence)?;
     Ok(())
 }
 

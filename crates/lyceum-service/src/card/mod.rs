@@ -1,40 +1,43 @@
 //! The accountability card of a version: filled from its manifest and from what was measured of it since, signed,
 //! and checked again. How it looks as a page is not known here.
 //!
-//! Reading order: [`create`], `sections` (what the manifest says), `promises` (calibration, privacy, explanation),
+//! Reading order: [`create`], `subject` (what a card is about), `sections` (what the manifest says; `imported` of models that
+//! came from other programs' files and of fine-tunes), `promises` (calibration, privacy, explanation),
 //! [`measured`] (what lands on later cards), [`seal`] (signature), [`verify`].
 
+mod imported;
 pub mod measured;
 mod promises;
 pub mod seal;
 mod sections;
+mod subject;
 mod verify;
 
 pub use verify::{Check, State, Verification, verify};
 
-use crate::resident::Resident;
 use crate::{Service, ServiceError};
 use lyceum_store::evidence;
 use lyceum_store::layout::MANIFEST;
 use lyceum_types::card::{Card, FORMAT_VERSION, OBJECT, Part, STATEMENT, Sections, SignedBy};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{ModelRef, Project, VersionRef};
+use lyceum_types::ids::{ModelRef, Project};
 use seal::{Signed, Signer};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use subject::Subject;
 
 /// The version's card. As long as nothing more is known, the card that was issued before is given again.
 ///
 /// # Errors
 /// A model that is not there or cannot be loaded, evidence that cannot be read.
 pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> Result<Signed, ServiceError> {
-    let resident = service.resident(project, model).await?;
-    let held = held(service, project, &resident).await?;
+    // What is loaded may be older than a promotion.
+    let held = service.own(project, model).await?.held;
+    let subject = Subject::load(service, project, model).await?;
     let layout = service.store().layout().clone();
     let issue = move || {
         let signer = Signer::of(&layout)?;
-        let sections = gather(&resident, held.as_deref())?;
-        let dir = &resident.version.dir;
+        let sections = gather(&subject, held.as_deref())?;
+        let dir = &subject.version().dir;
         if let Some(last) = evidence::card(dir)?
             && let Ok(signed) = Signed::parse(&last)
             && signed.card.sections == sections
@@ -43,18 +46,18 @@ pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> R
         {
             return Ok(signed);
         }
-        let signed = signer.sign(card(&resident, sections, &signer, Timestamp::now()))?;
+        let signed = signer.sign(card(subject.version().id(), sections, &signer, Timestamp::now()))?;
         evidence::write_card(dir, signed.to_json().as_bytes())?;
         Ok(signed)
     };
     blocking(issue).await
 }
 
-fn card(resident: &Arc<Resident>, sections: Sections, signer: &Signer, now: Timestamp) -> Card {
+fn card(model: String, sections: Sections, signer: &Signer, now: Timestamp) -> Card {
     Card {
         object: OBJECT.into(),
         format_version: FORMAT_VERSION,
-        model: resident.version.id(),
+        model,
         issued_at: now.date_time(),
         issued_by: program(),
         sections,
@@ -71,33 +74,22 @@ fn program() -> String {
     format!("lyceum {}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Whether its gate holds the version now: what is loaded may be older than a promotion.
-async fn held(
-    service: &Service,
-    project: &Project,
-    resident: &Resident,
-) -> Result<Option<String>, ServiceError> {
-    let version = VersionRef::Number(resident.version.number);
-    let reference = ModelRef { name: resident.version.name.clone(), version };
-    Ok(service.resolve(project, &reference).await?.held)
-}
-
 /// Everything that is known of a version now.
-fn gather(resident: &Resident, held: Option<&str>) -> Result<Sections, ServiceError> {
+fn gather(subject: &Subject, held: Option<&str>) -> Result<Sections, ServiceError> {
     let mut sections = Sections::default();
-    sections::fill(resident, &mut sections);
-    promises::fill(resident, &mut sections)?;
+    let version = subject.version();
+    subject.fill(&mut sections)?;
     if let Some(why) = held {
         sections.identity.fact("held back by its gate", why);
     }
-    let path = resident.version.dir.join(MANIFEST);
+    let path = version.dir.join(MANIFEST);
     let manifest =
         std::fs::read(&path).map_err(|error| ServiceError::internal("reading a manifest failed", error))?;
     sections.identity.fact("manifest.json sha256", seal::hexadecimal(&Sha256::digest(&manifest)));
-    let kept = evidence::all(&resident.version.dir)?;
+    let kept = evidence::all(&version.dir)?;
     let n_kept = kept.len();
     for found in kept {
-        let is_ours = found.evidence.weights_sha256 == resident.version.sha256;
+        let is_ours = found.evidence.weights_sha256 == version.sha256;
         let use_it = if is_ours { "counted" } else { "of other weights: not counted" };
         let identity = &mut sections.identity;
         identity.fact(&format!("{} sha256", found.file), format!("{} ({use_it})", found.sha256));
@@ -107,7 +99,7 @@ fn gather(resident: &Resident, held: Option<&str>) -> Result<Sections, ServiceEr
     }
     sections.identity.fact("measurements since training", n_kept.to_string());
     for part in [Part::Explainability, Part::Robustness, Part::Environments, Part::Cost] {
-        promises::say_what_is_missing(resident, part, sections.of_mut(part));
+        subject.say_what_is_missing(part, sections.of_mut(part));
     }
     let problems = sections.problems();
     if problems.is_empty() {

@@ -42,6 +42,38 @@ impl Signer {
     }
 }
 
+/// A document of another kind, signed as a card is: with the members `signed_by` and `signature`.
+pub fn sign(signer: &Signer, mut document: Value) -> Value {
+    document["signed_by"] = serde_json::json!({
+        "algorithm": "Ed25519",
+        "public_key": signer.public_key(),
+        "over": "the canonical JSON (RFC 8785) of this object without its member `signature`",
+    });
+    document[SIGNATURE] =
+        Value::from(hexadecimal(&signer.0.sign(canonical(&document).as_bytes()).to_bytes()));
+    document
+}
+
+/// Whether the signature of [`sign`] is that of the key which the document names.
+///
+/// # Errors
+/// Why it does not hold.
+pub fn check(document: &Value) -> Result<(), String> {
+    let mut bare = document.clone();
+    let signature = bare.as_object_mut().and_then(|fields| fields.remove(SIGNATURE));
+    let signature = signature.as_ref().and_then(Value::as_str).and_then(bytes::<64>);
+    let signature = signature.ok_or("signature: not 64 bytes")?;
+    let key = document["signed_by"]["public_key"].as_str().and_then(bytes::<32>);
+    verified(&key.ok_or("signed_by.public_key: not 32 bytes")?, &bare, &signature)
+}
+
+/// Whether a key signed the canonical JSON of a document.
+fn verified(key: &[u8; 32], bare: &Value, signature: &[u8; 64]) -> Result<(), String> {
+    let key = VerifyingKey::from_bytes(key).map_err(|_| "public_key: it is no key")?;
+    key.verify_strict(canonical(bare).as_bytes(), &Signature::from_bytes(signature))
+        .map_err(|_| "the signature is not that of these words: something was changed".to_owned())
+}
+
 impl Signed {
     /// Reads a card; whether its signature holds is another question.
     ///
@@ -70,11 +102,9 @@ impl Signed {
     pub fn check(&self) -> Result<(), String> {
         let key: [u8; 32] = bytes(&self.card.signed_by.public_key).ok_or("public_key: not 32 bytes")?;
         let signature: [u8; 64] = bytes(&self.signature).ok_or("signature: not 64 bytes")?;
-        let key = VerifyingKey::from_bytes(&key).map_err(|_| "public_key: it is no key")?;
         let mut bare = self.document.clone();
         bare.as_object_mut().and_then(|fields| fields.remove(SIGNATURE));
-        key.verify_strict(canonical(&bare).as_bytes(), &Signature::from_bytes(&signature))
-            .map_err(|_| "the signature is not that of these words: something was changed".to_owned())
+        verified(&key, &bare, &signature)
     }
 
     /// Whether this data folder's key signed it.

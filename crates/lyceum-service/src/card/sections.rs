@@ -8,9 +8,14 @@ use lyceum_types::manifest::{Manifest, Metric};
 
 /// A number of a version with everything said but its own value; the rest is set by the caller.
 pub(super) fn number(resident: &Resident, name: &str, value: f64, unit: &str) -> Number {
+    plain(&resident.version.id(), created(&resident.manifest), name, (value, unit))
+}
+
+/// The same of a version by its id and the date of its making.
+pub(super) fn plain(id: &str, date: String, name: &str, (value, unit): (f64, &str)) -> Number {
     Number {
         name: name.to_owned(),
-        of: resident.version.id(),
+        of: id.to_owned(),
         value,
         unit: unit.to_owned(),
         ci95: Stated::not_applicable("it is counted, not estimated"),
@@ -19,8 +24,8 @@ pub(super) fn number(resident: &Resident, name: &str, value: f64, unit: &str) ->
         at: None,
         method: "counted".into(),
         seed: Stated::not_applicable("nothing is drawn"),
-        date: created(&resident.manifest),
-        recompute: format!("lyceum show {}", resident.version.id()),
+        date,
+        recompute: format!("lyceum show {id}"),
         doubts: Vec::new(),
     }
 }
@@ -166,10 +171,9 @@ fn quality(resident: &Resident, section: &mut Section) {
     }
 }
 
-fn measured(resident: &Resident, name: &str, metric: &Metric, of: &str) -> Number {
-    let manifest = &resident.manifest;
-    let (part, bare) = name.split_once('_').unwrap_or(("", name));
-    let (unit, method, interval) = match bare {
+/// What a metric's name without its part means: its unit, method and interval.
+pub(super) fn meaning(bare: &str) -> (&str, &str, &str) {
+    match bare {
         "accuracy" | "char_accuracy" | "exact_match" => ("share", "share of right answers", "Wilson, 95 %"),
         "f1_macro" => ("share", "mean F1 over classes", "bootstrap percentiles over rows, 95 %"),
         "ece" => ("share", "expected calibration error over bins", "normal, bootstrap spread, 95 %"),
@@ -179,7 +183,13 @@ fn measured(resident: &Resident, name: &str, metric: &Metric, of: &str) -> Numbe
         "perplexity" => ("1", "exp of the loss", "of the loss, 95 %"),
         "bits_per_byte" => ("bits", "loss per byte of text", "t of a ratio, 95 %"),
         _ => ("of the target", bare, "t or bootstrap over rows, 95 %"),
-    };
+    }
+}
+
+fn measured(resident: &Resident, name: &str, metric: &Metric, of: &str) -> Number {
+    let manifest = &resident.manifest;
+    let (part, bare) = name.split_once('_').unwrap_or(("", name));
+    let (unit, method, interval) = meaning(bare);
     let known = metric.ci95[0] > f64::MIN && metric.ci95[1] < f64::MAX;
     let file = manifest.data.iter().find(|file| file.role == part);
     let id = resident.version.id();

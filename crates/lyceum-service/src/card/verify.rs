@@ -2,9 +2,10 @@
 //! compute again comes out the same.
 
 use super::promises::epsilon_again;
-use super::seal::{Signed, Signer, hexadecimal};
+use super::seal::{Signed, Signer};
+use super::subject::{Reader, Subject};
 use super::{blocking, gather};
-use crate::resident::{self, Resident};
+use crate::resident::Resident;
 use crate::robustness::calibration::{Calibration, Truth};
 use crate::{Service, ServiceError};
 use lyceum_models::answer::likeliest;
@@ -15,7 +16,6 @@ use lyceum_store::models::{self, Version};
 use lyceum_types::card::{FORMAT_VERSION, Part};
 use lyceum_types::ids::{ModelRef, Project};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 /// The largest difference of a number that was computed again, relative to the larger of 1 and the number.
 const TOLERANCE: f64 = 1e-9;
@@ -72,8 +72,9 @@ pub async fn verify(
     model: &ModelRef,
     given: Option<Value>,
 ) -> Result<Verification, ServiceError> {
-    let version = service.resolve(project, model).await?;
+    let version = service.own(project, model).await?;
     let layout = service.store().layout().clone();
+    let reader = Reader::of(service, project, model, &version).await?;
     let work = move || {
         let signed = match given {
             Some(document) => Signed::of_value(document),
@@ -87,7 +88,7 @@ pub async fn verify(
         };
         let mut found = Verification { model: version.id(), checks: Vec::new() };
         match signed {
-            Ok(signed) => check(&version, &signed, &Signer::of(&layout)?, &mut found),
+            Ok(signed) => check((&version, reader), &signed, &Signer::of(&layout)?, &mut found),
             Err(why) => found.say("readable", Err(format!("it is no card: {why}"))),
         }
         Ok(found)
@@ -95,7 +96,7 @@ pub async fn verify(
     blocking(work).await
 }
 
-fn check(version: &Version, signed: &Signed, signer: &Signer, found: &mut Verification) {
+fn check((version, reader): (&Version, Reader), signed: &Signed, signer: &Signer, found: &mut Verification) {
     let card = &signed.card;
     found.say(
         "format",
@@ -121,10 +122,22 @@ fn check(version: &Version, signed: &Signed, signer: &Signer, found: &mut Verifi
     );
     files(version, signed, found);
     // Reads every byte again: manifest and weights against their hashes, the model against its probes.
-    match resident::read(version.clone()) {
-        Ok(resident) => {
-            found.say("weights and probes", Ok("hashes agree, and the recorded outputs come out".into()));
-            again(&resident, signed, found);
+    match reader.read(version.clone()) {
+        Ok(subject) => {
+            let said = match &subject {
+                Subject::Trained(_) => "hashes agree, and the recorded outputs come out",
+                Subject::Imported(_) => "hashes agree, and it opens as it is served",
+            };
+            found.say("weights and probes", Ok(said.into()));
+            contents(&subject, signed, found);
+            match &subject {
+                Subject::Trained(resident) => again(resident, signed, found),
+                Subject::Imported(_) => {
+                    for name in ["calibration", "validation accuracy", "epsilon"] {
+                        found.skip(name, "the card of an imported or fine-tuned model has none");
+                    }
+                }
+            }
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
@@ -149,8 +162,8 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
         };
         n += 1;
         let said = fact.value.split_whitespace().next().unwrap_or_default();
-        match std::fs::read(version.dir.join(file)) {
-            Ok(bytes) if hexadecimal(&Sha256::digest(&bytes)) == said => {}
+        match crate::language::import::hash_of(&version.dir.join(file)) {
+            Ok(sha256) if sha256 == said => {}
             Ok(_) => wrong.push(format!("{file} is not the file that the card speaks of")),
             Err(error) => wrong.push(format!("{file}: {error}")),
         }
@@ -171,10 +184,10 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
     );
 }
 
-/// What is cheap to compute again.
-fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
+/// Whether the card says what is known now.
+fn contents(subject: &Subject, signed: &Signed, found: &mut Verification) {
     let said = &signed.card.sections;
-    match gather(resident, resident.version.held.as_deref()) {
+    match gather(subject, subject.version().held.as_deref()) {
         Ok(now) if now == *said => found.say("contents", Ok("the card says what is known now".into())),
         Ok(now) => {
             let differ: Vec<&str> =
@@ -184,6 +197,11 @@ fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
         }
         Err(error) => found.say("contents", Err(error.to_string())),
     }
+}
+
+/// What is cheap to compute again.
+fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
+    let said = &signed.card.sections;
     let number = |part: Part, name: &str| {
         said.of(part).numbers.iter().find(|n| n.name == name && n.of == signed.card.model).map(|n| n.value)
     };

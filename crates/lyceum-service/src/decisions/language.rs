@@ -16,6 +16,7 @@
 
 use super::{Answer, Decision, Kind, Question, Request};
 use crate::generation::Speaker;
+use crate::guard::texts;
 use crate::meter::{Counts, Here, Share};
 use crate::{Content, Language, Payer, Service, ServiceError};
 use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, TokenMask};
@@ -54,7 +55,9 @@ pub(super) async fn create(
     }
     let language = of_texts(service, &payer.project, &request.model).await?;
     let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
-    let (reader, questions) = (language.clone(), request.questions);
+    let mut questions = request.questions;
+    guard(service, &payer.project, &mut questions).await?;
+    let reader = language.clone();
     let read = move || {
         let reader = Reader { language: &reader, context, text: &text };
         let asked = questions.iter().enumerate().map(|(i, question)| reader.read(i, question));
@@ -71,6 +74,7 @@ pub(super) async fn create(
         cached_tokens: 0,
         explanation: None,
         promised: crate::robustness::Promised::default(),
+        cascade: None,
     };
     let here = Here(Some(service.ledger().open(payer, &language.version, most(&asked)).await?));
     let likely = match score(service, &language, &asked, &here.share()).await {
@@ -93,6 +97,27 @@ pub(super) async fn create(
     let Decision { input_tokens, cached_tokens, .. } = decision;
     here.finish(Counts { input_tokens, cached_tokens, ..Counts::default() });
     Ok(decision)
+}
+
+/// A language model reads what is asked as well. Labels are what it answers with, so they stay.
+async fn guard(service: &Service, project: &Project, questions: &mut [Question]) -> Result<(), ServiceError> {
+    let why = "the answer is one of them";
+    let fixed: Vec<(String, String)> = questions
+        .iter()
+        .enumerate()
+        .flat_map(|(i, question)| {
+            let (field, labels) = labels(&question.kind);
+            labels.into_iter().map(move |label| (format!("questions[{i}].{field}"), label.to_owned()))
+        })
+        .collect();
+    texts::fixed(service, project, fixed, why).await?;
+    let mut all = Vec::new();
+    for (i, question) in questions.iter_mut().enumerate() {
+        all.push((format!("questions[{i}].instructions"), &mut question.instructions));
+        let described = question.descriptions.iter_mut().flatten();
+        all.extend(described.map(|text| (format!("questions[{i}].descriptions"), text)));
+    }
+    texts::plain(service, project, all).await
 }
 
 /// The most that is read. Labels are made by the engine, so they cost what is made where a client leaves.

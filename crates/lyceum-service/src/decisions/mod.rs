@@ -1,5 +1,5 @@
-//! Typed questions about one input, answered by a classifier of any family, or by an imported language model
-//! ([`language`]).
+//! Typed questions about one input, answered by a classifier of any family, by an imported language model
+//! ([`language`]), or by a cascade of two ([`crate::cascades`]).
 //!
 //! A trained classifier knows its labels and nothing else. So a question must ask for exactly them: by name
 //! (`choice`), by name and order (`score`), or for the probability of one of them (`predicate`). What the
@@ -7,7 +7,10 @@
 
 mod language;
 
+pub use crate::cascades::decide::{Routed, Set};
+
 use crate::explain::{self, Explained};
+use crate::guard::texts;
 use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
@@ -49,7 +52,7 @@ pub enum ChoiceValue {
 }
 
 impl ChoiceValue {
-    fn as_label(&self) -> &str {
+    pub(crate) fn as_label(&self) -> &str {
         match self {
             ChoiceValue::Text(text) => text,
             ChoiceValue::Bool(true) => "true",
@@ -69,6 +72,8 @@ pub struct Decision {
     pub cached_tokens: u64,
     pub explanation: Option<Explained>,
     pub promised: Promised,
+    /// Of a cascade: which member answered, and why.
+    pub cascade: Option<Routed>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -79,9 +84,20 @@ pub enum Answer {
 }
 
 /// Answers every question: a classifier from one pass over the input.
-pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Decision, ServiceError> {
+pub async fn create(
+    service: &Service,
+    payer: &Payer,
+    mut request: Request,
+) -> Result<Decision, ServiceError> {
     let project = &payer.project;
-    let version = lyceum_store::models::resolve(service.store(), project, &request.model).await?;
+    match request.explain {
+        Some(_) => texts::fixed_content(service, project, ("input", &request.input), explain::COUNTS).await?,
+        None => texts::plain(service, project, texts::of_content("input", &mut request.input)).await?,
+    }
+    let version = lyceum_store::models::shares::ask(service.store(), project, &request.model).await?;
+    if crate::cascades::is_cascade(&version) {
+        return crate::cascades::decide::create(service, payer, request).await;
+    }
     if crate::language::is_imported(&version) {
         return language::create(service, payer, request).await;
     }
@@ -92,7 +108,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let prepared = predict::prepare(&resident, &request.input, "input")?;
     let input_tokens = predict::n_tokens(&prepared);
     crate::rates::spend(input_tokens)?;
-    resident.watch.count(&resident, std::slice::from_ref(&prepared));
+    resident.watch.count(project, &resident, std::slice::from_ref(&prepared));
     let mut most = predict::most(std::slice::from_ref(&prepared));
     most.passes += robustness::passes_most(&request.promises, 1);
     most.passes += request.explain.as_ref().map_or(0, explain::passes_most);
@@ -121,7 +137,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let named = request.questions.into_iter().zip(plans);
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
     let model = resident.version.id();
-    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised })
+    Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised, cascade: None })
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
@@ -137,7 +153,7 @@ fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {
 
 /// A question with its labels found: places in the model's list.
 #[derive(Clone, Debug, PartialEq)]
-enum Plan {
+pub(crate) enum Plan {
     Predicate(usize),
     Choice(Vec<(ChoiceValue, usize)>),
     Score(Vec<(String, usize)>),
@@ -146,7 +162,7 @@ enum Plan {
 /// Words for the positive one of two labels.
 const POSITIVE: [&str; 5] = ["1", "true", "yes", "positive", "pos"];
 
-fn plan(i: usize, question: &Question, labels: &[String]) -> Result<Plan, ServiceError> {
+pub(crate) fn plan(i: usize, question: &Question, labels: &[String]) -> Result<Plan, ServiceError> {
     match &question.kind {
         Kind::Predicate => positive(question, labels).map(Plan::Predicate).ok_or_else(|| {
             let message = format!(
@@ -184,7 +200,7 @@ fn positive(question: &Question, labels: &[String]) -> Option<usize> {
 }
 
 /// Where each name stands among the labels; the names must be the labels, each once, in any order.
-fn places(param: &str, named: &[&str], labels: &[String]) -> Result<Vec<usize>, ServiceError> {
+pub(crate) fn places(param: &str, named: &[&str], labels: &[String]) -> Result<Vec<usize>, ServiceError> {
     let refuse = |message: String| Err(ServiceError::invalid(param, "labels_differ", message));
     let mut places = Vec::with_capacity(named.len());
     for name in named {
@@ -208,7 +224,7 @@ fn listing(labels: &[String]) -> String {
     shown.join(", ")
 }
 
-fn answer(plan: Plan, probabilities: &[f64]) -> Answer {
+pub(crate) fn answer(plan: Plan, probabilities: &[f64]) -> Answer {
     match plan {
         Plan::Predicate(place) => Answer::Predicate { probability: probabilities[place] },
         Plan::Choice(choices) => {

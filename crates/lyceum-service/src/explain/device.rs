@@ -2,6 +2,7 @@
 
 use crate::meter::Share;
 use lyceum_engine::Engine;
+use lyceum_explain::language::{Turns, Work};
 use lyceum_explain::{Device, ExplainError, Pass, PassResult};
 use lyceum_nn::Workspace;
 use lyceum_types::control::Control;
@@ -45,6 +46,12 @@ impl EngineDevice {
 impl Device for EngineDevice {
     fn run(&mut self, pass: Pass) -> Result<PassResult, ExplainError> {
         Ok(self.task(pass.passes(), move |ws| pass.run(ws))??)
+    }
+}
+
+impl Turns for EngineDevice {
+    fn turn(&mut self, n_passes: u64, work: Work) -> Result<Vec<Vec<f32>>, ExplainError> {
+        Ok(self.task(n_passes, work)??)
     }
 }
 

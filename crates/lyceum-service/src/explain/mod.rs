@@ -21,6 +21,8 @@ pub use counterfactual::{Change, Changed, Counterfactual, Wish};
 pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
+pub use language::{CONTEXTCITE, DIRECT_LOGIT};
+pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
 };
@@ -28,6 +30,7 @@ pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityNa
 pub use parts::Parts;
 pub use target::TargetShown;
 
+use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
 use crate::{Content, Language, Payer, Service, ServiceError};
@@ -86,9 +89,41 @@ pub enum Answer {
     Influence(InfluenceShown),
 }
 
+/// Why a masked text is not explained.
+pub(crate) const COUNTS: &str = "an explanation counts its characters, and the model would read others";
+
+/// Refuses what the project's guard would change before a model reads it.
+async fn guard(service: &Service, project: &Project, what: &What) -> Result<(), ServiceError> {
+    match what {
+        What::Input(content) => texts::fixed_content(service, project, ("input", content), COUNTS).await,
+        What::Continuation { prompt, completion } => {
+            let all = [("prompt", prompt), ("completion", completion)];
+            let all = all.map(|(param, text)| (param.to_owned(), text.clone()));
+            texts::fixed(service, project, all, COUNTS).await
+        }
+        What::Conversation { messages, completion } => {
+            let mut all = vec![("completion".to_owned(), completion.clone())];
+            texts::conversation("messages", &mut messages.clone(), &mut |param, _, text| {
+                all.push((param.to_owned(), std::mem::take(text)));
+            });
+            texts::fixed(service, project, all, COUNTS).await
+        }
+    }
+}
+
+/// Refuses a prompt whose continuation could not be explained, before there is one.
+pub async fn require_readable(
+    service: &Service,
+    project: &Project,
+    prompt: &str,
+) -> Result<(), ServiceError> {
+    texts::fixed(service, project, [("prompt".to_owned(), prompt.to_owned())], COUNTS).await
+}
+
 /// Explains one answer and keeps it for [`find`].
 pub async fn create(service: &Service, payer: &Payer, request: Request) -> Result<Explained, ServiceError> {
     let project = &payer.project;
+    guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
         let language = service.language(project, &request.model).await?;
@@ -114,9 +149,9 @@ pub(crate) async fn of_language(
     let project = &payer.project;
     let asked = language::read(service, language, what, options)?;
     let version = &asked.language().version;
-    let most = Counts { passes: options.max_passes, ..Counts::default() };
+    let most = Counts { passes: asked.passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
-        let place = service.explaining.try_acquire();
+        let place = service.explaining.try_acquire_many(asked.places());
         let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
         language::explain(service, project, &asked, share).await
     };
@@ -159,6 +194,7 @@ async fn create_for(
 /// # Errors
 /// What [`create`] would refuse before its first pass.
 pub async fn check(service: &Service, project: &Project, request: &Request) -> Result<Version, ServiceError> {
+    guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
         let language = service.language(project, &request.model).await?;
@@ -316,6 +352,8 @@ pub async fn methods(
         passes: "checkpoints × (training rows + 1)",
         refusal: influence::refusal(service, &resident),
     });
+    infos.push(language::cite_info(Some(options::CITES.into())));
+    infos.push(language::logit_info(Some(options::LOGITS.into())));
     Ok((version, infos))
 }
 

@@ -51,6 +51,12 @@ pub enum MethodChoice {
     Attention {
         rollout: bool,
     },
+    /// A linear model over random subsets of the parts of a prompt. None: as many as are usual, within `max_passes`.
+    ContextCite {
+        n_samples: Option<usize>,
+    },
+    /// What the layers of an imported language model add to a logit.
+    DirectLogit,
     /// Training rows instead of features.
     Tracin,
 }
@@ -141,6 +147,13 @@ impl Granularity {
 /// Features of a table for which every coalition is asked unasked.
 const EXACT_FEATURES_MAX: usize = 10;
 
+/// Why these do not explain models that were trained here.
+pub(super) const CITES: &str =
+    "contextcite explains language models that were imported: use kernel_shap, or leave_one_out";
+
+pub(super) const LOGITS: &str =
+    "direct_logit_attribution explains language models that were imported: use conductance";
+
 pub(super) fn method(
     resident: &Resident,
     subject: &Subject,
@@ -148,6 +161,14 @@ pub(super) fn method(
 ) -> Result<Method, ServiceError> {
     if let MethodChoice::Named(method) = choice {
         return Ok(method.clone());
+    }
+    let own = match choice {
+        MethodChoice::ContextCite { .. } => Some(CITES),
+        MethodChoice::DirectLogit => Some(LOGITS),
+        _ => None,
+    };
+    if let Some(why) = own {
+        return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
     let named = |name| Method::named(name).ok_or_else(|| ServiceError::internal("no such method", "bug"));
     match resident.model.shape.input {

@@ -230,9 +230,13 @@ fn asked(training: &Training) -> Vec<Event> {
             None => ", without noise: nothing is promised".to_owned(),
         };
     }
+    if let (Some(steps), Some(rows)) = (quote.steps, quote.trained_rows) {
+        words += &format!("; {steps} steps will train on {rows} rows at most");
+    }
     let data = json!({
         "examples": quote.n_examples, "validation_examples": quote.n_validation, "steps": quote.steps,
-        "trained_tokens": quote.trained_tokens, "privacy": training.asked.privacy,
+        "trained_tokens": quote.trained_tokens, "trained_rows": quote.trained_rows,
+        "privacy": training.asked.privacy,
     });
     vec![created, event(1, words, data)]
 }

@@ -10,12 +10,15 @@ pub mod privacy;
 
 pub use ask::{Ask, Hyperparameters, Lora, Method};
 pub use lyceum_store::jobs::State;
+pub use lyceum_store::ledger::Bill;
 
+use crate::meter::{Counts, Payer};
 use crate::{Service, ServiceError, files};
 use ask::Document;
 use lyceum_store::StoreError;
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, NewJob};
+use lyceum_store::ledger::bills;
 use lyceum_train::chat::{self, Words};
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
@@ -58,6 +61,19 @@ pub struct Quote {
     pub steps: Option<u64>,
     /// Tokens in the examples of all steps; None: the model's family reads none.
     pub trained_tokens: Option<u64>,
+    /// Rows of all steps, and at most those of its folds; None: it is counted in tokens.
+    #[serde(default)]
+    pub trained_rows: Option<u64>,
+}
+
+impl Quote {
+    fn most(&self) -> Counts {
+        Counts {
+            training_tokens: self.trained_tokens.unwrap_or(0),
+            training_rows: self.trained_rows.unwrap_or(0),
+            ..Counts::default()
+        }
+    }
 }
 
 /// A training as it is told.
@@ -69,15 +85,22 @@ pub struct Training {
     pub state: State,
     /// What it made: `name`, or `name@3` where its spec has a name.
     pub model: Option<String>,
+    /// Of one that has ended; None: none was trained on.
     pub trained_tokens: Option<u64>,
+    pub trained_rows: Option<u64>,
+    /// The id of the file with what was measured on the way.
+    pub result_file: Option<String>,
     pub estimated_finish: Option<Timestamp>,
+    /// None: nobody's key pays for it.
+    pub bill: Option<Bill>,
 }
 
-/// Judges what is asked and its files, and puts the job into the queue.
+/// Judges what is asked and its files, and puts the job into the queue with the most that it can cost put aside.
 ///
 /// # Errors
-/// At its field, what cannot be trained; of the files every error, with its line.
-pub async fn create(service: &Service, project: &Project, ask: Ask) -> Result<Training, ServiceError> {
+/// At its field, what cannot be trained; of the files every error, with its line; a budget does not cover it.
+pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Training, ServiceError> {
+    let project = &payer.project;
     crate::retention::require_kept(service, project, "training_file", "the examples and what is learnt")
         .await?;
     let waiting = jobs::count_unfinished(service.store(), project, Kind::Train).await?;
@@ -93,7 +116,7 @@ pub async fn create(service: &Service, project: &Project, ask: Ask) -> Result<Tr
     let folder = std::path::absolute(service.store().layout().data_files())
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
-    let (spec, name, asked) = match document {
+    let Queued { spec, name, priced, asked } = match document {
         Document::Tune(tune) => judged(service, project, &ask, *tune, folder).await?,
         Document::Train(spec) => {
             let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
@@ -102,18 +125,21 @@ pub async fn create(service: &Service, project: &Project, ask: Ask) -> Result<Tr
                 let loaded =
                     lyceum_train::data::load(&plan.spec, &plan.base_dir, &control).map_err(wrong_data)?;
                 let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
-                let n_valid = loaded.valid.as_ref().map_or(0, |part| part.len() as u64);
+                let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
                     n_examples: loaded.train.len() as u64,
-                    n_validation: n_valid,
-                    ..Quote::default()
+                    n_validation: loaded.valid.as_ref().map_or(0, |part| part.len() as u64),
+                    steps: Some(steps),
+                    trained_tokens: None,
+                    trained_rows: Some(rows),
                 };
                 Ok((plan, quote, planned))
             })
             .await?;
             let mut asked = ask.asked_of(&plan.spec, quote);
             asked.privacy = planned;
-            (serde_json::to_string(&plan).expect("a plan is plain data: bug"), name, asked)
+            let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
+            Queued { spec, name, priced: (ask.model.clone(), 0), asked }
         }
     };
     if let Some(planned) = &asked.privacy {
@@ -121,10 +147,21 @@ pub async fn create(service: &Service, project: &Project, ask: Ask) -> Result<Tr
     }
     let steps = asked.quote.steps.unwrap_or(0);
     let request = serde_json::to_string(&asked).expect("a request is plain data: bug");
-    let new = NewJob { kind: Kind::Train, spec, request: Some(request), model: name, steps };
-    jobs::create_as(service.store(), project, &id, new, Timestamp::now()).await?;
+    let bill = payer.bill_of_job((&priced.0, priced.1), asked.quote.most());
+    let new = NewJob { kind: Kind::Train, spec, request: Some(request), model: name, steps, bill };
+    service.ledger().queue(project, &id, new).await?;
     service.trainings_wanted.notify_one();
     find(service, project, id.as_str()).await
+}
+
+/// What becomes a job.
+struct Queued {
+    /// A plan as JSON.
+    spec: String,
+    name: String,
+    /// The model whose price holds, and its version: of a family that is trained from the start, its name and 0.
+    priced: (String, u32),
+    asked: Asked,
 }
 
 /// The path of a file below the folder of all files.
@@ -141,7 +178,7 @@ async fn judged(
     ask: &Ask,
     tune: TuneSpec,
     folder: PathBuf,
-) -> Result<(String, String, Asked), ServiceError> {
+) -> Result<Queued, ServiceError> {
     let reference = tune.base.parse().map_err(StoreError::from)?;
     let language = service.language(project, &reference).await?;
     let whole = language.manifest.kind == ImportedKind::Language;
@@ -165,6 +202,7 @@ async fn judged(
             format!("{} is an adapter: its own rank and layers are tuned further", language.version.id());
         return Err(ServiceError::invalid(ask.method.place("lora"), "unsupported_base", message));
     }
+    let priced = (language.version.name.to_string(), language.version.number);
     let plan = TunePlan {
         base: language.version.id(),
         base_sha256: language.version.sha256.clone(),
@@ -194,6 +232,7 @@ async fn judged(
             n_validation: chats.valid.as_ref().map_or(0, |part| part.len() as u64),
             steps: Some(steps),
             trained_tokens: Some(trained_tokens),
+            trained_rows: planned.as_ref().map(|planned| planned.expected_rows),
         };
         Ok((plan, train, quote, planned))
     })
@@ -201,7 +240,8 @@ async fn judged(
     let mut asked = ask.asked(&plan.tune, &train, quote);
     asked.privacy = planned;
     let name = plan.tune.name.clone();
-    Ok((serde_json::to_string(&plan).expect("a plan is plain data: bug"), name, asked))
+    let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
+    Ok(Queued { spec, name, priced, asked })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -224,7 +264,19 @@ fn wrong_data(error: DataError) -> ServiceError {
 
 /// One training.
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<Training, ServiceError> {
-    told(service, found(service, project, id).await?)
+    with_bill(service, told(service, found(service, project, id).await?)?).await
+}
+
+/// With what it costs, and what was trained where it ended before its time.
+async fn with_bill(service: &Service, mut training: Training) -> Result<Training, ServiceError> {
+    let job = &training.job;
+    training.bill = bills::find(service.store(), &job.project, &job.id).await?;
+    if let Some(bill) = training.bill.as_ref().filter(|bill| bill.settled_at.is_some()) {
+        let some = |n: u64| (n > 0).then_some(n);
+        training.trained_tokens = training.trained_tokens.or(some(bill.done.training_tokens));
+        training.trained_rows = some(bill.done.training_rows);
+    }
+    Ok(training)
 }
 
 /// The row of a training that was asked for over HTTP.
@@ -257,7 +309,17 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         _ => None,
     };
     let trained_tokens = outcome["trained_tokens"].as_u64();
-    Ok(Training { asked, state, model, trained_tokens, estimated_finish, job })
+    Ok(Training {
+        asked,
+        state,
+        model,
+        trained_tokens,
+        trained_rows: None,
+        result_file: outcome["result_file"].as_str().map(str::to_owned),
+        estimated_finish,
+        bill: None,
+        job,
+    })
 }
 
 /// Which trainings a page has, newest first.
@@ -303,7 +365,11 @@ pub async fn list(
     }
     let has_more = matching.len() > query.limit as usize;
     matching.truncate(query.limit as usize);
-    Ok((matching, has_more))
+    let mut page = Vec::with_capacity(matching.len());
+    for training in matching {
+        page.push(with_bill(service, training).await?);
+    }
+    Ok((page, has_more))
 }
 
 /// What may be asked of a training that is there.

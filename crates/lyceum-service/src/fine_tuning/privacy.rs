@@ -29,6 +29,8 @@ pub struct Planned {
     pub q: f64,
     pub sigma: f64,
     pub steps: u64,
+    /// Lines or rows that all steps draw on average: what is paid for, because how many are drawn is a secret.
+    pub expected_rows: u64,
     /// None: there is no noise, nothing is promised.
     pub epsilon: Option<f64>,
     pub delta: f64,
@@ -78,6 +80,7 @@ impl Planned {
             q: event.q(),
             sigma: event.sigma(),
             steps,
+            expected_rows: (private.mechanism.expected_batch * steps as f64).round() as u64,
             epsilon: cost.epsilon.is_finite().then_some(cost.epsilon),
             delta: cost.delta,
             accountant: accountant.as_str().into(),

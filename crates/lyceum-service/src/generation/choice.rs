@@ -120,7 +120,7 @@ impl Choice {
 fn token(speaker: &Speaker, event: &TokenEvent, offset: usize, n_top: usize) -> Token {
     let (text, bytes) = (speaker.token_text(event.id), speaker.token_bytes(event.id));
     let Some(logprobs) = &event.logprobs else {
-        return Token { text, offset, logprob: None, bytes, top: vec![] };
+        return Token { text, offset, logprob: None, entropy: None, bytes, top: vec![] };
     };
     // The prompt's tokens may have been asked for more.
     let likeliest = &logprobs.top[..n_top.min(logprobs.top.len())];
@@ -130,7 +130,8 @@ fn token(speaker: &Speaker, event: &TokenEvent, offset: usize, n_top: usize) -> 
     if !likeliest.iter().any(|(id, _)| *id == event.id) {
         top.push(likely(event.id, logprobs.chosen));
     }
-    Token { text, offset, logprob: Some(logprobs.chosen), bytes, top }
+    let (logprob, entropy) = (Some(logprobs.chosen), Some(logprobs.entropy));
+    Token { text, offset, logprob, entropy, bytes, top }
 }
 
 pub(super) fn prompt_token(speaker: &Speaker, event: &TokenEvent, n_top: usize) -> PromptToken {

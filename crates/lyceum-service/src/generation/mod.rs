@@ -147,6 +147,8 @@ pub struct Token {
     pub offset: usize,
     /// None for the first token of an echoed prompt.
     pub logprob: Option<f32>,
+    /// Of the distribution that it was drawn from, over the whole vocabulary, in nats; there where `logprob` is.
+    pub entropy: Option<f32>,
     /// Its bytes, which need not be whole characters.
     pub bytes: Vec<u8>,
     /// The most likely tokens, best first, and this one.

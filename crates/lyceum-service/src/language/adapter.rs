@@ -56,10 +56,11 @@ pub async fn imported_as(
     hub: &str,
 ) -> Result<Option<Version>, ImportError> {
     let sources = [format!("hf.co/{hub}@"), format!("hf.co/{hub}/")].map(|s| s.to_lowercase());
-    for version in models::list(store, project).await?.into_iter().rev() {
+    for version in models::shares::visible(store, project).await?.into_iter().rev() {
         if !super::is_imported(&version) || is_adapter(&version) {
             continue;
         }
+        models::have(store, &version).await?;
         // One that is damaged is nobody's base.
         let Ok(manifest) = read_manifest(&version) else { continue };
         let source = manifest.source.to_lowercase();
@@ -92,7 +93,7 @@ pub async fn import(
     request: ImportAdapter,
     control: &Control,
 ) -> Result<Imported, ImportError> {
-    let base = models::resolve(store, project, &request.base).await?;
+    let base = models::shares::ask(store, project, &request.base).await?;
     let unfit = |problem: &str| ImportError::Base { id: base.id(), problem: problem.into() };
     if !super::is_imported(&base) {
         return Err(unfit("was trained here, and adapters add to imported language models"));
@@ -202,16 +203,17 @@ pub(super) fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapt
 ///
 /// # Errors
 /// It is gone or has changed: then what to do.
-pub async fn base_of(store: &Store, project: &Project, version: &Version) -> Result<Version, ServiceError> {
+pub async fn base_of(store: &Store, version: &Version) -> Result<Version, ServiceError> {
     let base = read_manifest(version)?.base.ok_or_else(|| ServiceError::Damaged {
         id: version.id(),
         source: "its manifest names no base".into(),
     })?;
-    let all = models::list(store, project).await?;
+    let all = models::shares::visible(store, &version.owner).await?;
     let same =
         |other: &&Version| super::is_imported(other) && !is_adapter(other) && other.sha256 == base.sha256;
     let found = all.iter().filter(same).max_by_key(|other| other.id() == base.model);
     if let Some(found) = found {
+        models::have(store, found).await?;
         return Ok(found.clone());
     }
     let what = match all.iter().any(|other| other.id() == base.model) {

@@ -89,7 +89,7 @@ impl Weighs for Language {
 
 /// Whether a version came from another program's files.
 pub fn is_imported(version: &Version) -> bool {
-    !ModelSpec::FAMILIES.contains(&version.family.as_str())
+    !ModelSpec::FAMILIES.contains(&version.family.as_str()) && !crate::cascades::is_cascade(version)
 }
 
 impl Language {
@@ -228,7 +228,7 @@ pub(crate) fn read_manifest(version: &Version) -> Result<ImportedManifest, Servi
 }
 
 /// Holds every file to the hash that was registered.
-fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
+pub(crate) fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
     for (name, expected) in &manifest.files {
         let found = import::hash_of(&version.dir.join(name))?;
         if found != *expected {

@@ -311,19 +311,7 @@ impl Ledger {
             Granted::Has(amount) => self.state().desk.granted(&key, amount),
             Granted::NoBudget => self.refresh().await?,
             Granted::Exhausted { .. } => {
-                let whose = match (&budget.place.project, &budget.place.api_key) {
-                    (_, key) if !key.is_empty() => "this key",
-                    (project, _) if !project.is_empty() => "this project",
-                    _ => "this organization",
-                };
-                let period = match budget.period {
-                    budgets::Period::Month => "of this month",
-                    budgets::Period::Total => "in all",
-                };
-                let message = format!(
-                    "You exceeded your current quota: what {whose} may spend {period} does not cover the most that this \
-                     request can cost. Ask for less (max_tokens), or have the budget raised."
-                );
+                let message = exhausted(&budget, "this request", "Ask for less (max_tokens)");
                 return Err(ServiceError::BudgetExhausted { message });
             }
         }
@@ -430,6 +418,23 @@ impl Ledger {
         }
         figures
     }
+}
+
+/// OpenAI's words for a budget that does not cover what somebody asks.
+pub(super) fn exhausted(budget: &Budget, what: &str, instead: &str) -> String {
+    let whose = match (&budget.place.project, &budget.place.api_key) {
+        (_, key) if !key.is_empty() => "this key",
+        (project, _) if !project.is_empty() => "this project",
+        _ => "this organization",
+    };
+    let period = match budget.period {
+        budgets::Period::Month => "of this month",
+        budgets::Period::Total => "in all",
+    };
+    format!(
+        "You exceeded your current quota: what {whose} may spend {period} does not cover the most that {what} can cost. \
+         {instead}, or have the budget raised."
+    )
 }
 
 /// A purse that has too little for a request.

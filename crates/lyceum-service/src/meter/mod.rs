@@ -8,6 +8,7 @@
 //!
 //! [`ledger`] is the process's side of the ledger: prices and budgets at hand, the writer that gathers entries.
 
+mod jobs;
 mod ledger;
 mod writer;
 
@@ -300,7 +301,7 @@ fn counts(counted: &Counted) -> Counts {
         input_tokens: counted.prompt_tokens,
         cached_tokens: counted.cached_tokens,
         output_tokens: counted.generated_tokens,
-        training_tokens: 0,
         passes: counted.passes,
+        ..Counts::default()
     }
 }

@@ -424,7 +424,8 @@ mod tests {
 
     fn meter(rates: &Arc<Rates>, limits: &[(RateSubject, RateLimit)]) -> Arc<Meter> {
         let decided = projects::Standing { archived_at: None, retention: Retention::Kept, models: None };
-        let standing = Arc::new(Standing { decided, limits: limits.iter().cloned().collect() });
+        let limits = limits.iter().cloned().collect();
+        let standing = Arc::new(Standing { decided, limits, guard: lyceum_guard::Policy::default() });
         Meter::new(rates.clone(), Project::default_project(), KeyId::from_bits(1), standing)
     }
 

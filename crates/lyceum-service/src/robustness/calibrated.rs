@@ -31,6 +31,7 @@ pub async fn publish(
     project: &Project,
     model: &ModelRef,
 ) -> Result<(Version, CalibrationReport), ServiceError> {
+    service.own(project, model).await?;
     let resident = service.resident(project, model).await?;
     let staging = Staging::create(service.store().layout())?;
     let work = move || fold(&resident, staging);

@@ -14,7 +14,7 @@ mod rows;
 
 use crate::database::Database;
 use crate::files::{Staging, create_private_dir, sync_dir, write_durably};
-use crate::{Layout, Store, StoreError, schema};
+use crate::{Layout, Store, StoreError, blobs, schema};
 use lyceum_types::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -39,6 +39,19 @@ pub struct Manifest {
     pub tables: Vec<Table>,
     /// By their path below the data folder, with `/`.
     pub files: BTreeMap<String, Content>,
+    /// What an object store held at that moment. The rows say which objects; their bytes are here only where the
+    /// data folder had a copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objects: Option<Objects>,
+}
+
+/// An object store beside a data folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objects {
+    pub place: String,
+    pub n_objects: u64,
+    pub bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +94,13 @@ pub async fn create(store: &Store, to: &Path, now: Timestamp) -> Result<Manifest
         create_private_dir(&dir)?;
     }
     let links = Staging::create(store.layout())?;
+    let objects = match (blobs::stored(store).await?, store.blobs()) {
+        (blobs::Stored { n_objects: 0, .. }, _) => None,
+        (blobs::Stored { n_objects, bytes }, told) => {
+            let place = told.map_or("an object store that is not configured", crate::Blobs::place).to_owned();
+            Some(Objects { place, n_objects, bytes })
+        }
+    };
     let turn = store.write().await?;
     let mut snapshot = store.snapshot().await?;
     let (schema_version,): (i64,) =
@@ -99,8 +119,9 @@ pub async fn create(store: &Store, to: &Path, now: Timestamp) -> Result<Manifest
         copied.collect::<Result<BTreeMap<_, _>, StoreError>>()
     })
     .await?;
+    let created_at = now.millis();
     let manifest =
-        Manifest { format_version: FORMAT_VERSION, created_at: now.millis(), schema_version, tables, files };
+        Manifest { format_version: FORMAT_VERSION, created_at, schema_version, tables, files, objects };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| damaged(&to.join(MANIFEST), &e))?;
     sync_dir(to)?;
     write_durably(&to.join(MANIFEST), &text)?;
@@ -155,6 +176,7 @@ pub async fn restore(
     schema::migrate(&mut connection, home, steps, now).await?;
     let mut transaction = connection.begin_with(AssertSqlSafe(database.begin())).await?;
     rows::load(&mut transaction, &database, &backup.join("rows"), &manifest.tables).await?;
+    blobs::forget_claims(&mut transaction).await?;
     transaction.commit().await?;
     connection.close().await?;
     // Migrates the rest and finishes what was under way, as every start does.
@@ -236,7 +258,7 @@ fn is_kept(path: &Path) -> bool {
 }
 
 /// The files below `root` for which, and for whose folders, `keep` holds; relative, in order.
-fn walk(root: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>, StoreError> {
+pub(crate) fn walk(root: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>, StoreError> {
     let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).map_err(|e| StoreError::file("list", &dir, e))? {
@@ -259,7 +281,7 @@ fn walk(root: &Path, keep: &dyn Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Store
     Ok(found)
 }
 
-fn with_slashes(path: &Path) -> String {
+pub(crate) fn with_slashes(path: &Path) -> String {
     path.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
@@ -274,7 +296,7 @@ fn copy(from: &Path, to: &Path) -> Result<Content, StoreError> {
     Ok(content)
 }
 
-fn transfer(mut from: impl Read, mut to: impl Write) -> std::io::Result<Content> {
+pub(crate) fn transfer(mut from: impl Read, mut to: impl Write) -> std::io::Result<Content> {
     let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 18]);
     loop {
         let n = from.read(&mut buffer)?;
@@ -287,7 +309,7 @@ fn transfer(mut from: impl Read, mut to: impl Write) -> std::io::Result<Content>
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -295,7 +317,7 @@ fn damaged(path: &Path, why: &dyn std::fmt::Display) -> StoreError {
     StoreError::DamagedFile { path: path.to_owned(), why: why.to_string() }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let done = tokio::task::spawn_blocking(work).await;

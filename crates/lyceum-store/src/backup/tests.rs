@@ -17,6 +17,7 @@ async fn store(dir: &Path) -> Store {
         spec: "{\"a\": 1}".into(),
         model: "m".into(),
         steps: u64::MAX,
+        bill: None,
     };
     jobs::create(&store, &project, new, NOW).await.unwrap();
     idempotency::begin(&store, &project, "k", "/v1/x", [7; 32], NOW).await.unwrap();

@@ -9,7 +9,7 @@ async fn open() -> (tempfile::TempDir, Store) {
 }
 
 async fn put(store: &Store, project: &Project, name: &str, expires_at: Option<Timestamp>) -> DataFile {
-    let mut incoming = Incoming::begin(store).unwrap();
+    let mut incoming = Incoming::begin(store, &Project::default_project()).unwrap();
     incoming.write(b"a,b\n").unwrap();
     assert_eq!(incoming.write(b"1,2\n").unwrap(), 8);
     let new = NewFile { name: name.into(), purpose: "user_data".into(), expires_at };
@@ -87,7 +87,7 @@ async fn what_a_crash_left_is_removed_when_the_store_opens_and_nothing_else() {
     std::fs::create_dir_all(&orphan).unwrap();
     std::fs::write(store.layout().data_files().join("note.txt"), "mine").unwrap();
     // An upload that broke off.
-    drop(Incoming::begin(&store).unwrap());
+    drop(Incoming::begin(&store, &Project::default_project()).unwrap());
     store.close().await;
     let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
     assert!(!orphan.exists());
@@ -106,7 +106,7 @@ fn no_name_leads_out_of_the_folder_and_the_extension_stays() {
         (".hidden.csv", "hidden.csv"),
         ("größe.jsonl", "gr__e.jsonl"),
     ] {
-        assert_eq!(disk_name(name), expected, "{name:?}");
+        assert_eq!(disk_name(name, false), expected, "{name:?}");
     }
-    assert!(disk_name(&format!("{}.csv", "x".repeat(300))).ends_with("x.csv"));
+    assert!(disk_name(&format!("{}.csv", "x".repeat(300)), false).ends_with("x.csv"));
 }

@@ -2,10 +2,12 @@
 
 use super::{Job, Kind, NewJob, find, insert, number};
 use crate::files::JobLock;
+use crate::ledger::Counts;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
+use std::sync::Mutex;
 
 /// The right to work on a job, until another one claims it. Holds the lock on it.
 #[derive(Debug)]
@@ -13,9 +15,24 @@ pub struct Claim {
     pub attempt: u32,
     pub project: Project,
     pub(super) lock: JobLock,
+    pub(super) counted: Mutex<Option<Counts>>,
 }
 
 impl Claim {
+    fn new(attempt: u32, project: Project, lock: JobLock) -> Self {
+        Claim { attempt, project, lock, counted: Mutex::default() }
+    }
+
+    /// What was done for the job so far, by earlier attempts too: noted with the next report, paid for at its end.
+    pub fn count(&self, done: Counts) {
+        *self.counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(done);
+    }
+
+    /// What was last counted; None: nothing since the claim.
+    pub fn counted(&self) -> Option<Counts> {
+        *self.counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     pub fn id(&self) -> &JobId {
         self.lock.id()
     }
@@ -115,7 +132,7 @@ async fn claim_locked(
     .fetch_one(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    Ok(Claim { attempt: number(attempt)?, project: project.clone(), lock })
+    Ok(Claim::new(number(attempt)?, project.clone(), lock))
 }
 
 /// The oldest job of a kind that waits for a server's worker and that nobody works on: a choice, or a training that was
@@ -174,7 +191,7 @@ pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<O
         .await?;
         transaction.commit().await?;
         if let Some((attempt,)) = row {
-            return Ok(Some(Claim { attempt: number(attempt)?, project, lock }));
+            return Ok(Some(Claim::new(number(attempt)?, project, lock)));
         }
     }
     Ok(None)

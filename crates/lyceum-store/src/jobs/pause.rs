@@ -1,6 +1,7 @@
 //! Jobs that stop so that they go on later: from their last checkpoint, as if they had never stopped.
 
 use super::{Claim, Job, State, end, find};
+use crate::ledger::{Outcome, bills};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
@@ -64,13 +65,20 @@ pub async fn finish_paused(
 ) -> Result<(), StoreError> {
     let mut transaction = store.write().await?;
     end(&mut transaction, claim, State::Cancelled, message, now).await?;
-    sqlx::query(
-        "UPDATE jobs SET state = 'queued', finished_at = NULL \
-         WHERE id = $1 AND wish = 'run' AND cancel_requested = 0",
+    if let Some(done) = claim.counted() {
+        bills::note(&mut transaction, claim.id(), &done).await?;
+    }
+    let (cancel_requested,): (i64,) = sqlx::query_as(
+        "UPDATE jobs SET finished_at = CASE WHEN wish = 'run' AND cancel_requested = 0 THEN NULL ELSE finished_at END, \
+         state = CASE WHEN wish = 'run' AND cancel_requested = 0 THEN 'queued' ELSE state END \
+         WHERE id = $1 RETURNING cancel_requested",
     )
     .bind(claim.id().as_str())
-    .execute(&mut *transaction)
+    .fetch_one(&mut *transaction)
     .await?;
+    if cancel_requested != 0 {
+        bills::settle(&mut transaction, claim.id(), Outcome::Cancelled, None, now).await?;
+    }
     transaction.commit().await?;
     Ok(())
 }

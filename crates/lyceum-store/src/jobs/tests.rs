@@ -17,8 +17,14 @@ fn project() -> Project {
 }
 
 async fn add(store: &Store) -> JobId {
-    let new =
-        NewJob { kind: Kind::Train, spec: "{}".into(), request: None, model: "digits".into(), steps: 100 };
+    let new = NewJob {
+        kind: Kind::Train,
+        spec: "{}".into(),
+        request: None,
+        model: "digits".into(),
+        steps: 100,
+        bill: None,
+    };
     create(store, &project(), new, NOW).await.unwrap()
 }
 
@@ -80,6 +86,7 @@ async fn a_dead_owner_is_taken_over_at_once_and_cannot_write_any_more() {
         attempt,
         project: project(),
         lock: JobLock::try_acquire(&Layout::new(dir.path().join("elsewhere")), &id).unwrap().unwrap(),
+        counted: std::sync::Mutex::default(),
     };
     assert!(matches!(report(&first, &ghost, &progress(9), NOW).await, Err(StoreError::Fenced { .. })));
     assert!(matches!(publish(&first, &ghost).await, Err(StoreError::Fenced { .. })));
@@ -181,8 +188,14 @@ async fn a_lease_is_renewed_by_each_report() {
 #[tokio::test]
 async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled() {
     let (_dir, store) = store().await;
-    let new =
-        NewJob { kind: Kind::Choose, spec: "{}".into(), request: None, model: "digits".into(), steps: 0 };
+    let new = NewJob {
+        kind: Kind::Choose,
+        spec: "{}".into(),
+        request: None,
+        model: "digits".into(),
+        steps: 0,
+        bill: None,
+    };
     let first = create(&store, &project(), new.clone(), NOW).await.unwrap();
     let second = create(&store, &project(), new, NOW).await.unwrap();
     assert!(claim_next(&store, "w", NOW).await.unwrap().is_none(), "that worker trains");
@@ -203,8 +216,14 @@ async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled()
     let again = claim_waiting(&store, &project(), &second, "w", NOW).await;
     assert!(matches!(again, Err(StoreError::JobState { .. })), "{again:?}");
     let _anew = claim(&store, &project(), &second, "w", NOW).await.expect("somebody may begin it anew");
-    let new =
-        NewJob { kind: Kind::Choose, spec: "{}".into(), request: None, model: "digits".into(), steps: 0 };
+    let new = NewJob {
+        kind: Kind::Choose,
+        spec: "{}".into(),
+        request: None,
+        model: "digits".into(),
+        steps: 0,
+        bill: None,
+    };
     let own = create_claimed(&store, &project(), new, "w", NOW).await.unwrap();
     assert_eq!((own.attempt, next().await), (1, None));
     drop(own);
@@ -213,7 +232,8 @@ async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled()
 
 async fn ask(store: &Store, project: &Project) -> JobId {
     let request = Some("{}".to_owned());
-    let new = NewJob { kind: Kind::Train, spec: "{}".into(), request, model: "bot".into(), steps: 0 };
+    let new =
+        NewJob { kind: Kind::Train, spec: "{}".into(), request, model: "bot".into(), steps: 0, bill: None };
     create(store, project, new, NOW).await.unwrap()
 }
 

@@ -164,6 +164,27 @@ pub async fn list(store: &Store) -> Result<Vec<Budget>, StoreError> {
     )
     .fetch_all(&store.reader)
     .await?;
+    parse(rows)
+}
+
+/// The budgets that a key's spending counts in.
+pub(super) async fn covering(
+    transaction: &mut Transaction,
+    (tenant, project, api_key): (&str, &str, &str),
+) -> Result<Vec<Budget>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT tenant, project, api_key, period, id, limit_amount FROM budgets \
+         WHERE tenant = $1 AND (project = '' OR project = $2) AND (api_key = '' OR api_key = $3) ORDER BY id",
+    )
+    .bind(tenant)
+    .bind(project)
+    .bind(api_key)
+    .fetch_all(&mut **transaction)
+    .await?;
+    parse(rows)
+}
+
+fn parse(rows: Vec<Row>) -> Result<Vec<Budget>, StoreError> {
     let budget = |(tenant, project, api_key, period, id, limit): Row| {
         let damaged = |_| StoreError::Damaged { table: "budgets", value: period.clone() };
         let period = period.parse().map_err(damaged)?;
@@ -228,48 +249,53 @@ pub async fn grant(
     needed: i64,
     now: Timestamp,
 ) -> Result<Granted, StoreError> {
-    let (starts_at, ends_at) = budget.period.window(now);
     let mut transaction = store.write().await?;
-    let Some((limit, spent, reserved)) = window(&mut transaction, budget, (starts_at, ends_at)).await? else {
+    let granted = grant_in(&mut transaction, budget, owner, |left| take(left, needed), now).await?;
+    // Also where nothing was put aside: the window may have begun.
+    transaction.commit().await?;
+    Ok(granted)
+}
+
+/// Puts what `take` makes of what is left aside for `owner`.
+pub(super) async fn grant_in(
+    transaction: &mut Transaction,
+    budget: &Budget,
+    owner: &str,
+    take: impl Fn(i64) -> Option<i64>,
+    now: Timestamp,
+) -> Result<Granted, StoreError> {
+    let (starts_at, ends_at) = budget.period.window(now);
+    let Some((limit, spent, reserved)) = window(transaction, budget, (starts_at, ends_at)).await? else {
         return Ok(Granted::NoBudget);
     };
     let left = limit - spent - reserved;
-    let taken = match take(left, needed) {
-        None => {
-            transaction.commit().await?;
-            return Ok(Granted::Exhausted { left: left.max(0) });
-        }
-        Some(amount) => {
-            let updated = sqlx::query(
-                "UPDATE budget_windows SET reserved = reserved + $3 WHERE budget = $1 AND starts_at = $2 \
-                 AND spent + reserved + $3 <= (SELECT limit_amount FROM budgets WHERE id = $1)",
-            )
-            .bind(&budget.id)
-            .bind(starts_at)
-            .bind(amount)
-            .execute(&mut *transaction)
-            .await?;
-            if updated.rows_affected() == 0 {
-                return Ok(Granted::Exhausted { left: left.max(0) });
-            }
-            sqlx::query(
-                "INSERT INTO reservations (tenant, project, budget, starts_at, owner, amount) \
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (budget, starts_at, owner) \
-                 DO UPDATE SET amount = reservations.amount + excluded.amount",
-            )
-            .bind(&budget.place.tenant)
-            .bind(&budget.place.project)
-            .bind(&budget.id)
-            .bind(starts_at)
-            .bind(owner)
-            .bind(amount)
-            .execute(&mut *transaction)
-            .await?;
-            amount
-        }
-    };
-    transaction.commit().await?;
-    Ok(Granted::Has(taken))
+    let Some(amount) = take(left) else { return Ok(Granted::Exhausted { left: left.max(0) }) };
+    let updated = sqlx::query(
+        "UPDATE budget_windows SET reserved = reserved + $3 WHERE budget = $1 AND starts_at = $2 \
+         AND spent + reserved + $3 <= (SELECT limit_amount FROM budgets WHERE id = $1)",
+    )
+    .bind(&budget.id)
+    .bind(starts_at)
+    .bind(amount)
+    .execute(&mut **transaction)
+    .await?;
+    if updated.rows_affected() == 0 {
+        return Ok(Granted::Exhausted { left: left.max(0) });
+    }
+    sqlx::query(
+        "INSERT INTO reservations (tenant, project, budget, starts_at, owner, amount) \
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (budget, starts_at, owner) \
+         DO UPDATE SET amount = reservations.amount + excluded.amount",
+    )
+    .bind(&budget.place.tenant)
+    .bind(&budget.place.project)
+    .bind(&budget.id)
+    .bind(starts_at)
+    .bind(owner)
+    .bind(amount)
+    .execute(&mut **transaction)
+    .await?;
+    Ok(Granted::Has(amount))
 }
 
 /// How much to take of what is left; None: there is not enough.

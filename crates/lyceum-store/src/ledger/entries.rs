@@ -68,8 +68,9 @@ async fn insert_one(transaction: &mut Transaction, entry: &Entry) -> Result<bool
     let Entry { request, counts, .. } = entry;
     let done = sqlx::query(
         "INSERT INTO ledger_entries (tenant, project, request, api_key, model, model_version, route, class, outcome, \
-         input_tokens, cached_tokens, output_tokens, training_tokens, passes, price, cost, started_at, settled_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
+         input_tokens, cached_tokens, output_tokens, training_tokens, passes, price, cost, started_at, settled_at, \
+         training_rows, cpu_seconds) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20) \
          ON CONFLICT (request) DO NOTHING",
     )
     .bind(&request.tenant)
@@ -90,12 +91,14 @@ async fn insert_one(transaction: &mut Transaction, entry: &Entry) -> Result<bool
     .bind(entry.cost)
     .bind(request.started_at.millis())
     .bind(entry.settled_at.millis())
+    .bind(whole(counts.training_rows))
+    .bind(whole(counts.cpu_seconds))
     .execute(&mut **transaction)
     .await?;
     Ok(done.rows_affected() == 1)
 }
 
-fn whole(n: u64) -> i64 {
+pub(super) fn whole(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
@@ -109,8 +112,8 @@ pub async fn list(
 ) -> Result<Vec<Entry>, StoreError> {
     let rows = sqlx::query(
         "SELECT tenant, project, request, api_key, model, model_version, route, class, outcome, input_tokens, \
-         cached_tokens, output_tokens, training_tokens, passes, price, cost, started_at, settled_at \
-         FROM ledger_entries WHERE tenant = $1 AND settled_at >= $2 AND settled_at < $3 AND request > $4 \
+         cached_tokens, output_tokens, training_tokens, training_rows, cpu_seconds, passes, price, cost, started_at, \
+         settled_at FROM ledger_entries WHERE tenant = $1 AND settled_at >= $2 AND settled_at < $3 AND request > $4 \
          ORDER BY request LIMIT $5",
     )
     .bind(tenant)
@@ -163,6 +166,8 @@ fn counts(row: &AnyRow) -> Result<Counts, StoreError> {
         cached_tokens: number(row, "cached_tokens")?,
         output_tokens: number(row, "output_tokens")?,
         training_tokens: number(row, "training_tokens")?,
+        training_rows: number(row, "training_rows")?,
+        cpu_seconds: number(row, "cpu_seconds")?,
         passes: number(row, "passes")?,
     })
 }
@@ -212,10 +217,12 @@ pub async fn sums(
     // SUM is numeric in PostgreSQL, hence the casts.
     let rows = sqlx::query(
         "SELECT (settled_at / $4) * $4 AS bucket, project, api_key, model, route, class, \
-         CASE WHEN outcome = 'failed' THEN 0 ELSE price END AS price, COUNT(*) AS n_requests, \
+         CASE WHEN outcome = 'failed' AND cost = 0 THEN 0 ELSE price END AS price, COUNT(*) AS n_requests, \
          CAST(SUM(input_tokens) AS BIGINT) AS input_tokens, CAST(SUM(cached_tokens) AS BIGINT) AS cached_tokens, \
          CAST(SUM(output_tokens) AS BIGINT) AS output_tokens, \
-         CAST(SUM(training_tokens) AS BIGINT) AS training_tokens, CAST(SUM(passes) AS BIGINT) AS passes, \
+         CAST(SUM(training_tokens) AS BIGINT) AS training_tokens, \
+         CAST(SUM(training_rows) AS BIGINT) AS training_rows, CAST(SUM(cpu_seconds) AS BIGINT) AS cpu_seconds, \
+         CAST(SUM(passes) AS BIGINT) AS passes, \
          CAST(SUM(cost) AS BIGINT) AS cost \
          FROM ledger_entries WHERE tenant = $1 AND settled_at >= $2 AND settled_at < $3 \
          GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY 1, 2, 3, 4, 5, 6, 7 LIMIT $5",

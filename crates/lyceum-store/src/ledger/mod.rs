@@ -4,10 +4,12 @@
 //! [`budgets`] granted this process), the work is counted elsewhere, and what was done is settled: a line in this
 //! process's [`spool`] first, then a row with those of others in one transaction ([`entries`]). A settlement is known by
 //! its request, so writing it again changes nothing. What a dead process left is settled from its spool, and what it had
-//! put aside goes back ([`recovery`]).
+//! put aside goes back ([`recovery`]). A job outlives processes: its money stands under its own id, and its end is its
+//! settlement ([`bills`]).
 //!
 //! Amounts are millionths of the currency, as `i64`; they are never floating.
 
+pub mod bills;
 pub mod budgets;
 pub mod desk;
 pub mod entries;
@@ -20,6 +22,7 @@ mod simulate;
 #[cfg(test)]
 mod tests;
 
+pub use bills::{Bill, NewBill};
 pub use budgets::{Budget, Period, Place, Window, WindowKey};
 pub use desk::{Desk, Hold, Open, Settlement};
 pub use prices::{Price, PriceList, Rates};
@@ -40,7 +43,12 @@ pub struct Counts {
     /// Of the input, what had been computed before.
     pub cached_tokens: u64,
     pub output_tokens: u64,
+    /// Tokens in the examples that a fine-tuning was trained on, as often as it was.
     pub training_tokens: u64,
+    /// Rows that another training was trained on, as often as it was.
+    pub training_rows: u64,
+    /// Seconds on a processor: of choices.
+    pub cpu_seconds: u64,
     /// Rows of predictions, and passes of explanations, certificates and attacks.
     pub passes: u64,
 }
@@ -58,6 +66,8 @@ impl AddAssign for Counts {
         self.cached_tokens += other.cached_tokens;
         self.output_tokens += other.output_tokens;
         self.training_tokens += other.training_tokens;
+        self.training_rows += other.training_rows;
+        self.cpu_seconds += other.cpu_seconds;
         self.passes += other.passes;
     }
 }
@@ -70,7 +80,7 @@ pub enum Outcome {
     Cancelled,
     /// It took longer than it may.
     TimedOut,
-    /// Through a fault of the server; it costs nothing.
+    /// Of a request, through a fault of the server: it costs nothing. A job that failed pays what was trained.
     Failed,
     /// The server ended before it did; what was noted of it counts.
     Interrupted,
@@ -119,7 +129,7 @@ impl Class {
 /// Who asked whom for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Its id; no two entries have one.
+    /// Its id, or that of the job; no two entries have one.
     pub id: String,
     pub tenant: String,
     pub project: String,

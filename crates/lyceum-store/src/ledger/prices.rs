@@ -4,6 +4,8 @@ use super::Counts;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::BadId;
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 /// For every organisation, project or model.
 pub const EVERY: &str = "*";
@@ -15,6 +17,8 @@ pub struct Rates {
     pub cached_input: i64,
     pub output: i64,
     pub training: i64,
+    pub training_row: i64,
+    pub cpu_second: i64,
     pub pass: i64,
 }
 
@@ -27,6 +31,8 @@ impl Rates {
             + part(cached, self.cached_input)
             + part(counts.output_tokens, self.output)
             + part(counts.training_tokens, self.training)
+            + part(counts.training_rows, self.training_row)
+            + part(counts.cpu_seconds, self.cpu_second)
             + part(counts.passes, self.pass);
         i64::try_from((sum + 500_000).div_euclid(1_000_000)).unwrap_or(i64::MAX)
     }
@@ -81,10 +87,8 @@ pub async fn set(
     now: Timestamp,
 ) -> Result<Price, StoreError> {
     let refuse = |why| BadId { what: "price", text: model.chars().take(128).collect(), why };
-    if [rates.input, rates.cached_input, rates.output, rates.training, rates.pass]
-        .iter()
-        .any(|&rate| rate < 0)
-    {
+    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = rates;
+    if [input, cached_input, output, training, training_row, cpu_second, pass].iter().any(|&rate| rate < 0) {
         return Err(refuse("no rate may be below zero").into());
     }
     if tenant == EVERY && project != EVERY {
@@ -95,19 +99,21 @@ pub async fn set(
         .fetch_one(&mut *transaction)
         .await?;
     sqlx::query(
-        "INSERT INTO prices (tenant, project, model, version, input, cached_input, output, training, pass, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO prices (tenant, project, model, version, input, cached_input, output, training, pass, created_at, \
+         training_row, cpu_second) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
     .bind(tenant)
     .bind(project)
     .bind(model)
     .bind(version)
-    .bind(rates.input)
-    .bind(rates.cached_input)
-    .bind(rates.output)
-    .bind(rates.training)
-    .bind(rates.pass)
+    .bind(input)
+    .bind(cached_input)
+    .bind(output)
+    .bind(training)
+    .bind(pass)
     .bind(now.millis())
+    .bind(training_row)
+    .bind(cpu_second)
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
@@ -115,24 +121,27 @@ pub async fn set(
     Ok(Price { version, tenant, project, model, rates, created_at: now })
 }
 
-type Row = (String, String, String, i64, i64, i64, i64, i64, i64, i64);
-
 /// Every price that there ever was, the newest first.
 pub async fn list(store: &Store) -> Result<PriceList, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT tenant, project, model, version, input, cached_input, output, training, pass, created_at \
-         FROM prices ORDER BY version DESC",
-    )
-    .fetch_all(&store.reader)
-    .await?;
-    let price =
-        |(tenant, project, model, version, input, cached_input, output, training, pass, at): Row| Price {
-            version,
-            tenant,
-            project,
-            model,
-            rates: Rates { input, cached_input, output, training, pass },
-            created_at: Timestamp::from_millis(at),
-        };
-    Ok(PriceList(rows.into_iter().map(price).collect()))
+    let rows = sqlx::query("SELECT * FROM prices ORDER BY version DESC").fetch_all(&store.reader).await?;
+    Ok(PriceList(rows.iter().map(price).collect::<Result<_, _>>()?))
+}
+
+pub(super) fn price(row: &AnyRow) -> Result<Price, StoreError> {
+    Ok(Price {
+        version: row.try_get("version")?,
+        tenant: row.try_get("tenant")?,
+        project: row.try_get("project")?,
+        model: row.try_get("model")?,
+        rates: Rates {
+            input: row.try_get("input")?,
+            cached_input: row.try_get("cached_input")?,
+            output: row.try_get("output")?,
+            training: row.try_get("training")?,
+            training_row: row.try_get("training_row")?,
+            cpu_second: row.try_get("cpu_second")?,
+            pass: row.try_get("pass")?,
+        },
+        created_at: Timestamp::from_millis(row.try_get("created_at")?),
+    })
 }

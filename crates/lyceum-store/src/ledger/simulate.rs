@@ -34,6 +34,14 @@ pub(super) struct Bank {
     pub entries: BTreeMap<String, Entry>,
     /// Of all entries.
     pub cost: i64,
+    pub bills: BTreeMap<String, JobBill>,
+}
+
+/// A job that somebody pays for; it costs a millionth a token.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct JobBill {
+    pub done: u64,
+    pub is_settled: bool,
 }
 
 impl Bank {
@@ -67,18 +75,63 @@ impl Bank {
         }
     }
 
-    pub fn recover(&mut self, owner: &str, spool: &[u8], now: Timestamp) {
-        let found = replay(spool);
-        let interrupted = found.open.iter().map(|open| open.entry(Outcome::Interrupted, open.noted, now));
-        let all = found.settled.iter().cloned().chain(interrupted);
-        let all: Vec<Settlement> = all.map(|entry| Settlement { entry, holds: vec![] }).collect();
-        self.commit(owner, &all);
+    /// Whether the job is made: every budget has what it can cost at most.
+    pub fn make_job(&mut self, job: &str, worst: i64) -> bool {
+        let before = self.clone();
+        for key in self.limits.keys().cloned().collect::<Vec<_>>() {
+            let (spent, reserved) = self.windows.entry(key.clone()).or_insert((self.cost, 0));
+            if *spent + *reserved + worst > self.limits[&key] {
+                // One transaction: nothing of it was.
+                *self = before;
+                return false;
+            }
+            *reserved += worst;
+            self.reservations.insert((key, job.to_owned()), worst);
+        }
+        self.bills.insert(job.to_owned(), JobBill::default());
+        true
+    }
+
+    pub fn note_job(&mut self, job: &str, done: u64) {
+        if let Some(bill) = self.bills.get_mut(job).filter(|bill| !bill.is_settled) {
+            bill.done = done;
+        }
+    }
+
+    pub fn end_job(&mut self, job: &str, outcome: Outcome, done: Option<u64>, now: Timestamp) {
+        if let Some(done) = done {
+            self.note_job(job, done);
+        }
+        let Some(bill) = self.bills.get_mut(job).filter(|bill| !bill.is_settled) else { return };
+        bill.is_settled = true;
+        let done = bill.done;
+        if done > 0 || outcome == Outcome::Completed {
+            let counts = Counts { training_tokens: done, ..Counts::default() };
+            let request =
+                Request { id: job.to_owned(), model_version: 0, route: JOBS.into(), ..request(job) };
+            let entry =
+                Entry { request, outcome, counts, price: 1, cost: RATES.cost(&counts), settled_at: now };
+            self.commit(job, &[Settlement { entry, holds: vec![] }]);
+        }
+        self.give_all_back(job);
+    }
+
+    fn give_all_back(&mut self, owner: &str) {
         let mine: Vec<(WindowKey, String)> =
             self.reservations.keys().filter(|(_, other)| other == owner).cloned().collect();
         for key in mine {
             let amount = self.reservations.remove(&key).unwrap();
             self.windows.get_mut(&key.0).unwrap().1 -= amount;
         }
+    }
+
+    pub fn recover(&mut self, owner: &str, spool: &[u8], now: Timestamp) {
+        let found = replay(spool);
+        let interrupted = found.open.iter().map(|open| open.entry(Outcome::Interrupted, open.noted, now));
+        let all = found.settled.iter().cloned().chain(interrupted);
+        let all: Vec<Settlement> = all.map(|entry| Settlement { entry, holds: vec![] }).collect();
+        self.commit(owner, &all);
+        self.give_all_back(owner);
     }
 
     fn check(&self) {
@@ -105,9 +158,18 @@ pub(super) fn request(id: &str) -> Request {
     }
 }
 
+pub(super) const JOBS: &str = "/v1/fine_tuning/jobs";
+
 /// One millionth a token.
-pub(super) const RATES: Rates =
-    Rates { input: 1_000_000, cached_input: 0, output: 1_000_000, training: 0, pass: 0 };
+pub(super) const RATES: Rates = Rates {
+    input: 1_000_000,
+    cached_input: 0,
+    output: 1_000_000,
+    training: 1_000_000,
+    training_row: 0,
+    cpu_second: 0,
+    pass: 0,
+};
 
 #[derive(PartialEq)]
 enum Fault {
@@ -136,6 +198,9 @@ struct World {
     let_in: BTreeMap<String, i64>,
     told: BTreeMap<String, Entry>,
     refused: BTreeSet<String>,
+    /// What each job can cost at most, and how far it got.
+    jobs: BTreeMap<String, (i64, u64)>,
+    n_jobs: u64,
     faults: u64,
 }
 
@@ -158,6 +223,8 @@ impl World {
             let_in: BTreeMap::new(),
             told: BTreeMap::new(),
             refused: BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            n_jobs: 0,
             faults: 0,
         };
         world.start();
@@ -183,7 +250,10 @@ impl World {
 
     fn step(&mut self) {
         let i = self.rng.below(self.processes.len() as u64) as usize;
-        match self.rng.below(16) {
+        match self.rng.below(19) {
+            16 => self.make_job(),
+            17 => self.train(),
+            18 => self.end_job(),
             0..=5 => self.open(i),
             6..=7 => self.note(i),
             8..=11 => self.settle(i),
@@ -281,6 +351,62 @@ impl World {
         }
     }
 
+    fn make_job(&mut self) {
+        let worst = self.rng.below(120) as i64;
+        let fault = self.fault();
+        if fault == Fault::Before {
+            return;
+        }
+        self.n_jobs += 1;
+        let id = format!("job_{:06}", self.n_jobs);
+        // Whoever asked and was not told finds it in the list: it is a job like the others.
+        if self.bank.make_job(&id, worst) {
+            self.jobs.insert(id, (worst, 0));
+        } else {
+            assert!(!self.bank.bills.contains_key(&id));
+        }
+    }
+
+    fn some_job(&mut self) -> Option<String> {
+        let n = self.jobs.len() as u64;
+        let at = (n > 0).then(|| self.rng.below(n) as usize)?;
+        self.jobs.keys().nth(at).cloned()
+    }
+
+    /// Its process works and notes it, or dies: then the next one begins at an earlier checkpoint.
+    fn train(&mut self) {
+        let Some(id) = self.some_job() else { return };
+        let (worst, at) = self.jobs[&id];
+        let is_killed = self.rng.below(3) == 0;
+        let done = match is_killed {
+            true => self.rng.below(at + 1),
+            false => at + self.rng.below(worst as u64 - at + 1),
+        };
+        if self.bank.bills[&id].is_settled {
+            return;
+        }
+        if !is_killed && self.fault() != Fault::Before {
+            self.bank.note_job(&id, done);
+        }
+        self.jobs.insert(id, (worst, done));
+    }
+
+    /// It ends, and who ended it may not be told: then it is ended again, also with another word.
+    fn end_job(&mut self) {
+        let Some(id) = self.some_job() else { return };
+        let (_, done) = self.jobs[&id];
+        let now = Timestamp::from_millis(9);
+        for _attempt in 0..2 {
+            let outcome =
+                [Outcome::Completed, Outcome::Cancelled, Outcome::Failed][self.rng.below(3) as usize];
+            // Where nobody lives who knows, what was noted is all.
+            let known = (self.rng.below(2) == 0).then_some(done);
+            if self.fault() != Fault::Before {
+                self.bank.end_job(&id, outcome, known, now);
+            }
+        }
+    }
+
     /// The process dies, in the middle of a line; another one finds its spool.
     fn crash(&mut self, i: usize) {
         let mut process = self.processes.swap_remove(i);
@@ -328,7 +454,17 @@ impl World {
         while let Some(process) = self.processes.pop() {
             self.bank.recover(&process.owner, &process.spool, Timestamp::from_millis(11));
         }
+        for id in self.jobs.keys() {
+            self.bank.end_job(id, Outcome::Cancelled, None, Timestamp::from_millis(12));
+        }
         self.bank.check();
+        for (id, bill) in &self.bank.bills {
+            let entry = self.bank.entries.remove(id);
+            let cost = entry.map_or(0, |entry| entry.cost);
+            self.bank.cost -= cost;
+            assert_eq!(cost, RATES.cost(&Counts { training_tokens: bill.done, ..Counts::default() }));
+            assert!(bill.is_settled && cost <= self.jobs[id].0, "{id}: {bill:?}");
+        }
         assert_eq!(self.bank.cost, self.bank.entries.values().map(|entry| entry.cost).sum::<i64>());
         let ids: BTreeSet<&String> = self.bank.entries.keys().collect();
         assert_eq!(ids, self.let_in.keys().collect(), "lost 0, invented 0");
@@ -350,7 +486,7 @@ fn whatever_fails_every_request_is_settled_once_and_no_budget_is_overrun() {
     let mut faults = 0;
     for seed in 0..200 {
         let mut world = World::new(seed);
-        (0..140).for_each(|_| world.step());
+        (0..160).for_each(|_| world.step());
         faults += world.end();
     }
     assert!(faults > 1000, "{faults} faults are too few to show anything");

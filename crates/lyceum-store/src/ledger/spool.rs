@@ -10,14 +10,13 @@
 
 use super::desk::Open;
 use super::{Class, Counts, Entry, Outcome, Rates, Request};
-use crate::files::{LockedFile, create_private_dir, sync_dir, try_lock};
+use crate::files::{LockedFile, create_private_dir, disk, sync_dir, try_lock};
 use crate::{Layout, StoreError};
 use lyceum_types::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The open spool of this process.
@@ -28,15 +27,17 @@ pub struct Spool {
     n: u64,
     file: File,
     bytes: u64,
+    /// Half a line may stand at the end, which could not be taken back.
+    is_cut: bool,
     _lock: LockedFile,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Line {
-    Begun { request: RequestLine, price: i64, rates: [i64; 5] },
-    Counted { id: String, counts: [u64; 5] },
-    Settled { request: RequestLine, price: i64, outcome: String, counts: [u64; 5], cost: i64, at: i64 },
+    Begun { request: RequestLine, price: i64, rates: Vec<i64> },
+    Counted { id: String, counts: Vec<u64> },
+    Settled { request: RequestLine, price: i64, outcome: String, counts: Vec<u64>, cost: i64, at: i64 },
     Forgotten { id: String },
 }
 
@@ -63,7 +64,7 @@ impl Spool {
         // Whoever looks for the dead at this very moment holds the lock for an instant: another name is free.
         let Some(lock) = try_lock(&path)? else { return Self::create(layout) };
         let file = create(&segment(&dir, &owner, 0))?;
-        Ok(Self { dir, owner, n: 0, file, bytes: 0, _lock: lock })
+        Ok(Self { dir, owner, n: 0, file, bytes: 0, is_cut: false, _lock: lock })
     }
 
     pub fn owner(&self) -> &str {
@@ -93,7 +94,7 @@ impl Spool {
     /// Flushes what was written to the disk.
     pub fn sync(&self) -> Result<(), StoreError> {
         let path = segment(&self.dir, &self.owner, self.n);
-        self.file.sync_data().map_err(|error| StoreError::file("flush", &path, error))
+        disk::sync_data(&self.file, &path).map_err(|error| StoreError::file("flush", &path, error))
     }
 
     /// A handle that can be flushed elsewhere.
@@ -116,13 +117,14 @@ impl Spool {
         }
         pending.for_each(|entry| text.extend(line(&settled(entry))));
         let mut file = create(&path)?;
-        let written = file.write_all(&text).and_then(|()| file.sync_data());
+        let written = disk::write_all(&mut file, &path, &text).and_then(|()| disk::sync_data(&file, &path));
         if let Err(error) = written {
             let _ = fs::remove_file(&path);
             return Err(StoreError::file("write", &path, error));
         }
         let old = segment(&self.dir, &self.owner, self.n);
         (self.file, self.n, self.bytes) = (file, self.n + 1, text.len() as u64);
+        self.is_cut = false;
         fs::remove_file(&old).map_err(|error| StoreError::file("remove", &old, error))?;
         sync_dir(&self.dir)
     }
@@ -133,14 +135,21 @@ impl Spool {
     }
 
     fn append(&mut self, event: &Line) -> Result<(), StoreError> {
-        let bytes = line(event);
-        let path = || segment(&self.dir, &self.owner, self.n);
-        if let Err(error) = self.file.write_all(&bytes) {
+        let mut bytes = line(event);
+        if self.is_cut {
+            bytes.insert(0, b'\n');
+        }
+        let path = segment(&self.dir, &self.owner, self.n);
+        if let Err(error) = disk::write_all(&mut self.file, &path, &bytes) {
             // Half a line must not spoil the next one.
-            let _ = self.file.set_len(self.bytes);
-            return Err(StoreError::file("write", &path(), error));
+            if disk::set_len(&self.file, &path, self.bytes).is_err() {
+                self.is_cut = true;
+                self.bytes = self.file.metadata().map_or(self.bytes, |metadata| metadata.len());
+            }
+            return Err(StoreError::file("write", &path, error));
         }
         self.bytes += bytes.len() as u64;
+        self.is_cut = false;
         Ok(())
     }
 }
@@ -239,16 +248,15 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         return None;
     }
     Some(match serde_json::from_slice(json).ok()? {
-        Line::Begun { request, price, rates: [input, cached_input, output, training, pass] } => {
-            let rates = Rates { input, cached_input, output, training, pass };
-            let request = request.parse()?;
+        Line::Begun { request, price, rates } => {
+            let (rates, request) = (rates_of(&rates), request.parse()?);
             Event::Begun(Open { request, price, rates, holds: vec![], noted: Counts::default() })
         }
-        Line::Counted { id, counts } => Event::Counted(id, counts_of(counts)),
+        Line::Counted { id, counts } => Event::Counted(id, counts_of(&counts)),
         Line::Settled { request, price, outcome, counts, cost, at } => Event::Settled(Entry {
             request: request.parse()?,
             outcome: Outcome::parse(&outcome)?,
-            counts: counts_of(counts),
+            counts: counts_of(&counts),
             price,
             cost,
             settled_at: Timestamp::from_millis(at),
@@ -288,8 +296,8 @@ impl RequestLine {
 }
 
 pub(super) fn begun(open: &Open) -> Line {
-    let Rates { input, cached_input, output, training, pass } = open.rates;
-    let rates = [input, cached_input, output, training, pass];
+    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = open.rates;
+    let rates = vec![input, cached_input, output, training, pass, training_row, cpu_second];
     Line::Begun { request: RequestLine::of(&open.request), price: open.price, rates }
 }
 
@@ -304,13 +312,44 @@ pub(super) fn settled(entry: &Entry) -> Line {
     }
 }
 
-pub(super) fn numbers(counts: &Counts) -> [u64; 5] {
-    let Counts { input_tokens, cached_tokens, output_tokens, training_tokens, passes } = *counts;
-    [input_tokens, cached_tokens, output_tokens, training_tokens, passes]
+pub(super) fn numbers(counts: &Counts) -> Vec<u64> {
+    let Counts {
+        input_tokens,
+        cached_tokens,
+        output_tokens,
+        training_tokens,
+        training_rows,
+        cpu_seconds,
+        passes,
+    } = *counts;
+    vec![input_tokens, cached_tokens, output_tokens, training_tokens, passes, training_rows, cpu_seconds]
 }
 
-fn counts_of([input_tokens, cached_tokens, output_tokens, training_tokens, passes]: [u64; 5]) -> Counts {
-    Counts { input_tokens, cached_tokens, output_tokens, training_tokens, passes }
+/// A line of an older release has fewer numbers.
+fn counts_of(numbers: &[u64]) -> Counts {
+    let at = |i: usize| numbers.get(i).copied().unwrap_or(0);
+    Counts {
+        input_tokens: at(0),
+        cached_tokens: at(1),
+        output_tokens: at(2),
+        training_tokens: at(3),
+        passes: at(4),
+        training_rows: at(5),
+        cpu_seconds: at(6),
+    }
+}
+
+fn rates_of(numbers: &[i64]) -> Rates {
+    let at = |i: usize| numbers.get(i).copied().unwrap_or(0);
+    Rates {
+        input: at(0),
+        cached_input: at(1),
+        output: at(2),
+        training: at(3),
+        pass: at(4),
+        training_row: at(5),
+        cpu_second: at(6),
+    }
 }
 
 /// Hexadecimal digits of a line's checksum: the first 64 bits of the sha256 of its JSON.
@@ -338,7 +377,7 @@ fn create(path: &Path) -> Result<File, StoreError> {
     options.append(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map_err(|error| StoreError::file("create", path, error))
+    disk::create(&options, path).map_err(|error| StoreError::file("create", path, error))
 }
 
 fn name_of(path: &Path) -> String {

@@ -2,10 +2,12 @@
 
 use super::budgets::{self, Granted, Period, Place, WindowKey};
 use super::desk::{Desk, Hold, Settlement};
-use super::simulate::{Bank, RATES, Rng, request};
-use super::{Counts, Entry, Outcome, Rates, Spool, entries, prices, recovery};
+use super::simulate::{Bank, JOBS, RATES, Rng, request};
+use super::{Counts, Entry, NewBill, Outcome, Rates, Spool, bills, entries, prices, recovery};
+use crate::jobs::{self, Kind, NewJob, Progress, State};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, Project};
 
 const NOW: Timestamp = Timestamp::from_millis(5);
 const END: Timestamp = Timestamp::from_millis(i64::MAX);
@@ -46,11 +48,66 @@ async fn the_database_does_what_its_plain_twin_does() {
     }
     let mut rng = Rng(7);
     let owners = ["own_a", "own_b"];
-    for step in 0..120 {
+    prices::set(&store, ("*", "*", "*"), RATES, NOW).await.unwrap();
+    for step in 0..200 {
         let owner = owners[rng.below(2) as usize];
         let (budget, key) = &all[rng.below(2) as usize];
         let amount = rng.below(40) as i64;
-        match rng.below(5) {
+        match rng.below(8) {
+            5 => {
+                let id = JobId::from_bits(u128::from(rng.below(30)));
+                let is_new = !bank.bills.contains_key(id.as_str());
+                if is_new && make_job(&store, &id, amount as u64).await.is_ok() {
+                    assert!(bank.make_job(id.as_str(), amount), "step {step}");
+                } else if is_new {
+                    assert!(!bank.make_job(id.as_str(), amount), "step {step}");
+                }
+            }
+            6..=7 => {
+                let known: Vec<String> = bank.bills.keys().cloned().collect();
+                let Some(id) = known.get(rng.below(known.len().max(1) as u64) as usize) else { continue };
+                let done = rng.below(9);
+                let project = Project::default_project();
+                let job = jobs::find(&store, &project, &id.parse().unwrap()).await.unwrap();
+                match (job.state, rng.below(4)) {
+                    (State::Queued, 0) => {
+                        jobs::cancel(&store, &project, &job.id, NOW).await.unwrap();
+                        bank.end_job(id, Outcome::Cancelled, None, NOW);
+                    }
+                    (State::Queued | State::Running, what) => {
+                        let claim = jobs::claim_waiting(&store, &project, &job.id, "w", NOW).await.unwrap();
+                        claim.count(Counts { training_tokens: done, ..Counts::default() });
+                        match what {
+                            1 => {
+                                jobs::finish_failed(&store, &claim, "", NOW).await.unwrap();
+                                bank.end_job(id, Outcome::Failed, Some(done), NOW);
+                            }
+                            2 => {
+                                jobs::finish_done_with(&store, &claim, "{}", NOW).await.unwrap();
+                                bank.end_job(id, Outcome::Completed, Some(done), NOW);
+                            }
+                            _ => {
+                                // Its process dies after that.
+                                let far = Progress { step: 1, steps: 2, message: String::new() };
+                                jobs::report(&store, &claim, &far, NOW).await.unwrap();
+                                bank.note_job(id, done);
+                            }
+                        }
+                    }
+                    _ => {
+                        // At the command line, after its end: nobody pays.
+                        let claim = jobs::claim(&store, &project, &job.id, "w", NOW).await;
+                        let Ok(claim) = claim else { continue };
+                        claim.count(Counts { training_tokens: 1000, ..Counts::default() });
+                        jobs::finish_cancelled(&store, &claim, "", NOW).await.unwrap();
+                    }
+                }
+                let bill = bills::find(&store, &project, &job.id).await.unwrap().unwrap();
+                let twin = &bank.bills[id];
+                let told = (bill.done.training_tokens, bill.settled_at.is_some());
+                assert_eq!(told, (twin.done, twin.is_settled), "step {step}");
+                assert_eq!(bill.cost(), twin.is_settled.then_some(twin.done as i64));
+            }
             0..=1 => {
                 let found = budgets::grant(&store, budget, owner, amount, NOW).await.unwrap();
                 assert_eq!(found, bank.grant(key, owner, amount), "step {step}");
@@ -79,6 +136,86 @@ async fn the_database_does_what_its_plain_twin_does() {
     let rows = entries::list(&store, "default", (NOW, END), "", 1000).await.unwrap();
     assert_eq!(rows, bank.entries.into_values().collect::<Vec<_>>());
     assert!(rows.len() > 20);
+    assert!(rows.iter().filter(|row| row.request.route == JOBS).count() > 3);
+}
+
+async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError> {
+    let bill = NewBill {
+        api_key: "key_1".into(),
+        route: JOBS.into(),
+        model: "m".into(),
+        model_version: 0,
+        most: Counts { training_tokens: most, ..Counts::default() },
+    };
+    let new = NewJob {
+        kind: Kind::Train,
+        spec: "{}".into(),
+        request: Some("{}".into()),
+        model: "n".into(),
+        steps: 2,
+        bill: Some(bill),
+    };
+    jobs::create_as(store, &Project::default_project(), id, new, NOW).await
+}
+
+#[tokio::test]
+async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_done() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    prices::set(&store, ("*", "*", "*"), RATES, NOW).await.unwrap();
+    budgets::set(&store, &place("default", ""), Period::Month, 100, NOW).await.unwrap();
+    let stands = async || {
+        let window = budgets::windows(&store, NOW).await.unwrap().remove(0);
+        (window.spent, window.reserved)
+    };
+    let (a, b) = (JobId::from_bits(1), JobId::from_bits(2));
+    make_job(&store, &a, 70).await.unwrap();
+    let refused = make_job(&store, &b, 31).await.unwrap_err();
+    assert!(matches!(refused, StoreError::BudgetExhausted(_)), "{refused}");
+    assert!(jobs::find(&store, &project, &b).await.is_err(), "no job without its money");
+    assert_eq!(stands().await, (0, 70));
+    // A dearer price later is not this job's.
+    prices::set(&store, ("*", "*", "*"), Rates { training: 9_000_000, ..RATES }, NOW).await.unwrap();
+
+    let tokens = |n| Counts { training_tokens: n, ..Counts::default() };
+    let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
+    claim.count(tokens(20));
+    jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    jobs::finish_paused(&store, &claim, "", NOW).await.unwrap();
+    drop(claim);
+    // What a server's death gives back is its own.
+    recovery::recover(&store, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 70));
+    jobs::cancel(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (20, 0));
+    let row = &entries::list(&store, "default", (NOW, END), "", 10).await.unwrap()[0];
+    assert_eq!(
+        (row.request.id.as_str(), row.outcome, row.cost, row.price),
+        (a.as_str(), Outcome::Cancelled, 20, 1)
+    );
+    assert_eq!(row.counts, tokens(20));
+
+    // What failed pays too, and the sums name its price.
+    let cheap = Rates { training: 1_000_000, ..RATES };
+    prices::set(&store, ("*", "*", "*"), cheap, NOW).await.unwrap();
+    make_job(&store, &b, 80).await.unwrap();
+    assert_eq!(stands().await, (20, 80));
+    let claim = jobs::claim_waiting(&store, &project, &b, "w", NOW).await.unwrap();
+    claim.count(tokens(33));
+    jobs::finish_failed(&store, &claim, "it diverged", NOW).await.unwrap();
+    assert_eq!(stands().await, (53, 0));
+    let sums = entries::sums(&store, "default", (NOW, END), 1000, 10).await.unwrap();
+    let told: Vec<(i64, i64, u64)> =
+        sums.iter().map(|s| (s.price, s.cost, s.counts.training_tokens)).collect();
+    assert_eq!(told, [(1, 20, 20), (3, 33, 33)]);
+    // One that did nothing is not told of.
+    let c = JobId::from_bits(3);
+    make_job(&store, &c, 5).await.unwrap();
+    jobs::cancel(&store, &project, &c, NOW).await.unwrap();
+    assert_eq!(stands().await, (53, 0));
+    assert_eq!(entries::list(&store, "default", (NOW, END), "", 10).await.unwrap().len(), 2);
+    let other = Project { tenant: "other".into(), id: "default".into() };
+    assert_eq!(bills::find(&store, &other, &a).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -110,13 +247,21 @@ async fn the_price_of_the_most_particular_place_holds_and_never_changes() {
 #[test]
 fn a_cost_is_the_exact_sum_rounded_once() {
     // $0.15, $0.075 and $0.60 for a million tokens.
-    let rates = Rates { input: 150_000, cached_input: 75_000, output: 600_000, training: 0, pass: 2_500_000 };
+    let rates = Rates {
+        input: 150_000,
+        cached_input: 75_000,
+        output: 600_000,
+        training: 3_000_000,
+        training_row: 250_000,
+        cpu_second: 14_000_000,
+        pass: 2_500_000,
+    };
     let counts = |input_tokens, cached_tokens, output_tokens, passes| Counts {
         input_tokens,
         cached_tokens,
         output_tokens,
         passes,
-        training_tokens: 0,
+        ..Counts::default()
     };
     assert_eq!(rates.cost(&counts(1_000_000, 0, 1_000_000, 0)), 750_000);
     // 600 · 0.15 + 400 · 0.075 + 10 · 0.6 = 126
@@ -125,6 +270,9 @@ fn a_cost_is_the_exact_sum_rounded_once() {
     assert_eq!(rates.cost(&counts(3, 0, 1, 0)), 1);
     assert_eq!(rates.cost(&counts(0, 0, 0, 1)), 3);
     assert_eq!(rates.worst(&counts(1000, 0, 10, 0)), 156);
+    let trained = Counts { training_tokens: 7, training_rows: 5, cpu_seconds: 2, ..Counts::default() };
+    // 21 + 1.25 + 28
+    assert_eq!(rates.cost(&trained), 50);
     assert_eq!(rates.cost(&counts(u64::MAX, 0, u64::MAX, 0)), i64::MAX);
     let dear_cache = Rates { cached_input: 900_000, ..rates };
     assert!(dear_cache.worst(&counts(10, 0, 0, 0)) >= dear_cache.cost(&counts(10, 10, 0, 0)));

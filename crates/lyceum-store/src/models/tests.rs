@@ -6,7 +6,7 @@ use std::fs;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
-async fn store() -> (tempfile::TempDir, Store) {
+pub(super) async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
     (dir, store)
@@ -36,13 +36,18 @@ async fn add(store: &Store, name: &str) -> Result<Version, StoreError> {
     publish(store, &Project::default_project(), new(name), staged(store), manifest, NOW).await
 }
 
+pub(super) async fn publish_as(store: &Store, project: &Project, name: &str) -> Version {
+    let manifest = |number| format!("{{\"version\":{number}}}").into_bytes();
+    publish(store, project, new(name), staged(store), manifest, NOW).await.unwrap()
+}
+
 async fn set_alias(store: &Store, name: &ModelName, alias: &str, number: u32) -> Result<(), StoreError> {
     let alias = alias.parse().unwrap();
     let project = Project::default_project();
     registry::set_alias(store, &project, (name, &alias), (number, None), &act()).await.map(drop)
 }
 
-fn act() -> Act {
+pub(super) fn act() -> Act {
     Act { actor: registry::Actor::User("test".into()), note: String::new(), now: NOW }
 }
 
@@ -102,7 +107,24 @@ async fn a_held_version_is_passed_over_by_the_bare_name_until_it_is_promoted() {
     assert_eq!(promote(&store, &project, &first.name, 2, &act()).await.unwrap(), second);
     let served = find(&store, "digits").await.unwrap();
     assert_eq!((served.number, served.held), (2, None));
+    let history = crate::registry::history(&store, &project, &first.name).await.unwrap();
+    let told: Vec<_> = history.iter().map(|e| (e.kind.as_str(), e.version, e.note.as_str())).collect();
+    assert_eq!(told.last(), Some(&("promoted", 2, "it was held: 0.2 lower under pgd")), "{told:?}");
     assert_eq!(find(&store, "lonely@1").await.unwrap().held.as_deref(), Some("why"), "the others stay held");
+}
+
+#[tokio::test]
+async fn what_a_job_takes_back_leaves_no_event_and_an_alias_keeps_it() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    let (first, second) = (add(&store, "digits").await.unwrap(), add(&store, "digits").await.unwrap());
+    set_alias(&store, &first.name, "mine", 1).await.unwrap();
+    for version in [&first, &second] {
+        withdraw(&store, &project, version).await.unwrap();
+    }
+    assert_eq!(list(&store, &project).await.unwrap(), std::slice::from_ref(&first));
+    assert!(!second.dir.exists() && first.dir.exists());
+    assert_eq!(crate::registry::history(&store, &project, &first.name).await.unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

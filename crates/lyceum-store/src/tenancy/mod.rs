@@ -1,11 +1,12 @@
 //! Who shares an installation: organisations and their projects ([`projects`]), users and service accounts
-//! ([`people`]), the organisation's own keys ([`admin_keys`]), how much may be asked ([`rates`]), and what was done
-//! by whom ([`audit`]).
+//! ([`people`]), the organisation's own keys ([`admin_keys`]), how much may be asked ([`rates`]), what texts are
+//! looked through for ([`guards`]), and what was done by whom ([`audit`]).
 //!
 //! Every change says who makes it ([`Act`]) and is written together with its entry in the audit log, or not at all.
 
 pub mod admin_keys;
 pub mod audit;
+pub mod guards;
 pub mod people;
 pub mod projects;
 pub mod rates;

@@ -2,9 +2,10 @@ use super::admin_keys::{self, Order, bootstrap};
 use super::audit::{self, Broken, Filter};
 use super::people::{self, FirstKey, NewUser};
 use super::projects::{self, Which};
-use super::{Act, Page, rates};
+use super::{Act, Page, guards, rates};
 use crate::keys::{self, KeyGrant, KeyOwner, Verdict};
 use crate::{Layout, Store, StoreError};
+use lyceum_guard::{Action, Injections, Kind, Policy, Rule, Stop, Stops, Wanted};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::limits;
@@ -421,4 +422,34 @@ async fn many_writers_of_several_processes_make_one_chain() {
         task.await.unwrap();
     }
     assert_eq!(audit::verify(&store, DEFAULT, None).await.unwrap().unwrap().entries, 30);
+}
+
+#[tokio::test]
+async fn a_guard_policy_is_kept_for_its_project_alone_and_is_logged() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    let (_, other) = projects::create_organization(&store, "Other", &act()).await.unwrap();
+    assert!(guards::policy(&store, &project).await.unwrap().is_off());
+    let kinds_wanted = Some(vec![Kind::Email, Kind::Iban]);
+    let policy = Policy {
+        input: Rule { action: Action::Mask, wanted: Wanted { kinds: kinds_wanted, threshold: 0.7 } },
+        output: Rule { action: Action::Block, wanted: Wanted::default() },
+        prompt_injection: Injections { stops: Stops { user: Stop::Off, tool: Stop::Block }, threshold: 0.9 },
+        hidden_unicode: Stops { user: Stop::Block, tool: Stop::Off },
+        data_exfiltration: Action::Redact,
+    };
+    guards::set_policy(&store, &project, &policy, &act()).await.unwrap();
+    assert_eq!(guards::policy(&store, &project).await.unwrap(), policy);
+    assert!(guards::policy(&store, &other.project).await.unwrap().is_off());
+    guards::set_policy(&store, &project, &Policy::default(), &act()).await.unwrap();
+    assert!(guards::policy(&store, &project).await.unwrap().is_off());
+    assert!(
+        kinds(&store, &project.tenant).await.iter().filter(|kind| *kind == "project.updated").count() >= 2
+    );
+    let sql = "UPDATE guard_policies SET policy = '{\"input\":{}}'";
+    let mut transaction = store.write().await.unwrap();
+    sqlx::query(sql).execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    let error = guards::policy(&store, &project).await.unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { table: "guard_policies", .. }), "{error}");
 }

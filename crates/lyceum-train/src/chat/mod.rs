@@ -15,7 +15,7 @@ pub use render::{Rendered, Words};
 use crate::data::dataset::Dataset;
 use crate::data::report::{DataError, Issue, Place, Report, Warning, io};
 use crate::data::sequences::Sequences;
-use crate::order::generator;
+use crate::order::{Order, generator};
 use crate::preview::SeenToken;
 use crate::run;
 use lyceum_types::control::Control;
@@ -150,18 +150,45 @@ pub fn epoch(part: &Dataset) -> Epoch {
 
 /// Tokens in the examples of the first `n` steps of a run, and how many steps there are of these.
 pub fn trained(train: &TrainSpec, seed: u64, part: &Dataset, n: u64) -> (u64, u64) {
-    let sequences = part.sequences().expect("chats are sequences: bug");
-    let count = |i: usize| sequences.example(i).iter().map(|tokens| tokens.len() as u64).sum::<u64>();
-    let counts: Vec<u64> = (0..part.len()).map(count).collect();
-    let mut order = run::order(train, seed, part);
-    let (steps, mut tokens, mut rows) = (run::total_steps(train, seed, part).min(n), 0, Vec::new());
-    for step in 0..steps {
-        for micro in 0..order.n_micro_steps(step) {
-            order.rows(step, micro, &mut rows);
-            tokens += rows.iter().map(|&row| counts[row]).sum::<u64>();
-        }
+    let steps = run::total_steps(train, seed, part).min(n);
+    (Counter::new(train, seed, part).tokens(steps), steps)
+}
+
+/// Counts the tokens that a run is trained on. An epoch has every example once, so only the one that is begun is looked at.
+pub struct Counter {
+    /// Of each example.
+    tokens: Vec<u64>,
+    order: Order,
+    /// The epoch that was asked for last, and the tokens before each of its steps.
+    epoch: Option<u64>,
+    before: Vec<u64>,
+}
+
+impl Counter {
+    pub fn new(train: &TrainSpec, seed: u64, part: &Dataset) -> Self {
+        let sequences = part.sequences().expect("chats are sequences: bug");
+        let count = |i: usize| sequences.example(i).iter().map(|tokens| tokens.len() as u64).sum();
+        let tokens = (0..part.len()).map(count).collect();
+        Counter { tokens, order: run::order(train, seed, part), epoch: None, before: Vec::new() }
     }
-    (tokens, steps)
+
+    /// Tokens in the examples of the first `steps` steps.
+    pub fn tokens(&mut self, steps: u64) -> u64 {
+        let (epoch, per_epoch) = (self.order.epoch_of(steps), self.order.steps_per_epoch() as u64);
+        if self.epoch != Some(epoch) {
+            let (mut sum, mut rows) = (0, Vec::new());
+            self.before.clear();
+            for step in epoch * per_epoch..(epoch + 1) * per_epoch {
+                self.before.push(sum);
+                for micro in 0..self.order.n_micro_steps(step) {
+                    self.order.rows(step, micro, &mut rows);
+                    sum += rows.iter().map(|&row| self.tokens[row]).sum::<u64>();
+                }
+            }
+            self.epoch = Some(epoch);
+        }
+        epoch * self.tokens.iter().sum::<u64>() + self.before[(steps % per_epoch) as usize]
+    }
 }
 
 /// The rows of each of the first `n` steps of a run, by their place in the part.

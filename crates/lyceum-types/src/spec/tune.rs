@@ -25,6 +25,26 @@ pub struct TuneSpec {
     /// None: nothing is promised about any example.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<PrivacySpec>,
+    /// What a tuned version must stand beside the one that its name serves; None: it is served at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<TuneGate>,
+}
+
+/// Before its name serves a tuned version, it and the one that is served are measured on the same lines; one that is
+/// worse is held.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TuneGate {
+    /// Lines as those of training, which neither version was tuned on. None: `data.valid`.
+    pub data: Option<String>,
+    /// How far the loss may be above the served version's, in nats: a learnt token, or of preferences a pair.
+    pub max_rise: f64,
+}
+
+impl TuneGate {
+    /// The file whose lines decide.
+    pub fn file<'s>(&'s self, data: &'s TuneData) -> Option<&'s str> {
+        self.data.as_deref().or(data.valid.as_deref())
+    }
 }
 
 /// Low-rank adapters (Hu et al. 2021), as PEFT's `LoraConfig` names them.
@@ -175,6 +195,26 @@ mod tests {
             matches!(train.optimizer, OptimizerSpec::Adamw { lr, weight_decay, .. } if lr == LR_LORA && weight_decay == 0.0)
         );
         assert_eq!(train.schedule, ScheduleSpec::Linear { warmup_steps: 5, min_lr: 0.0 });
+    }
+
+    #[test]
+    fn a_gate_says_how_far_and_on_which_lines() {
+        let gated = |gate: &str| format!("{HEAD}[gate]\n{gate}");
+        let gate = tune(&gated("max_rise = 0.1\ndata = \"gate.jsonl\"\n")).gate.unwrap();
+        assert_eq!(gate, TuneGate { data: Some("gate.jsonl".into()), max_rise: 0.1 });
+        for (text, part) in [
+            (gated("data = \"a.jsonl\"\n"), "gate.max_rise"),
+            (gated("max_rise = -1\ndata = \"a.jsonl\"\n"), "gate.max_rise"),
+            (gated("max_rise = 0.1\n"), "gate.data"),
+            (gated("max_rise = 0.1\ndata = \"chats.jsonl\"\n"), "gate.data"),
+            (gated("max_rise = 0.1\ndata = \"a.jsonl\"\nsuite = []\n"), "gate.suite"),
+        ] {
+            let errors = Job::from_toml(&text, "spec.toml").unwrap_err().to_string();
+            assert!(errors.contains(part), "{part}: {errors}");
+        }
+        let valid = HEAD.replace("chats.jsonl\"", "chats.jsonl\"\nvalid = \"v.jsonl\"");
+        let spec = tune(&format!("{valid}[gate]\nmax_rise = 0\n"));
+        assert_eq!(spec.gate.as_ref().unwrap().file(&spec.data), Some("v.jsonl"));
     }
 
     #[test]

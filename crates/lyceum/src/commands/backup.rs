@@ -54,6 +54,8 @@ fn say(
 ) -> Result<(), Failure> {
     let manifest = done.map_err(failure)?;
     let (n_rows, n_files, bytes) = (manifest.n_rows(), manifest.files.len(), manifest.bytes());
+    let elsewhere = manifest.objects.as_ref();
+    let objects = elsewhere.map(|o| json!({ "place": o.place, "objects": o.n_objects, "bytes": o.bytes }));
     if context.is_json() {
         output::json_line(&json!({
             "event": "done",
@@ -63,10 +65,18 @@ fn say(
             "rows": n_rows,
             "files": n_files,
             "bytes": bytes,
+            "objects_elsewhere": objects,
         }));
     } else {
         let size = output::bytes(bytes);
         output::text(format!("{verb} {}: {n_rows} rows, {n_files} files, {size}", folder.display()));
+        if let Some(o) = elsewhere {
+            let size = output::bytes(o.bytes);
+            output::text(format!(
+                "not in it: {} objects ({size}) in {}, but for copies that this machine had; that place has its own backup",
+                o.n_objects, o.place
+            ));
+        }
     }
     Ok(())
 }

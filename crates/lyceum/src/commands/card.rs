@@ -1,5 +1,7 @@
 //! `lyceum card MODEL`: what is known of a version, how, and what is not; signed. And whether a card holds.
 
+mod language;
+
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
@@ -63,10 +65,7 @@ impl Card {
             return verify(context, &service, &reference, given).await;
         }
         if self.measure {
-            let resident = service.resident(&context.project, &reference).await?;
-            tokio::task::spawn_blocking(move || measure(&resident))
-                .await
-                .map_err(|error| Failure::internal("the measurement broke off", &error))??;
+            self::measure_one(context, &service, &reference).await?;
         }
         let signed = card::create(&service, &context.project, &reference).await?;
         let form = match self.format {
@@ -108,6 +107,19 @@ impl Card {
     }
 }
 
+async fn measure_one(context: &Context, service: &Arc<Service>, reference: &ModelRef) -> Result<(), Failure> {
+    let version = models::resolve(service.store(), &context.project, reference).await?;
+    let done = if lyceum_service::language::is_imported(&version) {
+        let language = service.language(&context.project, reference).await?;
+        let service = service.clone();
+        tokio::task::spawn_blocking(move || language::measure(&service, &language)).await
+    } else {
+        let resident = service.resident(&context.project, reference).await?;
+        tokio::task::spawn_blocking(move || measure(&resident)).await
+    };
+    done.map_err(|error| Failure::internal("the measurement broke off", &error))?
+}
+
 /// Asks for the recorded inputs one by one through an engine of its own, and keeps what that cost.
 fn measure(resident: &Resident) -> Result<(), Failure> {
     if matches!(resident.manifest.spec.task, Task::LanguageModeling | Task::SequenceToSequence) {
@@ -141,18 +153,32 @@ fn measure(resident: &Resident) -> Result<(), Failure> {
     ] {
         let Some(Quantile { ms, ci95, n }) = quantile else { continue };
         let method = method.clone();
-        found.push(Cost { name, value: ms, unit: "ms", ci95: Some(ci95), n: n as u64, method });
+        let interval = "order statistics, 95 %";
+        found.push(Cost { name, value: ms, unit: "ms", ci95: Some(ci95), interval, n: n as u64, method });
     }
     if let Some(serving) = samples.serving(CLIENTS) {
         let n = serving.together.n as u64;
-        let of = |name, value, unit| Cost { name, value, unit, ci95: None, n, method: many.clone() };
+        let of = |name, value, unit| Cost {
+            name,
+            value,
+            unit,
+            ci95: None,
+            interval: "none",
+            n,
+            method: many.clone(),
+        };
         found.push(of("answers", serving.answers_per_s, "per second"));
         found.extend(serving.cpu_seconds_per_1k.map(|s| of("processor time of 1,000 answers", s, "s")));
     }
-    let path = format!("{:?}", cpu::path()).to_lowercase();
-    let machine = format!("{} threads, {path} kernels, {}", pool::threads(), std::env::consts::ARCH);
+    let machine = machine();
     let again = format!("lyceum card {} --measure", resident.version.id());
     Ok(measured::keep_costs(resident, &found, &machine, &again)?)
+}
+
+/// What times depend on.
+fn machine() -> String {
+    let path = format!("{:?}", cpu::path()).to_lowercase();
+    format!("{} threads, {path} kernels, {}", pool::threads(), std::env::consts::ARCH)
 }
 
 fn read(path: &std::path::Path) -> Result<Value, Failure> {

@@ -76,7 +76,7 @@ impl Export {
         // Beside the target first, so that it appears whole or not at all.
         let partial = target.with_extension(format!("partial-{}", std::process::id()));
         let written = match self.format.filter(|_| merges) {
-            Some(format) => merge(context, &store, &version, format, &partial).await,
+            Some(format) => merge(&store, &version, format, &partial).await,
             None => copy_folder(&version.dir, &partial),
         };
         let format = self.format.filter(|_| merges).map_or(format, |f| f.as_str().to_owned());
@@ -100,14 +100,8 @@ impl Export {
 }
 
 /// Writes an adapter's base with the adapter in its matrices.
-async fn merge(
-    context: &Context,
-    store: &Store,
-    version: &Version,
-    format: Format,
-    target: &Path,
-) -> Result<(), Failure> {
-    let base = adapter::base_of(store, &context.project, version).await?;
+async fn merge(store: &Store, version: &Version, format: Format, target: &Path) -> Result<(), Failure> {
+    let base = adapter::base_of(store, version).await?;
     let (version, target) = (version.clone(), target.to_owned());
     let work = move || -> Result<(), Failure> {
         std::fs::create_dir_all(&target).map_err(|error| Failure::file("make", &target, &error))?;
@@ -148,6 +142,11 @@ async fn merge(
 fn check(version: &Version) -> Result<String, Failure> {
     let (mut expected, format) = match show::read_known(version)? {
         show::Known::Imported(manifest) => (manifest.files, manifest.format),
+        show::Known::Cascade(..) => {
+            let message = format!("{} is a cascade, which has no weights", version.id());
+            let why = "its definition names two other versions of this data folder";
+            return Err(Failure::new(Exit::Failed, "unsupported_model", message, why, "export its members"));
+        }
         show::Known::Trained(mut manifest) => {
             manifest.files.insert(WEIGHTS.to_owned(), version.sha256.clone());
             (manifest.files, "safetensors".to_owned())

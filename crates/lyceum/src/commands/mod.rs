@@ -6,9 +6,11 @@ pub mod attack;
 pub mod audit;
 pub mod backup;
 pub mod bench;
+pub mod blobs;
 pub mod budgets;
 pub mod calibrate;
 pub mod card;
+pub mod cascade;
 pub mod choose;
 pub mod completions;
 pub mod config;
@@ -24,6 +26,7 @@ pub mod jobs;
 pub mod keys;
 pub mod lineage;
 pub mod ls;
+pub mod pii;
 pub mod predict;
 pub mod preview;
 pub mod prices;
@@ -50,8 +53,15 @@ use lyceum_types::ids::Project;
 
 /// Runs what was typed.
 pub fn run(cli: Cli) -> Result<(), Failure> {
-    let config = Config::load(&cli.global, &Sources::of_process())?;
+    let is_doctor = matches!(cli.command, Command::Doctor(_));
+    let config = Config::load(&cli.global, &Sources::of_process()).map_err(|failure| match is_doctor {
+        true => doctor::only_configuration(cli.global.json, failure),
+        false => failure,
+    })?;
     log_to_stderr(&config.log.value)?;
+    if !is_doctor {
+        doctor::chosen_processor()?;
+    }
     if config.threads.value > 0 {
         lyceum_kernels::pool::set_threads(config.threads.value);
     }
@@ -84,6 +94,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Eval(args) => args.run(context).await,
         Command::Attack(args) => args.run(context).await,
         Command::Calibrate(args) => args.run(context).await,
+        Command::Cascade(args) => args.run(context).await,
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Embed(args) => args.run(context).await,
@@ -98,6 +109,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Approve(args) => args.run(context).await,
         Command::Lineage(args) => args.run(context).await,
         Command::Backup(args) => args.run(context).await,
+        Command::Blobs(args) => args.run(context).await,
         Command::Promote(args) => args.run(context).await,
         Command::Ps(args) => args.run(context).await,
         Command::Stop(args) => args.run(context).await,
@@ -107,6 +119,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Admin(args) => args.run(context).await,
         Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
+        Command::Pii(args) => args.run(context),
         Command::Usage(args) => args.run(context).await,
         Command::Prices(args) => args.run(context).await,
         Command::Budgets(args) => args.run(context).await,
@@ -122,6 +135,7 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         Command::Ps(_)
         | Command::Stop(_)
         | Command::Bench(_)
+        | Command::Pii(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
         _ => context.access.client(),

@@ -38,9 +38,15 @@ struct Set {
     /// US dollars for a million tokens that are made
     #[arg(long, value_name = "USD", default_value = "0", value_parser = millionths)]
     output: i64,
-    /// US dollars for a million tokens of training
+    /// US dollars for a million tokens that a fine-tuning is trained on
     #[arg(long, value_name = "USD", default_value = "0", value_parser = millionths)]
     training: i64,
+    /// US dollars for a million rows that another training is trained on
+    #[arg(long, value_name = "USD", default_value = "0", value_parser = millionths)]
+    training_row: i64,
+    /// US dollars for a million seconds on a processor, of choices
+    #[arg(long, value_name = "USD", default_value = "0", value_parser = millionths)]
+    cpu_second: i64,
     /// US dollars for a million passes: rows of predictions, explanations, certificates, attacks
     #[arg(long, value_name = "USD", default_value = "0", value_parser = millionths)]
     pass: i64,
@@ -84,6 +90,8 @@ async fn set(context: &Context, args: Set) -> Result<(), Failure> {
         cached_input: args.cached_input.unwrap_or(args.input),
         output: args.output,
         training: args.training,
+        training_row: args.training_row,
+        cpu_second: args.cpu_second,
         pass: args.pass,
     };
     let place =
@@ -106,11 +114,24 @@ async fn list(context: &Context) -> Result<(), Failure> {
         output::json_line(&json!({ "prices": all }));
         return Ok(());
     }
-    let header =
-        ["price", "org", "project", "model", "input", "cached", "output", "training", "pass", "since"];
+    let header = [
+        "price",
+        "org",
+        "project",
+        "model",
+        "input",
+        "cached",
+        "output",
+        "training",
+        "training_row",
+        "cpu_second",
+        "pass",
+        "since",
+    ];
     let row = |price: &Price| {
-        let Rates { input, cached_input, output, training, pass } = price.rates;
-        let amounts = [input, cached_input, output, training, pass].map(|rate| usd(rate).to_string());
+        let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = price.rates;
+        let amounts = [input, cached_input, output, training, training_row, cpu_second, pass]
+            .map(|rate| usd(rate).to_string());
         [price.version.to_string(), price.tenant.clone(), price.project.clone(), price.model.clone()]
             .into_iter()
             .chain(amounts)
@@ -118,17 +139,18 @@ async fn list(context: &Context) -> Result<(), Failure> {
             .collect()
     };
     output::table(&header, &prices.all().iter().map(row).collect::<Vec<Vec<String>>>());
-    output::note("US dollars for a million tokens or passes");
+    output::note("US dollars for a million tokens, rows, seconds or passes");
     Ok(())
 }
 
 fn line(price: &Price) -> Value {
-    let Rates { input, cached_input, output, training, pass } = price.rates;
+    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = price.rates;
     json!({
         "price": price.version, "org": price.tenant, "project": price.project, "model": price.model,
         "usd_per_million": {
             "input": usd(input), "cached_input": usd(cached_input), "output": usd(output),
-            "training": usd(training), "pass": usd(pass),
+            "training": usd(training), "training_row": usd(training_row), "cpu_second": usd(cpu_second),
+            "pass": usd(pass),
         },
         "created": price.created_at.seconds(),
     })

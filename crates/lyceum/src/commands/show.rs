@@ -1,5 +1,6 @@
 //! `lyceum show MODEL`: the row and the manifest of a version.
 
+use crate::commands::cascade as cascade_command;
 use crate::commands::ls;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -7,6 +8,7 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
+use lyceum_types::cascade::{self, Cascade, CascadeManifest};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest, Manifest, Metric};
 use serde_json::{Value, json};
@@ -33,6 +35,9 @@ impl Show {
         match (read_known(&version)?, context.is_json()) {
             (Known::Trained(manifest), true) => output::json_line(&object(&version, &manifest)),
             (Known::Trained(manifest), false) => for_people(&version, &manifest),
+            (Known::Cascade(manifest, cascade), is_json) => {
+                of_cascade(&version, (&manifest, &cascade), is_json)
+            }
             (Known::Imported(manifest), true) => output::json_line(&imported_object(&version, &manifest)),
             (Known::Imported(manifest), false) => imported_for_people(&version, &manifest),
         }
@@ -45,6 +50,8 @@ pub enum Known {
     Trained(Box<Manifest>),
     /// It came from the files of another program.
     Imported(Box<ImportedManifest>),
+    /// It has no weights: two other versions answer.
+    Cascade(Box<CascadeManifest>, Box<Cascade>),
 }
 
 /// The manifest beside a version's weights.
@@ -70,8 +77,13 @@ pub fn read_known_in(dir: &Path, id: &str) -> Result<Known, Failure> {
     if let Some(format) = value["format_version"].as_u64().filter(|&n| n > u64::from(FORMAT_VERSION)) {
         return Err(damaged(format!("its format {format} is newer than {FORMAT_VERSION}")));
     }
-    // Only an imported version's has a kind.
+    // A trained version's has no kind.
     let known = match value.get("kind") {
+        Some(kind) if kind == cascade::FAMILY => {
+            let definition = files::read_text(&dir.join(cascade::DEFINITION), MANIFEST_BYTES_MAX)?;
+            let both = serde_json::from_str(&text).and_then(|m| Ok((m, serde_json::from_str(&definition)?)));
+            both.map(|(manifest, cascade)| Known::Cascade(Box::new(manifest), Box::new(cascade)))
+        }
         Some(_) => serde_json::from_str(&text).map(|manifest| Known::Imported(Box::new(manifest))),
         None => serde_json::from_str(&text).map(|manifest| Known::Trained(Box::new(manifest))),
     };
@@ -92,6 +104,21 @@ pub fn plain_name(file: &str) -> Result<&str, Failure> {
 /// The sha256 of a file, read in pieces.
 pub fn sha256_of(path: &Path) -> Result<String, Failure> {
     lyceum_service::language::import::hash_of(path).map_err(|error| Failure::file("read", path, &error))
+}
+
+fn of_cascade(version: &Version, (manifest, cascade): (&CascadeManifest, &Cascade), is_json: bool) {
+    if !is_json {
+        output::text(format!("{}  {}", version.id(), version.dir.display()));
+        return cascade_command::for_people(manifest, cascade);
+    }
+    let mut object = ls::line(version);
+    if let (Value::Object(all), Value::Object(more)) =
+        (&mut object, cascade_command::object(manifest, cascade))
+    {
+        all.extend(more);
+        all.insert("path".into(), json!(version.dir));
+    }
+    output::json_line(&object);
 }
 
 fn imported_object(version: &Version, manifest: &ImportedManifest) -> Value {

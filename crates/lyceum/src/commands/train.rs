@@ -69,8 +69,9 @@ impl Train {
         }
         spec.seed = self.seed.unwrap_or(spec.seed);
         if self.gate.is_some() {
-            let why = "a gate compares accuracies, which classifiers have";
-            return Err(Failure::usage("a fine-tuning cannot have --gate", why, "leave --gate out"));
+            let why = "that of a fine-tuning compares losses, and is written in its spec";
+            let fix = "write [gate] with max_rise = 0.02 and data = \"gate.jsonl\" in the spec";
+            return Err(Failure::usage("a fine-tuning cannot have --gate", why, fix));
         }
         let store = context.store().await?;
         let plan = tuning::plan(context, &store, spec, base_dir).await?;

@@ -125,6 +125,8 @@ impl Usage {
             "cached_tokens",
             "output_tokens",
             "training_tokens",
+            "training_rows",
+            "cpu_seconds",
             "passes",
             "price",
             "cost_usd",
@@ -179,12 +181,14 @@ impl Usage {
     }
 }
 
-fn numbers(counts: &Counts) -> [(&'static str, u64); 5] {
+fn numbers(counts: &Counts) -> [(&'static str, u64); 7] {
     [
         ("input_tokens", counts.input_tokens),
         ("cached_tokens", counts.cached_tokens),
         ("output_tokens", counts.output_tokens),
         ("training_tokens", counts.training_tokens),
+        ("training_rows", counts.training_rows),
+        ("cpu_seconds", counts.cpu_seconds),
         ("passes", counts.passes),
     ]
 }

@@ -4,6 +4,7 @@
 
 pub mod admin_keys;
 pub mod audit;
+pub mod guard;
 pub mod invites;
 pub mod keys;
 pub mod limits;

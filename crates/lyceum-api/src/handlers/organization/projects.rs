@@ -11,8 +11,9 @@ use crate::wire::organization::projects::{
 use crate::wire::organization::{Asked, List};
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
-use lyceum_service::ServiceError;
-use lyceum_service::tenancy::projects::{self, Which};
+use lyceum_service::tenancy::Listed;
+use lyceum_service::tenancy::projects::{self, Described, Which};
+use lyceum_service::{ServiceError, erasure};
 
 /// The organisation's projects, in the order of their ids; `include_archived=true` lists archived ones too.
 #[utoipa::path(get, path = "/v1/organization/projects", tag = "administration",
@@ -31,7 +32,9 @@ pub async fn list(
     asked.done()?;
     let which = if archived { Which::All } else { Which::Active };
     let listed = projects::list(api.service.store(), by.tenant(), which, page.page()).await;
-    Ok(Json(List::of(listed.map_err(ServiceError::from)?)))
+    let Listed { data, has_more } = listed.map_err(ServiceError::from)?;
+    let data: Result<Vec<ProjectBody>, ApiError> = data.into_iter().map(|found| told(&api, found)).collect();
+    Ok(Json(List::of(Listed { data: data?, has_more })))
 }
 
 /// Makes a project.
@@ -43,9 +46,16 @@ pub async fn create(
     Extension(by): Extension<Administrator>,
     Body(body): Body<CreateProject>,
 ) -> Result<Json<ProjectBody>, ApiError> {
-    let name = body.parse()?;
-    let created = projects::create(api.service.store(), by.tenant(), &name, &by.act()).await;
-    Ok(Json(created.map_err(ServiceError::from)?.into()))
+    let (name, master) = body.parse()?;
+    if let Some(master) = &master {
+        erasure::require_master(&api.service, master)?;
+    }
+    let (store, act) = (api.service.store(), by.act());
+    let created = projects::create(store, by.tenant(), &name, &act).await.map_err(ServiceError::from)?;
+    if master.is_some() {
+        erasure::encrypt(store, &created.project, act.now)?;
+    }
+    told(&api, created).map(Json)
 }
 
 #[utoipa::path(get, path = "/v1/organization/projects/{id}", tag = "administration",
@@ -56,7 +66,7 @@ pub async fn find(
     Extension(by): Extension<Administrator>,
     Path(id): Path<String>,
 ) -> Result<Json<ProjectBody>, ApiError> {
-    Ok(Json(project(&api, &by, &id).await?.into()))
+    told(&api, project(&api, &by, &id).await?).map(Json)
 }
 
 /// Renames a project.
@@ -75,7 +85,7 @@ pub async fn modify(
     if let Some(name) = name {
         projects::rename(api.service.store(), &at, &name, &by.act()).await.map_err(ServiceError::from)?;
     }
-    Ok(Json(project(&api, &by, &id).await?.into()))
+    told(&api, project(&api, &by, &id).await?).map(Json)
 }
 
 /// Ends a project for good: its keys open nothing any more, and nothing of it can be changed.
@@ -89,7 +99,28 @@ pub async fn archive(
 ) -> Result<Json<ProjectBody>, ApiError> {
     let at = found(&api, &by, &id).await?;
     projects::archive(api.service.store(), &at, &by.act()).await.map_err(ServiceError::from)?;
-    Ok(Json(project(&api, &by, &id).await?.into()))
+    told(&api, project(&api, &by, &id).await?).map(Json)
+}
+
+/// A project with the master key that opens what it keeps.
+fn told(api: &Api, found: Described) -> Result<ProjectBody, ApiError> {
+    let keyring = api.service.store().keyring();
+    let opened_by = keyring.opened_by(&found.project).map_err(ServiceError::from)?;
+    Ok(ProjectBody::new(found, opened_by))
+}
+
+/// Ends an encrypted project and destroys its key: nothing that it kept can be read again. The answer is a signed receipt;
+/// asked again, the same.
+#[utoipa::path(post, path = "/v1/organization/projects/{id}/erase", tag = "administration",
+    params(("id" = String, Path)), responses((status = 200, body = Object), (status = 400, body = ErrorBody),
+    (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn erase(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Path(id): Path<String>,
+) -> Result<Json<serde_json::Value>, ApiError> {
+    let at = found(&api, &by, &id).await?;
+    Ok(Json(erasure::erase(api.service.store(), &at, &by.act()).await?))
 }
 
 /// Which models the project may ask.

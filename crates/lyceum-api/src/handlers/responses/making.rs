@@ -1,6 +1,7 @@
 //! An answer that somebody waits for: it ends when they leave.
 
 use crate::error::ApiError;
+use crate::handlers::why::Said;
 use crate::wire::responses::answer::{Answer, Event};
 use futures_util::{Stream, StreamExt, stream};
 use lyceum_service::chat::{Ending, Running};
@@ -15,6 +16,10 @@ pub struct Making {
     pub running: Running,
     pub answer: Answer,
     pub keep: Option<Keep>,
+    /// What was said, for who wants to know why.
+    pub said: Option<Said>,
+    /// How the answer ended, while it is still to be explained.
+    pub ending: Option<Ending>,
 }
 
 /// Where an answer goes when it has ended.
@@ -34,11 +39,25 @@ impl Making {
 
     /// True when the answer has ended.
     async fn step(&mut self) -> Result<bool, ApiError> {
+        if let Some(ending) = self.ending.take() {
+            if let Some(said) = self.said.take() {
+                self.answer.explain(said.explain().await);
+            }
+            self.answer.end(ending, self.running.usage());
+            return Ok(true);
+        }
         let Some(delta) = self.running.next().await? else {
             let error = ServiceError::internal("an answer ended without saying so", "bug");
             return Err(error.into());
         };
         let finish: Option<Ending> = delta.finish;
+        if let Some(said) = &mut self.said {
+            said.hear(&delta);
+            // What was said is told before it is explained.
+            self.ending = finish;
+            self.answer.push(delta);
+            return Ok(false);
+        }
         self.answer.push(delta);
         if let Some(ending) = finish {
             self.answer.end(ending, self.running.usage());

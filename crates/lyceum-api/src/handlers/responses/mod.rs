@@ -9,7 +9,10 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
+use crate::handlers::why::{Asker, Said};
 use crate::sse;
+use crate::wire::chat::Why;
+use crate::wire::documents::ResponseDocument;
 use crate::wire::responses::answer::{Answer, Head};
 use crate::wire::responses::{Asked, Body, Deleted, FindQuery, InputItems, InputItemsQuery, items};
 use axum::Extension;
@@ -30,7 +33,7 @@ use std::sync::Arc;
 
 /// Answers an input.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = Body, responses(
-    (status = 200, body = Object, description = "A Response; with stream: true, typed events that end with \
+    (status = 200, body = ResponseDocument, description = "A Response; with stream: true, typed events that end with \
      response.completed, response.incomplete or response.failed"),
     (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
     (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
@@ -38,8 +41,9 @@ use std::sync::Arc;
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Json(body): Json<Body>,
+    Json(mut body): Json<Body>,
 ) -> Result<Response, ApiError> {
+    let why = body.why()?;
     let asks_to_keep = body.store == Some(true);
     let Asked {
         mut request,
@@ -73,6 +77,13 @@ pub async fn create(
         return Err(ApiError::field("input", "invalid_value", message));
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
+    let said = match why {
+        None => None,
+        Some((options, extras)) => {
+            let why = Why { messages: request.messages.clone(), options, extras };
+            Some(Said::new(Asker::new(&api, &caller, request.model.clone(), why).await?))
+        }
+    };
     let n_top = request.logprobs;
     let admitted = match background {
         true => None,
@@ -104,7 +115,7 @@ pub async fn create(
     };
     let running = running.map_err(in_own_words)?;
     let keep = store.then(|| Keep { service: api.service.clone(), project: caller.project, id, input: all });
-    let making = Making { running, answer: Answer::begin(head), keep };
+    let making = Making { running, answer: Answer::begin(head), keep, said, ending: None };
     match stream {
         false => Ok(axum::Json(making.whole().await?).into_response()),
         true => Ok(sse::typed(making::events(making).map(|event| (event.name.into(), event.data)))),
@@ -152,7 +163,7 @@ fn in_own_words(error: ServiceError) -> ServiceError {
 #[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path),
     ("stream" = Option<bool>, Query), ("starting_after" = Option<usize>, Query),
     ("include_obfuscation" = Option<bool>, Query)), responses(
-    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
@@ -185,7 +196,7 @@ pub async fn delete(
 
 /// Ends an answer of the background; one that has ended stays as it is.
 #[utoipa::path(post, path = "/v1/responses/{id}/cancel", tag = "openai", params(("id" = String, Path)), responses(
-    (status = 200, body = Object), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 404, body = ErrorBody)))]
 pub async fn cancel(
     State(api): State<Api>,

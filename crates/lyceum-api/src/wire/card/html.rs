@@ -83,7 +83,7 @@ fn section(section: &Section, plots: Vec<String>, out: &mut String) {
 }
 
 /// Text that cannot become markup.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

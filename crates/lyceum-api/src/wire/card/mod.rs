@@ -1,6 +1,7 @@
 //! A card as JSON (the signed words themselves), Markdown and a page that stands alone; and what a verification found.
 
 mod html;
+pub(crate) use html::escape;
 mod markdown;
 mod plots;
 

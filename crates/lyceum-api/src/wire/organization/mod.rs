@@ -1,6 +1,7 @@
 //! `/v1/organization/…`: OpenAI's shapes of administration. Times are seconds since 1970.
 
 pub mod audit;
+pub mod guard;
 pub mod keys;
 pub mod limits;
 pub mod people;

@@ -18,7 +18,7 @@ pub struct ProjectBody {
     pub archived_at: Option<i64>,
     /// `active` or `archived`
     pub status: &'static str,
-    /// Always null: there are no keys of others.
+    /// The master key that opens what the project keeps; null: that is not encrypted, or was erased.
     pub external_key_id: Option<String>,
 }
 
@@ -28,8 +28,8 @@ impl Identified for ProjectBody {
     }
 }
 
-impl From<Described> for ProjectBody {
-    fn from(described: Described) -> Self {
+impl ProjectBody {
+    pub fn new(described: Described, external_key_id: Option<String>) -> Self {
         Self {
             id: described.project.id,
             object: "organization.project",
@@ -37,7 +37,7 @@ impl From<Described> for ProjectBody {
             created_at: described.created_at.seconds(),
             archived_at: described.archived_at.map(|at| at.seconds()),
             status: if described.archived_at.is_some() { "archived" } else { "active" },
-            external_key_id: None,
+            external_key_id,
         }
     }
 }
@@ -49,15 +49,16 @@ pub struct CreateProject {
     pub name: String,
     /// `GLOBAL`: the data is where the installation is.
     pub residency: Option<String>,
+    /// The server's master key: what the project keeps is encrypted. Without one it is not.
     pub external_key_id: Option<String>,
 }
 
 impl CreateProject {
-    pub fn parse(self) -> Result<String, ApiError> {
+    /// The name, and the master key that is asked for.
+    pub fn parse(self) -> Result<(String, Option<String>), ApiError> {
         let residency = self.residency.filter(|residency| residency != "GLOBAL");
         says_nothing("residency", residency.as_ref(), "the data is where the installation is: GLOBAL")?;
-        says_nothing("external_key_id", self.external_key_id.as_ref(), "there are no keys of others")?;
-        Ok(self.name)
+        Ok((self.name, self.external_key_id))
     }
 }
 
@@ -71,7 +72,8 @@ pub struct UpdateProject {
 
 impl UpdateProject {
     pub fn parse(self) -> Result<Option<String>, ApiError> {
-        says_nothing("external_key_id", self.external_key_id.as_ref(), "there are no keys of others")?;
+        let why = "a project is encrypted from its first byte or not at all: make another";
+        says_nothing("external_key_id", self.external_key_id.as_ref(), why)?;
         Ok(self.name)
     }
 }

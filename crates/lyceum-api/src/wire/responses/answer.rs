@@ -118,6 +118,11 @@ impl Answer {
         &self.response
     }
 
+    /// Why the answer is what it is: a field beside OpenAI's.
+    pub fn explain(&mut self, explanation: Value) {
+        self.response["explanation"] = explanation;
+    }
+
     /// Everything that was said, as the items of a later input.
     pub fn into_response(self) -> Value {
         self.response
@@ -303,7 +308,8 @@ fn logprobs(tokens: Vec<Token>, n_top: Option<usize>) -> Vec<Value> {
     let top = |Likely { text, bytes, logprob }| json!({"token": text, "bytes": bytes, "logprob": logprob});
     let tokens = tokens.into_iter().map(|token| {
         let likely: Vec<Value> = token.top.into_iter().take(n_top).map(top).collect();
-        json!({"token": token.text, "bytes": token.bytes, "logprob": token.logprob, "top_logprobs": likely})
+        json!({"token": token.text, "bytes": token.bytes, "logprob": token.logprob,
+            "entropy": token.entropy, "top_logprobs": likely})
     });
     tokens.collect()
 }
@@ -318,7 +324,14 @@ mod tests {
     }
 
     fn token(text: &str) -> Token {
-        Token { text: text.into(), offset: 0, logprob: Some(-0.5), bytes: text.into(), top: Vec::new() }
+        Token {
+            text: text.into(),
+            offset: 0,
+            logprob: Some(-0.5),
+            entropy: Some(0.25),
+            bytes: text.into(),
+            top: Vec::new(),
+        }
     }
 
     #[test]

@@ -5,9 +5,11 @@
 pub mod answer;
 pub mod items;
 
+use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, sampling, tier, unsupported, within};
 use crate::error::ApiError;
 use lyceum_service::chat::{Calls, Constraint, Priority, Request};
+use lyceum_service::explain::Options;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -71,6 +73,8 @@ pub struct Body {
     /// Further variables of the model's chat template.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Beside OpenAI's fields: the answer comes with `explanation`, why it is what it is.
+    pub explain: Option<OptionsBody>,
     /// The answer is made while nobody waits: the reply is `queued`, and `GET /v1/responses/{id}` has the rest. Only
     /// with `store`.
     pub background: Option<bool>,
@@ -125,6 +129,23 @@ pub struct Asked {
 }
 
 impl Body {
+    /// What is to be explained of the answer; taken out before the rest is parsed.
+    pub fn why(&mut self) -> Result<Option<(Options, Extras)>, ApiError> {
+        let Some(options) = self.explain.take() else { return Ok(None) };
+        for (given, name) in [
+            (self.tools.as_ref().is_some_and(|tools| !tools.is_empty()), "tools"),
+            (self.chat_template_kwargs.is_some(), "chat_template_kwargs"),
+            (self.reasoning.is_some(), "reasoning"),
+            (self.background == Some(true), "background"),
+        ] {
+            if given {
+                let message = format!("not together with {name} in this version: leave one of them out");
+                return Err(ApiError::not_implemented("explain", message));
+            }
+        }
+        options.parse("explain.").map(Some)
+    }
+
     pub fn parse(self) -> Result<Asked, ApiError> {
         self.refuse_unsupported()?;
         let model = model_ref(&self.model)?;

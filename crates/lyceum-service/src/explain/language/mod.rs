@@ -1,29 +1,43 @@
-//! Why an imported language model says what it says: parts of the prompt are left out, one at a time, and the answer
-//! is scored again (leave one out).
+//! Why an imported language model says what it says.
 //!
-//! A part is left out of the words of the caller, before the chat template and the tokenizer, so that the model reads
-//! what it would have read had the part never been written. Works on every stored form of the weights and with
-//! adapters: it needs log-probabilities alone. Prompts that begin alike are read once, through the engine's kept
+//! Methods that score ([`scored`]) leave parts of the prompt out and ask for the answer's log-probability again: one part at a
+//! time (leave one out), or random subsets (ContextCite). A part is left out of the words of the caller, before the chat
+//! template and the tokenizer, so that the model reads what it would have read had the part never been written. They work on
+//! every stored form of the weights and with adapters. Prompts that begin alike are read once, through the engine's kept
 //! beginnings, as work of the class that waits for everybody else's.
 //!
-//! Reading order: [`explain`], [`text`] (words to parts and back), [`score`].
+//! Methods that look inside ([`tape`]) follow gradients or relevance back to the tokens' embeddings, or see what each layer
+//! adds to a logit.
+//!
+//! Reading order: [`read`], [`explain`], [`text`] (words to parts and back), [`target`], [`scored`], [`score`], [`tape`],
+//! [`places`].
 
+mod places;
 mod score;
+mod scored;
+mod tape;
+mod target;
 mod text;
 
-use super::{Answer, MethodChoice, Options, Parts, TargetChoice, TargetShown, What};
+use super::{Answer, BaselineChoice, MethodChoice, Options, Parts, QuantityName, TargetShown, What};
 use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError};
-use lyceum_explain::{Attribution, Checks, Explanation, Method, MethodInfo, Of, Quantity, Term, Usage};
+use lyceum_explain::language::LanguageMethod;
+use lyceum_explain::{Method, MethodInfo, contextcite};
 use lyceum_types::ids::Project;
-use score::Scored;
-use std::ops::Range;
+use lyceum_types::limits;
 use std::sync::Arc;
+use tape::Inside;
+use target::Target;
 use text::{Left, Prompt, Said};
 
-/// The name of the method on the wire.
-pub const NAME: &str = "leave_one_out";
+/// The names on the wire.
+pub const LEAVE_ONE_OUT: &str = "leave_one_out";
+pub const CONTEXTCITE: &str = "contextcite";
+pub const DIRECT_LOGIT: &str = "direct_logit_attribution";
+/// Of the places for explanations, those that one takes which looks inside: its numbers stand in memory.
+const PLACES_INSIDE: u32 = limits::EXPLANATIONS_MAX as u32 / 2;
 
 /// A question that has been read: nothing of it is wrong but what only the model can tell.
 pub(super) struct Asked {
@@ -31,15 +45,15 @@ pub(super) struct Asked {
     prompt: Prompt,
     target: Target,
     shown: TargetShown,
+    how: How,
     seed: u64,
 }
 
-/// What is scored: log-probabilities of tokens of the answer, or of one over another in its place.
-enum Target {
-    /// Those of the answer's tokens in this range.
-    Said { tokens: Vec<u32>, range: Range<usize> },
-    /// The last token of `tokens`, over `other` where it stands.
-    Contrast { tokens: Vec<u32>, other: u32 },
+/// The method, with what it needs.
+enum How {
+    LeaveOneOut,
+    ContextCite { n_masks: usize },
+    Inside(Box<Inside>),
 }
 
 /// Reads a question.
@@ -57,7 +71,6 @@ pub(super) fn read(
         let message = format!("{} says no text: there is no answer to explain", language.version.id());
         return Err(ServiceError::invalid("model", "unsupported_model", message));
     }
-    let most = usize::try_from(options.max_passes).unwrap_or(usize::MAX);
     let (prompt, completion) = match what {
         What::Continuation { prompt, completion } => (Prompt::text(&language, prompt)?, completion),
         What::Conversation { messages, completion } => {
@@ -70,18 +83,16 @@ pub(super) fn read(
         }
     };
     let said = Said::read(&language, completion)?;
-    let (target, shown) = target(&language, &said, &options.target)?;
-    // Each part once, all parts, none; a contrast is two texts.
-    let each = if matches!(target, Target::Contrast { .. }) { 2 } else { 1 };
-    let prompt = prompt.cut(&language, options.granularity, (most / each).saturating_sub(2))?;
-    let n_passes = each * (prompt.n_parts() + 2);
-    if n_passes > most {
-        let message = format!(
-            "{} parts take {n_passes} passes, max_passes is {most}: ask for larger parts (sentence, paragraph), or for more passes",
-            prompt.n_parts()
-        );
-        return Err(ServiceError::invalid("max_passes", "too_many_passes", message));
-    }
+    let (target, shown) = target::choose(&language, &said, &options.target)?;
+    let most = usize::try_from(options.max_passes).unwrap_or(usize::MAX) / target.n_texts();
+    let prompt = prompt.cut(&language, options.granularity, most.saturating_sub(2))?;
+    let how = match tape::method(&options.method) {
+        Some(method) => {
+            let (asked, bounds) = ((method, options.quantity), (options.max_passes, options.seed));
+            tape::read(&language, (&prompt, &target), asked, bounds)?
+        }
+        None => how(options, &prompt, (most, target.n_texts()))?,
+    };
     let n_tokens = prompt.tokens(&language, Left::Nothing)?.len() + target.n_tokens();
     if let Some(context) = service.engine().positions_max(&language.model)
         && n_tokens > context
@@ -89,52 +100,26 @@ pub(super) fn read(
         let message = format!("{n_tokens} tokens are more than the {context} that the model reads");
         return Err(ServiceError::invalid("prompt", "context_length_exceeded", message));
     }
-    Ok(Asked { language, prompt, target, shown, seed: options.seed })
+    Ok(Asked { language, prompt, target, shown, how, seed: options.seed })
 }
 
-/// Scores the answer with everything, without each part, and without any.
+/// Makes the explanation.
 pub(super) async fn explain(
     service: &Service,
     project: &Project,
     asked: &Asked,
     share: Share,
 ) -> Result<Answer, ServiceError> {
-    let n = asked.prompt.n_parts();
-    let lefts = std::iter::once(Left::Nothing).chain((0..n).map(Left::Part)).chain([Left::All]);
-    let mut texts = Vec::new();
-    for left in lefts {
-        let prompt = asked.prompt.tokens(&asked.language, left)?;
-        texts.extend(asked.target.texts(&prompt));
-    }
-    let n_passes = texts.len() as u64;
-    let scores = score::all(service, project, &asked.language, texts, &share).await?;
-    let each = scores.len() / (n + 2);
-    let values: Vec<f64> = scores.chunks_exact(each).map(|scores| asked.target.value(scores)).collect();
-    let (output, base) = (values[0], values[n + 1]);
-    if !values.iter().all(|value| value.is_finite()) {
-        let message = "a token of the answer has no probability where a part is left out".into();
-        return Err(ServiceError::Uncomputable { message });
-    }
-    let attribution = |without: &f64| Attribution { value: output - without, stderr: None };
-    let explanation = Explanation {
-        method: NAME,
-        exact: true,
-        quantity: Quantity::LogProbability.name(),
-        terms: asked.target.terms(),
-        output,
-        outputs: Vec::new(),
-        base_value: Some(base),
-        of: Of::Features,
-        attributions: values[1..=n].iter().map(attribution).collect(),
-        elements: None,
-        checks: Checks::default(),
-        baseline: "drop",
-        seed: asked.seed,
-        usage: Usage { forward_passes: n_passes, backward_passes: 0 },
+    let explanation = match &asked.how {
+        How::LeaveOneOut => scored::leave_one_out(service, project, asked, share).await?,
+        How::ContextCite { n_masks } => {
+            scored::contextcite(service, project, asked, (*n_masks, share)).await?
+        }
+        How::Inside(inside) => tape::explain(service, asked, inside, share).await?,
     };
     Ok(Answer::Attributions {
         target: asked.shown.clone(),
-        baseline: "drop",
+        baseline: explanation.baseline,
         parts: asked.prompt.parts(),
         explanation: Box::new(explanation),
         counterfactual: None,
@@ -145,112 +130,82 @@ impl Asked {
     pub(super) fn language(&self) -> &Arc<Language> {
         &self.language
     }
-}
 
-impl Target {
-    /// Tokens behind the prompt in the longest text.
-    fn n_tokens(&self) -> usize {
-        match self {
-            Target::Said { range, .. } => range.end,
-            Target::Contrast { tokens, .. } => tokens.len(),
+    /// The most rows that go forward and back.
+    pub(super) fn passes_most(&self, options: &Options) -> u64 {
+        match self.how {
+            How::LeaveOneOut | How::ContextCite { .. } => options.max_passes,
+            How::Inside(_) => super::passes_most(options),
         }
     }
 
-    /// The texts whose scores make one value.
-    fn texts(&self, prompt: &[u32]) -> Vec<Scored> {
-        match self {
-            Target::Said { tokens, range } => {
-                let text = [prompt, &tokens[..range.end]].concat();
-                vec![Scored { text, from: prompt.len() + range.start }]
-            }
-            Target::Contrast { tokens, other } => {
-                let place = tokens.len() - 1;
-                [tokens[place], *other]
-                    .map(|last| {
-                        let text = [prompt, &tokens[..place], &[last]].concat();
-                        Scored { text, from: prompt.len() + place }
-                    })
-                    .into()
-            }
-        }
-    }
-
-    fn value(&self, scores: &[f64]) -> f64 {
-        match self {
-            Target::Said { .. } => scores[0],
-            Target::Contrast { .. } => scores[0] - scores[1],
-        }
-    }
-
-    fn terms(&self) -> Vec<Term> {
-        match self {
-            Target::Said { tokens, range } => {
-                range.clone().map(|row| Term { row, class: tokens[row] as usize, not: None }).collect()
-            }
-            Target::Contrast { tokens, other } => {
-                let row = tokens.len() - 1;
-                vec![Term { row, class: tokens[row] as usize, not: Some(*other as usize) }]
-            }
+    /// Places that it takes among the explanations under way.
+    pub(super) fn places(&self) -> u32 {
+        match self.how {
+            How::LeaveOneOut | How::ContextCite { .. } => 1,
+            How::Inside(_) => PLACES_INSIDE,
         }
     }
 }
 
-/// The part of the answer that is explained.
-fn target(
-    language: &Language,
-    said: &Said,
-    choice: &TargetChoice,
-) -> Result<(Target, TargetShown), ServiceError> {
-    let wrong = |message: String| Err(ServiceError::invalid("target", "unsupported_target", message));
-    let (part, not) = match choice {
-        TargetChoice::Likeliest => (None, None),
-        TargetChoice::Text { text, not } => (text.as_deref(), not.as_deref()),
-        _ => return wrong("this model says text: send target.text".into()),
+/// The method within its budget: `most` values of the target, each of `each` texts.
+fn how(options: &Options, prompt: &Prompt, (most, each): (usize, usize)) -> Result<How, ServiceError> {
+    let n_parts = prompt.n_parts();
+    let too_many = |what: String, n: usize, fix: &str| {
+        let (n, most) = (n * each, options.max_passes);
+        let message = format!("{what} take {n} passes, max_passes is {most}: {fix}");
+        Err(ServiceError::invalid("max_passes", "too_many_passes", message))
     };
-    let span = match part {
-        None => 0..said.text.chars().count(),
-        Some("") => return wrong("target.text is empty".into()),
-        Some(part) => match said.text.find(part) {
-            Some(byte) => {
-                let start = said.text[..byte].chars().count();
-                start..start + part.chars().count()
-            }
-            None => return wrong(format!("{part:?} does not occur in the completion")),
-        },
-    };
-    let text: String = said.text.chars().skip(span.start).take(span.len()).collect();
-    let range = said.tokens_of(&span);
-    let mut tokens: Vec<u32> = said.tokens.iter().map(|(id, _)| *id).collect();
-    let shown = TargetShown::Text { text, span: span.clone(), not: not.map(str::to_owned) };
-    let Some(not) = not else { return Ok((Target::Said { tokens, range }, shown)) };
-    // The other text where the first stands, as the tokenizer would have written it there.
-    let before: String = said.text.chars().take(span.start).collect();
-    let other = Said::read(language, &format!("{before}{not}"))?;
-    let pairs = tokens.iter().zip(&other.tokens);
-    let parts = pairs.enumerate().find(|(_, (id, (other, _)))| *id != other);
-    match parts.map(|(place, (_, (other, _)))| (place, *other)) {
-        Some((place, other)) if range.contains(&place) => {
-            tokens.truncate(place + 1);
-            Ok((Target::Contrast { tokens, other }, shown))
+    let MethodChoice::ContextCite { n_samples } = options.method else {
+        // Each part once, all parts, none.
+        if n_parts + 2 > most {
+            let fix = "ask for larger parts (sentence, paragraph), or for more passes";
+            return too_many(format!("{n_parts} parts"), n_parts + 2, fix);
         }
-        Some(_) => wrong("target.not changes the tokens before target.text: send whole words".into()),
-        None => wrong("target.not begins as the target does: they never part".into()),
+        return Ok(How::LeaveOneOut);
+    };
+    let beside = scored::n_beside(n_parts);
+    if let Some(n) = n_samples.filter(|&n| n < contextcite::ABLATIONS_MIN) {
+        let message = format!("{n} masks tell too little: at least {}", contextcite::ABLATIONS_MIN);
+        return Err(ServiceError::invalid("n_samples", "invalid_value", message));
     }
+    let n_masks = n_samples.unwrap_or(contextcite::ABLATIONS.min(most.saturating_sub(beside)));
+    if n_masks < contextcite::ABLATIONS_MIN || n_masks + beside > most {
+        let n_masks = n_masks.max(contextcite::ABLATIONS_MIN);
+        return too_many(format!("{n_masks} masks"), n_masks + beside, "ask for fewer masks, or more passes");
+    }
+    Ok(How::ContextCite { n_masks })
 }
 
 /// What cannot be done yet, or makes no sense here.
 fn supported(options: &Options) -> Result<(), ServiceError> {
-    if !matches!(options.method, MethodChoice::Auto | MethodChoice::Named(Method::Ablation)) {
-        let message =
-            format!("of language models that were imported only {NAME} is explained in this version");
+    let cites = matches!(options.method, MethodChoice::ContextCite { .. });
+    let leaves_out = matches!(options.method, MethodChoice::Auto | MethodChoice::Named(Method::Ablation));
+    let inside = tape::method(&options.method);
+    if !cites && !leaves_out && inside.is_none() {
+        let message = "language models that were imported are not explained by this method in this version: \
+            see GET /v1/models/{model}/explanation_methods";
         return Err(ServiceError::not_implemented("method", message));
     }
-    if !matches!(options.baseline, super::BaselineChoice::Auto | super::BaselineChoice::Drop) {
-        let message = "parts of a text are left out: send {\"type\": \"drop\"} or nothing";
+    let begins = inside.is_some_and(LanguageMethod::has_baseline);
+    let refusal = match (&options.baseline, inside) {
+        (BaselineChoice::Auto, _) | (BaselineChoice::Drop, None) => None,
+        (BaselineChoice::Zeros, Some(_)) if begins => None,
+        (_, None) => Some("parts of a text are left out: send {\"type\": \"drop\"} or nothing"),
+        (_, Some(_)) if begins => {
+            Some("gradients begin where parts have no embedding: send {\"type\": \"zeros\"} or nothing")
+        }
+        (_, Some(_)) => Some("this method has no baseline: leave it out"),
+    };
+    if let Some(message) = refusal {
         return Err(ServiceError::invalid("baseline", "unsupported_baseline", message));
     }
-    if !matches!(options.quantity, None | Some(super::QuantityName::LogProbability)) {
-        let message = "the log-probability of the answer is explained: send logprob or nothing";
+    let logprob = options.quantity == Some(QuantityName::LogProbability);
+    if inside.is_none() && options.quantity.is_some() && (cites || !logprob) {
+        let message = match cites {
+            true => "the log-odds of the answer are fitted: leave quantity out",
+            false => "the log-probability of the answer is explained: send logprob or nothing",
+        };
         return Err(ServiceError::invalid("quantity", "unsupported_quantity", message));
     }
     if !options.evaluate.is_empty() {
@@ -267,10 +222,28 @@ fn supported(options: &Options) -> Result<(), ServiceError> {
 /// Every method, and that the others do not explain imported models.
 pub(super) fn methods() -> Vec<MethodInfo> {
     let passes = "1 a part of the prompt and 2; twice as many with target.not";
-    let own = MethodInfo { name: NAME, exact: true, passes, refusal: None };
-    let others = Method::all().into_iter().filter(|method| *method != Method::Ablation);
-    let why = || Some("not of models that were imported in this version".to_owned());
-    std::iter::once(own).chain(others.map(|method| method.info(why()))).collect()
+    let mut all = vec![
+        MethodInfo { name: LEAVE_ONE_OUT, exact: true, passes, refusal: None },
+        cite_info(None),
+        logit_info(None),
+    ];
+    for method in Method::all().into_iter().filter(|method| *method != Method::Ablation) {
+        let works = tape::method(&MethodChoice::Named(method.clone())).is_some();
+        let why = (!works).then(|| "not of models that were imported in this version".to_owned());
+        all.push(method.info(why));
+    }
+    all
+}
+
+/// Direct logit attribution in a list of methods.
+pub(super) fn logit_info(refusal: Option<String>) -> MethodInfo {
+    MethodInfo { name: DIRECT_LOGIT, exact: true, passes: "1, and back through the head", refusal }
+}
+
+/// ContextCite in a list of methods.
+pub(super) fn cite_info(refusal: Option<String>) -> MethodInfo {
+    let passes = "n_samples (64) masks and at most 4; twice as many with target.not";
+    MethodInfo { name: CONTEXTCITE, exact: false, passes, refusal }
 }
 
 impl From<text::Pieces> for Parts {

@@ -29,9 +29,11 @@ enum Source {
 
 /// Which parts are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub(super) enum Left<'a> {
     Nothing,
     Part(usize),
+    /// All but the parts that are true here.
+    Only(&'a [bool]),
     All,
 }
 
@@ -73,11 +75,16 @@ impl Prompt {
         Ok(self)
     }
 
-    fn texts(&self) -> Vec<&str> {
+    pub(super) fn texts(&self) -> Vec<&str> {
         match &self.source {
             Source::Text(text) => vec![text],
             Source::Conversation { texts, .. } => texts.iter().map(|(_, text)| text.as_str()).collect(),
         }
+    }
+
+    /// Of each part: the text that it is in, and its characters there.
+    pub(super) fn spans(&self) -> &[(usize, Range<usize>)] {
+        &self.parts
     }
 
     pub(super) fn n_parts(&self) -> usize {
@@ -123,7 +130,7 @@ impl Prompt {
     ///
     /// # Errors
     /// The template refuses what is left; nothing is left that a model could begin with.
-    pub(super) fn tokens(&self, language: &Language, left: Left) -> Result<Vec<u32>, ServiceError> {
+    pub(super) fn tokens(&self, language: &Language, left: Left<'_>) -> Result<Vec<u32>, ServiceError> {
         let tokenizer = &language.words.tokenizer;
         match &self.source {
             Source::Text(text) => {
@@ -140,38 +147,56 @@ impl Prompt {
                     ServiceError::invalid("prompt", "empty_text", message)
                 })
             }
-            Source::Conversation { messages, texts, now } => {
-                let mut messages = messages.clone();
-                for (i, (message, text)) in texts.iter().enumerate() {
-                    messages[*message]["content"] = self.without(i, text, left).into();
-                }
-                let template = language.words.template.as_ref();
-                let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
-                let conversation = Conversation {
-                    messages: &messages,
-                    end: End::GenerationPrompt,
-                    now: *now,
-                    guard: tokenizer.guarded(template.source()),
-                    ..Conversation::default()
-                };
-                let text = template.render(&conversation).map_err(|error| refused("messages", error))?;
+            Source::Conversation { .. } => {
+                let text = self.rendered(language, |i, text| self.without(i, text, left))?;
                 let ids = tokenizer.encode(&text, AddSpecial::No, Specials::Protected);
                 ids.map_err(|error| refused("messages", error))
             }
         }
     }
 
-    /// A text without what is left out of it.
-    fn without(&self, which: usize, text: &str, left: Left) -> String {
-        let out = match left {
-            Left::Nothing => return text.to_owned(),
-            Left::All => return String::new(),
-            Left::Part(part) => &self.parts[part],
+    /// What a conversation's template makes of it, its texts as `write` gives them, with marks around what must not be
+    /// forged; of a text, the text.
+    pub(super) fn rendered(
+        &self,
+        language: &Language,
+        write: impl Fn(usize, &str) -> String,
+    ) -> Result<String, ServiceError> {
+        let (messages, texts, now) = match &self.source {
+            Source::Text(text) => return Ok(write(0, text)),
+            Source::Conversation { messages, texts, now } => (messages, texts, now),
         };
-        if out.0 != which {
-            return text.to_owned();
+        let mut messages = messages.clone();
+        for (i, (message, text)) in texts.iter().enumerate() {
+            messages[*message]["content"] = write(i, text).into();
         }
-        text.chars().enumerate().filter(|(i, _)| !out.1.contains(i)).map(|(_, c)| c).collect()
+        let template = language.words.template.as_ref();
+        let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
+        let conversation = Conversation {
+            messages: &messages,
+            end: End::GenerationPrompt,
+            now: *now,
+            guard: language.words.tokenizer.guarded(template.source()),
+            ..Conversation::default()
+        };
+        template.render(&conversation).map_err(|error| refused("messages", error))
+    }
+
+    /// A text without what is left out of it. (With `All`, also what is of no part.)
+    fn without(&self, which: usize, text: &str, left: Left<'_>) -> String {
+        let is_out = |part: usize| match left {
+            Left::Nothing | Left::All => false,
+            Left::Part(out) => part == out,
+            Left::Only(kept) => !kept[part],
+        };
+        if left == Left::All {
+            return String::new();
+        }
+        let own = self.parts.iter().enumerate().filter(|(_, (of, _))| *of == which);
+        let out: Vec<&Range<usize>> =
+            own.filter(|(part, _)| is_out(*part)).map(|(_, (_, span))| span).collect();
+        let stays = |i: usize| !out.iter().any(|span| span.contains(&i));
+        text.chars().enumerate().filter(|(i, _)| stays(*i)).map(|(_, c)| c).collect()
     }
 
     pub(super) fn parts(&self) -> Parts {

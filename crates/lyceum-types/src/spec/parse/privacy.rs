@@ -178,6 +178,10 @@ pub(super) fn check_tuned(spec: &TuneSpec, rules: &Rules<'_>) {
         let message = "the best step is chosen by looking at lines".to_owned();
         rules.note(&["train", "early_stopping"], &["privacy"], message, declare);
     }
+    if spec.gate.is_some() && !evaluates {
+        let message = "what it decides says something about its lines".to_owned();
+        rules.note(&["gate"], &["privacy"], message, declare);
+    }
     if privacy.is_public(PublicStatistic::Rows) {
         return;
     }

@@ -1,12 +1,12 @@
 //! The document of a fine-tuning: a job spec whose family is an imported model's name.
 
 use super::rules::Rules;
-use super::section::{DECAY, FRACTION, POSITIVE, Problems, Section};
+use super::section::{DECAY, FRACTION, NOT_NEGATIVE, POSITIVE, Problems, Section};
 use super::tree::{Node, Value};
 use super::{Problem, ProblemCode, privacy, read_name_and_seed, train};
 use crate::ids::ModelRef;
 use crate::spec::ModelSpec;
-use crate::spec::tune::{Auto, LoraSpec, Method, TooLong, TuneData, TuneSpec};
+use crate::spec::tune::{Auto, LoraSpec, Method, TooLong, TuneData, TuneGate, TuneSpec};
 use crate::suggest::did_you_mean;
 
 const RANK_MAX: usize = 1024;
@@ -44,8 +44,8 @@ fn read_root(root: &Node, problems: &Problems) -> Option<TuneSpec> {
         section.note("task", ProblemCode::Contradiction, message, "remove task");
     }
     section.require("data", "the table of the data", "[data] with train = \"chats.jsonl\"");
-    section.not_yet("gate", "a gate for fine-tuned models");
     let data = section.section("data").map(data);
+    let gate = section.section("gate").map(|section| gate(section, data.as_ref()));
     let model = section.section("model").and_then(model);
     let privacy = section.section("privacy").map(privacy::read);
     let (method, mut train, auto) = match section.section("train") {
@@ -58,7 +58,7 @@ fn read_root(root: &Node, problems: &Problems) -> Option<TuneSpec> {
         train.grad_clip = None;
     }
     let (base, lora) = model?;
-    let spec = TuneSpec { name: name?, seed, base, lora, method, data: data?, train, auto, privacy };
+    let spec = TuneSpec { name: name?, seed, base, lora, method, data: data?, train, auto, privacy, gate };
     privacy::check_tuned(&spec, &Rules::new(root, problems));
     Some(spec)
 }
@@ -84,6 +84,40 @@ fn data(mut section: Section<'_>) -> TuneData {
     }
     section.finish();
     data
+}
+
+fn gate(mut section: Section<'_>, data: Option<&TuneData>) -> TuneGate {
+    section.require(
+        "max_rise",
+        "how far the loss may be above the served version's, in nats",
+        "max_rise = 0.02",
+    );
+    let gate =
+        TuneGate { data: section.text("data"), max_rise: section.number_or("max_rise", 0.0, NOT_NEGATIVE) };
+    match data.map(|data| (gate.file(data), &data.train)) {
+        Some((None, _)) => {
+            let message = "is missing: lines that neither version was tuned on (held out of the training file, they may be \
+                           lines that the served version learnt)";
+            section.note(
+                "data",
+                ProblemCode::MissingKey,
+                message,
+                "add data = \"gate.jsonl\", or data.valid",
+            );
+        }
+        Some((Some(file), train)) if file == train => {
+            let message = "is the training file";
+            section.note(
+                "data",
+                ProblemCode::Contradiction,
+                message,
+                "give lines that training does not see",
+            );
+        }
+        _ => {}
+    }
+    section.finish();
+    gate
 }
 
 fn model(mut section: Section<'_>) -> Option<(String, Option<LoraSpec>)> {

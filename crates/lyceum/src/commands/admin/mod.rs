@@ -1,10 +1,13 @@
 //! `lyceum admin …`: organisations, projects, users, service accounts, admin keys, limits, retention; on the data folder
 //! itself, with no key. What a running server knows by heart it reads again within half a second.
 
+mod guard;
 mod keys;
 mod limits;
+mod master;
 mod people;
 mod projects;
+mod shares;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -15,6 +18,7 @@ use lyceum_store::tenancy::Act;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use serde_json::Value;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct Admin {
@@ -33,11 +37,21 @@ enum Command {
     /// Projects of the organisation
     #[command(subcommand)]
     Projects(projects::Projects),
+    /// The key that opens what encrypted projects keep
+    #[command(subcommand)]
+    MasterKey(master::Master),
+    /// Check the signature of the receipt of an erasure
+    VerifyReceipt { file: PathBuf },
+    /// Models that projects may ask though another project has them
+    #[command(subcommand)]
+    Shares(shares::Shares),
     /// Which models a project may ask
     #[command(subcommand)]
     Models(projects::Models),
     /// What is kept of requests and answers
     Retention(projects::Retention),
+    /// What a project's texts are looked through for, on their way in and out
+    Guard(guard::Guard),
     /// Keys of the organisation, for administration over HTTP
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -54,12 +68,23 @@ enum Command {
 
 impl Admin {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        match &self.command {
+            Command::MasterKey(master::Master::Create { file }) => {
+                return master::Master::create(file, context);
+            }
+            Command::VerifyReceipt { file } => return master::verify_receipt(file, context),
+            _ => {}
+        }
         let desk = Desk { context, store: context.store().await?, tenant: self.org };
         match self.command {
             Command::Organizations(command) => command.run(&desk).await,
             Command::Projects(command) => command.run(&desk).await,
+            Command::MasterKey(command) => command.run(&desk),
+            Command::VerifyReceipt { file } => master::verify_receipt(&file, context),
+            Command::Shares(command) => command.run(&desk).await,
             Command::Models(command) => command.run(&desk).await,
             Command::Retention(command) => command.run(&desk).await,
+            Command::Guard(command) => command.run(&desk).await,
             Command::Keys(command) => command.run(&desk).await,
             Command::Users(command) => command.run(&desk).await,
             Command::ServiceAccounts(command) => command.run(&desk).await,
@@ -84,6 +109,18 @@ impl Desk<'_> {
     async fn project(&self, id: &str) -> Result<Project, Failure> {
         let project = Project { tenant: self.tenant.clone(), id: id.to_owned() };
         Ok(lyceum_store::tenancy::projects::find(&self.store, &project).await?.project)
+    }
+
+    /// A project of whichever organisation.
+    async fn any_project(&self, id: &str) -> Result<Project, Failure> {
+        use lyceum_store::tenancy::projects;
+        for organization in projects::organizations(&self.store).await? {
+            let project = Project { tenant: organization.id, id: id.to_owned() };
+            if id != Project::default_project().id && projects::find(&self.store, &project).await.is_ok() {
+                return Ok(project);
+            }
+        }
+        self.project(id).await
     }
 
     /// One thing: its JSON for programs, its words for people.

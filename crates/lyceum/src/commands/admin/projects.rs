@@ -51,7 +51,19 @@ impl Organizations {
 #[derive(Debug, Subcommand)]
 pub enum Projects {
     /// Make a project
-    Create { name: String },
+    Create {
+        name: String,
+        /// Seal what it keeps with a key of its own, which the master key opens
+        #[arg(long)]
+        encrypted: bool,
+    },
+    /// End an encrypted project and destroy its key: nothing that it kept can be read again; prints a signed receipt
+    Erase {
+        id: String,
+        /// Once more, because nothing brings it back
+        #[arg(long, value_name = "ID")]
+        confirm: String,
+    },
     /// Show the projects
     Ls {
         /// Archived ones too
@@ -72,9 +84,26 @@ fn told(found: &Described) -> Value {
 impl Projects {
     pub async fn run(self, desk: &Desk<'_>) -> Result<(), Failure> {
         match self {
-            Projects::Create { name } => {
-                let made = projects::create(&desk.store, &desk.tenant, &name, &desk.act()).await?;
+            Projects::Create { name, encrypted } => {
+                if encrypted && desk.store.keyring().master_id().is_none() {
+                    return Err(no_master());
+                }
+                let act = desk.act();
+                let made = projects::create(&desk.store, &desk.tenant, &name, &act).await?;
+                if encrypted {
+                    desk.store.keyring().create(&made.project, act.now)?;
+                }
                 desk.say(&told(&made), &made.project.id);
+            }
+            Projects::Erase { id, confirm } => {
+                if id != confirm {
+                    let message = format!("--confirm says {confirm:?}, not {id:?}");
+                    let why = "what is erased cannot be brought back";
+                    return Err(Failure::usage(message, why, format!("--confirm {id}, if you mean it")));
+                }
+                let project = desk.project(&id).await?;
+                let receipt = lyceum_service::erasure::erase(&desk.store, &project, &desk.act()).await?;
+                desk.say(&receipt, format!("{receipt:#}"));
             }
             Projects::Ls { archived } => {
                 let which = if archived { Which::All } else { Which::Active };
@@ -100,6 +129,11 @@ impl Projects {
         }
         Ok(())
     }
+}
+
+fn no_master() -> Failure {
+    let fix = "lyceum admin master-key create FILE, then LYCEUM_MASTER_KEY_FILE=FILE";
+    Failure::usage("there is no master key", "it opens the keys of encrypted projects", fix)
 }
 
 #[derive(Debug, Subcommand)]

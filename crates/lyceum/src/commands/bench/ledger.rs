@@ -62,7 +62,7 @@ impl LedgerBench {
         let project = Project::default_project();
         let grant = KeyGrant { name: "bench".into(), scopes: vec![KeyScope::Inference], expires_at: None };
         let (_, secret) = lyceum_store::keys::create(&store, &project, grant, Timestamp::now()).await?;
-        let rates = Rates { input: 150_000, cached_input: 75_000, output: 600_000, training: 0, pass: 0 };
+        let rates = Rates { input: 150_000, cached_input: 75_000, output: 600_000, ..Rates::default() };
         prices::set(&store, ("*", "*", "*"), rates, Timestamp::now()).await?;
         let place = Place { tenant: project.tenant.clone(), project: String::new(), api_key: String::new() };
         budgets::set(&store, &place, Period::Month, i64::MAX / 4, Timestamp::now()).await?;
@@ -160,6 +160,7 @@ impl Asker {
 
 fn version(dir: &Path) -> Result<Version, Failure> {
     Ok(Version {
+        owner: lyceum_types::ids::Project::default_project(),
         name: "bench".parse()?,
         number: 1,
         family: "mlp".into(),

@@ -9,6 +9,7 @@ use crate::training::{self, Takes, take};
 use lyceum_choose::{ChooseError, Event, Selection, Watch};
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
+use lyceum_store::ledger::{Counts, bills};
 use lyceum_store::{Store, StoreError, selections};
 use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
@@ -52,6 +53,8 @@ pub async fn carry_out(
     claim: &Claim,
     plan: &Plan,
 ) -> Result<Chosen, Failure> {
+    // It begins anew: what an attempt did that died is nobody's to pay.
+    claim.count(Counts::default());
     if claim.attempt > limits::SELECTION_ATTEMPTS_MAX {
         let message = format!("its process died {} times", claim.attempt - 1);
         jobs::finish_failed(store, claim, &message, Timestamp::now()).await?;
@@ -66,7 +69,9 @@ pub async fn carry_out(
     }
     let far = Arc::new(Mutex::new(jobs::Progress { step: 0, steps: 0, message: String::new() }));
     let work = choose_and_register(context, store, claim.id(), plan, far.clone());
-    match reporting(store, claim, &context.control, &far, work).await {
+    let worked = reporting(store, claim, &context.control, &far, work).await;
+    count(store, claim).await;
+    match worked {
         Ok(chosen) => {
             let outcome = chosen.document.to_string();
             jobs::finish_done_with(store, claim, &outcome, Timestamp::now()).await?;
@@ -87,6 +92,34 @@ pub async fn carry_out(
             Err(failure)
         }
     }
+}
+
+/// Counts the seconds that this process spent on processors, up to what the choice is charged at most.
+async fn count(store: &Store, claim: &Claim) {
+    let bill = bills::find(store, &claim.project, claim.id()).await;
+    let most = match bill {
+        Ok(Some(bill)) => bill.most.cpu_seconds,
+        // Nobody pays.
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(%error, "the bill of the choice cannot be read");
+            return;
+        }
+    };
+    if let Some(seconds) = cpu_seconds() {
+        claim.count(Counts { cpu_seconds: seconds.min(most), ..Counts::default() });
+    }
+}
+
+/// Whole seconds that all threads of this process, those that have ended too, spent on processors; None: the system does
+/// not tell (it is Linux that does, in hundredths).
+fn cpu_seconds() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Behind the name in brackets, which may have spaces: the 14th and 15th field of all.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let ticks: Vec<u64> =
+        fields.split_whitespace().skip(11).take(2).map(str::parse).collect::<Result<_, _>>().ok()?;
+    (ticks.len() == 2).then(|| (ticks[0] + ticks[1]).div_ceil(100))
 }
 
 async fn choose_and_register(
@@ -147,6 +180,7 @@ async fn reporting<T>(
             done = &mut work => return done,
             () = tokio::time::sleep(REPORT_EVERY) => {}
         }
+        count(store, claim).await;
         let now = far.lock().map(|far| far.clone()).unwrap_or_else(|poisoned| poisoned.into_inner().clone());
         match jobs::report(store, claim, &now, Timestamp::now()).await {
             Ok(Signal::Continue) => {}

@@ -48,6 +48,10 @@ fn refused(command: &Command) -> Failure {
         Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
         Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
         Command::Calibrate(_) => ("calibrate", "no route publishes a calibrated version"),
+        Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
+        Command::Cascade(_) => {
+            ("cascade", "it reads rows of this machine; POST /v1/cascades takes a file's id")
+        }
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),

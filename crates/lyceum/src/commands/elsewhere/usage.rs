@@ -9,7 +9,7 @@ use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-const KINDS: [&str; 4] = ["completions", "embeddings", "predictions", "explanations"];
+const KINDS: [&str; 5] = ["completions", "embeddings", "predictions", "explanations", "trainings"];
 
 impl Usage {
     pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub struct Explain {
     pub(in crate::commands) completion: Option<String>,
     /// auto, saliency, gradient_x_input, smooth_grad, integrated_gradients, grad_cam, conductance, relevance,
     /// feature_ablation, leave_one_out, occlusion, shapley, shapley_sampling, kernel_shap, linear_shap,
-    /// attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
+    /// contextcite, direct_logit_attribution, attention_weights, attention_rollout; or tracin: the training rows that pulled the answer where it is
     #[arg(long, default_value = "auto")]
     method: String,
     /// A label, an output of a regression, or a part of the continuation; without it, what the model chose
@@ -67,7 +67,7 @@ pub struct Explain {
     /// Of integrated_gradients and conductance
     #[arg(long, value_name = "N")]
     n_steps: Option<usize>,
-    /// Of smooth_grad and kernel_shap
+    /// Of smooth_grad, kernel_shap and contextcite
     #[arg(long, value_name = "N")]
     n_samples: Option<usize>,
     /// Of grad_cam and conductance
@@ -323,6 +323,9 @@ pub fn names(parts: &Parts, explanation: &Explanation) -> Vec<String> {
     let n = explanation.attributions.len();
     if let explain::Of::Layer { name, .. } = &explanation.of {
         return (0..n).map(|i| format!("{name} unit {i}")).collect();
+    }
+    if let explain::Of::Components(names) = &explanation.of {
+        return names.clone();
     }
     match parts {
         Parts::Text { text, spans } => {

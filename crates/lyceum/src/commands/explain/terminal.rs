@@ -160,6 +160,17 @@ fn foot(e: &Explanation) -> String {
         (Some(gap), _) => said.push(format!("DOES NOT ADD UP: gap {gap:.2e}")),
         (None, _) => said.push("does not promise to add up".into()),
     }
+    if let Some(fit) = &e.fit {
+        let (n, n_unseen) = (fit.masks.len() - fit.n_held_out, fit.n_held_out);
+        said.push(match fit.lds {
+            Some(lds) => {
+                format!("fitted to {n} masks, rank correlation {lds:.2} on {n_unseen} that it has not seen")
+            }
+            None => format!("fitted to {n} masks, which could not be judged"),
+        });
+        let drops = fit.drops.iter().map(|(k, drop)| format!("{drop:.2} without the first {k}"));
+        said.push(format!("the answer loses {}", drops.collect::<Vec<_>>().join(", ")));
+    }
     if let Some(x) = c.comprehensiveness {
         let [mean, _] = c.random_control.comprehensiveness.unwrap_or([f64::NAN; 2]);
         said.push(format!("comprehensiveness {x:.3} (random order {mean:.3})"));

@@ -24,7 +24,7 @@ pub(super) async fn show(
     let store = context.store().await?;
     let plan = tuning::plan(context, &store, spec, base_dir).await?;
     let version = tuning::base_of(context, &store, &plan).await?;
-    let version = tuning::whole_of(context, &store, &version).await?;
+    let version = tuning::whole_of(&store, &version).await?;
     let (control, is_json) = (context.control.clone(), context.is_json());
     let work = move || -> Result<(), Failure> {
         let language = lyceum_service::Language::open(version)?;

@@ -1,4 +1,6 @@
-//! `GET /metrics`: Prometheus' text format.
+//! `GET /metrics`: Prometheus' text format. No label holds a tenant, a model, a key or anything that a client sent.
+
+mod as_vllm;
 
 use crate::Api;
 use crate::error::ErrorBody;
@@ -6,7 +8,6 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use lyceum_service::meter::Figures;
-use lyceum_service::{Counted, Load};
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
@@ -51,44 +52,13 @@ fn text(api: &Api) -> String {
         family(&mut out, name, "gauge", help);
         line(&mut out, name, "", value);
     }
-    as_vllm(&mut out, &load, &api.service.engine().counted());
+    as_vllm::write(&mut out, api.service.engine());
     if let Some(bytes) = resident_bytes() {
         let name = "process_resident_memory_bytes";
         family(&mut out, name, "gauge", "Memory that the process holds.");
         line(&mut out, name, "", bytes as f64);
     }
     out
-}
-
-/// What we count under vLLM's names too, over all models, for the dashboards that read them.
-fn as_vllm(out: &mut String, load: &Load, counted: &Counted) {
-    let share = if load.kv_pages == 0 { 0.0 } else { load.kv_pages_used as f64 / load.kv_pages as f64 };
-    let waiting = load.sequences.saturating_sub(load.sequences_running);
-    for (name, kind, help, value) in [
-        (
-            "vllm:num_requests_running",
-            "gauge",
-            "Sequences in the passes of the engine.",
-            load.sequences_running as f64,
-        ),
-        ("vllm:num_requests_waiting", "gauge", "Sequences that wait to run.", waiting as f64),
-        ("vllm:kv_cache_usage_perc", "gauge", "Part of the pages of keys and values in use, 0 to 1.", share),
-        (
-            "vllm:prompt_tokens_total",
-            "counter",
-            "Tokens of prompts and inputs that were read.",
-            counted.prompt_tokens as f64,
-        ),
-        (
-            "vllm:generation_tokens_total",
-            "counter",
-            "Tokens that were made.",
-            counted.generated_tokens as f64,
-        ),
-    ] {
-        family(out, name, kind, help);
-        line(out, name, "", value);
-    }
 }
 
 fn ledger(out: &mut String, figures: &Figures) {

@@ -3,6 +3,10 @@
 //! Handshakes run beside each other and within a bound of time and number, so a client that begins one and says
 //! nothing more keeps nobody waiting. Knows no HTTP.
 
+mod validity;
+
+pub use validity::{Validity, validity};
+
 use axum::serve::Listener;
 use lyceum_types::limits;
 use std::net::SocketAddr;

@@ -1,0 +1,255 @@
+//! Imported language models, every family: the same weights, the same tokens, the same numbers as Captum, AttnLRP in PyTorch
+//! and the residual stream of transformers (`fixtures/scripts/explain_language.py`); what adds up adds up; turns are counted.
+
+use lyceum_explain::language::{LanguageMethod, LanguageQuestion, Turns, Work, attribute};
+use lyceum_explain::{ExplainError, Explanation, Of, Quantity, Steps, Target, Term, ThisThread};
+use lyceum_kernels::stored::Stored;
+use lyceum_models::Model;
+use lyceum_models::causal_lm::{Adapter, AdapterConfig, Sections, Source, load};
+use lyceum_nn::checkpoint::Checkpoint;
+use lyceum_types::control::Control;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+
+const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
+
+fn fixtures() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+fn cases() -> Value {
+    let text = std::fs::read_to_string(fixtures().join("explain_language.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn model(name: &str, kind: Stored) -> Result<Model, lyceum_models::LoadError> {
+    let file = std::fs::read(fixtures().join(format!("causal_lm/{name}.safetensors"))).unwrap();
+    let n = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&file[8..8 + n]).unwrap();
+    let config: Value = serde_json::from_str(header["__metadata__"]["config"].as_str().unwrap()).unwrap();
+    let mut checkpoint = Checkpoint::safetensors(vec![Box::new(file)]).unwrap();
+    checkpoint.remove("test.logits");
+    checkpoint.remove("test.ids");
+    let source = Source::HuggingFace { config: &config };
+    load(checkpoint, source, Some(kind), None, &Control::new()).map(Model::language)
+}
+
+fn question(
+    model: Arc<Model>,
+    adapter: Option<Arc<Adapter>>,
+    case: &Value,
+    (method, key): (LanguageMethod, &str),
+) -> LanguageQuestion {
+    let ids: Vec<u32> =
+        case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let parts = case["parts"].as_array().unwrap();
+    let of_token = parts.iter().map(|part| part.as_u64().map(|part| part as u32)).collect();
+    let n_prompt = case["n_prompt"].as_u64().unwrap() as usize;
+    let one = |t: usize| Term { row: t - 1, class: ids[t] as usize, not: None };
+    let (terms, quantity) = match key {
+        "contrast" => {
+            let not = Some(case["other"].as_u64().unwrap() as usize);
+            (vec![Term { not, ..one(ids.len() - 1) }], method.quantity())
+        }
+        key => {
+            let quantity = if key == "logit" { Quantity::Logit } else { Quantity::LogProbability };
+            ((n_prompt..ids.len()).map(one).collect(), quantity)
+        }
+    };
+    let target = Target::new(terms, quantity, &model.shape.output).unwrap();
+    LanguageQuestion {
+        sections: Sections::new(model, adapter, [1, ids.len()]).unwrap(),
+        ids,
+        target,
+        of_token,
+        n_parts: 3,
+        method,
+        max_passes: 2048,
+        seed: 0,
+    }
+}
+
+fn explain(question: &LanguageQuestion) -> Explanation {
+    attribute(question, &mut ThisThread::new(), &Control::new()).unwrap()
+}
+
+fn values(e: &Explanation) -> Vec<f64> {
+    e.attributions.iter().map(|a| a.value).collect()
+}
+
+/// The explanation of `model`, and how far its numbers are from the reference's, relative to the largest of them.
+fn compared(model: &Arc<Model>, case: &Value, method: LanguageMethod, key: &str) -> (Explanation, f64) {
+    let found = explain(&question(model.clone(), None, case, (method, key)));
+    let want = case[format!("{}.{key}", method.name())].as_array().unwrap();
+    let mut want: Vec<f64> = want.iter().map(|x| x.as_f64().unwrap()).collect();
+    if method == LanguageMethod::DirectLogit {
+        // What the head rounds: nothing, in f32.
+        want.push(0.0);
+    }
+    assert_eq!(found.attributions.len(), want.len());
+    let scale = want.iter().fold(1.0f64, |m, w| m.max(w.abs()));
+    let far = values(&found).iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max) / scale;
+    let output = case["outputs"][key].as_f64().unwrap();
+    assert!((found.output - output).abs() < 1e-3, "{key}: {} {output}", found.output);
+    (found, far)
+}
+
+const IG: LanguageMethod = LanguageMethod::IntegratedGradients { n_steps: Steps::Fixed(50) };
+const LRP: LanguageMethod = LanguageMethod::Relevance { epsilon: 1e-9 };
+
+#[test]
+fn gradients_relevance_and_logits_are_those_of_the_references_for_every_family() {
+    let cases = cases();
+    for name in NAMES {
+        let model = Arc::new(model(name, Stored::F32).unwrap());
+        for (method, key) in [
+            (LanguageMethod::GradientInput, "logprob"),
+            (LanguageMethod::GradientInput, "contrast"),
+            (IG, "logprob"),
+            (IG, "contrast"),
+            (LRP, "logit"),
+            (LRP, "contrast"),
+            (LanguageMethod::DirectLogit, "logit"),
+            (LanguageMethod::DirectLogit, "contrast"),
+        ] {
+            let (found, far) = compared(&model, &cases[name], method, key);
+            assert!(far < 1e-3, "{name} {} {key}: {far:.2e}", method.name());
+            if method == IG {
+                let base = cases[name][format!("base.{key}")].as_f64().unwrap();
+                assert!((found.base_value.unwrap() - base).abs() < 1e-3);
+                assert_eq!((found.usage.forward_passes, found.usage.backward_passes), (52, 50));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_promises_to_add_up_does_in_every_stored_form() {
+    let cases = cases();
+    let mut n = 0;
+    for name in NAMES {
+        for kind in [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0] {
+            // Rows of these tiny models are no whole number of blocks of some forms.
+            let Ok(model) = model(name, kind) else { continue };
+            let model = Arc::new(model);
+            for key in ["logit", "contrast"] {
+                let logits =
+                    explain(&question(model.clone(), None, &cases[name], (LanguageMethod::DirectLogit, key)));
+                let gap = logits.checks.completeness_gap.unwrap();
+                assert!(gap < 1e-4, "{name} {kind:?} {key}: {gap:.2e}");
+                assert!(logits.exact && logits.base_value == Some(0.0));
+                let rounding = values(&logits).pop().unwrap().abs();
+                let most = if kind == Stored::F32 { 1e-5 } else { 0.1 };
+                assert!(rounding < most, "{name} {kind:?} {key}: {rounding:.2e}");
+                let relevance = explain(&question(model.clone(), None, &cases[name], (LRP, key)));
+                let gap = relevance.checks.completeness_gap.unwrap();
+                assert!(gap < 1e-4, "{name} {kind:?} {key}: {gap:.2e}");
+                assert!(values(&relevance).iter().any(|v| v.abs() > 1e-3));
+                n += 1;
+            }
+        }
+    }
+    assert!(n >= 28, "{n} models and targets");
+}
+
+#[test]
+fn a_path_that_is_not_followed_finely_enough_says_so_and_is_followed_more_finely() {
+    let cases = cases();
+    let model = Arc::new(model("llama", Stored::F32).unwrap());
+    let [coarse, fine] = [Steps::Fixed(2), Steps::Refined].map(|n_steps| {
+        let method = LanguageMethod::IntegratedGradients { n_steps };
+        explain(&question(model.clone(), None, &cases["llama"], (method, "contrast")))
+    });
+    for (e, complete) in [(&coarse, false), (&fine, true)] {
+        let explained = (e.output - e.base_value.unwrap()).abs().max(1.0);
+        assert_eq!(e.checks.completeness_gap.unwrap() <= 1e-3 * explained, complete, "{:?}", e.checks);
+        assert_eq!(e.checks.complete, Some(complete));
+    }
+    assert!(fine.usage.backward_passes >= 50);
+}
+
+#[test]
+fn an_adapter_beside_the_model_is_explained_as_one_within() {
+    let cases = cases();
+    let base = Arc::new(model("llama", Stored::F32).unwrap());
+    let description = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6,
+        "target_modules": ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]});
+    let config = AdapterConfig::from_peft(&description).unwrap();
+    let mut learning = base.learning(&config, 7).unwrap();
+    // B begins at nothing: something is put there.
+    let ids: Vec<_> = learning.params.ids().collect();
+    for id in ids {
+        if learning.params.name(id).contains("lora_B") {
+            let n = learning.params.value(id).len();
+            learning
+                .params
+                .value_mut(id)
+                .copy_from_slice(&(0..n).map(|i| ((i * 37 % 19) as f32 - 9.0) / 40.0).collect::<Vec<_>>());
+        }
+    }
+    let adapter = Arc::new(learning.own_adapter().unwrap());
+    let within = Arc::new(base.with_adapter(&adapter).unwrap());
+    for method in [LanguageMethod::GradientInput, IG, LRP, LanguageMethod::DirectLogit] {
+        let key = if method.quantity() == Quantity::Logit { "logit" } else { "logprob" };
+        let ask = |model: &Arc<Model>, adapter| {
+            explain(&question(model.clone(), adapter, &cases["llama"], (method, key)))
+        };
+        let beside = ask(&base, Some(adapter.clone()));
+        assert_eq!(beside, ask(&within, None), "{}", method.name());
+        assert_ne!(beside.output, ask(&base, None).output);
+    }
+}
+
+/// Counts turns, and stops before one.
+struct Counting {
+    inner: ThisThread,
+    turns: usize,
+    passes: u64,
+    stop_at: Option<(usize, Control)>,
+}
+
+impl Turns for Counting {
+    fn turn(&mut self, n_passes: u64, work: Work) -> Result<Vec<Vec<f32>>, ExplainError> {
+        self.turns += 1;
+        self.passes += n_passes;
+        if let Some((at, control)) = &self.stop_at
+            && self.turns == *at
+        {
+            control.cancel();
+        }
+        self.inner.turn(n_passes, work)
+    }
+}
+
+#[test]
+fn a_pass_takes_a_turn_a_layer_is_counted_once_bounded_and_stopped_between_layers() {
+    let (cases, control) = (cases(), Control::new());
+    let model = Arc::new(model("llama", Stored::F32).unwrap());
+    let counting = |stop_at| Counting { inner: ThisThread::new(), turns: 0, passes: 0, stop_at };
+    let mut turns = counting(None);
+    let asked = question(model.clone(), None, &cases["llama"], (LanguageMethod::GradientInput, "logprob"));
+    let found = attribute(&asked, &mut turns, &control).unwrap();
+    // Four layers: embedding, forward and head, and as many back.
+    assert_eq!((turns.turns, turns.passes), (1 + 4 + 1 + 1 + 4, 2));
+    assert_eq!((found.usage.forward_passes, found.usage.backward_passes), (1, 1));
+    let mut turns = counting(Some((5, control.clone())));
+    let stopped = attribute(&asked, &mut turns, &control);
+    assert!(matches!(stopped, Err(ExplainError::Stopped(_))) && turns.turns == 5, "{stopped:?}");
+    let mut few = question(model, None, &cases["llama"], (IG, "logprob"));
+    few.max_passes = 51;
+    let mut turns = counting(None);
+    let refused = attribute(&few, &mut turns, &Control::new());
+    assert!(matches!(refused, Err(ExplainError::TooManyPasses { needed: 52, .. })), "{refused:?}");
+    assert_eq!(turns.turns, 0, "nothing is spent on what cannot be finished");
+}
+
+#[test]
+fn layers_are_named_in_their_order() {
+    let cases = cases();
+    let model = Arc::new(model("qwen2", Stored::F32).unwrap());
+    let found = explain(&question(model, None, &cases["qwen2"], (LanguageMethod::DirectLogit, "logit")));
+    let Of::Components(names) = found.of else { panic!("{:?}", found.of) };
+    assert_eq!(names[..4], ["embedding", "layers.0.attention", "layers.0.mlp", "layers.1.attention"]);
+    assert_eq!(names.len(), found.attributions.len());
+}

@@ -1,0 +1,125 @@
+//! What of an answer is explained: the log-probabilities of its tokens, or of one text over another in its place.
+
+use super::super::{TargetChoice, TargetShown};
+use super::score::Scored;
+use super::text::Said;
+use crate::ServiceError;
+use crate::language::Language;
+use lyceum_explain::Term;
+use std::ops::Range;
+
+/// What is scored: log-probabilities of tokens of the answer, or of one over another in its place.
+pub(super) enum Target {
+    /// Those of the answer's tokens in this range.
+    Said { tokens: Vec<u32>, range: Range<usize> },
+    /// The last token of `tokens`, over `other` where it stands.
+    Contrast { tokens: Vec<u32>, other: u32 },
+}
+
+impl Target {
+    /// Tokens behind the prompt in the longest text.
+    pub(super) fn n_tokens(&self) -> usize {
+        match self {
+            Target::Said { range, .. } => range.end,
+            Target::Contrast { tokens, .. } => tokens.len(),
+        }
+    }
+
+    /// The answer up to its last token that counts.
+    pub(super) fn tokens(&self) -> &[u32] {
+        match self {
+            Target::Said { tokens, range } => &tokens[..range.end],
+            Target::Contrast { tokens, .. } => tokens,
+        }
+    }
+
+    /// How many texts make one value.
+    pub(super) fn n_texts(&self) -> usize {
+        match self {
+            Target::Said { .. } => 1,
+            Target::Contrast { .. } => 2,
+        }
+    }
+
+    /// The texts whose scores make one value.
+    pub(super) fn texts(&self, prompt: &[u32]) -> Vec<Scored> {
+        match self {
+            Target::Said { tokens, range } => {
+                let text = [prompt, &tokens[..range.end]].concat();
+                vec![Scored { text, from: prompt.len() + range.start }]
+            }
+            Target::Contrast { tokens, other } => {
+                let place = tokens.len() - 1;
+                [tokens[place], *other]
+                    .map(|last| {
+                        let text = [prompt, &tokens[..place], &[last]].concat();
+                        Scored { text, from: prompt.len() + place }
+                    })
+                    .into()
+            }
+        }
+    }
+
+    /// The value of the texts' scores, the first of `scores`.
+    pub(super) fn value(&self, scores: &[f64]) -> f64 {
+        match self {
+            Target::Said { .. } => scores[0],
+            Target::Contrast { .. } => scores[0] - scores[1],
+        }
+    }
+
+    pub(super) fn terms(&self) -> Vec<Term> {
+        match self {
+            Target::Said { tokens, range } => {
+                range.clone().map(|row| Term { row, class: tokens[row] as usize, not: None }).collect()
+            }
+            Target::Contrast { tokens, other } => {
+                let row = tokens.len() - 1;
+                vec![Term { row, class: tokens[row] as usize, not: Some(*other as usize) }]
+            }
+        }
+    }
+}
+
+/// The part of the answer that is explained.
+pub(super) fn choose(
+    language: &Language,
+    said: &Said,
+    choice: &TargetChoice,
+) -> Result<(Target, TargetShown), ServiceError> {
+    let wrong = |message: String| Err(ServiceError::invalid("target", "unsupported_target", message));
+    let (part, not) = match choice {
+        TargetChoice::Likeliest => (None, None),
+        TargetChoice::Text { text, not } => (text.as_deref(), not.as_deref()),
+        _ => return wrong("this model says text: send target.text".into()),
+    };
+    let span = match part {
+        None => 0..said.text.chars().count(),
+        Some("") => return wrong("target.text is empty".into()),
+        Some(part) => match said.text.find(part) {
+            Some(byte) => {
+                let start = said.text[..byte].chars().count();
+                start..start + part.chars().count()
+            }
+            None => return wrong(format!("{part:?} does not occur in the completion")),
+        },
+    };
+    let text: String = said.text.chars().skip(span.start).take(span.len()).collect();
+    let range = said.tokens_of(&span);
+    let mut tokens: Vec<u32> = said.tokens.iter().map(|(id, _)| *id).collect();
+    let shown = TargetShown::Text { text, span: span.clone(), not: not.map(str::to_owned) };
+    let Some(not) = not else { return Ok((Target::Said { tokens, range }, shown)) };
+    // The other text where the first stands, as the tokenizer would have written it there.
+    let before: String = said.text.chars().take(span.start).collect();
+    let other = Said::read(language, &format!("{before}{not}"))?;
+    let pairs = tokens.iter().zip(&other.tokens);
+    let parts = pairs.enumerate().find(|(_, (id, (other, _)))| *id != other);
+    match parts.map(|(place, (_, (other, _)))| (place, *other)) {
+        Some((place, other)) if range.contains(&place) => {
+            tokens.truncate(place + 1);
+            Ok((Target::Contrast { tokens, other }, shown))
+        }
+        Some(_) => wrong("target.not changes the tokens before target.text: send whole words".into()),
+        None => wrong("target.not begins as the target does: they never part".into()),
+    }
+}

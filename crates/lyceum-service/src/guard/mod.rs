@@ -1,0 +1,365 @@
+//! The guard of a project's texts: what its policy looks for is masked, redacted or blocked before a model reads it,
+//! and before a client does.
+//!
+//! ```text
+//! request's texts ──▶ read (input's rule) ──▶ model ──▶ Speech (output's rule, then names back) ──▶ client
+//!                       └── Names: of this request alone ────────────────────┘
+//! ```
+//!
+//! A use case hands every text that a model would read to [`Incoming`], and what the model says to a [`Speech`] for
+//! each text. What cannot be looked through or changed (tokens, tools, spans that count characters) is refused by
+//! its name; a recogniser that fails ends the request. Names and values live as long as the request.
+//!
+//! Reading order: [`incoming`](Service::guard), [`Speech`], [`texts`] (where requests have their texts), [`pii`] (the
+//! routes that do it on demand), [`seal`].
+
+pub(crate) mod attacks;
+pub mod pii;
+mod seal;
+pub(crate) mod texts;
+
+use crate::{Service, ServiceError};
+use lyceum_guard::placeholder::Written;
+use lyceum_guard::stream::{Block, InJson, rewrite};
+use lyceum_guard::{
+    Action, Analyser, Exfiltration, GuardError, Kind, Names, Policy, Redact, Replace, Restorer, Rewriter,
+    Rule, Wanted,
+};
+use lyceum_store::tenancy::Act;
+use lyceum_types::ids::Project;
+use lyceum_types::limits;
+use std::sync::Arc;
+
+pub use lyceum_guard;
+
+/// A text that a model would read.
+#[derive(Clone, Debug)]
+pub(crate) struct Text {
+    /// The field of the request.
+    pub param: String,
+    pub text: String,
+    pub written: Written,
+    pub change: Change,
+}
+
+/// Whether a text may be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    May,
+    /// Its characters count: what would be masked is refused with this reason.
+    MayNot(&'static str),
+}
+
+impl Text {
+    pub fn new(param: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { param: param.into(), text: text.into(), written: Written::Plain, change: Change::May }
+    }
+
+    pub fn fixed(param: impl Into<String>, text: impl Into<String>, why: &'static str) -> Self {
+        Self { change: Change::MayNot(why), ..Self::new(param, text) }
+    }
+}
+
+/// Says what a project's texts are looked through for from now on.
+pub async fn set_policy(
+    service: &Service,
+    project: &Project,
+    policy: &Policy,
+    act: &Act,
+) -> Result<(), ServiceError> {
+    if !policy.prompt_injection.stops.is_off() && service.guards().prompt_injection.is_none() {
+        let message = "prompt_injection: this server has no classifier for it: its operator names one in \
+                       guard_prompt_injection";
+        return Err(ServiceError::invalid("prompt_injection", "guard_unplaceable", message));
+    }
+    lyceum_store::tenancy::guards::set_policy(&service.store, project, policy, act).await?;
+    service.standings_changed();
+    Ok(())
+}
+
+/// What holds for the texts of one request.
+#[derive(Clone)]
+pub(crate) struct Incoming {
+    analyser: Analyser,
+    exfiltration: Exfiltration,
+    policy: Policy,
+}
+
+impl Service {
+    /// The guard of a project; None where nothing is looked for.
+    pub(crate) async fn guard(&self, project: &Project) -> Result<Option<Incoming>, ServiceError> {
+        let policy = &self.standing(project).await?.guard;
+        let is_on = !policy.is_off();
+        let exfiltration = self.guards().exfiltration.clone();
+        Ok(is_on.then(|| Incoming { analyser: self.analyser.clone(), exfiltration, policy: policy.clone() }))
+    }
+
+    /// With these recognisers in the place of Lyceum's own.
+    #[must_use]
+    pub fn with_analyser(self, analyser: Analyser) -> Self {
+        Self { analyser, ..self }
+    }
+}
+
+impl Incoming {
+    /// Whether what comes in is looked through.
+    pub fn reads(&self) -> bool {
+        !self.policy.input.is_off()
+    }
+
+    /// Refuses what asks for more than text of what the model says, where that may be changed on its way out.
+    pub fn refuse_unplaceable(&self, asked: &[(&str, bool)]) -> Result<(), ServiceError> {
+        if self.policy.is_off_for_answers() {
+            return Ok(());
+        }
+        match asked.iter().find(|(_, is_asked)| *is_asked) {
+            None => Ok(()),
+            Some((param, _)) => Err(unplaceable(param, "the project's guard changes what goes out")),
+        }
+    }
+
+    /// Refuses what cannot be looked through on its way in.
+    pub fn refuse_unreadable(&self, param: &str, what: &str) -> Result<(), ServiceError> {
+        match self.reads() || !self.policy.is_off_for_attacks() {
+            true => Err(unplaceable(param, &format!("the project's guard cannot look through {what}"))),
+            false => Ok(()),
+        }
+    }
+
+    /// The texts as a model may read them, in their order, and what brings them back.
+    ///
+    /// # Errors
+    /// Something is blocked, or found where it cannot be masked; a recogniser failed.
+    pub async fn read(self, texts: Vec<Text>) -> Result<(Vec<String>, Guarded), ServiceError> {
+        let n_bytes: usize = texts.iter().map(|text| text.text.len()).sum();
+        if n_bytes <= limits::GUARD_INLINE_BYTES_MAX {
+            return self.read_now(texts);
+        }
+        let work = tokio::task::spawn_blocking(move || self.read_now(texts)).await;
+        work.map_err(|error| ServiceError::internal("looking through texts broke off", error))?
+    }
+
+    fn read_now(self, texts: Vec<Text>) -> Result<(Vec<String>, Guarded), ServiceError> {
+        let mut names = Names::default();
+        let rule = &self.policy.input;
+        if rule.action == Action::Mask {
+            texts.iter().for_each(|text| names.avoid(&text.text));
+        }
+        let mut read = Vec::with_capacity(texts.len());
+        let mut is_changed = false;
+        for text in texts {
+            let made = self.one(rule, &text, &mut names)?;
+            is_changed |= made.is_some();
+            read.push(made.unwrap_or(text.text));
+        }
+        let Incoming { analyser, exfiltration, policy } = self;
+        let carrying = (policy.data_exfiltration != Action::Off)
+            .then(|| (Analyser::new(vec![Box::new(exfiltration)]), policy.data_exfiltration));
+        Ok((read, Guarded { analyser, output: policy.output, carrying, names: Arc::new(names), is_changed }))
+    }
+
+    /// What stands for a text; None where it stays.
+    fn one(&self, rule: &Rule, text: &Text, names: &mut Names) -> Result<Option<String>, ServiceError> {
+        if rule.is_off() {
+            return Ok(None);
+        }
+        let found = self.analyser.analyse(&text.text, &rule.wanted).map_err(failed)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        let kinds = kinds(found.iter().map(|found| found.kind));
+        match (rule.action, text.change) {
+            (Action::Block, _) => Err(blocked(&text.param, &kinds)),
+            (_, Change::MayNot(why)) => Err(unplaceable(&text.param, &format!("it holds {kinds}: {why}"))),
+            (Action::Mask, _) => self.rewrite(rule, text, names).map(Some),
+            _ => self.rewrite(rule, text, Redact).map(Some),
+        }
+    }
+
+    fn rewrite(&self, rule: &Rule, text: &Text, mut replace: impl Replace) -> Result<String, ServiceError> {
+        let made = match text.written {
+            Written::Plain => rewrite(&self.analyser, &rule.wanted, &text.text, &mut replace),
+            Written::Json => rewrite(&self.analyser, &rule.wanted, &text.text, &mut InJson::new(replace)),
+        };
+        made.map_err(failed)
+    }
+}
+
+/// A request whose texts were read.
+#[derive(Clone)]
+pub(crate) struct Guarded {
+    analyser: Analyser,
+    output: Rule,
+    /// Finds addresses that carry data away, and what is done with them.
+    carrying: Option<(Analyser, Action)>,
+    names: Arc<Names>,
+    is_changed: bool,
+}
+
+impl Guarded {
+    /// Refuses what counts places or tokens of texts that were changed.
+    pub fn refuse_changed(&self, asked: &[(&str, bool)]) -> Result<(), ServiceError> {
+        match asked.iter().find(|(_, is_asked)| *is_asked && self.is_changed) {
+            None => Ok(()),
+            Some((param, _)) => {
+                Err(unplaceable(param, "the project's guard changed the text that it would be about"))
+            }
+        }
+    }
+
+    /// Refuses what tells tokens: those of the model are not those of the text.
+    pub fn refuse_tokens(&self, param: &str) -> Result<(), ServiceError> {
+        match self.is_changed || !self.output.is_off() || self.carrying.is_some() {
+            true => {
+                Err(unplaceable(param, "the project's guard changes the text whose tokens they would be"))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// For one text that a model says.
+    pub fn speech(&self, written: Written) -> Speech {
+        let writer = match self.output.action {
+            Action::Off => None,
+            Action::Mask => Some(Writer::Mask(Box::new(InJson::new(self.names.beside())))),
+            Action::Redact => Some(Writer::Redact(InJson::new(Redact))),
+            Action::Block => Some(Writer::Block(Block)),
+        };
+        let rewriter = writer.map(|writer| (Rewriter::new(&self.analyser, &self.output.wanted), writer));
+        let carrying = self.carrying.as_ref().map(|(analyser, action)| {
+            let writer = match action {
+                Action::Block => Writer::Block(Block),
+                _ => Writer::Redact(InJson::new(Redact)),
+            };
+            (Rewriter::new(analyser, &Wanted::default()), writer)
+        });
+        Speech { rewriter, written, restorer: Restorer::new(written), names: self.names.clone(), carrying }
+    }
+}
+
+enum Writer {
+    Mask(Box<InJson<Names>>),
+    Redact(InJson<Redact>),
+    Block(Block),
+}
+
+/// A text that a model says, on its way to the client: looked through, then with its names back.
+pub(crate) struct Speech {
+    rewriter: Option<(Rewriter, Writer)>,
+    written: Written,
+    restorer: Restorer,
+    names: Arc<Names>,
+    /// Behind the names: what they bring back may be what an address would carry away.
+    carrying: Option<(Rewriter, Writer)>,
+}
+
+impl Speech {
+    /// What can go on now that `text` was said.
+    ///
+    /// # Errors
+    /// Something is blocked; a recogniser failed.
+    pub fn push(&mut self, text: &str) -> Result<String, ServiceError> {
+        let said = match &mut self.rewriter {
+            None => self.restorer.push(&self.names, text),
+            Some((rewriter, writer)) => {
+                let seen = writer.write(self.written, |replace| rewriter.push(text, replace))?;
+                self.restorer.push(&self.names, &seen)
+            }
+        };
+        match &mut self.carrying {
+            None => Ok(said),
+            Some((rewriter, writer)) => writer.write(self.written, |replace| rewriter.push(&said, replace)),
+        }
+    }
+
+    /// Nothing more is said: the rest.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(&mut self) -> Result<String, ServiceError> {
+        let seen = match &mut self.rewriter {
+            None => String::new(),
+            Some((rewriter, writer)) => writer.write(self.written, |replace| rewriter.finish(replace))?,
+        };
+        let said = self.restorer.push(&self.names, &seen) + &self.restorer.finish();
+        let Some((rewriter, writer)) = &mut self.carrying else { return Ok(said) };
+        let passed = writer.write(self.written, |replace| rewriter.push(&said, replace))?;
+        Ok(passed + &writer.write(self.written, |replace| rewriter.finish(replace))?)
+    }
+
+    /// A text that is there as a whole.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn whole(mut self, text: &str) -> Result<String, ServiceError> {
+        Ok(self.push(text)? + &self.finish()?)
+    }
+}
+
+impl Writer {
+    fn write(
+        &mut self,
+        written: Written,
+        go: impl FnOnce(&mut &mut dyn Replace) -> Result<String, GuardError>,
+    ) -> Result<String, ServiceError> {
+        let mut replace: &mut dyn Replace = match (self, written) {
+            (Writer::Block(block), _) => block,
+            (Writer::Mask(json), Written::Json) => &mut **json,
+            (Writer::Mask(json), Written::Plain) => &mut json.replace,
+            (Writer::Redact(json), Written::Json) => json,
+            (Writer::Redact(json), Written::Plain) => &mut json.replace,
+        };
+        go(&mut replace).map_err(|error| match error {
+            GuardError::Blocked { kinds: found } => {
+                let kinds = kinds(found.into_iter());
+                let message = format!("the answer holds {kinds}, which the project's guard lets nobody read");
+                ServiceError::Guarded { param: None, code: "guard_blocked_output", message }
+            }
+            other => failed(other),
+        })
+    }
+}
+
+fn kinds(found: impl Iterator<Item = Kind>) -> String {
+    let mut kinds: Vec<&str> = found.map(Kind::as_str).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    kinds.join(", ")
+}
+
+/// Names what was found, never what it says.
+fn blocked(param: &str, kinds: &str) -> ServiceError {
+    let message = format!("{param} holds {kinds}, which the project's guard lets no model read: take it out");
+    ServiceError::Guarded { param: Some(param.to_owned()), code: "guard_blocked", message }
+}
+
+fn unplaceable(param: &str, why: &str) -> ServiceError {
+    let message = format!("{param}: {why}");
+    ServiceError::Guarded { param: Some(param.to_owned()), code: "guard_unplaceable", message }
+}
+
+/// Nothing is known of a text: nothing of it may pass.
+fn failed(error: GuardError) -> ServiceError {
+    match error {
+        GuardError::TooMany { n_max } => {
+            let message = format!("more than {n_max} values would be masked: send less at once");
+            ServiceError::Guarded { param: None, code: "guard_too_many", message }
+        }
+        error => {
+            tracing::error!(%error, "a text could not be looked through");
+            ServiceError::GuardFailed
+        }
+    }
+}
+
+/// Refuses to say why a text was said where the guard may change it on its way out.
+pub async fn require_unchanged_answers(
+    service: &Service,
+    project: &Project,
+    param: &str,
+) -> Result<(), ServiceError> {
+    match service.guard(project).await? {
+        Some(guard) => guard.refuse_unplaceable(&[(param, true)]),
+        None => Ok(()),
+    }
+}

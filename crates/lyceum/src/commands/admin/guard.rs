@@ -1,0 +1,85 @@
+//! `lyceum admin guard PROJECT`: what a project's texts are looked through for.
+
+use super::Desk;
+use crate::failure::Failure;
+use clap::Args;
+use lyceum_guard::{Action, Kind, Policy, Rule, Wanted};
+use lyceum_store::tenancy::guards;
+use serde_json::{Value, json};
+
+#[derive(Debug, Args)]
+pub struct Guard {
+    project: String,
+    /// What models read: off, mask, redact, block
+    #[arg(long, value_name = "ACTION")]
+    input: Option<String>,
+    /// What models say: off, mask, redact, block
+    #[arg(long, value_name = "ACTION")]
+    output: Option<String>,
+    /// Of the directions that are set: only these, as EMAIL_ADDRESS,IBAN_CODE (default: everything that is known)
+    #[arg(long, value_name = "ENTITIES", value_delimiter = ',')]
+    types: Option<Vec<String>>,
+    /// Of the directions that are set: the lowest score of a finding, 0 to 1 (default: 0.5)
+    #[arg(long)]
+    threshold: Option<f32>,
+}
+
+impl Guard {
+    pub async fn run(self, desk: &Desk<'_>) -> Result<(), Failure> {
+        let project = desk.project(&self.project).await?;
+        let mut policy = guards::policy(&desk.store, &project).await?;
+        if self.input.is_none() && self.output.is_none() && (self.types.is_some() || self.threshold.is_some())
+        {
+            let why = "types and threshold belong to a direction";
+            return Err(Failure::usage("no direction was set", why, "add --input ACTION or --output ACTION"));
+        }
+        if self.input.is_some() || self.output.is_some() {
+            if let Some(action) = &self.input {
+                policy.input = self.rule(action)?;
+            }
+            if let Some(action) = &self.output {
+                policy.output = self.rule(action)?;
+            }
+            guards::set_policy(&desk.store, &project, &policy, &desk.act()).await?;
+        }
+        desk.say(&told(&self.project, &policy), words(&self.project, &policy));
+        Ok(())
+    }
+
+    fn rule(&self, action: &str) -> Result<Rule, Failure> {
+        let wrong = |message: String| {
+            Failure::usage(message, "a policy must be clear", "lyceum admin guard --help shows the words")
+        };
+        let action: Action = action.parse().map_err(|why| wrong(format!("{action:?} {why}")))?;
+        let kind = |name: &String| name.parse::<Kind>().map_err(|error| wrong(error.to_string()));
+        let kinds = self.types.as_ref().map(|types| types.iter().map(kind).collect()).transpose()?;
+        let threshold = self.threshold.unwrap_or(Wanted::THRESHOLD);
+        if !(0.0..=1.0).contains(&threshold) {
+            return Err(wrong(format!("--threshold {threshold}: not between 0 and 1")));
+        }
+        Ok(Rule { action, wanted: Wanted { kinds, threshold } })
+    }
+}
+
+fn told(project: &str, policy: &Policy) -> Value {
+    let rule = |rule: &Rule| {
+        json!({"action": rule.action.as_str(), "threshold": rule.wanted.threshold,
+            "types": rule.kinds().map(|kinds| kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>())})
+    };
+    json!({"project": project, "input": rule(&policy.input), "output": rule(&policy.output)})
+}
+
+fn words(project: &str, policy: &Policy) -> String {
+    let rule = |rule: &Rule| {
+        let types =
+            rule.kinds().map(|kinds| kinds.iter().map(Kind::to_string).collect::<Vec<_>>().join(", "));
+        match (rule.action, types) {
+            (Action::Off, _) => "off".to_owned(),
+            (action, types) => {
+                let types = types.unwrap_or_else(|| "everything known".into());
+                format!("{action} {types} from {}", rule.wanted.threshold)
+            }
+        }
+    };
+    format!("{project}: in: {}; out: {}", rule(&policy.input), rule(&policy.output))
+}

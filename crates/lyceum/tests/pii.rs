@@ -1,0 +1,69 @@
+//! `lyceum pii` and `lyceum admin guard`: texts on this machine, and a policy that is kept.
+
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1").env("LYCEUM_THREADS", "1");
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[test]
+fn a_file_is_analysed_and_made_anonymous_without_a_data_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = "Grüße an a@b.de und c@d.de, a@b.de; ".repeat(4000);
+    std::fs::write(dir.path().join("letter.txt"), &text).unwrap();
+    std::fs::write(dir.path().join("key"), "0123456789abcdef").unwrap();
+    let lines = said(&lyceum(dir.path(), &["pii", "analyze", "letter.txt", "--json", "--show"]));
+    let first: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&first["entity_type"], &first["start"], &first["end"], &first["text"]),
+        (&json!("EMAIL_ADDRESS"), &json!(9), &json!(15), &json!("a@b.de"))
+    );
+    assert_eq!(lines.lines().count(), 12_000);
+    let anonymous =
+        said(&lyceum(dir.path(), &["pii", "anonymize", "letter.txt", "--operator", "placeholder"]));
+    let expected = "Grüße an <EMAIL_ADDRESS_1> und <EMAIL_ADDRESS_2>, <EMAIL_ADDRESS_1>; ".repeat(4000);
+    assert_eq!(anonymous, expected, "read in parts");
+    let hash = ["pii", "anonymize", "letter.txt", "--operator", "hash", "--key-file", "key"];
+    assert!(!said(&lyceum(dir.path(), &hash)).contains("a@b.de"));
+    for wrong in [
+        &["pii", "anonymize", "letter.txt", "--operator", "hash"][..],
+        &["pii", "analyze", "letter.txt", "--entities", "PERSON"],
+        &["pii", "analyze", "letter.txt", "--threshold", "2"],
+    ] {
+        let output = lyceum(dir.path(), wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("fix"), "{wrong:?}");
+    }
+    assert!(!dir.path().join("data").exists());
+}
+
+#[test]
+fn a_policy_is_set_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let guard = |extra: &[&str]| {
+        let mut arguments = vec!["admin", "guard", "default", "--json"];
+        arguments.extend(extra);
+        serde_json::from_str::<Value>(&said(&lyceum(dir.path(), &arguments))).unwrap()
+    };
+    assert_eq!(guard(&[])["input"]["action"], "off");
+    guard(&["--input", "mask", "--types", "EMAIL_ADDRESS,IBAN_CODE", "--threshold", "0.7"]);
+    let holds = guard(&["--output", "block"]);
+    let input = json!({"action": "mask", "threshold": 0.7, "types": ["EMAIL_ADDRESS", "IBAN_CODE"]});
+    assert_eq!((&holds["input"]["types"], &holds["output"]["action"]), (&input["types"], &json!("block")));
+    assert_eq!(holds["input"]["action"], "mask");
+    let alone = lyceum(dir.path(), &["admin", "guard", "default", "--types", "EMAIL_ADDRESS"]);
+    assert_eq!(alone.status.code(), Some(2));
+}

@@ -1,0 +1,96 @@
+//! A gate between fine-tuned versions: one whose loss is higher is published and held, the bare name goes on serving the
+//! version before it, its card says so, and a person may lift that.
+
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", "d"]);
+    command.output().unwrap()
+}
+
+fn last(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap_or("null"))
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn refusal(output: &Output) -> (i32, Value) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let error: Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
+    (output.status.code().unwrap(), error["error"].clone())
+}
+
+fn chats(folder: &Path, file: &str, n: usize, answer: &str) {
+    let line = |i: usize| {
+        json!({"messages": [{"role": "user", "content": format!("say {i}")}, {"role": "assistant", "content": answer}]})
+            .to_string()
+    };
+    std::fs::write(folder.join(file), (0..n).map(line).collect::<Vec<_>>().join("\n")).unwrap();
+}
+
+fn spec(folder: &Path, train: &str, steps: usize, gate: &str) {
+    let spec = format!(
+        "name = \"bot\"\nseed = 5\n[data]\ntrain = \"{train}\"\n[model]\nfamily = \"tiny\"\nlora = {{ rank = 4 }}\n\
+         [train]\nsteps = {steps}\nbatch_size = 2\noptimizer = {{ name = \"adamw\", lr = 0.01 }}\n{gate}"
+    );
+    std::fs::write(folder.join("spec.toml"), spec).unwrap();
+}
+
+const GATE: &str = "[gate]\nmax_rise = 0.05\ndata = \"gate.jsonl\"\n";
+
+#[test]
+fn a_worse_tuned_version_is_held_and_lifted_by_hand() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    assert!(lyceum(folder, &["import", "tiny.gguf", "--name", "tiny"]).status.success());
+    chats(folder, "good.jsonl", 20, "th th");
+    chats(folder, "other.jsonl", 20, "quite another answer");
+    chats(folder, "gate.jsonl", 6, "th th");
+
+    spec(folder, "good.jsonl", 60, GATE);
+    let first = lyceum(folder, &["train", "spec.toml"]);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let gate = &last(&first)["gate"];
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(false), &Value::Null), "{gate}");
+    // The same again is as good.
+    let again = last(&lyceum(folder, &["train", "spec.toml"]));
+    assert_eq!((&again["model"], &again["gate"]["held"]), (&json!("bot@2"), &json!(false)), "{again}");
+    assert_eq!(again["gate"]["loss"], again["gate"]["served_loss"], "the same weights have the same loss");
+
+    spec(folder, "other.jsonl", 60, GATE);
+    let worse = lyceum(folder, &["train", "spec.toml"]);
+    let (exit, error) = refusal(&worse);
+    assert_eq!((exit, &error["code"]), (1, &json!("gate_refused")), "{error}");
+    let gate = &last(&worse)["gate"];
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(true), &json!("bot@2")));
+    let of = |side: &str| gate[side]["value"].as_f64().unwrap();
+    assert!(of("loss") - of("served_loss") > 0.05 && gate["loss"]["n"].as_u64() >= Some(6), "{gate}");
+    let served = |name: &str| last(&lyceum(folder, &["show", name]))["version"].clone();
+    assert_eq!((served("bot"), served("bot@3")), (json!(2), json!(3)));
+    let card = last(&lyceum(folder, &["card", "bot@3"])).to_string();
+    assert!(card.contains("held back by its gate") && card.contains("max_rise"), "{card}");
+    assert!(lyceum(folder, &["card", "bot@3", "--verify"]).status.success());
+
+    assert!(lyceum(folder, &["promote", "bot@3"]).status.success());
+    assert_eq!(served("bot"), 3);
+    // A gate that cannot be asked is refused before anything is trained.
+    spec(folder, "good.jsonl", 60, "[gate]\nmax_rise = 0.05\ndata = \"nothing.jsonl\"\n");
+    let (exit, error) = refusal(&lyceum(folder, &["train", "spec.toml"]));
+    assert!(exit != 0 && error.to_string().contains("nothing.jsonl"), "{error}");
+    std::fs::write(folder.join("nothing.jsonl"), "{\"messages\": 3}").unwrap();
+    assert!(!lyceum(folder, &["train", "spec.toml"]).status.success());
+    assert_eq!(
+        last(&lyceum(folder, &["jobs", "ls"]))["jobs"].as_array().unwrap().len(),
+        3,
+        "three were trained"
+    );
+}
