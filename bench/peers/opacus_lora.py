@@ -102,4 +102,5 @@ def main():
     data(args) if args.what == "data" else train(args)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -109,4 +109,5 @@ def main():
     get_peft_model(base(args.model), config).save_pretrained(args.out)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -43,6 +43,8 @@ pub(super) async fn show(
         let (seen, epoch) = (chat::examples(set, n), chat::epoch(set));
         let train = plan.tune.resolve(chats.train.len());
         let order = match part {
+            // Which lines a private step draws is a secret of its job.
+            Part::Train if plan.tune.privacy.is_some() => Vec::new(),
             Part::Train => chat::order(&train, plan.tune.seed, set, STEPS_LISTED_MAX),
             _ => Vec::new(),
         };
