@@ -1,6 +1,8 @@
 //! 500 jobs, three workers, ten of which are killed with SIGKILL in the middle: none is lost, and each has its effects
 //! once. It is alone in its binary: see `killed_owner.rs`.
 
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
+
 use lyceum_store::files::{Staging, write_durably};
 use lyceum_store::jobs::{self, Job, Kind, NewJob, Progress, State};
 use lyceum_store::layout::WEIGHTS;

@@ -29,7 +29,8 @@ impl std::str::FromStr for Place {
         let prefix = prefix.trim_end_matches('/');
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
         let is_part = |part: &str| !part.is_empty() && part != "." && part != "..";
-        if !prefix.is_empty() && !(prefix.chars().all(plain) && prefix.split('/').all(is_part)) {
+        let is_path = prefix.chars().all(plain) && prefix.split('/').all(is_part);
+        if !prefix.is_empty() && !is_path {
             return Err(format!("{prefix:?} is no prefix (parts of a-z A-Z 0-9 - _ . between single /)"));
         }
         Ok(Self { bucket: bucket.into(), prefix: prefix.into() })

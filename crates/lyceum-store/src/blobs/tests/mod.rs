@@ -52,7 +52,8 @@ impl House {
         let staging = Staging::create(self.store.layout()).unwrap();
         // Names with a dash have weights of their own.
         let own = name.split_once('-').map_or("", |_| name);
-        let weights: Vec<u8> = (0..250u8).map(|i| i ^ own.bytes().nth(i.into()).unwrap_or(7)).collect();
+        let weights: Vec<u8> =
+            (0..250u8).map(|i| i ^ own.as_bytes().get(usize::from(i)).copied().unwrap_or(7)).collect();
         fs::write(staging.path().join(WEIGHTS), &weights).unwrap();
         fs::write(staging.path().join("empty"), b"").unwrap();
         let new = NewVersion {
@@ -124,7 +125,7 @@ async fn conforms(blobs: Blobs) {
     let asked = (0..8).map(|_| house.resolve("digits"));
     for found in futures_util::future::join_all(asked).await {
         let found = found.unwrap();
-        assert_eq!([found.clone()], *told);
+        assert_eq!(std::slice::from_ref(&found), &told[..]);
         assert_eq!(fs::read(found.dir.join(WEIGHTS)).unwrap(), before);
         assert_eq!(fs::read(found.dir.join("empty")).unwrap(), b"");
         let manifest = fs::read(found.dir.join(crate::layout::MANIFEST)).unwrap();
