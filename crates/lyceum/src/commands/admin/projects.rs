@@ -150,10 +150,10 @@ impl Models {
 pub struct Retention {
     /// What holds from now on: zero_data_retention, modified_abuse_monitoring; for a project also
     /// organization_default, none
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     /// Of this project, not of the organisation
     #[arg(long, value_name = "PROJECT")]
-    project: Option<String>,
+    pub(super) project: Option<String>,
 }
 
 impl Retention {
