@@ -16,6 +16,8 @@ mod error;
 mod handlers;
 mod idempotent;
 mod observe;
+#[cfg(feature = "otel")]
+pub mod otel;
 mod places;
 mod rates;
 mod routes;
@@ -48,6 +50,8 @@ pub(crate) struct Api {
     pub(crate) places: Arc<Semaphore>,
     /// A permit for each file that may be on its way in.
     pub(crate) uploads: Arc<Semaphore>,
+    #[cfg(feature = "otel")]
+    pub(crate) traces: otel::Traces,
 }
 
 impl Api {
@@ -57,6 +61,8 @@ impl Api {
             counters: Arc::default(),
             places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
+            #[cfg(feature = "otel")]
+            traces: otel::Traces::default(),
         }
     }
 }
@@ -88,10 +94,33 @@ pub async fn serve(
     service: Arc<Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    serve_as(door.into(), Api::new(service), shutdown).await
+}
+
+/// As [`serve`], with a span of each request for a collector.
+#[cfg(feature = "otel")]
+pub async fn serve_traced(
+    door: impl Into<Door>,
+    service: Arc<Service>,
+    collector: otel::Collector,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (traces, sending) = otel::Traces::to(collector)?;
+    let api = Api { traces, ..Api::new(service) };
+    let served = serve_as(door.into(), api, shutdown).await;
+    sending.end().await;
+    served
+}
+
+async fn serve_as(
+    door: Door,
+    api: Api,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let service = api.service.clone();
     // What processes left that are gone is settled before anything new is.
     let ledger = service.ledger().clone();
     ledger.start().await.map_err(std::io::Error::other)?;
-    let api = Api::new(service.clone());
     let (stop, stopping) = tokio::sync::watch::channel(false);
     // Ends with this future, however that ends.
     let mut working = tokio::task::JoinSet::new();
@@ -106,7 +135,7 @@ pub async fn serve(
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
     };
-    let Door { tcp, tls } = door.into();
+    let Door { tcp, tls } = door;
     let served = match tls {
         None => answer(tcp.tap_io(move |stream| no_delay(stream)), api, shutdown).await,
         Some(tls) => {

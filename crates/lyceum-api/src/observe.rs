@@ -58,6 +58,8 @@ pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -
     let matched = request.extensions().get::<MatchedPath>();
     let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let span = tracing::info_span!("request", id = %id, method = %method, route = %route);
+    #[cfg(feature = "otel")]
+    let traced = api.traces.begin(request.headers());
     let began = Instant::now();
     api.counters.in_flight.fetch_add(1, Ordering::Relaxed);
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -68,6 +70,11 @@ pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -
     span.in_scope(|| tracing::info!(status, ms = seconds * 1e3, "answered"));
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
+    }
+    #[cfg(feature = "otel")]
+    if let Some(mut traced) = traced {
+        traced.answered(&method, &route, response.status(), &id);
+        response = crate::otel::until_its_end(response, traced);
     }
     response
 }

@@ -298,7 +298,7 @@ fn administration_is_done_on_the_folder_and_told_in_json() {
     assert_ne!(text(&next["id"]), key);
     let keys = say(&format!("keys ls --project {project}"));
     assert_eq!(keys["keys"].as_array().unwrap().len(), 3, "{keys}");
-    let limit = say(&format!("admin limits set {project} --key {key} --requests-per-minute 3"));
+    let limit = say(&format!("admin limits set {project} --api-key {key} --requests-per-minute 3"));
     assert_eq!((limit["requests_per_minute"].as_u64(), &limit["tokens_per_minute"]), (Some(3), &Value::Null));
     say(&format!("admin limits set {project} --tokens-per-minute 9"));
     say(&format!("admin limits rm {project} --key {key}"));

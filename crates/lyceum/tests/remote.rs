@@ -237,7 +237,9 @@ fn a_training(house: &House) {
 fn refusals_keep_the_key_to_themselves(house: &House) {
     for arguments in [
         &["eval", "points", "rows.csv"][..],
-        &["keys", "ls"],
+        &["audit", "verify"],
+        &["admin", "organizations", "ls"],
+        &["admin", "users", "add", "Ann"],
         &["serve"],
         &["export", "points", "--output", "x"],
     ] {
@@ -277,4 +279,101 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         .iter()
         .find(|row| row["model"].as_str().is_some_and(|model| model.starts_with("poet")));
     assert_eq!(poet.unwrap()["output_tokens"], 8, "{usage}");
+    administration(house, admin);
+}
+
+/// A key of the organisation does from here what the command line does there, and says the same.
+fn administration(house: &House, admin: &str) {
+    let ask_with = |key: &str, arguments: &[&str]| {
+        let access = ["--json", "--url", &house.url, "--ca", "ca.pem", "--key", key];
+        lyceum(house.client.path(), &[arguments, &access].concat()).output().unwrap()
+    };
+    let parsed = |output: Output| -> Value {
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let ask = |arguments: &[&str]| parsed(ask_with(admin, arguments));
+    let there = |arguments: &[&str]| {
+        parsed(lyceum(house.server.path(), &[arguments, &["--json"]].concat()).output().unwrap())
+    };
+    let made = ask(&["admin", "projects", "create", "second"]);
+    let project = made["id"].as_str().unwrap();
+    ask(&["admin", "projects", "rename", project, "other"]);
+    ask(&["admin", "retention", "zero_data_retention", "--project", project]);
+    ask(&["admin", "models", "deny", project, "poet"]);
+    ask(&["admin", "limits", "set", project, "--requests-per-minute", "50", "--concurrent-requests", "3"]);
+    let account = ask(&["admin", "service-accounts", "create", project, "reader"]);
+    let (id, secret) = (account["id"].as_str().unwrap(), account["key"].as_str().unwrap());
+    assert_eq!(parsed(ask_with(secret, &["ls"]))["models"], Value::Array(vec![]), "its key is the project's");
+    let further = ask(&["keys", "create", "--project", project, "--owner", id, "--scope", "metrics"]);
+    let rotated = ask(&["keys", "rotate", further["id"].as_str().unwrap(), "--project", project]);
+    assert_eq!(rotated["scopes"], further["scopes"]);
+    let user = ask(&["admin", "users", "ls"])["users"][0]["id"].as_str().unwrap().to_owned();
+    ask(&["admin", "users", "role", &user, "member", "--project", project]);
+    let second = ask(&[
+        "admin",
+        "keys",
+        "create",
+        "--name",
+        "reads",
+        "--scope",
+        "organization.read",
+        "--expires",
+        "1h",
+    ]);
+    // What reads there reads the same here; when a key was last used is noted once a minute.
+    let without_use = |mut all: Value| {
+        for key in all["keys"].as_array_mut().into_iter().flatten() {
+            key["last_used_at"] = Value::Null;
+        }
+        all
+    };
+    for arguments in [
+        &["admin", "projects", "ls", "--archived"][..],
+        &["admin", "models", "show", project],
+        &["admin", "keys", "ls"],
+        &["admin", "users", "ls"],
+        &["admin", "users", "ls", "--project", project],
+        &["admin", "service-accounts", "ls", project],
+        &["admin", "limits", "ls", project],
+        &["keys", "ls", "--project", project],
+    ] {
+        let (mut here, mut on_the_server) = (without_use(ask(arguments)), without_use(there(arguments)));
+        if arguments[0] == "keys" {
+            // A server tells of keys that may still be used.
+            for all in [&mut here, &mut on_the_server] {
+                all["keys"].as_array_mut().unwrap().retain(|key| key["status"] == "active");
+            }
+        }
+        assert_eq!(here, on_the_server, "{arguments:?}");
+    }
+    assert_eq!(ask(&["admin", "retention", "--project", project])["retention_type"], "zero_data_retention");
+    let logged = ask(&["audit", "ls", "--limit", "5"]);
+    let local = there(&["audit", "ls", "--limit", "5"]);
+    for (here, on_the_server) in
+        logged["entries"].as_array().unwrap().iter().zip(local["entries"].as_array().unwrap())
+    {
+        for field in ["id", "type", "effective_at", "actor", "resource", "hash"] {
+            assert_eq!(here[field], on_the_server[field], "{field} of {here}");
+        }
+    }
+    assert_eq!(logged["entries"].as_array().unwrap().len(), 5);
+    // A key that reads changes nothing, and ended keys end.
+    let reads = second["key"].as_str().unwrap();
+    assert_eq!(told(&ask_with(reads, &["admin", "projects", "create", "third"])).0, 4);
+    ask(&["admin", "limits", "rm", project]);
+    assert_eq!(ask(&["admin", "limits", "ls", project])["limits"], Value::Array(vec![]));
+    // The server's own words: a service account's keys end with it.
+    let revoked = ask_with(admin, &["keys", "revoke", rotated["id"].as_str().unwrap(), "--project", project]);
+    assert_eq!(told(&revoked).1, "service_account_key");
+    let made = parsed(lyceum(house.server.path(), &["keys", "create", "--json"]).output().unwrap());
+    ask(&["keys", "revoke", made["id"].as_str().unwrap()]);
+    assert_eq!(told(&ask_with(made["key"].as_str().unwrap(), &["ls"])).0, 4);
+    ask(&["admin", "service-accounts", "rm", project, id]);
+    assert_eq!(told(&ask_with(secret, &["ls"])).0, 4);
+    ask(&["admin", "keys", "revoke", second["id"].as_str().unwrap()]);
+    assert_eq!(told(&ask_with(reads, &["admin", "users", "ls"])).0, 4);
+    ask(&["admin", "projects", "archive", project]);
+    // A project's key administers nothing.
+    assert_eq!(house.refused(&["admin", "projects", "ls"]).0, 4);
 }

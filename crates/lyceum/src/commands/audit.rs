@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 pub struct Audit {
     /// The organisation, where there are several
     #[arg(long, global = true, value_name = "ORG", default_value = "default")]
-    org: String,
+    pub(in crate::commands) org: String,
     #[command(subcommand)]
-    command: Command,
+    pub(in crate::commands) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(in crate::commands) enum Command {
     /// Recompute the chain of hashes, and name the first entry that is not what was written
     Verify {
         /// The last hash that an earlier verification printed must be in the chain

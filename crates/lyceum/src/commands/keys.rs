@@ -16,16 +16,16 @@ use std::time::Duration;
 pub struct Keys {
     /// The project, where there are several
     #[arg(long, global = true, value_name = "PROJECT")]
-    project: Option<String>,
+    pub(in crate::commands) project: Option<String>,
     /// The organisation of the project
     #[arg(long, global = true, value_name = "ORG", default_value = "default")]
-    org: String,
+    pub(in crate::commands) org: String,
     #[command(subcommand)]
-    command: Command,
+    pub(in crate::commands) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(in crate::commands) enum Command {
     /// Make a key and show it once
     Create {
         /// What the key is called

@@ -167,12 +167,49 @@ pub async fn listen(
         }
     }
     let until = ended(context.control.clone());
-    let server = tokio::spawn(lyceum_api::serve(Door { tcp, tls }, service.clone(), until));
+    let server = start(Door { tcp, tls }, service.clone(), until)?;
     // Jobs end with the server; what they left unfinished waits for the next one.
     let working = worker::work(context, &service);
     let serving = serve(context, &service, server);
     let ((), ()) = tokio::try_join!(working, serving)?;
     Ok(())
+}
+
+type Served = JoinHandle<std::io::Result<()>>;
+
+/// The server as a task, with traces where a collector is named.
+#[cfg(feature = "otel")]
+fn start(
+    door: Door,
+    service: Arc<Service>,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<Served, Failure> {
+    let collector = lyceum_api::otel::Collector::of(|name| std::env::var(name).ok());
+    let collector = collector.map_err(|error| {
+        Failure::usage(error.to_string(), "spans could not be sent there", "correct or unset the variable")
+    })?;
+    Ok(match collector {
+        Some(collector) => tokio::spawn(lyceum_api::serve_traced(door, service, collector, until)),
+        None => tokio::spawn(lyceum_api::serve(door, service, until)),
+    })
+}
+
+/// The server as a task. Who names a collector is told that this program sends nothing there.
+#[cfg(not(feature = "otel"))]
+fn start(
+    door: Door,
+    service: Arc<Service>,
+    until: impl Future<Output = ()> + Send + 'static,
+) -> Result<Served, Failure> {
+    if let Some(variable) = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
+        .into_iter()
+        .find(|variable| std::env::var_os(variable).is_some())
+    {
+        output::note(format!(
+            "{variable} is set, and this program was built without --features otel: no traces"
+        ));
+    }
+    Ok(tokio::spawn(lyceum_api::serve(door, service, until)))
 }
 
 /// As `TcpListener::bind`, with a longer queue of connections: in it a refused client waits for milliseconds, beyond
@@ -186,11 +223,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Says that models answer, and waits for the server's end.
-async fn serve(
-    context: &Context,
-    service: &Service,
-    server: JoinHandle<std::io::Result<()>>,
-) -> Result<(), Failure> {
+async fn serve(context: &Context, service: &Service, server: Served) -> Result<(), Failure> {
     let ready = lyceum_service::health::ready(service).await?;
     let versions = models::list(service.store(), &context.project).await?;
     if context.is_json() {

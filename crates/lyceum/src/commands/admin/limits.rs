@@ -34,7 +34,7 @@ pub struct Of {
     model: Option<String>,
     /// For this key (default: the whole project together)
     #[arg(long, value_name = "KEY")]
-    key: Option<String>,
+    api_key: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -51,9 +51,20 @@ pub struct Numbers {
     concurrent_requests: Option<u64>,
 }
 
+impl Numbers {
+    /// In the order in which they are shown.
+    pub(super) fn all(&self) -> [Option<u64>; 4] {
+        [self.requests_per_minute, self.tokens_per_minute, self.requests_per_day, self.concurrent_requests]
+    }
+}
+
 impl Of {
-    fn subject(&self) -> Result<RateSubject, Failure> {
-        let key = self.key.as_deref().map(str::parse).transpose()?;
+    pub(super) fn project(&self) -> &str {
+        &self.project
+    }
+
+    pub(super) fn subject(&self) -> Result<RateSubject, Failure> {
+        let key = self.api_key.as_deref().map(str::parse).transpose()?;
         let model = self.model.as_deref().map(str::parse).transpose()?;
         Ok(RateSubject { key, model })
     }

@@ -7,6 +7,7 @@ mod limits;
 mod master;
 mod people;
 mod projects;
+pub(in crate::commands) mod remote;
 mod shares;
 
 use crate::context::Context;
@@ -123,30 +124,47 @@ impl Desk<'_> {
         self.project(id).await
     }
 
-    /// One thing: its JSON for programs, its words for people.
     fn say(&self, json: &Value, words: impl AsRef<str>) {
-        match self.context.is_json() {
-            true => output::json_line(json),
-            false => output::text(words),
-        }
+        say(self.context, json, words);
     }
 
-    /// Several things under a name: JSON for programs, a table for people.
     fn list(&self, name: &str, header: &[&str], rows: Vec<(Value, Vec<String>)>) {
-        if self.context.is_json() {
-            let all: Vec<Value> = rows.into_iter().map(|(json, _)| json).collect();
-            return output::json_line(&serde_json::json!({ name: all }));
-        }
-        let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
-        output::table(header, &rows);
+        list(self.context, name, header, rows);
     }
 
-    /// A secret that is shown this once.
     fn show(&self, json: &Value, secret: &str, note: &str) {
-        if self.context.is_json() {
-            return output::json_line(json);
-        }
-        output::text(secret);
-        output::note(format!("{note}: it is shown this once"));
+        show(self.context, json, secret, note);
     }
+}
+
+/// One thing: its JSON for programs, its words for people.
+pub(in crate::commands) fn say(context: &Context, json: &Value, words: impl AsRef<str>) {
+    match context.is_json() {
+        true => output::json_line(json),
+        false => output::text(words),
+    }
+}
+
+/// Several things under a name: JSON for programs, a table for people.
+pub(in crate::commands) fn list(
+    context: &Context,
+    name: &str,
+    header: &[&str],
+    rows: Vec<(Value, Vec<String>)>,
+) {
+    if context.is_json() {
+        let all: Vec<Value> = rows.into_iter().map(|(json, _)| json).collect();
+        return output::json_line(&serde_json::json!({ name: all }));
+    }
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|(_, row)| row).collect();
+    output::table(header, &rows);
+}
+
+/// A secret that is shown this once.
+pub(in crate::commands) fn show(context: &Context, json: &Value, secret: &str, note: &str) {
+    if context.is_json() {
+        return output::json_line(json);
+    }
+    output::text(secret);
+    output::note(format!("{note}: it is shown this once"));
 }

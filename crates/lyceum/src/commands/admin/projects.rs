@@ -96,11 +96,7 @@ impl Projects {
                 desk.say(&told(&made), &made.project.id);
             }
             Projects::Erase { id, confirm } => {
-                if id != confirm {
-                    let message = format!("--confirm says {confirm:?}, not {id:?}");
-                    let why = "what is erased cannot be brought back";
-                    return Err(Failure::usage(message, why, format!("--confirm {id}, if you mean it")));
-                }
+                confirmed(&id, &confirm)?;
                 let project = desk.project(&id).await?;
                 let receipt = lyceum_service::erasure::erase(&desk.store, &project, &desk.act()).await?;
                 desk.say(&receipt, format!("{receipt:#}"));
@@ -129,6 +125,16 @@ impl Projects {
         }
         Ok(())
     }
+}
+
+/// Whether the project that is to be erased was named twice.
+pub(super) fn confirmed(id: &str, confirm: &str) -> Result<(), Failure> {
+    if id == confirm {
+        return Ok(());
+    }
+    let message = format!("--confirm says {confirm:?}, not {id:?}");
+    let why = "what is erased cannot be brought back";
+    Err(Failure::usage(message, why, format!("--confirm {id}, if you mean it")))
 }
 
 fn no_master() -> Failure {
@@ -184,10 +190,10 @@ impl Models {
 pub struct Retention {
     /// What holds from now on: zero_data_retention, modified_abuse_monitoring; for a project also
     /// organization_default, none
-    kind: Option<String>,
+    pub(super) kind: Option<String>,
     /// Of this project, not of the organisation
     #[arg(long, value_name = "PROJECT")]
-    project: Option<String>,
+    pub(super) project: Option<String>,
 }
 
 impl Retention {

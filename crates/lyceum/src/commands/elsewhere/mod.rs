@@ -5,6 +5,7 @@
 
 mod answers;
 mod models;
+mod organization;
 mod training;
 mod trust;
 mod usage;
@@ -36,6 +37,9 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client),
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
+        Command::Admin(args) => args.run_remote(context, client),
+        Command::Keys(args) => args.run_remote(context, client),
+        Command::Audit(args) => args.run_remote(context, client),
         other => Err(refused(&other)),
     }
 }
@@ -56,11 +60,8 @@ fn refused(command: &Command) -> Failure {
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
         Command::Export(_) => ("export", "no route gives the files of a model"),
-        Command::Keys(_) => ("keys", "a project's key cannot make keys; an admin key can, by HTTP"),
         Command::Prices(_) => ("prices", "no route shows or changes prices"),
         Command::Budgets(_) => ("budgets", "no route shows or changes budgets of money"),
-        Command::Admin(_) => ("admin", "it works on the database; /v1/organization does the same by HTTP"),
-        Command::Audit(_) => ("audit", "it verifies the database; /v1/organization/audit_logs lists by HTTP"),
         Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };
