@@ -92,8 +92,8 @@ impl Workspace {
         self.n_used = 0;
     }
 
-    /// Forgets the last tape, and the kept memory where it is more than twice what was in use at once: in serving,
-    /// lengths vary from pass to pass, and buffers of many classes gather.
+    /// Forgets the last tape, and the kept memory where it is more than twice what was in use at once: where
+    /// lengths vary from pass to pass (serving, lines of a fine-tuning), buffers of many classes gather.
     pub fn trim(&mut self) {
         self.reset();
         if self.n_free > 2 * self.n_used_max {

@@ -93,6 +93,7 @@ impl Run {
         }
         let scale = 1.0 / n_terms.max(1) as f32;
         self.grads.clear();
+        self.bound_memory(data);
         let mut loss_sum = 0.0;
         for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             let key = Dropout { seed: self.seed, step: step * self.spec.accumulate as u64 + micro as u64 };
@@ -132,6 +133,13 @@ impl Run {
             clip_scale(grad_norm, self.spec.grad_clip),
         );
         Ok(StepReport { loss: loss_sum, grad_norm, lr, n_examples })
+    }
+
+    /// Lines differ in length and so does every step of them: buffers of all sizes would gather.
+    pub(crate) fn bound_memory(&mut self, data: &Dataset) {
+        if data.is_sequences() {
+            self.workspace.trim();
+        }
     }
 
     /// The gradients of the last step, for tests.

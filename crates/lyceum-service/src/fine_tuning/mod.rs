@@ -69,7 +69,8 @@ pub struct Quote {
 impl Quote {
     fn most(&self) -> Counts {
         Counts {
-            training_tokens: self.trained_tokens.unwrap_or(0),
+            // What is counted in rows may say its tokens too.
+            training_tokens: self.trained_tokens.filter(|_| self.trained_rows.is_none()).unwrap_or(0),
             training_rows: self.trained_rows.unwrap_or(0),
             ..Counts::default()
         }

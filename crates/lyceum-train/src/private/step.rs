@@ -52,6 +52,7 @@ impl Run {
         // operations than those of adapters round anew in the weighted sum.
         let precision = if data.is_sequences() { self.precision } else { Precision::F32 };
         self.grads.clear();
+        self.bound_memory(data);
         for (micro, rows) in rows.chunks(self.spec.batch_size).enumerate() {
             let batch = &mut self.batches[0];
             data.fill(rows, batch);
