@@ -11,7 +11,7 @@ use lyceum_train::run::Run;
 use lyceum_train::version::{VersionName, version_files};
 use lyceum_train::{Event, Fitted, Observer, TrainError, train};
 use lyceum_types::control::{Control, Stop};
-use lyceum_types::spec::Spec;
+use lyceum_types::spec::{ModelSpec, Spec};
 use serde_json::Value;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -188,6 +188,25 @@ fn without_noise_and_clipping_a_step_over_all_rows_is_the_plain_mean() {
             assert!((a - b).abs() < 1e-5, "{a} {b}");
         }
     }
+}
+
+#[test]
+fn masks_of_dropout_come_from_the_secret_and_not_from_the_seed_that_everybody_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    write_rows(dir.path());
+    let step = |seed: u64, secret: u64| {
+        let mut spec = spec(COLUMNS, "steps = 5\nbatch_size = 30", PUBLIC);
+        let ModelSpec::Mlp(mlp) = &mut spec.model else { unreachable!() };
+        mlp.dropout = 0.5;
+        let (loaded, run, private) = parts(&spec, dir.path());
+        let mut run = Run::new(&spec.train, seed, run.model, &loaded.train);
+        let quiet = Mechanism { noise: 0.0, ..private.mechanism };
+        let rows: Vec<usize> = (0..30).collect();
+        run.noisy_step(&loaded.train, 0, &quiet, &Noise::insecure(secret), &rows).unwrap();
+        bytes(&run.model.params)
+    };
+    assert!(step(3, 1) == step(4, 1), "the public seed decides nothing");
+    assert!(step(3, 1) != step(3, 2), "another secret, other masks");
 }
 
 #[test]

@@ -43,6 +43,17 @@ impl Noise {
         &self.key
     }
 
+    /// What masks of dropout and starts of attacks are drawn from. They fall to the drawn examples by their place, which
+    /// says something about the others: with a seed that everybody knows, one example more would change what the others
+    /// are multiplied by, and the sum by more than its clip. From the secret they are independent of all examples, so
+    /// whose mask is whose makes no difference to any probability.
+    pub(super) fn mask_seed(&self) -> u64 {
+        let hash = Sha256::new().chain_update(self.key).chain_update("masks").finalize();
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&hash[..8]);
+        u64::from_le_bytes(bytes)
+    }
+
     /// Poisson sampling: each of `n` examples with probability `q`, by itself.
     pub fn draw(&self, step: u64, n: usize, q: f64, rows: &mut Vec<usize>) {
         let mut rng = ChaCha20Rng::from_seed(self.key);

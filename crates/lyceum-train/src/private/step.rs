@@ -53,10 +53,11 @@ impl Run {
         let precision = if data.is_sequences() { self.precision } else { Precision::F32 };
         self.grads.clear();
         self.bound_memory(data);
+        let seed = noise.mask_seed();
         for (micro, rows) in rows.chunks(self.spec.batch_size).enumerate() {
             let batch = &mut self.batches[0];
             data.fill(rows, batch);
-            let key = Dropout { seed: self.seed, step: step * MICRO_STEPS_MAX + micro as u64 };
+            let key = Dropout { seed, step: step * MICRO_STEPS_MAX + micro as u64 };
             // Each row is changed by itself, from the weights that the noise already protects.
             if let Some(robust) = &mut self.robust {
                 robust.change(&self.model, batch, Precision::F32, key.seed, key.step)?;
