@@ -1,8 +1,10 @@
-//! Erasing what an encrypted project keeps, with a signed receipt that says what was done and what was not.
+//! Encrypted projects: made with a key of their own, and erased with a signed receipt that says what was done and what
+//! was not.
 
 use crate::card::seal::{self, Signer};
 use crate::{Service, ServiceError};
 use lyceum_store::tenancy::Act;
+use lyceum_store::tenancy::projects::{self, Described};
 use lyceum_store::vault::erase::{self, Kept};
 use lyceum_store::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -52,12 +54,23 @@ pub async fn erase(store: &Store, project: &Project, act: &Act) -> Result<Value,
     Ok(receipt)
 }
 
-/// Makes a new project one whose content is sealed. It must keep nothing yet.
+/// Makes a project, with a key that seals what it keeps where it is to be encrypted.
 ///
 /// # Errors
-/// This process has not the master key of that id.
-pub fn encrypt(service: &Store, project: &Project, now: Timestamp) -> Result<(), ServiceError> {
-    Ok(service.keyring().create(project, now)?)
+/// This process has no master key; a name that cannot be one; the disk. A project whose key could not be made is archived:
+/// nothing is kept in plain bytes by mistake.
+pub async fn create_project(
+    store: &Store,
+    (tenant, name): (&str, &str),
+    is_encrypted: bool,
+    act: &Act,
+) -> Result<Described, ServiceError> {
+    let created = projects::create(store, tenant, name, act).await?;
+    if is_encrypted && let Err(error) = store.keyring().create(&created.project, act.now) {
+        projects::archive(store, &created.project, act).await?;
+        return Err(error.into());
+    }
+    Ok(created)
 }
 
 /// Refuses a master key that this server has not.

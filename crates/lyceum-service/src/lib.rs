@@ -20,7 +20,7 @@ pub mod completions;
 pub mod decisions;
 pub mod drift;
 pub mod embeddings;
-pub mod erasure;
+pub mod encryption;
 mod error;
 pub mod explain;
 pub mod files;
