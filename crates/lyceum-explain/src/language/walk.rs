@@ -80,7 +80,7 @@ impl<'a> Walker<'a> {
     pub(super) fn embedded(&mut self) -> Result<Vec<f32>, ExplainError> {
         let (sections, ids) = (self.question.sections.clone(), self.question.ids.clone());
         let mut found = self.turn(0, move |ws| Ok(vec![sections.embed(ws, &ids)?]))?;
-        Ok(found.pop().unwrap_or_default())
+        Ok(found.pop().expect("a turn gives what it made: bug"))
     }
 
     /// Forward from `n` entries, one turn a layer.

@@ -41,7 +41,7 @@ pub(crate) async fn chat(
     let mut read = VecDeque::from(read);
     if !read.is_empty() {
         conversation("messages", &mut request.messages, &mut |_, _, text| {
-            *text = read.pop_front().unwrap_or_default();
+            *text = read.pop_front().expect("as many texts come back as went: bug");
         });
     }
     guarded.refuse_changed(&[("logprobs", request.logprobs.is_some())])?;
@@ -60,7 +60,9 @@ pub(crate) async fn messages(
         texts.push(Text { written, ..Text::new(param, std::mem::take(text)) });
     });
     let mut read = VecDeque::from(guard.read(texts).await?.0);
-    conversation("messages", messages, &mut |_, _, text| *text = read.pop_front().unwrap_or_default());
+    conversation("messages", messages, &mut |_, _, text| {
+        *text = read.pop_front().expect("as many texts come back as went: bug")
+    });
     Ok(())
 }
 
