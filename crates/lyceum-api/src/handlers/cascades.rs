@@ -1,5 +1,6 @@
 //! `/v1/cascades[/{id}[/cancel]]`
 
+use super::records;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
@@ -52,10 +53,7 @@ pub async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
 ) -> Result<axum::Json<CascadeList>, ApiError> {
-    let look = move |service: &lyceum_service::Service| {
-        background::list(service, &caller.project, Kind::Cascade, LISTED_MAX)
-    };
-    let records = background::off_runtime(&api.service, look).await?;
+    let records = records::newest(&api, caller, Kind::Cascade, LISTED_MAX).await?;
     let data = records.iter().map(record_body).collect();
     Ok(axum::Json(CascadeList { object: "list", data }))
 }
@@ -69,10 +67,7 @@ pub async fn find(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Value>, ApiError> {
-    let look = move |service: &lyceum_service::Service| {
-        background::find(service, &caller.project, Kind::Cascade, &id)
-    };
-    Ok(axum::Json(record_body(&background::off_runtime(&api.service, look).await?)))
+    Ok(axum::Json(record_body(&records::one(&api, caller, Kind::Cascade, id).await?)))
 }
 
 /// Ends the making of one; what has ended stays as it is.

@@ -23,6 +23,7 @@ pub mod organization;
 pub mod pii;
 pub mod predict;
 pub mod privacy;
+mod records;
 pub mod registry;
 pub mod rerank;
 pub mod residents;

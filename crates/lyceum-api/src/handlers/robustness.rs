@@ -1,5 +1,6 @@
 //! `/v1/robustness/runs[/{id}[/cancel, /failures]]`
 
+use super::records;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
@@ -63,10 +64,7 @@ pub async fn list(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
 ) -> Result<axum::Json<RunRecordList>, ApiError> {
-    let look = move |service: &lyceum_service::Service| {
-        background::list(service, &caller.project, Kind::Robustness, LISTED_MAX)
-    };
-    let records = background::off_runtime(&api.service, look).await?;
+    let records = records::newest(&api, caller, Kind::Robustness, LISTED_MAX).await?;
     let data = records.iter().map(record_body).collect();
     Ok(axum::Json(RunRecordList { object: "list", data }))
 }
@@ -80,10 +78,7 @@ pub async fn find(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<axum::Json<Value>, ApiError> {
-    let look = move |service: &lyceum_service::Service| {
-        background::find(service, &caller.project, Kind::Robustness, &id)
-    };
-    Ok(axum::Json(record_body(&background::off_runtime(&api.service, look).await?)))
+    Ok(axum::Json(record_body(&records::one(&api, caller, Kind::Robustness, id).await?)))
 }
 
 /// Ends a run at its next pass; one that has ended stays as it is.

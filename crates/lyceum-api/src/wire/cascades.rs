@@ -1,7 +1,7 @@
 //! `/v1/cascades`, and what a decision of a cascade says of its way.
 
 use super::decisions::{ChoiceBody, ChoiceValueBody};
-use super::model_ref;
+use super::{model_ref, with_documents};
 use crate::error::ApiError;
 use lyceum_service::background::Record;
 use lyceum_service::cascades::{Ask, Created, Plan, Source};
@@ -161,19 +161,12 @@ pub fn result_body(created: &Created) -> Value {
 }
 
 pub fn record_body(record: &Record) -> Value {
-    let mut body = json!({
+    let body = json!({
         "object": "cascade", "id": record.id, "created_at": record.created_at, "started_at": record.started_at,
         "finished_at": record.finished_at, "status": record.status.as_str(), "error": record.error, "model": null,
         "sha256": null, "definition": null, "report": null,
     });
-    if let Some(all) = body.as_object_mut() {
-        for part in [&record.request, &record.result] {
-            all.extend(
-                part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
-            );
-        }
-    }
-    body
+    with_documents(body, record)
 }
 
 /// As documents show it.

@@ -33,9 +33,11 @@ pub mod uploads;
 pub mod usage;
 
 use crate::error::ApiError;
+use lyceum_service::background::Record;
 use lyceum_service::completions::Priority;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
+use serde_json::Value;
 
 /// The reference in a `model` field.
 pub fn model_ref(text: &str) -> Result<ModelRef, ApiError> {
@@ -105,4 +107,15 @@ pub fn path_model_ref(text: &str) -> Result<ModelRef, ApiError> {
 pub fn organization_id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, ApiError> {
     let id = || text.chars().take(64).collect();
     text.parse().map_err(|_| lyceum_service::ServiceError::NotFound { what, id: id() }.into())
+}
+
+/// What a record of the background is told as: these fields, over them what was asked, and what was found.
+pub fn with_documents(mut body: Value, record: &Record) -> Value {
+    if let Some(all) = body.as_object_mut() {
+        for part in [&record.request, &record.result] {
+            let fields = part.as_object().into_iter().flatten();
+            all.extend(fields.map(|(key, value)| (key.clone(), value.clone())));
+        }
+    }
+    body
 }

@@ -1,7 +1,7 @@
 //! `/v1/robustness/runs`, and the suite that `lyceum attack` reads: one grammar for both doors.
 
-use super::model_ref;
 use super::predict::instances;
+use super::{model_ref, with_documents};
 use crate::error::ApiError;
 use lyceum_kernels::cpu;
 use lyceum_nn::Precision;
@@ -607,20 +607,13 @@ pub fn lines(run: &Run) -> Vec<u8> {
 }
 
 pub fn record_body(record: &Record) -> Value {
-    let mut body = json!({
+    let body = json!({
         "object": "robustness.run", "id": record.id, "created_at": record.created_at,
         "started_at": record.started_at, "finished_at": record.finished_at, "status": record.status.as_str(),
         "error": record.error, "data": null, "model_sha256": null, "unit": null, "results": null, "flags": null, "gate": null,
         "n_failures": null, "not_evaluated": null,
     });
-    if let Some(all) = body.as_object_mut() {
-        for part in [&record.request, &record.result] {
-            all.extend(
-                part.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())),
-            );
-        }
-    }
-    body
+    with_documents(body, record)
 }
 
 /// A list of runs.

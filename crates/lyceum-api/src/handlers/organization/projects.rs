@@ -13,7 +13,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_service::tenancy::Listed;
 use lyceum_service::tenancy::projects::{self, Described, Which};
-use lyceum_service::{ServiceError, erasure};
+use lyceum_service::{ServiceError, encryption};
 
 /// The organisation's projects, in the order of their ids; `include_archived=true` lists archived ones too.
 #[utoipa::path(get, path = "/v1/organization/projects", tag = "administration",
@@ -48,13 +48,10 @@ pub async fn create(
 ) -> Result<Json<ProjectBody>, ApiError> {
     let (name, master) = body.parse()?;
     if let Some(master) = &master {
-        erasure::require_master(&api.service, master)?;
+        encryption::require_master(&api.service, master)?;
     }
-    let (store, act) = (api.service.store(), by.act());
-    let created = projects::create(store, by.tenant(), &name, &act).await.map_err(ServiceError::from)?;
-    if master.is_some() {
-        erasure::encrypt(store, &created.project, act.now)?;
-    }
+    let (store, asked) = (api.service.store(), (by.tenant(), &*name));
+    let created = encryption::create_project(store, asked, master.is_some(), &by.act()).await?;
     told(&api, created).map(Json)
 }
 
@@ -120,7 +117,7 @@ pub async fn erase(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, ApiError> {
     let at = found(&api, &by, &id).await?;
-    Ok(Json(erasure::erase(api.service.store(), &at, &by.act()).await?))
+    Ok(Json(encryption::erase(api.service.store(), &at, &by.act()).await?))
 }
 
 /// Which models the project may ask.
