@@ -3,27 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
-use serde_json::{Value, json};
+mod program;
+
+use program::{last, lyceum, refusal};
+use serde_json::json;
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", "d"]);
-    command.output().unwrap()
-}
-
-fn last(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap_or("null"))
-        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-fn refusal(output: &Output) -> (i32, Value) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let error: Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
-    (output.status.code().unwrap(), error["error"].clone())
-}
 
 /// Two numbers; `far` where their sum, seen through noise, is above zero.
 fn rows(n: u64, seed: u64) -> Vec<(f64, f64, &'static str)> {

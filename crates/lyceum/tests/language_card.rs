@@ -5,21 +5,9 @@
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
-use serde_json::Value;
-use std::path::Path;
-use std::process::{Command, Output};
+mod program;
 
-fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", "d"]);
-    command.output().unwrap()
-}
-
-fn last(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap_or("null"))
-        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
-}
+use program::{last, lyceum};
 
 #[test]
 fn an_imported_model_is_measured_and_its_card_verified() {

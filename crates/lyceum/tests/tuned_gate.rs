@@ -6,27 +6,11 @@
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
+mod program;
+
+use program::{last, lyceum, refusal};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", "d"]);
-    command.output().unwrap()
-}
-
-fn last(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    serde_json::from_str(text.lines().last().unwrap_or("null"))
-        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-fn refusal(output: &Output) -> (i32, Value) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let error: Value = serde_json::from_str(text.lines().last().unwrap_or("null")).unwrap();
-    (output.status.code().unwrap(), error["error"].clone())
-}
 
 fn chats(folder: &Path, file: &str, n: usize, answer: &str) {
     let line = |i: usize| {
