@@ -171,8 +171,11 @@ impl Keyring {
             let key = self.unwrap(&project, &wrapped, master)?;
             let path = self.layout.project_key(&project);
             let anew = wrap(&key, &project, to, wrapped.created_at)?;
-            // Over the old bytes: the old master key opens nothing afterwards.
+            let failed = |error| StoreError::file("replace", &path, error);
+            let old = std::fs::OpenOptions::new().write(true).open(&path).map_err(failed)?;
             self.write(&path, &anew)?;
+            // It has no name any more; what it held opens nothing with the old master key afterwards.
+            overwrite(old).map_err(failed)?;
             n_wrapped += 1;
         }
         Ok(n_wrapped)
@@ -293,12 +296,16 @@ fn locked(project: &Project, why: &str) -> StoreError {
 /// Overwrites a small file in its place, flushes and removes it.
 fn shred(path: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::file("destroy", path, error);
-    let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
-    let n = file.metadata().map_err(failed)?.len();
-    file.write_all(&vec![0; n as usize]).and_then(|()| file.sync_all()).map_err(failed)?;
-    drop(file);
+    let file = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
+    overwrite(file).map_err(failed)?;
     std::fs::remove_file(path).map_err(failed)?;
     sync_dir(path.parent().unwrap_or(path))
+}
+
+fn overwrite(mut file: std::fs::File) -> std::io::Result<()> {
+    let n = file.metadata()?.len();
+    file.write_all(&vec![0; n as usize])?;
+    file.sync_all()
 }
 
 /// Writes a project's document, sealed where the project is encrypted, whole or not at all.

@@ -46,7 +46,7 @@ struct Whose {
     project: Option<String>,
     /// One key of the project: key_…
     #[arg(long, value_name = "KEY", requires = "project")]
-    key: Option<String>,
+    api_key: Option<String>,
     /// month: every calendar month (UTC) anew; total: once
     #[arg(long, value_name = "PERIOD", default_value = "month")]
     period: String,
@@ -54,7 +54,7 @@ struct Whose {
 
 impl Whose {
     fn parse(self, context: &Context) -> Result<(Place, Period), Failure> {
-        let api_key = match self.key {
+        let api_key = match self.api_key {
             Some(key) => key.parse::<KeyId>()?.to_string(),
             None => String::new(),
         };

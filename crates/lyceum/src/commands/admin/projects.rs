@@ -4,6 +4,7 @@ use super::Desk;
 use crate::failure::Failure;
 use crate::time;
 use clap::{Args, Subcommand};
+use lyceum_service::encryption;
 use lyceum_store::keys::KeyGrant;
 use lyceum_store::tenancy::projects::{self, Described, Which};
 use lyceum_store::tenancy::{Page, admin_keys};
@@ -88,17 +89,14 @@ impl Projects {
                 if encrypted && desk.store.keyring().master_id().is_none() {
                     return Err(no_master());
                 }
-                let act = desk.act();
-                let made = projects::create(&desk.store, &desk.tenant, &name, &act).await?;
-                if encrypted {
-                    desk.store.keyring().create(&made.project, act.now)?;
-                }
+                let asked = (&*desk.tenant, &*name);
+                let made = encryption::create_project(&desk.store, asked, encrypted, &desk.act()).await?;
                 desk.say(&told(&made), &made.project.id);
             }
             Projects::Erase { id, confirm } => {
                 confirmed(&id, &confirm)?;
                 let project = desk.project(&id).await?;
-                let receipt = lyceum_service::erasure::erase(&desk.store, &project, &desk.act()).await?;
+                let receipt = encryption::erase(&desk.store, &project, &desk.act()).await?;
                 desk.say(&receipt, format!("{receipt:#}"));
             }
             Projects::Ls { archived } => {
