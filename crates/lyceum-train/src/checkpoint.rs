@@ -236,6 +236,14 @@ pub fn read(
     Ok(Restored { noise: read_noise(path), progress: reader.state.progress, best })
 }
 
+/// The steps that had been taken at a checkpoint.
+///
+/// # Errors
+/// A state that cannot be read.
+pub fn step(path: &Path) -> Result<u64, TrainError> {
+    Ok(Reader::open(path)?.state.progress.step)
+}
+
 /// Fills `params` with those of a checkpoint of the same model; the steps that had been taken.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod decisions;
 mod door;
 mod encoders;
 mod explain;
+mod explain_decisions;
 mod explain_language;
 mod extras;
 mod files;

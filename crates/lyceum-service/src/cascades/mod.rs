@@ -187,6 +187,7 @@ pub(crate) async fn ask(
         input: input.clone(),
         questions: vec![question],
         explain: None,
+        explained: None,
         promises: crate::robustness::Promises::default(),
     };
     // A decision of a cascade asks for decisions of its members, which are none.
