@@ -149,7 +149,11 @@ impl<'m> Reader<'m> {
         }
         if !cpu::available().contains(&setting.path) {
             let reason = format!("this processor has no {}", setting.path.name());
-            return Err(RobustError::unsupported("an environment", reason, "leave it out, or run it elsewhere"));
+            return Err(RobustError::unsupported(
+                "an environment",
+                reason,
+                "leave it out, or run it elsewhere",
+            ));
         }
         let mut ws = Workspace::new();
         cpu::with_path(setting.path, || {
@@ -357,6 +361,8 @@ mod tests {
         let changed = Reader { model: &other, ..reader };
         diverge((reader, setting()), changed, &texts, &mut into).unwrap();
         let far = into[0].1.distance().unwrap();
-        assert!(!far.identical && far.kl_mean > 0.0 && far.perplexity.unwrap()[0] != far.perplexity.unwrap()[1]);
+        assert!(
+            !far.identical && far.kl_mean > 0.0 && far.perplexity.unwrap()[0] != far.perplexity.unwrap()[1]
+        );
     }
 }
