@@ -250,6 +250,11 @@ impl Service {
         self.languages.loaded()
     }
 
+    /// Memory that imported models do not take of what they may.
+    pub(crate) fn language_room(&self) -> usize {
+        self.languages.room()
+    }
+
     /// Lets imported models go that nobody asked for since `idle`; how many.
     pub fn unload_idle(&self, idle: Duration) -> usize {
         self.languages.unload_idle(idle)

@@ -145,6 +145,11 @@ impl<T: Weighs> Residents<T> {
         }
     }
 
+    /// Bytes that could be loaded without a version having to leave.
+    pub(crate) fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.lock().bytes())
+    }
+
     pub(crate) fn loaded(&self) -> Vec<Arc<T>> {
         self.lock().cells.values().filter_map(|slot| slot.cell.get().cloned()).collect()
     }

@@ -27,6 +27,7 @@ mod load;
 mod moderations;
 mod registry;
 mod responses;
+mod robust_language;
 mod robust_matrix;
 mod robustness;
 mod selections;

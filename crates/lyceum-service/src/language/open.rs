@@ -128,6 +128,25 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
     Ok(Opened { model, words, kind, format: "safetensors", family, licence, notes })
 }
 
+/// The types that the matrices of a folder's files have.
+pub(crate) fn kinds_of_matrices(dir: &Path) -> Result<Vec<Stored>, OpenError> {
+    let file = dir.join(GGUF);
+    let checkpoint = if file.is_file() {
+        Checkpoint::gguf(weights(&file)?)?.0
+    } else {
+        let files = weight_files(dir)?;
+        Checkpoint::safetensors(files.iter().map(|file| weights(file)).collect::<Result<_, _>>()?)?
+    };
+    let matrices = checkpoint.names().filter_map(|name| checkpoint.find(name)).filter(|t| t.dims.len() == 2);
+    let mut kinds = Vec::new();
+    for tensor in matrices {
+        if !kinds.contains(&tensor.kind) {
+            kinds.push(tensor.kind);
+        }
+    }
+    Ok(kinds)
+}
+
 /// What the language model of a folder is; its weights are not read.
 pub(super) fn description(dir: &Path) -> Result<causal_lm::Config, OpenError> {
     let file = dir.join(GGUF);
