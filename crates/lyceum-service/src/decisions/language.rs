@@ -19,7 +19,7 @@ use crate::generation::Speaker;
 use crate::guard::texts;
 use crate::meter::{Counts, Here, Share};
 use crate::{Content, Language, Payer, Service, ServiceError};
-use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, TokenMask};
+use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, Tenant, TokenMask};
 use lyceum_language::reasoning::{Begins, ReasoningFormat};
 use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
@@ -77,7 +77,8 @@ pub(super) async fn create(
         cascade: None,
     };
     let here = Here(Some(service.ledger().open(payer, &language.version, most(&asked)).await?));
-    let likely = match score(service, &language, &asked, &here.share()).await {
+    let whose = Whose { language: &language, tenant: payer.tenant() };
+    let likely = match score(service, &whose, &asked, &here.share()).await {
         Ok(likely) => likely,
         Err(error) => {
             here.fail(&error);
@@ -130,7 +131,7 @@ fn most(asked: &[Asked]) -> Counts {
 /// How likely each label of each question is, in their order.
 async fn score(
     service: &Service,
-    language: &Arc<Language>,
+    whose: &Whose<'_>,
     asked: &[Asked],
     share: &Share,
 ) -> Result<Vec<Scored>, ServiceError> {
@@ -145,7 +146,7 @@ async fn score(
     for window in labels.chunks(AT_ONCE) {
         // Dropped with what is under way when a client leaves.
         let start = |(prompt, label, reads): &(Arc<[u32]>, Vec<u32>, CountPrompt)| {
-            Scoring::start(service, language, (prompt, label), (share.clone(), *reads))
+            Scoring::start(service, whose, (prompt, label), (share.clone(), *reads))
         };
         let running: Vec<Scoring> = window.iter().map(start).collect::<Result<_, _>>()?;
         for scoring in running {
@@ -184,6 +185,12 @@ async fn of_texts(
             Err(ServiceError::invalid("model", "unsupported_model", message))
         }
     }
+}
+
+/// Who answers, and for whom.
+struct Whose<'a> {
+    language: &'a Arc<Language>,
+    tenant: Tenant,
 }
 
 /// A question as tokens.
@@ -352,7 +359,7 @@ impl Drop for Scoring {
 impl Scoring {
     fn start(
         service: &Service,
-        language: &Arc<Language>,
+        whose: &Whose<'_>,
         (prompt, label): (&Arc<[u32]>, &[u32]),
         (share, reads): (Share, CountPrompt),
     ) -> Result<Self, ServiceError> {
@@ -367,14 +374,17 @@ impl Scoring {
             }
         });
         let forced = Forced { label: label.to_vec(), at: 0 };
+        let speaker = Speaker::Language(whose.language.clone());
         let sequence = GenerateRequest {
-            never_tokens: Speaker::Language(language.clone()).never(),
+            adapter: speaker.adapter(),
+            tenant: whose.tenant,
+            never_tokens: speaker.never(),
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
             kept: Some(kept.clone()),
             metered,
             cancelled: Some(cancelled.clone()),
-            ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), label.len(), sink)
+            ..GenerateRequest::new(speaker.model().clone(), prompt.to_vec(), label.len(), sink)
         };
         service.engine().generate(sequence).map_err(crate::refused)?;
         Ok(Scoring { receiver, kept, cancelled })

@@ -81,7 +81,7 @@ impl Admitted<'_> {
 }
 
 /// The key under which the engine knows a project: whose work it is, without a name.
-fn tenant(project: &Project) -> Tenant {
+pub(crate) fn tenant(project: &Project) -> Tenant {
     let mut hash = Sha256::new();
     // With its length, so that no two projects run into one text.
     hash.update((project.tenant.len() as u64).to_le_bytes());
