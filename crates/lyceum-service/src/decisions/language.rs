@@ -20,7 +20,7 @@ use crate::generation::Speaker;
 use crate::guard::texts;
 use crate::meter::{Counts, Here, Share};
 use crate::{Content, Language, Payer, Service, ServiceError};
-use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, TokenMask};
+use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, Tenant, TokenMask};
 use lyceum_language::reasoning::{Begins, ReasoningFormat};
 use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
@@ -92,8 +92,9 @@ pub(super) async fn create(
     let most = Counts { passes, ..most(&asked) };
     let here = Here(Some(service.ledger().open(payer, &language.version, most).await?));
     let share = here.share();
+    let whose = Whose { language: &language, tenant: payer.tenant() };
     let work = async {
-        let likely = score(service, &language, &asked, &share).await?;
+        let likely = score(service, &whose, &asked, &share).await?;
         let Some((why, which, _)) = &why else { return Ok((likely, None)) };
         let before: usize = asked[..*which].iter().map(|asked| asked.labels.len()).sum();
         let own = &likely[before..before + asked[*which].labels.len()];
@@ -211,7 +212,7 @@ fn most(asked: &[Asked]) -> Counts {
 /// How likely each label of each question is, in their order.
 async fn score(
     service: &Service,
-    language: &Arc<Language>,
+    whose: &Whose<'_>,
     asked: &[Asked],
     share: &Share,
 ) -> Result<Vec<Scored>, ServiceError> {
@@ -226,7 +227,7 @@ async fn score(
     for window in labels.chunks(AT_ONCE) {
         // Dropped with what is under way when a client leaves.
         let start = |(prompt, label, reads): &(Arc<[u32]>, Vec<u32>, CountPrompt)| {
-            Scoring::start(service, language, (prompt, label), (share.clone(), *reads))
+            Scoring::start(service, whose, (prompt, label), (share.clone(), *reads))
         };
         let running: Vec<Scoring> = window.iter().map(start).collect::<Result<_, _>>()?;
         for scoring in running {
@@ -264,6 +265,12 @@ async fn of_texts(
             Err(ServiceError::invalid("model", "unsupported_model", message))
         }
     }
+}
+
+/// Who answers, and for whom.
+struct Whose<'a> {
+    language: &'a Arc<Language>,
+    tenant: Tenant,
 }
 
 /// A question as tokens.
@@ -440,7 +447,7 @@ impl Drop for Scoring {
 impl Scoring {
     fn start(
         service: &Service,
-        language: &Arc<Language>,
+        whose: &Whose<'_>,
         (prompt, label): (&Arc<[u32]>, &[u32]),
         (share, reads): (Share, CountPrompt),
     ) -> Result<Self, ServiceError> {
@@ -455,15 +462,17 @@ impl Scoring {
             }
         });
         let forced = Forced { label: label.to_vec(), at: 0 };
+        let speaker = Speaker::Language(whose.language.clone());
         let sequence = GenerateRequest {
-            adapter: language.added.as_ref().map(|added| added.adapter.clone()),
-            never_tokens: Speaker::Language(language.clone()).never(),
+            adapter: speaker.adapter(),
+            tenant: whose.tenant,
+            never_tokens: speaker.never(),
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
             kept: Some(kept.clone()),
             metered,
             cancelled: Some(cancelled.clone()),
-            ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), label.len(), sink)
+            ..GenerateRequest::new(speaker.model().clone(), prompt.to_vec(), label.len(), sink)
         };
         service.engine().generate(sequence).map_err(crate::refused)?;
         Ok(Scoring { receiver, kept, cancelled })

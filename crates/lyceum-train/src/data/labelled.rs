@@ -162,6 +162,31 @@ pub(super) fn evaluate(
     Ok(set)
 }
 
+/// The one column of texts, a row each.
+pub(super) fn texts(spec: &Spec, source: &Source, control: &Control) -> Result<Vec<String>, DataError> {
+    let mut report = Report::default();
+    let Source::Table(table) = source else {
+        let hint = "give .jsonl rows {\"text\", \"label\"} or a table";
+        return Err(super::report::one(Issue::new(
+            source.file(),
+            "wrong_format",
+            "it has no rows of texts",
+            hint,
+        )));
+    };
+    let features = look(spec, source, Asked::Inputs, control, &mut report)?
+        .map_or_else(Vec::new, |look| look.features());
+    let [one] = &features[..] else {
+        if report.is_empty() {
+            report.push(many_texts(table, features.len()));
+        }
+        return Err(DataError::Report(report));
+    };
+    let texts = columns::texts(table, one.index, &mut report);
+    report.into_result()?;
+    Ok(texts)
+}
+
 /// The files of a source of sounds, a row each.
 pub(super) fn sound_files(
     spec: &Spec,

@@ -121,6 +121,17 @@ pub fn sound_files(spec: &Spec, path: &Path, control: &Control) -> Result<Option
     labelled::sound_files(spec, source, control)
 }
 
+/// The texts of a labelled file, a row each in its order, as [`load`] finds them: for models that are asked, not trained.
+///
+/// # Errors
+/// The file has not one column of texts, or a row without one.
+pub fn texts(spec: &Spec, path: &Path, control: &Control) -> Result<Vec<String>, DataError> {
+    let mut report = Report::default();
+    let source = source::read(spec, path, &path.display().to_string(), control, &mut report)?;
+    report.into_result()?;
+    labelled::texts(spec, &source, control)
+}
+
 fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result<Loaded, DataError> {
     let mut report = Report::default();
     let mut files = Vec::new();
