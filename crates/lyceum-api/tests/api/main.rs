@@ -24,6 +24,7 @@ mod language;
 mod ledger;
 mod load;
 mod moderations;
+mod money;
 mod registry;
 mod responses;
 mod robust_matrix;
