@@ -218,6 +218,9 @@ impl From<ServiceError> for ApiError {
             ServiceError::ScopeMissing { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "permission_error", "insufficient_permissions", message)
             }
+            ServiceError::OperatorOnly { .. } => {
+                Self::new(StatusCode::FORBIDDEN, "permission_error", "operator_only", message)
+            }
             ServiceError::IdempotencyConflict => {
                 Self::new(StatusCode::CONFLICT, "invalid_request_error", "idempotency_key_reused", message)
             }

@@ -158,7 +158,9 @@ fn inference(table: Table) -> Table {
 }
 
 fn administration(table: Table) -> Table {
-    use organization::{admin_keys, audit, guard, invites, keys, limits, people, projects, retention};
+    use organization::{
+        admin_keys, audit, budgets, guard, invites, keys, limits, people, prices, projects, retention, shares,
+    };
     table
         .organization("/v1/organization/projects", get(projects::list).post(projects::create))
         .organization("/v1/organization/projects/{id}", get(projects::find).post(projects::modify))
@@ -205,10 +207,18 @@ fn administration(table: Table) -> Table {
             get(admin_keys::find).delete(admin_keys::delete),
         )
         .organization("/v1/organization/admin_api_keys/{id}/rotate", post(admin_keys::rotate))
-        .organization("/v1/organization/users", get(people::list_users))
+        .organization("/v1/organization/users", get(people::list_users).post(people::create_user))
         .organization(
             "/v1/organization/users/{id}",
             get(people::find_user).post(people::modify_user).delete(people::delete_user),
+        )
+        .organization("/v1/organization/projects/{id}/model_shares", get(shares::list).post(shares::create))
+        .organization("/v1/organization/projects/{id}/model_shares/{share}", delete(shares::delete))
+        .organization("/v1/organization/prices", get(prices::list).post(prices::create))
+        .organization("/v1/organization/budgets", get(budgets::list).post(budgets::create))
+        .organization(
+            "/v1/organization/budgets/{id}",
+            get(budgets::find).post(budgets::modify).delete(budgets::delete),
         )
         .organization("/v1/organization/audit_logs", get(audit::list))
         .organization("/v1/organization/usage/completions", get(usage::completions))
@@ -216,6 +226,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/usage/predictions", get(usage::predictions))
         .organization("/v1/organization/usage/explanations", get(usage::explanations))
         .organization("/v1/organization/usage/trainings", get(usage::trainings))
+        .organization("/v1/organization/usage/requests", get(usage::requests))
         .organization("/v1/organization/costs", get(usage::costs))
         .organization("/v1/organization/invites", get(invites::list).post(invites::create))
         .organization("/v1/organization/invites/{id}", get(invites::find).delete(invites::delete))

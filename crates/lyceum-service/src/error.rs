@@ -53,6 +53,9 @@ pub enum ServiceError {
     /// Caller: a key that may not do this.
     #[error("the API key does not have the scope {needed}")]
     ScopeMissing { needed: KeyScope },
+    /// Caller: a key of an organisation that does not run the installation.
+    #[error("{message}")]
+    OperatorOnly { message: String },
     /// Caller: the key belongs to another request.
     #[error("the Idempotency-Key was used with another request")]
     IdempotencyConflict,

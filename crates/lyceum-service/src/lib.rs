@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
-//! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
+//! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`spending`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -49,6 +49,8 @@ pub mod retention;
 pub mod robustness;
 pub mod saw;
 pub mod selections;
+pub mod shares;
+pub mod spending;
 pub mod standing;
 mod stops;
 pub mod tokens;

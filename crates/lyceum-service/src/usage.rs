@@ -6,7 +6,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 
 pub use lyceum_store::ledger::entries::Sum;
-pub use lyceum_store::ledger::{CURRENCY, Class, Counts, PriceList, Rates, UNIT, prices};
+pub use lyceum_store::ledger::{CURRENCY, Class, Counts, Entry, PriceList, Rates, UNIT, prices};
 
 /// Which page of usage a piece of work is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,17 @@ impl Kind {
             _ => Kind::Predictions,
         }
     }
+}
+
+/// Entries of a tenant's work that was settled in a span of time, in the order of their ids, after the one with this id.
+pub async fn entries(
+    service: &Service,
+    tenant: &str,
+    span: (Timestamp, Timestamp),
+    after: &str,
+    max: u32,
+) -> Result<Vec<Entry>, ServiceError> {
+    Ok(entries::list(service.store(), tenant, span, after, max).await?)
 }
 
 /// Sums of a tenant's work that was settled in a span of time, in buckets of `width` milliseconds since 1970, and the

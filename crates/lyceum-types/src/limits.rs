@@ -332,11 +332,18 @@ pub const LEDGER_PURSE_IDLE: Duration = Duration::from_secs(2);
 pub const LEDGER_GRANTS_MAX: usize = 16;
 /// How long the end of a process waits for entries to be written.
 pub const LEDGER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Entries of the ledger that one page has.
+pub const USAGE_ENTRIES_LISTED_MAX: u32 = 1000;
 /// Sums that one question about usage may need.
 pub const USAGE_SUMS_MAX: u32 = 200_000;
 
 // Tenancy.
 
+/// Prices that an installation ever had: each server reads them all.
+pub const PRICES_MAX: i64 = 100_000;
+pub const BUDGETS_MAX: i64 = 100_000;
+/// A billion of the currency, in millionths: an amount that a float holds exactly.
+pub const AMOUNT_MAX: i64 = 1_000_000_000_000_000;
 /// Projects of one organisation, its users, its admin keys; service accounts of one project.
 pub const PROJECTS_MAX: i64 = 10_000;
 pub const USERS_MAX: i64 = 10_000;

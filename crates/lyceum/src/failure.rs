@@ -449,6 +449,7 @@ impl From<ServiceError> for Failure {
             }
             ServiceError::KeyMissing
             | ServiceError::KeyRefused { .. }
+            | ServiceError::OperatorOnly { .. }
             | ServiceError::ScopeMissing { .. } => {
                 let fix = "lyceum keys create makes a key that may";
                 Failure::new(Exit::Auth, "key", text, "the key does not allow it", fix)

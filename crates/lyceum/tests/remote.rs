@@ -237,9 +237,9 @@ fn a_training(house: &House) {
 fn refusals_keep_the_key_to_themselves(house: &House) {
     for arguments in [
         &["eval", "points", "rows.csv"][..],
-        &["audit", "verify"],
         &["admin", "organizations", "ls"],
-        &["admin", "users", "add", "Ann"],
+        &["admin", "master-key", "show"],
+        &["backup", "verify", "x"],
         &["serve"],
         &["export", "points", "--output", "x"],
     ] {
@@ -273,6 +273,11 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
     let output = lyceum(house.client.path(), &asked).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let usage: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let asked: Vec<&str> = asked.iter().map(|word| if *word == "model" { "request" } else { word }).collect();
+    let far = lyceum(house.client.path(), &asked).output().unwrap();
+    let near = lyceum(house.server.path(), &["usage", "--by", "request", "--json"]).output().unwrap();
+    assert!(far.status.success() && !far.stdout.is_empty(), "{}", String::from_utf8_lossy(&far.stderr));
+    assert_eq!(String::from_utf8_lossy(&far.stdout), String::from_utf8_lossy(&near.stdout), "every entry");
     let poet = usage["usage"]
         .as_array()
         .unwrap()
@@ -361,6 +366,8 @@ fn administration(house: &House, admin: &str) {
     // A key that reads changes nothing, and ended keys end.
     let reads = second["key"].as_str().unwrap();
     assert_eq!(told(&ask_with(reads, &["admin", "projects", "create", "third"])).0, 4);
+    assert_eq!(told(&ask_with(reads, &["prices", "set", "*", "--pass", "1"])).0, 4);
+    money_people_and_shares(&ask, &there, project);
     ask(&["admin", "limits", "rm", project]);
     assert_eq!(ask(&["admin", "limits", "ls", project])["limits"], Value::Array(vec![]));
     // The server's own words: a service account's keys end with it.
@@ -376,4 +383,44 @@ fn administration(house: &House, admin: &str) {
     ask(&["admin", "projects", "archive", project]);
     // A project's key administers nothing.
     assert_eq!(house.refused(&["admin", "projects", "ls"]).0, 4);
+}
+
+/// What is changed from here is read there, and the log that tells of it is recomputed here.
+fn money_people_and_shares(ask: &dyn Fn(&[&str]) -> Value, there: &dyn Fn(&[&str]) -> Value, project: &str) {
+    let price = ask(&["prices", "set", "poet", "--output", "0.5", "--input", "0.25"]);
+    assert_eq!((&price["price"], &price["org"], &price["project"]), (&1.into(), &"*".into(), &"*".into()));
+    assert_eq!(price["usd_per_million"]["cached_input"], 0.25);
+    ask(&["prices", "set", "*", "--pass", "3", "--org", "default", "--project", project]);
+    ask(&["budgets", "set", "2.5"]);
+    ask(&["budgets", "set", "1", "--project", project, "--period", "total"]);
+    ask(&["admin", "guard", project, "--input", "mask", "--types", "EMAIL_ADDRESS", "--threshold", "0.4"]);
+    let ann = ask(&["admin", "users", "add", "Ann", "--email", "ann@example.com", "--role", "owner"]);
+    assert_eq!((&ann["name"], &ann["role"]), (&"Ann".into(), &"owner".into()));
+    let shared = ask(&["admin", "shares", "add", "points", "--with", project]);
+    assert_eq!((&shared["model"], &shared["with"]), (&"points".into(), &project.into()));
+    ask(&["admin", "shares", "add", "points", "--all-projects"]);
+    for arguments in [
+        &["prices", "list"][..],
+        &["budgets", "list"],
+        &["admin", "guard", project],
+        &["admin", "users", "ls"],
+        &["admin", "shares", "ls"],
+        &["audit", "verify"],
+    ] {
+        assert_eq!(ask(arguments), there(arguments), "{arguments:?}");
+    }
+    assert_eq!(ask(&["budgets", "list"])["budgets"].as_array().unwrap().len(), 2);
+    let head = ask(&["audit", "verify"])["head"].as_str().unwrap().to_owned();
+    ask(&["admin", "shares", "remove", "points", "--all-projects"]);
+    ask(&["budgets", "rm", "--project", project, "--period", "total"]);
+    let passed = ask(&["audit", "verify", "--head", &head]);
+    assert_ne!(passed["head"], head.as_str(), "two acts came behind it");
+    assert_eq!(ask(&["admin", "shares", "ls"])["shares"].as_array().unwrap().len(), 1);
+    assert_eq!(ask(&["budgets", "list"])["budgets"].as_array().unwrap().len(), 1);
+    let log = ask(&["audit", "ls", "--limit", "200"]);
+    let kinds: Vec<&str> =
+        log["entries"].as_array().unwrap().iter().map(|entry| entry["type"].as_str().unwrap()).collect();
+    for kind in ["price.created", "budget.created", "budget.deleted", "user.added", "model.shared"] {
+        assert!(kinds.contains(&kind), "{kind} is not in {kinds:?}");
+    }
 }

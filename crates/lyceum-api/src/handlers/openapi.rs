@@ -53,7 +53,10 @@ use utoipa::{Modify, OpenApi};
         organization::admin_keys::list, organization::admin_keys::create, organization::admin_keys::find,
         organization::admin_keys::delete, organization::admin_keys::rotate, organization::limits::list,
         organization::limits::modify, organization::audit::list, organization::invites::list,
-        organization::invites::create, organization::invites::find, organization::invites::delete,
+        organization::shares::list, organization::shares::create, organization::shares::delete,
+        organization::people::create_user, usage::requests, organization::prices::list, organization::prices::create,
+        organization::budgets::list, organization::budgets::create, organization::budgets::find,
+        organization::budgets::modify, organization::budgets::delete, organization::invites::create, organization::invites::find, organization::invites::delete,
     ),
     modifiers(&Keys, &Parts, &Doors, &Forms),
     security(("key" = []))

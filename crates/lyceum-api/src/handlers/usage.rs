@@ -1,9 +1,12 @@
-//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations,trainings}` and `/v1/organization/costs`
+//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations,trainings,requests}` and
+//! `/v1/organization/costs`
 
 use crate::Api;
 use crate::auth::Administrator;
 use crate::error::{ApiError, ErrorBody};
 use crate::handlers::organization::Pairs;
+use crate::wire::organization::List;
+use crate::wire::organization::requests::{AskedRequests, RequestBody};
 use crate::wire::usage::{Asked, Page, costs_page, usage_page};
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -88,6 +91,24 @@ pub async fn trainings(
     pairs: Pairs,
 ) -> Result<Json<Page>, ApiError> {
     page(&api, &by, pairs, Kind::Trainings).await
+}
+
+/// Every entry of the ledger that was settled in the span, in the order of ids: what each request did and what it cost.
+#[utoipa::path(get, path = "/v1/organization/usage/requests", tag = "lyceum", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("limit" = Option<u32>, Query),
+    ("after" = Option<String>, Query)),
+    responses((status = 200, body = List<RequestBody>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn requests(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<List<RequestBody>>, ApiError> {
+    let asked = AskedRequests::parse(pairs.0, Timestamp::now())?;
+    let found = usage::entries(&api.service, by.tenant(), asked.span, &asked.after, asked.limit + 1).await?;
+    let has_more = found.len() > asked.limit as usize;
+    let data = found.into_iter().take(asked.limit as usize).map(RequestBody::from).collect();
+    Ok(Json(List::new(data, has_more)))
 }
 
 async fn page(api: &Api, by: &Administrator, pairs: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {

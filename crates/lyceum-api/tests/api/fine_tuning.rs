@@ -9,6 +9,7 @@ use crate::ledger::{RATES, bookkeeper, priced, rows};
 use lyceum_store::jobs::{self, Progress};
 use lyceum_store::ledger::budgets::{self, Period, Place};
 use lyceum_store::ledger::{Counts, Outcome};
+use lyceum_store::tenancy::Act;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use serde_json::{Value, json};
@@ -326,7 +327,9 @@ async fn a_budget_covers_a_job_or_refuses_it_and_the_books_show_what_was_trained
     priced(&house).await;
     let limit = async |limit: i64| {
         let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
-        budgets::set(store, &place, Period::Month, limit, Timestamp::now()).await.unwrap();
+        budgets::set(store, &place, Period::Month, limit, &Act::of_command_line(Timestamp::now()))
+            .await
+            .unwrap();
         house.service.ledger().refresh().await.unwrap();
     };
     let stands = async || {

@@ -32,7 +32,9 @@ pub const RATES: Rates = Rates {
 const ALL: (Timestamp, Timestamp) = (Timestamp::from_millis(0), Timestamp::from_millis(i64::MAX));
 
 pub async fn priced(house: &House) {
-    prices::set(house.service.store(), ("*", "*", "*"), RATES, Timestamp::now()).await.unwrap();
+    prices::set(house.service.store(), ("*", "*", "*"), RATES, &Act::of_command_line(Timestamp::now()))
+        .await
+        .unwrap();
     house.service.ledger().refresh().await.unwrap();
 }
 
@@ -257,7 +259,15 @@ async fn two_hundred_clients_do_not_overrun_a_budget() {
     priced(&house).await;
     let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
     let limit = 700;
-    budgets::set(house.service.store(), &place, Period::Month, limit, Timestamp::now()).await.unwrap();
+    budgets::set(
+        house.service.store(),
+        &place,
+        Period::Month,
+        limit,
+        &Act::of_command_line(Timestamp::now()),
+    )
+    .await
+    .unwrap();
     house.service.ledger().refresh().await.unwrap();
     let mut tasks = Vec::new();
     for i in 0..200 {
@@ -291,7 +301,14 @@ async fn two_hundred_clients_do_not_overrun_a_budget() {
     assert!(window.spent <= limit && window.spent > limit - 60, "{window:?}");
     assert!(refused > 100, "{refused}");
     // What is free costs nothing, also when all is spent.
-    prices::set(house.service.store(), ("*", "*", "poet"), Rates::default(), Timestamp::now()).await.unwrap();
+    prices::set(
+        house.service.store(),
+        ("*", "*", "poet"),
+        Rates::default(),
+        &Act::of_command_line(Timestamp::now()),
+    )
+    .await
+    .unwrap();
     house.service.ledger().refresh().await.unwrap();
     let body = json!({"model": "poet", "prompt": "abc", "max_tokens": 5});
     assert_eq!(house.client.post("/v1/completions", &body).await.status, 200);

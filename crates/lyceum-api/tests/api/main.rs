@@ -25,6 +25,7 @@ mod language;
 mod ledger;
 mod load;
 mod moderations;
+mod money;
 mod registry;
 mod responses;
 mod robust_language;

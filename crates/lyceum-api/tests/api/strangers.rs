@@ -71,6 +71,12 @@ async fn objects(house: &House) -> Objects {
         ("/v1/model_selections/", selection),
         ("/v1/organization/admin_api_keys/", key.id.to_string()),
         ("/v1/organization/users/", user),
+        (
+            "/v1/organization/budgets/",
+            id(admin
+                .post("/v1/organization/budgets", &json!({"limit_usd": 9, "project_id": "default"}))
+                .await),
+        ),
         // There are none: each is refused, whoever's it were.
         ("/v1/organization/invites/", "invite-1234".into()),
     ]

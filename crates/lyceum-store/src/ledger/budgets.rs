@@ -5,9 +5,12 @@
 //! requests from that. What it does not use it gives back ([`release`]).
 
 use crate::db::Transaction;
-use crate::{Store, StoreError};
+use crate::tenancy::audit::{self, Act, Event};
+use crate::{Store, StoreError, tenancy};
 use lyceum_types::clock::{Timestamp, month};
 use lyceum_types::ids::BadId;
+use lyceum_types::limits;
+use serde_json::json;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Period {
@@ -87,26 +90,49 @@ pub struct Window {
     pub reserved: i64,
 }
 
-/// Sets a budget, or the limit of one that there is.
+impl Budget {
+    fn event(&self, kind: &'static str) -> Event<'_> {
+        let Place { tenant, project, api_key } = &self.place;
+        let told = json!({"organization": tenant, "project": project, "key": api_key,
+            "period": self.period.as_str(), "limit_millionths": self.limit});
+        let data = match kind {
+            "budget.updated" => json!({"changes_requested": told}),
+            _ => json!({"data": told}),
+        };
+        let project = Some(project.as_str()).filter(|project| !project.is_empty());
+        Event { kind, project, resource: &self.id, data }
+    }
+}
+
+/// Sets a budget, or the limit of one that there is. The organisation's log tells it.
 ///
 /// # Errors
-/// A limit below zero; a key's budget without its project.
+/// A limit below zero or beyond [`limits::AMOUNT_MAX`]; a key's budget without its project; an organisation or project
+/// that is not there.
 pub async fn set(
     store: &Store,
     place: &Place,
     period: Period,
     limit: i64,
-    now: Timestamp,
+    act: &Act,
 ) -> Result<Budget, StoreError> {
     let refuse = |why| BadId { what: "budget", text: limit.to_string(), why };
-    if limit < 0 {
-        return Err(refuse("it may not be below zero").into());
+    if !(0..=limits::AMOUNT_MAX).contains(&limit) {
+        return Err(refuse("it may not be below zero or above a billion").into());
     }
     if place.project.is_empty() && !place.api_key.is_empty() {
         return Err(refuse("a key's budget needs its project").into());
     }
     let mut transaction = store.write().await?;
-    let id = format!("bgt_{}", uuid::Uuid::now_v7().simple());
+    if !place.project.is_empty() {
+        super::require_project(&mut transaction, &place.tenant, &place.project).await?;
+    }
+    let (n_budgets,): (i64,) =
+        sqlx::query_as("SELECT COUNT(*) FROM budgets").fetch_one(&mut *transaction).await?;
+    if n_budgets >= limits::BUDGETS_MAX {
+        return Err(tenancy::full("budgets", limits::BUDGETS_MAX));
+    }
+    let new_id = format!("bgt_{}", uuid::Uuid::now_v7().simple());
     sqlx::query(
         "INSERT INTO budgets (tenant, project, api_key, period, id, limit_amount, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -116,9 +142,9 @@ pub async fn set(
     .bind(&place.project)
     .bind(&place.api_key)
     .bind(period.as_str())
-    .bind(&id)
+    .bind(&new_id)
     .bind(limit)
-    .bind(now.millis())
+    .bind(act.now.millis())
     .execute(&mut *transaction)
     .await?;
     let (id,): (String,) = sqlx::query_as(
@@ -130,28 +156,33 @@ pub async fn set(
     .bind(period.as_str())
     .fetch_one(&mut *transaction)
     .await?;
+    let kind = if id == new_id { "budget.created" } else { "budget.updated" };
+    let budget = Budget { id, place: place.clone(), period, limit };
+    audit::append_to(&mut transaction, Some(&place.tenant), act, budget.event(kind)).await?;
     transaction.commit().await?;
-    Ok(Budget { id, place: place.clone(), period, limit })
+    Ok(budget)
 }
 
 /// Takes a budget away: nothing is refused for it any more.
 ///
 /// # Errors
 /// There is none.
-pub async fn remove(store: &Store, place: &Place, period: Period) -> Result<(), StoreError> {
+pub async fn remove(store: &Store, place: &Place, period: Period, act: &Act) -> Result<Budget, StoreError> {
     let all = list(store).await?;
-    let found = all.iter().find(|budget| budget.place == *place && budget.period == period);
+    let found = all.into_iter().find(|budget| budget.place == *place && budget.period == period);
     let missing = || StoreError::NotFound { what: "budget", id: period.as_str().to_owned() };
-    let id = &found.ok_or_else(missing)?.id;
+    let budget = found.ok_or_else(missing)?;
     let mut transaction = store.write().await?;
     for statement in [
         "DELETE FROM reservations WHERE budget = $1",
         "DELETE FROM budget_windows WHERE budget = $1",
         "DELETE FROM budgets WHERE id = $1",
     ] {
-        sqlx::query(statement).bind(id).execute(&mut *transaction).await?;
+        sqlx::query(statement).bind(&budget.id).execute(&mut *transaction).await?;
     }
-    Ok(transaction.commit().await?)
+    audit::append_to(&mut transaction, Some(&place.tenant), act, budget.event("budget.deleted")).await?;
+    transaction.commit().await?;
+    Ok(budget)
 }
 
 type Row = (String, String, String, String, String, i64);
@@ -195,8 +226,18 @@ fn parse(rows: Vec<Row>) -> Result<Vec<Budget>, StoreError> {
 
 /// Where each budget stands in the window of `now`.
 pub async fn windows(store: &Store, now: Timestamp) -> Result<Vec<Window>, StoreError> {
+    windows_of(store, None, now).await
+}
+
+/// As [`windows`], of one organisation.
+pub async fn windows_of(
+    store: &Store,
+    tenant: Option<&str>,
+    now: Timestamp,
+) -> Result<Vec<Window>, StoreError> {
     let mut windows = Vec::new();
-    for budget in list(store).await? {
+    let is_wanted = |budget: &Budget| tenant.is_none_or(|tenant| tenant == budget.place.tenant);
+    for budget in list(store).await?.into_iter().filter(is_wanted) {
         let (starts_at, ends_at) = budget.period.window(now);
         let row: Option<(i64, i64)> =
             sqlx::query_as("SELECT spent, reserved FROM budget_windows WHERE budget = $1 AND starts_at = $2")

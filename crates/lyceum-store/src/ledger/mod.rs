@@ -28,6 +28,8 @@ pub use desk::{Desk, Hold, Open, Settlement};
 pub use prices::{Price, PriceList, Rates};
 pub use spool::Spool;
 
+use crate::StoreError;
+use crate::db::Transaction;
 use lyceum_types::clock::Timestamp;
 use std::ops::AddAssign;
 
@@ -35,6 +37,40 @@ use std::ops::AddAssign;
 pub const CURRENCY: &str = "usd";
 /// One unit of the currency.
 pub const UNIT: i64 = 1_000_000;
+
+/// An amount of money with at most six digits behind the point, exactly, in millionths.
+///
+/// # Errors
+/// The text is no such amount; says how one is written.
+pub fn millionths(text: &str) -> Result<i64, String> {
+    let wrong =
+        || format!("{text:?} is no amount: write as in 0.15, with six digits behind the point at most");
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 6 || text.ends_with('.') {
+        return Err(wrong());
+    }
+    let whole: i64 = whole.parse().map_err(|_| wrong())?;
+    let part: i64 = format!("{part:0<6}").parse().map_err(|_| wrong())?;
+    whole.checked_mul(UNIT).and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
+}
+
+/// Refuses what is said of a project that is not there.
+async fn require_project(
+    transaction: &mut Transaction,
+    tenant: &str,
+    project: &str,
+) -> Result<(), StoreError> {
+    let (n,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM projects WHERE tenant = $1 AND project = $2")
+        .bind(tenant)
+        .bind(project)
+        .fetch_one(&mut **transaction)
+        .await?;
+    if n == 0 {
+        return Err(StoreError::NotFound { what: "project", id: project.chars().take(64).collect() });
+    }
+    Ok(())
+}
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

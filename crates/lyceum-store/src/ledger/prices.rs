@@ -1,9 +1,12 @@
 //! The price list: rows are added and never changed, and each has a version that entries name.
 
 use super::Counts;
-use crate::{Store, StoreError};
+use crate::tenancy::audit::{self, Act, Event};
+use crate::{Store, StoreError, tenancy};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::BadId;
+use lyceum_types::ids::{BadId, ModelName};
+use lyceum_types::limits;
+use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -23,6 +26,20 @@ pub struct Rates {
 }
 
 impl Rates {
+    /// Each rate by its name, in the order in which they are shown.
+    pub fn named(&self) -> [(&'static str, i64); 7] {
+        let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = *self;
+        [
+            ("input", input),
+            ("cached_input", cached_input),
+            ("output", output),
+            ("training", training),
+            ("training_row", training_row),
+            ("cpu_second", cpu_second),
+            ("pass", pass),
+        ]
+    }
+
     /// What `counts` cost: the exact sum, rounded once to the nearest millionth, halves up.
     pub fn cost(&self, counts: &Counts) -> i64 {
         let cached = counts.cached_tokens.min(counts.input_tokens);
@@ -55,6 +72,20 @@ pub struct Price {
     pub created_at: Timestamp,
 }
 
+impl Price {
+    /// `price_7`
+    pub fn id(&self) -> String {
+        format!("price_{}", self.version)
+    }
+
+    /// Whose it is and what it says, in millionths of the currency.
+    fn told(&self) -> Value {
+        let rates: Vec<Value> =
+            self.rates.named().iter().map(|(name, rate)| json!({"unit": name, "millionths": rate})).collect();
+        json!({"organization": self.tenant, "project": self.project, "model": self.model, "rates": rates})
+    }
+}
+
 /// All prices, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PriceList(Vec<Price>);
@@ -76,28 +107,39 @@ impl PriceList {
     }
 }
 
-/// Adds a price; it holds for requests that begin from now on.
+/// Adds a price; it holds for requests that begin from now on. The log of every organisation that it concerns tells it.
 ///
 /// # Errors
-/// A rate below zero, or a project's price for every organisation.
+/// A rate below zero or beyond [`limits::AMOUNT_MAX`], a name that no model can have, a project's price for every
+/// organisation, an organisation or project that is not there.
 pub async fn set(
     store: &Store,
     (tenant, project, model): (&str, &str, &str),
     rates: Rates,
-    now: Timestamp,
+    act: &Act,
 ) -> Result<Price, StoreError> {
     let refuse = |why| BadId { what: "price", text: model.chars().take(128).collect(), why };
-    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = rates;
-    if [input, cached_input, output, training, training_row, cpu_second, pass].iter().any(|&rate| rate < 0) {
-        return Err(refuse("no rate may be below zero").into());
+    if rates.named().iter().any(|(_, rate)| !(0..=limits::AMOUNT_MAX).contains(rate)) {
+        return Err(refuse("no rate may be below zero or above a billion").into());
+    }
+    if model != EVERY {
+        model.parse::<ModelName>()?;
     }
     if tenant == EVERY && project != EVERY {
         return Err(refuse("a project's price needs its organisation").into());
     }
     let mut transaction = store.write().await?;
-    let (version,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(version), 0) + 1 FROM prices")
-        .fetch_one(&mut *transaction)
-        .await?;
+    if project != EVERY {
+        super::require_project(&mut transaction, tenant, project).await?;
+    }
+    let (n_prices, version): (i64, i64) =
+        sqlx::query_as("SELECT COUNT(*), COALESCE(MAX(version), 0) + 1 FROM prices")
+            .fetch_one(&mut *transaction)
+            .await?;
+    if n_prices >= limits::PRICES_MAX {
+        return Err(tenancy::full("prices", limits::PRICES_MAX));
+    }
+    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = rates;
     sqlx::query(
         "INSERT INTO prices (tenant, project, model, version, input, cached_input, output, training, pass, created_at, \
          training_row, cpu_second) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -111,14 +153,29 @@ pub async fn set(
     .bind(output)
     .bind(training)
     .bind(pass)
-    .bind(now.millis())
+    .bind(act.now.millis())
     .bind(training_row)
     .bind(cpu_second)
     .execute(&mut *transaction)
     .await?;
+    let price = Price {
+        version,
+        tenant: tenant.to_owned(),
+        project: project.to_owned(),
+        model: model.to_owned(),
+        rates,
+        created_at: act.now,
+    };
+    let resource = price.id();
+    let event = Event {
+        kind: "price.created",
+        project: Some(project).filter(|project| *project != EVERY),
+        resource: &resource,
+        data: json!({"data": price.told()}),
+    };
+    audit::append_to(&mut transaction, Some(tenant).filter(|tenant| *tenant != EVERY), act, event).await?;
     transaction.commit().await?;
-    let (tenant, project, model) = (tenant.to_owned(), project.to_owned(), model.to_owned());
-    Ok(Price { version, tenant, project, model, rates, created_at: now })
+    Ok(price)
 }
 
 /// Every price that there ever was, the newest first.

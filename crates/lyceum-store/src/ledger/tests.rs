@@ -3,11 +3,12 @@
 use super::budgets::{self, Granted, Period, Place, WindowKey};
 use super::desk::{Desk, Hold, Settlement};
 use super::simulate::{Bank, JOBS, RATES, Rng, request};
-use super::{Counts, Entry, NewBill, Outcome, Rates, Spool, bills, entries, prices, recovery};
+use super::{Counts, Entry, NewBill, Outcome, Rates, Spool, bills, entries, millionths, prices, recovery};
 use crate::jobs::{self, Kind, NewJob, Progress, State};
+use crate::tenancy::{Act, Actor, Page, audit, projects};
 use crate::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{JobId, Project};
+use lyceum_types::ids::{AdminKeyId, JobId, Project, UserId};
 
 const NOW: Timestamp = Timestamp::from_millis(5);
 const END: Timestamp = Timestamp::from_millis(i64::MAX);
@@ -16,6 +17,10 @@ async fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
     (dir, store)
+}
+
+fn act() -> Act {
+    Act::of_command_line(NOW)
 }
 
 fn place(project: &str, api_key: &str) -> Place {
@@ -41,14 +46,14 @@ async fn the_database_does_what_its_plain_twin_does() {
     for (place, period, limit) in
         [(place("", ""), Period::Total, 900), (place("default", "key_1"), Period::Total, 700)]
     {
-        let budget = budgets::set(&store, &place, period, limit, NOW).await.unwrap();
+        let budget = budgets::set(&store, &place, period, limit, &act()).await.unwrap();
         let key = WindowKey { budget: budget.id.clone(), starts_at: 0 };
         bank.limits.insert(key.clone(), limit);
         all.push((budget, key));
     }
     let mut rng = Rng(7);
     let owners = ["own_a", "own_b"];
-    prices::set(&store, ("*", "*", "*"), RATES, NOW).await.unwrap();
+    prices::set(&store, ("*", "*", "*"), RATES, &act()).await.unwrap();
     for step in 0..200 {
         let owner = owners[rng.below(2) as usize];
         let (budget, key) = &all[rng.below(2) as usize];
@@ -162,8 +167,8 @@ async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError
 async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_done() {
     let (_dir, store) = store().await;
     let project = Project::default_project();
-    prices::set(&store, ("*", "*", "*"), RATES, NOW).await.unwrap();
-    budgets::set(&store, &place("default", ""), Period::Month, 100, NOW).await.unwrap();
+    prices::set(&store, ("*", "*", "*"), RATES, &act()).await.unwrap();
+    budgets::set(&store, &place("default", ""), Period::Month, 100, &act()).await.unwrap();
     let stands = async || {
         let window = budgets::windows(&store, NOW).await.unwrap().remove(0);
         (window.spent, window.reserved)
@@ -175,7 +180,7 @@ async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_
     assert!(jobs::find(&store, &project, &b).await.is_err(), "no job without its money");
     assert_eq!(stands().await, (0, 70));
     // A dearer price later is not this job's.
-    prices::set(&store, ("*", "*", "*"), Rates { training: 9_000_000, ..RATES }, NOW).await.unwrap();
+    prices::set(&store, ("*", "*", "*"), Rates { training: 9_000_000, ..RATES }, &act()).await.unwrap();
 
     let tokens = |n| Counts { training_tokens: n, ..Counts::default() };
     let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
@@ -197,7 +202,7 @@ async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_
 
     // What failed pays too, and the sums name its price.
     let cheap = Rates { training: 1_000_000, ..RATES };
-    prices::set(&store, ("*", "*", "*"), cheap, NOW).await.unwrap();
+    prices::set(&store, ("*", "*", "*"), cheap, &act()).await.unwrap();
     make_job(&store, &b, 80).await.unwrap();
     assert_eq!(stands().await, (20, 80));
     let claim = jobs::claim_waiting(&store, &project, &b, "w", NOW).await.unwrap();
@@ -226,10 +231,10 @@ async fn the_price_of_the_most_particular_place_holds_and_never_changes() {
         (("*", "*", "*"), 1),
         (("*", "*", "m"), 2),
         (("default", "*", "*"), 3),
-        (("default", "p", "*"), 4),
+        (("default", "default", "*"), 4),
         (("*", "*", "m"), 5),
     ] {
-        prices::set(&store, at, rates(input), NOW).await.unwrap();
+        prices::set(&store, at, rates(input), &act()).await.unwrap();
     }
     let list = prices::list(&store).await.unwrap();
     let found = |tenant, project, model| {
@@ -238,10 +243,78 @@ async fn the_price_of_the_most_particular_place_holds_and_never_changes() {
     assert_eq!(found("other", "p", "n"), Some((1, 1)));
     assert_eq!(found("other", "p", "m"), Some((5, 5)));
     assert_eq!(found("default", "q", "m"), Some((3, 3)));
-    assert_eq!(found("default", "p", "m"), Some((4, 4)));
+    assert_eq!(found("default", "default", "m"), Some((4, 4)));
     assert_eq!(list.all().len(), 5, "the older price of m is still there");
-    assert!(prices::set(&store, ("*", "p", "m"), rates(1), NOW).await.is_err());
-    assert!(prices::set(&store, ("*", "*", "m"), rates(-1), NOW).await.is_err());
+    assert!(prices::set(&store, ("*", "p", "m"), rates(1), &act()).await.is_err());
+    assert!(prices::set(&store, ("*", "*", "m"), rates(-1), &act()).await.is_err());
+    assert!(prices::set(&store, ("*", "*", "m m"), rates(1), &act()).await.is_err());
+    assert!(prices::set(&store, ("default", "nowhere", "m"), rates(1), &act()).await.is_err());
+    assert!(prices::set(&store, ("nobody", "*", "m"), rates(1), &act()).await.is_err());
+    assert_eq!(prices::list(&store).await.unwrap().all().len(), 5, "what was refused left nothing");
+}
+
+#[tokio::test]
+async fn prices_and_budgets_stand_in_the_logs_of_those_whom_they_concern() {
+    let (_dir, store) = store().await;
+    let (theirs, _) = projects::create_organization(&store, "theirs", &act()).await.unwrap();
+    let operator = Actor::AdminKey {
+        id: AdminKeyId::from_bits(7),
+        tenant: "default".into(),
+        user: UserId::from_bits(8),
+        email: Some("op@example.com".into()),
+    };
+    let operator = Act { actor: operator, now: NOW };
+    let rates = Rates { input: 3, ..Rates::default() };
+    prices::set(&store, ("*", "*", "*"), rates, &operator).await.unwrap();
+    prices::set(&store, (&theirs.id, "*", "m"), rates, &operator).await.unwrap();
+    prices::set(&store, ("default", "default", "m"), rates, &act()).await.unwrap();
+    let of_theirs = Place { tenant: theirs.id.clone(), ..place("", "") };
+    budgets::set(&store, &of_theirs, Period::Month, 5, &operator).await.unwrap();
+    budgets::set(&store, &of_theirs, Period::Month, 6, &operator).await.unwrap();
+    budgets::remove(&store, &of_theirs, Period::Month, &act()).await.unwrap();
+    assert!(budgets::remove(&store, &of_theirs, Period::Month, &act()).await.is_err());
+    assert!(budgets::set(&store, &place("nowhere", ""), Period::Month, 5, &act()).await.is_err());
+    let log = async |tenant: &str| -> Vec<(String, String, Option<String>)> {
+        let listed = audit::list(&store, tenant, &audit::Filter::default(), Page::WHOLE, None).await.unwrap();
+        let told = |entry: audit::Entry| (entry.kind, entry.actor, entry.actor_email);
+        let is_money = |kind: &str| kind.starts_with("price") || kind.starts_with("budget");
+        listed.data.into_iter().rev().map(told).filter(|(kind, ..)| is_money(kind)).collect()
+    };
+    let key = AdminKeyId::from_bits(7).to_string();
+    let of = |kind: &str, actor: &str| {
+        let email = (actor == key).then(|| "op@example.com".to_owned());
+        (kind.to_owned(), actor.to_owned(), email)
+    };
+    let ours = [
+        of("price.created", &key),
+        of("price.created", &key),
+        of("price.created", "command_line"),
+        of("budget.created", &key),
+        of("budget.updated", &key),
+    ];
+    assert_eq!(log("default").await, ours);
+    let found = log(&theirs.id).await;
+    let expected = [
+        of("price.created", audit::OPERATOR),
+        of("price.created", audit::OPERATOR),
+        of("budget.created", audit::OPERATOR),
+        of("budget.updated", audit::OPERATOR),
+        of("budget.deleted", "command_line"),
+    ];
+    assert_eq!(found, expected, "nobody of another organisation is named");
+    for tenant in ["default", theirs.id.as_str()] {
+        audit::verify(&store, tenant, None).await.unwrap().unwrap();
+    }
+}
+
+#[test]
+fn amounts_are_exact_or_refused() {
+    assert_eq!(millionths("0.15"), Ok(150_000));
+    assert_eq!(millionths("12"), Ok(12_000_000));
+    assert_eq!(millionths("0.000001"), Ok(1));
+    for text in ["", ".5", "5.", "-1", "1e3", "0.0000001", "1,5", "9999999999999999999"] {
+        assert!(millionths(text).is_err(), "{text}");
+    }
 }
 
 #[test]
@@ -283,7 +356,7 @@ async fn a_new_month_begins_with_nothing_spent_and_a_new_budget_with_what_was() 
     let (_dir, store) = store().await;
     let group = [Settlement { entry: entry("req_1", 30), holds: vec![] }];
     entries::commit(&store, "own_a", &group).await.unwrap();
-    let budget = budgets::set(&store, &place("default", ""), Period::Month, 100, NOW).await.unwrap();
+    let budget = budgets::set(&store, &place("default", ""), Period::Month, 100, &act()).await.unwrap();
     let spent = |at| {
         let store = store.clone();
         async move { budgets::windows(&store, at).await.unwrap()[0].spent }
@@ -305,7 +378,7 @@ async fn a_new_month_begins_with_nothing_spent_and_a_new_budget_with_what_was() 
 #[tokio::test]
 async fn what_a_dead_process_left_is_settled_once_and_its_money_goes_back() {
     let (_dir, store) = store().await;
-    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, NOW).await.unwrap();
+    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, &act()).await.unwrap();
     let window = WindowKey { budget: budget.id.clone(), starts_at: 0 };
     let mut spool = Spool::create(store.layout()).unwrap();
     let Granted::Has(amount) = budgets::grant(&store, &budget, spool.owner(), 300, NOW).await.unwrap() else {
@@ -346,7 +419,7 @@ async fn what_a_dead_process_left_is_settled_once_and_its_money_goes_back() {
 async fn many_processes_take_no_more_than_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, NOW).await.unwrap();
+    let budget = budgets::set(&store, &place("", ""), Period::Total, 1000, &act()).await.unwrap();
     let mut tasks = Vec::new();
     for i in 0..4 {
         let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();

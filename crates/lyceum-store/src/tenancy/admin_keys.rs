@@ -40,8 +40,9 @@ impl AdminKey {
 
     /// What is done with this key now.
     pub fn act(&self, now: Timestamp) -> Act {
-        let (id, user, email) = (self.id.clone(), self.owner.id.clone(), self.owner.email.clone());
-        Act { actor: Actor::AdminKey { id, user, email }, now }
+        let (id, tenant) = (self.id.clone(), self.tenant.clone());
+        let (user, email) = (self.owner.id.clone(), self.owner.email.clone());
+        Act { actor: Actor::AdminKey { id, tenant, user, email }, now }
     }
 }
 

@@ -26,8 +26,8 @@ pub enum Actor {
     CommandLine,
     /// The server by itself.
     Server,
-    /// A key of the organisation, and whose it is.
-    AdminKey { id: AdminKeyId, user: UserId, email: Option<String> },
+    /// A key of an organisation, and whose it is.
+    AdminKey { id: AdminKeyId, tenant: String, user: UserId, email: Option<String> },
     /// A key of a project.
     ProjectKey(KeyId),
 }
@@ -42,7 +42,11 @@ impl Act {
     }
 }
 
+/// Who acts on another organisation, as that one's log tells it.
+pub const OPERATOR: &str = "operator";
+
 /// What is done.
+#[derive(Clone)]
 pub(crate) struct Event<'a> {
     /// OpenAI's name of it.
     pub kind: &'static str,
@@ -61,7 +65,7 @@ pub struct Entry {
     pub effective_at: Timestamp,
     pub kind: String,
     pub project: Option<String>,
-    /// `command_line`, `server`, or the id of a key.
+    /// `command_line`, `server`, the id of a key, or `operator`: a key of the installation's first organisation.
     pub actor: String,
     pub actor_user: Option<String>,
     pub actor_email: Option<String>,
@@ -116,7 +120,9 @@ pub(crate) async fn append(
         Actor::CommandLine => ("command_line".to_owned(), None, None),
         Actor::Server => ("server".to_owned(), None, None),
         Actor::ProjectKey(id) => (id.to_string(), None, None),
-        Actor::AdminKey { id, user, email } => (id.to_string(), Some(user.to_string()), email.clone()),
+        // No organisation learns who works for another.
+        Actor::AdminKey { tenant: own, .. } if own != tenant => (OPERATOR.to_owned(), None, None),
+        Actor::AdminKey { id, user, email, .. } => (id.to_string(), Some(user.to_string()), email.clone()),
     };
     let mut entry = Entry {
         seq,
@@ -139,6 +145,34 @@ pub(crate) async fn append(
         .bind(&entry.hash)
         .execute(&mut **transaction)
         .await?;
+    Ok(())
+}
+
+/// Adds an entry to the log of every organisation that an act holds for (None: all of them), and to the log of the one
+/// that acts.
+pub(crate) async fn append_to(
+    transaction: &mut Writing,
+    tenant: Option<&str>,
+    act: &Act,
+    event: Event<'_>,
+) -> Result<(), StoreError> {
+    let mut tenants: Vec<String> = match tenant {
+        Some(tenant) => vec![tenant.to_owned()],
+        None => {
+            let all: Vec<(String,)> = sqlx::query_as("SELECT tenant FROM organizations ORDER BY tenant")
+                .fetch_all(&mut **transaction)
+                .await?;
+            all.into_iter().map(|(tenant,)| tenant).collect()
+        }
+    };
+    if let Actor::AdminKey { tenant, .. } = &act.actor
+        && !tenants.contains(tenant)
+    {
+        tenants.push(tenant.clone());
+    }
+    for tenant in tenants {
+        append(transaction, &tenant, act, event.clone()).await?;
+    }
     Ok(())
 }
 
@@ -401,18 +435,29 @@ pub async fn verify(
     })
 }
 
-/// The hash of the entry in `row`, which must be the one that was written at place `seq` after `previous`.
-fn follow(tenant: &str, row: Row, seq: i64, previous: &str) -> Result<String, Broken> {
-    if row.0 != seq {
+/// Whether an entry is the one that was written at place `seq` after the hash `previous`; gives its own hash.
+///
+/// # Errors
+/// It is not.
+pub fn follows<'a>(tenant: &str, entry: &'a Entry, seq: i64, previous: &str) -> Result<&'a str, Broken> {
+    let broken = |why: &str| Broken { seq, id: entry.id.clone(), why: why.into() };
+    if entry.seq != seq {
         return Err(Broken { seq, id: String::new(), why: "it is missing".into() });
     }
-    let entry = entry(row)?;
-    let broken = |why: &str| Broken { seq, id: entry.id.clone(), why: why.into() };
     if entry.previous != previous {
         return Err(broken("it does not follow the entry before it"));
     }
     if entry.hash_after(tenant, previous) != entry.hash {
         return Err(broken("its hash is not that of what it says"));
     }
-    Ok(entry.hash)
+    Ok(&entry.hash)
+}
+
+/// The hash of the entry in `row`, which must be the one that was written at place `seq` after `previous`.
+fn follow(tenant: &str, row: Row, seq: i64, previous: &str) -> Result<String, Broken> {
+    if row.0 != seq {
+        return Err(Broken { seq, id: String::new(), why: "it is missing".into() });
+    }
+    let entry = entry(row)?;
+    follows(tenant, &entry, seq, previous).map(str::to_owned)
 }

@@ -1,5 +1,6 @@
 //! `lyceum audit verify|ls`
 
+use crate::commands::admin::say;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{output, time};
@@ -39,25 +40,7 @@ impl Audit {
         match self.command {
             Command::Verify { head } => {
                 let verified = audit::verify(&store, &self.org, head.as_deref()).await?;
-                let verified = verified.map_err(|broken| {
-                    let message = format!("entry {} of the audit log: {}", broken.seq, broken.why);
-                    let why = match broken.id.as_str() {
-                        "" => "somebody has changed the database".to_owned(),
-                        id => format!("somebody has changed the database; the entry is {id}"),
-                    };
-                    let fix = "compare it with a backup: lyceum backup verify";
-                    Failure::new(Exit::Failed, "audit_broken", message, why, fix)
-                })?;
-                if context.is_json() {
-                    output::json_line(
-                        &json!({"event": "verified", "entries": verified.entries, "head": verified.head}),
-                    );
-                } else {
-                    output::text(format!(
-                        "{} entries, one chain; its head is {}",
-                        verified.entries, verified.head
-                    ));
-                }
+                told(context, &verified.map_err(|broken| refused(&broken))?);
             }
             Command::Ls { limit } => {
                 let page = Page { after: None, limit };
@@ -83,6 +66,23 @@ impl Audit {
         }
         Ok(())
     }
+}
+
+/// Says that the chain holds.
+pub(in crate::commands) fn told(context: &Context, verified: &audit::Verified) {
+    let json = json!({"event": "verified", "entries": verified.entries, "head": verified.head});
+    say(context, &json, format!("{} entries, one chain; its head is {}", verified.entries, verified.head));
+}
+
+/// Says where it does not.
+pub(in crate::commands) fn refused(broken: &audit::Broken) -> Failure {
+    let message = format!("entry {} of the audit log: {}", broken.seq, broken.why);
+    let why = match broken.id.as_str() {
+        "" => "somebody has changed the database".to_owned(),
+        id => format!("somebody has changed the database; the entry is {id}"),
+    };
+    let fix = "compare it with a backup: lyceum backup verify";
+    Failure::new(Exit::Failed, "audit_broken", message, why, fix)
 }
 
 fn line(entry: &Entry) -> Value {

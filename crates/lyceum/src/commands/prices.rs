@@ -1,24 +1,26 @@
 //! `lyceum prices set|list`
 
+use crate::commands::admin::remote::{moment, text};
+use crate::commands::admin::{list as list_of, say};
 use crate::commands::usage::usd;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{output, time};
+use crate::output;
 use clap::{Args, Subcommand};
-use lyceum_store::ledger::UNIT;
+use lyceum_store::ledger::millionths;
 use lyceum_store::ledger::prices::{self, EVERY, Price, Rates};
+use lyceum_store::tenancy::Act;
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::ModelName;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 #[derive(Debug, Args)]
 pub struct Prices {
     #[command(subcommand)]
-    command: Command,
+    pub(in crate::commands) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(in crate::commands) enum Command {
     /// Add a price, which holds for requests from now on; older ones stay in the list
     Set(Set),
     /// Show every price that there ever was, the newest first
@@ -26,7 +28,7 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct Set {
+pub(in crate::commands) struct Set {
     /// The model's name; '*': every model that has no price of its own
     model: String,
     /// US dollars for a million tokens that are read
@@ -58,20 +60,6 @@ struct Set {
     project: Option<String>,
 }
 
-/// An amount of money with at most six digits behind the point, exactly.
-pub fn millionths(text: &str) -> Result<i64, String> {
-    let wrong =
-        || format!("{text:?} is no amount: write as in 0.15, with six digits behind the point at most");
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let digits = |text: &str| text.chars().all(|c| c.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 6 || text.ends_with('.') {
-        return Err(wrong());
-    }
-    let whole: i64 = whole.parse().map_err(|_| wrong())?;
-    let part: i64 = format!("{part:0<6}").parse().map_err(|_| wrong())?;
-    whole.checked_mul(UNIT).and_then(|whole| whole.checked_add(part)).ok_or_else(wrong)
-}
-
 impl Prices {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
@@ -82,38 +70,47 @@ impl Prices {
 }
 
 async fn set(context: &Context, args: Set) -> Result<(), Failure> {
-    if args.model != EVERY {
-        args.model.parse::<ModelName>()?;
-    }
-    let rates = Rates {
-        input: args.input,
-        cached_input: args.cached_input.unwrap_or(args.input),
-        output: args.output,
-        training: args.training,
-        training_row: args.training_row,
-        cpu_second: args.cpu_second,
-        pass: args.pass,
-    };
-    let place =
-        (args.org.as_deref().unwrap_or(EVERY), args.project.as_deref().unwrap_or(EVERY), &*args.model);
+    let (place, rates) = (args.place(), args.rates());
     let store = context.store().await?;
-    let price = prices::set(&store, place, rates, Timestamp::now()).await?;
-    if context.is_json() {
-        output::json_line(&line(&price));
-    } else {
-        output::text(format!("price {} of {}", price.version, price.model));
-    }
+    let price = prices::set(&store, place, rates, &Act::of_command_line(Timestamp::now())).await?;
+    added(context, &line(&price));
     Ok(())
+}
+
+/// Says which price was added.
+pub(in crate::commands) fn added(context: &Context, line: &Value) {
+    let words = format!("price {} of {}", line["price"], line["model"].as_str().unwrap_or_default());
+    say(context, line, words);
+}
+
+impl Set {
+    /// Organisation, project and model.
+    pub(in crate::commands) fn place(&self) -> (&str, &str, &str) {
+        (self.org.as_deref().unwrap_or(EVERY), self.project.as_deref().unwrap_or(EVERY), &self.model)
+    }
+
+    pub(in crate::commands) fn rates(&self) -> Rates {
+        Rates {
+            input: self.input,
+            cached_input: self.cached_input.unwrap_or(self.input),
+            output: self.output,
+            training: self.training,
+            training_row: self.training_row,
+            cpu_second: self.cpu_second,
+            pass: self.pass,
+        }
+    }
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
     let store = context.store().await?;
     let prices = prices::list(&store).await?;
-    if context.is_json() {
-        let all: Vec<Value> = prices.all().iter().map(line).collect();
-        output::json_line(&json!({ "prices": all }));
-        return Ok(());
-    }
+    told(context, prices.all().iter().map(line).collect());
+    Ok(())
+}
+
+/// Shows prices, each as [`line`] tells it.
+pub(in crate::commands) fn told(context: &Context, all: Vec<Value>) {
     let header = [
         "price",
         "org",
@@ -128,45 +125,27 @@ async fn list(context: &Context) -> Result<(), Failure> {
         "pass",
         "since",
     ];
-    let row = |price: &Price| {
-        let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = price.rates;
-        let amounts = [input, cached_input, output, training, training_row, cpu_second, pass]
-            .map(|rate| usd(rate).to_string());
-        [price.version.to_string(), price.tenant.clone(), price.project.clone(), price.model.clone()]
-            .into_iter()
-            .chain(amounts)
-            .chain([time::for_people(price.created_at)])
-            .collect()
+    let row = |price: Value| {
+        let names = ["org", "project", "model"].map(|field| text(&price, field));
+        let rates = RATES.map(|name| price["usd_per_million"][name].as_f64().unwrap_or_default().to_string());
+        let cells = [price["price"].to_string()].into_iter().chain(names).chain(rates);
+        let cells = cells.chain([moment(&price, "created")]).collect();
+        (price, cells)
     };
-    output::table(&header, &prices.all().iter().map(row).collect::<Vec<Vec<String>>>());
-    output::note("US dollars for a million tokens, rows, seconds or passes");
-    Ok(())
+    list_of(context, "prices", &header, all.into_iter().map(row).collect());
+    if !context.is_json() {
+        output::note("US dollars for a million tokens, rows, seconds or passes");
+    }
 }
+
+const RATES: [&str; 7] =
+    ["input", "cached_input", "output", "training", "training_row", "cpu_second", "pass"];
 
 fn line(price: &Price) -> Value {
-    let Rates { input, cached_input, output, training, training_row, cpu_second, pass } = price.rates;
+    let rates: Map<String, Value> =
+        price.rates.named().iter().map(|(name, rate)| ((*name).to_owned(), usd(*rate).into())).collect();
     json!({
         "price": price.version, "org": price.tenant, "project": price.project, "model": price.model,
-        "usd_per_million": {
-            "input": usd(input), "cached_input": usd(cached_input), "output": usd(output),
-            "training": usd(training), "training_row": usd(training_row), "cpu_second": usd(cpu_second),
-            "pass": usd(pass),
-        },
-        "created": price.created_at.seconds(),
+        "usd_per_million": rates, "created": price.created_at.seconds(),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::millionths;
-
-    #[test]
-    fn amounts_are_exact_or_refused() {
-        assert_eq!(millionths("0.15"), Ok(150_000));
-        assert_eq!(millionths("12"), Ok(12_000_000));
-        assert_eq!(millionths("0.000001"), Ok(1));
-        for text in ["", ".5", "5.", "-1", "1e3", "0.0000001", "1,5", "9999999999999999999"] {
-            assert!(millionths(text).is_err(), "{text}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::{output, time};
 use clap::{Args, ValueEnum};
-use lyceum_store::ledger::{Counts, UNIT, entries};
+use lyceum_store::ledger::{Counts, Entry, UNIT, entries};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 use serde_json::{Value, json};
@@ -113,57 +113,30 @@ impl Usage {
             after = last.request.id.clone();
             rows.extend(page);
         }
-        let header = [
-            "request",
-            "time",
-            "project",
-            "key",
-            "model",
-            "route",
-            "outcome",
-            "input_tokens",
-            "cached_tokens",
-            "output_tokens",
-            "training_tokens",
-            "training_rows",
-            "cpu_seconds",
-            "passes",
-            "price",
-            "cost_usd",
-        ];
-        if context.is_json() {
-            for entry in &rows {
-                let request = &entry.request;
-                let mut row = json!({
-                    "request": request.id, "time": entry.settled_at.date_time(), "project": request.project,
-                    "key": request.api_key, "model": format!("{}@{}", request.model, request.model_version),
-                    "route": request.route, "outcome": entry.outcome.as_str(), "price": entry.price,
-                    "cost_usd": usd(entry.cost),
-                });
-                numbers(&entry.counts).iter().for_each(|(name, n)| row[*name] = Value::from(*n));
-                output::json_line(&row);
-            }
-            return Ok(());
-        }
-        let rows = rows.into_iter().map(|entry| {
-            let request = entry.request;
-            let head = [
-                request.id,
-                entry.settled_at.date_time(),
-                request.project,
-                request.api_key,
-                format!("{}@{}", request.model, request.model_version),
-                request.route,
-                entry.outcome.as_str().to_owned(),
-            ];
-            let counts = numbers(&entry.counts).map(|(_, n)| n.to_string());
-            let tail = [entry.price.to_string(), format!("{:.6}", usd(entry.cost))];
-            head.into_iter().chain(counts).chain(tail).collect()
-        });
-        self.print(&header, &rows.collect::<Vec<Vec<String>>>())
+        let all: Vec<Value> = rows.iter().map(line).collect();
+        self.told(context, &all)
     }
 
-    fn print(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+    /// Shows entries, each as [`line`] tells it.
+    pub(in crate::commands) fn told(&self, context: &Context, all: &[Value]) -> Result<(), Failure> {
+        if context.is_json() {
+            all.iter().for_each(output::json_line);
+            return Ok(());
+        }
+        let row = |entry: &Value| {
+            let cell = |field: &&str| match &entry[*field] {
+                Value::String(text) => text.clone(),
+                Value::Number(usd) if *field == "cost_usd" => {
+                    format!("{:.6}", usd.as_f64().unwrap_or_default())
+                }
+                other => other.to_string(),
+            };
+            ENTRY.iter().map(cell).collect()
+        };
+        self.print(&ENTRY, &all.iter().map(row).collect::<Vec<Vec<String>>>())
+    }
+
+    pub(in crate::commands) fn print(&self, header: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
         if !self.csv {
             output::table(header, rows);
             return Ok(());
@@ -179,6 +152,38 @@ impl Usage {
         output::write_stdout(&String::from_utf8_lossy(&bytes));
         Ok(())
     }
+}
+
+/// What is told of an entry, in its order.
+const ENTRY: [&str; 16] = [
+    "request",
+    "time",
+    "project",
+    "key",
+    "model",
+    "route",
+    "outcome",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "training_tokens",
+    "training_rows",
+    "cpu_seconds",
+    "passes",
+    "price",
+    "cost_usd",
+];
+
+fn line(entry: &Entry) -> Value {
+    let request = &entry.request;
+    let mut row = json!({
+        "request": request.id, "time": entry.settled_at.date_time(), "project": request.project,
+        "key": request.api_key, "model": format!("{}@{}", request.model, request.model_version),
+        "route": request.route, "outcome": entry.outcome.as_str(), "price": entry.price,
+        "cost_usd": usd(entry.cost),
+    });
+    numbers(&entry.counts).iter().for_each(|(name, n)| row[*name] = Value::from(*n));
+    row
 }
 
 fn numbers(counts: &Counts) -> [(&'static str, u64); 7] {

@@ -40,6 +40,6 @@ pub async fn list(
     let named =
         projects::list(store, by.tenant(), Which::All, Page::WHOLE).await.map_err(ServiceError::from)?;
     let names = named.data.into_iter().map(|described| (described.project.id, described.name)).collect();
-    let data = listed.data.into_iter().map(|entry| LogEntry::new(entry, &names)).collect();
+    let data = listed.data.into_iter().map(|entry| LogEntry::new(entry, by.tenant(), &names)).collect();
     Ok(Json(List::new(data, listed.has_more)))
 }

@@ -4,13 +4,16 @@
 
 pub mod admin_keys;
 pub mod audit;
+pub mod budgets;
 pub mod guard;
 pub mod invites;
 pub mod keys;
 pub mod limits;
 pub mod people;
+pub mod prices;
 pub mod projects;
 pub mod retention;
+pub mod shares;
 
 use crate::Api;
 use crate::auth::Administrator;

@@ -8,8 +8,8 @@ use crate::body::Json as Body;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::organization::keys::AccountKey;
 use crate::wire::organization::people::{
-    AccountBody, AccountCreated, CreateAccount, CreateAccountKey, CreateMember, MemberBody, UpdateAccount,
-    UpdateMember, UpdateUser, UserBody, Whom,
+    AccountBody, AccountCreated, CreateAccount, CreateAccountKey, CreateMember, CreateUser, MemberBody,
+    UpdateAccount, UpdateMember, UpdateUser, UserBody, Whom,
 };
 use crate::wire::organization::{Asked, AskedPage, Deleted, List};
 use crate::wire::organization_id;
@@ -37,6 +37,19 @@ pub async fn list_users(
     asked.done()?;
     let listed = people::users(api.service.store(), by.tenant(), &emails, page.page()).await;
     Ok(Json(List::of(listed.map_err(ServiceError::from)?)))
+}
+
+/// Adds a user. Nothing is sent to anybody: a key for the user is made with the user's own role.
+#[utoipa::path(post, path = "/v1/organization/users", tag = "administration", request_body = CreateUser,
+    responses((status = 200, body = UserBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn create_user(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    Body(body): Body<CreateUser>,
+) -> Result<Json<UserBody>, ApiError> {
+    let made = people::add_user(api.service.store(), by.tenant(), body.parse()?, &by.act()).await;
+    Ok(Json(made.map_err(ServiceError::from)?.into()))
 }
 
 async fn user(api: &Api, by: &Administrator, id: &UserId) -> Result<Json<UserBody>, ApiError> {

@@ -2,7 +2,7 @@
 
 use super::{Asked, AskedPage, Identified};
 use crate::error::ApiError;
-use lyceum_service::tenancy::audit::{Entry, Filter};
+use lyceum_service::tenancy::audit::{self, Entry, Filter};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -23,8 +23,25 @@ pub struct LogEntry {
     pub actor: Value,
     /// sha256 of the entry and the hash before it, hexadecimal; `lyceum audit verify` recomputes it.
     pub hash: String,
+    /// With it whoever has every entry recomputes the hashes.
+    pub chain: Link,
     #[serde(flatten)]
     pub change: Map<String, Value>,
+}
+
+/// What the hash of an entry is of, beside what is told of it: canonical JSON (RFC 8785) of `tenant`, `seq`, `id`,
+/// `effective_at_ms`, `type`, `project`, `actor`, `actor_user`, `actor_email`, `resource` and `data`, then `previous`.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AuditLogLink)]
+pub struct Link {
+    pub tenant: String,
+    /// Its place, from 1.
+    pub seq: i64,
+    pub effective_at_ms: i64,
+    /// What was changed; where it is not empty, it stands as `id` among the change.
+    pub resource: String,
+    /// The hash of the entry before it; empty before the first.
+    pub previous: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,7 +59,14 @@ impl Identified for LogEntry {
 }
 
 impl LogEntry {
-    pub fn new(entry: Entry, names: &BTreeMap<String, String>) -> Self {
+    pub fn new(entry: Entry, tenant: &str, names: &BTreeMap<String, String>) -> Self {
+        let chain = Link {
+            tenant: tenant.to_owned(),
+            seq: entry.seq,
+            effective_at_ms: entry.effective_at.millis(),
+            resource: entry.resource.clone(),
+            previous: entry.previous.clone(),
+        };
         let actor = match &entry.actor_user {
             Some(user) => {
                 let mut user = json!({ "id": user });
@@ -51,7 +75,7 @@ impl LogEntry {
                 }
                 json!({"type": "api_key", "api_key": {"id": entry.actor, "type": "user", "user": user}})
             }
-            None if !matches!(entry.actor.as_str(), "command_line" | "server") => {
+            None if !matches!(entry.actor.as_str(), "command_line" | "server" | audit::OPERATOR) => {
                 json!({"type": "api_key", "api_key": {"id": entry.actor}})
             }
             None => json!({"type": "session", "session": {"user": {"id": entry.actor}}}),
@@ -67,7 +91,7 @@ impl LogEntry {
         change.insert(entry.kind.clone(), Value::Object(detail));
         let project = entry.project.map(|id| LogProject { name: names.get(&id).cloned(), id });
         let (id, kind, hash) = (entry.id, entry.kind, entry.hash);
-        Self { id, kind, effective_at: entry.effective_at.seconds(), project, actor, hash, change }
+        Self { id, kind, effective_at: entry.effective_at.seconds(), project, actor, hash, chain, change }
     }
 }
 

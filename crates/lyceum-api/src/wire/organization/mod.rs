@@ -4,8 +4,11 @@ pub mod audit;
 pub mod guard;
 pub mod keys;
 pub mod limits;
+pub mod money;
 pub mod people;
 pub mod projects;
+pub mod requests;
+pub mod shares;
 
 use crate::error::ApiError;
 use lyceum_service::tenancy::{Listed, Page};
@@ -39,6 +42,17 @@ impl<T: Identified> List<T> {
     pub fn of<S: Into<T>>(listed: Listed<S>) -> Self {
         Self::new(listed.data.into_iter().map(Into::into).collect(), listed.has_more)
     }
+}
+
+/// A page of what is known whole: what stands behind the one with the id `after`.
+pub fn paged<T: Identified>(mut all: Vec<T>, page: &AskedPage) -> List<T> {
+    if let Some(after) = &page.after {
+        let behind = all.iter().position(|one| one.id() == after.as_str()).map_or(all.len(), |at| at + 1);
+        all.drain(..behind);
+    }
+    let has_more = all.len() > page.limit as usize;
+    all.truncate(page.limit as usize);
+    List::new(all, has_more)
 }
 
 /// Says that something is gone.

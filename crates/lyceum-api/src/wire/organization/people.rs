@@ -2,7 +2,7 @@
 
 use super::{Identified, says_nothing};
 use crate::error::ApiError;
-use lyceum_service::tenancy::people::{FirstKey, Member, ServiceAccount, User};
+use lyceum_service::tenancy::people::{FirstKey, Member, NewUser, ServiceAccount, User};
 use lyceum_types::ids::{KeyScope, UserId};
 use lyceum_types::tenancy::{ProjectRole, Role};
 use serde::{Deserialize, Serialize};
@@ -42,6 +42,24 @@ impl From<User> for UserBody {
             is_default: user.is_default,
             is_service_account: false,
         }
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = UserCreateRequest)]
+pub struct CreateUser {
+    pub name: String,
+    /// No other user of the organisation has it.
+    pub email: Option<String>,
+    /// `owner` or `reader`; left out: `reader`.
+    pub role: Option<String>,
+}
+
+impl CreateUser {
+    pub fn parse(self) -> Result<NewUser, ApiError> {
+        let role = self.role.map_or(Ok(Role::Reader), |role| parse("role", &role))?;
+        Ok(NewUser { name: self.name, email: self.email, role, is_default: false })
     }
 }
 

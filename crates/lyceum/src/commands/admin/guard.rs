@@ -1,7 +1,9 @@
 //! `lyceum admin guard PROJECT`: what a project's texts are looked through for.
 
-use super::Desk;
-use crate::failure::Failure;
+use super::{Desk, say};
+use crate::context::Context;
+use crate::failure::{Exit, Failure};
+use crate::remote::Client;
 use clap::Args;
 use lyceum_guard::{Action, Kind, Policy, Rule, Wanted};
 use lyceum_store::tenancy::guards;
@@ -26,13 +28,9 @@ pub struct Guard {
 
 impl Guard {
     pub async fn run(self, desk: &Desk<'_>) -> Result<(), Failure> {
+        self.check()?;
         let project = desk.project(&self.project).await?;
         let mut policy = guards::policy(&desk.store, &project).await?;
-        if self.input.is_none() && self.output.is_none() && (self.types.is_some() || self.threshold.is_some())
-        {
-            let why = "types and threshold belong to a direction";
-            return Err(Failure::usage("no direction was set", why, "add --input ACTION or --output ACTION"));
-        }
         if self.input.is_some() || self.output.is_some() {
             if let Some(action) = &self.input {
                 policy.input = self.rule(action)?;
@@ -43,6 +41,47 @@ impl Guard {
             guards::set_policy(&desk.store, &project, &policy, &desk.act()).await?;
         }
         desk.say(&told(&self.project, &policy), words(&self.project, &policy));
+        Ok(())
+    }
+
+    pub(super) fn project(&self) -> &str {
+        &self.project
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let has_words = self.types.is_some() || self.threshold.is_some();
+        if self.input.is_none() && self.output.is_none() && has_words {
+            let why = "types and threshold belong to a direction";
+            return Err(Failure::usage("no direction was set", why, "add --input ACTION or --output ACTION"));
+        }
+        Ok(())
+    }
+
+    /// The same of a server's project.
+    pub(super) fn run_remote(self, context: &Context, client: &Client, path: &str) -> Result<(), Failure> {
+        self.check()?;
+        let mut body = json!({});
+        for (direction, action) in [("input", &self.input), ("output", &self.output)] {
+            if let Some(action) = action {
+                body[direction] = json!({"action": action, "types": self.types,
+                    "threshold": self.threshold.unwrap_or(Wanted::THRESHOLD)});
+            }
+        }
+        let is_asked = body.as_object().is_some_and(|body| body.is_empty());
+        let holds = if is_asked { client.get(path)? } else { client.post(path, &body)? };
+        let wrong = |direction: &str| {
+            let why = format!("its {direction} is no rule that this release reads");
+            Failure::new(
+                Exit::Failed,
+                "unreadable",
+                "the server's policy cannot be read",
+                why,
+                "use the same release",
+            )
+        };
+        let rule = |direction: &'static str| read(&holds[direction]).ok_or_else(|| wrong(direction));
+        let policy = Policy { input: rule("input")?, output: rule("output")?, ..Policy::default() };
+        say(context, &told(&self.project, &policy), words(&self.project, &policy));
         Ok(())
     }
 
@@ -59,6 +98,19 @@ impl Guard {
         }
         Ok(Rule { action, wanted: Wanted { kinds, threshold } })
     }
+}
+
+/// A rule as a server tells it.
+fn read(rule: &Value) -> Option<Rule> {
+    let kinds = rule["types"]
+        .as_array()
+        .map(|types| types.iter().map(|name| name.as_str()?.parse().ok()).collect::<Option<Vec<Kind>>>());
+    let kinds = match kinds {
+        Some(kinds) => Some(kinds?),
+        None => None,
+    };
+    let threshold = rule["threshold"].as_f64()? as f32;
+    Some(Rule { action: rule["action"].as_str()?.parse().ok()?, wanted: Wanted { kinds, threshold } })
 }
 
 fn told(project: &str, policy: &Policy) -> Value {

@@ -36,12 +36,16 @@ impl Admin {
             Command::Organizations(_) => {
                 stays("organizations", "a key of one organisation knows of no other")
             }
-            Command::MasterKey(_) => stays("master-key", "the key is a file of the server's machine"),
-            Command::Shares(_) => stays("shares", "no route shares a model with other projects"),
-            Command::Guard(_) => stays(
-                "guard",
-                "its words are not sent yet; POST /v1/organization/projects/{id}/guard_policy is",
-            ),
+            Command::MasterKey(_) => {
+                let why = "the key never travels: it is a file beside the server, and whoever could send another one \
+                           could open every encrypted project; GET /v1/organization/projects tells the id of the key of each";
+                stays("master-key", why)
+            }
+            Command::Shares(command) => command.run_remote(context, client),
+            Command::Guard(command) => {
+                let path = office.project(command.project(), "/guard_policy");
+                command.run_remote(context, client, &path)
+            }
             Command::VerifyReceipt { file } => super::master::verify_receipt(&file, context),
             Command::Projects(command) => office.projects(command),
             Command::Models(command) => office.models(command),
@@ -264,10 +268,9 @@ impl Office<'_> {
             Some(project) => self.project(project, &format!("/users/{}", path_of(id))),
         };
         match command {
-            Users::Add { .. } => {
-                let why = "no route adds people: nothing there sends invitations";
-                let fix = "run it on the server's machine, without --url";
-                return Err(Failure::usage("lyceum admin users add cannot ask a server", why, fix));
+            Users::Add { name, email, role } => {
+                let made = self.client.post(USERS, &json!({"name": name, "email": email, "role": role}))?;
+                self.say(&told(&made), text(&made, "id"));
             }
             Users::Ls { project } => {
                 let people = every(self.client, USERS)?;

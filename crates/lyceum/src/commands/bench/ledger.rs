@@ -10,10 +10,12 @@ use lyceum_store::keys::KeyGrant;
 use lyceum_store::ledger::budgets::{self, Period, Place};
 use lyceum_store::ledger::{Rates, prices};
 use lyceum_store::models::Version;
+use lyceum_store::tenancy::Act;
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{KeyScope, Project};
+use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,9 +65,10 @@ impl LedgerBench {
         let grant = KeyGrant { name: "bench".into(), scopes: vec![KeyScope::Inference], expires_at: None };
         let (_, secret) = lyceum_store::keys::create(&store, &project, grant, Timestamp::now()).await?;
         let rates = Rates { input: 150_000, cached_input: 75_000, output: 600_000, ..Rates::default() };
-        prices::set(&store, ("*", "*", "*"), rates, Timestamp::now()).await?;
+        let act = Act::of_command_line(Timestamp::now());
+        prices::set(&store, ("*", "*", "*"), rates, &act).await?;
         let place = Place { tenant: project.tenant.clone(), project: String::new(), api_key: String::new() };
-        budgets::set(&store, &place, Period::Month, i64::MAX / 4, Timestamp::now()).await?;
+        budgets::set(&store, &place, Period::Month, limits::AMOUNT_MAX, &act).await?;
         let engine = Engine::start(EngineLimits::default())
             .map_err(|error| Failure::internal("the device thread does not start", &error))?;
         let asker = Arc::new(Asker {

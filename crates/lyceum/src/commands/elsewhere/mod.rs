@@ -5,6 +5,7 @@
 
 mod answers;
 mod models;
+mod money;
 mod organization;
 mod training;
 mod trust;
@@ -40,6 +41,8 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
         Command::Audit(args) => args.run_remote(context, client),
+        Command::Prices(args) => args.run_remote(context, client),
+        Command::Budgets(args) => args.run_remote(context, client),
         other => Err(refused(&other)),
     }
 }
@@ -60,8 +63,6 @@ fn refused(command: &Command) -> Failure {
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
         Command::Export(_) => ("export", "no route gives the files of a model"),
-        Command::Prices(_) => ("prices", "no route shows or changes prices"),
-        Command::Budgets(_) => ("budgets", "no route shows or changes budgets of money"),
         Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };

@@ -8,6 +8,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::remote::{Client, path_of};
 use crate::time;
+use lyceum_store::tenancy::audit::{self as chain, Broken, Entry, Verified};
 use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 
@@ -85,10 +86,9 @@ impl Keys {
 impl Audit {
     pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
         one_organization(&self.org)?;
-        let audit::Command::Ls { limit } = self.command else {
-            let why = "who holds the database could also answer the question: it is verified where it lies";
-            let fix = "run it on the server's machine, with --head HASH that you kept";
-            return Err(Failure::usage("lyceum audit verify cannot ask a server", why, fix));
+        let limit = match self.command {
+            audit::Command::Verify { head } => return verify(context, client, head.as_deref()),
+            audit::Command::Ls { limit } => limit,
         };
         let path = format!("/v1/organization/audit_logs?limit={}", limit.clamp(1, 100));
         let (mut all, mut after, mut has_more) = (Vec::new(), String::new(), true);
@@ -100,19 +100,12 @@ impl Audit {
         }
         has_more |= all.len() > limit as usize;
         all.truncate(limit as usize);
-        let actor = |entry: &Value| {
-            let actor = &entry["actor"];
-            let id = [&actor["api_key"]["id"], &actor["session"]["user"]["id"]]
-                .into_iter()
-                .find_map(Value::as_str);
-            id.unwrap_or_default().to_owned()
-        };
         let detail = |entry: &Value| entry[text(entry, "type")].clone();
         if context.is_json() {
             let line = |entry: &Value| {
                 let mut data = detail(entry);
                 let resource = data.as_object_mut().and_then(|data| data.remove("id")).unwrap_or(json!(""));
-                json!({"id": entry["id"], "type": entry["type"], "effective_at": entry["effective_at"],
+                json!({"seq": entry["chain"]["seq"], "id": entry["id"], "type": entry["type"], "effective_at": entry["effective_at"],
                     "project": entry["project"]["id"], "actor": actor(entry), "resource": resource, "data": data,
                     "hash": entry["hash"]})
             };
@@ -123,10 +116,76 @@ impl Audit {
         let row = |entry: &Value| {
             let project = text(&entry["project"], "id");
             let resource = text(&detail(entry), "id");
-            vec![moment(entry, "effective_at"), text(entry, "type"), project, actor(entry), resource]
+            vec![
+                entry["chain"]["seq"].to_string(),
+                moment(entry, "effective_at"),
+                text(entry, "type"),
+                project,
+                actor(entry),
+                resource,
+            ]
         };
-        let header = ["when", "what", "project", "by", "to"];
+        let header = ["#", "when", "what", "project", "by", "to"];
         crate::output::table(&header, &all.iter().map(row).collect::<Vec<_>>());
         Ok(())
     }
+}
+
+/// Who did it: a key, or a word.
+fn actor(entry: &Value) -> String {
+    let actor = &entry["actor"];
+    let id = [&actor["api_key"]["id"], &actor["session"]["user"]["id"]].into_iter().find_map(Value::as_str);
+    id.unwrap_or_default().to_owned()
+}
+
+/// Fetches every entry and recomputes the chain here: nothing is taken from the server but what each entry says. What a
+/// server leaves off at the end is missed only by who kept a head.
+fn verify(context: &Context, client: &Client, known: Option<&str>) -> Result<(), Failure> {
+    let mut all = every(client, "/v1/organization/audit_logs")?;
+    all.reverse();
+    let (mut previous, mut is_passed) = (String::new(), known.is_none_or(str::is_empty));
+    let tenant = all.first().map(|entry| text(&entry["chain"], "tenant")).unwrap_or_default();
+    for (seq, entry) in (1..).zip(&all) {
+        let entry = entry_of(entry).ok_or_else(|| {
+            let broken = Broken { seq, id: text(entry, "id"), why: "it is not whole".into() };
+            audit::refused(&broken)
+        })?;
+        let hash =
+            chain::follows(&tenant, &entry, seq, &previous).map_err(|broken| audit::refused(&broken))?;
+        previous = hash.to_owned();
+        is_passed |= known == Some(previous.as_str());
+    }
+    if !is_passed {
+        let why = "the chain does not pass the head that was kept of it".to_owned();
+        return Err(audit::refused(&Broken { seq: 1, id: String::new(), why }));
+    }
+    audit::told(context, &Verified { entries: all.len() as i64, head: previous });
+    Ok(())
+}
+
+/// An entry as it was hashed, from what a server tells of it.
+fn entry_of(told: &Value) -> Option<Entry> {
+    let link = &told["chain"];
+    let resource = link["resource"].as_str()?.to_owned();
+    let mut data = told.get(told["type"].as_str()?)?.clone();
+    // Where something was changed, its id was put among the change.
+    if !resource.is_empty() && data.as_object_mut()?.remove("id")? != resource.as_str() {
+        return None;
+    }
+    let user = &told["actor"]["api_key"]["user"];
+    let some = |value: &Value| value.as_str().map(str::to_owned);
+    Some(Entry {
+        seq: link["seq"].as_i64()?,
+        id: some(&told["id"])?,
+        effective_at: Timestamp::from_millis(link["effective_at_ms"].as_i64()?),
+        kind: some(&told["type"])?,
+        project: some(&told["project"]["id"]),
+        actor: actor(told),
+        actor_user: some(&user["id"]),
+        actor_email: some(&user["email"]),
+        resource,
+        data,
+        previous: some(&link["previous"])?,
+        hash: some(&told["hash"])?,
+    })
 }

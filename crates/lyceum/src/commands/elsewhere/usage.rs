@@ -1,5 +1,6 @@
 //! `usage` through a server, with a key of the organisation.
 
+use crate::commands::admin::remote::every;
 use crate::commands::usage::{By, Usage};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -9,6 +10,20 @@ use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+/// Fields of an entry that a server and the command line call the same.
+const SAME: [&str; 11] = [
+    "route",
+    "outcome",
+    "price",
+    "cost_usd",
+    "input_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "training_tokens",
+    "training_rows",
+    "cpu_seconds",
+    "passes",
+];
 const KINDS: [&str; 5] = ["completions", "embeddings", "predictions", "explanations", "trainings"];
 
 impl Usage {
@@ -18,15 +33,8 @@ impl Usage {
             By::Project => "&group_by=project_id",
             By::Model => "&group_by=model",
             By::Day => "",
-            By::Request => {
-                let why = "the routes give sums, not entries";
-                return Err(Failure::usage("--by request does not go with --url", why, "take another --by"));
-            }
+            By::Request => return self.entries(context, client),
         };
-        if self.csv {
-            let why = "it is written from the ledger's entries";
-            return Err(Failure::usage("--csv does not go with --url", why, "use --json"));
-        }
         let ago = time::duration(&self.since, "--since 30d")?;
         let since = (Timestamp::now().millis() - ago.as_millis() as i64) / 1000;
         let mut sums: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
@@ -75,8 +83,26 @@ impl Usage {
                 std::iter::once(name.clone()).chain(fields.iter().map(n)).collect()
             })
             .collect();
-        output::table(&header, &rows);
-        Ok(())
+        self.print(&header, &rows)
+    }
+
+    /// Every entry of the ledger.
+    fn entries(&self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let ago = time::duration(&self.since, "--since 30d")?;
+        let since = Timestamp::now().millis() - ago.as_millis() as i64;
+        let path = format!("/v1/organization/usage/requests?start_time={}", since.div_euclid(1000));
+        let line = |entry: &Value| {
+            let settled_at = Timestamp::from_millis(entry["settled_at_ms"].as_i64().unwrap_or_default());
+            let model = format!("{}@{}", entry["model"].as_str().unwrap_or_default(), entry["model_version"]);
+            let mut row = json!({"request": entry["id"], "time": settled_at.date_time(),
+                "project": entry["project_id"], "key": entry["api_key_id"], "model": model});
+            for field in SAME {
+                row[field] = entry[field].clone();
+            }
+            row
+        };
+        let all: Vec<Value> = every(client, &path)?.iter().map(line).collect();
+        self.told(context, &all)
     }
 }
 
