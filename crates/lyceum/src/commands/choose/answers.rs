@@ -132,6 +132,7 @@ fn request(model: &ModelRef, asked: &Asked, text: &str) -> decisions::Request {
         input: Content::Text(text.to_owned()),
         questions: vec![question],
         explain: None,
+        explained: None,
         promises: lyceum_service::robustness::Promises::default(),
     }
 }
