@@ -517,4 +517,6 @@ fn parse(row: &AnyRow, project: &Project) -> Result<Job, StoreError> {
 }
 
 #[cfg(test)]
+mod simulate;
+#[cfg(test)]
 mod tests;
