@@ -114,6 +114,7 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    language_drift: Arc<drift::language::Watches>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
 }
@@ -136,6 +137,7 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            language_drift: Arc::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
         }

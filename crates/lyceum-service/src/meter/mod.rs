@@ -80,6 +80,11 @@ impl Payer {
         if self.is_batch() { Priority::Batch } else { asked }
     }
 
+    /// Whether a client asks, and not this machine's own user or a run.
+    pub(crate) fn is_client(&self) -> bool {
+        self.bill.is_some()
+    }
+
     pub(crate) fn is_batch(&self) -> bool {
         self.bill.as_ref().is_some_and(|bill| bill.class == Class::Batch)
     }

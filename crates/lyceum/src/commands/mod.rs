@@ -15,6 +15,7 @@ pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod drift;
 pub mod elsewhere;
 pub mod embed;
 pub mod eval;
@@ -95,6 +96,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Attack(args) => args.run(context).await,
         Command::Calibrate(args) => args.run(context).await,
         Command::Cascade(args) => args.run(context).await,
+        Command::Drift(args) => args.run(),
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Embed(args) => args.run(context).await,
