@@ -32,6 +32,7 @@ pub use target::TargetShown;
 
 use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
+use crate::receipts::{self, Place};
 use crate::resident::Resident;
 use crate::{Content, Language, Payer, Service, ServiceError};
 use device::{CancelOnDrop, EngineDevice};
@@ -134,7 +135,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok(explained)
 }
@@ -158,9 +159,15 @@ pub(crate) async fn of_language(
     let answer = metered(service.ledger(), payer, version, most, work).await?;
     let explained = explained(version, answer);
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok(explained)
+}
+
+/// In memory, until newer ones take its place.
+fn keep(service: &Service, project: &Project, explained: &Explained) {
+    service.explanations.keep(project, explained.clone());
+    receipts::kept("explanation", &explained.id, Place::Memory, None);
 }
 
 /// The most rows that go forward and back.
@@ -234,7 +241,7 @@ pub(crate) async fn answer_and_explain(
         }
     };
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok((outputs, explained))
 }
