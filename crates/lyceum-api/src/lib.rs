@@ -20,6 +20,7 @@ mod observe;
 pub mod otel;
 mod places;
 mod rates;
+mod receipts;
 mod routes;
 mod sse;
 pub mod tls;

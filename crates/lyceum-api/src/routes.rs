@@ -6,11 +6,11 @@ use crate::handlers::{
     fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization, pii,
     predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
-use crate::{Api, auth, idempotent, observe, places, rates};
+use crate::{Api, auth, idempotent, observe, places, rates, receipts};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use lyceum_types::ids::KeyScope::{self, Admin, Inference, Metrics};
@@ -88,22 +88,22 @@ fn inference(table: Table) -> Table {
         .work("/v1/batches", post(batches::create).get(batches::list))
         .key(Inference, "/v1/batches/{id}", get(batches::find))
         .key(Inference, "/v1/batches/{id}/cancel", post(batches::cancel))
-        .work("/v1/completions", post(completions::create))
-        .work("/v1/chat/completions", post(chat::create))
-        .work("/v1/embeddings", post(embeddings::create))
-        .work("/v1/responses", post(responses::create))
+        .answer("/v1/completions", post(completions::create))
+        .answer("/v1/chat/completions", post(chat::create))
+        .answer("/v1/embeddings", post(embeddings::create))
+        .answer("/v1/responses", post(responses::create))
         .key(Inference, "/v1/responses/{id}", get(responses::find).delete(responses::delete))
         .key(Inference, "/v1/responses/{id}/cancel", post(responses::cancel))
         .key(Inference, "/v1/responses/{id}/input_items", get(responses::input_items))
-        .work("/v1/decisions", post(decisions::create))
-        .work("/v1/moderations", post(moderations::create))
+        .answer("/v1/decisions", post(decisions::create))
+        .answer("/v1/moderations", post(moderations::create))
         // Rerank as Cohere and Jina, tokens as vLLM.
-        .work("/v1/rerank", post(rerank::create))
-        .work("/tokenize", post(tokens::encode))
-        .work("/detokenize", post(tokens::decode))
+        .answer("/v1/rerank", post(rerank::create))
+        .answer("/tokenize", post(tokens::encode))
+        .answer("/detokenize", post(tokens::decode))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
-        .work("/v1/models/{id}", post(predict::verb))
+        .answer("/v1/models/{id}", post(predict::verb))
         // Names that move, and versions that go.
         .change(Method::DELETE, "/v1/models/{id}", delete(registry::delete))
         .key(Inference, "/v1/models/{id}/aliases", get(registry::aliases))
@@ -118,16 +118,17 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/residents", get(residents::list))
         .key(Inference, "/v1/residents/{id}", delete(residents::unload))
         // Privacy.
-        .work("/v1/pii/analyze", post(pii::analyze))
-        .work("/v1/pii/anonymize", post(pii::anonymize))
-        .work("/v1/pii/deanonymize", post(pii::deanonymize))
+        .answer("/v1/pii/analyze", post(pii::analyze))
+        .answer("/v1/pii/anonymize", post(pii::anonymize))
+        .answer("/v1/pii/deanonymize", post(pii::deanonymize))
         .work("/v1/privacy/epsilon", post(privacy::epsilon))
         .work("/v1/privacy/sigma", post(privacy::sigma))
         .work("/v1/privacy/saw", post(privacy::saw))
+        .work("/v1/privacy/receipts/verify", post(privacy::verify_receipt))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
         .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Why.
-        .work("/v1/explanations", post(explanations::create))
+        .answer("/v1/explanations", post(explanations::create))
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
         .key(Inference, "/v1/explanations/{id}/cancel", post(explanations::cancel))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
@@ -152,10 +153,10 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v2", get(infer::server))
         .key(Inference, "/v2/models/{id}", get(infer::metadata))
         .key(Inference, "/v2/models/{id}/ready", get(infer::ready))
-        .work("/v2/models/{id}/infer", post(infer::create))
+        .answer("/v2/models/{id}/infer", post(infer::create))
         .key(Inference, "/v2/models/{id}/versions/{version}", get(infer::version_metadata))
         .key(Inference, "/v2/models/{id}/versions/{version}/ready", get(infer::version_ready))
-        .work("/v2/models/{id}/versions/{version}/infer", post(infer::version_create))
+        .answer("/v2/models/{id}/versions/{version}/infer", post(infer::version_create))
 }
 
 fn administration(table: Table) -> Table {
@@ -292,8 +293,20 @@ impl Table {
         let count = from_fn_with_state(self.api.clone(), rates::count);
         let place = from_fn_with_state(self.api.clone(), places::take);
         let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
+        let no_receipt = from_fn(receipts::refuse);
         // The last layer is the first to see a request.
-        let methods = methods.layer(place).layer(count).layer(once).layer(key);
+        let methods = methods.layer(place).layer(count).layer(once).layer(no_receipt).layer(key);
+        self.add(path, Access::Project(Inference), methods)
+    }
+
+    /// As [`work`](Self::work), and what is said is the answer itself: with a receipt where one is wanted.
+    fn answer(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
+        let place = from_fn_with_state(self.api.clone(), places::take);
+        let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
+        let receipt = from_fn_with_state(self.api.clone(), receipts::receipt);
+        let methods = methods.layer(place).layer(count).layer(once).layer(receipt).layer(key);
         self.add(path, Access::Project(Inference), methods)
     }
 }

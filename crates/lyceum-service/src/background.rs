@@ -5,6 +5,7 @@
 //! what the document holds; this module knows no shape of it. Where the process that worked on a run is gone, the run
 //! is `failed` with the code `interrupted`: it is not begun again by itself.
 
+use crate::receipts::{self, Place};
 use crate::{Service, ServiceError};
 use lyceum_store::WorkLock;
 use lyceum_store::runs::{self, Kind, RunId};
@@ -133,6 +134,7 @@ where
     let run = tokio::task::spawn_blocking(move || run.begin(kind)).await;
     let run = run.map_err(|error| ServiceError::internal("writing a run broke off", error))??;
     let queued = run.record.clone();
+    receipts::kept("run", &queued.id, Place::DataFolder, None);
     tokio::spawn(crate::rates::carried(run.until_the_end(cancel, work)));
     Ok(queued)
 }

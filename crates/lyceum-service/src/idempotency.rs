@@ -1,9 +1,11 @@
 //! The same request twice has one effect and one answer.
 
+use crate::receipts::{self, Place};
 use crate::{Service, ServiceError};
 use lyceum_store::idempotency;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
+use lyceum_types::limits;
 use sha2::{Digest, Sha256};
 
 pub use lyceum_store::idempotency::{Answer, Held};
@@ -41,7 +43,14 @@ pub async fn complete(
     answer: &Answer,
     now: Timestamp,
 ) -> Result<(), ServiceError> {
-    Ok(idempotency::complete(service.store(), held, answer, now).await?)
+    idempotency::complete(service.store(), held, answer, now).await?;
+    receipts::kept(
+        "answer_for_idempotency_key",
+        "",
+        Place::Database,
+        Some(now.plus(limits::IDEMPOTENCY_KEPT)),
+    );
+    Ok(())
 }
 
 pub async fn release(service: &Service, held: Held) -> Result<(), ServiceError> {

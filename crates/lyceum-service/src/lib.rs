@@ -7,7 +7,7 @@
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`spending`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
-//! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`idempotency`], [`health`].
+//! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`receipts`] (what became of a request), [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
 
@@ -40,6 +40,7 @@ pub mod moderations;
 pub mod predict;
 pub mod privacy;
 pub mod rates;
+pub mod receipts;
 pub mod registry;
 pub mod rerank;
 pub mod residency;
@@ -188,6 +189,7 @@ impl Service {
         if let Some(meter) = rates::current() {
             meter.model(&version.name)?;
         }
+        receipts::asked(&version);
         Ok(version)
     }
 

@@ -137,16 +137,12 @@ pub async fn of_model(
     if crate::cascades::is_cascade(&version) {
         return Err(crate::cascades::refused(&version));
     }
-    let path = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
     let read = move || {
         let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
-        let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
-        let promised = serde_json::from_slice::<Promised>(&bytes)
-            .map_err(|e| ServiceError::internal("understand the manifest", e))?;
-        Ok::<_, ServiceError>((promised.privacy, attacks))
+        Ok::<_, ServiceError>((promised(&dir)?, attacks))
     };
     let (guarantee, attacks) = tokio::task::spawn_blocking(read)
         .await
@@ -157,6 +153,18 @@ pub async fn of_model(
         composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
     }
     Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
+}
+
+/// What training promises of the version in a folder; None: nothing.
+///
+/// # Errors
+/// The manifest cannot be read.
+pub(crate) fn promised(dir: &std::path::Path) -> Result<Option<PrivacyReport>, ServiceError> {
+    let bytes =
+        std::fs::read(dir.join(MANIFEST)).map_err(|e| ServiceError::internal("read the manifest", e))?;
+    let promised = serde_json::from_slice::<Promised>(&bytes)
+        .map_err(|e| ServiceError::internal("understand the manifest", e))?;
+    Ok(promised.privacy)
 }
 
 /// The one field that is asked of a manifest, of a model that was trained here as of one that was imported.

@@ -205,6 +205,7 @@ fn files_privacy_and_attacks(house: &House) {
     let near: Value = serde_json::from_slice(&near.stdout).unwrap();
     assert_eq!(far, near["epsilon"].as_f64().unwrap());
 
+    receipts(house);
     let run = house.line(&["attack", "points", "rows.csv", "--rows", "10"]);
     assert_eq!((&run["status"], &run["n"]), (&"completed".into(), &10.into()));
     assert!(!run["results"].as_array().unwrap().is_empty());
@@ -423,4 +424,40 @@ fn money_people_and_shares(ask: &dyn Fn(&[&str]) -> Value, there: &dyn Fn(&[&str
     for kind in ["price.created", "budget.created", "budget.deleted", "user.added", "model.shared"] {
         assert!(kinds.contains(&kind), "{kind} is not in {kinds:?}");
     }
+}
+
+/// A receipt that the server's key signed is checked here, against the bytes of request and answer, and there.
+fn receipts(house: &House) {
+    use lyceum_service::card::seal::{Signer, sign};
+    let signer = Signer::of(&lyceum_store::Layout::new(house.server.path().join("data"))).unwrap();
+    let sha256 = |text: &str| lyceum_train::checkpoint::digest(text.as_bytes());
+    let document = |answer: &str| {
+        let json = serde_json::json!({"object": "privacy_receipt", "request_sha256": sha256("{}"),
+            "answer_sha256": sha256(answer)});
+        sign(&signer, json)
+    };
+    let write = |name: &str, text: String| std::fs::write(house.client.path().join(name), text).unwrap();
+    write("asked.json", "{}".into());
+    write("answer.json", "yes".into());
+    write("receipt.json", document("yes").to_string());
+    let streamed = serde_json::json!({"choices": [], "privacy_receipt": document("data: a\n\n")});
+    write("stream.txt", format!("data: a\n\nevent: privacy_receipt\ndata: {streamed}\n\ndata: [DONE]\n\n"));
+    let check = ["privacy", "receipt", "receipt.json", "--request", "asked.json", "--answer", "answer.json"];
+    let far = house.line(&check);
+    assert_eq!(
+        (&far["request"], &far["answer"], &far["signed_by_this_server"]),
+        (&true.into(), &true.into(), &true.into())
+    );
+    let near = lyceum(house.client.path(), &[&check[..], &["--json"]].concat()).output().unwrap();
+    let near: Value = serde_json::from_slice(&near.stdout).unwrap();
+    assert_eq!((&near["holds"], &near["public_key"]), (&true.into(), &far["public_key"]));
+    assert_eq!(house.line(&["privacy", "receipt", "stream.txt", "--answer", "stream.txt"])["answer"], true);
+    assert_eq!(
+        house.refused(&["privacy", "receipt", "receipt.json", "--answer", "asked.json"]).1,
+        "receipt_does_not_hold"
+    );
+    write("receipt.json", document("yes").to_string().replace("privacy_receipt", "privacy_receipts"));
+    assert_eq!(house.refused(&["privacy", "receipt", "receipt.json"]).1, "receipt_does_not_hold");
+    assert_eq!(house.refused(&["privacy", "receipt", "asked.json"]).0, 1);
+    assert_eq!(house.refused(&["privacy", "receipt", "answer.json"]).0, 2, "it holds no receipt");
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, Object, ObjectBuilder, PathItem, Ref, RefOr, ResponseBuilder, Schema, Type,
@@ -20,7 +20,7 @@ use utoipa::{Modify, OpenApi};
     paths(
         health::health, health::live, health::ready, metrics::metrics, openapi, docs::docs,
         pii::analyze, pii::anonymize, pii::deanonymize,
-        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::saw, privacy::model,
+        privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::saw, privacy::verify_receipt, privacy::model,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
         registry::history, registry::approve, registry::promote, registry::lineage,
@@ -58,7 +58,7 @@ use utoipa::{Modify, OpenApi};
         organization::budgets::list, organization::budgets::create, organization::budgets::find,
         organization::budgets::modify, organization::budgets::delete, organization::invites::create, organization::invites::find, organization::invites::delete,
     ),
-    modifiers(&Keys, &Parts, &Doors, &Forms),
+    modifiers(&Keys, &Parts, &Doors, &Forms, &Receipts),
     security(("key" = []))
 )]
 struct Document;
@@ -168,6 +168,49 @@ impl Modify for Forms {
             if let Some(RefOr::T(answer)) = answer {
                 let shape = if form == EVENTS { event() } else { text().build() };
                 answer.content.insert(form.into(), ContentBuilder::new().schema(Some(shape)).build().into());
+            }
+        }
+    }
+}
+
+/// Answers that come with a signed receipt, where that is asked for.
+struct Receipts;
+
+const RECEIPTS: [&str; 17] = [
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/decisions",
+    "/v1/moderations",
+    "/v1/rerank",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models/{model}:predict",
+    "/v1/models/{model}:explain",
+    "/v1/pii/analyze",
+    "/v1/pii/anonymize",
+    "/v1/pii/deanonymize",
+    "/v1/explanations",
+    "/v2/models/{id}/infer",
+    "/v2/models/{id}/versions/{version}/infer",
+];
+
+impl Modify for Receipts {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let wish = text().enum_values(Some(["true"])).build();
+        let why = "true: the answer has a signed privacy receipt in the header of the same name (base64 of JSON), a \
+                   stream has it in an event privacy_receipt before its end.";
+        let asked = ParameterBuilder::new()
+            .name("X-Privacy-Receipt")
+            .parameter_in(ParameterIn::Header)
+            .description(Some(why))
+            .schema(Some(wish))
+            .build();
+        for path in RECEIPTS {
+            let item = document.paths.paths.get_mut(path).expect("the document has the path: bug");
+            if let Some(operation) = &mut item.post {
+                operation.parameters.get_or_insert_default().push(RefOr::T(asked.clone()));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/privacy/{epsilon,sigma,saw}`, `POST|GET /v1/privacy/budgets`, `GET /v1/models/{m}/privacy`
+//! `POST /v1/privacy/{epsilon,sigma,saw,receipts/verify}`, `POST|GET /v1/privacy/budgets`, `GET /v1/models/{m}/privacy`
 
 use crate::Api;
 use crate::auth::Caller;
@@ -6,13 +6,13 @@ use crate::body;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::path_model_ref;
 use crate::wire::privacy::{
-    BudgetBody, BudgetList, BudgetRequest, EpsilonBody, EpsilonRequest, ModelPrivacy, SawBody, SawRequest,
-    SigmaBody, SigmaRequest,
+    BudgetBody, BudgetList, BudgetRequest, EpsilonBody, EpsilonRequest, ModelPrivacy, ReceiptBody,
+    ReceiptRequest, SawBody, SawRequest, SigmaBody, SigmaRequest,
 };
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_privacy::calibrate::Target;
-use lyceum_service::{privacy, saw};
+use lyceum_service::{privacy, receipts, saw};
 
 /// What a run costs.
 #[utoipa::path(post, path = "/v1/privacy/epsilon", tag = "privacy", request_body = EpsilonRequest, responses(
@@ -78,4 +78,17 @@ pub async fn saw(
 ) -> Result<Json<SawBody>, ApiError> {
     let wanted = body.wanted()?;
     Ok(Json(saw::of_file(&api.service, &caller.project, &body.file, wanted).await?.into()))
+}
+
+/// Whether a receipt of an answer (`X-Privacy-Receipt`) is what was signed, and whether this server's key signed it.
+#[utoipa::path(post, path = "/v1/privacy/receipts/verify", tag = "privacy", request_body = ReceiptRequest, responses(
+    (status = 200, body = ReceiptBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]
+pub async fn verify_receipt(
+    State(api): State<Api>,
+    body::Json(body): body::Json<ReceiptRequest>,
+) -> Result<Json<ReceiptBody>, ApiError> {
+    let (holds, signed_by_this_server) = receipts::verify(&api.service, &body.receipt)?;
+    let object = "privacy_receipt.verification";
+    let (holds, why) = (holds.is_ok(), holds.err());
+    Ok(Json(ReceiptBody { object, holds, why, signed_by_this_server }))
 }

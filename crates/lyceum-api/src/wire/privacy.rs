@@ -371,3 +371,22 @@ impl From<saw::Answer> for SawBody {
         }
     }
 }
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptRequest {
+    /// The document: the header's base64, decoded, or `privacy_receipt` of a stream's event.
+    #[schema(value_type = Object)]
+    pub receipt: Value,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReceiptBody {
+    /// `privacy_receipt.verification`
+    pub object: &'static str,
+    /// The signature is that of the key which the receipt names.
+    pub holds: bool,
+    /// Why it does not hold.
+    pub why: Option<String>,
+    pub signed_by_this_server: bool,
+}

@@ -26,6 +26,7 @@ mod ledger;
 mod load;
 mod moderations;
 mod money;
+mod receipts;
 mod registry;
 mod responses;
 mod robust_language;

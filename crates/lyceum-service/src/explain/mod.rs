@@ -33,6 +33,7 @@ pub use target::TargetShown;
 
 use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
+use crate::receipts::{self, Place};
 use crate::resident::Resident;
 use crate::{Content, Language, Payer, Service, ServiceError};
 use device::{CancelOnDrop, EngineDevice};
@@ -135,7 +136,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok(explained)
 }
@@ -194,9 +195,15 @@ pub(crate) async fn of_asked(
     let answer = language::explain(service, project, asked, share).await?;
     let explained = explained(&asked.language().version, answer);
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok(explained)
+}
+
+/// In memory, until newer ones take its place.
+fn keep(service: &Service, project: &Project, explained: &Explained) {
+    service.explanations.keep(project, explained.clone());
+    receipts::kept("explanation", &explained.id, Place::Memory, None);
 }
 
 /// The most rows that go forward and back.
@@ -274,7 +281,7 @@ pub(crate) async fn answer_and_explain(
         }
     };
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok((outputs, explained))
 }

@@ -18,12 +18,13 @@ pub mod pii;
 mod seal;
 pub(crate) mod texts;
 
+use crate::receipts::{self, Direction, Witness};
 use crate::{Service, ServiceError};
 use lyceum_guard::placeholder::Written;
 use lyceum_guard::stream::{Block, InJson, rewrite};
 use lyceum_guard::{
-    Action, Analyser, Exfiltration, GuardError, Kind, Names, Policy, Redact, Replace, Restorer, Rewriter,
-    Rule, Wanted,
+    Action, Analyser, Exfiltration, Finding, GuardError, Kind, Names, Policy, Redact, Replace, Restorer,
+    Rewriter, Rule, Wanted,
 };
 use lyceum_store::tenancy::Act;
 use lyceum_types::ids::Project;
@@ -84,6 +85,7 @@ pub(crate) struct Incoming {
     analyser: Analyser,
     exfiltration: Exfiltration,
     policy: Policy,
+    witness: Option<Arc<Witness>>,
 }
 
 tokio::task_local! {
@@ -116,6 +118,7 @@ impl Service {
             analyser: self.analyser.clone(),
             exfiltration,
             policy: policy.into_owned(),
+            witness: receipts::current(),
         }))
     }
 
@@ -177,10 +180,11 @@ impl Incoming {
             is_changed |= made.is_some();
             read.push(made.unwrap_or(text.text));
         }
-        let Incoming { analyser, exfiltration, policy } = self;
+        let Incoming { analyser, exfiltration, policy, witness } = self;
         let carrying = (policy.data_exfiltration != Action::Off)
             .then(|| (Analyser::new(vec![Box::new(exfiltration)]), policy.data_exfiltration));
-        Ok((read, Guarded { analyser, output: policy.output, carrying, names: Arc::new(names), is_changed }))
+        let (output, names) = (policy.output, Arc::new(names));
+        Ok((read, Guarded { analyser, output, carrying, names, is_changed, witness }))
     }
 
     /// What stands for a text; None where it stays.
@@ -193,12 +197,19 @@ impl Incoming {
             return Ok(None);
         }
         let kinds = kinds(found.iter().map(|found| found.kind));
-        match (rule.action, text.change) {
-            (Action::Block, _) => Err(blocked(&text.param, &kinds)),
-            (_, Change::MayNot(why)) => Err(unplaceable(&text.param, &format!("it holds {kinds}: {why}"))),
-            (Action::Mask, _) => self.rewrite(rule, text, names).map(Some),
-            _ => self.rewrite(rule, text, Redact).map(Some),
+        let made = match (rule.action, text.change) {
+            (Action::Block, _) => return Err(blocked(&text.param, &kinds)),
+            (_, Change::MayNot(why)) => {
+                return Err(unplaceable(&text.param, &format!("it holds {kinds}: {why}")));
+            }
+            (Action::Mask, _) => self.rewrite(rule, text, names)?,
+            _ => self.rewrite(rule, text, Redact)?,
+        };
+        if let Some(witness) = &self.witness {
+            let action = rule.action.as_str();
+            found.iter().for_each(|found| witness.changed(Direction::Input, action, found.kind));
         }
+        Ok(Some(made))
     }
 
     fn rewrite(&self, rule: &Rule, text: &Text, mut replace: impl Replace) -> Result<String, ServiceError> {
@@ -219,6 +230,7 @@ pub(crate) struct Guarded {
     carrying: Option<(Analyser, Action)>,
     names: Arc<Names>,
     is_changed: bool,
+    witness: Option<Arc<Witness>>,
 }
 
 impl Guarded {
@@ -258,7 +270,8 @@ impl Guarded {
             };
             (Rewriter::new(analyser, &Wanted::default()), writer)
         });
-        Speech { rewriter, written, restorer: Restorer::new(written), names: self.names.clone(), carrying }
+        let (names, witness) = (self.names.clone(), self.witness.clone());
+        Speech { rewriter, written, restorer: Restorer::new(written), names, carrying, witness }
     }
 }
 
@@ -276,6 +289,7 @@ pub(crate) struct Speech {
     names: Arc<Names>,
     /// Behind the names: what they bring back may be what an address would carry away.
     carrying: Option<(Rewriter, Writer)>,
+    witness: Option<Arc<Witness>>,
 }
 
 impl Speech {
@@ -284,16 +298,17 @@ impl Speech {
     /// # Errors
     /// Something is blocked; a recogniser failed.
     pub fn push(&mut self, text: &str) -> Result<String, ServiceError> {
+        let heard = (self.written, self.witness.as_deref());
         let said = match &mut self.rewriter {
             None => self.restorer.push(&self.names, text),
             Some((rewriter, writer)) => {
-                let seen = writer.write(self.written, |replace| rewriter.push(text, replace))?;
+                let seen = writer.write(heard, |replace| rewriter.push(text, replace))?;
                 self.restorer.push(&self.names, &seen)
             }
         };
         match &mut self.carrying {
             None => Ok(said),
-            Some((rewriter, writer)) => writer.write(self.written, |replace| rewriter.push(&said, replace)),
+            Some((rewriter, writer)) => writer.write(heard, |replace| rewriter.push(&said, replace)),
         }
     }
 
@@ -302,14 +317,15 @@ impl Speech {
     /// # Errors
     /// As [`push`](Self::push).
     pub fn finish(&mut self) -> Result<String, ServiceError> {
+        let heard = (self.written, self.witness.as_deref());
         let seen = match &mut self.rewriter {
             None => String::new(),
-            Some((rewriter, writer)) => writer.write(self.written, |replace| rewriter.finish(replace))?,
+            Some((rewriter, writer)) => writer.write(heard, |replace| rewriter.finish(replace))?,
         };
         let said = self.restorer.push(&self.names, &seen) + &self.restorer.finish();
         let Some((rewriter, writer)) = &mut self.carrying else { return Ok(said) };
-        let passed = writer.write(self.written, |replace| rewriter.push(&said, replace))?;
-        Ok(passed + &writer.write(self.written, |replace| rewriter.finish(replace))?)
+        let passed = writer.write(heard, |replace| rewriter.push(&said, replace))?;
+        Ok(passed + &writer.write(heard, |replace| rewriter.finish(replace))?)
     }
 
     /// A text that is there as a whole.
@@ -322,18 +338,30 @@ impl Speech {
 }
 
 impl Writer {
+    fn action(&self) -> &'static str {
+        let action = match self {
+            Writer::Mask(_) => Action::Mask,
+            Writer::Redact(_) => Action::Redact,
+            Writer::Block(_) => Action::Block,
+        };
+        action.as_str()
+    }
+
     fn write(
         &mut self,
-        written: Written,
+        (written, witness): (Written, Option<&Witness>),
         go: impl FnOnce(&mut &mut dyn Replace) -> Result<String, GuardError>,
     ) -> Result<String, ServiceError> {
-        let mut replace: &mut dyn Replace = match (self, written) {
+        let action = self.action();
+        let replace: &mut dyn Replace = match (self, written) {
             (Writer::Block(block), _) => block,
             (Writer::Mask(json), Written::Json) => &mut **json,
             (Writer::Mask(json), Written::Plain) => &mut json.replace,
             (Writer::Redact(json), Written::Json) => json,
             (Writer::Redact(json), Written::Plain) => &mut json.replace,
         };
+        let mut noting = Noting { replace, witness, action };
+        let mut replace: &mut dyn Replace = &mut noting;
         go(&mut replace).map_err(|error| match error {
             GuardError::Blocked { kinds: found } => {
                 let kinds = kinds(found.into_iter());
@@ -342,6 +370,27 @@ impl Writer {
             }
             other => failed(other),
         })
+    }
+}
+
+/// Tells a witness what was put in the place of something else.
+struct Noting<'a> {
+    replace: &'a mut dyn Replace,
+    witness: Option<&'a Witness>,
+    action: &'static str,
+}
+
+impl Replace for Noting<'_> {
+    fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError> {
+        self.replace.replace(found, text, out)?;
+        if let Some(witness) = self.witness {
+            witness.changed(Direction::Output, self.action, found.kind);
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, text: &str) {
+        self.replace.pass(text);
     }
 }
 

@@ -201,7 +201,7 @@ impl Ledger {
             started_at: Timestamp::now(),
         };
         let lacking = match self.try_open(&request, &most)? {
-            Ok(work) => return Ok(Guard::new(Some(work))),
+            Ok(work) => return Ok(opened(work)),
             Err(lacking) => lacking,
         };
         let _turn = self.granting.lock().await;
@@ -212,7 +212,7 @@ impl Ledger {
                 self.fill(lacking).await?;
             }
             match self.try_open(&request, &most)? {
-                Ok(work) => return Ok(Guard::new(Some(work))),
+                Ok(work) => return Ok(opened(work)),
                 Err(again) => lacking = Some(again),
             }
         }
@@ -443,6 +443,12 @@ struct Wanting {
     key: WindowKey,
     needed: i64,
     started_at: Timestamp,
+}
+
+/// Work with an entry of its own, which a receipt tells of.
+fn opened(work: Work) -> Guard {
+    crate::receipts::counted(&work.id);
+    Guard::new(Some(work))
 }
 
 /// The budgets that a request counts in.

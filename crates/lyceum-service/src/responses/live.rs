@@ -5,6 +5,7 @@
 //! the moment it is queued, beside a lock that says whether the process that makes it lives.
 
 use super::{Record, ResponseId, is_open, with_store};
+use crate::receipts::{self, Place};
 use crate::{Service, ServiceError};
 use lyceum_store::{WorkLock, responses};
 use lyceum_types::ids::Project;
@@ -168,6 +169,7 @@ pub async fn begin(
     let own = move |service: &Service, project: &Project| Ok(responses::own(service.store(), project, &id)?);
     maker._lock = with_store(&maker.service, &maker.project, own).await?;
     maker.save().await?;
+    receipts::kept("response", maker.id.as_str(), Place::DataFolder, None);
     Ok(maker)
 }
 

@@ -7,6 +7,7 @@
 
 pub mod live;
 
+use crate::receipts::{self, Place};
 use crate::{Service, ServiceError};
 use live::{Followed, Wish};
 use lyceum_store::responses;
@@ -44,7 +45,10 @@ pub async fn save(
     id: ResponseId,
     record: Record,
 ) -> Result<(), ServiceError> {
-    with_store(service, project, move |service, project| write(service, project, &id, &record)).await
+    let name = id.as_str().to_owned();
+    with_store(service, project, move |service, project| write(service, project, &id, &record)).await?;
+    receipts::kept("response", &name, Place::DataFolder, None);
+    Ok(())
 }
 
 fn write(service: &Service, project: &Project, id: &ResponseId, record: &Record) -> Result<(), ServiceError> {

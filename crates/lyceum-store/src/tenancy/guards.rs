@@ -4,9 +4,11 @@ use super::audit::{self, Act, Event};
 use super::projects::require_active;
 use crate::{Store, StoreError};
 use lyceum_guard::{Action, Injections, Kind, Policy, Rule, Stops, Wanted};
+use lyceum_types::card::canonical;
 use lyceum_types::ids::Project;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 /// A policy as its row has it.
 #[derive(Serialize, Deserialize)]
@@ -98,6 +100,12 @@ impl RuleRow {
         let wanted = Wanted { kinds: kinds?, threshold: self.threshold };
         Some(Rule { action: self.action.parse().ok()?, wanted })
     }
+}
+
+/// sha256 of the canonical JSON (RFC 8785) of a policy as the audit log tells it, under `guard_policy`.
+pub fn fingerprint(policy: &Policy) -> String {
+    let text = canonical(&json!(PolicyRow::from(policy)));
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What holds for a project.

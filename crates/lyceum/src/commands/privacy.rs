@@ -1,5 +1,7 @@
-//! `lyceum privacy epsilon|sigma|ledger|budget|audit|saw`: the calculator, what was taken of each data set, what
+//! `lyceum privacy epsilon|sigma|ledger|budget|audit|saw|receipt`: the calculator, what was taken of each data set, what
 //! an attack finds, and which models saw a row.
+
+mod receipt;
 
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -37,6 +39,8 @@ pub(in crate::commands) enum PrivacyCommand {
     Audit(AuditArgs),
     /// Which models saw a row of a data file
     Saw(SawArgs),
+    /// Check the signed receipt of an answer (X-Privacy-Receipt), and that it is of this request and answer
+    Receipt(receipt::ReceiptArgs),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -140,6 +144,7 @@ impl Privacy {
             PrivacyCommand::Budget(args) => budget(args, context).await,
             PrivacyCommand::Audit(args) => audit(args, context).await,
             PrivacyCommand::Saw(args) => saw(args, context).await,
+            PrivacyCommand::Receipt(args) => args.run(context, None),
         }
     }
 }

@@ -191,6 +191,7 @@ impl Privacy {
                     "epsilon": args.epsilon, "delta": args.delta, "accountant": args.accountant.wire() });
                 client.post("/v1/privacy/budgets", &body)?
             }
+            PrivacyCommand::Receipt(args) => return args.run(context, Some(client)),
             PrivacyCommand::Saw(_) => {
                 let why = "the server knows files by their ids, and this one is here";
                 let fix = "POST /v1/privacy/saw with the id of a file of /v1/files, or run it on the server's machine";
