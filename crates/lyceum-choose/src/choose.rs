@@ -16,13 +16,13 @@ use crate::trust;
 use lyceum_models::Model;
 use lyceum_models::batch::Input;
 use lyceum_nn::{Examples, Recording, Tape, Workspace, weights};
+use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::data::Loaded;
 use lyceum_types::control::Control;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, usual_name};
 use std::cell::RefCell;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ pub struct Selection {
 /// candidate breaks a limit is no error but a result.
 pub fn choose(
     spec: &ChooseSpec,
-    base_dir: &Path,
+    base_dir: &KeyedPath,
     watch: &mut dyn Watch,
     control: &Control,
 ) -> Result<Selection, ChooseError> {

@@ -6,6 +6,7 @@ use crate::error::ChooseError;
 use crate::race::{Out, Run, Trial, Trials};
 use crate::scores::{Loss, Scores};
 use lyceum_models::Model;
+use lyceum_seal::KeyedPath;
 use lyceum_train::data::{self, Dataset, Loaded};
 use lyceum_train::measure::{self, Measured, RowScores};
 use lyceum_train::{Silent, TrainError, learn};
@@ -14,7 +15,6 @@ use lyceum_types::manifest::Metric;
 use lyceum_types::spec::choose::ChooseSpec;
 use lyceum_types::spec::{ModelSpec, Spec, Task};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ pub struct Kept {
 
 pub struct Lab<'a> {
     choose: &'a ChooseSpec,
-    base_dir: &'a Path,
+    base_dir: &'a KeyedPath,
     control: &'a Control,
     /// Seconds of the budget, and when it began.
     begun: Instant,
@@ -48,7 +48,7 @@ pub struct Lab<'a> {
 impl<'a> Lab<'a> {
     pub fn new(
         choose: &'a ChooseSpec,
-        base_dir: &'a Path,
+        base_dir: &'a KeyedPath,
         control: &'a Control,
         begun: Instant,
         on_trial: OnTrial<'a>,

@@ -143,7 +143,7 @@ pub async fn of_model(
         let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
-        let bytes = std::fs::read(&path).map_err(|e| ServiceError::internal("read the manifest", e))?;
+        let bytes = path.read().map_err(|e| ServiceError::internal("read the manifest", e))?;
         let promised = serde_json::from_slice::<Promised>(&bytes)
             .map_err(|e| ServiceError::internal("understand the manifest", e))?;
         Ok::<_, ServiceError>((promised.privacy, attacks))

@@ -30,7 +30,7 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
+    fn checkpoint_dir(&self) -> Option<lyceum_seal::KeyedPath> {
         None
     }
 }

@@ -10,7 +10,7 @@ use lyceum_choose::{ChooseError, Event, Selection, Watch};
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::ledger::{Counts, bills};
-use lyceum_store::{Store, StoreError, selections};
+use lyceum_store::{Store, StoreError, data_files, selections};
 use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
@@ -129,7 +129,8 @@ async fn choose_and_register(
     plan: &Plan,
     far: Arc<Mutex<jobs::Progress>>,
 ) -> Result<Chosen, Failure> {
-    let (asked, folder) = (plan.spec.clone(), plan.base_dir.clone());
+    let asked = plan.spec.clone();
+    let folder = data_files::folder(store, &context.project, &plan.base_dir)?;
     let (control, is_json) = (context.control.clone(), context.is_json());
     let work = move || {
         let mut told = Told { is_json, progress: Progress::new("choosing", is_json), n_runs: 0, far };
