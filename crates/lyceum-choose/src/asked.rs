@@ -6,13 +6,13 @@
 use crate::lab::held_out;
 use crate::served::{AskError, Asked, Decided, How, Served};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation};
+use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::data::{self, Loaded};
 use lyceum_types::control::Control;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::{ChooseSpec, Imported, Question};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// A text with the place of its label.
 pub type Text = (String, u32);
@@ -36,7 +36,12 @@ impl Texts {
     ///
     /// # Errors
     /// Rows that are no texts with a label each.
-    pub fn of(job: &Spec, parts: &[Loaded], base_dir: &Path, control: &Control) -> Result<Self, TrainError> {
+    pub fn of(
+        job: &Spec,
+        parts: &[Loaded],
+        base_dir: &KeyedPath,
+        control: &Control,
+    ) -> Result<Self, TrainError> {
         let preparation = &parts[0].preparation;
         let (InputPreparation::Text { .. }, OutputPreparation::Labels { names }) =
             (&preparation.input, &preparation.output)

@@ -18,6 +18,7 @@ use crate::trust;
 use lyceum_models::Model;
 use lyceum_models::batch::Input;
 use lyceum_nn::{Examples, Recording, Tape, Workspace, weights};
+use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::data::Loaded;
 use lyceum_types::control::Control;
@@ -25,7 +26,6 @@ use lyceum_types::manifest::Metric;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, usual_name};
 use std::cell::RefCell;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,7 +113,7 @@ pub struct Selection {
 /// candidate breaks a limit is no error but a result.
 pub fn choose(
     spec: &ChooseSpec,
-    base_dir: &Path,
+    base_dir: &KeyedPath,
     served: Option<&dyn Served>,
     watch: &mut dyn Watch,
     control: &Control,

@@ -10,6 +10,7 @@ use crate::row::{Explained, Row, Standing};
 use crate::serve::{Bench, Samples};
 use crate::served::{AskError, Asked, How};
 use crate::words;
+use lyceum_seal::KeyedPath;
 use lyceum_train::data;
 use lyceum_train::eval;
 use lyceum_train::{TrainError, data::Loaded};
@@ -17,7 +18,6 @@ use lyceum_types::control::{Control, Stop};
 use lyceum_types::manifest::Metric;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::ChooseSpec;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ pub fn test(
     number: usize,
     asking: &Asking<'_>,
     job: &Spec,
-    (file, base_dir): (&str, &Path),
+    (file, base_dir): (&str, &KeyedPath),
     control: &Control,
 ) -> Result<Metric, ChooseError> {
     let mut job = job.clone();

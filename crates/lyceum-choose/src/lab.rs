@@ -8,6 +8,7 @@ use crate::race::{Out, Run, Trial, Trials};
 use crate::scores::{Loss, Scores};
 use crate::served::{AskError, Served};
 use lyceum_models::Model;
+use lyceum_seal::KeyedPath;
 use lyceum_train::data::{self, Dataset, Loaded};
 use lyceum_train::measure::{self, Measured, RowScores};
 use lyceum_train::{Silent, TrainError, learn};
@@ -16,7 +17,6 @@ use lyceum_types::manifest::Metric;
 use lyceum_types::spec::choose::ChooseSpec;
 use lyceum_types::spec::{ModelSpec, Spec, Task};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ pub struct Kept {
 
 pub struct Lab<'a> {
     choose: &'a ChooseSpec,
-    base_dir: &'a Path,
+    base_dir: &'a KeyedPath,
     control: &'a Control,
     /// Seconds of the budget, and when it began.
     begun: Instant,
@@ -52,7 +52,7 @@ pub struct Lab<'a> {
 impl<'a> Lab<'a> {
     pub fn new(
         choose: &'a ChooseSpec,
-        base_dir: &'a Path,
+        base_dir: &'a KeyedPath,
         control: &'a Control,
         begun: Instant,
         on_trial: OnTrial<'a>,

@@ -261,6 +261,12 @@ impl Service {
         self.languages.room()
     }
 
+    /// Lets all versions of a project go: what was erased is in no memory of this process.
+    pub fn unload_project(&self, project: &Project) {
+        self.residents.unload_project(project);
+        self.languages.unload_project(project);
+    }
+
     /// Lets imported models go that nobody asked for since `idle`; how many.
     pub fn unload_idle(&self, idle: Duration) -> usize {
         self.languages.unload_idle(idle)

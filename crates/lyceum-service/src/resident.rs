@@ -7,13 +7,13 @@ use lyceum_models::bundle::Bundle;
 use lyceum_models::prepare::Preparation;
 use lyceum_store::layout::{MANIFEST, WEIGHTS};
 use lyceum_store::models::{NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use lyceum_types::manifest::Manifest;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -51,7 +51,7 @@ impl Resident {
         new: &NewVersion,
         manifest: Manifest,
         weights: &[u8],
-        dir: &Path,
+        dir: impl Into<KeyedPath>,
     ) -> Result<Self, ServiceError> {
         let version = Version {
             owner: Project::default_project(),
@@ -65,7 +65,7 @@ impl Resident {
             job: new.job.clone(),
             created_at: Timestamp::now(),
             held: new.held.clone(),
-            dir: dir.to_owned(),
+            dir: dir.into(),
         };
         bundle(version, manifest, weights)
     }
@@ -179,6 +179,13 @@ impl<T: Weighs> Residents<T> {
         was_there
     }
 
+    /// Lets every version of a project go, and those that lean on one.
+    pub(crate) fn unload_project(&self, project: &Project) {
+        let mut slots = self.lock();
+        slots.cells.retain(|key, _| key.0 != *project);
+        slots.drop_orphans();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots<T>> {
         self.slots.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -271,8 +278,8 @@ fn bundle(version: Version, manifest: Manifest, weights: &[u8]) -> Result<Reside
     Ok(Resident { version, manifest, preparation, model: Arc::new(model), watch: Watch::default() })
 }
 
-fn file(path: &Path) -> Result<Vec<u8>, ServiceError> {
-    std::fs::read(path).map_err(|error| {
+fn file(path: &KeyedPath) -> Result<Vec<u8>, ServiceError> {
+    path.read().map_err(|error| {
         ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
     })
 }

@@ -134,7 +134,7 @@ async fn data(
             return Err(ServiceError::invalid(param, "invalid_type", "must be the id of a file"));
         };
         let path = files::open(service.store(), project, &param, id).await?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.path().file_name().unwrap_or_default().to_string_lossy();
         *value = Value::from(format!("{id}/{name}"));
     }
     Ok(data)

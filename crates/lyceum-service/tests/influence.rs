@@ -15,6 +15,7 @@ use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_models::Model;
 use lyceum_models::batch::Batch;
 use lyceum_nn::{ParamKind, Recording, Tape, Workspace};
+use lyceum_store::vault::KeyedPath;
 use lyceum_train::chat::Words;
 use lyceum_train::past::{Past, answer};
 use lyceum_train::tune::{Base, Tuned};
@@ -47,8 +48,8 @@ impl Observer for Kept {
         Ok(())
     }
 
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
-        Some(self.0.clone())
+    fn checkpoint_dir(&self) -> Option<KeyedPath> {
+        Some(KeyedPath::plain(&self.0))
     }
 }
 
@@ -80,7 +81,8 @@ fn past(spec: &TuneSpec, folder: &Path) -> Result<Past, TrainError> {
     let words = Words { tokenizer: &tokenizer, template: Some(&template), now: 0 };
     let (model, id) = (base_model(Stored::F32), "base@1".to_owned());
     let base = Base { model, adapter: None, words, id, sha256: "0".into() };
-    Past::open(spec, base, (folder, &folder.join("checkpoints")), &Control::new())
+    let folder = KeyedPath::plain(folder);
+    Past::open(spec, base, (&folder, &folder.join("checkpoints")), &Control::new())
 }
 
 /// A question that no line asks, answered as most lines about red are.

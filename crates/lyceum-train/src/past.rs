@@ -14,10 +14,10 @@ use crate::schedule::lr_at;
 use crate::tune::{Base, untrained};
 use lyceum_models::batch::Batch;
 use lyceum_models::{InputShape, Model};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::DataFile;
 use lyceum_types::spec::tune::{Method, TuneSpec};
-use std::path::{Path, PathBuf};
 
 /// A fine-tuning that has ended.
 pub struct Past {
@@ -30,13 +30,13 @@ pub struct Past {
 }
 
 /// A checkpoint that was kept.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Kept {
     /// Steps that had been taken.
     pub step: u64,
     /// The rate of the last of them.
     pub lr: f64,
-    path: PathBuf,
+    place: KeyedPath,
 }
 
 impl Past {
@@ -48,7 +48,7 @@ impl Past {
     pub fn open(
         spec: &TuneSpec,
         base: Base<'_>,
-        (base_dir, dir): (&Path, &Path),
+        (base_dir, dir): (&KeyedPath, &KeyedPath),
         control: &Control,
     ) -> Result<Self, TrainError> {
         if spec.privacy.is_some() {
@@ -67,9 +67,9 @@ impl Past {
         let steps = total_steps(&settings, spec.seed, &train);
         let rate = Optimizer::base_lr(&settings.optimizer);
         let model = untrained(spec, base)?;
-        let kept = |path: PathBuf| {
-            let step = checkpoint::step(&path)?;
-            Ok(Kept { step, lr: lr_at(&settings.schedule, rate, step.saturating_sub(1), steps), path })
+        let kept = |place: KeyedPath| {
+            let step = checkpoint::step(&place)?;
+            Ok(Kept { step, lr: lr_at(&settings.schedule, rate, step.saturating_sub(1), steps), place })
         };
         let kept = checkpoint::list(dir)?.into_iter().map(kept).collect::<Result<_, TrainError>>()?;
         Ok(Past { files, kept, train, model })
@@ -81,7 +81,7 @@ impl Past {
     /// A file that is damaged, or gone.
     pub fn model_at(&self, kept: &Kept) -> Result<Model, TrainError> {
         let mut model = self.model.clone();
-        checkpoint::parameters(&kept.path, &mut model.params)?;
+        checkpoint::parameters(&kept.place, &mut model.params)?;
         Ok(model)
     }
 

@@ -13,7 +13,8 @@ use lyceum_explain::ExplainError;
 use lyceum_explain::influence::{gradient, product};
 use lyceum_models::batch::{Batch, Target};
 use lyceum_models::prepare::OutputPreparation;
-use lyceum_store::jobs;
+use lyceum_store::vault;
+use lyceum_store::{data_files, jobs};
 use lyceum_train::checkpoint::{self, Kept};
 use lyceum_train::data::{self, Dataset};
 use lyceum_types::control::Control;
@@ -175,10 +176,11 @@ async fn load(
     let job = jobs::find(service.store(), project, &id).await?;
     let plan: Plan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
-    let dir = service.store().layout().checkpoints_dir(&id);
+    let dir = vault::job_folder(service.store(), project, &id)?.join("checkpoints");
+    let files = data_files::folder(service.store(), project, &plan.base_dir)?;
     let (resident, control) = (resident.clone(), control.clone());
     let work = move || {
-        let loaded = data::load(&plan.spec, &plan.base_dir, &control)
+        let loaded = data::load(&plan.spec, &files, &control)
             .map_err(|error| changed(format!("the rows of job {id} cannot be read again: {error}")))?;
         let of = |files: &[lyceum_types::manifest::DataFile]| {
             let train = files.iter().filter(|file| file.role == "train");

@@ -14,10 +14,11 @@ use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::tabular::Cell;
 use lyceum_models::prepare::text::Specials;
 use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedValue, Raw};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(super) fn load(
     spec: &Spec,
@@ -409,7 +410,7 @@ fn where_columns(names: &[String], source: &Source, look: &Look) -> Vec<usize> {
 /// What the inputs are fitted on.
 struct Fit<'a> {
     spec: &'a Spec,
-    base: &'a Path,
+    base: &'a KeyedPath,
     kind: &'a Kind,
     source: &'a Source,
     features: &'a [Feature],

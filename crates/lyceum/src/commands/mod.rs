@@ -69,7 +69,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let format = if cli.global.json { Format::Json } else { Format::People };
     let access = Access::of(&cli.global);
     let (control, project) = (Control::new(), Project::default_project());
-    let context = Context { config, format, control, project, access };
+    let context = Context { config, format, control, project, access, handed: None };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

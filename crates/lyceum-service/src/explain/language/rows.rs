@@ -16,7 +16,7 @@ use crate::{Service, ServiceError};
 use lyceum_explain::influence::{gradient, product};
 use lyceum_explain::{ExplainError, MethodInfo};
 use lyceum_models::batch::Batch;
-use lyceum_store::jobs;
+use lyceum_store::{data_files, jobs, vault};
 use lyceum_train::checkpoint;
 use lyceum_train::past::{Past, answer};
 use lyceum_train::tune::Base;
@@ -175,7 +175,8 @@ async fn open(
     if base.version.sha256 != plan.base_sha256 {
         return Err(gone(format!("{} is not the model any more that job {id} began with", plan.base)));
     }
-    let dir = service.store().layout().checkpoints_dir(&id);
+    let dir = vault::job_folder(service.store(), project, &id)?.join("checkpoints");
+    let base_dir = data_files::folder(service.store(), project, &plan.base_dir)?;
     let control = control.clone();
     let work = move || {
         let words = &base.words;
@@ -188,7 +189,7 @@ async fn open(
             id: plan.base.clone(),
             sha256: plan.base_sha256.clone(),
         };
-        let past = Past::open(&plan.tune, begun, (&plan.base_dir, &dir), &control);
+        let past = Past::open(&plan.tune, begun, (&base_dir, &dir), &control);
         let past = past.map_err(|error| match error {
             TrainError::Stopped { .. } => ServiceError::DeadlinePassed,
             error => gone(format!("the lines of job {id} cannot be read again: {error}")),

@@ -19,8 +19,8 @@ use lyceum_nn::ops::cached_attention::KvStorage;
 use lyceum_robust::precision::Divergence;
 use lyceum_robust::reading::{self, Greedy, Reader, Scored, Setting, Way};
 use lyceum_robust::share::share;
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::control::Control;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -277,7 +277,7 @@ impl Bench {
             id: language.version.id(),
             source,
         };
-        let (dir, manifest): (PathBuf, _) = match &language.added {
+        let (dir, manifest): (KeyedPath, _) = match &language.added {
             None => (language.version.dir.clone(), language.manifest.clone()),
             Some(added) => (added.base.dir.clone(), read_manifest(&added.base)?),
         };

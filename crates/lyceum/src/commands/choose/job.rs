@@ -12,7 +12,7 @@ use lyceum_choose::{ChooseError, Event, Selection, Watch};
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::ledger::{Counts, bills};
-use lyceum_store::{Store, StoreError, selections};
+use lyceum_store::{Store, StoreError, data_files, selections};
 use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
@@ -131,7 +131,8 @@ async fn choose_and_register(
     plan: &Plan,
     far: Arc<Mutex<jobs::Progress>>,
 ) -> Result<Chosen, Failure> {
-    let (asked, folder) = (plan.spec.clone(), plan.base_dir.clone());
+    let asked = plan.spec.clone();
+    let folder = data_files::folder(store, &context.project, &plan.base_dir)?;
     let (control, is_json) = (context.control.clone(), context.is_json());
     let answers = match plan.spec.imported.is_empty() {
         true => None,
