@@ -14,7 +14,7 @@ use lyceum_store::models::{self, Version};
 use lyceum_store::tenancy::audit::{self, Filter};
 use lyceum_store::tenancy::projects::Which;
 use lyceum_store::tenancy::{Page, projects};
-use lyceum_store::{Layout, Store};
+use lyceum_store::{Layout, Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use std::path::Path;
@@ -132,13 +132,14 @@ pub async fn kept(context: &Context) -> Vec<Check> {
             return checks;
         }
     };
+    let (open, closed) = openable(&store, &owners);
     let versions = match super::machine::chosen() {
-        Ok(_) => every_version(&store, &owners).await.into(),
+        Ok(_) => every_version(&store, &open).await.map(|told| told + &closed).into(),
         Err(_) => Found::LeftOut("nothing can be computed by the processor as it was chosen"),
     };
     checks.push(Check { name: names[0], found: versions });
-    checks.push(Check::new(names[1], every_file(&store, &owners, now).await));
-    checks.push(Check::new(names[2], every_job(&store, &owners).await));
+    checks.push(Check::new(names[1], every_file(&store, &open, now).await));
+    checks.push(Check::new(names[2], every_job(&store, &open).await));
     checks.push(Check::new(names[3], every_log(&store, &owners).await));
     checks.push(Check::new(names[4], spools(&store)));
     checks.push(Check::new(names[5], clock(&store, &owners, now).await));
@@ -158,6 +159,29 @@ fn of_database(context: &Context, mut failure: Failure) -> Failure {
     }
     let layout = Layout::new(&context.config.data_dir.value);
     at(&layout.database(), failure)
+}
+
+/// Those whose documents this process can open, and what is said of the others: they are encrypted, and it was not given
+/// their key, or it is destroyed.
+fn openable(store: &Store, owners: &Owners) -> (Vec<(String, Vec<Project>)>, String) {
+    let mut n_closed = 0;
+    let mut opens = |project: &Project| {
+        let closed =
+            matches!(store.keyring().of(project), Err(StoreError::Locked { .. } | StoreError::Erased { .. }));
+        n_closed += u32::from(closed);
+        !closed
+    };
+    let owners: Vec<_> = owners
+        .iter()
+        .map(|(tenant, projects)| {
+            (tenant.clone(), projects.iter().filter(|project| opens(project)).cloned().collect())
+        })
+        .collect();
+    let said = match n_closed {
+        0 => String::new(),
+        n => format!("; not looked at: {n} encrypted projects that this process cannot open"),
+    };
+    (owners, said)
 }
 
 /// Every organisation with its projects.
@@ -233,9 +257,10 @@ async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<St
                     n_elsewhere += 1;
                     continue;
                 }
-                let why = match std::fs::metadata(&file.path) {
-                    Ok(found) if found.len() == file.bytes => continue,
-                    Ok(found) => format!("it has {} bytes, {} came", found.len(), file.bytes),
+                let place = data_files::place(store, project, file).map_err(|error| vec![error.into()])?;
+                let why = match place.n_bytes() {
+                    Ok(n) if n == file.bytes => continue,
+                    Ok(n) => format!("it has {n} bytes, {} came", file.bytes),
                     Err(error) => error.to_string(),
                 };
                 let message = format!("{} is not what was brought: {}", file.id, file.path.display());
