@@ -154,7 +154,9 @@ async fn a_system_prompt_is_attacked_and_what_succeeded_is_shown() {
     let all = share(&run, "attack_success", "all", "guards on");
     assert_eq!(all["n"], 2 * (3 + 3 + 3 + 1));
     assert_eq!(share(&run, "said_forbidden", "all", "guards on")["value"], all["value"]);
-    assert_eq!(share(&run, "told_canary", "all", "guards on")["value"], 0.0);
+    // What nothing could break is no share of 0.
+    assert!(!run["results"].to_string().contains("told_canary"), "{run}");
+    assert_eq!(share(&run, "told_instructions", "all", "guards on")["value"], 0.0);
     let rows = rows(&house, &run).await;
     assert_eq!(rows.len() as u64, run["n_failures"].as_u64().unwrap());
     let greeted: Vec<&Value> = rows.iter().filter(|row| row["category"] == "greeting").collect();

@@ -9,6 +9,9 @@ use super::{Tested, benjamini_hochberg, chi_squared, holm, ks_p_value, psi};
 use crate::error::RobustError;
 use std::collections::BTreeMap;
 
+/// Values of the reference that a bin of the stability index has at least.
+const BIN_MIN: f64 = 5.0;
+
 /// How often numbers fell between edges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
@@ -98,6 +101,10 @@ fn one(name: &str, reference: &Counted, now: &Counted) -> Result<FeatureDrift, R
         Counted::Numbers(_) => ("ks", distance(&expected, &actual)),
         Counted::Names(_) => ("chi_squared", chi_squared(&expected, &actual)?),
     };
+    let (expected, actual) = match reference {
+        Counted::Numbers(_) => joined(&expected, &actual),
+        Counted::Names(_) => (expected, actual),
+    };
     Ok(FeatureDrift {
         name: name.to_owned(),
         test,
@@ -110,6 +117,30 @@ fn one(name: &str, reference: &Counted, now: &Counted) -> Result<FeatureDrift, R
         n: now.n(),
         n_reference: reference.n(),
     })
+}
+
+/// Neighbouring bins together, so that each has a tenth of the reference's values and [`BIN_MIN`] at least: the index of many
+/// bins with few values is large by chance alone.
+fn joined(reference: &[f64], now: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    let least = (reference.iter().sum::<f64>() / 10.0).max(BIN_MIN);
+    let (mut a, mut b): (Vec<f64>, Vec<f64>) = (vec![0.0], vec![0.0]);
+    for (x, y) in reference.iter().zip(now) {
+        if a[a.len() - 1] >= least {
+            a.push(0.0);
+            b.push(0.0);
+        }
+        let last = a.len() - 1;
+        a[last] += x;
+        b[last] += y;
+    }
+    // What is left over belongs to the bin before it.
+    if a.len() > 1 && a[a.len() - 1] < least {
+        let (x, y) = (a.pop().unwrap_or_default(), b.pop().unwrap_or_default());
+        let last = a.len() - 1;
+        a[last] += x;
+        b[last] += y;
+    }
+    (a, b)
 }
 
 /// The largest distance of the distribution functions at the edges.
@@ -163,6 +194,10 @@ mod tests {
         assert!(found.iter().all(|f| f.p_holm < 1e-6 && f.psi > 0.25), "{found:?}");
         assert_eq!((found[0].n, found[0].n_reference), (200, 200));
         assert!(compare(&same, &same[..1]).is_err());
+        // Bins that the reference hardly knows stand with their neighbours; nothing of a window is lost.
+        let (a, b) = joined(&[1.0, 30.0, 2.0, 40.0, 0.0, 4.0], &[5.0, 1.0, 1.0, 1.0, 6.0, 7.0]);
+        assert_eq!((a, b), (vec![31.0, 46.0], vec![6.0, 15.0]));
+        assert_eq!(joined(&[1.0, 2.0], &[3.0, 4.0]), (vec![3.0], vec![7.0]));
         // What nobody counted is not compared.
         let silent = window(&[], &names);
         assert_eq!(compare(&same, &silent).unwrap().len(), 1);

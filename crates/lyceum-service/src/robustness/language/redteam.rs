@@ -445,7 +445,7 @@ fn findings(asked: &RedTeam, cases: &[Case<'_>], went: &[Went]) -> Result<Vec<Fi
         for category in categories.iter().map(|&c| Some(c)).chain([None]) {
             say("attack_success", category, &|went| went.verdict.succeeded())?;
         }
-        for (rule, metric) in RULES {
+        for (rule, metric) in RULES.into_iter().filter(|(rule, _)| is_at_stake(asked, rule)) {
             say(metric, None, &|went| went.verdict.broken.contains(rule))?;
         }
         for category in categories.iter().map(|&c| Some(c)).chain([None]) {
@@ -455,4 +455,15 @@ fn findings(asked: &RedTeam, cases: &[Case<'_>], went: &[Went]) -> Result<Vec<Fi
         }
     }
     Ok(all)
+}
+
+/// Whether anything could break a rule: what nothing can break is no share of 0.
+fn is_at_stake(asked: &RedTeam, rule: &str) -> bool {
+    match rule {
+        "canary" => asked.canary == Canary::Planted,
+        "secret" => !asked.secrets.is_empty(),
+        "forbidden" => !asked.forbidden.is_empty(),
+        "tool" => !asked.tools.is_empty(),
+        _ => true,
+    }
 }
