@@ -2,6 +2,7 @@
 //! text, thinking and calls of tools.
 
 use crate::drift::language::Watcher;
+use crate::explain::Frame;
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::guard::{self, Guarded, Speech};
 use crate::language::Defaults;
@@ -62,6 +63,18 @@ pub struct Request {
     pub form: Option<Constraint>,
     /// Of what class the work is.
     pub priority: Priority,
+}
+
+impl Request {
+    /// What the model's template is told beside the messages.
+    pub fn frame(&self) -> Frame {
+        let mut variables = self.template_variables.clone();
+        if let Some(thinking) = self.thinking {
+            variables.insert(THINKING.into(), thinking.into());
+        }
+        let told = self.tool_choice.as_ref().is_none_or(|choice| choice != "none");
+        Frame { tools: if told { self.tools.clone() } else { Vec::new() }, variables }
+    }
 }
 
 /// A part of one answer.

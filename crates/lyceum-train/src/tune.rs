@@ -208,6 +208,11 @@ pub struct OnLines {
 }
 
 impl OnLines {
+    /// The loss of each line, the mean over its learnt tokens.
+    pub fn rows(&self) -> &[f64] {
+        &self.rows
+    }
+
     /// The mean loss with its interval.
     pub fn loss(&self) -> Option<&Metric> {
         self.metrics.get("valid_loss")

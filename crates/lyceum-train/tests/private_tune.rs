@@ -9,11 +9,12 @@ use lyceum_kernels::stored::Stored;
 use lyceum_language::template::ChatTemplate;
 use lyceum_models::causal_lm::AdapterConfig;
 use lyceum_nn::Grads;
+use lyceum_privacy::membership::attack;
 use lyceum_privacy::{Accountant, Event as Spend, epsilon};
 use lyceum_train::chat::{self, Words};
 use lyceum_train::private::{Mechanism, Noise, Private};
 use lyceum_train::run::Run;
-use lyceum_train::tune::Tuned;
+use lyceum_train::tune::{Base as Side, Tuned, on_lines};
 use lyceum_train::version::withhold_tuned;
 use lyceum_train::{Event, Observer, TrainError};
 use lyceum_types::control::{Control, Stop};
@@ -236,6 +237,48 @@ fn canaries_are_audited_and_change_neither_rate_nor_length() {
     assert!(audit.canaries == 120 && audit.epsilon_lower <= report.epsilon.unwrap());
     let auc = audit.membership_auc.unwrap();
     assert!(auc.n == 120 && auc.ci95[0] < 0.5 && auc.ci95[1] > 0.5, "{auc:?}");
+}
+
+/// Secrets among the lines: their losses tell those that were learnt from those that were not, and under noise they do not.
+#[test]
+fn planted_secrets_stand_out_of_a_plain_run_and_are_at_chance_in_a_private_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = |i: usize| {
+        let letter = |k: usize| char::from(b'a' + ((i * 7 + 3) * (k * 11 + 5) % 97 % 26) as u8);
+        let answer: String = (0..6).map(letter).collect();
+        format!(
+            "{}\n",
+            serde_json::json!({"messages": [{"role": "user", "content": format!("key {i}?")},
+            {"role": "assistant", "content": answer}]})
+        )
+    };
+    let write = |name: &str, lines: std::ops::Range<usize>| {
+        std::fs::write(folder.path().join(name), lines.map(secret).collect::<String>()).unwrap();
+    };
+    write("train.jsonl", 0..40);
+    write("others.jsonl", 40..80);
+    let auc = |spec: &TuneSpec| {
+        let tuned = run(spec, base_model(Stored::F32), folder.path(), &mut Watched::default()).unwrap();
+        let (tokenizer, template) = (tokenizer(), ChatTemplate::new(CHATML, Map::new()).unwrap());
+        let words = Words { tokenizer: &tokenizer, template: Some(&template), now: 0 };
+        let side = |model| Side { model, adapter: None, words, id: "bot@1".into(), sha256: "0".into() };
+        let (before, after) = (side(base_model(Stored::F32)), side(tuned.model));
+        let scores = |file: &str| -> Vec<f64> {
+            let of = |side| on_lines(spec, file, (side, side), folder.path(), &Control::new()).unwrap();
+            of(&before).rows().iter().zip(of(&after).rows()).map(|(before, after)| before - after).collect()
+        };
+        attack(&scores("train.jsonl"), &scores("others.jsonl"), &[]).unwrap().auc
+    };
+    let steps = "steps = 150\nbatch_size = 8\noptimizer = { name = \"adamw\", lr = 1e-2 }";
+    let private = spec(
+        "lora = { rank = 8 }",
+        steps,
+        "sigma = 1.5\nmax_grad_norm = 0.5\ntarget_delta = 1e-3\npublic = [\"rows\"]",
+    );
+    let plain = TuneSpec { privacy: None, ..private.clone() };
+    let (open, hidden) = (auc(&plain), auc(&private));
+    assert!(open.ci95[0] > 0.6, "it has learnt them by heart: {open:?}");
+    assert!(hidden.ci95[0] < 0.5 && hidden.ci95[1] > 0.5, "nothing of them is seen: {hidden:?}");
 }
 
 #[test]

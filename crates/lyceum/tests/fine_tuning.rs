@@ -165,6 +165,42 @@ fn weights(folder: &Path, model: &Value) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Which lines made a tuned model answer so, over HTTP and at the command line; and how well its losses tell them.
+fn lines_behind(server: &Server, folder: &Path, model: &str) {
+    let asked = json!({"model": model, "messages": [{"role": "user", "content": "say 3"}], "completion": "th th",
+        "method": "tracin"});
+    let why = server.post("/v1/explanations", &asked);
+    assert_eq!((&why["object"], &why["n_rows"]), (&json!("row_influence"), &json!(40)), "{why}");
+    assert_eq!((&why["target"]["text"], &why["usage"]["forward_passes"]), (&json!("th th"), &json!(2 * 41)));
+    let steps: Vec<&Value> =
+        why["checkpoints"].as_array().unwrap().iter().map(|kept| &kept["step"]).collect();
+    assert_eq!(steps, [&json!(3980), &json!(4000)]);
+    let rows = why["rows"]["lowered_loss"].as_array().unwrap();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row["label"] == "th th"), "{why}");
+    let list = server.get(&format!("/v1/models/{model}/explanation_methods"));
+    let methods = list["data"].as_array().unwrap();
+    assert_eq!(methods.iter().find(|m| m["method"] == "tracin").unwrap()["supported"], true);
+    let told = |arguments: &[&str]| -> Value {
+        let done = lyceum(folder, arguments).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap()
+    };
+    let said = ["--input", "say 3", "--completion", "th th", "--method", "tracin", "--json"];
+    let again = told(&[&["explain", model][..], &said].concat());
+    assert_eq!(again["rows"], why["rows"]);
+    let others = json!({"messages": [{"role": "user", "content": "say 99"}, {"role": "assistant", "content": "no no"}]});
+    std::fs::write(folder.join("in.jsonl"), chats(40)).unwrap();
+    std::fs::write(folder.join("out.jsonl"), format!("{others}\n").repeat(20)).unwrap();
+    let audit = ["privacy", "audit", model, "--members", "in.jsonl", "--others", "out.jsonl", "--json"];
+    let found = told(&audit);
+    assert_eq!(
+        (&found["attack"], &found["auc"]["value"]),
+        (&json!("loss_over_base"), &json!(1.0)),
+        "{found}"
+    );
+    assert!(found["epsilon_claimed"].is_null() && found["canaries"].is_null());
+}
+
 #[test]
 fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_the_same_bytes() {
     let folder = with_model();
@@ -191,6 +227,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     };
     assert_eq!(say(model), "th th", "it has learnt");
     assert_ne!(say(&json!("tiny")), "th th");
+    lines_behind(&server, folder.path(), model.as_str().unwrap());
     let list = server.get(&format!("{JOBS}/{}/checkpoints", id(&whole)));
     let checkpoints = list["data"].as_array().unwrap();
     assert_eq!(checkpoints.len(), 2, "{list}");
@@ -426,6 +463,21 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     );
     assert!(messages.iter().any(|message| message.contains("privacy ledger")), "{messages:?}");
     assert!(!events.to_string().contains("training loss="), "the loss of private lines is not told");
+
+    // How much one line counts is what the noise hides; what an audit may say stands beside it.
+    let why = json!({"model": model, "prompt": "say 3", "completion": "th", "method": "tracin"});
+    let (status, refused) =
+        server.send("POST", "/v1/explanations", "application/json", why.to_string().as_bytes());
+    assert!(status == 400 && refused.contains("differential privacy"), "{refused}");
+    std::fs::write(folder.path().join("in.jsonl"), &lines).unwrap();
+    let audit = ["privacy", "audit", &model, "--members", "in.jsonl", "--others", "in.jsonl", "--json"];
+    let audit = lyceum(folder.path(), &audit).output().unwrap();
+    let audit: Value = serde_json::from_slice(&audit.stdout).unwrap();
+    assert_eq!(
+        (&audit["auc"]["value"], &audit["canaries"]["canaries"]),
+        (&json!(0.5), &json!(100)),
+        "{audit}"
+    );
 
     // Which models saw a line: of a private one, that it was among those that were drawn from.
     let saw = |wanted: Value| {

@@ -33,8 +33,11 @@ pub async fn create(
     let (mut request, delivery) = body.parse()?;
     request.priority = caller.payer.priority(request.priority);
     let (n, n_top, request_class) = (request.n, request.logprobs, request.priority);
-    let asker = match why {
-        Some(why) => Some(Asker::new(&api, &caller, request.model.clone(), why).await?),
+    let mut said = match why {
+        Some(why) => {
+            let asked = (request.model.clone(), request.frame());
+            Some(Said::new(Asker::new(&api, &caller, asked, why).await?))
+        }
         None => None,
     };
     let running = chat::create(&api.service, &caller.payer, request).await?;
@@ -51,19 +54,13 @@ pub async fn create(
     };
     match delivery {
         Delivery::Whole => {
-            let mut completion = whole(head, running, n).await?;
-            if let (Some(asker), Some(choice)) = (asker, completion.choices.first()) {
-                let message = &choice.message;
-                let is_plain = message.reasoning_content.is_none() && message.tool_calls.is_none();
-                let said = message.content.clone().unwrap_or_default();
-                completion.explanation = Some(asker.explain(said, is_plain).await);
+            let mut completion = whole(head, running, n, said.as_mut()).await?;
+            if let Some(said) = said {
+                completion.explanation = Some(said.explain().await);
             }
             Ok(axum::Json(completion).into_response())
         }
-        Delivery::Stream { include_usage } => {
-            let said = asker.map(Said::new);
-            Ok(sse::stream(events(head, running, include_usage, said)))
-        }
+        Delivery::Stream { include_usage } => Ok(sse::stream(events(head, running, include_usage, said))),
     }
 }
 
@@ -102,7 +99,12 @@ impl Head {
     }
 }
 
-async fn whole(head: Head, mut running: Running, n: usize) -> Result<Completion, ApiError> {
+async fn whole(
+    head: Head,
+    mut running: Running,
+    n: usize,
+    mut said: Option<&mut Said>,
+) -> Result<Completion, ApiError> {
     let message = || Message { role: "assistant", content: Some(String::new()), ..Message::default() };
     let mut choices: Vec<Choice> = (0..n)
         .map(|index| Choice {
@@ -113,6 +115,9 @@ async fn whole(head: Head, mut running: Running, n: usize) -> Result<Completion,
         })
         .collect();
     while let Some(delta) = running.next().await? {
+        if let Some(said) = &mut said {
+            said.hear(&delta);
+        }
         let choice = &mut choices[delta.choice];
         choice.message.content.get_or_insert_default().push_str(&delta.content);
         if !delta.reasoning.is_empty() {

@@ -42,7 +42,8 @@ pub async fn create(
     let n_choices = request.n * request.prompts.len();
     if let Some(why) = &why {
         guard::require_unchanged_answers(&api.service, &caller.project, "explain").await?;
-        explain::require_readable(&api.service, &caller.project, &why.prompt).await?;
+        let of = (&asked, why.prompt.as_str());
+        explain::require_readable(&api.service, &caller.project, of, &why.options).await?;
     }
     let running = completions::create(&api.service, &caller.payer, request).await?;
     if wants_ids {

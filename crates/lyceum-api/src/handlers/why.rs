@@ -6,7 +6,7 @@ use crate::error::ApiError;
 use crate::wire::chat::Why;
 use crate::wire::explanation::explanation;
 use lyceum_service::chat::Delta;
-use lyceum_service::explain::{self, Options, TargetChoice, What};
+use lyceum_service::explain::{self, Frame, Options, Saying, TargetChoice, What};
 use lyceum_service::{Payer, guard};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Value, json};
@@ -16,66 +16,77 @@ pub(super) struct Asker {
     api: Api,
     payer: Payer,
     model: ModelRef,
+    /// What the model was told beside the messages.
+    frame: Frame,
     why: Why,
 }
 
 /// What was said so far, for who wants to know why.
 pub(super) struct Said {
-    pub(super) asker: Asker,
-    pub(super) text: String,
+    asker: Asker,
+    text: String,
+    /// The whole answer as the model said it.
+    token_ids: Vec<u32>,
     /// Nothing but the answer's text was said.
-    pub(super) is_plain: bool,
+    is_plain: bool,
 }
 
 impl Asker {
     /// What would be refused whatever the answer is, is refused before there is one.
-    pub(super) async fn new(api: &Api, caller: &Caller, model: ModelRef, why: Why) -> Result<Self, ApiError> {
+    pub(super) async fn new(
+        api: &Api,
+        caller: &Caller,
+        (model, frame): (ModelRef, Frame),
+        why: Why,
+    ) -> Result<Self, ApiError> {
         guard::require_unchanged_answers(&api.service, &caller.project, "explain").await?;
-        let options = Options { target: TargetChoice::Likeliest, ..why.options.clone() };
-        let what = What::Conversation { messages: why.messages.clone(), completion: "a".into() };
+        let options = Options { target: TargetChoice::Likeliest, part: None, ..why.options.clone() };
+        let saying = Saying::Text("a".into());
+        let what = What::Conversation { messages: why.messages.clone(), frame: frame.clone(), saying };
         let request = explain::Request { model: model.clone(), what, options };
         explain::check(&api.service, &caller.project, &request).await?;
-        Ok(Asker { api: api.clone(), payer: caller.payer.clone(), model, why })
+        Ok(Asker { api: api.clone(), payer: caller.payer.clone(), model, frame, why })
+    }
+}
+
+impl Said {
+    pub(super) fn new(asker: Asker) -> Said {
+        Said { asker, text: String::new(), token_ids: Vec::new(), is_plain: true }
     }
 
-    /// The explanation; where it cannot be had, that and why: the answer is there all the same.
-    pub(super) async fn explain(self, completion: String, is_plain: bool) -> Value {
+    pub(super) fn hear(&mut self, delta: &Delta) {
+        self.text.push_str(&delta.content);
+        self.token_ids.extend(&delta.token_ids);
+        self.is_plain &= delta.reasoning.is_empty() && delta.calls.is_empty();
+    }
+
+    /// The explanation of what was heard; where it cannot be had, that and why: the answer is there all the same.
+    pub(super) async fn explain(self) -> Value {
         let failed = |code: &str, message: String| {
             let error = json!({"code": code, "message": message});
             json!({"object": "explanation", "status": "failed", "error": error})
         };
-        if completion.is_empty() {
+        let Asker { api, payer, model, frame, why: Why { messages, options, extras } } = self.asker;
+        // Words alone are explained as the text that they are.
+        let saying = match self.is_plain && options.part.is_none() {
+            true => Saying::Text(self.text),
+            false => Saying::Tokens(self.token_ids),
+        };
+        let is_empty = match &saying {
+            Saying::Text(text) => text.is_empty(),
+            Saying::Tokens(ids) => ids.is_empty(),
+        };
+        if is_empty {
             return failed("empty_answer", "nothing was said that could be explained".into());
         }
-        if !is_plain {
-            let message = "an answer with reasoning or calls of tools is not explained in this version";
-            return failed("not_implemented", message.into());
-        }
-        let Why { messages, options, extras } = self.why;
-        let what = What::Conversation { messages, completion };
-        let request = explain::Request { model: self.model, what, options };
-        match explain::create(&self.api.service, &self.payer, request).await {
+        let request =
+            explain::Request { model, what: What::Conversation { messages, frame, saying }, options };
+        match explain::create(&api.service, &payer, request).await {
             Ok(explained) => explanation(&explained, extras),
             Err(error) => {
                 let error = ApiError::from(error);
                 failed(error.detail.code.unwrap_or("internal_error"), error.detail.message)
             }
         }
-    }
-}
-
-impl Said {
-    pub(super) fn new(asker: Asker) -> Said {
-        Said { asker, text: String::new(), is_plain: true }
-    }
-
-    pub(super) fn hear(&mut self, delta: &Delta) {
-        self.text.push_str(&delta.content);
-        self.is_plain &= delta.reasoning.is_empty() && delta.calls.is_empty();
-    }
-
-    /// The explanation of what was heard.
-    pub(super) async fn explain(self) -> Value {
-        self.asker.explain(self.text, self.is_plain).await
     }
 }

@@ -112,15 +112,6 @@ impl Body {
         if self.n.unwrap_or(1) != 1 {
             return Err(unsupported("explain", "one answer is explained: send n 1"));
         }
-        for (given, name) in [
-            (self.tools.as_ref().is_some_and(|tools| !tools.is_empty()), "tools"),
-            (self.chat_template_kwargs.is_some(), "chat_template_kwargs"),
-        ] {
-            if given {
-                let message = format!("not together with {name} in this version: leave one of them out");
-                return Err(ApiError::not_implemented("explain", message));
-            }
-        }
         Ok(Some(Why { messages: self.messages.clone(), options, extras }))
     }
 

@@ -5,8 +5,8 @@ use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;
 use lyceum_service::explain::{
-    BaselineChoice, CONTEXTCITE, Check, DIRECT_LOGIT, Granularity, Method, MethodChoice, Options,
-    QuantityName, Request, Steps, TRACIN, TargetChoice, What, Wish,
+    BaselineChoice, CONTEXTCITE, Check, DIRECT_LOGIT, Frame, Granularity, Method, MethodChoice, Options,
+    QuantityName, Request, SaidPart, Saying, Steps, TRACIN, TargetChoice, What, Wish,
 };
 use lyceum_types::limits;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ pub struct OptionsBody {
     /// `auto`, a name of `GET /v1/models/{m}/explanation_methods`, `attention_weights`, `attention_rollout`, or `tracin`:
     /// the training rows that pulled the answer where it is.
     pub method: Option<String>,
-    /// `token`, `word`, `sentence`, `paragraph`, `feature`, `patch:16`, `step` or `channel`.
+    /// `token`, `word`, `sentence`, `paragraph`, `message`, `feature`, `patch:16`, `step` or `channel`.
     pub granularity: Option<String>,
     pub target: Option<TargetBody>,
     /// `logit`, `probability` or `logprob`.
@@ -67,6 +67,10 @@ pub struct TargetBody {
     pub output: Option<String>,
     /// A part of the completion.
     pub text: Option<String>,
+    /// What of an answer: `content` (by default), `reasoning`, or `tool_call`.
+    pub part: Option<String>,
+    /// Of several calls, the number of one, from 0.
+    pub call: Option<usize>,
     /// Of several questions to a language model in `/v1/decisions`: the number of one, from 0.
     pub question: Option<usize>,
 }
@@ -139,7 +143,7 @@ impl OptionsBody {
                     return refuse(
                         "granularity",
                         format!(
-                            "{name:?} is none of token, word, sentence, paragraph, feature, patch:N, step, channel"
+                            "{name:?} is none of token, word, sentence, paragraph, message, feature, patch:N, step, channel"
                         ),
                     );
                 }
@@ -169,9 +173,9 @@ impl OptionsBody {
             None => limits::EXPLAIN_PASSES_DEFAULT,
             Some(n) => within(&at("max_passes"), n, 1, limits::EXPLAIN_PASSES_MAX)?,
         };
-        let target = match &self.target {
-            None => TargetChoice::Likeliest,
-            Some(target) => target.parse(&at("target"))?,
+        let (target, part) = match &self.target {
+            None => (TargetChoice::Likeliest, None),
+            Some(target) => (target.parse(&at("target"))?, target.said_part(&at("target"))?),
         };
         let baseline = match &self.baseline {
             None => BaselineChoice::Auto,
@@ -191,6 +195,7 @@ impl OptionsBody {
         let options = Options {
             method,
             target,
+            part,
             quantity,
             baseline,
             granularity,
@@ -309,6 +314,11 @@ impl TargetBody {
             return Err(ApiError::field(format!("{path}.question"), "unsupported_parameter", message));
         }
         let not = self.not.clone();
+        if *self == (TargetBody { part: self.part.clone(), call: self.call, ..TargetBody::default() })
+            && self.part.is_some()
+        {
+            return Ok(TargetChoice::Likeliest);
+        }
         Ok(match (&self.label, &self.output, &self.text, &self.not) {
             (Some(label), None, None, _) => {
                 TargetChoice::Label { label: label.clone(), not, step: self.step }
@@ -326,6 +336,25 @@ impl TargetBody {
                 return Err(ApiError::field(path, "invalid_value", message));
             }
         })
+    }
+}
+
+impl TargetBody {
+    /// The part of an answer; None: none was named.
+    fn said_part(&self, path: &str) -> Result<Option<SaidPart>, ApiError> {
+        let refuse = |field: &str, message: &str| {
+            let field = format!("{path}.{field}");
+            let message = format!("{field}: {message}");
+            Err(ApiError::field(field, "invalid_value", message))
+        };
+        match (self.part.as_deref(), self.call) {
+            (None, None) => Ok(None),
+            (Some("content"), None) => Ok(Some(SaidPart::Content)),
+            (Some("reasoning"), None) => Ok(Some(SaidPart::Reasoning)),
+            (Some("tool_call"), call) => Ok(Some(SaidPart::Call(call.unwrap_or(0)))),
+            (_, Some(_)) => refuse("call", "only with part: \"tool_call\""),
+            (Some(_), None) => refuse("part", "there are content, reasoning and tool_call"),
+        }
     }
 }
 
@@ -368,6 +397,12 @@ pub struct Body {
     /// In the place of `prompt`: what a model with a chat template was asked.
     #[schema(value_type = Option<Vec<Object>>)]
     pub messages: Option<Vec<Value>>,
+    /// With `messages`: the functions that it was told of, and further variables of its chat template. Where
+    /// `target.part` is named, `completion` is the whole answer with the marks of thinking and calls.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub tools: Option<Vec<Value>>,
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// A picture as base64, or a data URL.
     pub image: Option<String>,
     /// A row: an object of features, or values in the model's order.
@@ -387,13 +422,25 @@ struct Subject {
     prompt: Option<String>,
     completion: Option<String>,
     messages: Option<Vec<Value>>,
+    tools: Option<Vec<Value>>,
+    chat_template_kwargs: Option<Map<String, Value>>,
     image: Option<String>,
     features: Option<Value>,
     background: Option<bool>,
 }
 
-const SUBJECT_FIELDS: [&str; 8] =
-    ["model", "input", "prompt", "completion", "messages", "image", "features", "background"];
+const SUBJECT_FIELDS: [&str; 10] = [
+    "model",
+    "input",
+    "prompt",
+    "completion",
+    "messages",
+    "tools",
+    "chat_template_kwargs",
+    "image",
+    "features",
+    "background",
+];
 
 impl Body {
     /// The fields of both parts in one object.
@@ -415,6 +462,13 @@ impl Body {
 
 impl Subject {
     fn what(mut self) -> Result<What, ApiError> {
+        let frame = Frame {
+            tools: self.tools.take().unwrap_or_default(),
+            variables: self.chat_template_kwargs.take().unwrap_or_default(),
+        };
+        if self.messages.is_none() && frame != Frame::default() {
+            return Err(unsupported("tools", "they and chat_template_kwargs go with messages"));
+        }
         if let Some(messages) = self.messages.take() {
             within("messages", messages.len(), 1, limits::MESSAGES_MAX)?;
             return match self {
@@ -425,7 +479,7 @@ impl Subject {
                     image: None,
                     features: None,
                     ..
-                } => Ok(What::Conversation { messages, completion }),
+                } => Ok(What::Conversation { messages, frame, saying: Saying::Text(completion) }),
                 _ => {
                     let message = "messages are explained together with completion, and nothing else";
                     Err(ApiError::field("completion", "missing_required_parameter", message))

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use lyceum_service::background::Record;
 use lyceum_service::explain::{
     Answer, AttentionShown, Attribution, Change, Counterfactual, Explained, Explanation, Fit, InfluenceShown,
-    Map as AttentionMap, MethodInfo, Of, Parts, RowShown, TRACIN, TargetShown,
+    Map as AttentionMap, MethodInfo, Of, Parts, RowShown, SaidPart, TRACIN, TargetShown,
 };
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -194,9 +194,20 @@ fn target_body(target: &TargetShown) -> Value {
             json!({"question": question, "label": label, "contrast": not})
         }
         TargetShown::Output { output } => json!({"output": output}),
-        TargetShown::Text { text, span, not } => json!({
-            "choice": 0, "text": text, "char_start": span.start, "char_end": span.end, "contrast": not,
-        }),
+        TargetShown::Text { text, span, not, part } => {
+            let mut body = json!({
+                "choice": 0, "text": text, "char_start": span.start, "char_end": span.end, "contrast": not,
+            });
+            match part {
+                SaidPart::Content => {}
+                SaidPart::Reasoning => body["part"] = "reasoning".into(),
+                SaidPart::Call(n) => {
+                    body["part"] = "tool_call".into();
+                    body["call"] = (*n).into();
+                }
+            }
+            body
+        }
     }
 }
 

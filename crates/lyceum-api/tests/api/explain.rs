@@ -57,7 +57,7 @@ fn sketch(name: &str, quantiles: &[f64], counts: &[(&str, u64)]) -> FeatureSketc
     }
 }
 
-async fn house() -> House {
+pub async fn house() -> House {
     let house = House::new().await;
     let numbers = OutputPreparation::Values { names: vec!["y".into()], mean: vec![10.0], std: vec![2.0] };
     let sketches = vec![

@@ -3,13 +3,13 @@
 use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::gguf::{self, Tensor, Value as Meta};
 
-const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<tool_call></tool_call><|im_end|>\n{% endif %}\
+pub const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<tool_call></tool_call><|im_end|>\n{% endif %}\
 {% for m in messages %}{% if m.role == 'weird' %}{{ raise_exception('no such role') }}{% endif %}\
 <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// The characters that stand for bytes in byte-level vocabularies (GPT-2's).
-fn byte_tokens() -> Vec<String> {
+pub fn byte_tokens() -> Vec<String> {
     let plain = |b: u8| matches!(b, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let mut next = 0u32;
     (0..=255u8)
@@ -27,6 +27,11 @@ fn byte_tokens() -> Vec<String> {
 
 /// A Llama of two layers whose tokens are bytes.
 pub fn tiny_gguf() -> Vec<u8> {
+    tiny_gguf_with(TEMPLATE)
+}
+
+/// With a chat template of another kind.
+pub fn tiny_gguf_with(template: &str) -> Vec<u8> {
     let mut tokens = byte_tokens();
     let n_bytes = tokens.len();
     tokens.extend(["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"].map(String::from));
@@ -55,7 +60,7 @@ pub fn tiny_gguf() -> Vec<u8> {
         of("tokenizer.ggml.merges", Meta::Strings(vec!["t h".into()])),
         of("tokenizer.ggml.eos_token_id", Meta::U32(n_bytes as u32 + 1)),
         of("tokenizer.ggml.add_bos_token", Meta::Bool(false)),
-        of("tokenizer.chat_template", Meta::String(TEMPLATE.into())),
+        of("tokenizer.chat_template", Meta::String(template.into())),
         of("tokenizer.ggml.tokens", Meta::Strings(tokens)),
     ];
     let mut shapes =

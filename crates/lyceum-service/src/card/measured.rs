@@ -247,8 +247,8 @@ pub fn keep_costs(
 /// # Errors
 /// The folder is full, or the disk refuses.
 pub fn keep_membership(
-    resident: &Resident,
-    attack: &Attack,
+    measured: &dyn Costly,
+    (attack, by): (&Attack, &str),
     data: &str,
     n: u64,
     recompute: &str,
@@ -256,11 +256,11 @@ pub fn keep_membership(
     let now = Timestamp::now();
     let mut section = Section::default();
     let mut say = |name: String, estimate: &Estimate| {
-        let mut number = number(resident, &name, estimate.value, "share");
+        let mut number = measured.number(&name, estimate.value, "share");
         number.ci95 = Stated::Is(estimate.ci95);
         number.interval = "95 %".into();
         number.n = Stated::Is(n);
-        number.method = format!("membership attack by loss (Yeom et al. 2018) on {data}");
+        number.method = format!("membership attack by {by} on {data}");
         number.date = now.date_time();
         number.recompute = recompute.to_owned();
         section.numbers.push(number);
@@ -272,7 +272,7 @@ pub fn keep_membership(
     section
         .statements
         .push("An attack is a lower bound of what can be found out: a stronger one may find more.".into());
-    keep(resident, Part::Privacy, section, now)
+    keep_at(measured.version(), Part::Privacy, section, now)
 }
 
 fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {

@@ -89,6 +89,7 @@ pub(super) async fn follow(
         return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
     refuse_settings(options)?;
+    super::refuse_parts(options)?;
     let OutputPreparation::Labels { names } = &resident.preparation.output else {
         return Err(ServiceError::internal("labels were checked", "bug"));
     };

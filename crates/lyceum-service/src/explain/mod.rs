@@ -22,12 +22,12 @@ pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
 pub(crate) use language::{Asked as Read, Question as LanguageQuestion, read_question};
-pub use language::{CONTEXTCITE, DIRECT_LOGIT, Frame};
+pub use language::{CONTEXTCITE, DIRECT_LOGIT, Frame, Saying};
 pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
 };
-pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityName, TargetChoice};
+pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityName, SaidPart, TargetChoice};
 pub use parts::Parts;
 pub use target::TargetShown;
 
@@ -61,8 +61,8 @@ pub enum What {
     Input(Content),
     /// Why a language model continues the prompt so.
     Continuation { prompt: String, completion: String },
-    /// Why it answers these messages (in OpenAI's shape) so.
-    Conversation { messages: Vec<serde_json::Value>, completion: String },
+    /// Why it answers these messages (in OpenAI's shape) so, with what its template was told beside them.
+    Conversation { messages: Vec<serde_json::Value>, frame: Frame, saying: Saying },
 }
 
 /// An explanation with the words that it is about.
@@ -103,8 +103,19 @@ async fn guard(service: &Service, project: &Project, what: &What) -> Result<(), 
             let all = all.map(|(param, text)| (param.to_owned(), text.clone()));
             texts::fixed(service, project, all, COUNTS).await
         }
-        What::Conversation { messages, completion } => {
-            let mut all = vec![("completion".to_owned(), completion.clone())];
+        What::Conversation { messages, frame, saying } => {
+            let mut all = Vec::new();
+            // Tokens are a model's own, which the guard lets pass as they are where they are explained.
+            if let Saying::Text(text) = saying {
+                all.push(("completion".to_owned(), text.clone()));
+            }
+            for tool in &frame.tools {
+                texts::strings(tool, &mut |text| all.push(("tools".to_owned(), text.to_owned())));
+            }
+            for value in frame.variables.values() {
+                let param = "chat_template_kwargs";
+                texts::strings(value, &mut |text| all.push((param.to_owned(), text.to_owned())));
+            }
             texts::conversation("messages", &mut messages.clone(), &mut |param, _, text| {
                 all.push((param.to_owned(), std::mem::take(text)));
             });
@@ -117,9 +128,19 @@ async fn guard(service: &Service, project: &Project, what: &What) -> Result<(), 
 pub async fn require_readable(
     service: &Service,
     project: &Project,
-    prompt: &str,
+    (model, prompt): (&ModelRef, &str),
+    options: &Options,
 ) -> Result<(), ServiceError> {
-    texts::fixed(service, project, [("prompt".to_owned(), prompt.to_owned())], COUNTS).await
+    texts::fixed(service, project, [("prompt".to_owned(), prompt.to_owned())], COUNTS).await?;
+    let version = service.resolve(project, model).await?;
+    if crate::language::is_imported(&version) {
+        let language = service.language(project, model).await?;
+        // Whatever is said, it is a text, and the target is a part of it.
+        let what = What::Continuation { prompt: prompt.to_owned(), completion: "a".into() };
+        let options = Options { target: TargetChoice::Likeliest, ..options.clone() };
+        language::read(service, language, &what, &options)?;
+    }
+    Ok(())
 }
 
 /// Explains one answer and keeps it for [`find`].
@@ -249,6 +270,7 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
         return Ok(version);
     }
     let resident = service.resident(project, &request.model).await?;
+    refuse_parts(&request.options)?;
     let read = parts::read(&resident, &request.what, &request.options, "input")?;
     let (target, _) = target::choose(&resident, &read, &request.options)?;
     let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
@@ -298,6 +320,7 @@ pub(crate) async fn explain(
         let message = "row influence is asked for alone, at POST /v1/explanations";
         return Err(ServiceError::invalid("method", "unsupported_method", message));
     }
+    refuse_parts(options)?;
     if matches!(options.method, MethodChoice::Attention { .. }) {
         attention::refuse_settings(options)?;
     }
@@ -350,6 +373,17 @@ pub(crate) async fn explain(
     };
     drop(cancel);
     Ok(explained(&resident.version, answer))
+}
+
+/// Models that were trained here neither think aloud nor call.
+fn refuse_parts(options: &Options) -> Result<(), ServiceError> {
+    match options.part {
+        None => Ok(()),
+        Some(_) => {
+            let message = "what this model says has no parts: leave target.part out";
+            Err(ServiceError::invalid("target", "unsupported_target", message))
+        }
+    }
 }
 
 fn explained(version: &Version, answer: Answer) -> Explained {

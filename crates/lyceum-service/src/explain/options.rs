@@ -14,6 +14,8 @@ use lyceum_types::spec::Unseen;
 pub struct Options {
     pub method: MethodChoice,
     pub target: TargetChoice,
+    /// The part of an answer in which the target stands; None: its words.
+    pub part: Option<SaidPart>,
     /// None: the logit of a class, the log-probability of a continuation, the number of a regression.
     pub quantity: Option<QuantityName>,
     pub baseline: BaselineChoice,
@@ -31,6 +33,7 @@ impl Default for Options {
         Options {
             method: MethodChoice::Auto,
             target: TargetChoice::Likeliest,
+            part: None,
             quantity: None,
             baseline: BaselineChoice::Auto,
             granularity: None,
@@ -81,6 +84,27 @@ pub enum TargetChoice {
     },
 }
 
+/// A part of what a language model says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaidPart {
+    /// What it answers in words.
+    Content,
+    /// What it thinks before.
+    Reasoning,
+    /// Its call of a tool, by number.
+    Call(usize),
+}
+
+impl SaidPart {
+    pub(super) fn words(self) -> String {
+        match self {
+            SaidPart::Content => "content: name target.part (reasoning, tool_call)".into(),
+            SaidPart::Reasoning => "reasoning".into(),
+            SaidPart::Call(n) => format!("tool call {n}"),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantityName {
     Logit,
@@ -107,6 +131,8 @@ pub enum Granularity {
     Word,
     Sentence,
     Paragraph,
+    /// A message of a conversation.
+    Message,
     /// Squares of this many pixels.
     Patch(usize),
     /// A column of a table.
@@ -123,6 +149,7 @@ impl Granularity {
             Granularity::Word => "word".into(),
             Granularity::Sentence => "sentence".into(),
             Granularity::Paragraph => "paragraph".into(),
+            Granularity::Message => "message".into(),
             Granularity::Patch(n) => format!("patch:{n}"),
             Granularity::Feature => "feature".into(),
             Granularity::Step => "step".into(),
@@ -136,6 +163,7 @@ impl Granularity {
             "word" => Granularity::Word,
             "sentence" => Granularity::Sentence,
             "paragraph" => Granularity::Paragraph,
+            "message" => Granularity::Message,
             "feature" => Granularity::Feature,
             "step" => Granularity::Step,
             "channel" => Granularity::Channel,

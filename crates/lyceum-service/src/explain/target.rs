@@ -1,7 +1,7 @@
 //! Which of the model's numbers is explained: the caller's word for it to an output, and back.
 
 use super::parts::{Read, answers_each_step};
-use super::{Method, MethodChoice, Options, QuantityName, TargetChoice};
+use super::{Method, MethodChoice, Options, QuantityName, SaidPart, TargetChoice};
 use crate::ServiceError;
 use crate::resident::Resident;
 use lyceum_explain::{Quantity, Target, Term, n_steps};
@@ -32,6 +32,8 @@ pub enum TargetShown {
         text: String,
         span: Range<usize>,
         not: Option<String>,
+        /// What of the answer the characters are of.
+        part: SaidPart,
     },
 }
 
@@ -184,5 +186,6 @@ fn said(
         }
     };
     let text = completion.text.chars().skip(span.start).take(span.len()).collect();
-    Ok((terms, TargetShown::Text { text, span, not: not.map(str::to_owned) }))
+    let not = not.map(str::to_owned);
+    Ok((terms, TargetShown::Text { text, span, not, part: SaidPart::Content }))
 }

@@ -112,7 +112,7 @@ fn every_string(param: &str, value: &mut Value, visit: Visit<'_>) {
 }
 
 /// Every string of a value, names of members too.
-fn strings(value: &Value, visit: &mut dyn FnMut(&str)) {
+pub(crate) fn strings(value: &Value, visit: &mut dyn FnMut(&str)) {
     match value {
         Value::String(text) => visit(text),
         Value::Array(values) => values.iter().for_each(|value| strings(value, visit)),

@@ -1,9 +1,10 @@
 //! `lyceum privacy epsilon|sigma|ledger|budget|audit|saw|receipt`: the calculator, what was taken of each data set, what
 //! an attack finds, and which models saw a row.
 
+mod lines;
 mod receipt;
 
-use crate::context::Context;
+use crate::context::{Context, Speaker};
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
@@ -249,9 +250,16 @@ async fn budget(args: BudgetArgs, context: &Context) -> Result<(), Failure> {
 /// False positive rates at which the attack is read.
 const FPRS: [f64; 3] = [0.1, 0.01, 0.001];
 
+/// How the attack is called in a card.
+const BY_LOSS: &str = "loss (Yeom et al. 2018)";
+
 /// The loss attack (Yeom et al. 2018): rows with small losses are said to be members.
 async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
-    let (_service, resident) = context.resident(&args.model).await?;
+    let (service, speaker) = context.speaker(&args.model).await?;
+    let resident = match speaker {
+        Speaker::Trained(resident) => resident,
+        Speaker::Language(_, language) => return lines::audit(&service, &language, args, context).await,
+    };
     let (asked, control) = (resident.clone(), context.control.clone());
     let work = move || -> Result<_, TrainError> {
         let scores = |path: &PathBuf| -> Result<Vec<f64>, TrainError> {
@@ -269,7 +277,7 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
     let again =
         format!("lyceum privacy audit {} --members {members} --others {others}", resident.version.id());
     let data = format!("{members} (members) and {others} (others)");
-    lyceum_service::card::measured::keep_membership(&resident, &attack, &data, n, &again)?;
+    lyceum_service::card::measured::keep_membership(&*resident, (&attack, BY_LOSS), &data, n, &again)?;
     let claimed = resident.manifest.privacy.as_ref();
     let model = resident.version.id();
     if context.is_json() {
@@ -283,19 +291,24 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
         }));
         return Ok(());
     }
+    show(&model, "membership by loss", &attack);
+    Ok(())
+}
+
+/// The attack for people.
+fn show(model: &str, title: &str, attack: &membership::Attack) {
     let cells = |e: &membership::Estimate| format!("{:.4} [{:.4}, {:.4}]", e.value, e.ci95[0], e.ci95[1]);
     let mut rows = vec![vec!["area under the curve".to_owned(), cells(&attack.auc)]];
     rows.extend(attack.tpr_at.iter().map(|at| {
         vec![format!("members found where {} % of others are accused", 100.0 * at.fpr), cells(&at.tpr)]
     }));
-    output::table(&["membership by loss", &model], &rows);
+    output::table(&[title, model], &rows);
     let low = attack.auc.ci95[0];
     output::text(if low > 0.5 {
         "The model tells its rows from others: 0.5 would be a guess."
     } else {
         "This attack does not tell the model's rows from others; a stronger one might."
     });
-    Ok(())
 }
 
 async fn saw(args: SawArgs, context: &Context) -> Result<(), Failure> {

@@ -81,7 +81,7 @@ pub async fn create(
         None => None,
         Some((options, extras)) => {
             let why = Why { messages: request.messages.clone(), options, extras };
-            Some(Said::new(Asker::new(&api, &caller, request.model.clone(), why).await?))
+            Some(Said::new(Asker::new(&api, &caller, (request.model.clone(), request.frame()), why).await?))
         }
     };
     let n_top = request.logprobs;

@@ -132,16 +132,9 @@ impl Body {
     /// What is to be explained of the answer; taken out before the rest is parsed.
     pub fn why(&mut self) -> Result<Option<(Options, Extras)>, ApiError> {
         let Some(options) = self.explain.take() else { return Ok(None) };
-        for (given, name) in [
-            (self.tools.as_ref().is_some_and(|tools| !tools.is_empty()), "tools"),
-            (self.chat_template_kwargs.is_some(), "chat_template_kwargs"),
-            (self.reasoning.is_some(), "reasoning"),
-            (self.background == Some(true), "background"),
-        ] {
-            if given {
-                let message = format!("not together with {name} in this version: leave one of them out");
-                return Err(ApiError::not_implemented("explain", message));
-            }
+        if self.background == Some(true) {
+            let message = "not together with background in this version: leave one of them out";
+            return Err(ApiError::not_implemented("explain", message));
         }
         options.parse("explain.").map(Some)
     }

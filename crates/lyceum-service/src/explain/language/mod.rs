@@ -15,13 +15,16 @@
 mod places;
 mod question;
 pub(super) mod rows;
+mod said;
 mod score;
 mod scored;
 mod tape;
 mod target;
 mod text;
 
-use super::{Answer, BaselineChoice, MethodChoice, Options, Parts, QuantityName, TargetShown, What};
+use super::{
+    Answer, BaselineChoice, MethodChoice, Options, Parts, QuantityName, SaidPart, TargetShown, What,
+};
 use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError};
@@ -29,12 +32,14 @@ use lyceum_explain::language::LanguageMethod;
 use lyceum_explain::{Method, MethodInfo, contextcite};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
+use said::Said;
 use std::sync::Arc;
 use tape::Inside;
 use target::Target;
-use text::{Left, Prompt, Said};
+use text::{Left, Prompt};
 
 pub(crate) use question::{Question, read as read_question};
+pub use said::Saying;
 pub use text::Frame;
 
 /// The names on the wire.
@@ -76,18 +81,31 @@ pub(super) fn read(
         let message = format!("{} says no text: there is no answer to explain", language.version.id());
         return Err(ServiceError::invalid("model", "unsupported_model", message));
     }
-    let (prompt, completion) = prompt_of(&language, what)?;
-    let said = Said::read(&language, completion)?;
+    let (prompt, said) = asked_of(&language, what, options)?;
     let (target, shown) = target::choose(&language, &said, &options.target)?;
     planned(service, language, (prompt, target, shown), options)
 }
 
 /// What the model read, and what it said.
-fn prompt_of<'a>(language: &Language, what: &'a What) -> Result<(Prompt, &'a str), ServiceError> {
+fn asked_of(language: &Language, what: &What, options: &Options) -> Result<(Prompt, Said), ServiceError> {
     match what {
-        What::Continuation { prompt, completion } => Ok((Prompt::text(language, prompt)?, completion)),
-        What::Conversation { messages, completion } => {
-            Ok((Prompt::conversation(language, messages, &Frame::default())?, completion))
+        What::Continuation { prompt, completion } => {
+            if options.part.is_some() {
+                let message = "a text that goes on has no parts: leave target.part out, or send messages";
+                return Err(ServiceError::invalid("target", "unsupported_target", message));
+            }
+            Ok((Prompt::text(language, prompt)?, Said::text(language, completion)?))
+        }
+        What::Conversation { messages, frame, saying } => {
+            let prompt = Prompt::conversation(language, messages, frame)?;
+            let said = match (saying, options.part) {
+                (Saying::Text(text), None) => Said::text(language, text)?,
+                (saying, part) => {
+                    let read = prompt.rendered(language, |_, text| text.to_owned())?;
+                    Said::part(language, saying, (frame, &read), part.unwrap_or(SaidPart::Content))?
+                }
+            };
+            Ok((prompt, said))
         }
         What::Input(_) => {
             let message =
@@ -252,6 +270,10 @@ pub(super) fn methods(service: &Service, language: &Language) -> Vec<MethodInfo>
         let works = tape::method(&MethodChoice::Named(method.clone())).is_some();
         let why = (!works).then(|| "not of models that were imported in this version".to_owned());
         all.push(method.info(why));
+    }
+    if language.model.language_config().is_none() {
+        let why = format!("{} makes vectors or numbers of texts and says none", language.version.id());
+        all.iter_mut().for_each(|method| method.refusal = Some(why.clone()));
     }
     all
 }

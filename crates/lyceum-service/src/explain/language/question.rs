@@ -42,6 +42,10 @@ pub(crate) fn read(
     options: &Options,
 ) -> Result<Asked, ServiceError> {
     supported(options)?;
+    if options.part.is_some() {
+        let message = "a decision is one label, which has no parts: leave target.part out";
+        return Err(ServiceError::invalid("target", "unsupported_target", message));
+    }
     let (chosen, not) = question.wished(&options.target)?;
     let labels = question.labels;
     // A logit is one token's: that of the label, or where two part.

@@ -9,7 +9,7 @@ use super::super::device::{CancelOnDrop, EngineDevice};
 use super::super::influence::{InfluenceShown, NAME, RowShown, refuse_settings, strongest};
 use super::super::{Options, TargetShown, Usage, What, refused, run};
 use super::target::{self, Target};
-use super::text::{Left, Said};
+use super::text::Left;
 use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError};
@@ -94,8 +94,7 @@ pub(crate) fn read(
         return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
     refuse_settings(options)?;
-    let (prompt, completion) = super::prompt_of(&language, what)?;
-    let said = Said::read(&language, completion)?;
+    let (prompt, said) = super::asked_of(&language, what, options)?;
     let (target, shown) = target::choose(&language, &said, &options.target)?;
     let Target::Said { tokens, range } = &target else {
         let message = format!("{NAME} follows the loss of one answer: leave target.not out");

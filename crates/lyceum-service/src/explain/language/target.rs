@@ -1,8 +1,8 @@
 //! What of an answer is explained: the log-probabilities of its tokens, or of one text over another in its place.
 
 use super::super::{TargetChoice, TargetShown};
+use super::said::Said;
 use super::score::Scored;
-use super::text::Said;
 use crate::ServiceError;
 use crate::language::Language;
 use lyceum_explain::Term;
@@ -125,28 +125,34 @@ pub(super) fn choose(
         TargetChoice::Text { text, not } => (text.as_deref(), not.as_deref()),
         _ => return wrong("this model says text: send target.text".into()),
     };
+    let whole = said.characters(said.span.clone());
     let span = match part {
-        None => 0..said.text.chars().count(),
+        None => said.span.clone(),
         Some("") => return wrong("target.text is empty".into()),
-        Some(part) => match said.text.find(part) {
+        Some(part) => match whole.find(part) {
             Some(byte) => {
-                let start = said.text[..byte].chars().count();
+                let start = said.span.start + whole[..byte].chars().count();
                 start..start + part.chars().count()
             }
             None => return wrong(format!("{part:?} does not occur in the completion")),
         },
     };
-    let text: String = said.text.chars().skip(span.start).take(span.len()).collect();
+    let text = said.characters(span.clone());
     let range = said.tokens_of(&span);
     let mut tokens: Vec<u32> = said.tokens.iter().map(|(id, _)| *id).collect();
-    let shown = TargetShown::Text { text, span: span.clone(), not: not.map(str::to_owned) };
+    let shown = TargetShown::Text {
+        text,
+        // Within the part that the caller sees.
+        span: span.start - said.span.start..span.end - said.span.start,
+        not: not.map(str::to_owned),
+        part: said.part,
+    };
     let Some(not) = not else { return Ok((Target::Said { tokens, range }, shown)) };
     // The other text where the first stands, as the tokenizer would have written it there.
-    let before: String = said.text.chars().take(span.start).collect();
-    let other = Said::read(language, &format!("{before}{not}"))?;
-    let pairs = tokens.iter().zip(&other.tokens);
-    let parts = pairs.enumerate().find(|(_, (id, (other, _)))| *id != other);
-    match parts.map(|(place, (_, (other, _)))| (place, *other)) {
+    let other = said.instead(language, span.start, not)?;
+    let pairs = tokens.iter().zip(&other);
+    let parts = pairs.enumerate().find(|(_, (id, other))| id != other);
+    match parts.map(|(place, (_, other))| (place, *other)) {
         Some((place, other)) if range.contains(&place) => {
             tokens.truncate(place + 1);
             Ok((Target::Contrast { tokens, other }, shown))

@@ -6,6 +6,7 @@ use crate::ServiceError;
 use crate::language::Language;
 use lyceum_language::template::{Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
+use lyceum_language::tools::openai_tools;
 use lyceum_types::clock::Timestamp;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -73,6 +74,7 @@ impl Prompt {
             );
             return Err(ServiceError::invalid("messages", "unsupported_model", message));
         }
+        openai_tools(&frame.tools).map_err(|error| refused("tools", error))?;
         let messages = openai_messages(messages).map_err(|error| refused("messages", error))?;
         let text =
             |(i, message): (usize, &Value)| message["content"].as_str().map(|text| (i, text.to_owned()));
@@ -131,6 +133,7 @@ impl Prompt {
         most: usize,
     ) -> Result<Self, ServiceError> {
         self.parts = match granularity {
+            Some(Granularity::Message) => self.whole_messages()?,
             Some(granularity) => self.cut_into(language, granularity)?,
             None => match self.cut_into(language, Granularity::Sentence)? {
                 one if one.len() == 1 => {
@@ -142,6 +145,16 @@ impl Prompt {
             },
         };
         Ok(self)
+    }
+
+    /// Every message a part.
+    fn whole_messages(&self) -> Result<Vec<(usize, Range<usize>)>, ServiceError> {
+        if matches!(self.source, Source::Text(_) | Source::Conversation { tail: Some(_), .. }) {
+            let message = "message is a part of a conversation: use token, word, sentence or paragraph";
+            return Err(ServiceError::invalid("granularity", "unsupported_granularity", message));
+        }
+        let texts = self.texts().into_iter().enumerate().filter(|(_, text)| !text.is_empty());
+        Ok(texts.map(|(i, text)| (i, 0..text.chars().count())).collect())
     }
 
     fn cut_into(
@@ -254,35 +267,8 @@ impl Prompt {
     }
 }
 
-/// An answer, and its tokens with their places in characters.
-pub(super) struct Said {
-    pub text: String,
-    pub tokens: Vec<(u32, Range<usize>)>,
-}
-
-impl Said {
-    pub(super) fn read(language: &Language, text: &str) -> Result<Self, ServiceError> {
-        let tokens = tokens_with_spans(&language.words.tokenizer, text, "completion")?;
-        if tokens.is_empty() {
-            let message = "completion: the text is empty: there is nothing to explain";
-            return Err(ServiceError::invalid("completion", "empty_text", message));
-        }
-        Ok(Said { text: text.to_owned(), tokens })
-    }
-
-    /// The tokens that have a character of the span.
-    pub(super) fn tokens_of(&self, span: &Range<usize>) -> Range<usize> {
-        let touches = |(_, (_, token)): &(usize, &(u32, Range<usize>))| {
-            token.start < span.end && token.end > span.start
-        };
-        let mut found = self.tokens.iter().enumerate().filter(touches).map(|(i, _)| i);
-        let first = found.next().unwrap_or(0);
-        first..found.next_back().unwrap_or(first) + 1
-    }
-}
-
 /// Tokens of a text that nobody may forge special ones in, each with the characters that its bytes are of.
-fn tokens_with_spans(
+pub(super) fn tokens_with_spans(
     tokenizer: &Tokenizer,
     text: &str,
     param: &str,

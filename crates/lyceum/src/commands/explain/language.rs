@@ -4,7 +4,7 @@ use super::{Explain, SAID_TOKENS, content, said};
 use crate::context::Context;
 use crate::failure::Failure;
 use lyceum_service::chat::{self, Calls, Sampling};
-use lyceum_service::explain::What;
+use lyceum_service::explain::{Frame, Saying, What};
 use lyceum_service::{Content, Language, Payer, Service};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Map, Value, json};
@@ -28,20 +28,20 @@ pub(super) async fn what(
         return Ok(What::Continuation { prompt, completion });
     }
     let messages = vec![json!({ "role": "user", "content": prompt })];
-    let completion = match &explain.completion {
-        Some(completion) => completion.clone(),
-        None => answer(context, service, reference, &messages).await?,
+    let saying = match &explain.completion {
+        Some(completion) => Saying::Text(completion.clone()),
+        None => answer(context, service, (reference, &messages), explain.part.is_some()).await?,
     };
-    Ok(What::Conversation { messages, completion })
+    Ok(What::Conversation { messages, frame: Frame::default(), saying })
 }
 
-/// The likeliest answer, or its beginning.
+/// The likeliest answer, or its beginning; its tokens where a part of it is named.
 async fn answer(
     context: &Context,
     service: &Service,
-    model: &ModelRef,
-    messages: &[Value],
-) -> Result<String, Failure> {
+    (model, messages): (&ModelRef, &[Value]),
+    in_parts: bool,
+) -> Result<Saying, Failure> {
     let request = chat::Request {
         model: model.clone(),
         messages: messages.to_vec(),
@@ -62,14 +62,11 @@ async fn answer(
         priority: chat::Priority::Interactive,
     };
     let mut running = chat::create(service, &Payer::local(&context.project), request).await?;
-    let mut text = String::new();
+    let (mut text, mut ids, mut is_plain) = (String::new(), Vec::new(), true);
     while let Some(delta) = running.next().await? {
-        if !delta.reasoning.is_empty() {
-            let why = "it thinks before it answers, and what it thought would have to be explained too";
-            let fix = "give the answer with --completion";
-            return Err(Failure::usage("this model's answer is not explained by itself", why, fix));
-        }
+        is_plain &= delta.reasoning.is_empty();
         text.push_str(&delta.content);
+        ids.extend(delta.token_ids);
     }
-    Ok(text)
+    Ok(if is_plain && !in_parts { Saying::Text(text) } else { Saying::Tokens(ids) })
 }

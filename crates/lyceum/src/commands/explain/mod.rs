@@ -47,7 +47,10 @@ pub struct Explain {
     /// Another label or text: explains the difference
     #[arg(long)]
     not: Option<String>,
-    /// token, word, sentence, paragraph, feature, patch:N, step, channel
+    /// What of a language model's answer: content or reasoning; then --completion is all that it said, with its marks
+    #[arg(long)]
+    pub(in crate::commands) part: Option<String>,
+    /// token, word, sentence, paragraph, message, feature, patch:N, step, channel
     #[arg(long)]
     granularity: Option<String>,
     /// zeros, mean or drop
@@ -151,6 +154,9 @@ impl Explain {
         }
         if let Some(not) = &self.not {
             target.insert("not".into(), not.clone().into());
+        }
+        if let Some(part) = &self.part {
+            target.insert("part".into(), part.clone().into());
         }
         if !target.is_empty() {
             options.insert("target".into(), target.into());
