@@ -19,6 +19,7 @@ mod extras;
 mod files;
 mod fine_tuning;
 mod guard;
+mod guard_names;
 mod house;
 mod language;
 mod ledger;

@@ -113,6 +113,7 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
         let kind = match loaded.model.config.head {
             Head::Embedding { .. } => ImportedKind::Embedding,
             Head::Classifier { .. } => ImportedKind::Classifier,
+            Head::Tokens { .. } => ImportedKind::Tagger,
         };
         let notes = loaded.notes.clone();
         let model = within(Model::encoder(loaded), longest(dir, layout)?, dir)?;
