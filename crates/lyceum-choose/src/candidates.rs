@@ -65,6 +65,11 @@ pub fn linear() -> ModelSpec {
     mlp(&[], 0.0)
 }
 
+/// The training of what is not trained.
+pub fn nothing() -> TrainSpec {
+    usual_training(&linear())
+}
+
 /// A job that reads rows of texts, where no candidate is trained.
 pub fn reader_of_texts(choose: &ChooseSpec) -> Spec {
     let model = ModelSpec::Gru(recurrent(64));

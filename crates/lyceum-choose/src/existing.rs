@@ -46,7 +46,7 @@ pub fn enter(
     row.ram_bytes = Some(facts.weights_bytes);
     row.explained = Some(Explained { exact: None, measured: None });
     let asked = asking.asked(number, 0, 0);
-    row.served = Some((facts, asked.clone()));
+    row.served = Some((facts, Some(asked.clone())));
     let mut broken = excesses(&spec.limits, &row, Stage::Before);
     if broken.is_empty() && spec.limits.latency_ms_p95.is_some() {
         let mut samples = Samples::default();

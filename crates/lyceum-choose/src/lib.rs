@@ -3,7 +3,8 @@
 //! The path: [`candidates`] says who runs, [`limits`] who cannot win and by how much, [`race`] spends the budget by
 //! successive halving, [`lab`] is what a race asks of training, [`serve`] what an answer costs on this machine, [`trust`] what a model withstands,
 //! [`served`] is what candidates that exist
-//! already are asked through and [`asked`] what they are asked, [`scores`] compares two candidates on the same rows and seeds, [`holm`] makes many comparisons honest, [`ties`]
+//! already are asked through and [`asked`] what they are asked, [`written`] walks this path for
+//! models that write texts, [`scores`] compares two candidates on the same rows and seeds, [`holm`] makes many comparisons honest, [`ties`]
 //! and [`pareto`] order what is left, and [`rule`] takes one and says what is given up. [`choose`] is the door.
 //!
 //! `scores`, `holm`, `ties`, `pareto`, `rule` and the schedule of `race` are pure; everything that is measured is
@@ -15,6 +16,7 @@
 pub mod asked;
 pub mod candidates;
 mod choose;
+mod conclude;
 mod error;
 mod existing;
 pub mod holm;
@@ -30,6 +32,7 @@ pub mod served;
 pub mod ties;
 pub mod trust;
 mod words;
+mod written;
 
 pub use choose::{Event, Pair, Recommendation, Selection, Tie, Watch, choose};
 pub use error::ChooseError;

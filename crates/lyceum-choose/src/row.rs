@@ -7,6 +7,7 @@ use crate::served::{Asked, Facts};
 use lyceum_types::manifest::Metric;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::Explainability;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -15,11 +16,13 @@ pub struct Row {
     pub family: String,
     /// None for a baseline, and for a model that exists.
     pub job: Option<Spec>,
-    /// The model that exists, and what it is asked with the first seed's examples.
-    pub served: Option<(Facts, Asked)>,
+    /// The model that exists, and what it is asked with the first seed's examples; None: to write what stands in the rows.
+    pub served: Option<(Facts, Option<Asked>)>,
     pub standing: Standing,
     /// Over the held-out rows and all seeds.
     pub quality: Option<Metric>,
+    /// Of models that write: the other metrics on the same lines.
+    pub also: BTreeMap<String, Metric>,
     pub parameters: Option<u64>,
     /// Of one answer.
     pub operations: Option<u64>,
@@ -101,6 +104,7 @@ impl Row {
             served: None,
             standing: Standing::Finalist,
             quality: None,
+            also: BTreeMap::new(),
             parameters: None,
             operations: None,
             ram_bytes: None,

@@ -56,10 +56,7 @@ pub struct Against<'a> {
 
 /// `97.8 %`, or the number itself.
 pub fn quality(loss: Loss, value: f64) -> String {
-    match loss {
-        Loss::Error => format!("{:.1} %", value * 100.0),
-        Loss::Squared => figure(value),
-    }
+    if loss.is_share() { format!("{:.1} %", value * 100.0) } else { figure(value) }
 }
 
 /// A p-value.
@@ -69,8 +66,14 @@ pub fn p_value(p: f64) -> String {
 
 /// How much worse the first of a pair is: points of accuracy, or mean squared error, with its interval.
 pub fn difference(loss: Loss, paired: &Paired) -> String {
-    let scale = if loss == Loss::Error { 100.0 } else { 1.0 };
-    let unit = if loss == Loss::Error { "points of accuracy" } else { "of mean squared error" };
+    let scale = if loss.is_share() { 100.0 } else { 1.0 };
+    let unit = match loss {
+        Loss::Error => "points of accuracy",
+        Loss::Match => "points of exact matches",
+        Loss::Tokens => "points of token accuracy",
+        Loss::Squared => "of mean squared error",
+        Loss::Nats => "nats a token",
+    };
     let of = |value: f64| figure(value * scale);
     format!(
         "{} {unit} (95 % interval {} to {})",

@@ -23,6 +23,12 @@ pub enum Loss {
     Error,
     /// Squared, in the target's units: reported as its root.
     Squared,
+    /// 1 where an answer is not the reference: reported as exact matches.
+    Match,
+    /// The share of an answer's tokens that are not the reference's: reported as token accuracy.
+    Tokens,
+    /// Nats a token of the reference: reported as perplexity.
+    Nats,
 }
 
 impl Loss {
@@ -31,14 +37,28 @@ impl Loss {
         match self {
             Loss::Error => "accuracy",
             Loss::Squared => "rmse",
+            Loss::Match => "exact_match",
+            Loss::Tokens => "token_accuracy",
+            Loss::Nats => "perplexity",
         }
+    }
+
+    /// Reported as a share, of which more is better.
+    pub fn is_share(self) -> bool {
+        matches!(self, Loss::Error | Loss::Match | Loss::Tokens)
+    }
+
+    /// Each row is right or wrong.
+    fn is_binary(self) -> bool {
+        matches!(self, Loss::Error | Loss::Match)
     }
 
     /// A mean loss as the metric.
     pub fn of(self, mean: f64) -> f64 {
         match self {
-            Loss::Error => 1.0 - mean,
+            Loss::Error | Loss::Match | Loss::Tokens => 1.0 - mean,
             Loss::Squared => mean.max(0.0).sqrt(),
+            Loss::Nats => mean.exp(),
         }
     }
 }
@@ -103,16 +123,16 @@ impl Scores {
     /// No rows.
     pub fn quality(&self) -> Result<Metric, EvalError> {
         let n = self.n_rows();
-        if self.loss == Loss::Error && self.seeds.len() == 1 {
+        if self.loss.is_binary() && self.seeds.len() == 1 {
             let right = self.seeds[0].iter().filter(|&&loss| loss == 0.0).count();
             return eval::wilson(right as u64, n as u64);
         }
         let spread = self.spread()?;
         let half = spread.half();
         let (low, high) = (spread.mean - half, spread.mean + half);
-        let ci95 = match self.loss {
-            Loss::Error => [(1.0 - high).max(0.0), (1.0 - low).min(1.0)],
-            Loss::Squared => [self.loss.of(low), self.loss.of(high)],
+        let ci95 = match self.loss.is_share() {
+            true => [(1.0 - high).max(0.0), (1.0 - low).min(1.0)],
+            false => [self.loss.of(low), self.loss.of(high)],
         };
         Ok(Metric { value: self.loss.of(spread.mean), ci95, n: n as u64 })
     }
@@ -141,7 +161,7 @@ impl Scores {
         let half = spread.half();
         let ci95 = [spread.mean - half, spread.mean + half];
         let row_std = spread.row_variance.sqrt();
-        if self.loss == Loss::Error && n_seeds == 1 {
+        if self.loss.is_binary() && n_seeds == 1 {
             let right = |scores: &Scores| scores.seeds[0].iter().map(|&loss| loss == 0.0).collect::<Vec<_>>();
             let p = eval::mcnemar(&right(self), &right(other))?.p_mid;
             return Ok(Paired { difference: spread.mean, ci95, p, test: "mcnemar_mid_p", row_std });

@@ -1,8 +1,10 @@
 //! Candidates that exist already. Whoever serves them answers for them here, by the code that answers requests: what is
 //! measured is what a client gets.
 
+use lyceum_seal::KeyedPath;
+use lyceum_train::tune::OnRows;
 use lyceum_types::control::{Control, Stop};
-use lyceum_types::spec::choose::Imported;
+use lyceum_types::spec::choose::{ChooseSpec, Imported};
 
 /// What is known of a model before it is asked.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,4 +94,29 @@ pub trait Served: Sync {
         texts: &[&str],
         how: How<'_>,
     ) -> Result<Vec<Decided>, AskError>;
+
+    /// What a model makes of the references of lines that it might have written.
+    ///
+    /// # Errors
+    /// What is wrong with the lines; a model that does not write; an end from outside.
+    fn read(
+        &self,
+        candidate: &Imported,
+        lines: (&ChooseSpec, Lines),
+        base_dir: &KeyedPath,
+        control: &Control,
+    ) -> Result<OnRows, AskError>;
+
+    /// Says `answer` after `prompt`, token by token, as an answer of that length is made.
+    ///
+    /// # Errors
+    /// The model's.
+    fn say(&self, candidate: &Imported, prompt: &[u32], answer: &[u32], apart: u64) -> Result<(), AskError>;
+}
+
+/// Which lines of a document's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    HeldOut,
+    Test,
 }

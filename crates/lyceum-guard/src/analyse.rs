@@ -1,6 +1,7 @@
 //! Reading texts: whole ones here, and the steps that a stream takes too.
 
 use crate::segment::{CANDIDATE_BYTES_MAX, Piece, Segmenter};
+use crate::sentence::Sentences;
 use crate::{Candidate, Finding, GuardError, Kind, Passage, Recogniser};
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,11 +34,27 @@ impl Default for Wanted {
 #[derive(Clone)]
 pub struct Analyser {
     recognisers: Arc<[Box<dyn Recogniser>]>,
+    cuts: Cuts,
+}
+
+/// What recognisers are given to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cuts {
+    /// What may hold numbers, addresses and keys.
+    Blocks,
+    /// Everything.
+    Sentences,
 }
 
 impl Analyser {
     pub fn new(recognisers: Vec<Box<dyn Recogniser>>) -> Self {
-        Self { recognisers: recognisers.into() }
+        Self { recognisers: recognisers.into(), cuts: Cuts::Blocks }
+    }
+
+    /// Recognisers that read whole sentences, because what they find has no form: each sentence of a stream waits for its
+    /// end.
+    pub fn of_sentences(recognisers: Vec<Box<dyn Recogniser>>) -> Self {
+        Self { recognisers: recognisers.into(), cuts: Cuts::Sentences }
     }
 
     /// What can be found.
@@ -119,11 +136,33 @@ pub(crate) struct Read {
     pub findings: Vec<Finding>,
 }
 
+/// Who cuts the text.
+enum Pieces {
+    Blocks(Segmenter),
+    Sentences(Sentences),
+}
+
+impl Pieces {
+    fn next(&mut self, pending: &str, is_end: bool) -> Option<Piece> {
+        match self {
+            Pieces::Blocks(segmenter) => segmenter.next(pending, is_end),
+            Pieces::Sentences(sentences) => sentences.next(pending, is_end),
+        }
+    }
+
+    fn release(&mut self, n: usize) {
+        // Sentences are never longer than what may wait.
+        if let Pieces::Blocks(segmenter) = self {
+            segmenter.release(n);
+        }
+    }
+}
+
 /// Reads a text piece by piece.
 pub(crate) struct Reader {
     analyser: Analyser,
     wanted: Wanted,
-    segmenter: Segmenter,
+    segmenter: Pieces,
     /// What reached beyond the last full block and goes on.
     inside: Option<Kind>,
     bytes_done: usize,
@@ -132,7 +171,10 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub fn new(analyser: Analyser, wanted: Wanted) -> Self {
-        let segmenter = Segmenter::default();
+        let segmenter = match analyser.cuts {
+            Cuts::Blocks => Pieces::Blocks(Segmenter::default()),
+            Cuts::Sentences => Pieces::Sentences(Sentences),
+        };
         Self { analyser, wanted, segmenter, inside: None, bytes_done: 0, chars_done: 0 }
     }
 

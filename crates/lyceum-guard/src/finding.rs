@@ -83,6 +83,13 @@ kinds! {
     BrCpf = "BR_CPF", Pii;
     /// Verhoeff's check digit.
     InAadhaar = "IN_AADHAAR", Pii;
+    /// A name of a person; this and the next four take a model that knows names.
+    Person = "PERSON", Pii;
+    Location = "LOCATION", Pii;
+    Organization = "ORGANIZATION", Pii;
+    /// Nationality, religion or politics.
+    Nrp = "NRP", Pii;
+    DateTime = "DATE_TIME", Pii;
     /// A URL that carries a password.
     UrlCredentials = "URL_CREDENTIALS", Secrets;
     AwsAccessKey = "AWS_ACCESS_KEY", Secrets;
@@ -111,6 +118,14 @@ kinds! {
 }
 
 impl Kind {
+    /// What no rule finds: a model that knows names must be named.
+    pub const OF_MODELS: &'static [Kind] =
+        &[Kind::Person, Kind::Location, Kind::Organization, Kind::Nrp, Kind::DateTime];
+
+    pub fn takes_a_model(self) -> bool {
+        Kind::OF_MODELS.contains(&self)
+    }
+
     /// Personal data or a secret: what may be asked for by name, masked and brought back.
     pub fn is_private(self) -> bool {
         matches!(self.category(), Category::Pii | Category::Secrets)

@@ -9,7 +9,7 @@
 //! Text in, findings out: no tensors, no files, no clock, no tenants, no HTTP. Every walk over a text is linear in
 //! its length, and whole texts go through the same steps as streams, so that how a stream is cut changes nothing.
 //!
-//! Reading order: [`finding`] (what is found), [`recogniser`] (who finds it), [`segment`] (where it may lie),
+//! Reading order: [`finding`] (what is found), [`recogniser`] (who finds it), [`segment`] and [`sentence`] (where it may lie),
 //! [`recognise`] (what Lyceum knows to find), [`analyse`], [`stream`] (a text that is changed while it comes),
 //! [`placeholder`] (names that stand for values, and the way back), [`operate`] (what else may stand there), [`policy`];
 //! beside them [`exfiltration`] (addresses that carry a text away) and [`hidden`] (what a reader does not see).
@@ -29,6 +29,7 @@ pub mod policy;
 pub mod recognise;
 pub mod recogniser;
 pub mod segment;
+pub mod sentence;
 pub mod stream;
 
 pub use analyse::{Analyser, Wanted};

@@ -127,6 +127,8 @@ impl Default for Injections {
 pub struct Policy {
     pub input: Rule,
     pub output: Rule,
+    /// The model of the project that knows names, `name@alias`; None: names are not looked for.
+    pub ner_model: Option<String>,
     /// What comes in and tries to give a model other orders.
     pub prompt_injection: Injections,
     /// What comes in and is not to be seen.
@@ -139,6 +141,14 @@ impl Policy {
     /// Nothing is looked for.
     pub fn is_off(&self) -> bool {
         self.input.is_off() && self.is_off_for_answers() && self.is_off_for_attacks()
+    }
+
+    /// Whether a model must look for names.
+    pub fn looks_for_names(&self) -> bool {
+        let wants = |rule: &Rule| {
+            !rule.is_off() && rule.kinds().is_none_or(|kinds| kinds.iter().any(|kind| kind.takes_a_model()))
+        };
+        self.ner_model.is_some() && (wants(&self.input) || wants(&self.output))
     }
 
     /// Nothing of what goes out is changed.

@@ -141,6 +141,7 @@ impl Model {
         let output = match &model.config.head {
             Head::Embedding { .. } => OutputShape::Values { n: model.config.hidden_size },
             Head::Classifier { labels } => OutputShape::Classes { n: labels.len() },
+            Head::Tokens { labels } => OutputShape::StepClasses { n: labels.len() },
         };
         let shape = ModelShape { input: InputShape::Tokens { vocabulary, time }, output };
         Model { params, shape, arch: Arch::Encoder(Box::new(model)) }

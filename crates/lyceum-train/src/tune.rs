@@ -268,6 +268,70 @@ pub fn on_lines(
     Ok(OnLines { metrics, file, rows, tokens_sha256: checkpoint::digest(&bytes) })
 }
 
+/// What a model makes of the references of lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OnRows {
+    /// One a line.
+    pub answers: Vec<Answer>,
+    /// What stands before the last reference of a line, and that reference, as tokens.
+    pub lines: Vec<(Vec<u32>, Vec<u32>)>,
+    /// Lines (from 0) of the file.
+    pub rows: Vec<u64>,
+    /// Of what was read: numbers of other tokens are not comparable.
+    pub tokens_sha256: String,
+}
+
+impl OnRows {
+    /// `exact_match`, `token_accuracy` and `perplexity`, of all tokens alike.
+    ///
+    /// # Errors
+    /// No lines, or losses that are not finite.
+    pub fn metrics(&self) -> Result<BTreeMap<String, Metric>, eval::EvalError> {
+        let nats: Vec<f64> = self.answers.iter().map(|answer| answer.nats).collect();
+        let tokens: Vec<u64> = self.answers.iter().map(|answer| answer.n_tokens).collect();
+        let whole = self.answers.iter().filter(|answer| answer.n_right == answer.n_tokens).count() as u64;
+        let right = self.answers.iter().map(|answer| answer.n_right).sum();
+        Ok(BTreeMap::from([
+            ("exact_match".to_owned(), eval::wilson(whole, self.answers.len() as u64)?),
+            ("token_accuracy".to_owned(), eval::wilson(right, tokens.iter().sum())?),
+            ("perplexity".to_owned(), eval::perplexity(&nats, &tokens)?),
+        ]))
+    }
+}
+
+/// Reads the held-out lines of `spec` (or all, where none is held out) and what a model makes of their references.
+///
+/// # Errors
+/// All that is wrong with the files; preferences, which have no one reference; an end from outside.
+pub fn on_rows(
+    spec: &TuneSpec,
+    side: &Base<'_>,
+    base_dir: &KeyedPath,
+    control: &Control,
+) -> Result<OnRows, TrainError> {
+    let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
+        return Err(TrainError::Spec(format!("{} reads no tokens", side.id)));
+    };
+    let chats = chat::load(spec, side.words, context, base_dir, control)?;
+    let part = chats.valid.unwrap_or(chats.train);
+    let answers = answers(&whole(side)?, &part, &mut Workspace::new(), control)?;
+    let sequences = part.sequences().expect("chats are sequences: bug");
+    let (mut lines, mut bytes) = (Vec::new(), Vec::new());
+    for tokens in (0..part.len()).flat_map(|i| sequences.example(i)) {
+        let last = tokens.iter().rposition(|token| token.has_loss).map_or(0, |last| last + 1);
+        let first = tokens[..last].iter().rposition(|token| !token.has_loss).map_or(0, |before| before + 1);
+        let ids =
+            |part: &[crate::preview::SeenToken]| part.iter().map(|token| token.id).collect::<Vec<u32>>();
+        bytes.extend((tokens.len() as u64).to_le_bytes());
+        bytes.extend(
+            tokens.iter().flat_map(|token| (token.id << 1 | u32::from(token.has_loss)).to_le_bytes()),
+        );
+        lines.push((ids(&tokens[..first]), ids(&tokens[first..last])));
+    }
+    let (rows, tokens_sha256) = (part.row_ids().to_vec(), checkpoint::digest(&bytes));
+    Ok(OnRows { answers, lines, rows, tokens_sha256 })
+}
+
 /// A model with its adapter.
 fn whole(base: &Base<'_>) -> Result<Model, TrainError> {
     let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
@@ -439,12 +503,13 @@ fn ask_reference(
 }
 
 /// The learnt tokens of one sequence.
-struct Answer {
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Answer {
     /// The sum of their negative log-probabilities.
-    nats: f64,
-    n_tokens: u64,
+    pub nats: f64,
+    pub n_tokens: u64,
     /// Of these, those that were the likeliest.
-    n_right: u64,
+    pub n_right: u64,
 }
 
 /// Every sequence's answer under a model.

@@ -150,6 +150,8 @@ pub enum ImportedKind {
     Embedding,
     /// Gives numbers to texts or pairs of texts.
     Classifier,
+    /// Gives a label to each token of a text.
+    Tagger,
     /// Continues texts, together with the language model that it adds to.
     Adapter,
 }
@@ -166,6 +168,7 @@ impl ImportedKind {
             ImportedKind::Language => "language_modeling",
             ImportedKind::Embedding => "embedding",
             ImportedKind::Classifier => "scoring",
+            ImportedKind::Tagger => "token_classification",
             ImportedKind::Adapter => "adapter",
         }
     }

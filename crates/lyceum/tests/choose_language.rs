@@ -12,6 +12,12 @@ use program::{last, lyceum, refusal};
 use serde_json::{Value, json};
 use std::path::Path;
 
+/// Of candidates that are trained here.
+const TRAIN: &str = r#"[train]
+epochs = 12
+batch_size = 8
+optimizer = { name = "adam", lr = 0.02 }
+"#;
 const SPEC: &str = r#"
 name = "praise"
 task = "classification"
@@ -26,10 +32,6 @@ test = "test.jsonl"
 target = "label"
 input = { type = "text" }
 unseen = "other"
-[train]
-epochs = 12
-batch_size = 8
-optimizer = { name = "adam", lr = 0.02 }
 [question]
 instructions = "Is it praise?"
 descriptions = { no = "it blames" }
@@ -63,7 +65,8 @@ fn folder() -> tempfile::TempDir {
 
 fn choose(folder: &Path, candidates: &str, limits: &str) -> std::process::Output {
     let spec = SPEC.replace("CANDIDATES", candidates);
-    std::fs::write(folder.join("choose.toml"), format!("{spec}{limits}")).unwrap();
+    let train = if candidates.contains("family") { TRAIN } else { "" };
+    std::fs::write(folder.join("choose.toml"), format!("{spec}{train}{limits}")).unwrap();
     lyceum(folder, &["choose", "choose.toml"])
 }
 
@@ -151,5 +154,75 @@ fn what_cannot_be_asked_is_refused_before_anything_runs() {
     refused(plain.replace("\"tiny\" }", "\"tiny\", head = \"linear\" }"), "linear head");
     refused(plain.replace("\"tiny\" }", "\"tiny\", lora = { rank = 4 } }"), "adapters that a race tunes");
     refused(plain.replace("\"classification\"", "\"regression\""), "cannot be raced at numbers");
+    refused(format!("{plain}{TRAIN}"), "none is");
     refused(plain.replace("{ type = \"text\" }", "{ type = \"tabular\" }"), "one column of texts");
+}
+
+const WRITTEN: &str = r#"
+name = "sayer"
+task = "language_modeling"
+seed = 1
+concurrency = 2
+metric = "METRIC"
+candidates = [{ model = "tiny" }, { model = "bot" }]
+[data]
+train = "lines.jsonl"
+valid_fraction = 0.5
+test = "test.jsonl"
+[budget]
+minutes = 2
+"#;
+
+#[test]
+fn models_that_write_are_compared_on_the_same_lines() {
+    let folder = folder();
+    let folder = folder.path();
+    let lines = |file: &str, first: usize, n: usize| {
+        let line = |i: usize| {
+            let said = json!([{"role": "user", "content": format!("say {i}")}, {"role": "assistant", "content": "th th"}]);
+            json!({ "messages": said }).to_string()
+        };
+        std::fs::write(folder.join(file), (first..first + n).map(line).collect::<Vec<_>>().join("\n"))
+            .unwrap();
+    };
+    lines("train.jsonl", 0, 20);
+    lines("lines.jsonl", 20, 20);
+    lines("test.jsonl", 40, 8);
+    let tune = "name = \"bot\"\nseed = 5\n[data]\ntrain = \"train.jsonl\"\n[model]\nfamily = \"tiny\"\nlora = { rank = 4 }\n\
+                [train]\nsteps = 60\nbatch_size = 2\noptimizer = { name = \"adamw\", lr = 0.01 }\n";
+    std::fs::write(folder.join("spec.toml"), tune).unwrap();
+    let tuned = lyceum(folder, &["train", "spec.toml"]);
+    assert!(tuned.status.success(), "{}", String::from_utf8_lossy(&tuned.stderr));
+    let choose = |metric: &str, from: &str, to: &str| {
+        let spec = WRITTEN.replace("METRIC", metric).replace(from, to);
+        std::fs::write(folder.join("choose.toml"), spec).unwrap();
+        lyceum(folder, &["choose", "choose.toml"])
+    };
+    for metric in ["exact_match", "token_accuracy", "perplexity"] {
+        let done = choose(metric, "", "");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let found = last(&done);
+        assert_eq!((&found["metric"], &found["method"]["rows"]), (&json!(metric), &json!(10)));
+        let (base, tuned) = (row(&found, "tiny"), row(&found, "bot"));
+        let value = |row: &Value, name: &str| row["metrics"][name]["value"].as_f64().unwrap();
+        assert_eq!((value(tuned, "exact_match"), value(base, "exact_match")), (1.0, 0.0), "{tuned}");
+        assert!(value(tuned, "perplexity") < 1.5 && value(base, "perplexity") > 5.0, "{base}");
+        assert_eq!(tuned["lineage"]["parents"], json!(["tiny@1"]));
+        assert!(tuned["latency"]["p95_ms"].as_f64() > Some(0.0) && tuned["operations"].is_u64(), "{tuned}");
+        let taken = &found["recommendation"];
+        assert_eq!((&taken["candidate"], &taken["model"]), (&json!("bot"), &json!("bot@1")), "{taken}");
+        assert_eq!(found["test"]["metrics"][format!("test_{metric}")]["n"], 8, "{}", found["test"]);
+    }
+    for (from, to, words) in [
+        ("{ model = \"bot\" }", "{ family = \"transformer\", variant = \"decoder\" }", "not in this version"),
+        ("{ model = \"bot\" }", "{ model = \"bot\", shots = 2 }", "remove shots"),
+        ("valid_fraction = 0.5", "folds = 3", "folds"),
+        ("valid_fraction = 0.5", "valid_fraction = 0.5\ntarget = \"x\"", "no columns"),
+        ("seed = 1", "seed = 1\nseeds = 3", "no seeds"),
+        ("[budget]", "[train]\nepochs = 1\n[budget]", "none is"),
+        ("[budget]", "[limits]\nrobust_accuracy = 0.5\n[budget]", "robust_accuracy"),
+    ] {
+        let (exit, error) = refusal(&choose("exact_match", from, to));
+        assert!(exit != 0 && error.to_string().contains(words), "{to}: {error}");
+    }
 }

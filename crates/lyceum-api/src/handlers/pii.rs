@@ -20,11 +20,11 @@ use lyceum_service::guard::pii;
     (status = 503, body = ErrorBody)))]
 pub async fn analyze(
     State(api): State<Api>,
-    Extension(_): Extension<Caller>,
+    Extension(caller): Extension<Caller>,
     Json(body): Json<AnalyzeBody>,
 ) -> Result<Response, ApiError> {
     let asked = body.parse()?;
-    let found = pii::analyze(&api.service, asked.texts, asked.wanted).await?;
+    let found = pii::analyze(&api.service, &caller.payer, asked.texts, asked.looking).await?;
     let of_text = |found: &Vec<_>| -> Vec<FindingBody> {
         found.iter().map(|found| FindingBody::new(found, asked.explains)).collect()
     };
@@ -47,7 +47,7 @@ pub async fn anonymize(
     Json(body): Json<AnonymizeBody>,
 ) -> Result<axum::Json<AnonymizedBody>, ApiError> {
     let request = body.parse()?;
-    let made = pii::anonymize(&api.service, &caller.project, request).await?;
+    let made = pii::anonymize(&api.service, &caller.payer, request).await?;
     Ok(axum::Json(made.into()))
 }
 

@@ -4,7 +4,7 @@ use super::{advisory, within};
 use crate::error::ApiError;
 use lyceum_service::guard::lyceum_guard::operate::{Hash, Operator};
 use lyceum_service::guard::lyceum_guard::{Finding, Kind, Wanted};
-use lyceum_service::guard::pii::{Anonymized, Given, Request};
+use lyceum_service::guard::pii::{Aggregation, Anonymized, Given, Looking, Request};
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,9 +12,6 @@ use utoipa::ToSchema;
 
 /// Languages whose words for what follows are known; all of them are looked for in every text.
 const LANGUAGES: &[&str] = &["en", "de", "fr", "es", "it", "pt", "nl", "pl"];
-/// What needs a model that knows names.
-const OF_MODELS: &[&str] = &["PERSON", "LOCATION", "ORGANIZATION", "NRP", "DATE_TIME"];
-
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = PiiAnalyzeRequest)]
@@ -28,6 +25,11 @@ pub struct AnalyzeBody {
     pub entities: Option<Vec<String>>,
     /// 0 to 1; 0.5 by default: below it a form alone speaks for a finding.
     pub score_threshold: Option<f32>,
+    /// Ours: a model of the project that knows names (`PERSON`, `LOCATION`, `ORGANIZATION`, `NRP`, `DATE_TIME`); without
+    /// one they are not looked for.
+    pub ner_model: Option<String>,
+    /// Ours, of `ner_model`: `simple` or `first` (the default), as `transformers` has them.
+    pub aggregation_strategy: Option<String>,
     /// Whether each finding comes with `analysis_explanation`.
     pub return_decision_process: Option<bool>,
     /// Has no effect.
@@ -45,14 +47,16 @@ pub enum Texts {
 pub struct Analyze {
     pub texts: Vec<String>,
     pub is_list: bool,
-    pub wanted: Wanted,
+    pub looking: Looking,
     pub explains: bool,
 }
 
 impl AnalyzeBody {
     pub fn parse(self) -> Result<Analyze, ApiError> {
         advisory("correlation_id", self.correlation_id.as_deref())?;
-        let wanted = wanted(self.language.as_deref(), self.entities.as_deref(), self.score_threshold)?;
+        let strategy = self.aggregation_strategy.as_deref();
+        let asked = (self.entities.as_deref(), named(self.ner_model.as_deref(), strategy)?);
+        let looking = looking(self.language.as_deref(), asked, self.score_threshold)?;
         let (texts, is_list) = match self.text {
             Texts::One(text) => (vec![text], false),
             Texts::Many(texts) => (texts, true),
@@ -61,41 +65,73 @@ impl AnalyzeBody {
             let message = format!("text: {} texts are more than {}", texts.len(), limits::PII_TEXTS_MAX);
             return Err(ApiError::field("text", "invalid_value", message));
         }
-        Ok(Analyze { texts, is_list, wanted, explains: self.return_decision_process.unwrap_or(false) })
+        Ok(Analyze { texts, is_list, looking, explains: self.return_decision_process.unwrap_or(false) })
     }
 }
 
-fn wanted(
+fn looking(
     language: Option<&str>,
-    entities: Option<&[String]>,
+    (entities, (ner_model, aggregation)): (Option<&[String]>, (Option<&str>, Aggregation)),
     score_threshold: Option<f32>,
-) -> Result<Wanted, ApiError> {
+) -> Result<Looking, ApiError> {
     if let Some(language) = language.filter(|language| !LANGUAGES.contains(language)) {
         let language: String = language.chars().take(16).collect();
         let message = format!("language: {language:?} is none of {}", LANGUAGES.join(", "));
         return Err(ApiError::field("language", "unsupported_language", message));
     }
-    let kinds = entities.map(|entities| kinds("entities", entities)).transpose()?;
+    let kinds = entities.map(|entities| kinds("entities", entities, ner_model)).transpose()?;
     let threshold = within("score_threshold", score_threshold.unwrap_or(Wanted::THRESHOLD), 0.0, 1.0)?;
-    Ok(Wanted { kinds, threshold })
+    let wanted = Wanted { kinds, threshold };
+    Ok(Looking { wanted, ner_model: ner_model.map(str::to_owned), aggregation })
 }
 
-/// Names of entities.
-pub fn kinds(param: &str, names: &[String]) -> Result<Vec<Kind>, ApiError> {
+/// A model of names, and how it groups tokens.
+fn named<'m>(
+    ner_model: Option<&'m str>,
+    strategy: Option<&str>,
+) -> Result<(Option<&'m str>, Aggregation), ApiError> {
+    let param = "aggregation_strategy";
+    let how = match strategy {
+        None => Aggregation::default(),
+        Some(_) if ner_model.is_none() => {
+            let message = format!("{param}: of a model of names, and none is named in ner_model");
+            return Err(ApiError::field(param, "invalid_value", message));
+        }
+        Some("simple") => Aggregation::Simple,
+        Some("first") => Aggregation::First,
+        Some("none" | "average" | "max") => {
+            let message = format!("{param}: simple and first are what this version has");
+            return Err(ApiError::not_implemented(param, message));
+        }
+        Some(_) => {
+            let message = format!("{param}: must be one of: simple first");
+            return Err(ApiError::field(param, "invalid_value", message));
+        }
+    };
+    Ok((ner_model, how))
+}
+
+/// Names of entities; some take a model.
+pub fn kinds(param: &str, names: &[String], ner_model: Option<&str>) -> Result<Vec<Kind>, ApiError> {
     if names.is_empty() {
         let message =
             format!("{param}: an empty list looks for nothing; leave it out to look for everything");
         return Err(ApiError::field(param, "invalid_value", message));
     }
-    names.iter().map(|name| kind(param, name)).collect()
+    let found = names.iter().map(|name| kind(param, name)).collect::<Result<Vec<Kind>, _>>()?;
+    if let (Some(kind), None) = (found.iter().find(|kind| kind.takes_a_model()), ner_model) {
+        return Err(without_model(param, *kind));
+    }
+    Ok(found)
+}
+
+fn without_model(param: &str, kind: Kind) -> ApiError {
+    let message =
+        format!("{param}: {kind} takes a model that knows names: import one and name it in ner_model");
+    ApiError::not_implemented(param, message)
 }
 
 fn kind(param: &str, name: &str) -> Result<Kind, ApiError> {
-    if OF_MODELS.contains(&name) {
-        let message =
-            format!("{param}: {name} takes a model that knows names, and this version runs none yet");
-        return Err(ApiError::not_implemented(param, message));
-    }
     let known = || Kind::ALL.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
     name.parse().map_err(|_| {
         let name: String = name.chars().take(64).collect();
@@ -118,7 +154,7 @@ pub struct FindingBody {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = PiiAnalysisExplanation)]
 pub struct AnalysisExplanation {
-    /// `pii` or `secrets`
+    /// `pii`, `secrets` or `ner_model`
     pub recognizer: &'static str,
     /// What spoke for it.
     pub textual_explanation: &'static str,
@@ -130,7 +166,7 @@ impl FindingBody {
     pub fn new(found: &Finding, explains: bool) -> Self {
         let score = (f64::from(found.score) * 1000.0).round() as f32 / 1000.0;
         let analysis_explanation = explains.then_some(AnalysisExplanation {
-            recognizer: found.kind.category().as_str(),
+            recognizer: if found.kind.takes_a_model() { "ner_model" } else { found.kind.category().as_str() },
             textual_explanation: found.why,
             original_score: score,
             score,
@@ -149,6 +185,9 @@ pub struct AnonymizeBody {
     pub anonymizers: Option<BTreeMap<String, OperatorBody>>,
     /// Findings of an analysis; without them the text is analysed.
     pub analyzer_results: Option<Vec<ResultBody>>,
+    /// Ours, as in an analysis.
+    pub ner_model: Option<String>,
+    pub aggregation_strategy: Option<String>,
     pub language: Option<String>,
     pub entities: Option<Vec<String>>,
     pub score_threshold: Option<f32>,
@@ -188,12 +227,15 @@ impl AnonymizeBody {
     pub fn parse(self) -> Result<Request, ApiError> {
         let findings = match &self.analyzer_results {
             None => {
-                let entities = self.entities.as_deref();
-                Given::Found(wanted(self.language.as_deref(), entities, self.score_threshold)?)
+                let strategy = self.aggregation_strategy.as_deref();
+                let asked = (self.entities.as_deref(), named(self.ner_model.as_deref(), strategy)?);
+                Given::Found(looking(self.language.as_deref(), asked, self.score_threshold)?)
             }
             Some(results) => {
                 let alone = [
                     ("entities", self.entities.is_some()),
+                    ("ner_model", self.ner_model.is_some()),
+                    ("aggregation_strategy", self.aggregation_strategy.is_some()),
                     ("score_threshold", self.score_threshold.is_some()),
                 ];
                 if let Some((param, _)) = alone.iter().find(|(_, is_there)| *is_there) {
@@ -212,6 +254,11 @@ impl AnonymizeBody {
                 "DEFAULT" => default = operator,
                 name => drop(by_kind.insert(kind("anonymizers", name)?, operator)),
             }
+        }
+        let is_modelled =
+            matches!(&findings, Given::Spans(_) | Given::Found(Looking { ner_model: Some(_), .. }));
+        if let Some(kind) = by_kind.keys().find(|kind| kind.takes_a_model() && !is_modelled) {
+            return Err(without_model("anonymizers", *kind));
         }
         Ok(Request { text: self.text, findings, default, by_kind })
     }

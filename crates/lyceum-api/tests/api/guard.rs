@@ -10,29 +10,29 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::KeyScope;
 use serde_json::{Value, json};
 
-const POLICY: &str = "/v1/organization/projects/default/guard_policy";
+pub const POLICY: &str = "/v1/organization/projects/default/guard_policy";
 
-async fn house(policy: Value) -> House {
+pub async fn house(policy: Value) -> House {
     let house = House::new().await;
     import_tiny(&house).await;
     set(&house, policy).await;
     house
 }
 
-async fn set(house: &House, policy: Value) {
+pub async fn set(house: &House, policy: Value) {
     let (_, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
     ok(&admin.post(POLICY, &policy).await);
 }
 
 #[track_caller]
-fn ok(answer: &Answer) -> Value {
+pub fn ok(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()
 }
 
 /// A conversation whose answer is this text. The expression does not say its names literally: those would be given to
 /// nothing.
-fn chat(content: &str, said: &str) -> Value {
+pub fn chat(content: &str, said: &str) -> Value {
     let mut expression = String::new();
     for c in said.chars() {
         match c {
@@ -62,7 +62,7 @@ fn gathered(events: &[String]) -> (String, Value) {
     (text, error)
 }
 
-async fn said(client: &Client, body: &Value) -> (String, String) {
+pub async fn said(client: &Client, body: &Value) -> (String, String) {
     let whole = ok(&client.post("/v1/chat/completions", body).await);
     let mut streamed = body.clone();
     streamed["stream"] = json!(true);
@@ -170,7 +170,7 @@ async fn a_policy_is_set_in_parts_and_read_back() {
     let injections = json!({"user": "off", "tool": "off", "threshold": 0.5});
     assert_eq!(
         ok(&admin.get(POLICY).await),
-        json!({"object": "project.guard_policy", "input": off, "output": off, "prompt_injection": injections,
+        json!({"object": "project.guard_policy", "input": off, "output": off, "ner_model": null, "prompt_injection": injections,
                "hidden_unicode": nobody, "data_exfiltration": "off"})
     );
     let rule = json!({"action": "mask", "types": ["EMAIL_ADDRESS"], "threshold": 0.75});

@@ -23,6 +23,7 @@ mod families;
 mod files;
 mod fine_tuning;
 mod guard;
+mod guard_names;
 mod house;
 mod language;
 mod ledger;

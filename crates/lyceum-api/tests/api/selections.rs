@@ -62,6 +62,29 @@ async fn a_choice_is_paid_by_its_seconds_and_no_more_than_its_minutes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn language_models_are_named_among_the_candidates() {
+    let house = House::new().await;
+    crate::language::import_tiny(&house).await;
+    house.import_encoder("bert").await;
+    let client = &house.client;
+    let file = bring(client, "rows.csv", b"text,label\na,x\nb,y\n").await;
+    let body = |model: &str| {
+        json!({
+            "name": "chosen", "task": "classification", "data": file, "target": "label",
+            "candidates": [{ "model": model }], "question": { "instructions": "Which?" }, "budget": { "minutes": 1 },
+        })
+    };
+    let asked = client.post("/v1/model_selections", &body("tiny")).await;
+    assert_eq!(asked.status, 200, "{}", asked.text());
+    assert_eq!(asked.json()["spec"]["imported"][0]["model"], "tiny");
+    assert_eq!(client.post("/v1/model_selections", &body("nobody")).await.refused(404).1, "model_not_found");
+    assert_eq!(client.post("/v1/model_selections", &body("bert")).await.refused(422).1, "unsupported_model");
+    let mut unasked = body("tiny");
+    unasked.as_object_mut().unwrap().remove("question");
+    assert_eq!(client.post("/v1/model_selections", &unasked).await.refused(400).0, "question");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_choice_waits_and_is_cancelled() {
     let house = House::new().await;
     let client = &house.client;

@@ -76,6 +76,16 @@ enum Body {
     SentencePiece(SentencePiece),
 }
 
+/// A token with its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub id: u32,
+    /// Bytes of the text, without the space before a word.
+    pub bytes: std::ops::Range<usize>,
+    /// It goes on with the word of the token before it.
+    pub is_subword: bool,
+}
+
 /// What a token stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Piece {
@@ -178,6 +188,50 @@ impl Tokenizer {
             }
         }
         Ok(())
+    }
+
+    /// Tokens of a text with their places in it, as a token classifier reads them: special tokens written in it are
+    /// characters like others, and those that stand around a text ([`affixes`](Self::affixes)) are left out.
+    ///
+    /// A token goes on with a word where its text lacks the vocabulary's mark of beginnings: of WordPiece, where it
+    /// is shorter than what is written (`##ing`), of others where no space stands before it (`transformers`' rules).
+    ///
+    /// # Errors
+    /// The tokenizer keeps no places, or cannot express the text.
+    pub fn encode_spans(&self, text: &str) -> Result<Vec<Span>, LanguageError> {
+        let Body::Pipeline(tokenizer) = &self.body else {
+            return Err(LanguageError::Tokenizer("this vocabulary keeps no places of tokens".into()));
+        };
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut words = self.as_text.extract_and_normalize(tokenizer.get_normalizer(), text);
+        if let Some(pre) = tokenizer.get_pre_tokenizer() {
+            pre.pre_tokenize(&mut words).map_err(inexpressible)?;
+        }
+        words.tokenize(|word| tokenizer.get_model().tokenize(word.get())).map_err(inexpressible)?;
+        let encoding = words.into_encoding(None, 0, OffsetType::Byte).map_err(inexpressible)?;
+        let pieces = match tokenizer.get_model() {
+            tokenizers::ModelWrapper::WordPiece(model) => Some(tokenizer.token_to_id(&model.unk_token)),
+            _ => None,
+        };
+        let all = encoding.get_ids().iter().zip(encoding.get_tokens()).zip(encoding.get_offsets());
+        let spans = all.map(|((&id, token), &(start, end))| {
+            let inside = || LanguageError::Tokenizer("a token ends inside of a character".into());
+            let written = text.get(start..end).ok_or_else(inside)?;
+            let (start, whole) = (end - written.trim_start().len(), written.chars().count());
+            let is_subword = match pieces {
+                Some(unk) => Some(id) != unk && token.chars().count() != whole,
+                None => Some(id) != self.unk && text[..start].chars().next_back().is_some_and(|c| c != ' '),
+            };
+            Ok(Span { id, bytes: start..end, is_subword })
+        });
+        spans.collect()
+    }
+
+    /// The tokens that stand before and behind a text where the model wants them.
+    pub fn affixes(&self) -> (&[u32], &[u32]) {
+        (&self.prefix, &self.suffix)
     }
 
     /// A pair of texts for encoders (`[CLS] a [SEP] b [SEP]`): ids, and for each 0 or 1, the segment it is of.

@@ -33,6 +33,8 @@ pub enum Head {
     },
     /// A number for each label.
     Classifier { labels: Vec<String> },
+    /// A number for each label of each token.
+    Tokens { labels: Vec<String> },
 }
 
 /// How rows become one vector.
@@ -73,12 +75,14 @@ impl Config {
             Some("relu") => Activation::Relu,
             Some(other) => return Err(DescribeError::Unsupported(format!("activation \"{other}\""))),
         };
-        let classifies = file.find("architectures").and_then(Value::as_array).is_some_and(|all| {
-            all.iter().any(|a| a.as_str().is_some_and(|a| a.ends_with("ForSequenceClassification")))
-        });
-        let head = match classifies {
-            true => Head::Classifier { labels: labels(&file)? },
-            false => {
+        let is_for = |what: &str| {
+            let all = file.find("architectures").and_then(Value::as_array);
+            all.is_some_and(|all| all.iter().any(|a| a.as_str().is_some_and(|a| a.ends_with(what))))
+        };
+        let head = match (is_for("ForSequenceClassification"), is_for("ForTokenClassification")) {
+            (true, _) => Head::Classifier { labels: labels(&file)? },
+            (_, true) => Head::Tokens { labels: labels(&file)? },
+            _ => {
                 let (pooling, normalise) = modules.unwrap_or((Pooling::Mean, true));
                 Head::Embedding { pooling, normalise }
             }

@@ -45,10 +45,11 @@ pub fn load(
     // Heads of pre-training, and what a head that is not asked for would use.
     let spare = |name: &str| {
         let inner = name.strip_prefix(*prefix).unwrap_or(name);
-        let embeds = matches!(model.config.head, Head::Embedding { .. });
+        // A classifier of whole texts alone has a pooler.
+        let spares_pooler = !matches!(model.config.head, Head::Classifier { .. });
         name.starts_with("cls.")
             || name.starts_with("lm_head.")
-            || (embeds && inner.starts_with("pooler."))
+            || (spares_pooler && inner.starts_with("pooler."))
             || inner == "embeddings.position_ids"
     };
     if let Some(name) = checkpoint.names().find(|name| !spare(name)) {

@@ -3,7 +3,7 @@
 //!
 //! Legend: B batch, T time, C `hidden_size`, K labels. Parameter names are Hugging Face's below the model's own
 //! prefix (`bert.`, `roberta.`, or none). The answer of a [`Head::Embedding`] is `[B, C]`, pooled as
-//! `sentence-transformers` says; that of a [`Head::Classifier`] is `[B, K]`. It knows no text.
+//! `sentence-transformers` says; that of a [`Head::Classifier`] is `[B, K]`, that of [`Head::Tokens`] `[B, T, K]`. It knows no text.
 
 mod config;
 mod load;
@@ -57,6 +57,10 @@ enum HeadWeights {
         dense: Part,
         out: Part,
     },
+    /// Every token through `out`.
+    Tokens {
+        out: Part,
+    },
 }
 
 impl Encoder {
@@ -108,6 +112,9 @@ impl Encoder {
                     out: linear(weights, out, [c, labels.len()])?,
                 }
             }
+            Head::Tokens { labels } => {
+                HeadWeights::Tokens { out: linear(weights, "classifier", [c, labels.len()])? }
+            }
         };
         let first = config.first_position as u32;
         let numbers = (first..config.max_position_embeddings as u32).collect();
@@ -130,6 +137,7 @@ impl Encoder {
                 let x = tape.linear(x, dense.0, dense.1, Activation::Tanh)?;
                 tape.linear(x, out.0, out.1, Activation::None)?
             }
+            HeadWeights::Tokens { out } => tape.linear(hidden, out.0, out.1, Activation::None)?,
         };
         Ok(Forward { logits, entry })
     }
@@ -206,8 +214,10 @@ impl Encoder {
             let parts = layer.qkv.iter().chain([&layer.attention_output, &layer.intermediate, &layer.output]);
             all.extend(parts.map(|&(weight, _)| (weight, time)));
         }
-        if let HeadWeights::Classifier { dense, out } = self.head {
-            all.extend([(dense.0, 1), (out.0, 1)]);
+        match self.head {
+            HeadWeights::Embedding(_) => {}
+            HeadWeights::Classifier { dense, out } => all.extend([(dense.0, 1), (out.0, 1)]),
+            HeadWeights::Tokens { out } => all.push((out.0, time)),
         }
         (all, (2 * self.config.hidden_size * time * time * self.layers.len()) as u64)
     }

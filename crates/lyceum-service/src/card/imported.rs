@@ -58,6 +58,7 @@ fn identity(imported: &Imported, section: &mut Section) {
             ImportedKind::Language => "continues texts",
             ImportedKind::Embedding => "makes vectors of texts",
             ImportedKind::Classifier => "gives numbers to texts",
+            ImportedKind::Tagger => "gives a label to each token",
             ImportedKind::Adapter => "adds to a language model",
         },
     );

@@ -10,10 +10,13 @@
 //! each text. What cannot be looked through or changed (tokens, tools, spans that count characters) is refused by
 //! its name; a recogniser that fails ends the request. Names and values live as long as the request.
 //!
-//! Reading order: [`incoming`](Service::guard), [`Speech`], [`texts`] (where requests have their texts), [`pii`] (the
-//! routes that do it on demand), [`seal`].
+//! Where a policy names a model of names, what the recognisers left is read by it too, sentence by sentence.
+//!
+//! Reading order: [`incoming`](Service::guard), [`Speech`], [`texts`] (where requests have their texts), [`names`], [`pii`]
+//! (the routes that do it on demand), [`seal`].
 
 pub(crate) mod attacks;
+pub(crate) mod names;
 pub mod pii;
 mod seal;
 pub(crate) mod texts;
@@ -69,6 +72,10 @@ pub async fn set_policy(
     policy: &Policy,
     act: &Act,
 ) -> Result<(), ServiceError> {
+    if policy.looks_for_names() {
+        let model = policy.ner_model.as_deref().unwrap_or_default();
+        names::NameModel::find(service, project, &names::reference(model)?).await?;
+    }
     if !policy.prompt_injection.stops.is_off() && service.guards().prompt_injection.is_none() {
         let message = "prompt_injection: this server has no classifier for it: its operator names one in \
                        guard_prompt_injection";
@@ -83,6 +90,8 @@ pub async fn set_policy(
 #[derive(Clone)]
 pub(crate) struct Incoming {
     analyser: Analyser,
+    /// Reads what the others left, sentence by sentence.
+    names: Option<Analyser>,
     exfiltration: Exfiltration,
     policy: Policy,
     witness: Option<Arc<Witness>>,
@@ -102,7 +111,10 @@ pub(crate) async fn loosened<W: Future>(work: W) -> W::Output {
 /// The policy that holds for the work under way.
 pub(crate) fn holding(policy: &Policy) -> Cow<'_, Policy> {
     match LOOSENED.try_with(|()| ()) {
-        Ok(()) => Cow::Owned(Policy { input: policy.input.clone(), ..Policy::default() }),
+        Ok(()) => {
+            let (input, ner_model) = (policy.input.clone(), policy.ner_model.clone());
+            Cow::Owned(Policy { input, ner_model, ..Policy::default() })
+        }
         Err(_) => Cow::Borrowed(policy),
     }
 }
@@ -112,14 +124,17 @@ impl Service {
     pub(crate) async fn guard(&self, project: &Project) -> Result<Option<Incoming>, ServiceError> {
         let standing = self.standing(project).await?;
         let policy = holding(&standing.guard);
-        let is_on = !policy.is_off();
-        let exfiltration = self.guards().exfiltration.clone();
-        Ok(is_on.then(|| Incoming {
-            analyser: self.analyser.clone(),
-            exfiltration,
-            policy: policy.into_owned(),
-            witness: receipts::current(),
-        }))
+        if policy.is_off() {
+            return Ok(None);
+        }
+        let names = match policy.ner_model.as_deref().filter(|_| policy.looks_for_names()) {
+            None => None,
+            // Without it nothing is known of a text: nothing of it may pass.
+            Some(model) => Some(names::of_policy(self, project, model).await?),
+        };
+        let (exfiltration, policy) = (self.guards().exfiltration.clone(), policy.into_owned());
+        let (analyser, witness) = (self.analyser.clone(), receipts::current());
+        Ok(Some(Incoming { analyser, names, exfiltration, policy, witness }))
     }
 
     /// With these recognisers in the place of Lyceum's own.
@@ -160,7 +175,7 @@ impl Incoming {
     /// Something is blocked, or found where it cannot be masked; a recogniser failed.
     pub async fn read(self, texts: Vec<Text>) -> Result<(Vec<String>, Guarded), ServiceError> {
         let n_bytes: usize = texts.iter().map(|text| text.text.len()).sum();
-        if n_bytes <= limits::GUARD_INLINE_BYTES_MAX {
+        if n_bytes <= limits::GUARD_INLINE_BYTES_MAX && self.names.is_none() {
             return self.read_now(texts);
         }
         let work = tokio::task::spawn_blocking(move || self.read_now(texts)).await;
@@ -180,11 +195,12 @@ impl Incoming {
             is_changed |= made.is_some();
             read.push(made.unwrap_or(text.text));
         }
-        let Incoming { analyser, exfiltration, policy, witness } = self;
+        let Incoming { analyser, names: of_names, exfiltration, policy, witness } = self;
         let carrying = (policy.data_exfiltration != Action::Off)
             .then(|| (Analyser::new(vec![Box::new(exfiltration)]), policy.data_exfiltration));
+        let of_names = of_names.filter(|_| wants_names(&policy.output));
         let (output, names) = (policy.output, Arc::new(names));
-        Ok((read, Guarded { analyser, output, carrying, names, is_changed, witness }))
+        Ok((read, Guarded { analyser, of_names, output, carrying, names, is_changed, witness }))
     }
 
     /// What stands for a text; None where it stays.
@@ -192,39 +208,56 @@ impl Incoming {
         if rule.is_off() {
             return Ok(None);
         }
-        let found = self.analyser.analyse(&text.text, &rule.wanted).map_err(failed)?;
-        if found.is_empty() {
-            return Ok(None);
-        }
-        let kinds = kinds(found.iter().map(|found| found.kind));
-        let made = match (rule.action, text.change) {
-            (Action::Block, _) => return Err(blocked(&text.param, &kinds)),
-            (_, Change::MayNot(why)) => {
-                return Err(unplaceable(&text.param, &format!("it holds {kinds}: {why}")));
+        let mut made: Option<String> = None;
+        let of_names = self.names.as_ref().filter(|_| wants_names(rule));
+        for analyser in [Some(&self.analyser), of_names].into_iter().flatten() {
+            let now = made.as_deref().unwrap_or(&text.text);
+            let found = analyser.analyse(now, &rule.wanted).map_err(failed)?;
+            if found.is_empty() {
+                continue;
             }
-            (Action::Mask, _) => self.rewrite(rule, text, names)?,
-            _ => self.rewrite(rule, text, Redact)?,
-        };
-        if let Some(witness) = &self.witness {
-            let action = rule.action.as_str();
-            found.iter().for_each(|found| witness.changed(Direction::Input, action, found.kind));
+            let kinds = kinds(found.iter().map(|found| found.kind));
+            let next = match (rule.action, text.change) {
+                (Action::Block, _) => return Err(blocked(&text.param, &kinds)),
+                (_, Change::MayNot(why)) => {
+                    return Err(unplaceable(&text.param, &format!("it holds {kinds}: {why}")));
+                }
+                (Action::Mask, _) => replaced(analyser, rule, (now, text.written), &mut *names)?,
+                _ => replaced(analyser, rule, (now, text.written), Redact)?,
+            };
+            if let Some(witness) = &self.witness {
+                let action = rule.action.as_str();
+                found.iter().for_each(|found| witness.changed(Direction::Input, action, found.kind));
+            }
+            made = Some(next);
         }
-        Ok(Some(made))
+        Ok(made)
     }
+}
 
-    fn rewrite(&self, rule: &Rule, text: &Text, mut replace: impl Replace) -> Result<String, ServiceError> {
-        let made = match text.written {
-            Written::Plain => rewrite(&self.analyser, &rule.wanted, &text.text, &mut replace),
-            Written::Json => rewrite(&self.analyser, &rule.wanted, &text.text, &mut InJson::new(replace)),
-        };
-        made.map_err(failed)
-    }
+/// Whether a rule looks for what takes a model.
+fn wants_names(rule: &Rule) -> bool {
+    !rule.is_off() && rule.kinds().is_none_or(|kinds| kinds.iter().any(|kind| kind.takes_a_model()))
+}
+
+fn replaced(
+    analyser: &Analyser,
+    rule: &Rule,
+    (text, written): (&str, Written),
+    mut replace: impl Replace,
+) -> Result<String, ServiceError> {
+    let made = match written {
+        Written::Plain => rewrite(analyser, &rule.wanted, text, &mut replace),
+        Written::Json => rewrite(analyser, &rule.wanted, text, &mut InJson::new(replace)),
+    };
+    made.map_err(failed)
 }
 
 /// A request whose texts were read.
 #[derive(Clone)]
 pub(crate) struct Guarded {
     analyser: Analyser,
+    of_names: Option<Analyser>,
     output: Rule,
     /// Finds addresses that carry data away, and what is done with them.
     carrying: Option<(Analyser, Action)>,
@@ -256,13 +289,18 @@ impl Guarded {
 
     /// For one text that a model says.
     pub fn speech(&self, written: Written) -> Speech {
-        let writer = match self.output.action {
+        let writer = || match self.output.action {
             Action::Off => None,
             Action::Mask => Some(Writer::Mask(Box::new(InJson::new(self.names.beside())))),
             Action::Redact => Some(Writer::Redact(InJson::new(Redact))),
             Action::Block => Some(Writer::Block(Block)),
         };
-        let rewriter = writer.map(|writer| (Rewriter::new(&self.analyser, &self.output.wanted), writer));
+        let of = |analyser: &Analyser| {
+            writer().map(|writer| (Rewriter::new(analyser, &self.output.wanted), writer))
+        };
+        // Of kinds that no other analyser finds, so names of the one are none of the other.
+        let rewriters: Vec<_> =
+            [Some(&self.analyser), self.of_names.as_ref()].into_iter().flatten().filter_map(of).collect();
         let carrying = self.carrying.as_ref().map(|(analyser, action)| {
             let writer = match action {
                 Action::Block => Writer::Block(Block),
@@ -271,7 +309,7 @@ impl Guarded {
             (Rewriter::new(analyser, &Wanted::default()), writer)
         });
         let (names, witness) = (self.names.clone(), self.witness.clone());
-        Speech { rewriter, written, restorer: Restorer::new(written), names, carrying, witness }
+        Speech { rewriters, written, restorer: Restorer::new(written), names, carrying, witness }
     }
 }
 
@@ -283,7 +321,8 @@ enum Writer {
 
 /// A text that a model says, on its way to the client: looked through, then with its names back.
 pub(crate) struct Speech {
-    rewriter: Option<(Rewriter, Writer)>,
+    /// One behind the other: by form, then by a model of names.
+    rewriters: Vec<(Rewriter, Writer)>,
     written: Written,
     restorer: Restorer,
     names: Arc<Names>,
@@ -299,13 +338,11 @@ impl Speech {
     /// Something is blocked; a recogniser failed.
     pub fn push(&mut self, text: &str) -> Result<String, ServiceError> {
         let heard = (self.written, self.witness.as_deref());
-        let said = match &mut self.rewriter {
-            None => self.restorer.push(&self.names, text),
-            Some((rewriter, writer)) => {
-                let seen = writer.write(heard, |replace| rewriter.push(text, replace))?;
-                self.restorer.push(&self.names, &seen)
-            }
-        };
+        let mut seen = std::borrow::Cow::Borrowed(text);
+        for (rewriter, writer) in &mut self.rewriters {
+            seen = writer.write(heard, |replace| rewriter.push(&seen, replace))?.into();
+        }
+        let said = self.restorer.push(&self.names, &seen);
         match &mut self.carrying {
             None => Ok(said),
             Some((rewriter, writer)) => writer.write(heard, |replace| rewriter.push(&said, replace)),
@@ -318,10 +355,11 @@ impl Speech {
     /// As [`push`](Self::push).
     pub fn finish(&mut self) -> Result<String, ServiceError> {
         let heard = (self.written, self.witness.as_deref());
-        let seen = match &mut self.rewriter {
-            None => String::new(),
-            Some((rewriter, writer)) => writer.write(heard, |replace| rewriter.finish(replace))?,
-        };
+        let mut seen = String::new();
+        for (rewriter, writer) in &mut self.rewriters {
+            let passed = writer.write(heard, |replace| rewriter.push(&seen, replace))?;
+            seen = passed + &writer.write(heard, |replace| rewriter.finish(replace))?;
+        }
         let said = self.restorer.push(&self.names, &seen) + &self.restorer.finish();
         let Some((rewriter, writer)) = &mut self.carrying else { return Ok(said) };
         let passed = writer.write(heard, |replace| rewriter.push(&said, replace))?;

@@ -1,25 +1,76 @@
 //! Analysing, anonymising and bringing back, on demand.
 
+pub use super::names::Aggregation;
+use super::names::{NameModel, reference};
 use super::{failed, seal};
-use crate::{Service, ServiceError};
+use crate::meter::{Counts, Here};
+use crate::{Payer, Service, ServiceError};
 use lyceum_guard::operate::{Operator, Operators};
 use lyceum_guard::placeholder::{Written, restore};
-use lyceum_guard::stream::rewrite;
-use lyceum_guard::{Finding, Kind, Names, Replace, Wanted};
+use lyceum_guard::{Finding, GuardError, Kind, Names, Replace, Wanted};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use std::collections::BTreeMap;
 
-/// What texts hold, one list a text.
+/// What is looked for.
+pub struct Looking {
+    pub wanted: Wanted,
+    /// A model of the project that knows names; None: names are not looked for.
+    pub ner_model: Option<String>,
+    pub aggregation: Aggregation,
+}
+
+/// What texts hold, one list a text. What a model of names reads is paid as what encoders read is.
 pub async fn analyze(
     service: &Service,
+    payer: &Payer,
     texts: Vec<String>,
-    wanted: Wanted,
+    looking: Looking,
 ) -> Result<Vec<Vec<Finding>>, ServiceError> {
     let analyser = service.analyser.clone();
-    let work = move || texts.iter().map(|text| analyser.analyse(text, &wanted)).collect::<Result<_, _>>();
-    off_the_runtime(work).await?.map_err(failed)
+    let Looking { wanted, ner_model, aggregation } = looking;
+    let Some(model) = ner_model else {
+        let work = move || texts.iter().map(|text| analyser.analyse(text, &wanted)).collect::<Result<_, _>>();
+        return off_the_runtime(work).await?.map_err(failed);
+    };
+    let names = NameModel::find(service, &payer.project, &reference(&model)?).await?;
+    // A token is a byte at least, and a sentence has two more.
+    let most: u64 = texts.iter().map(|text| 3 * text.len() as u64 + 2).sum();
+    let most = Counts { input_tokens: most, ..Counts::default() };
+    let here = Here(Some(service.ledger().open(payer, names.version(), most).await?));
+    let reader = names.counted(here.share(), aggregation);
+    let found = off_the_runtime(move || {
+        let of_names = reader.analyser();
+        let both = |text: &String| {
+            let by_form = analyser.analyse(text, &wanted)?;
+            Ok::<_, GuardError>(merged(by_form, of_names.analyse(text, &wanted)?))
+        };
+        texts.iter().map(both).collect::<Result<Vec<_>, _>>()
+    })
+    .await
+    .and_then(|found| found.map_err(failed));
+    match found {
+        Ok(found) => {
+            here.finish(Counts { input_tokens: names.n_read(), ..Counts::default() });
+            Ok(found)
+        }
+        Err(error) => {
+            here.fail(&error);
+            Err(error)
+        }
+    }
+}
+
+/// What forms found, and the names that do not lie over it; in order.
+fn merged(by_form: Vec<Finding>, names: Vec<Finding>) -> Vec<Finding> {
+    let apart = |name: &Finding| {
+        by_form.iter().all(|other| other.bytes.end <= name.bytes.start || name.bytes.end <= other.bytes.start)
+    };
+    let mut all: Vec<Finding> = names.into_iter().filter(apart).collect();
+    all.extend(by_form);
+    all.sort_by_key(|found| found.bytes.start);
+    all
 }
 
 /// What is made anonymous, and how.
@@ -33,7 +84,7 @@ pub struct Request {
 
 /// Where the findings come from.
 pub enum Given {
-    Found(Wanted),
+    Found(Looking),
     /// Kind, first character and the one behind the last; in order and apart.
     Spans(Vec<(Kind, usize, usize)>),
 }
@@ -60,19 +111,25 @@ pub struct Item {
 
 pub async fn anonymize(
     service: &Service,
-    project: &Project,
+    payer: &Payer,
     request: Request,
 ) -> Result<Anonymized, ServiceError> {
-    let analyser = service.analyser.clone();
+    let Request { text, findings, default, by_kind } = request;
+    let findings = match findings {
+        Given::Spans(spans) => Ok(spans),
+        Given::Found(looking) => {
+            let mut found = analyze(service, payer, vec![text.clone()], looking).await?;
+            Err(found.pop().unwrap_or_default())
+        }
+    };
     let (text, items, names) = off_the_runtime(move || {
-        let Request { text, findings, default, by_kind } = request;
         let mut names = Names::default();
         names.avoid(&text);
         let operators = Operators { default, by_kind, names };
         let mut noting = Noting { operators, items: Vec::new(), n_chars: 0 };
         let made = match findings {
-            Given::Found(wanted) => rewrite(&analyser, &wanted, &text, &mut noting).map_err(failed)?,
-            Given::Spans(spans) => noting.spans(&text, &spans)?,
+            Err(found) => noting.found(&text, &found).map_err(failed)?,
+            Ok(spans) => noting.spans(&text, &spans)?,
         };
         Ok::<_, ServiceError>((made, noting.items, noting.operators.names))
     })
@@ -81,7 +138,7 @@ pub async fn anonymize(
         true => None,
         false => {
             let kept = (Timestamp::now(), limits::RESTORE_KEPT);
-            Some(seal::seal(service.store().layout(), project, &names, kept)?)
+            Some(seal::seal(service.store().layout(), &payer.project, &names, kept)?)
         }
     };
     Ok(Anonymized { text, items, restore })
@@ -106,12 +163,7 @@ struct Noting {
 }
 
 impl Replace for Noting {
-    fn replace(
-        &mut self,
-        found: &Finding,
-        text: &str,
-        out: &mut String,
-    ) -> Result<(), lyceum_guard::GuardError> {
+    fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError> {
         let at = out.len();
         self.operators.replace(found, text, out)?;
         let new = out[at..].to_owned();
@@ -128,6 +180,19 @@ impl Replace for Noting {
 }
 
 impl Noting {
+    /// The text with what stands for what was found.
+    fn found(&mut self, text: &str, all: &[Finding]) -> Result<String, GuardError> {
+        let (mut out, mut at) = (String::with_capacity(text.len()), 0);
+        for found in all {
+            self.pass(&text[at..found.bytes.start]);
+            out.push_str(&text[at..found.bytes.start]);
+            self.replace(found, &text[found.bytes.clone()], &mut out)?;
+            at = found.bytes.end;
+        }
+        out.push_str(&text[at..]);
+        Ok(out)
+    }
+
     /// As [`rewrite`] does, at places that the caller knows.
     fn spans(&mut self, text: &str, spans: &[(Kind, usize, usize)]) -> Result<String, ServiceError> {
         let mut places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();

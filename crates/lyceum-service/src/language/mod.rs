@@ -147,6 +147,9 @@ impl Language {
             ImportedKind::Language => ("continues texts", "POST /v1/chat/completions or /v1/completions"),
             ImportedKind::Embedding => ("makes vectors of texts", "POST /v1/embeddings"),
             ImportedKind::Classifier => ("gives numbers to texts", "POST /v1/rerank"),
+            ImportedKind::Tagger => {
+                ("finds names in texts", "ner_model of POST /v1/pii/analyze or of a guard policy")
+            }
             ImportedKind::Adapter => {
                 ("continues texts together with its base", "POST /v1/chat/completions or /v1/completions")
             }

@@ -115,6 +115,7 @@ fn hugging_face(dir: &KeyedPath, layout: Layout, control: &Control) -> Result<Op
         let kind = match loaded.model.config.head {
             Head::Embedding { .. } => ImportedKind::Embedding,
             Head::Classifier { .. } => ImportedKind::Classifier,
+            Head::Tokens { .. } => ImportedKind::Tagger,
         };
         let notes = loaded.notes.clone();
         let model = within(Model::encoder(loaded), longest(dir, layout)?, dir)?;

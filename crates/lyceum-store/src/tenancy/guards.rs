@@ -23,6 +23,8 @@ struct PolicyRow {
     hidden_unicode: Option<StopsRow>,
     #[serde(default)]
     data_exfiltration: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ner_model: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,6 +55,7 @@ impl From<&Policy> for PolicyRow {
             prompt_injection,
             hidden_unicode: Some(StopsRow { user, tool }),
             data_exfiltration: Some(policy.data_exfiltration.to_string()),
+            ner_model: policy.ner_model.clone(),
         }
     }
 }
@@ -74,7 +77,8 @@ impl PolicyRow {
             Some(action) => action.parse().ok()?,
         };
         let (input, output) = (self.input.read()?, self.output.read()?);
-        Some(Policy { input, output, prompt_injection, hidden_unicode, data_exfiltration })
+        let ner_model = self.ner_model;
+        Some(Policy { input, output, ner_model, prompt_injection, hidden_unicode, data_exfiltration })
     }
 }
 

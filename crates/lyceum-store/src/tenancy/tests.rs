@@ -434,6 +434,7 @@ async fn a_guard_policy_is_kept_for_its_project_alone_and_is_logged() {
     let policy = Policy {
         input: Rule { action: Action::Mask, wanted: Wanted { kinds: kinds_wanted, threshold: 0.7 } },
         output: Rule { action: Action::Block, wanted: Wanted::default() },
+        ner_model: Some("names@prod".into()),
         prompt_injection: Injections { stops: Stops { user: Stop::Off, tool: Stop::Block }, threshold: 0.9 },
         hidden_unicode: Stops { user: Stop::Block, tool: Stop::Off },
         data_exfiltration: Action::Redact,

@@ -84,10 +84,16 @@ impl Looking {
             return Err(Failure::usage(message, "scores are between 0 and 1", "0.5 is the default"));
         }
         let kind = |name: &String| {
-            name.parse::<Kind>().map_err(|error| {
+            let kind = name.parse::<Kind>().map_err(|error| {
                 let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
                 Failure::usage(error.to_string(), "only what has a name can be looked for", known.join(", "))
-            })
+            })?;
+            if kind.takes_a_model() {
+                let message = format!("{kind} takes a model that knows names, and this command runs none");
+                let fix = "ask a server: POST /v1/pii/analyze with ner_model";
+                return Err(Failure::usage(message, "no rule finds names", fix));
+            }
+            Ok(kind)
         };
         let kinds = self.entities.as_ref().map(|names| names.iter().map(kind).collect()).transpose()?;
         Ok(Wanted { kinds, threshold: self.threshold })

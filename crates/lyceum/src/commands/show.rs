@@ -142,6 +142,7 @@ fn imported_for_people(version: &Version, manifest: &ImportedManifest) {
         ImportedKind::Language => "continues texts",
         ImportedKind::Embedding => "makes vectors of texts",
         ImportedKind::Classifier => "gives numbers to texts",
+        ImportedKind::Tagger => "gives a label to each token",
         ImportedKind::Adapter => "adds to a language model",
     };
     let mut rows = vec![

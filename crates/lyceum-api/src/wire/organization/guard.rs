@@ -15,6 +15,8 @@ pub struct GuardPolicy {
     pub input: RuleBody,
     /// What models say.
     pub output: RuleBody,
+    /// The project's model that knows names; null: names are not looked for.
+    pub ner_model: Option<String>,
     /// Texts that try to give a model other orders, by the classifier that the server is set up with.
     pub prompt_injection: InjectionsBody,
     /// Characters that a model reads and people do not see.
@@ -67,6 +69,7 @@ impl From<&Policy> for GuardPolicy {
             object: "project.guard_policy",
             input: (&policy.input).into(),
             output: (&policy.output).into(),
+            ner_model: policy.ner_model.clone(),
             prompt_injection: InjectionsBody {
                 user: policy.prompt_injection.stops.user.as_str(),
                 tool: policy.prompt_injection.stops.tool.as_str(),
@@ -89,6 +92,10 @@ pub struct UpdateGuardPolicy {
     pub input: Option<UpdateRule>,
     /// Left out: as it was.
     pub output: Option<UpdateRule>,
+    /// A model of the project that gives labels to tokens, `name@alias`; null: none; left out: as it was.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<String>)]
+    pub ner_model: Option<Option<String>>,
     /// Left out: as it was.
     pub prompt_injection: Option<UpdateInjections>,
     /// Left out: as it was.
@@ -131,12 +138,18 @@ pub struct UpdateRule {
     pub threshold: Option<f32>,
 }
 
+/// Tells null from what is left out.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 impl UpdateGuardPolicy {
     /// The policy that holds then.
     pub fn parse(self, was: &Policy) -> Result<Policy, ApiError> {
+        let ner_model = self.ner_model.unwrap_or_else(|| was.ner_model.clone());
         let rule = |param: &str, update: Option<UpdateRule>, was: &Rule| match update {
             None => Ok(was.clone()),
-            Some(update) => update.parse(param),
+            Some(update) => update.parse(param, ner_model.as_deref()),
         };
         let prompt_injection = match self.prompt_injection {
             None => was.prompt_injection,
@@ -161,13 +174,14 @@ impl UpdateGuardPolicy {
                 return Err(ApiError::field("data_exfiltration", "invalid_value", message));
             }
         };
-        Ok(Policy {
-            input: rule("input", self.input, &was.input)?,
-            output: rule("output", self.output, &was.output)?,
-            prompt_injection,
-            hidden_unicode,
-            data_exfiltration,
-        })
+        let input = rule("input", self.input, &was.input)?;
+        let output = rule("output", self.output, &was.output)?;
+        let named = [&input, &output].into_iter().filter_map(Rule::kinds).flatten();
+        if let (Some(kind), None) = (named.copied().find(|kind| kind.takes_a_model()), &ner_model) {
+            let message = format!("ner_model: {kind} is looked for, which takes a model that knows names");
+            return Err(ApiError::field("ner_model", "invalid_value", message));
+        }
+        Ok(Policy { input, output, ner_model, prompt_injection, hidden_unicode, data_exfiltration })
     }
 }
 
@@ -181,12 +195,13 @@ fn stops(param: &str, user: Option<&str>, tool: Option<&str>) -> Result<Stops, A
 }
 
 impl UpdateRule {
-    fn parse(self, param: &str) -> Result<Rule, ApiError> {
+    fn parse(self, param: &str, ner_model: Option<&str>) -> Result<Rule, ApiError> {
         let action = self.action.parse().map_err(|why| {
             let param = format!("{param}.action");
             ApiError::field(&param, "invalid_value", format!("{param}: {why}"))
         })?;
-        let kinds = self.types.map(|types| pii::kinds(&format!("{param}.types"), &types)).transpose()?;
+        let kinds =
+            self.types.map(|types| pii::kinds(&format!("{param}.types"), &types, ner_model)).transpose()?;
         let threshold = self.threshold.unwrap_or(Wanted::THRESHOLD);
         let threshold = within(&format!("{param}.threshold"), threshold, 0.0, 1.0)?;
         Ok(Rule { action, wanted: Wanted { kinds, threshold } })

@@ -68,9 +68,9 @@ fn read_root(root: &Node, problems: &Problems) -> Option<ChooseSpec> {
     let known = Known { root, task, seed, data: data.as_ref(), shared: shared.as_ref(), problems };
     let candidates = candidates(&mut section, &known, &imported);
     let (question, metric) = imported::check_asked(&mut section, task, &imported, (question, metric));
-    if task != Some(Task::LanguageModeling) {
-        known.check(None, None, None);
-    }
+    known.check(None, None, None);
+    let trains = !matches!(&candidates, Some(Candidates::Listed(listed)) if listed.is_empty());
+    imported::check_data(&mut section, task, data.as_ref(), trains);
     section.finish();
     Some(ChooseSpec {
         name: name?,

@@ -4,8 +4,8 @@ use super::ProblemCode;
 use super::choose::check_name;
 use super::section::{Problems, Section};
 use super::tree::{Node, Value};
-use crate::spec::Task;
 use crate::spec::choose::{AnswerMetric, Imported, Question};
+use crate::spec::{DataSpec, Missing, Task, Unseen};
 use std::collections::BTreeMap;
 
 /// Labelled rows that may be shown before a text.
@@ -141,4 +141,49 @@ pub(super) fn check_asked(
         }
     }
     (question, metric.or(writes.then_some(AnswerMetric::ExactMatch)))
+}
+
+/// Keys that nothing here reads are no keys.
+pub(super) fn check_data(
+    section: &mut Section<'_>,
+    task: Option<Task>,
+    data: Option<&DataSpec>,
+    trains: bool,
+) {
+    if !trains && section.has("train") {
+        let message = "says how candidates are trained, and none is";
+        section.note("train", ProblemCode::Contradiction, message, "remove [train]");
+    }
+    let (Some(Task::LanguageModeling), Some(data)) = (task, data) else { return };
+    let DataSpec { train, valid, valid_fraction, test, .. } = data.clone();
+    let plain = DataSpec {
+        train,
+        valid,
+        valid_fraction,
+        test,
+        target: Vec::new(),
+        features: vec!["*".into()],
+        input: None,
+        tokenizer: None,
+        columns: BTreeMap::new(),
+        missing: Missing::Error,
+        unseen: Unseen::Error,
+        standardize: None,
+        folds: None,
+        group: None,
+        window: None,
+        horizon: None,
+        time: None,
+        season: None,
+        shuffle_labels: false,
+    };
+    if plain != *data && !section.touched("data") {
+        let message = "lines of prompts and conversations have no columns, shapes or folds";
+        let fix = "leave train, valid or valid_fraction, and test in [data]";
+        section.note("data", ProblemCode::Contradiction, message, fix);
+    }
+    if section.has("seeds") {
+        let message = "nothing is trained or drawn: there are no seeds";
+        section.note("seeds", ProblemCode::Contradiction, message, "remove seeds");
+    }
 }

@@ -91,6 +91,16 @@ impl Guard {
         };
         let action: Action = action.parse().map_err(|why| wrong(format!("{action:?} {why}")))?;
         let kind = |name: &String| name.parse::<Kind>().map_err(|error| wrong(error.to_string()));
+        let kind = |name: &String| {
+            let kind = kind(name)?;
+            if kind.takes_a_model() {
+                return Err(wrong(format!(
+                    "{kind} takes a model that knows names: POST /v1/organization/projects/{{id}}/guard_policy with \
+                     ner_model names one"
+                )));
+            }
+            Ok(kind)
+        };
         let kinds = self.types.as_ref().map(|types| types.iter().map(kind).collect()).transpose()?;
         let threshold = self.threshold.unwrap_or(Wanted::THRESHOLD);
         if !(0.0..=1.0).contains(&threshold) {
@@ -118,7 +128,8 @@ fn told(project: &str, policy: &Policy) -> Value {
         json!({"action": rule.action.as_str(), "threshold": rule.wanted.threshold,
             "types": rule.kinds().map(|kinds| kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>())})
     };
-    json!({"project": project, "input": rule(&policy.input), "output": rule(&policy.output)})
+    json!({"project": project, "input": rule(&policy.input), "output": rule(&policy.output),
+        "ner_model": policy.ner_model})
 }
 
 fn words(project: &str, policy: &Policy) -> String {

@@ -1,18 +1,27 @@
-//! Candidates that exist, asked by the code that answers `POST /v1/decisions`: in this process, with an engine of its own.
+//! Candidates that exist, asked by the code that answers `POST /v1/decisions` (or that measures fine-tunings): in this process, with an engine of its own.
 
 use crate::context::Context;
 use crate::failure::Failure;
 use futures_util::{StreamExt, TryStreamExt};
-use lyceum_choose::served::{AskError, Asked, Decided, Facts, How, Served};
+use lyceum_choose::served::{AskError, Asked, Decided, Facts, How, Lines, Served};
+use lyceum_engine::{BitMask, Event, Flow, GenerateRequest, Tenant, TokenMask};
 use lyceum_kernels::attention::paged::PAGE;
 use lyceum_nn::ops::cached_attention::KvStorage;
 use lyceum_service::decisions::{self, Answer, ChoiceValue, Kind, Question};
 use lyceum_service::{Content, Language, Payer, Service, ServiceError};
 use lyceum_store::Store;
+use lyceum_store::vault::KeyedPath;
+use lyceum_train::TrainError;
+use lyceum_train::chat::Words;
+use lyceum_train::data::DataError;
+use lyceum_train::tune::{Base, OnRows, on_rows};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project, VersionRef};
-use lyceum_types::spec::choose::Imported;
+use lyceum_types::spec::choose::{ChooseSpec, Imported};
+use lyceum_types::spec::tune::{Auto, Method, TooLong, TuneData, TuneSpec};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use tokio::runtime::Handle;
 
 /// Texts that a candidate is asked about at once.
@@ -116,6 +125,98 @@ impl Served for Answers {
         };
         let all = futures_util::stream::iter(texts).map(one).buffered(AT_ONCE).try_collect();
         self.runtime.block_on(all)
+    }
+
+    fn read(
+        &self,
+        candidate: &Imported,
+        (choice, lines): (&ChooseSpec, Lines),
+        base_dir: &KeyedPath,
+        control: &Control,
+    ) -> Result<OnRows, AskError> {
+        let language = self.language(candidate)?;
+        let spec = tune_spec(choice, candidate, lines);
+        let words = &language.words;
+        let side = Base {
+            model: (*language.model).clone(),
+            adapter: language.added.as_ref().map(|added| added.adapter.clone()),
+            words: Words {
+                tokenizer: &words.tokenizer,
+                template: words.template.as_ref(),
+                now: Timestamp::now().seconds(),
+            },
+            id: language.version.id(),
+            sha256: language.version.sha256.clone(),
+        };
+        on_rows(&spec, &side, base_dir, control).map_err(|error| match error {
+            TrainError::Stopped { stop, .. } | TrainError::Data(DataError::Stopped(stop)) => {
+                AskError::Stopped(stop)
+            }
+            error => AskError::Failed(error.to_string()),
+        })
+    }
+
+    fn say(&self, candidate: &Imported, prompt: &[u32], answer: &[u32], apart: u64) -> Result<(), AskError> {
+        let language = self.language(candidate)?;
+        let (tell, told) = mpsc::channel();
+        let sink = Box::new(move |event| match tell.send(event) {
+            Ok(()) => Flow::Continue,
+            Err(_) => Flow::Stop,
+        });
+        let sequence = GenerateRequest {
+            adapter: language.added.as_ref().map(|added| added.adapter.clone()),
+            tenant: Tenant(u128::from(apart)),
+            mask: Some(Box::new(Reference { answer: answer.to_vec(), at: 0 })),
+            ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), answer.len(), sink)
+        };
+        let engine = self.service.engine();
+        engine.generate(sequence).map_err(|error| AskError::Failed(error.to_string()))?;
+        loop {
+            match told.recv() {
+                Ok(Event::Done(_)) => return Ok(()),
+                Ok(Event::Failed(error)) => return Err(AskError::Failed(error.to_string())),
+                Ok(_) => {}
+                Err(_) => return Err(AskError::Failed("the engine has stopped".into())),
+            }
+        }
+    }
+}
+
+/// Allows the tokens of a reference, one after the other.
+struct Reference {
+    answer: Vec<u32>,
+    at: usize,
+}
+
+impl TokenMask for Reference {
+    fn allowed(&mut self, out: &mut BitMask) -> Result<(), String> {
+        self.answer.get(self.at).map(|&id| out.allow(id)).ok_or_else(|| "the answer is said".into())
+    }
+
+    fn accept(&mut self, _token: u32) -> Result<(), String> {
+        self.at += 1;
+        Ok(())
+    }
+}
+
+/// The lines as a fine-tuning of the candidate would read them.
+fn tune_spec(choice: &ChooseSpec, candidate: &Imported, lines: Lines) -> TuneSpec {
+    let data = &choice.data;
+    let (train, valid, valid_fraction) = match (lines, &data.test) {
+        (Lines::Test, Some(test)) => (test.clone(), None, None),
+        _ => (data.train.clone(), data.valid.clone(), data.valid_fraction),
+    };
+    TuneSpec {
+        name: choice.name.clone(),
+        seed: choice.seed,
+        base: candidate.model.clone(),
+        lora: None,
+        method: Method::Supervised,
+        data: TuneData { train, valid, valid_fraction, max_tokens: None, too_long: TooLong::Error },
+        train: lyceum_choose::candidates::nothing(),
+        auto: Auto::default(),
+        privacy: None,
+        gate: None,
     }
 }
 

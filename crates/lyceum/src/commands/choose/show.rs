@@ -36,9 +36,7 @@ pub fn print(found: &Selection, document: &Value, path: &Path) {
         Standing::Excluded(_) => 2,
     };
     let better = |row: &Row| {
-        row.quality
-            .as_ref()
-            .map_or(f64::INFINITY, |q| if found.loss == Loss::Error { -q.value } else { q.value })
+        row.quality.as_ref().map_or(f64::INFINITY, |q| if found.loss.is_share() { -q.value } else { q.value })
     };
     order.sort_by(|a, b| rank(a).cmp(&rank(b)).then(better(a).total_cmp(&better(b))));
     output::table(&header, &order.into_iter().map(|row| cells(found.loss, row)).collect::<Vec<_>>());
@@ -76,6 +74,7 @@ pub fn model(document: &Value) {
     let recommendation = &document["recommendation"];
     let Some(model) = recommendation["model"].as_str() else { return };
     match recommendation["ask"].as_object() {
+        None if recommendation["job"].is_null() => output::text(format!("It is {model}.")),
         None => output::text(format!("Registered as {model}.")),
         Some(ask) => {
             let words = ask.get("instructions").and_then(Value::as_str).unwrap_or_default();

@@ -61,7 +61,7 @@ pub fn document(id: &SelectionId, spec: &ChooseSpec, found: &Selection, now: Tim
         "recommendation": found.recommendation.as_ref().ok().map(|taken| json!({
             "candidate": name(taken.row), "best": name(taken.best), "sentence": taken.sentence,
             "model": found.rows[taken.row].served.as_ref().map(|(facts, _)| &facts.model),
-            "ask": found.rows[taken.row].served.as_ref().map(|(_, asked)| ask(asked)),
+            "ask": found.rows[taken.row].served.as_ref().and_then(|(_, asked)| asked.as_ref()).map(ask),
         })),
         "nothing_left": found.recommendation.as_ref().err(),
         "test": found.recommendation.as_ref().ok().and_then(|taken| taken.test.as_ref())
@@ -130,7 +130,8 @@ fn row(row: &Row) -> Value {
         })),
         "epsilon": row.epsilon,
         "lineage": lineage(row),
-        "ask": row.served.as_ref().map(|(_, asked)| ask(asked)),
+        "ask": row.served.as_ref().and_then(|(_, asked)| asked.as_ref()).map(ask),
+        "metrics": (!row.also.is_empty()).then_some(&row.also),
         "model": row.job.as_ref().map(|job| &job.model), "train": row.job.as_ref().map(|job| &job.train),
     })
 }
