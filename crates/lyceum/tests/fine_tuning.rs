@@ -193,11 +193,8 @@ fn lines_behind(server: &Server, folder: &Path, model: &str) {
     std::fs::write(folder.join("out.jsonl"), format!("{others}\n").repeat(20)).unwrap();
     let audit = ["privacy", "audit", model, "--members", "in.jsonl", "--others", "out.jsonl", "--json"];
     let found = told(&audit);
-    assert_eq!(
-        (&found["attack"], &found["auc"]["value"]),
-        (&json!("loss_over_base"), &json!(1.0)),
-        "{found}"
-    );
+    let auc = found["auc"]["value"].as_f64().unwrap();
+    assert!(found["attack"] == "loss_over_base" && auc > 0.999, "{found}");
     assert!(found["epsilon_claimed"].is_null() && found["canaries"].is_null());
 }
 
@@ -473,11 +470,8 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     let audit = ["privacy", "audit", &model, "--members", "in.jsonl", "--others", "in.jsonl", "--json"];
     let audit = lyceum(folder.path(), &audit).output().unwrap();
     let audit: Value = serde_json::from_slice(&audit.stdout).unwrap();
-    assert_eq!(
-        (&audit["auc"]["value"], &audit["canaries"]["canaries"]),
-        (&json!(0.5), &json!(100)),
-        "{audit}"
-    );
+    let auc = audit["auc"]["value"].as_f64().unwrap();
+    assert!((auc - 0.5).abs() < 1e-9 && audit["canaries"]["canaries"] == 100, "{audit}");
 
     // Which models saw a line: of a private one, that it was among those that were drawn from.
     let saw = |wanted: Value| {
