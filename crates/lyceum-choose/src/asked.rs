@@ -4,12 +4,13 @@
 //! Without examples an answer has no chance in it, so it is the same for every seed; with examples each seed draws others.
 
 use crate::lab::held_out;
-use crate::served::{AskError, Asked, Decided, How, Served};
+use crate::served::{AskError, Asked, Course, Decided, How, Lesson, Served, Tuned};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation};
 use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::data::{self, Loaded};
 use lyceum_types::control::Control;
+use lyceum_types::manifest::DataFile;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::{ChooseSpec, Imported, Question};
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Fold {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Texts {
     pub labels: Vec<String>,
+    /// What they were read from.
+    pub files: Vec<DataFile>,
     pub folds: Vec<Fold>,
 }
 
@@ -68,7 +71,7 @@ impl Texts {
             Ok(Fold { train: rows(&part.train, &train), valid: rows(held_out(part)?, file) })
         };
         let folds = parts.iter().map(fold).collect::<Result<_, TrainError>>()?;
-        Ok(Texts { labels: names.clone(), folds })
+        Ok(Texts { labels: names.clone(), files: parts[0].files.clone(), folds })
     }
 }
 
@@ -119,15 +122,22 @@ fn mixed(seed: u64, place: u64) -> u64 {
 /// Asks imported candidates, and remembers what they said.
 pub struct Asking<'a> {
     spec: &'a ChooseSpec,
+    base_dir: &'a KeyedPath,
     served: &'a dyn Served,
     pub texts: Texts,
+    /// Of candidates with an adapter: that of the first seed and fold, as it was tuned last.
+    tuned: BTreeMap<usize, Tuned>,
     /// By candidate, seed and fold.
     said: BTreeMap<(usize, usize, usize), Vec<Decided>>,
 }
 
 impl<'a> Asking<'a> {
-    pub fn new(spec: &'a ChooseSpec, served: &'a dyn Served, texts: Texts) -> Self {
-        Asking { spec, served, texts, said: BTreeMap::new() }
+    pub fn new(
+        (spec, base_dir): (&'a ChooseSpec, &'a KeyedPath),
+        served: &'a dyn Served,
+        texts: Texts,
+    ) -> Self {
+        Asking { spec, base_dir, served, texts, tuned: BTreeMap::new(), said: BTreeMap::new() }
     }
 
     pub fn served(&self) -> &'a dyn Served {
@@ -136,6 +146,16 @@ impl<'a> Asking<'a> {
 
     pub fn candidate(&self, candidate: usize) -> &'a Imported {
         &self.spec.imported[candidate]
+    }
+
+    /// Who is asked for it: the candidate with the first seed's adapter, where it has one by now.
+    pub fn who(&self, candidate: usize) -> &Imported {
+        self.tuned.get(&candidate).map_or(&self.spec.imported[candidate], |tuned| &tuned.candidate)
+    }
+
+    /// The first seed's adapter.
+    pub fn tuned(&self, candidate: usize) -> Option<&Tuned> {
+        self.tuned.get(&candidate)
     }
 
     /// What it is asked with this seed's examples.
@@ -147,23 +167,36 @@ impl<'a> Asking<'a> {
         question(own, self.spec.question.as_ref(), labels, &examples)
     }
 
-    /// Answers to the held-out rows of a fold.
+    /// Answers to the held-out rows of a fold; of a candidate with an adapter, after `share` of its training.
     ///
     /// # Errors
     /// The model's; an end from outside.
     pub fn answers(
         &mut self,
         (candidate, seed, fold): (usize, usize, usize),
+        share: f64,
         control: &Control,
     ) -> Result<&[Decided], AskError> {
-        let seed = if self.candidate(candidate).shots == 0 { 0 } else { seed };
+        let own = self.candidate(candidate);
+        let seed = if own.is_without_chance() { 0 } else { seed };
         let key = (candidate, seed, fold);
-        if !self.said.contains_key(&key) {
+        if own.tune.is_some() || !self.said.contains_key(&key) {
             let asked = self.asked(candidate, seed, fold);
+            let mut who = own.clone();
+            if own.tune.is_some() {
+                let (texts, files) = (&self.texts.folds[fold].train, &self.texts.files);
+                let lesson = Lesson::Labelled { asked: &asked, texts, files };
+                let course = Course { seed: self.spec.seed.wrapping_add(seed as u64), share };
+                let tuned = self.served.tune(own, (self.spec, self.base_dir), lesson, course, control)?;
+                who = tuned.candidate.clone();
+                if (seed, fold) == (0, 0) {
+                    self.tuned.insert(candidate, tuned);
+                }
+            }
             let texts: Vec<&str> =
                 self.texts.folds[fold].valid.iter().map(|(text, _)| text.as_str()).collect();
             let how = How { control, apart: 0 };
-            let said = self.served.decide(self.candidate(candidate), &asked, &texts, how)?;
+            let said = self.served.decide(&who, &asked, &texts, how)?;
             self.said.insert(key, said);
         }
         Ok(&self.said[&key])
@@ -176,10 +209,11 @@ impl<'a> Asking<'a> {
     pub fn losses(
         &mut self,
         (candidate, seed, fold): (usize, usize, usize),
+        share: f64,
         control: &Control,
     ) -> Result<Vec<f64>, AskError> {
         let best: Vec<u32> =
-            self.answers((candidate, seed, fold), control)?.iter().map(Decided::best).collect();
+            self.answers((candidate, seed, fold), share, control)?.iter().map(Decided::best).collect();
         let truth = self.texts.folds[fold].valid.iter().map(|(_, label)| *label);
         Ok(best.into_iter().zip(truth).map(|(best, truth)| f64::from(u8::from(best != truth))).collect())
     }
@@ -218,7 +252,7 @@ mod tests {
 
     #[test]
     fn examples_stand_behind_the_instructions() {
-        let own = Imported { name: "m".into(), model: "m".into(), shots: 2, instructions: None };
+        let own = Imported { name: "m".into(), model: "m".into(), shots: 2, instructions: None, tune: None };
         let shared = Question {
             instructions: " Is it praise? ".into(),
             descriptions: BTreeMap::from([("no".to_owned(), "blame".to_owned())]),

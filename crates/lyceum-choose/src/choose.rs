@@ -21,7 +21,7 @@ use lyceum_train::TrainError;
 use lyceum_train::data::Loaded;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::Metric;
-use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, usual_name};
+use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, Imported, usual_name};
 use lyceum_types::spec::{Spec, Task};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -81,6 +81,8 @@ pub struct Recommendation {
     pub best: usize,
     /// The winner's job with its test part, as it is to be trained and registered; None: it exists.
     pub job: Option<Spec>,
+    /// Of a winner whose adapter the race tuned: it, to be published.
+    pub tuned: Option<Imported>,
     /// Of a winner that exists, on the test part.
     pub test: Option<Metric>,
     pub sentence: String,
@@ -183,7 +185,7 @@ pub fn choose(
     watch.borrow_mut().event(&Event::Measuring { finalists: raced.finalists.len() });
     not_evaluated.extend(measure_finalists(spec, &raced, &jobs, &mut lab, &bench, &mut rows, control)?);
     let without_chance =
-        |i: usize| i.checked_sub(jobs.len()).is_some_and(|number| spec.imported[number].shots == 0);
+        |i: usize| i.checked_sub(jobs.len()).is_some_and(|number| spec.imported[number].is_without_chance());
     let seeds_of = |i: usize, seeds: &[Vec<f64>]| {
         let n = if without_chance(i) { 1 } else { seeds.len() };
         seeds[..n.min(seeds.len())].to_vec()
@@ -211,10 +213,13 @@ pub fn choose(
     }
     unmeasured(spec, &rows, raced.seeds, &mut not_evaluated);
     let mut selection = conclude(spec, rows, scores, &raced, not_evaluated, begun)?;
-    if let (Ok(taken), Some(file)) = (&mut selection.recommendation, &spec.data.test)
+    if let Ok(taken) = &mut selection.recommendation
         && let Some((asking, number)) = lab.asking(taken.row)
     {
-        taken.test = Some(existing::test(number, asking, &reader, (file, base_dir), control)?);
+        taken.tuned = asking.tuned(number).map(|tuned| tuned.candidate.clone());
+        if let Some(file) = &spec.data.test {
+            taken.test = Some(existing::test(number, asking, &reader, (file, base_dir), control)?);
+        }
         selection.seconds = begun.elapsed().as_secs_f64();
     }
     Ok(selection)

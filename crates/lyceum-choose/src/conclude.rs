@@ -128,7 +128,7 @@ pub(crate) fn conclude(
                 job.train = shortened(&job.train, raced.share);
                 job
             });
-            Ok(Recommendation { row, best, job, test: None, sentence })
+            Ok(Recommendation { row, best, job, tuned: None, test: None, sentence })
         }
     };
     let seconds = begun.elapsed().as_secs_f64();

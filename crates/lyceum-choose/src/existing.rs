@@ -83,7 +83,7 @@ pub fn time(
     (window, samples): (Duration, &mut Samples),
     control: &Control,
 ) -> Result<(), ChooseError> {
-    let (own, served) = (asking.candidate(number), asking.served());
+    let (own, served) = (asking.who(number), asking.served());
     let rows = &asking.texts.folds[0].valid;
     let base = APART.fetch_add(1 << 32, Ordering::Relaxed);
     let one = |i: usize| {
@@ -111,7 +111,14 @@ pub fn measure(
 ) -> Result<Vec<(String, String)>, ChooseError> {
     let control = lab.until_over();
     let Some((asking, _)) = lab.asking(lab.first_existing() + number) else { return Ok(Vec::new()) };
-    let own = asking.candidate(number);
+    let own = asking.who(number);
+    if let Some(tuned) = asking.tuned(number) {
+        // With its adapter it is another model than it was.
+        let facts = asking.served().facts(own).map_err(|error| failed(&own.name, error))?;
+        row.training_seconds = Some(tuned.seconds);
+        (row.parameters, row.disk_bytes) = (Some(facts.parameters), Some(facts.disk_bytes));
+        row.served = row.served.take().map(|(_, asked)| (facts, asked));
+    }
     if let (Some((mean, most)), Some((facts, _))) = (asking.tokens(number), &row.served) {
         let beside = spec.concurrency as u64 * most * facts.kv_bytes_per_token;
         row.ram_bytes = Some(facts.weights_bytes + beside);
@@ -179,7 +186,7 @@ pub fn test(
     let texts = data::texts(&job, &base_dir.join(file), control).map_err(TrainError::from)?;
     let labels = part.labels().expect("rows of a classification have labels: bug");
     let texts: Vec<&str> = part.row_ids().iter().map(|&row| texts[row as usize].as_str()).collect();
-    let (own, asked) = (asking.candidate(number), asking.asked(number, 0, 0));
+    let (own, asked) = (asking.who(number), asking.asked(number, 0, 0));
     let said = asking.served().decide(own, &asked, &texts, How { control, apart: 0 });
     let said = said.map_err(|error| failed(&own.name, error))?;
     let right = said.iter().zip(labels).filter(|(decided, label)| decided.best() == **label).count();

@@ -75,7 +75,7 @@ impl<'a> Lab<'a> {
     pub fn ask_too(&mut self, job: &Spec, served: &'a dyn Served) -> Result<(), ChooseError> {
         let parts = self.data(job)?;
         let texts = Texts::of(job, &parts, self.base_dir, self.control)?;
-        self.asking = Some(Asking::new(self.choose, served, texts));
+        self.asking = Some(Asking::new((self.choose, self.base_dir), served, texts));
         Ok(())
     }
 
@@ -212,7 +212,7 @@ impl Lab<'_> {
         let (asking, number) = self.asking(run.candidate).expect("it is one that exists: bug");
         let mut losses = Vec::new();
         for fold in 0..n_parts {
-            let said = asking.losses((number, run.seed, fold), &control);
+            let said = asking.losses((number, run.seed, fold), run.share, &control);
             losses.extend(said.map_err(|error| match error {
                 AskError::Stopped(stop) => TrainError::Stopped { step: 0, stop },
                 AskError::Failed(why) => TrainError::Spec(why),
@@ -252,8 +252,14 @@ impl Trials for Lab<'_> {
         let n_folds = self.n_folds() as f64;
         match run.candidate.checked_sub(self.jobs.len()) {
             None => seconds / run.share * n_folds,
-            Some(number) if self.choose.imported[number].shots == 0 => seconds * (n_folds - 1.0),
-            Some(_) => seconds * n_folds,
+            Some(number) => {
+                let own = &self.choose.imported[number];
+                match (own.is_without_chance(), &own.tune) {
+                    (true, _) => seconds * (n_folds - 1.0),
+                    (false, None) => seconds * n_folds,
+                    (false, Some(_)) => seconds / run.share * n_folds,
+                }
+            }
         }
     }
 }

@@ -124,7 +124,9 @@ impl Bench {
     ) -> Result<(), ChooseError> {
         let stop = AtomicBool::new(false);
         // Clients live until the processor time was read: a thread that has ended is no longer counted.
-        let (ready, read) = (Barrier::new(self.concurrency + 1), Barrier::new(self.concurrency + 1));
+        let barrier = || Barrier::new(self.concurrency + 1);
+        // Answers that were begun in time end after it, and count with all that they cost.
+        let (ready, done, read) = (barrier(), barrier(), barrier());
         let client = |number: usize| {
             ready.wait();
             let mut times = Vec::new();
@@ -134,6 +136,7 @@ impl Bench {
                 result = ask(first + number + times.len() * self.concurrency);
                 times.push(asked.elapsed().as_secs_f64() * 1e3);
             }
+            done.wait();
             read.wait();
             result.map(|()| times)
         };
@@ -144,6 +147,7 @@ impl Bench {
             let (begun, cpu) = (Instant::now(), cpu_seconds());
             std::thread::sleep(window);
             stop.store(true, Ordering::Relaxed);
+            done.wait();
             let spent = cpu_seconds().zip(cpu).map(|(after, before)| after - before);
             samples.seconds += begun.elapsed().as_secs_f64();
             let first = samples.together_ms.is_empty();

@@ -1,9 +1,11 @@
 //! Candidates that exist already. Whoever serves them answers for them here, by the code that answers requests: what is
 //! measured is what a client gets.
 
+use crate::asked::Text;
 use lyceum_seal::KeyedPath;
 use lyceum_train::tune::OnRows;
 use lyceum_types::control::{Control, Stop};
+use lyceum_types::manifest::DataFile;
 use lyceum_types::spec::choose::{ChooseSpec, Imported};
 
 /// What is known of a model before it is asked.
@@ -71,6 +73,31 @@ pub struct How<'a> {
     pub apart: u64,
 }
 
+/// What an adapter is tuned on.
+#[derive(Clone, Copy, Debug)]
+pub enum Lesson<'a> {
+    /// Texts, each asked the question that it will be asked, answered with its label; and the files that they are of.
+    Labelled { asked: &'a Asked, texts: &'a [Text], files: &'a [DataFile] },
+    /// The training lines of the document.
+    Lines,
+}
+
+/// How long and with which seed.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    pub seed: u64,
+    /// Of the training as it is written.
+    pub share: f64,
+}
+
+/// A candidate with its adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuned {
+    /// By this it is asked from now on, as long as whoever tuned it lives.
+    pub candidate: Imported,
+    pub seconds: f64,
+}
+
 /// Whoever serves the candidates.
 pub trait Served: Sync {
     /// # Errors
@@ -94,6 +121,19 @@ pub trait Served: Sync {
         texts: &[&str],
         how: How<'_>,
     ) -> Result<Vec<Decided>, AskError>;
+
+    /// Tunes a candidate's adapter.
+    ///
+    /// # Errors
+    /// What is wrong with the rows; a model that takes no such adapter; an end from outside.
+    fn tune(
+        &self,
+        candidate: &Imported,
+        document: (&ChooseSpec, &KeyedPath),
+        lesson: Lesson<'_>,
+        course: Course,
+        control: &Control,
+    ) -> Result<Tuned, AskError>;
 
     /// What a model makes of the references of lines that it might have written.
     ///

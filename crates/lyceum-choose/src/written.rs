@@ -1,6 +1,6 @@
 //! A choice among models that write texts: prompts with completions and conversations, the same held-out lines for all.
 //!
-//! Nothing is trained, so there is no race and no seed: every candidate reads the references once. The likeliest answer is
+//! Nothing is raced and there is one seed (an adapter that a candidate asks for is tuned first, on the other lines): every candidate reads the references once. The likeliest answer is
 //! the reference, token for token, exactly where each of its tokens is the likeliest after those before it; so one pass
 //! over the references gives exact matches, token accuracy and perplexity together, and nothing is generated for them.
 //! An answer as long as the reference is what is timed.
@@ -13,7 +13,7 @@ use crate::race::{Out, Race, Run, Trial};
 use crate::row::{Row, Standing};
 use crate::scores::{Loss, Scores};
 use crate::serve::{Bench, Samples};
-use crate::served::{AskError, Lines, Served};
+use crate::served::{AskError, Course, Lesson, Lines, Served};
 use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::tune::OnRows;
@@ -69,12 +69,15 @@ pub fn choose(asked: &Asked<'_>, watch: &mut dyn Watch, control: &Control) -> Re
         return nobody(rows, spec, begun, Vec::new());
     }
     let mut read: Vec<(usize, OnRows)> = Vec::new();
+    let mut who = spec.imported.clone();
     for i in 0..rows.len() {
         if rows[i].standing != Standing::Finalist {
             continue;
         }
         let (run, at) = (Run { candidate: i, share: 1.0, seed: 0, all_folds: true }, Instant::now());
-        let found = asked.served.read(&spec.imported[i], (spec, Lines::HeldOut), asked.base_dir, &over);
+        let ready = tuned(asked, &spec.imported[i], (&mut who[i], &mut rows[i]), &over);
+        let found =
+            ready.and_then(|()| asked.served.read(&who[i], (spec, Lines::HeldOut), asked.base_dir, &over));
         let found = comparable(found, metric, &read, &rows);
         let ended = match found {
             Ok(found) => {
@@ -101,7 +104,7 @@ pub fn choose(asked: &Asked<'_>, watch: &mut dyn Watch, control: &Control) -> Re
         };
     }
     watch.event(&Event::Measuring { finalists: read.len() });
-    let mut not_evaluated = measure(asked, &read, &mut rows, control)?;
+    let mut not_evaluated = measure((asked, &who), &read, &mut rows, control)?;
     let mut scores = Vec::new();
     for (i, found) in &read {
         let own = Scores { loss: loss(metric), seeds: vec![losses(metric, found)], lags: 0 };
@@ -117,8 +120,11 @@ pub fn choose(asked: &Asked<'_>, watch: &mut dyn Watch, control: &Control) -> Re
     let seconds = begun.elapsed().as_secs_f64();
     let raced = Race { finalists: Vec::new(), out: Vec::new(), share: 1.0, seeds: 1, run_seconds: seconds };
     let mut selection = conclude(spec, rows, scores, &raced, not_evaluated, begun)?;
+    if let Ok(taken) = &mut selection.recommendation {
+        taken.tuned = spec.imported[taken.row].tune.is_some().then(|| who[taken.row].clone());
+    }
     if let (Ok(taken), Some(_)) = (&mut selection.recommendation, &spec.data.test) {
-        let own = &spec.imported[taken.row];
+        let own = &who[taken.row];
         let found = asked.served.read(own, (spec, Lines::Test), asked.base_dir, control);
         let found = found.map_err(|error| failed(own, error))?;
         let own = Scores { loss: loss(metric), seeds: vec![losses(metric, &found)], lags: 0 };
@@ -126,6 +132,26 @@ pub fn choose(asked: &Asked<'_>, watch: &mut dyn Watch, control: &Control) -> Re
         selection.seconds = begun.elapsed().as_secs_f64();
     }
     Ok(selection)
+}
+
+/// Tunes the adapter of a candidate that has one: from then on it is who is asked.
+fn tuned(
+    asked: &Asked<'_>,
+    own: &Imported,
+    (who, row): (&mut Imported, &mut Row),
+    control: &Control,
+) -> Result<(), AskError> {
+    if own.tune.is_none() {
+        return Ok(());
+    }
+    let (spec, course) = (asked.spec, Course { seed: asked.spec.seed, share: 1.0 });
+    let tuned = asked.served.tune(own, (spec, asked.base_dir), Lesson::Lines, course, control)?;
+    let facts = asked.served.facts(&tuned.candidate)?;
+    row.training_seconds = Some(tuned.seconds);
+    (row.parameters, row.disk_bytes) = (Some(facts.parameters), Some(facts.disk_bytes));
+    row.served = Some((facts, None));
+    *who = tuned.candidate;
+    Ok(())
 }
 
 /// What is known before anything is read.
@@ -174,7 +200,7 @@ fn comparable(
 
 /// Times, memory and operations of an answer as long as its reference.
 fn measure(
-    asked: &Asked<'_>,
+    (asked, who): (&Asked<'_>, &[Imported]),
     read: &[(usize, OnRows)],
     rows: &mut [Row],
     control: &Control,
@@ -184,7 +210,7 @@ fn measure(
     let mut samples: Vec<Samples> = read.iter().map(|_| Samples::default()).collect();
     for _ in 0..ROUNDS {
         for ((i, found), samples) in read.iter().zip(&mut samples) {
-            let own = &spec.imported[*i];
+            let own = &who[*i];
             let base = APART.fetch_add(1 << 32, Ordering::Relaxed);
             let one = |k: usize| {
                 control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
@@ -196,7 +222,7 @@ fn measure(
         }
     }
     for ((i, found), samples) in read.iter().zip(&samples) {
-        let (row, own) = (&mut rows[*i], &spec.imported[*i]);
+        let (row, own) = (&mut rows[*i], &who[*i]);
         costs(spec, samples, row);
         let lengths = || found.lines.iter().map(|(prompt, answer)| prompt.len() + answer.len());
         let longest = lengths().max().unwrap_or(0) as u64;

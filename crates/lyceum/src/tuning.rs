@@ -246,21 +246,7 @@ async fn publish(
     let staging = Staging::of(store, &claim.project)?;
     let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
     new.held = judged.as_ref().and_then(|judged| judged.held.clone());
-    manifest.tuned = Some(TunedReport {
-        job: claim.id().to_string(),
-        base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
-        spec: plan.tune.clone(),
-        train: tuned.train.clone(),
-        data: tuned.chats.files.clone(),
-        split: tuned.chats.split.clone(),
-        metrics: tuned.metrics.clone(),
-        base_metrics: tuned.base_metrics.clone(),
-        verdict: tuned.verdict.as_ref().map(|verdict| verdict.sentence.clone()),
-        steps: tuned.steps,
-        seconds: tuned.seconds,
-        n_trained: tuned.n_trained,
-        probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
-    });
+    manifest.tuned = Some(report(claim.id(), plan, &tuned));
     manifest.privacy = tuned.privacy.clone();
     if let (Some(report), Some(privacy), Some(declared)) =
         (&mut manifest.tuned, &mut manifest.privacy, &plan.tune.privacy)
@@ -318,6 +304,25 @@ async fn publish(
     };
     jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
     Ok(line)
+}
+
+/// What a manifest says of a fine-tuning.
+pub fn report(job: &JobId, plan: &TunePlan, tuned: &Tuned) -> TunedReport {
+    TunedReport {
+        job: job.to_string(),
+        base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
+        spec: plan.tune.clone(),
+        train: tuned.train.clone(),
+        data: tuned.chats.files.clone(),
+        split: tuned.chats.split.clone(),
+        metrics: tuned.metrics.clone(),
+        base_metrics: tuned.base_metrics.clone(),
+        verdict: tuned.verdict.as_ref().map(|verdict| verdict.sentence.clone()),
+        steps: tuned.steps,
+        seconds: tuned.seconds,
+        n_trained: tuned.n_trained,
+        probes: serde_json::to_value(&tuned.probes).expect("probes are plain data: bug"),
+    }
 }
 
 /// Writes a model's files into a folder that is to be a version; its row, and its manifest without what training says.
@@ -436,7 +441,7 @@ fn write_whole(dir: &KeyedPath, language: &Language, model: &Model) -> Result<Wr
 }
 
 /// Opens the new version as a server will, and asks it what was asked when training ended.
-async fn hold_to_probes(
+pub async fn hold_to_probes(
     dir: KeyedPath,
     manifest: &ImportedManifest,
     base: Arc<Language>,

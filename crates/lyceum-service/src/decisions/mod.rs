@@ -14,8 +14,9 @@ use crate::guard::texts;
 use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
-use crate::{Content, Payer, Service, ServiceError, predict};
+use crate::{Content, Language, Payer, Service, ServiceError, predict};
 use lyceum_types::ids::ModelRef;
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -144,6 +145,24 @@ pub async fn create(
     let answers = named.map(|(question, plan)| (question.name, answer(plan, &probabilities))).collect();
     let model = resident.version.id();
     Ok(Decision { model, answers, input_tokens, cached_tokens: 0, explanation, promised, cascade: None })
+}
+
+/// Answers questions by a language model that is at hand and need not be published.
+///
+/// # Errors
+/// As [`create`] of a language model.
+pub async fn by_language(
+    service: &Service,
+    payer: &Payer,
+    language: Arc<Language>,
+    request: Request,
+) -> Result<Decision, ServiceError> {
+    language::by(service, payer, Ok(language), request).await
+}
+
+/// What a user says to a language model when it is asked a question about a text: with its answer, an example to learn.
+pub fn user_message(text: &str, question: &Question) -> String {
+    language::user_message(text, question)
 }
 
 fn classifier_labels(resident: &Resident) -> Result<&[String], ServiceError> {

@@ -14,6 +14,7 @@
 //! minutes = 3
 //! ```
 
+use super::tune::{Auto, LoraSpec};
 use super::{DataSpec, ModelSpec, Task, TrainSpec};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -77,6 +78,25 @@ pub struct Imported {
     pub shots: usize,
     /// What this one is asked; None: the document's question.
     pub instructions: Option<String>,
+    /// An adapter that the race tunes over it on the training rows; None: it is asked as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tune: Option<Tuning>,
+}
+
+impl Imported {
+    /// Whether another seed gives the same answers.
+    pub fn is_without_chance(&self) -> bool {
+        self.shots == 0 && self.tune.is_none()
+    }
+}
+
+/// How an adapter is tuned: as a fine-tuning's `[model]` and `[train]` say it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tuning {
+    pub lora: LoraSpec,
+    /// With the parser's stand-ins for what is left to the program.
+    pub train: TrainSpec,
+    pub auto: Auto,
 }
 
 /// One question about every labelled text, as `POST /v1/decisions` asks it.

@@ -4,7 +4,9 @@ use super::ProblemCode;
 use super::choose::check_name;
 use super::section::{Problems, Section};
 use super::tree::{Node, Value};
-use crate::spec::choose::{AnswerMetric, Imported, Question};
+use super::{train, tune};
+use crate::spec::choose::{AnswerMetric, Imported, Question, Tuning};
+use crate::spec::tune::{Auto, Method};
 use crate::spec::{DataSpec, Missing, Task, Unseen};
 use std::collections::BTreeMap;
 
@@ -54,17 +56,47 @@ fn candidate(section: &mut Section<'_>) -> Option<(Imported, bool)> {
     let name = section.text("name");
     check_name(section, name.as_deref());
     section.not_yet("head", "a linear head over an encoder's vectors as a candidate");
-    section.not_yet("lora", "adapters that a race tunes (tune one first: lyceum train, then name it here)");
-    section.elsewhere(&["train", "hidden"], "candidates that are trained here, which have a family");
+    section.elsewhere(&["hidden"], "candidates that are trained here, which have a family");
     let model = section.text("model");
     let shots = section.size_or("shots", 0, 0, SHOTS_MAX);
     let instructions = section.text("instructions");
+    let tune = tuning(section);
+    if tune.is_some() && shots > 0 {
+        let message = "an adapter learns the training rows: it is shown none of them";
+        section.note("shots", ProblemCode::Contradiction, message, "remove shots, or lora");
+    }
     let model = model?;
     let given = name.is_some();
     let plain: String =
         model.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' }).collect();
-    let usual = if shots == 0 { plain } else { format!("{plain}-{shots}-shot") };
-    Some((Imported { name: name.unwrap_or(usual), model, shots, instructions }, given))
+    let usual = match (&tune, shots) {
+        (Some(tune), _) => format!("{plain}-lora-{}", tune.lora.rank),
+        (None, 0) => plain,
+        (None, shots) => format!("{plain}-{shots}-shot"),
+    };
+    Some((Imported { name: name.unwrap_or(usual), model, shots, instructions, tune }, given))
+}
+
+/// `lora = { rank = 8 }` and how it is trained.
+fn tuning(section: &mut Section<'_>) -> Option<Tuning> {
+    let lora = section.section("lora").map(tune::lora);
+    let trained = section.section("train").map(|section| tune::tuned(section, false));
+    if let Some((Method::Dpo { .. }, _, _)) = trained {
+        let message = "rows have one answer each, and preferences two";
+        section.note("train", ProblemCode::Contradiction, message, "remove train.method");
+    }
+    if lora.is_none() && trained.is_some() {
+        let message = "says how an adapter is tuned, and none is";
+        section.note(
+            "train",
+            ProblemCode::Contradiction,
+            message,
+            "add lora = { rank = 8 }, or remove train",
+        );
+    }
+    let (train, auto) =
+        trained.map_or_else(|| (train::left_open(), Auto::all()), |(_, train, auto)| (train, auto));
+    Some(Tuning { lora: lora?, train, auto })
 }
 
 /// `[question]`

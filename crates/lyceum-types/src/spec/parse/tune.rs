@@ -64,7 +64,7 @@ fn read_root(root: &Node, problems: &Problems) -> Option<TuneSpec> {
 }
 
 impl Auto {
-    fn all() -> Self {
+    pub(super) fn all() -> Self {
         Auto { epochs: true, batch_size: true, lr: true, schedule: true }
     }
 }
@@ -127,7 +127,7 @@ fn model(mut section: Section<'_>) -> Option<(String, Option<LoraSpec>)> {
     Some((base?, lora))
 }
 
-fn lora(mut section: Section<'_>) -> LoraSpec {
+pub(super) fn lora(mut section: Section<'_>) -> LoraSpec {
     let rank = section.size_or("rank", 8, 1, RANK_MAX);
     let alpha = section.number_or("alpha", 2.0 * rank as f64, POSITIVE);
     let all = || LoraSpec::TARGETS.map(str::to_owned).to_vec();
@@ -164,7 +164,7 @@ enum MethodName {
     Dpo,
 }
 
-fn tuned(mut section: Section<'_>, is_private: bool) -> (Method, crate::spec::TrainSpec, Auto) {
+pub(super) fn tuned(mut section: Section<'_>, is_private: bool) -> (Method, crate::spec::TrainSpec, Auto) {
     let names = &[("supervised", MethodName::Supervised), ("dpo", MethodName::Dpo)];
     let method = match section.choice("method", names) {
         Some(MethodName::Dpo) => Method::Dpo { beta: section.number_or("beta", BETA_DEFAULT, POSITIVE) },

@@ -1,15 +1,17 @@
 //! Candidates that exist, asked by the code that answers `POST /v1/decisions` (or that measures fine-tunings): in this process, with an engine of its own.
 
+use super::adapters::{self, Adapters};
 use crate::context::Context;
 use crate::failure::Failure;
 use futures_util::{StreamExt, TryStreamExt};
-use lyceum_choose::served::{AskError, Asked, Decided, Facts, How, Lines, Served};
+use lyceum_choose::served::{AskError, Asked, Course, Decided, Facts, How, Lesson, Lines, Served, Tuned};
 use lyceum_engine::{BitMask, Event, Flow, GenerateRequest, Tenant, TokenMask};
 use lyceum_kernels::attention::paged::PAGE;
 use lyceum_nn::ops::cached_attention::KvStorage;
 use lyceum_service::decisions::{self, Answer, ChoiceValue, Kind, Question};
 use lyceum_service::{Content, Language, Payer, Service, ServiceError};
 use lyceum_store::Store;
+use lyceum_store::models::Version;
 use lyceum_store::vault::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::chat::Words;
@@ -35,9 +37,16 @@ pub struct Answers {
     runtime: Handle,
     /// The versions that names meant when the choice began.
     pinned: Mutex<BTreeMap<String, ModelRef>>,
+    /// Adapters that were tuned for the choice, by number.
+    tuned: Adapters,
 }
 
 impl Answers {
+    /// Adapters that were tuned for the choice.
+    pub fn adapters(&self) -> &Adapters {
+        &self.tuned
+    }
+
     pub fn start(context: &Context, store: &Store) -> Result<Self, Failure> {
         Ok(Answers {
             service: crate::assemble::service(&context.config, store.clone())?,
@@ -45,6 +54,7 @@ impl Answers {
             kv_storage: context.config.serving.engine_limits().kv_storage,
             runtime: Handle::current(),
             pinned: Mutex::default(),
+            tuned: Adapters::default(),
         })
     }
 
@@ -70,8 +80,36 @@ impl Answers {
     }
 
     fn language(&self, candidate: &Imported) -> Result<Arc<Language>, AskError> {
+        if let Some(found) = self.tuned.find(candidate) {
+            return Ok(found.language.clone());
+        }
         let reference = self.reference(candidate)?;
         self.runtime.block_on(self.service.language(&self.project, &reference)).map_err(failed)
+    }
+}
+
+/// A model as training reads it.
+pub(super) fn base(language: &Language) -> Base<'_> {
+    let words = &language.words;
+    Base {
+        model: (*language.model).clone(),
+        adapter: language.added.as_ref().map(|added| added.adapter.clone()),
+        words: Words {
+            tokenizer: &words.tokenizer,
+            template: words.template.as_ref(),
+            now: Timestamp::now().seconds(),
+        },
+        id: language.version.id(),
+        sha256: language.version.sha256.clone(),
+    }
+}
+
+pub(super) fn ended(error: &TrainError) -> AskError {
+    match error {
+        TrainError::Stopped { stop, .. } | TrainError::Data(DataError::Stopped(stop)) => {
+            AskError::Stopped(*stop)
+        }
+        error => AskError::Failed(error.to_string()),
     }
 }
 
@@ -92,7 +130,12 @@ impl Served for Answers {
         let base = added.map(|added| &added.base);
         let tuned = manifest.tuned.as_ref().map(|tuned| tuned.base.model.clone());
         Ok(Facts {
-            model: version.id(),
+            model: match candidate.tune.is_some() && self.tuned.find(candidate).is_some() {
+                true => {
+                    format!("{} with an adapter of this race", base.map_or_else(String::new, Version::id))
+                }
+                false => version.id(),
+            },
             family: version.family.clone(),
             parameters: manifest.n_parameters + base.map_or(0, |base| base.n_params),
             weights_bytes: (language.model.params.bytes() + added.map_or(0, |added| added.adapter.bytes()))
@@ -100,7 +143,7 @@ impl Served for Answers {
             kv_bytes_per_token: page.div_ceil(PAGE) as u64,
             disk_bytes: version.bytes + base.map_or(0, |base| base.bytes),
             licence: manifest.licence.clone(),
-            parents: base.map(|base| base.id()).or(tuned).into_iter().collect(),
+            parents: base.map(Version::id).or(tuned).into_iter().collect(),
         })
     }
 
@@ -115,13 +158,13 @@ impl Served for Answers {
         texts: &[&str],
         how: How<'_>,
     ) -> Result<Vec<Decided>, AskError> {
-        let reference = self.reference(candidate)?;
+        let language = self.language(candidate)?;
         let payer = Payer::local(&self.project).apart(how.apart);
         let one = async |text: &&str| {
             how.control.check().map_err(AskError::Stopped)?;
-            let request = request(&reference, asked, text);
-            let decision = decisions::create(&self.service, &payer, request).await.map_err(failed)?;
-            decided(decision)
+            let request = request(&language, asked, text);
+            let decision = decisions::by_language(&self.service, &payer, language.clone(), request).await;
+            decided(decision.map_err(failed)?)
         };
         let all = futures_util::stream::iter(texts).map(one).buffered(AT_ONCE).try_collect();
         self.runtime.block_on(all)
@@ -136,24 +179,22 @@ impl Served for Answers {
     ) -> Result<OnRows, AskError> {
         let language = self.language(candidate)?;
         let spec = tune_spec(choice, candidate, lines);
-        let words = &language.words;
-        let side = Base {
-            model: (*language.model).clone(),
-            adapter: language.added.as_ref().map(|added| added.adapter.clone()),
-            words: Words {
-                tokenizer: &words.tokenizer,
-                template: words.template.as_ref(),
-                now: Timestamp::now().seconds(),
-            },
-            id: language.version.id(),
-            sha256: language.version.sha256.clone(),
-        };
-        on_rows(&spec, &side, base_dir, control).map_err(|error| match error {
-            TrainError::Stopped { stop, .. } | TrainError::Data(DataError::Stopped(stop)) => {
-                AskError::Stopped(stop)
-            }
-            error => AskError::Failed(error.to_string()),
-        })
+        on_rows(&spec, &base(&language), base_dir, control).map_err(|error| ended(&error))
+    }
+
+    fn tune(
+        &self,
+        candidate: &Imported,
+        (choice, base_dir): (&ChooseSpec, &KeyedPath),
+        lesson: Lesson<'_>,
+        course: Course,
+        control: &Control,
+    ) -> Result<Tuned, AskError> {
+        let language = self.language(candidate)?;
+        let spec = tune_spec(choice, candidate, Lines::HeldOut);
+        let what = adapters::What { language: &language, candidate, spec };
+        let place = (self.service.store(), &self.project, base_dir);
+        self.tuned.tune(what, place, lesson, course, control)
     }
 
     fn say(&self, candidate: &Imported, prompt: &[u32], answer: &[u32], apart: u64) -> Result<(), AskError> {
@@ -220,18 +261,24 @@ fn tune_spec(choice: &ChooseSpec, candidate: &Imported, lines: Lines) -> TuneSpe
     }
 }
 
-fn request(model: &ModelRef, asked: &Asked, text: &str) -> decisions::Request {
+/// As `POST /v1/decisions` has it.
+pub(super) fn question(asked: &Asked) -> Question {
     let choices = asked.labels.iter().cloned().map(ChoiceValue::Text).collect();
-    let question = Question {
+    Question {
         name: None,
         instructions: asked.instructions.clone(),
         kind: Kind::Choice(choices),
         descriptions: asked.descriptions.clone(),
-    };
+    }
+}
+
+fn request(language: &Language, asked: &Asked, text: &str) -> decisions::Request {
+    let version = &language.version;
+    let model = ModelRef { name: version.name.clone(), version: VersionRef::Number(version.number) };
     decisions::Request {
-        model: model.clone(),
+        model,
         input: Content::Text(text.to_owned()),
-        questions: vec![question],
+        questions: vec![question(asked)],
         explain: None,
         explained: None,
         promises: lyceum_service::robustness::Promises::default(),

@@ -17,7 +17,7 @@ use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
-use lyceum_types::ids::{JobId, SelectionId};
+use lyceum_types::ids::SelectionId;
 use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ pub async fn carry_out(
         ));
     }
     let far = Arc::new(Mutex::new(jobs::Progress { step: 0, steps: 0, message: String::new() }));
-    let work = choose_and_register(context, store, claim.id(), plan, far.clone());
+    let work = choose_and_register(context, store, claim, plan, far.clone());
     let worked = reporting(store, claim, &context.control, &far, work).await;
     count(store, claim).await;
     match worked {
@@ -127,7 +127,7 @@ fn cpu_seconds() -> Option<u64> {
 async fn choose_and_register(
     context: &Context,
     store: &Store,
-    job: &JobId,
+    own: &Claim,
     plan: &Plan,
     far: Arc<Mutex<jobs::Progress>>,
 ) -> Result<Chosen, Failure> {
@@ -136,12 +136,13 @@ async fn choose_and_register(
     let (control, is_json) = (context.control.clone(), context.is_json());
     let answers = match plan.spec.imported.is_empty() {
         true => None,
-        false => Some(Answers::start(context, store)?),
+        false => Some(Arc::new(Answers::start(context, store)?)),
     };
+    let asked_of = answers.clone();
     let work = move || {
         let mut told = Told { is_json, progress: Progress::new("choosing", is_json), n_runs: 0, far };
         let found = {
-            let served = answers.as_ref().map(|answers| answers as &dyn Served);
+            let served = asked_of.as_deref().map(|answers| answers as &dyn Served);
             lyceum_choose::choose(&asked, &folder, served, &mut told, &control)
         };
         told.progress.finish();
@@ -160,7 +161,7 @@ async fn choose_and_register(
         }
         failure
     })?;
-    let id = SelectionId::of_job(job);
+    let id = SelectionId::of_job(own.id());
     let mut document = wire::document(&id, &plan.spec, &selection, Timestamp::now());
     let job = selection.recommendation.as_ref().ok().and_then(|taken| taken.job.clone());
     if let (Some(spec), true) = (job, plan.registers) {
@@ -171,6 +172,12 @@ async fn choose_and_register(
         let line: Value = serde_json::from_str(&outcome)
             .map_err(|error| Failure::internal("the outcome of the job cannot be read", &error))?;
         wire::add_registered(&mut document, &line);
+    }
+    let adapter = selection.recommendation.as_ref().ok().and_then(|taken| taken.tuned.as_ref());
+    if let (Some(adapter), Some(answers), true) = (adapter, &answers, plan.registers) {
+        let at = (context, store, own);
+        let version = answers.adapters().publish(at, adapter, &plan.spec.name).await?;
+        document["recommendation"]["model"] = Value::from(version.id());
     }
     let bytes = serde_json::to_vec_pretty(&document).expect("a document is plain data: bug");
     let path = selections::save(store, &context.project, &id, &bytes)?;

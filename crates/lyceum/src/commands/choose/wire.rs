@@ -60,7 +60,7 @@ pub fn document(id: &SelectionId, spec: &ChooseSpec, found: &Selection, now: Tim
         "pairs": pairs, "ties": ties, "pareto": pareto,
         "recommendation": found.recommendation.as_ref().ok().map(|taken| json!({
             "candidate": name(taken.row), "best": name(taken.best), "sentence": taken.sentence,
-            "model": found.rows[taken.row].served.as_ref().map(|(facts, _)| &facts.model),
+            "model": found.rows[taken.row].served.as_ref().filter(|_| taken.tuned.is_none()).map(|(facts, _)| &facts.model),
             "ask": found.rows[taken.row].served.as_ref().and_then(|(_, asked)| asked.as_ref()).map(ask),
         })),
         "nothing_left": found.recommendation.as_ref().err(),
