@@ -32,10 +32,12 @@ pub use target::TargetShown;
 
 use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
+use crate::rates;
 use crate::receipts::{self, Place};
 use crate::resident::Resident;
 use crate::{Content, Language, Payer, Service, ServiceError};
-use device::{CancelOnDrop, EngineDevice};
+pub(crate) use device::CancelOnDrop;
+use device::EngineDevice;
 use lyceum_explain::{ExplainError, Request as Question};
 use lyceum_store::models::Version;
 use lyceum_types::clock::Timestamp;
@@ -131,8 +133,10 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
         return of_language(service, payer, language, (&request.what, &request.options)).await;
     }
     let resident = service.resident(project, &request.model).await?;
+    rates::admit_passes()?;
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
+    let payer = &payer.explaining();
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
     if service.retention(project).await? == Retention::Kept {
         keep(service, project, &explained);
@@ -150,12 +154,15 @@ pub(crate) async fn of_language(
     let project = &payer.project;
     let asked = language::read(service, language, what, options)?;
     let version = &asked.language().version;
+    rates::admit_passes()?;
     let most = Counts { passes: asked.passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
         let place = service.explaining.try_acquire_many(asked.places());
         let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+        share.each_pass_reads(asked.n_tokens());
         language::explain(service, project, &asked, share).await
     };
+    let payer = &payer.explaining();
     let answer = metered(service.ledger(), payer, version, most, work).await?;
     let explained = explained(version, answer);
     if service.retention(project).await? == Retention::Kept {
@@ -172,7 +179,8 @@ fn keep(service: &Service, project: &Project, explained: &Explained) {
 
 /// The most rows that go forward and back.
 pub(crate) fn passes_most(options: &Options) -> u64 {
-    options.max_passes.saturating_mul(2)
+    // And one that asks again: with a counterfactual's row, or for the label whose loss is followed.
+    options.max_passes.saturating_mul(2).saturating_add(1)
 }
 
 async fn create_for(
@@ -264,6 +272,7 @@ pub(crate) async fn explain(
     let place = service.explaining.try_acquire();
     let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
     let read = parts::read(resident, what, options, path)?;
+    share.each_pass_reads(read.tokens.1.len() as u64);
     let (target, shown) = target::choose(resident, &read, options)?;
     let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
         .map_err(refused)?;
