@@ -207,6 +207,18 @@ pub mod robustness {
     pub fn suite_of(items: &[serde_json::Value]) -> Result<Vec<lyceum_service::robustness::Item>, String> {
         crate::wire::robustness::suite(items).map_err(|error| error.detail.message)
     }
+
+    /// Suites and runs over language models.
+    pub mod language {
+        pub use crate::wire::robust_language::run_body;
+
+        /// Why a suite is refused, in words.
+        pub fn suite_of(
+            items: &[serde_json::Value],
+        ) -> Result<Vec<lyceum_service::robustness::language::Item>, String> {
+            crate::wire::robust_language::suite(items).map_err(|error| error.detail.message)
+        }
+    }
 }
 
 /// The OpenAPI document as JSON.

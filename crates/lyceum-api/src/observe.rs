@@ -41,6 +41,40 @@ impl Counters {
     }
 }
 
+/// A client that left before the head of its answer; the number is nginx's.
+const LEFT: u16 = 499;
+
+/// A request without an answer yet; it counts once, also when it is dropped because its client left.
+struct UnderWay<'a> {
+    counters: &'a Counters,
+    called: [&'a str; 2],
+    span: &'a tracing::Span,
+    began: Instant,
+    status: u16,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(counters: &'a Counters, called: [&'a str; 2], span: &'a tracing::Span) -> Self {
+        counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        UnderWay { counters, called, span, began: Instant::now(), status: LEFT }
+    }
+
+    fn answered(mut self, status: u16) {
+        self.status = status;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let UnderWay { counters, called: [method, route], status, .. } = *self;
+        counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let seconds = self.began.elapsed().as_secs_f64();
+        counters.count(method, route, status, seconds);
+        let told = if status == LEFT { "its client left" } else { "answered" };
+        self.span.in_scope(|| tracing::info!(status, ms = seconds * 1e3, "{told}"));
+    }
+}
+
 /// What a request is called in the log, in its answer and in the ledger.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
@@ -60,14 +94,9 @@ pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -
     let span = tracing::info_span!("request", id = %id, method = %method, route = %route);
     #[cfg(feature = "otel")]
     let traced = api.traces.begin(request.headers());
-    let began = Instant::now();
-    api.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+    let under_way = UnderWay::new(&api.counters, [&method, &route], &span);
     let mut response = next.run(request).instrument(span.clone()).await;
-    api.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
-    let seconds = began.elapsed().as_secs_f64();
-    let status = response.status().as_u16();
-    api.counters.count(&method, &route, status, seconds);
-    span.in_scope(|| tracing::info!(status, ms = seconds * 1e3, "answered"));
+    under_way.answered(response.status().as_u16());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -77,4 +106,26 @@ pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -
         response = crate::otel::until_its_end(response, traced);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_counts_once_whether_it_is_answered_or_left() {
+        let (counters, span) = (Counters::default(), tracing::Span::none());
+        let begin = || UnderWay::new(&counters, ["POST", "/v1/completions"], &span);
+        let (answered, left) = (begin(), begin());
+        assert_eq!(counters.in_flight.load(Ordering::Relaxed), 2);
+        answered.answered(200);
+        drop(left);
+        assert_eq!(counters.in_flight.load(Ordering::Relaxed), 0);
+        let counted: Vec<(u16, u64)> = counters
+            .finished()
+            .iter()
+            .map(|((_, _, status), finished)| (*status, finished.requests))
+            .collect();
+        assert_eq!(counted, [(200, 1), (LEFT, 1)]);
+    }
 }

@@ -139,6 +139,7 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/robustness/runs/{id}/cancel", post(robustness::cancel))
         .key(Inference, "/v1/robustness/runs/{id}/failures", get(robustness::failures))
         .key(Inference, "/v1/models/{id}/drift", get(drift::find))
+        .work("/v1/models/{id}/drift/reference", post(drift::reference))
         // A small model where it is sure, else a large one.
         .work("/v1/cascades", post(cascades::create).get(cascades::list))
         .key(Inference, "/v1/cascades/{id}", get(cascades::find))

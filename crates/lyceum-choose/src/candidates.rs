@@ -65,6 +65,12 @@ pub fn linear() -> ModelSpec {
     mlp(&[], 0.0)
 }
 
+/// A job that reads rows of texts, where no candidate is trained.
+pub fn reader_of_texts(choose: &ChooseSpec) -> Spec {
+    let model = ModelSpec::Gru(recurrent(64));
+    job(choose, &Candidate { name: usual_name(&model), model, train: None })
+}
+
 /// Candidates for inputs of this shape.
 pub fn auto(input: &InputShape) -> Vec<Candidate> {
     let models = match *input {

@@ -2,6 +2,7 @@
 
 use crate::candidates::{self, shortened};
 use crate::error::ChooseError;
+use crate::existing;
 use crate::holm::holm;
 use crate::lab::{Lab, held_out};
 use crate::limits::{Stage, excesses, nothing_left};
@@ -11,18 +12,20 @@ use crate::row::{Explained, Row, Standing};
 use crate::rule::{self, Against, Contender};
 use crate::scores::{ALPHA, Loss, Paired, Scores, Separation};
 use crate::serve::{Bench, Samples};
+use crate::served::Served;
 use crate::ties;
 use crate::trust;
 use lyceum_models::Model;
 use lyceum_models::batch::Input;
 use lyceum_nn::{Examples, Recording, Tape, Workspace, weights};
+use lyceum_seal::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::data::Loaded;
 use lyceum_types::control::Control;
+use lyceum_types::manifest::Metric;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::{Candidate, Candidates, ChooseSpec, usual_name};
 use std::cell::RefCell;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,8 +81,10 @@ pub struct Tie {
 pub struct Recommendation {
     pub row: usize,
     pub best: usize,
-    /// The winner's job with its test part, as it is to be trained and registered.
-    pub job: Spec,
+    /// The winner's job with its test part, as it is to be trained and registered; None: it exists.
+    pub job: Option<Spec>,
+    /// Of a winner that exists, on the test part.
+    pub test: Option<Metric>,
     pub sentence: String,
 }
 
@@ -101,14 +106,15 @@ pub struct Selection {
     pub seconds: f64,
 }
 
-/// Chooses; paths are relative to `base_dir`.
+/// Chooses; paths are relative to `base_dir`, and candidates that exist are asked through `served`.
 ///
 /// # Errors
 /// Data or candidates that cannot be used, a budget in which nothing can be trained, a cancellation. That every
 /// candidate breaks a limit is no error but a result.
 pub fn choose(
     spec: &ChooseSpec,
-    base_dir: &Path,
+    base_dir: &KeyedPath,
+    served: Option<&dyn Served>,
     watch: &mut dyn Watch,
     control: &Control,
 ) -> Result<Selection, ChooseError> {
@@ -130,7 +136,13 @@ pub fn choose(
         }
     }
     lab.enter(jobs.clone());
-    *names.borrow_mut() = entrants.iter().map(|candidate| candidate.name.clone()).collect();
+    let existing = spec.imported.iter().map(|imported| imported.name.clone());
+    *names.borrow_mut() = entrants.iter().map(|candidate| candidate.name.clone()).chain(existing).collect();
+    let reader = jobs.first().cloned().unwrap_or_else(|| candidates::reader_of_texts(spec));
+    if let Some(first) = spec.imported.first() {
+        let unserved = || ChooseError::Ask { name: first.name.clone(), why: "nothing serves it here".into() };
+        lab.ask_too(&reader, served.ok_or_else(unserved)?)?;
+    }
 
     let bench = Bench::start(spec.concurrency)?;
     let mut rows = Vec::new();
@@ -139,11 +151,18 @@ pub fn choose(
         watch.borrow_mut().event(&Event::Entered(&row));
         rows.push(row);
     }
+    for number in 0..spec.imported.len() {
+        let Some((asking, _)) = lab.asking(jobs.len() + number) else { break };
+        let row = existing::enter(spec, number, asking, &bench, control)?;
+        watch.borrow_mut().event(&Event::Entered(&row));
+        rows.push(row);
+    }
     let alive: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].standing == Standing::Finalist).collect();
-    let Some(&simplest) = alive.iter().min_by_key(|&&i| (rows[i].operations, rows[i].parameters)) else {
+    let size = |i: usize| (rows[i].operations.unwrap_or(u64::MAX), rows[i].parameters);
+    let Some(&simplest) = alive.iter().min_by_key(|&&i| size(i)) else {
         return nobody(rows, spec, begun, not_evaluated);
     };
-    let baselines = lab.baselines(&jobs[simplest])?;
+    let baselines = lab.baselines(jobs.get(simplest).unwrap_or(&reader))?;
     let field = Field {
         candidates: &alive,
         simplest,
@@ -159,8 +178,14 @@ pub fn choose(
     }
     watch.borrow_mut().event(&Event::Measuring { finalists: raced.finalists.len() });
     not_evaluated.extend(measure_finalists(spec, &raced, &jobs, &mut lab, &bench, &mut rows, control)?);
+    let without_chance =
+        |i: usize| i.checked_sub(jobs.len()).is_some_and(|number| spec.imported[number].shots == 0);
+    let seeds_of = |i: usize, seeds: &[Vec<f64>]| {
+        let n = if without_chance(i) { 1 } else { seeds.len() };
+        seeds[..n.min(seeds.len())].to_vec()
+    };
     let mut scores: Vec<(usize, Scores)> =
-        raced.finalists.iter().map(|(i, seeds)| (*i, lab.scores(seeds.clone()))).collect();
+        raced.finalists.iter().map(|(i, seeds)| (*i, lab.scores(seeds_of(*i, seeds)))).collect();
     for (i, scores) in &scores {
         rows[*i].quality = Some(scores.quality()?);
         let excesses = excesses(&spec.limits, &rows[*i], Stage::After);
@@ -181,7 +206,14 @@ pub fn choose(
         }
     }
     unmeasured(spec, &rows, raced.seeds, &mut not_evaluated);
-    conclude(spec, rows, scores, &raced, not_evaluated, begun)
+    let mut selection = conclude(spec, rows, scores, &raced, not_evaluated, begun)?;
+    if let (Ok(taken), Some(file)) = (&mut selection.recommendation, &spec.data.test)
+        && let Some((asking, number)) = lab.asking(taken.row)
+    {
+        taken.test = Some(existing::test(number, asking, &reader, (file, base_dir), control)?);
+        selection.seconds = begun.elapsed().as_secs_f64();
+    }
+    Ok(selection)
 }
 
 /// The candidates of the document, or those that the data can be read by.
@@ -299,22 +331,34 @@ fn measure_finalists(
     let mut samples: Vec<Samples> = raced.finalists.iter().map(|_| Samples::default()).collect();
     for _ in 0..ROUNDS {
         for ((i, _), samples) in raced.finalists.iter().zip(&mut samples) {
+            if let Some((asking, number)) = lab.asking(*i) {
+                let asked = asking.asked(number, 0, 0);
+                existing::time(asking, number, &asked, bench, (LOOK, samples), control)?;
+                continue;
+            }
             let questions = questions(&lab.data(&jobs[*i])?[0])?;
             let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
             bench.measure(&kept.model, &questions, LOOK, samples)?;
         }
     }
     for ((i, _), samples) in raced.finalists.iter().zip(&samples) {
+        costs(spec, samples, &mut rows[*i]);
+        if *i >= lab.first_existing() {
+            continue;
+        }
         let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
         rows[*i].ece = kept.ece.clone();
         rows[*i].training_seconds = Some(kept.seconds);
-        costs(spec, samples, &mut rows[*i]);
     }
     let mut refused: Vec<(String, String)> = Vec::new();
     for (i, _) in &raced.finalists {
+        if let Some(number) = i.checked_sub(lab.first_existing()) {
+            refused.extend(existing::measure(spec, number, lab, &mut rows[*i])?);
+            continue;
+        }
         let loaded = lab.data(&jobs[*i])?;
         let kept = lab.kept(*i).expect("a finalist's first model is kept: bug");
-        match trust::robustness(&kept.model, &loaded[0], spec.seed, control) {
+        match trust::robustness(&kept.model, (&loaded[0], lab.texts()), spec.seed, control) {
             Ok(found) => rows[*i].robustness = Some(found),
             Err(why) if refused.iter().all(|(_, other)| *other != why) => {
                 refused.push(("robustness".into(), why));
@@ -438,10 +482,12 @@ fn conclude(
                 &cheaper.iter().map(words).collect::<Vec<_>>(),
                 &baselines.iter().map(words).collect::<Vec<_>>(),
             );
-            let mut job = rows[row].job.clone().expect("a finalist has a job: bug");
-            job.data.test.clone_from(&spec.data.test);
-            job.train = shortened(&job.train, raced.share);
-            Ok(Recommendation { row, best, job, sentence })
+            let job = rows[row].job.clone().map(|mut job| {
+                job.data.test.clone_from(&spec.data.test);
+                job.train = shortened(&job.train, raced.share);
+                job
+            });
+            Ok(Recommendation { row, best, job, test: None, sentence })
         }
     };
     let seconds = begun.elapsed().as_secs_f64();

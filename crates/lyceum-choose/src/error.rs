@@ -18,6 +18,9 @@ pub enum ChooseError {
     /// The caller's candidates.
     #[error("choose: no candidate can be trained on this data: {reasons}")]
     NoneTrains { reasons: String },
+    /// A model that exists gives no answer.
+    #[error("choose: {name}: {why}")]
+    Ask { name: String, why: String },
     #[error(transparent)]
     Eval(#[from] EvalError),
     #[error(transparent)]

@@ -1,11 +1,14 @@
 //! What a race asks of training: the door of `lyceum_train`, on data that is loaded once, with the same held-out rows
 //! and seeds for every candidate. The first seed's model of each finalist is kept, to be measured.
 
+use crate::asked::{Asking, Texts};
 use crate::candidates::shortened;
 use crate::error::ChooseError;
 use crate::race::{Out, Run, Trial, Trials};
 use crate::scores::{Loss, Scores};
+use crate::served::{AskError, Served};
 use lyceum_models::Model;
+use lyceum_seal::KeyedPath;
 use lyceum_train::data::{self, Dataset, Loaded};
 use lyceum_train::measure::{self, Measured, RowScores};
 use lyceum_train::{Silent, TrainError, learn};
@@ -14,7 +17,6 @@ use lyceum_types::manifest::Metric;
 use lyceum_types::spec::choose::ChooseSpec;
 use lyceum_types::spec::{ModelSpec, Spec, Task};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -33,12 +35,14 @@ pub struct Kept {
 
 pub struct Lab<'a> {
     choose: &'a ChooseSpec,
-    base_dir: &'a Path,
+    base_dir: &'a KeyedPath,
     control: &'a Control,
     /// Seconds of the budget, and when it began.
     begun: Instant,
     deadline: Instant,
     jobs: Vec<Spec>,
+    /// Candidates that exist, whose numbers follow those of the jobs.
+    asking: Option<Asking<'a>>,
     /// One list of folds (or the one split) for each way in which a family reads the data.
     data: BTreeMap<String, Arc<Vec<Loaded>>>,
     kept: BTreeMap<usize, Kept>,
@@ -48,19 +52,52 @@ pub struct Lab<'a> {
 impl<'a> Lab<'a> {
     pub fn new(
         choose: &'a ChooseSpec,
-        base_dir: &'a Path,
+        base_dir: &'a KeyedPath,
         control: &'a Control,
         begun: Instant,
         on_trial: OnTrial<'a>,
     ) -> Self {
         let deadline = begun + std::time::Duration::from_secs_f64(choose.budget_minutes * 60.0);
         let (jobs, data, kept) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Lab { choose, base_dir, control, begun, deadline, jobs, data, kept, on_trial }
+        let asking = None;
+        Lab { choose, base_dir, control, begun, deadline, jobs, asking, data, kept, on_trial }
     }
 
     /// Takes candidates in, as job specs.
     pub fn enter(&mut self, jobs: Vec<Spec>) {
         self.jobs = jobs;
+    }
+
+    /// Takes candidates in that exist, and reads the rows that they are asked about as `job` does.
+    ///
+    /// # Errors
+    /// The data is no labelled texts.
+    pub fn ask_too(&mut self, job: &Spec, served: &'a dyn Served) -> Result<(), ChooseError> {
+        let parts = self.data(job)?;
+        let texts = Texts::of(job, &parts, self.base_dir, self.control)?;
+        self.asking = Some(Asking::new(self.choose, served, texts));
+        Ok(())
+    }
+
+    /// A candidate that exists, by its number among those; with whoever asks it.
+    pub fn asking(&mut self, candidate: usize) -> Option<(&mut Asking<'a>, usize)> {
+        let number = candidate.checked_sub(self.jobs.len())?;
+        Some((self.asking.as_mut()?, number))
+    }
+
+    /// The texts that candidates are asked about.
+    pub fn texts(&self) -> Option<&Texts> {
+        self.asking.as_ref().map(|asking| &asking.texts)
+    }
+
+    /// The number of the first candidate that exists.
+    pub fn first_existing(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// The control of runs: it also stops when the budget is over.
+    pub fn until_over(&self) -> Control {
+        self.control.clone().with_deadline(self.deadline)
     }
 
     /// The data as this job reads it, each fold with its held-out part.
@@ -166,11 +203,31 @@ impl<'a> Lab<'a> {
     }
 }
 
+impl Lab<'_> {
+    /// Asks a candidate that exists about the held-out rows.
+    fn ask(&mut self, run: Run) -> Result<Trial, TrainError> {
+        let begun = Instant::now();
+        let control = self.until_over();
+        let n_parts = if run.all_folds { self.n_folds() } else { 1 };
+        let (asking, number) = self.asking(run.candidate).expect("it is one that exists: bug");
+        let mut losses = Vec::new();
+        for fold in 0..n_parts {
+            let said = asking.losses((number, run.seed, fold), &control);
+            losses.extend(said.map_err(|error| match error {
+                AskError::Stopped(stop) => TrainError::Stopped { step: 0, stop },
+                AskError::Failed(why) => TrainError::Spec(why),
+            })?);
+        }
+        Ok(Trial { losses, seconds: begun.elapsed().as_secs_f64() })
+    }
+}
+
 impl Trials for Lab<'_> {
     type Error = ChooseError;
 
     fn run(&mut self, run: Run) -> Result<Result<Trial, Out>, ChooseError> {
-        let ended = match self.train(run) {
+        let ran = if run.candidate < self.jobs.len() { self.train(run) } else { self.ask(run) };
+        let ended = match ran {
             Ok(trial) => Ok(trial),
             Err(TrainError::Stopped { stop: Stop::DeadlinePassed, .. }) => Err(Out::Budget),
             Err(error @ TrainError::Stopped { .. }) => return Err(error.into()),
@@ -188,6 +245,16 @@ impl Trials for Lab<'_> {
 
     fn n_folds(&self) -> usize {
         self.choose.data.folds.unwrap_or(1)
+    }
+
+    /// Asking has no shorter form; what was asked once is known.
+    fn full_seconds(&self, run: Run, seconds: f64) -> f64 {
+        let n_folds = self.n_folds() as f64;
+        match run.candidate.checked_sub(self.jobs.len()) {
+            None => seconds / run.share * n_folds,
+            Some(number) if self.choose.imported[number].shots == 0 => seconds * (n_folds - 1.0),
+            Some(_) => seconds * n_folds,
+        }
     }
 }
 

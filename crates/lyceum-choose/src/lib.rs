@@ -2,7 +2,8 @@
 //!
 //! The path: [`candidates`] says who runs, [`limits`] who cannot win and by how much, [`race`] spends the budget by
 //! successive halving, [`lab`] is what a race asks of training, [`serve`] what an answer costs on this machine, [`trust`] what a model withstands,
-//! [`scores`] compares two candidates on the same rows and seeds, [`holm`] makes many comparisons honest, [`ties`]
+//! [`served`] is what candidates that exist
+//! already are asked through and [`asked`] what they are asked, [`scores`] compares two candidates on the same rows and seeds, [`holm`] makes many comparisons honest, [`ties`]
 //! and [`pareto`] order what is left, and [`rule`] takes one and says what is given up. [`choose`] is the door.
 //!
 //! `scores`, `holm`, `ties`, `pareto`, `rule` and the schedule of `race` are pure; everything that is measured is
@@ -11,9 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod asked;
 pub mod candidates;
 mod choose;
 mod error;
+mod existing;
 pub mod holm;
 pub mod lab;
 pub mod limits;
@@ -23,8 +26,10 @@ pub mod row;
 pub mod rule;
 pub mod scores;
 pub mod serve;
+pub mod served;
 pub mod ties;
 pub mod trust;
+mod words;
 
 pub use choose::{Event, Pair, Recommendation, Selection, Tie, Watch, choose};
 pub use error::ChooseError;

@@ -82,6 +82,27 @@ pub fn excesses(limits: &Limits, row: &Row, stage: Stage) -> Vec<Excess> {
             }
         }
     }
+    if let Some(least) = limits.robust_accuracy {
+        match &row.robustness {
+            None => found.push(unknown("robust_accuracy")),
+            Some(left) if left.accuracy.value >= least => {}
+            Some(left) => {
+                let value = left.accuracy.value;
+                let reason = format!(
+                    "robust_accuracy: {} under {}, {} wanted",
+                    figure(value),
+                    left.method,
+                    figure(least)
+                );
+                // The nearest has the smallest second over first.
+                found.push(Excess {
+                    limit: "robust_accuracy",
+                    numbers: Some((1.0 - least, 1.0 - value)),
+                    reason,
+                });
+            }
+        }
+    }
     if let Some(allowed) = limits.epsilon_max {
         match row.epsilon {
             Some(epsilon) if epsilon <= allowed => {}

@@ -74,6 +74,10 @@ pub trait Trials {
     /// Seconds since the budget began.
     fn elapsed(&self) -> f64;
     fn n_folds(&self) -> usize;
+    /// What the full training of a candidate takes on one seed and all folds, from a run of these seconds.
+    fn full_seconds(&self, run: Run, seconds: f64) -> f64 {
+        seconds / run.share * self.n_folds() as f64
+    }
 }
 
 /// What is raced.
@@ -118,7 +122,7 @@ pub fn race<T: Trials>(field: Field<'_>, trials: &mut T) -> Result<Race, T::Erro
             match trials.run(run)? {
                 Ok(trial) => {
                     full.retain(|(other, _)| *other != candidate);
-                    full.push((candidate, trial.seconds / rung.share * trials.n_folds() as f64));
+                    full.push((candidate, trials.full_seconds(run, trial.seconds)));
                     ran.push((candidate, mean(&trial.losses)));
                 }
                 Err(out) => race.out.push((candidate, out)),

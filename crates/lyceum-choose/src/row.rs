@@ -3,6 +3,7 @@
 use crate::limits::Excess;
 use crate::race::Out;
 use crate::serve::Serving;
+use crate::served::{Asked, Facts};
 use lyceum_types::manifest::Metric;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::choose::Explainability;
@@ -12,8 +13,10 @@ pub struct Row {
     pub name: String,
     /// `mlp`, …; of a baseline, `baseline`.
     pub family: String,
-    /// None for a baseline.
+    /// None for a baseline, and for a model that exists.
     pub job: Option<Spec>,
+    /// The model that exists, and what it is asked with the first seed's examples.
+    pub served: Option<(Facts, Asked)>,
     pub standing: Standing,
     /// Over the held-out rows and all seeds.
     pub quality: Option<Metric>,
@@ -72,7 +75,8 @@ impl Explained {
 pub struct Robustness {
     /// The attack with its budget.
     pub method: String,
-    pub eps: f64,
+    /// None: the method has no one size.
+    pub eps: Option<f64>,
     pub accuracy: Metric,
 }
 
@@ -94,6 +98,7 @@ impl Row {
             name,
             family,
             job,
+            served: None,
             standing: Standing::Finalist,
             quality: None,
             parameters: None,

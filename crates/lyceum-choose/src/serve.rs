@@ -47,6 +47,9 @@ pub struct Serving {
     pub cpu_seconds_per_1k: Option<f64>,
 }
 
+/// Asks one question by its number.
+pub type AskOne<'a> = &'a (dyn Fn(usize) -> Result<(), ChooseError> + Sync);
+
 /// Answers that were timed; rounds add up.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
@@ -81,25 +84,41 @@ impl Bench {
         window: Duration,
         samples: &mut Samples,
     ) -> Result<(), ChooseError> {
+        let one = |i: usize| Ok(ask(&self.engine, model, &inputs[i % inputs.len()])?);
+        self.measure_by(&one, window, samples)
+    }
+
+    /// As [`measure`](Self::measure), of answers to question `i` that whoever serves gives; no question has the number of
+    /// another in one call.
+    ///
+    /// # Errors
+    /// Those of the answers.
+    pub fn measure_by(
+        &self,
+        ask: AskOne<'_>,
+        window: Duration,
+        samples: &mut Samples,
+    ) -> Result<(), ChooseError> {
         for i in 0..WARM_UP {
-            ask(&self.engine, model, &inputs[i % inputs.len()])?;
+            ask(i)?;
         }
-        let begun = Instant::now();
+        let (begun, mut n) = (Instant::now(), WARM_UP);
         while begun.elapsed() < window || samples.alone_ms.len() < ANSWERS_MIN {
             let asked = Instant::now();
-            ask(&self.engine, model, &inputs[samples.alone_ms.len() % inputs.len()])?;
+            ask(n)?;
+            n += 1;
             samples.alone_ms.push(asked.elapsed().as_secs_f64() * 1e3);
             if samples.alone_ms.len() >= ANSWERS_MAX {
                 break;
             }
         }
-        self.together(model, inputs, window, samples)
+        self.together(ask, n, window, samples)
     }
 
     fn together(
         &self,
-        model: &Arc<Model>,
-        inputs: &[Input],
+        ask: AskOne<'_>,
+        first: usize,
         window: Duration,
         samples: &mut Samples,
     ) -> Result<(), ChooseError> {
@@ -107,13 +126,12 @@ impl Bench {
         // Clients live until the processor time was read: a thread that has ended is no longer counted.
         let (ready, read) = (Barrier::new(self.concurrency + 1), Barrier::new(self.concurrency + 1));
         let client = |number: usize| {
-            let engine = self.engine.clone();
             ready.wait();
             let mut times = Vec::new();
             let mut result = Ok(());
             while result.is_ok() && !stop.load(Ordering::Relaxed) && times.len() < ANSWERS_MAX {
                 let asked = Instant::now();
-                result = ask(&engine, model, &inputs[(number + times.len()) % inputs.len()]);
+                result = ask(first + number + times.len() * self.concurrency);
                 times.push(asked.elapsed().as_secs_f64() * 1e3);
             }
             read.wait();
@@ -136,7 +154,7 @@ impl Bench {
             };
             read.wait();
             for client in clients {
-                let times = client.join().map_err(|_| EngineError::Stopped)??;
+                let times: Vec<f64> = client.join().map_err(|_| EngineError::Stopped)??;
                 samples.together_ms.extend(times);
             }
             Ok(())

@@ -5,14 +5,19 @@
 //! and 3 restarts, at a tenth of the picture's range (or a tenth of a standard deviation of a table or series). It
 //! is a comparison and no certificate: stronger attacks exist (`lyceum attack`).
 
+use crate::asked::{Text, Texts};
 use crate::lab::held_out;
 use crate::row::{Faithfulness, Robustness};
+use crate::served::AskError;
+use crate::words;
 use lyceum_explain::{
     Baseline, Check, ExplainError, Groups, Method, Quantity, Request, Steps, Subject, Target, Term,
     ThisThread, attribute,
 };
 use lyceum_models::batch::Input;
+use lyceum_models::prepare::Raw;
 use lyceum_models::{Model, OutputShape};
+use lyceum_nn::{Examples, Recording, Tape, Workspace};
 use lyceum_robust::attack::{Attack, PgdLoss, Rows, Schedule, evaluate};
 use lyceum_robust::{Domain, Norm, RobustError, Threat, Victim};
 use lyceum_train::data::Loaded;
@@ -27,14 +32,18 @@ const RESTARTS: usize = 3;
 /// Held-out rows that are attacked: the first.
 const ROWS_MAX: usize = 200;
 
-/// Accuracy under attack; or why there is none.
+/// Accuracy under attack; or why there is none. Of texts that language models are asked about too, accuracy under typing
+/// errors, the same for all.
 pub fn robustness(
     model: &Model,
-    loaded: &Loaded,
+    (loaded, texts): (&Loaded, Option<&Texts>),
     seed: u64,
     control: &Control,
 ) -> Result<Robustness, String> {
     let words = |error: RobustError| error.to_string();
+    if let Some(texts) = texts {
+        return typos(model, loaded, &texts.folds[0].valid, seed, control);
+    }
     let domain = Domain::of(&loaded.preparation).map_err(|error| error.to_string())?;
     let mut victim = Victim::new(model, &domain, control).map_err(words)?;
     let part = held_out(loaded).map_err(|error| error.to_string())?;
@@ -50,7 +59,33 @@ pub fn robustness(
     let found = evaluate(&mut victim, rows, &[(threat, attack)], Schedule::Each, seed).map_err(words)?;
     let method = format!("{} in linf, {} ({})", attack.name(), attack.budget(), domain.unit);
     let entry = found.entries.into_iter().next().ok_or("the attack gave nothing")?;
-    Ok(Robustness { method, eps: EPS, accuracy: entry.accuracy })
+    Ok(Robustness { method, eps: Some(EPS), accuracy: entry.accuracy })
+}
+
+/// Accuracy on the same damaged texts as language models are asked about.
+fn typos(
+    model: &Model,
+    loaded: &Loaded,
+    rows: &[Text],
+    seed: u64,
+    control: &Control,
+) -> Result<Robustness, String> {
+    let mut ws = Workspace::new();
+    let mut answer = |texts: &[String]| {
+        let one = |text: &String| {
+            control.check().map_err(AskError::Stopped)?;
+            let failed = |error: &dyn std::fmt::Display| AskError::Failed(error.to_string());
+            let prepared = loaded.preparation.example(Raw::Text(text)).map_err(|error| failed(&error))?;
+            let input = loaded.preparation.collate(&[prepared]);
+            let mut tape = Tape::new(&mut ws, &model.params, Recording::Off, Examples::Even(1));
+            let forward = model.forward(&mut tape, &input).map_err(|error| failed(&error))?;
+            let logits = tape.value(forward.logits);
+            // The order is what counts: a softmax changes none.
+            Ok(logits.iter().map(|&logit| f64::from(logit)).collect::<Vec<f64>>())
+        };
+        texts.iter().map(one).collect::<Result<Vec<_>, AskError>>()
+    };
+    words::typos(rows, seed, &mut answer).map_err(|error| error.to_string())
 }
 
 /// The methods that give Shapley values without sampling: in closed form, or from every coalition.

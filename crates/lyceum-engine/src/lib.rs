@@ -217,6 +217,11 @@ impl Engine {
         [by_memory, model.context()].into_iter().flatten().min()
     }
 
+    /// What keys and values are stored as.
+    pub fn kv_storage(&self) -> KvStorage {
+        self.limits.kv_storage
+    }
+
     /// Runs `task` on the device thread between two steps: for readiness proofs and explanations.
     pub fn with_device(&self, task: impl FnOnce() + Send + 'static) -> Result<(), EngineError> {
         self.work.send(Work::Task(Box::new(task))).map_err(|_| EngineError::Stopped)

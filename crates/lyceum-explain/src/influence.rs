@@ -84,7 +84,7 @@ pub fn gradient(model: &Model, batch: &Batch, ws: &mut Workspace) -> Result<Grad
         return Err(ExplainError::request("input", format!("{} examples in the place of one", batch.n)));
     }
     let mut grads = Grads::new(&model.params);
-    let mut tape = Tape::new(ws, &model.params, Recording::Weights, Examples::Even(1));
+    let mut tape = Tape::new(ws, &model.params, Recording::Weights, batch.examples());
     let scale = 1.0 / batch.target.n_terms().max(1) as f32;
     let (loss, _) = model.loss(&mut tape, batch, scale)?;
     tape.backward(loss, &mut grads);

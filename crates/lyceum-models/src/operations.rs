@@ -9,12 +9,22 @@ use crate::model::{Arch, Model};
 impl Model {
     /// Floating-point operations of one answer.
     pub fn operations(&self) -> u64 {
+        let longest = match &self.arch {
+            Arch::CausalLm(model) => model.config.max_position_embeddings,
+            _ => 0,
+        };
+        self.operations_of(longest)
+    }
+
+    /// Floating-point operations of an answer for which a language model reads and says `n_tokens` in all; other models
+    /// have one size of answer.
+    pub fn operations_of(&self, n_tokens: usize) -> u64 {
         let (products, looked) = match &self.arch {
             Arch::Mlp(mlp) => (mlp.products(), 0),
             Arch::Cnn(cnn) => (cnn.products(), 0),
             Arch::Recurrent(recurrent) => (recurrent.products(&self.shape.input), 0),
             Arch::Transformer(transformer) => transformer.products(&self.shape.input, &self.params),
-            Arch::CausalLm(model) => model.products(),
+            Arch::CausalLm(model) => model.products(n_tokens),
             Arch::Encoder(encoder) => encoder.products(),
         };
         let one = |(weight, times): (lyceum_nn::ParamId, usize)| {

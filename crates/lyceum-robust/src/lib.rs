@@ -6,7 +6,8 @@
 //! five signs of a masked gradient. [`certify`] proves what no attack can do. [`calibrate`] and [`conformal`]
 //! say how far a probability can be believed, [`drift`] and [`ood`] whether a row still looks like the
 //! training rows, [`corrupt`] what ordinary damage does, [`environments`] whether the answers depend on the
-//! machine. Of language models [`precision`] says what quantised weights change, [`redteam`] whether a system prompt keeps its
+//! machine. Of language models [`reading`] reads texts and writes answers in one environment,
+//! [`precision`] says how far that is from another, [`redteam`] whether a system prompt keeps its
 //! secret.
 //!
 //! Everything here is a function of a model, rows, parameters and a seed. This crate knows models, tapes and
@@ -29,6 +30,7 @@ pub mod objective;
 pub mod ood;
 pub mod plane;
 pub mod precision;
+pub mod reading;
 pub mod redteam;
 pub mod share;
 pub mod threat;

@@ -17,6 +17,7 @@ pub struct Divergence {
     kl_sum: f64,
     kl_max: f64,
     logit_max: f64,
+    logprob_max: f64,
     identical: bool,
     /// Where the text goes on: how sure, and how often right, of ours and of the reference.
     own: Sureness,
@@ -39,8 +40,9 @@ pub struct Distance {
     /// `Σ p_ref ln(p_ref / p)`, the mean and the largest, in nats.
     pub kl_mean: f64,
     pub kl_max: f64,
-    /// The largest difference of a logit.
+    /// The largest difference of a logit, and of a log-probability.
     pub logit_max: f64,
+    pub logprob_max: f64,
     /// Whether all logits are the same bits.
     pub identical: bool,
     /// `exp` of the mean negative log-probability of the tokens that the texts have, ours and the reference's; None: one
@@ -59,6 +61,7 @@ impl Default for Divergence {
             kl_sum: 0.0,
             kl_max: 0.0,
             logit_max: 0.0,
+            logprob_max: 0.0,
             identical: true,
             own: none.clone(),
             reference: none,
@@ -83,6 +86,9 @@ impl Divergence {
         self.kl_max = self.kl_max.max(kl);
         let differences = logits.iter().zip(reference).map(|(a, b)| f64::from((a - b).abs()));
         self.logit_max = differences.fold(self.logit_max, f64::max);
+        // A token that is impossible to both differs in nothing.
+        let differences = own.iter().zip(&theirs).map(|(a, b)| if a == b { 0.0 } else { (a - b).abs() });
+        self.logprob_max = differences.fold(self.logprob_max, f64::max);
         self.identical &= logits.iter().zip(reference).all(|(a, b)| a.to_bits() == b.to_bits());
         if let Some(next) = next {
             self.own.add(&own, likeliest(logits), next);
@@ -100,6 +106,7 @@ impl Divergence {
             kl_mean: self.kl_sum / n,
             kl_max: self.kl_max,
             logit_max: self.logit_max,
+            logprob_max: self.logprob_max,
             identical: self.identical,
             perplexity: both(|s| (s.nll_sum / s.n as f64).exp()),
             ece: both(Sureness::ece),
@@ -150,6 +157,8 @@ mod tests {
         assert!(
             (found.logit_max - 3.0_f64.ln()).abs() < 1e-6 && !found.identical && found.perplexity.is_none()
         );
+        // ln ½ − ln ¼.
+        assert!((found.logprob_max - 2.0_f64.ln()).abs() < 1e-6, "{found:?}");
         assert!(Divergence::default().distance().is_err());
     }
 

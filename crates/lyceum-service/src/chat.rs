@@ -1,6 +1,7 @@
 //! Conversations with an imported language model: messages through its template to a prompt, its answer back as
 //! text, thinking and calls of tools.
 
+use crate::drift::language::Watcher;
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::guard::{self, Guarded, Speech};
 use crate::language::Defaults;
@@ -147,8 +148,10 @@ pub async fn prepare(service: &Service, payer: &Payer, mut request: Request) -> 
         let message = format!("{} cannot be told how much to think: leave it out", language.version.id());
         return Err(ServiceError::invalid("reasoning.effort", "unsupported_parameter", message));
     }
-    guard::attacks::refuse(service, payer, || guard::attacks::of_messages(&request.messages)).await?;
-    let guarded = guard::texts::chat(service, &payer.project, &mut request).await?;
+    let watcher = Watcher::of(service, payer, &language.version);
+    let guarded = guarded(service, payer, &mut request).await.inspect_err(|error| {
+        watcher.iter().for_each(|watcher| watcher.failed(error));
+    })?;
     let written = match request.form {
         Some(Constraint::JsonObject | Constraint::JsonSchema { .. }) => Written::Json,
         _ => Written::Plain,
@@ -188,6 +191,16 @@ pub async fn prepare(service: &Service, payer: &Payer, mut request: Request) -> 
         guarded,
         written,
     })
+}
+
+/// The request's texts as the project's guard lets a model read them.
+async fn guarded(
+    service: &Service,
+    payer: &Payer,
+    request: &mut Request,
+) -> Result<Option<Guarded>, ServiceError> {
+    guard::attacks::refuse(service, payer, || guard::attacks::of_messages(&request.messages)).await?;
+    guard::texts::chat(service, &payer.project, request).await
 }
 
 impl Ready {
@@ -462,7 +475,7 @@ impl Running {
     pub async fn next(&mut self) -> Result<Option<Delta>, ServiceError> {
         while let Some(piece) = self.running.next().await? {
             let answer = &mut self.answers[piece.choice];
-            let mut delta = answer.take(piece)?;
+            let mut delta = answer.take(piece).inspect_err(|error| self.running.stopped(error))?;
             answer.token_ids.append(&mut delta.token_ids);
             if delta.says_something() {
                 delta.token_ids = std::mem::take(&mut answer.token_ids);

@@ -4,6 +4,7 @@ pub use crate::generation::{
     Alternative, Finish, Likely, Piece, Priority, PromptToken, Sampling, Token, Usage,
 };
 
+use crate::drift::language::Watcher;
 use crate::generation::{self, Encoded, Options, Speaker};
 use crate::guard::attacks::{self, Author, Said};
 use crate::guard::{Guarded, Speech, Text};
@@ -49,7 +50,10 @@ pub async fn create(service: &Service, payer: &Payer, mut request: Request) -> R
     let n_choices = request.prompts.len() * request.n;
     let admitted = generation::admit(service, &payer.project, request.priority, n_choices)?;
     let speaker = Speaker::find(service, &payer.project, &request.model).await?;
-    let guarded = guard(service, payer, &mut request).await?;
+    let watcher = Watcher::of(service, payer, speaker.version());
+    let guarded = guard(service, payer, &mut request).await.inspect_err(|error| {
+        watcher.iter().for_each(|watcher| watcher.failed(error));
+    })?;
     let prompts = request.prompts.iter().enumerate().map(|(i, prompt)| {
         let param = if request.prompts.len() == 1 { "prompt".to_owned() } else { format!("prompt[{i}]") };
         encode(&speaker, prompt, &param)
@@ -156,10 +160,11 @@ impl Running {
         while let Some(mut piece) = self.running.next().await? {
             let Some(said) = &mut self.said else { return Ok(Some(piece)) };
             let speech = &mut said[piece.choice];
-            piece.text = speech.push(&piece.text)?;
+            let mut said = speech.push(&piece.text);
             if piece.finish.is_some() {
-                piece.text.push_str(&speech.finish()?);
+                said = said.and_then(|text| Ok(text + &speech.finish()?));
             }
+            piece.text = said.inspect_err(|error| self.running.stopped(error))?;
             let is_silent = piece.text.is_empty() && piece.tokens.is_empty() && piece.finish.is_none();
             if !is_silent {
                 return Ok(Some(piece));

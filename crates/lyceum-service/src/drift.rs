@@ -3,7 +3,9 @@
 //! A loaded model counts the features of the rows that clients ask it about (not those of readiness or of
 //! explanations), beside the sketches that its manifest keeps of the training rows. Counts are all that is kept, in
 //! memory, and they go with the model: no value of any request is stored anywhere. When a window is full the next
-//! begins, and the last full one stays readable.
+//! begins, and the last full one stays readable. Of imported language models [`language`] counts answers.
+
+pub mod language;
 
 use crate::resident::Resident;
 use crate::{Service, ServiceError, robustness};
@@ -37,6 +39,15 @@ struct Window {
     since: Timestamp,
     n: u64,
     features: Vec<(String, Counter)>,
+}
+
+/// What is known of a model's drift.
+#[derive(Clone, Debug)]
+pub enum Drift {
+    /// Rows beside the training's sketches.
+    Rows(Report),
+    /// Answers of a language model beside a window before.
+    Language(language::Report),
 }
 
 /// What a window says.
@@ -131,7 +142,15 @@ fn add(resident: &Resident, row: &Prepared, features: &mut [(String, Counter)]) 
 ///
 /// # Errors
 /// A model whose inputs are not tested, with the reason.
-pub async fn report(service: &Service, project: &Project, model: &ModelRef) -> Result<Report, ServiceError> {
+pub async fn report(service: &Service, project: &Project, model: &ModelRef) -> Result<Drift, ServiceError> {
+    let version = service.resolve(project, model).await?;
+    if language::writes(&version) {
+        return language::report(service, project, &version).map(Drift::Language);
+    }
+    of_rows(service, project, model).await.map(Drift::Rows)
+}
+
+async fn of_rows(service: &Service, project: &Project, model: &ModelRef) -> Result<Report, ServiceError> {
     let resident = service.resident(project, model).await?;
     if let Some(why) = why_not(&resident) {
         let message = format!("{}: drift is not tested here: {why}", resident.version.id());

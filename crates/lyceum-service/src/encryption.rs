@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 
 const OBJECT: &str = "organization.project.erasure_receipt";
 /// What destroying a key does not reach, on every receipt.
-const NOT_ERASED: [&str; 5] = [
+const NOT_ERASED: [&str; 6] = [
     "rows of administration: the project's name, its keys' names and digests, the audit log",
     "the ledger: counts and amounts of requests, never their texts",
     "models that were imported into the project",
+    "the memory of other servers that had a model of the project loaded, until they let it go: they answer nobody with it",
     "backups made before: they hold the wrapped key, which the master key opens; remove them, or replace the master key \
      and destroy the old one",
     "copies that a file system or a disk keeps of overwritten blocks",
@@ -35,7 +36,8 @@ pub async fn erase(store: &Store, project: &Project, act: &Act) -> Result<Value,
     if !matches!(store.keyring().of(project), Err(StoreError::Erased { .. })) {
         return Err(ServiceError::internal("a key was destroyed", "it is there: bug"));
     }
-    let Kept { files, file_bytes, responses, runs, batches, uploads } = kept;
+    let Kept { files, file_bytes, responses, runs, batches, uploads, choices, jobs, versions, jobs_stopped } =
+        kept;
     let at = Timestamp::from_millis(destroyed.destroyed_at.saturating_mul(1_000));
     let receipt = json!({
         "object": OBJECT,
@@ -44,9 +46,12 @@ pub async fn erase(store: &Store, project: &Project, act: &Act) -> Result<Value,
         "destroyed_at": destroyed.destroyed_at,
         "destroyed_at_text": at.date_time(),
         "erased": {"files": files, "file_bytes": file_bytes, "responses": responses, "runs": runs,
-            "batches": batches, "uploads": uploads},
+            "batches": batches, "uploads": uploads, "choices": choices, "jobs": jobs, "versions": versions},
+        "jobs_stopped": jobs_stopped,
         "means": "each of these was sealed (ChaCha20-Poly1305) by a key that existed once, wrapped, in the data folder; \
-            the file was overwritten, flushed and removed. What was sealed by it stays as bytes that nothing opens.",
+            the file was overwritten, flushed and removed. What was sealed by it stays as bytes that nothing opens. A job is its \
+            specification, checkpoints, log and result; a version its weights, manifest, evidence and card. No process of \
+            this machine works on a job of the project any more.",
         "not_erased": NOT_ERASED,
     });
     let receipt = seal::sign(&Signer::of(store.layout())?, receipt);

@@ -6,7 +6,7 @@
 use crate::{Service, ServiceError, batches};
 use futures_util::Stream;
 use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile};
-use lyceum_store::vault::Contents;
+use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_store::{Store, StoreError};
 use lyceum_train::chat;
 use lyceum_types::clock::Timestamp;
@@ -14,7 +14,6 @@ use lyceum_types::control::Control;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
 use std::io::Read;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -244,18 +243,18 @@ pub async fn contents(
     }))
 }
 
-/// Where the bytes of a file are that the request's field `param` names; the name tells the format.
+/// The file that the request's field `param` names, to be read whole; the name tells the format.
 ///
 /// # Errors
-/// 400 at the field: no such file of this project. 501: the project is encrypted, and whoever reads the path would find
-/// sealed bytes.
-pub async fn open(store: &Store, project: &Project, param: &str, id: &str) -> Result<PathBuf, ServiceError> {
+/// 400 at the field: no such file of this project.
+pub async fn open(
+    store: &Store,
+    project: &Project,
+    param: &str,
+    id: &str,
+) -> Result<KeyedPath, ServiceError> {
     let file = named(store, project, param, id).await?;
-    if store.keyring().is_encrypted(project)? {
-        let message = "the project is encrypted, and what reads rows of a file cannot open sealed ones yet";
-        return Err(ServiceError::not_implemented(param, message));
-    }
-    Ok(file.path)
+    Ok(data_files::place(store, project, &file)?)
 }
 
 /// The file that the request's field `param` names.

@@ -115,6 +115,7 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
+    language_drift: Arc<drift::language::Watches>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
 }
@@ -137,6 +138,7 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
+            language_drift: Arc::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
         }
@@ -252,6 +254,17 @@ impl Service {
     /// The imported models that are loaded now.
     pub fn languages(&self) -> Vec<Arc<Language>> {
         self.languages.loaded()
+    }
+
+    /// Memory that imported models do not take of what they may.
+    pub(crate) fn language_room(&self) -> usize {
+        self.languages.room()
+    }
+
+    /// Lets all versions of a project go: what was erased is in no memory of this process.
+    pub fn unload_project(&self, project: &Project) {
+        self.residents.unload_project(project);
+        self.languages.unload_project(project);
     }
 
     /// Lets imported models go that nobody asked for since `idle`; how many.

@@ -7,6 +7,7 @@ use lyceum_store::evidence;
 use lyceum_store::layout::MANIFEST;
 pub use lyceum_store::privacy::Spend;
 use lyceum_store::privacy::{self, Budget};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
@@ -137,12 +138,13 @@ pub async fn of_model(
     if crate::cascades::is_cascade(&version) {
         return Err(crate::cascades::refused(&version));
     }
+    let manifest = version.dir.join(MANIFEST);
     let (dir, weights) = (version.dir.clone(), version.sha256.clone());
     let read = move || {
         let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
-        Ok::<_, ServiceError>((promised(&dir)?, attacks))
+        Ok::<_, ServiceError>((promised(&manifest)?, attacks))
     };
     let (guarantee, attacks) = tokio::task::spawn_blocking(read)
         .await
@@ -155,13 +157,12 @@ pub async fn of_model(
     Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
 }
 
-/// What training promises of the version in a folder; None: nothing.
+/// What training promises of the version with this manifest; None: nothing.
 ///
 /// # Errors
 /// The manifest cannot be read.
-pub(crate) fn promised(dir: &std::path::Path) -> Result<Option<PrivacyReport>, ServiceError> {
-    let bytes =
-        std::fs::read(dir.join(MANIFEST)).map_err(|e| ServiceError::internal("read the manifest", e))?;
+pub(crate) fn promised(manifest: &KeyedPath) -> Result<Option<PrivacyReport>, ServiceError> {
+    let bytes = manifest.read().map_err(|e| ServiceError::internal("read the manifest", e))?;
     let promised = serde_json::from_slice::<Promised>(&bytes)
         .map_err(|e| ServiceError::internal("understand the manifest", e))?;
     Ok(promised.privacy)

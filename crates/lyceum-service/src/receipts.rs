@@ -251,7 +251,7 @@ fn model(version: &Version) -> Result<Value, ServiceError> {
     let private = match crate::cascades::is_cascade(version) {
         // It has no weights: its members stand beside it.
         true => None,
-        false => crate::privacy::promised(&version.dir)?,
+        false => crate::privacy::promised(&version.dir.join(lyceum_store::layout::MANIFEST))?,
     };
     let private = private.map(|report| {
         json!({"epsilon": report.epsilon, "delta": report.delta, "accountant": report.accountant,

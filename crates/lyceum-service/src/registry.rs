@@ -222,7 +222,7 @@ fn of_trained(version: &Version) -> Result<Origin, ServiceError> {
     type Why = Box<dyn std::error::Error + Send + Sync>;
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
     let path = version.dir.join(MANIFEST);
-    let text = std::fs::read(&path).map_err(|error| {
+    let text = path.read().map_err(|error| {
         ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
     })?;
     models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;

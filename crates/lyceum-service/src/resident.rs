@@ -7,13 +7,13 @@ use lyceum_models::bundle::Bundle;
 use lyceum_models::prepare::Preparation;
 use lyceum_store::layout::{MANIFEST, WEIGHTS};
 use lyceum_store::models::{NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use lyceum_types::manifest::Manifest;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
@@ -51,7 +51,7 @@ impl Resident {
         new: &NewVersion,
         manifest: Manifest,
         weights: &[u8],
-        dir: &Path,
+        dir: impl Into<KeyedPath>,
     ) -> Result<Self, ServiceError> {
         let version = Version {
             owner: Project::default_project(),
@@ -65,7 +65,7 @@ impl Resident {
             job: new.job.clone(),
             created_at: Timestamp::now(),
             held: new.held.clone(),
-            dir: dir.to_owned(),
+            dir: dir.into(),
         };
         bundle(version, manifest, weights)
     }
@@ -145,6 +145,11 @@ impl<T: Weighs> Residents<T> {
         }
     }
 
+    /// Bytes that could be loaded without a version having to leave.
+    pub(crate) fn room(&self) -> usize {
+        self.bytes_max.saturating_sub(self.lock().bytes())
+    }
+
     pub(crate) fn loaded(&self) -> Vec<Arc<T>> {
         self.lock().cells.values().filter_map(|slot| slot.cell.get().cloned()).collect()
     }
@@ -172,6 +177,13 @@ impl<T: Weighs> Residents<T> {
         let was_there = slots.cells.remove(&key(version)).is_some();
         slots.drop_orphans();
         was_there
+    }
+
+    /// Lets every version of a project go, and those that lean on one.
+    pub(crate) fn unload_project(&self, project: &Project) {
+        let mut slots = self.lock();
+        slots.cells.retain(|key, _| key.0 != *project);
+        slots.drop_orphans();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Slots<T>> {
@@ -266,8 +278,8 @@ fn bundle(version: Version, manifest: Manifest, weights: &[u8]) -> Result<Reside
     Ok(Resident { version, manifest, preparation, model: Arc::new(model), watch: Watch::default() })
 }
 
-fn file(path: &Path) -> Result<Vec<u8>, ServiceError> {
-    std::fs::read(path).map_err(|error| {
+fn file(path: &KeyedPath) -> Result<Vec<u8>, ServiceError> {
+    path.read().map_err(|error| {
         ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
     })
 }

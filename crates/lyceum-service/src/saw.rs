@@ -7,6 +7,7 @@
 use crate::{Service, ServiceError, files};
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, data_files, privacy};
 use lyceum_train::data::DataError;
 use lyceum_train::data::find::rows_with;
@@ -17,7 +18,6 @@ use lyceum_types::limits;
 use lyceum_types::manifest::{DataFile, ImportedManifest, Manifest, PrivacyReport};
 use lyceum_types::spec::Task;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::time::Instant;
 
 /// What is not in the answer, whatever it is.
@@ -111,12 +111,12 @@ pub async fn of_file(
 }
 
 /// The numbers of the wanted rows.
-pub async fn rows_of(path: &Path, wanted: Wanted) -> Result<Vec<u64>, ServiceError> {
+pub async fn rows_of(path: impl Into<KeyedPath>, wanted: Wanted) -> Result<Vec<u64>, ServiceError> {
     let text = match wanted {
         Wanted::Row(row) => return Ok(vec![row]),
         Wanted::Text(text) => text,
     };
-    let path = path.to_owned();
+    let path = path.into();
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let found = tokio::task::spawn_blocking(move || rows_with(&path, &text, &control)).await;
     found.map_err(|error| ServiceError::internal("reading a file broke off", error))?.map_err(|error| {
@@ -169,7 +169,10 @@ struct Known {
 
 impl Known {
     fn read(version: Version) -> Result<Self, ServiceError> {
-        let bytes = std::fs::read(version.dir.join(MANIFEST))
+        let bytes = version
+            .dir
+            .join(MANIFEST)
+            .read()
             .map_err(|error| ServiceError::internal("read the manifest", error))?;
         let damaged =
             |source: serde_json::Error| ServiceError::Damaged { id: version.id(), source: source.into() };

@@ -12,7 +12,7 @@ use lyceum_store::jobs::{self, Job, Kind, NewJob, State};
 use lyceum_store::ledger::{Bill, UNIT, bills};
 use lyceum_store::{StoreError, selections};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{JobId, Project, SelectionId};
+use lyceum_types::ids::{BadId, JobId, ModelRef, Project, SelectionId};
 use lyceum_types::limits;
 use lyceum_types::spec::choose::ChooseSpec;
 use lyceum_types::spec::parse::{ProblemCode, SpecErrors};
@@ -83,6 +83,7 @@ pub async fn create(
     }
     let spec = ChooseSpec::from_json(&Value::Object(body)).map_err(wrong)?;
     answerable(&spec)?;
+    named(service, project, &spec).await?;
     let waiting = jobs::count_unfinished(service.store(), project, Kind::Choose).await?;
     if waiting >= limits::SELECTIONS_UNFINISHED_MAX {
         return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(60) });
@@ -133,7 +134,7 @@ async fn data(
             return Err(ServiceError::invalid(param, "invalid_type", "must be the id of a file"));
         };
         let path = files::open(service.store(), project, &param, id).await?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = path.path().file_name().unwrap_or_default().to_string_lossy();
         *value = Value::from(format!("{id}/{name}"));
     }
     Ok(data)
@@ -152,6 +153,25 @@ fn answerable(spec: &ChooseSpec) -> Result<(), ServiceError> {
     if spec.budget_minutes > limits::SELECTION_MINUTES_MAX {
         let message = format!("at most {} minutes over HTTP", limits::SELECTION_MINUTES_MAX);
         return Err(ServiceError::invalid("budget.minutes", "invalid_value", message));
+    }
+    Ok(())
+}
+
+/// Whether the project may ask the models that the document names, and they write texts.
+async fn named(service: &Service, project: &Project, spec: &ChooseSpec) -> Result<(), ServiceError> {
+    for imported in &spec.imported {
+        let param = format!("candidates: {}", imported.name);
+        let reference: ModelRef = imported
+            .model
+            .parse()
+            .map_err(|error: BadId| ServiceError::invalid(&param, "invalid_value", error.to_string()))?;
+        let version = service.resolve(project, &reference).await?;
+        let speaks =
+            crate::language::is_imported(&version) && crate::language::read_manifest(&version)?.kind.speaks();
+        if !speaks {
+            let message = format!("{} is no imported language model, nor a fine-tune of one", version.id());
+            return Err(ServiceError::unsupported(param, "unsupported_model", message));
+        }
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! `NUMBER out|err JSON`. What is behind its last whole line is what a crash left of a write that nobody was told of.
 
 use crate::files::{WorkLock, create_private_dir, disk, sync_dir};
-use crate::vault::{Contents, ProjectKey, open_text, seal_text};
+use crate::vault::{self, Contents, ProjectKey, open_text, seal_text};
 use crate::{Store, StoreError};
 use lyceum_types::ids::{BatchId, Project};
 use sqlx::Row as _;
@@ -137,7 +137,7 @@ fn folder(store: &Store, project: &Project, id: &BatchId) -> PathBuf {
 /// They are not there; the project's key cannot be opened.
 pub fn input(store: &Store, project: &Project, id: &BatchId) -> Result<Contents, StoreError> {
     let path = folder(store, project, id).join("input.jsonl");
-    Contents::open(&path, store.keyring().of(project)?.as_ref(), crate::data_files::PLACE)
+    vault::contents(&path, store.keyring().of(project)?.as_ref(), crate::data_files::PLACE)
 }
 
 /// Keeps what a batch asks as it is now: its file may be removed while the batch is under way.

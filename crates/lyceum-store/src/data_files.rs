@@ -9,7 +9,7 @@
 use crate::db::Transaction;
 use crate::files::{Staging, create_private_dir, disk, rename_durably, sync_dir, sync_tree};
 use crate::vault::sealed::SealedWriter;
-use crate::vault::{Contents, ProjectKey, open_text, seal_text};
+use crate::vault::{self, Contents, KeyedPath, ProjectKey, open_text, seal_text};
 use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, Project};
@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The longest name that the folder of a file holds; longer ones keep their end, which says the format.
 const DISK_NAME_CHARS_MAX: usize = 100;
@@ -26,6 +26,8 @@ const DISK_NAME_CHARS_MAX: usize = 100;
 /// What bytes of files are sealed for. One place for all of a project, because parts of uploads become files and files
 /// become what batches ask; which file a row means is told by its hash.
 pub(crate) const PLACE: &str = "data file";
+/// What every sealed file is called on the disk.
+const SEALED: &str = "sealed";
 
 /// A file as its row tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,7 +87,7 @@ impl Arrived {
     /// # Errors
     /// The disk.
     pub fn contents(&self) -> Result<Contents, StoreError> {
-        Contents::open(&self.path(), self.key.as_ref(), PLACE)
+        vault::contents(&self.path(), self.key.as_ref(), PLACE)
     }
 }
 
@@ -101,7 +103,11 @@ impl Incoming {
         let file = disk::create(&options, &path).map_err(|e| StoreError::file("create", &path, e))?;
         let sink = match &key {
             None => Sink::Plain(file),
-            Some(key) => Sink::Sealed(Box::new(SealedWriter::new(file, key, PLACE)?)),
+            Some(key) => {
+                let writer =
+                    SealedWriter::new(file, key, PLACE).map_err(|e| StoreError::file("write", &path, e))?;
+                Sink::Sealed(Box::new(writer))
+            }
         };
         Ok(Self { staging, sink, path, key, digest: Sha256::new(), bytes: 0 })
     }
@@ -288,7 +294,31 @@ pub async fn find(
 /// # Errors
 /// They are not there or damaged; the project's key cannot be opened.
 pub fn contents(store: &Store, project: &Project, file: &DataFile) -> Result<Contents, StoreError> {
-    Contents::open(&file.path, store.keyring().of(project)?.as_ref(), PLACE)
+    vault::contents(&file.path, store.keyring().of(project)?.as_ref(), PLACE)
+}
+
+/// A file for who reads it whole: it is called as the client called it (its extension says the format), whatever lies on
+/// the disk.
+///
+/// # Errors
+/// The project is encrypted and its key cannot be opened.
+pub fn place(store: &Store, project: &Project, file: &DataFile) -> Result<KeyedPath, StoreError> {
+    let folder = folder(store, project, &store.layout().data_files())?;
+    Ok(folder.join(file.id.as_str()).join(disk_name(&file.name, false)))
+}
+
+/// The folder that paths of a job's document start from: where it is that of all files, they are those of the project.
+///
+/// # Errors
+/// The project is encrypted and its key cannot be opened.
+pub fn folder(store: &Store, project: &Project, base: &Path) -> Result<KeyedPath, StoreError> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match store.keyring().of(project)? {
+        Some(key) if absolute(base) == absolute(&store.layout().data_files()) => {
+            Ok(KeyedPath::sole(base, key, PLACE, SEALED))
+        }
+        _ => Ok(KeyedPath::plain(base)),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -464,7 +494,7 @@ fn parse(store: &Store, project: &Project, row: &AnyRow) -> Result<DataFile, Sto
 /// sealed the name says nothing.
 fn disk_name(name: &str, is_sealed: bool) -> String {
     if is_sealed {
-        return "sealed".into();
+        return SEALED.into();
     }
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
     let mut part: String = name.rsplit(['/', '\\']).next().unwrap_or_default().chars().map(plain).collect();

@@ -1,9 +1,10 @@
 //! Opening the database: one writing connection and a few reading ones.
 
 use crate::database::Database;
-use crate::vault::{Keyring, MasterKey};
+use crate::vault::{Keyring, MasterKey, ProjectKey};
 use crate::{Blobs, Layout, StoreError, files, schema};
 use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::Project;
 use sqlx::any::Any;
 use sqlx::pool::Pool;
 use sqlx::{AssertSqlSafe, Connection};
@@ -84,6 +85,11 @@ impl Store {
     /// With the key that opens what encrypted projects keep.
     pub fn unlocked(self, master: MasterKey) -> Self {
         Self { keyring: self.keyring.with_master(master), ..self }
+    }
+
+    /// With the key of one project that another process opened: for one that works for this project alone.
+    pub fn handed(self, project: Project, key: ProjectKey) -> Self {
+        Self { keyring: self.keyring.with_handed(project, key), ..self }
     }
 
     pub fn keyring(&self) -> &Keyring {

@@ -8,7 +8,8 @@
 //! DATA_DIR/guard_sealing.key                          the same: seals what was masked
 //! ```
 
-use crate::files::{open_private, sync_dir, write_durably};
+use crate::files::{open_private, sync_dir};
+use crate::vault::{KeyedPath, write_place};
 use crate::{Layout, StoreError};
 use lyceum_types::card::Evidence;
 use lyceum_types::limits;
@@ -34,15 +35,15 @@ pub struct Kept {
 ///
 /// # Errors
 /// More than [`EVIDENCE_MAX`](limits::EVIDENCE_MAX) lie there; the disk.
-pub fn add(dir: &Path, evidence: &Evidence) -> Result<String, StoreError> {
+pub fn add(dir: &KeyedPath, evidence: &Evidence) -> Result<String, StoreError> {
     if names(dir)?.len() >= limits::EVIDENCE_MAX {
         let why = format!("{} measurements lie here: remove the oldest files", limits::EVIDENCE_MAX);
         let error = std::io::Error::new(std::io::ErrorKind::QuotaExceeded, why);
-        return Err(StoreError::file("keep a measurement", dir, error));
+        return Err(StoreError::file("keep a measurement", dir.path(), error));
     }
     let file = format!("{PREFIX}{}.json", uuid::Uuid::now_v7().simple());
     let text = serde_json::to_vec_pretty(evidence).expect("evidence is plain data: bug");
-    write_durably(&dir.join(&file), &text)?;
+    write_place(&dir.join(&file), &text)?;
     Ok(file)
 }
 
@@ -50,21 +51,21 @@ pub fn add(dir: &Path, evidence: &Evidence) -> Result<String, StoreError> {
 ///
 /// # Errors
 /// A file that cannot be read or understood: it is named, never skipped.
-pub fn all(dir: &Path) -> Result<Vec<Kept>, StoreError> {
+pub fn all(dir: &KeyedPath) -> Result<Vec<Kept>, StoreError> {
     let read = |file: String| {
-        let path = dir.join(&file);
-        let bytes = fs::read(&path).map_err(|error| StoreError::file("read", &path, error))?;
+        let place = dir.join(&file);
+        let bytes = place.read().map_err(|error| StoreError::file("read", place.path(), error))?;
         let evidence = serde_json::from_slice(&bytes)
-            .map_err(|error| StoreError::DamagedFile { path, why: error.to_string() })?;
+            .map_err(|error| StoreError::DamagedFile { path: place.lies(), why: error.to_string() })?;
         Ok(Kept { file, sha256: sha256(&bytes), evidence })
     };
     names(dir)?.into_iter().map(read).collect()
 }
 
-fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
-    let failed = |error| StoreError::file("list", dir, error);
+fn names(dir: &KeyedPath) -> Result<Vec<String>, StoreError> {
+    let failed = |error| StoreError::file("list", dir.path(), error);
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(failed)? {
+    for entry in fs::read_dir(dir.path()).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
         if name.starts_with(PREFIX) && name.ends_with(".json") {
             names.push(name);
@@ -75,17 +76,17 @@ fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
 }
 
 /// The card that was issued last, as it was written.
-pub fn card(dir: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    let path = dir.join(CARD);
-    match fs::read(&path) {
+pub fn card(dir: &KeyedPath) -> Result<Option<Vec<u8>>, StoreError> {
+    let place = dir.join(CARD);
+    match place.read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::file("read", &path, error)),
+        Err(error) => Err(StoreError::file("read", place.path(), error)),
     }
 }
 
-pub fn write_card(dir: &Path, text: &[u8]) -> Result<(), StoreError> {
-    write_durably(&dir.join(CARD), text)
+pub fn write_card(dir: &KeyedPath, text: &[u8]) -> Result<(), StoreError> {
+    write_place(&dir.join(CARD), text)
 }
 
 /// The secret half of the key that signs cards; made from the operating system's randomness at its first use.
@@ -177,12 +178,13 @@ mod tests {
             part: Part::Robustness,
             section: Section::default(),
         };
+        let place = KeyedPath::plain(dir.path());
         for created in [3, 1, 2] {
-            add(dir.path(), &of(created)).unwrap();
+            add(&place, &of(created)).unwrap();
         }
-        let found = all(dir.path()).unwrap();
+        let found = all(&place).unwrap();
         assert_eq!(found.iter().map(|kept| kept.evidence.created).collect::<Vec<_>>(), [3, 1, 2]);
         fs::write(dir.path().join(&found[1].file), "{}").unwrap();
-        assert!(all(dir.path()).unwrap_err().to_string().contains(&found[1].file));
+        assert!(all(&place).unwrap_err().to_string().contains(&found[1].file));
     }
 }

@@ -256,8 +256,8 @@ async fn check(store: &Store, known: &Acknowledged) {
     for (id, content) in &known.versions {
         let reference: ModelRef = id.parse().unwrap();
         let version = models::resolve(store, &project, &reference).await.unwrap();
-        assert_eq!(std::fs::read(version.dir.join(WEIGHTS)).unwrap(), *content);
-        let manifest = std::fs::read(version.dir.join(MANIFEST)).unwrap();
+        assert_eq!(version.dir.join(WEIGHTS).read().unwrap(), *content);
+        let manifest = version.dir.join(MANIFEST).read().unwrap();
         models::check_manifest(&version.dir, &manifest).unwrap();
         assert_eq!(manifest, version.number.to_string().into_bytes());
     }

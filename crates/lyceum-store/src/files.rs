@@ -6,8 +6,9 @@
 
 pub(crate) mod disk;
 
-use crate::{Layout, StoreError};
-use lyceum_types::ids::JobId;
+use crate::vault::{self, KeyedPath, ProjectKey};
+use crate::{Layout, Store, StoreError};
+use lyceum_types::ids::{JobId, Project};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -144,6 +145,8 @@ impl JobLock {
 #[derive(Debug)]
 pub struct Staging {
     path: PathBuf,
+    /// Seals what is written here.
+    key: Option<ProjectKey>,
     lock_path: PathBuf,
     _lock: LockedFile,
 }
@@ -158,9 +161,28 @@ impl Staging {
         // The lock before the folder: a sweeper never removes a folder whose owner lives. One that looks at
         // this very moment holds the lock for an instant, and is gone when the next name is tried.
         let Some(lock) = try_lock(&lock_path)? else { return Self::create(layout) };
-        let staging = Self { path, lock_path, _lock: lock };
+        let staging = Self { path, key: None, lock_path, _lock: lock };
         create_private_dir(&staging.path)?;
         Ok(staging)
+    }
+
+    /// A folder for what a project makes: sealed where the project is encrypted.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); the project's key cannot be opened.
+    pub fn of(store: &Store, project: &Project) -> Result<Self, StoreError> {
+        let key = store.keyring().of(project)?;
+        let mut staging = Self::create(store.layout())?;
+        staging.key = key;
+        Ok(staging)
+    }
+
+    /// Where a version's files are written.
+    pub fn place(&self) -> KeyedPath {
+        match &self.key {
+            None => KeyedPath::plain(&self.path),
+            Some(key) => KeyedPath::sealed(&self.path, key.clone(), vault::VERSION),
+        }
     }
 
     pub fn path(&self) -> &Path {

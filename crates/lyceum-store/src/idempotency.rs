@@ -123,7 +123,7 @@ pub async fn complete(store: &Store, held: Held, answer: &Answer, now: Timestamp
     }
     let sealed = match store.keyring().of(&held.project)? {
         None => None,
-        Some(key) => Some(sealed::seal(&key, PLACE, &answer.body)?),
+        Some(key) => Some(sealed::seal(&key, PLACE, &answer.body).map_err(crate::vault::random)?),
     };
     let mut transaction = store.write().await?;
     sqlx::query(

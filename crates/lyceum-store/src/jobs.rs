@@ -4,20 +4,26 @@
 //! living owner from a dead one at once. Across machines the lease does, which its worker renews. Each claim
 //! begins a new attempt, and every later write names its attempt: a worker that was overtaken cannot write
 //! any more ([`StoreError::Fenced`]), so a job runs at least once and has its effects exactly once.
+//!
+//! Of an encrypted project what is asked, said and found is sealed in the row; who works on the job needs the project's key.
 
 mod claim;
 mod pause;
+mod sealed;
+pub(crate) mod stop;
 
 pub use claim::{Claim, claim, claim_next, claim_waiting, create_claimed, next_waiting};
 pub use pause::{finish_paused, pause, resume};
 
-use crate::files::Staging;
+use crate::files::{JobLock, Staging};
 use crate::ledger::{NewBill, Outcome, bills};
 use crate::models::{self, NewVersion, Version};
+use crate::vault::ProjectKey;
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
+use sealed::Column;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -164,14 +170,10 @@ async fn insert(
     new: NewJob,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if store.keyring().is_encrypted(project)? {
-        let message = format!(
-            "the project {} is encrypted, and what a job writes (rows, checkpoints, weights) is not sealed yet: train in \
-             a project that is not",
-            project.id
-        );
-        return Err(StoreError::Refused { code: "encrypted_project", message });
-    }
+    let key = store.keyring().of(project)?;
+    let spec = sealed::seal(key.as_ref(), id, Column::Spec, &new.spec)?;
+    let request = new.request.as_deref().map(|text| sealed::seal(key.as_ref(), id, Column::Request, text));
+    let request = request.transpose()?;
     let price = match &new.bill {
         Some(bill) => bills::price(store, project, bill).await?,
         None => None,
@@ -184,12 +186,12 @@ async fn insert(
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(id.as_str())
-    .bind(new.spec)
+    .bind(spec)
     .bind(new.model)
     .bind(saturate(new.steps))
     .bind(now.millis())
     .bind(new.kind.as_str())
-    .bind(new.request)
+    .bind(request)
     .execute(&mut *transaction)
     .await?;
     if let Some(bill) = &new.bill {
@@ -230,7 +232,7 @@ pub async fn report(
     .bind(i64::from(claim.attempt))
     .bind(saturate(progress.step))
     .bind(saturate(progress.steps))
-    .bind(&progress.message)
+    .bind(sealed::message(store, &claim.project, claim.id(), &progress.message)?)
     .bind(now.plus(limits::JOB_LEASE).millis())
     .fetch_optional(&mut *transaction)
     .await?;
@@ -258,6 +260,7 @@ pub async fn finish_done(
     outcome: impl FnOnce(&Version) -> String,
     now: Timestamp,
 ) -> Result<Version, StoreError> {
+    let key = store.keyring().of(&claim.project)?;
     let ready = models::ready(store, &claim.project, &staging, now).await?;
     let mut transaction = store.write().await?;
     // The fence first: an overtaken attempt must not publish.
@@ -265,16 +268,17 @@ pub async fn finish_done(
     settle(&mut transaction, claim, Outcome::Completed, now).await?;
     let version =
         models::publish_in(&mut transaction, store, &claim.project, new, &ready, manifest, now).await?;
+    let outcome = sealed::seal(key.as_ref(), claim.id(), Column::Outcome, &outcome(&version))?;
     let written = sqlx::query(
         "UPDATE jobs SET outcome = $2, step = CASE WHEN steps > step THEN steps ELSE step END WHERE id = $1",
     )
     .bind(claim.id().as_str())
-    .bind(outcome(&version))
+    .bind(outcome)
     .execute(&mut *transaction)
     .await;
     if let Err(error) = written {
         // As when the commit fails: the folder goes back to staging and with it.
-        let _ = crate::files::rename_durably(&version.dir, staging.path());
+        let _ = crate::files::rename_durably(version.dir.path(), staging.path());
         return Err(error.into());
     }
     models::commit_or_take_back(transaction, &version, &staging).await?;
@@ -288,6 +292,8 @@ pub async fn finish_done_with(
     outcome: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let key = store.keyring().of(&claim.project)?;
+    let outcome = sealed::seal(key.as_ref(), claim.id(), Column::Outcome, outcome)?;
     let mut transaction = store.write().await?;
     end(&mut transaction, claim, State::Done, "", now).await?;
     settle(&mut transaction, claim, Outcome::Completed, now).await?;
@@ -327,8 +333,9 @@ async fn finish_without_result(
     message: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let message = sealed::message(store, &claim.project, claim.id(), message)?;
     let mut transaction = store.write().await?;
-    end(&mut transaction, claim, state, message, now).await?;
+    end(&mut transaction, claim, state, &message, now).await?;
     settle(&mut transaction, claim, outcome, now).await?;
     transaction.commit().await?;
     Ok(())
@@ -415,7 +422,8 @@ pub async fn find(store: &Store, project: &Project, id: &JobId) -> Result<Job, S
     .bind(id.as_str())
     .fetch_optional(&store.reader)
     .await?;
-    parse(&row.ok_or_else(|| StoreError::NotFound { what: "job", id: id.to_string() })?, project)
+    let row = row.ok_or_else(|| StoreError::NotFound { what: "job", id: id.to_string() })?;
+    parse(&row, project, store.keyring().of(project)?.as_ref())
 }
 
 /// Which of a project's jobs that were asked for over HTTP a page has: newest first.
@@ -447,7 +455,8 @@ pub async fn list_requested(
     .await?;
     let has_more = rows.len() > page.limit as usize;
     let page = rows.iter().take(page.limit as usize);
-    Ok((page.map(|row| parse(row, project)).collect::<Result<_, _>>()?, has_more))
+    let key = store.keyring().of(project)?;
+    Ok((page.map(|row| parse(row, project, key.as_ref())).collect::<Result<_, _>>()?, has_more))
 }
 
 /// Every job of the project, oldest first.
@@ -461,7 +470,8 @@ pub async fn list(store: &Store, project: &Project) -> Result<Vec<Job>, StoreErr
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
-    rows.iter().map(|row| parse(row, project)).collect()
+    let key = store.keyring().of(project)?;
+    rows.iter().map(|row| parse(row, project, key.as_ref())).collect()
 }
 
 fn fenced(claim: &Claim) -> StoreError {
@@ -481,7 +491,7 @@ fn parse_state(text: &str) -> Result<State, StoreError> {
     found.ok_or_else(|| StoreError::Damaged { table: "jobs", value: text.into() })
 }
 
-fn parse(row: &AnyRow, project: &Project) -> Result<Job, StoreError> {
+fn parse(row: &AnyRow, project: &Project, key: Option<&ProjectKey>) -> Result<Job, StoreError> {
     let text = |column: &str| row.try_get::<String, _>(column);
     let moment = |column: &str| {
         let millis: Option<i64> = row.try_get(column)?;
@@ -489,6 +499,9 @@ fn parse(row: &AnyRow, project: &Project) -> Result<Job, StoreError> {
     };
     let damaged = |value: String| StoreError::Damaged { table: "jobs", value };
     let (id, kind, wishes_pause) = (text("id")?, text("kind")?, text("wish")? == "pause");
+    let opened = |column, text| sealed::open(key, &id, column, text);
+    let (request, outcome): (Option<String>, Option<String>) =
+        (row.try_get("request")?, row.try_get("outcome")?);
     let state = match parse_state(&text("state")?)? {
         State::Cancelled if wishes_pause => State::Paused,
         state => state,
@@ -503,18 +516,20 @@ fn parse(row: &AnyRow, project: &Project) -> Result<Job, StoreError> {
         lease_expires_at: moment("lease_expires_at")?,
         cancel_requested: row.try_get::<i64, _>("cancel_requested")? != 0,
         pause_requested: state == State::Running && wishes_pause,
-        spec: text("spec")?,
-        request: row.try_get("request")?,
+        spec: opened(Column::Spec, text("spec")?)?,
+        request: request.map(|text| opened(Column::Request, text)).transpose()?,
         model: text("model")?,
         step: number(row.try_get("step")?)?,
         steps: number(row.try_get("steps")?)?,
-        message: text("message")?,
-        outcome: row.try_get("outcome")?,
+        message: opened(Column::Message, text("message")?)?,
+        outcome: outcome.map(|text| opened(Column::Outcome, text)).transpose()?,
         created_at: Timestamp::from_millis(row.try_get("created_at")?),
         started_at: moment("started_at")?,
         finished_at: moment("finished_at")?,
     })
 }
 
+#[cfg(test)]
+mod simulate;
 #[cfg(test)]
 mod tests;

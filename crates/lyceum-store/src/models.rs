@@ -6,15 +6,15 @@ pub mod shares;
 pub use deletion::{delete, delete_all, withdraw};
 
 use crate::db::Transaction;
-use crate::files::{Staging, rename_durably, sync_tree, write_durably};
+use crate::files::{Staging, rename_durably, sync_tree};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
 use crate::registry::{self, Act, EventKind, NewEvent};
+use crate::vault::{KeyedPath, version_place, write_place};
 use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
 
 /// A version that can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct Version {
     pub created_at: Timestamp,
     /// Why the bare name passes it over; None: it does not.
     pub held: Option<String>,
-    /// Its folder.
-    pub dir: PathBuf,
+    /// Its folder: plain, or sealed with its owner's key.
+    pub dir: KeyedPath,
 }
 
 impl Version {
@@ -132,8 +132,8 @@ pub(crate) async fn publish_in(
     let path = Layout::version_path(project, &new.name, number);
     sqlx::query(
         "INSERT INTO model_versions \
-         (tenant, project, name, version, state, family, task, n_params, bytes, sha256, path, job, created_at, held) \
-         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+         (tenant, project, name, version, state, family, task, n_params, bytes, sha256, path, job, created_at, held, sealed) \
+         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -148,18 +148,25 @@ pub(crate) async fn publish_in(
     .bind(new.job.as_ref().map(|job| job.as_str().to_owned()))
     .bind(now.millis())
     .bind(&new.held)
+    .bind(i64::from(ready.staging.place().is_sealed()))
     .execute(&mut **transaction)
     .await?;
 
     let (layout, staging) = (store.layout(), ready.staging);
     let manifest = manifest(number);
-    write_durably(&staging.path().join(MANIFEST), &manifest)?;
     let hash = format!("{}  {MANIFEST}\n", sha256(&manifest));
-    write_durably(&staging.path().join(MANIFEST_SHA256), hash.as_bytes())?;
+    let own = [(MANIFEST, &manifest[..]), (MANIFEST_SHA256, hash.as_bytes())];
+    for (name, content) in own {
+        write_place(&staging.place().join(name), content)?;
+    }
     if let Some(coming) = &ready.coming {
         coming.hold(transaction, &path).await?;
-        coming.add(transaction, store, (&path, MANIFEST), &manifest, now).await?;
-        coming.add(transaction, store, (&path, MANIFEST_SHA256), hash.as_bytes(), now).await?;
+        for (name, _) in own {
+            let from = staging.path().join(name);
+            // As it lies there: an object store sees what the disk does.
+            let form = std::fs::read(&from).map_err(|e| StoreError::file("read", &from, e))?;
+            coming.add(transaction, store, (&path, name), &form, now).await?;
+        }
     }
     let dir = layout.root().join(path);
     let parent = dir.parent().unwrap_or(layout.root());
@@ -170,6 +177,7 @@ pub(crate) async fn publish_in(
         std::fs::remove_dir_all(&dir).map_err(|e| StoreError::file("remove", &dir, e))?;
     }
     rename_durably(staging.path(), &dir)?;
+    let dir = version_place(store, project, dir, staging.place().is_sealed())?;
     let NewVersion { name, family, task, n_params, bytes, sha256, job, held } = new;
     let owner = project.clone();
     Ok(Version {
@@ -189,19 +197,20 @@ pub(crate) async fn publish_in(
 }
 
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
-pub fn check_manifest(dir: &Path, manifest: &[u8]) -> Result<(), StoreError> {
-    let path = dir.join(MANIFEST_SHA256);
-    let recorded = match std::fs::read_to_string(&path) {
+pub fn check_manifest(dir: impl Into<KeyedPath>, manifest: &[u8]) -> Result<(), StoreError> {
+    let dir = dir.into();
+    let place = dir.join(MANIFEST_SHA256);
+    let recorded = match place.read_to_string() {
         Ok(recorded) => recorded,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(StoreError::file("read", &path, error)),
+        Err(error) => return Err(StoreError::file("read", place.path(), error)),
     };
     let (found, recorded) = (sha256(manifest), recorded.split_whitespace().next().unwrap_or_default());
     if found == recorded {
         return Ok(());
     }
     let why = format!("its sha256 is {found}, {MANIFEST_SHA256} says {recorded}");
-    Err(StoreError::DamagedFile { path: dir.join(MANIFEST), why })
+    Err(StoreError::DamagedFile { path: dir.join(MANIFEST).lies(), why })
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -215,7 +224,7 @@ pub(crate) async fn commit_or_take_back(
     staging: &Staging,
 ) -> Result<(), StoreError> {
     if let Err(error) = transaction.commit().await {
-        if let Err(also) = rename_durably(&version.dir, staging.path()) {
+        if let Err(also) = rename_durably(version.dir.path(), staging.path()) {
             tracing::warn!(%also, dir = ?version.dir, "an unregistered folder stays until its number is given again");
         }
         return Err(error.into());
@@ -236,8 +245,12 @@ pub async fn resolve(store: &Store, project: &Project, reference: &ModelRef) -> 
 /// Sees to it that a version's folder is on this machine.
 ///
 /// # Errors
-/// Its files lie in an object store that does not give them, or other bytes than were written.
+/// Its files lie in an object store that does not give them, or other bytes than were written; they are sealed with a key
+/// that cannot be opened.
 pub async fn have(store: &Store, version: &Version) -> Result<(), StoreError> {
+    if version.dir.is_sealed() {
+        store.keyring().of(&version.owner)?;
+    }
     blobs::have(store, &Layout::version_path(&version.owner, &version.name, version.number)).await
 }
 
@@ -251,7 +264,7 @@ pub async fn find(store: &Store, project: &Project, reference: &ModelRef) -> Res
     };
     let row: Option<VersionRow> = sqlx::query_as(
         "SELECT v.name, v.version, v.family, v.task, v.n_params, v.bytes, v.sha256, v.path, v.job, v.created_at, \
-         v.held FROM model_versions v \
+         v.held, v.sealed FROM model_versions v \
          WHERE v.tenant = $1 AND v.project = $2 AND v.name = $3 AND v.state = 'ready' \
          AND ($4 IS NULL OR v.version = $4) \
          AND ($5 IS NULL OR v.version = (SELECT a.version FROM model_aliases a \
@@ -267,20 +280,20 @@ pub async fn find(store: &Store, project: &Project, reference: &ModelRef) -> Res
     .fetch_optional(&store.reader)
     .await?;
     let row = row.ok_or_else(|| StoreError::NotFound { what: "model", id: reference.to_string() })?;
-    parse(row, store.layout(), project)
+    parse(row, store, project)
 }
 
 /// Every version that can be served, by name and number.
 pub async fn list(store: &Store, project: &Project) -> Result<Vec<Version>, StoreError> {
     let rows: Vec<VersionRow> = sqlx::query_as(
-        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at, held \
+        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at, held, sealed \
          FROM model_versions WHERE tenant = $1 AND project = $2 AND state = 'ready' ORDER BY name, version",
     )
     .bind(&project.tenant)
     .bind(&project.id)
     .fetch_all(&store.reader)
     .await?;
-    rows.into_iter().map(|row| parse(row, store.layout(), project)).collect()
+    rows.into_iter().map(|row| parse(row, store, project)).collect()
 }
 
 /// Lets the bare name serve a version that was held back. Returns the version as it was before.
@@ -322,10 +335,10 @@ fn saturate(number: u64) -> i64 {
 }
 
 type VersionRow =
-    (String, i64, String, String, i64, i64, String, String, Option<String>, i64, Option<String>);
+    (String, i64, String, String, i64, i64, String, String, Option<String>, i64, Option<String>, i64);
 
-fn parse(row: VersionRow, layout: &Layout, owner: &Project) -> Result<Version, StoreError> {
-    let (name, number, family, task, n_params, bytes, sha256, path, job, created_at, held) = row;
+fn parse(row: VersionRow, store: &Store, owner: &Project) -> Result<Version, StoreError> {
+    let (name, number, family, task, n_params, bytes, sha256, path, job, created_at, held, sealed) = row;
     let damaged = |value: String| StoreError::Damaged { table: "model_versions", value };
     Ok(Version {
         owner: owner.clone(),
@@ -339,7 +352,7 @@ fn parse(row: VersionRow, layout: &Layout, owner: &Project) -> Result<Version, S
         job: job.map(|job| job.parse().map_err(|_| damaged(job))).transpose()?,
         created_at: Timestamp::from_millis(created_at),
         held,
-        dir: layout.root().join(path),
+        dir: version_place(store, owner, store.layout().root().join(path), sealed != 0)?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! What choices among models found: one JSON document each, written once.
 
-use crate::files::{create_private_dir, write_durably};
+use crate::files::create_private_dir;
+use crate::vault::{read_document, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::ids::{Project, SelectionId};
 use std::path::PathBuf;
@@ -10,20 +11,16 @@ pub fn save(store: &Store, project: &Project, id: &SelectionId, json: &[u8]) -> 
     let folder = store.layout().selections(project);
     create_private_dir(&folder)?;
     let path = folder.join(format!("{id}.json"));
-    write_durably(&path, json)?;
+    write_document(store, project, &path, json)?;
     Ok(path)
 }
 
 /// The document of a choice.
 pub fn find(store: &Store, project: &Project, id: &SelectionId) -> Result<String, StoreError> {
     let path = store.layout().selections(project).join(format!("{id}.json"));
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(StoreError::NotFound { what: "model selection", id: id.to_string() })
-        }
-        Err(error) => Err(StoreError::file("read", &path, error)),
-    }
+    let bytes = read_document(store, project, &path)?
+        .ok_or_else(|| StoreError::NotFound { what: "model selection", id: id.to_string() })?;
+    String::from_utf8(bytes).map_err(|error| StoreError::DamagedFile { path, why: error.to_string() })
 }
 
 /// Every choice of the project, oldest first.

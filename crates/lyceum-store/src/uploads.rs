@@ -5,7 +5,7 @@
 
 use crate::data_files::{Arrived, Incoming};
 use crate::files::{WorkLock, create_private_dir, sync_dir};
-use crate::vault::{Contents, read_document, sealed, write_document};
+use crate::vault::{self, Contents, read_document, sealed, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{PartId, Project, UploadId};
@@ -220,7 +220,7 @@ pub fn complete(
         if !from.exists() {
             return Err(refused("unknown_part", format!("the upload has no part {part}")));
         }
-        let contents = Contents::open(&from, incoming.key(), crate::data_files::PLACE)?;
+        let contents = vault::contents(&from, incoming.key(), crate::data_files::PLACE)?;
         n_bytes += copy(&contents, &from, &mut |chunk: &[u8]| {
             digest.update(chunk);
             incoming.write(chunk).map(|_| ())

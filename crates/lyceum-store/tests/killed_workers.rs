@@ -63,7 +63,7 @@ async fn five_hundred_jobs_outlive_ten_kills_and_have_their_effects_once() {
     let attempts: u32 = all.iter().map(|job| job.attempt).sum();
     let mut versions: BTreeMap<String, Vec<u32>> = BTreeMap::new();
     for version in models::list(&store, &project).await.unwrap() {
-        let weights = std::fs::read(version.dir.join(WEIGHTS)).unwrap();
+        let weights = version.dir.join(WEIGHTS).read().unwrap();
         assert_eq!(weights, version.name.as_str().as_bytes());
         assert_eq!(
             version.job.as_ref(),

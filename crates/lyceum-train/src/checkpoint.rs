@@ -15,6 +15,7 @@ use crate::run::total_steps;
 use crate::schedule::lr_at;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, weights};
+use lyceum_seal::KeyedPath;
 use lyceum_types::spec::Spec;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Checkpoints that are kept where the spec does not say; older ones are removed after a newer one is complete.
 pub const KEPT: usize = 2;
@@ -76,9 +77,12 @@ pub struct Snapshot<'a> {
 }
 
 /// Writes `dir/step-N` and removes older ones beyond those that are kept.
-pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, TrainError> {
+pub fn write(dir: impl Into<KeyedPath>, run: &str, snapshot: &Snapshot<'_>) -> Result<KeyedPath, TrainError> {
+    let parent = dir.into();
+    let dir = parent.path();
     let name = format!("step-{:09}", snapshot.progress.step);
     let (temporary, target) = (dir.join(format!(".{name}.part")), dir.join(&name));
+    let place = parent.join(&name);
     let io = |action: &'static str, path: &Path| {
         let path = path.display().to_string();
         move |source| TrainError::Io { action, path, source }
@@ -107,8 +111,9 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
         }
         for (name, bytes) in &files {
             let path = temporary.join(name);
+            let form = place.join(name).form(bytes).map_err(io("seal", &path))?;
             let mut file = create(&path, name).map_err(io("create", &path))?;
-            file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
+            file.write_all(&form).and_then(|()| file.sync_all()).map_err(io("write", &path))?;
         }
         if target.exists() {
             fs::remove_dir_all(&target).map_err(io("replace", &target))?;
@@ -120,12 +125,12 @@ pub fn write(dir: &Path, run: &str, snapshot: &Snapshot<'_>) -> Result<PathBuf, 
         let _ = fs::remove_dir_all(&temporary);
         return Err(error);
     }
-    let mut all = list(dir)?;
+    let mut all = list(&parent)?;
     all.truncate(all.len().saturating_sub(snapshot.kept.max(1)));
     for old in all {
-        fs::remove_dir_all(&old).map_err(io("remove", &old))?;
+        fs::remove_dir_all(old.path()).map_err(io("remove", old.path()))?;
     }
-    Ok(target)
+    Ok(place)
 }
 
 const NOISE: &str = "noise.json";
@@ -143,8 +148,8 @@ fn noise_file(noise: &Noise) -> Vec<u8> {
     serde_json::to_vec(&file).expect("a key is plain data: bug")
 }
 
-fn read_noise(path: &Path) -> Option<Noise> {
-    let file: NoiseFile = serde_json::from_slice(&fs::read(path.join(NOISE)).ok()?).ok()?;
+fn read_noise(place: &KeyedPath) -> Option<Noise> {
+    let file: NoiseFile = serde_json::from_slice(&place.join(NOISE).read().ok()?).ok()?;
     if file.key.len() != 64 || file.sha256 != digest(file.key.as_bytes()) {
         return None;
     }
@@ -167,9 +172,9 @@ fn create(path: &Path, name: &str) -> std::io::Result<File> {
 }
 
 /// Removes the secrets of a private run that has ended: with them the noise could be taken away again.
-pub fn forget_noise(dir: &Path) -> Result<(), TrainError> {
+pub fn forget_noise(dir: &KeyedPath) -> Result<(), TrainError> {
     for checkpoint in list(dir)? {
-        let path = checkpoint.join(NOISE);
+        let path = checkpoint.path().join(NOISE);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 let path = path.display().to_string();
@@ -182,21 +187,22 @@ pub fn forget_noise(dir: &Path) -> Result<(), TrainError> {
 }
 
 /// Complete checkpoints of a folder, oldest first; none when the folder does not exist.
-pub fn list(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
-    let entries = match fs::read_dir(dir) {
+pub fn list(dir: impl Into<KeyedPath>) -> Result<Vec<KeyedPath>, TrainError> {
+    let dir = dir.into();
+    let entries = match fs::read_dir(dir.path()) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(source) => {
             return Err(TrainError::Io { action: "list", path: dir.display().to_string(), source });
         }
     };
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("step-")))
-        .filter(|p| p.join("state.json").is_file())
+    let mut found: Vec<String> = entries
+        .filter_map(|e| e.ok().map(|e| e.file_name().to_string_lossy().into_owned()))
+        .filter(|name| name.starts_with("step-"))
+        .filter(|name| dir.path().join(name).join("state.json").is_file())
         .collect();
     found.sort();
-    Ok(found)
+    Ok(found.iter().map(|name| dir.join(name)).collect())
 }
 
 /// A checkpoint that was read.
@@ -212,12 +218,12 @@ pub struct Restored {
 /// # Errors
 /// Where a file's hash is not the recorded one, or the checkpoint belongs to another spec or other data.
 pub fn read(
-    path: &Path,
+    path: impl Into<KeyedPath>,
     run: &str,
     params: &mut Params,
     optimizer: &mut Optimizer,
 ) -> Result<Restored, TrainError> {
-    let reader = Reader::open(path)?;
+    let reader = Reader::open(path.into())?;
     let state = &reader.state;
     if state.run != run {
         return Err(reader.fail("was made by another spec or from other data".into()));
@@ -233,15 +239,23 @@ pub fn read(
     } else {
         None
     };
-    Ok(Restored { noise: read_noise(path), progress: reader.state.progress, best })
+    Ok(Restored { noise: read_noise(&reader.place), progress: reader.state.progress, best })
+}
+
+/// The steps that had been taken at a checkpoint.
+///
+/// # Errors
+/// A state that cannot be read.
+pub fn step(path: impl Into<KeyedPath>) -> Result<u64, TrainError> {
+    Ok(Reader::open(path.into())?.state.progress.step)
 }
 
 /// Fills `params` with those of a checkpoint of the same model; the steps that had been taken.
 ///
 /// # Errors
 /// Where a file is damaged, or is of another architecture.
-pub fn parameters(path: &Path, params: &mut Params) -> Result<u64, TrainError> {
-    let reader = Reader::open(path)?;
+pub fn parameters(path: impl Into<KeyedPath>, params: &mut Params) -> Result<u64, TrainError> {
+    let reader = Reader::open(path.into())?;
     weights::load_safetensors(params, &reader.verified("model.safetensors")?)?;
     Ok(reader.state.progress.step)
 }
@@ -259,10 +273,15 @@ pub struct Kept {
 ///
 /// # Errors
 /// Where a file is damaged, or is of another architecture.
-pub fn models(spec: &Spec, shape: &ModelShape, train: &Dataset, dir: &Path) -> Result<Vec<Kept>, TrainError> {
+pub fn models(
+    spec: &Spec,
+    shape: &ModelShape,
+    train: &Dataset,
+    dir: impl Into<KeyedPath>,
+) -> Result<Vec<Kept>, TrainError> {
     let total_steps = total_steps(&spec.train, spec.seed, train);
-    let of = |path: PathBuf| {
-        let reader = Reader::open(&path)?;
+    let of = |place: KeyedPath| {
+        let reader = Reader::open(place)?;
         let model = Model::load(&spec.model, shape, &reader.verified("model.safetensors")?)?;
         let step = reader.state.progress.step;
         let base = Optimizer::base_lr(&spec.train.optimizer);
@@ -272,31 +291,36 @@ pub fn models(spec: &Spec, shape: &ModelShape, train: &Dataset, dir: &Path) -> R
 }
 
 /// A checkpoint whose state was read; its other files are checked when they are.
-struct Reader<'a> {
-    path: &'a Path,
+struct Reader {
+    place: KeyedPath,
     state: StateFile,
 }
 
-impl<'a> Reader<'a> {
-    fn open(path: &'a Path) -> Result<Self, TrainError> {
-        let fail = |problem: String| TrainError::Checkpoint { path: path.display().to_string(), problem };
-        let bytes = fs::read(path.join("state.json"))
+impl Reader {
+    fn open(place: KeyedPath) -> Result<Self, TrainError> {
+        let fail = |problem: String| TrainError::Checkpoint { path: place.display().to_string(), problem };
+        let bytes = place
+            .join("state.json")
+            .read()
             .map_err(|error| fail(format!("state.json cannot be read: {error}")))?;
         let state: StateFile = serde_json::from_slice(&bytes)
             .map_err(|error| fail(format!("state.json is damaged: {error}")))?;
         if state.format_version > FORMAT_VERSION {
             return Err(fail(format!("format {} is newer than this program knows", state.format_version)));
         }
-        Ok(Reader { path, state })
+        Ok(Reader { place, state })
     }
 
     fn fail(&self, problem: String) -> TrainError {
-        TrainError::Checkpoint { path: self.path.display().to_string(), problem }
+        TrainError::Checkpoint { path: self.place.display().to_string(), problem }
     }
 
     /// A file whose hash is the recorded one.
     fn verified(&self, name: &str) -> Result<Vec<u8>, TrainError> {
-        let bytes = fs::read(self.path.join(name))
+        let bytes = self
+            .place
+            .join(name)
+            .read()
             .map_err(|error| self.fail(format!("{name} cannot be read: {error}")))?;
         match self.state.sha256.get(name) {
             Some(sha) if *sha == digest(&bytes) => Ok(bytes),
@@ -406,7 +430,7 @@ mod tests {
         let path = write(dir.path(), "r", &snapshot).unwrap();
         let message = |r: Result<Restored, TrainError>| r.err().expect("it is refused").to_string();
         assert!(message(read(&path, "other", &mut params, &mut optimizer)).contains("another spec"));
-        let file = path.join("model.safetensors");
+        let file = path.path().join("model.safetensors");
         let mut bytes = fs::read(&file).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;

@@ -11,10 +11,10 @@ use crate::private::{Noise, Private};
 use crate::run::{Run, StepReport};
 use lyceum_models::Model;
 use lyceum_nn::{Params, Workspace};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::Metric;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Instant;
 
 /// Steps that are tried and thrown away for the quote.
@@ -39,7 +39,7 @@ pub(crate) struct Course<'a> {
     /// What the first steps of the run are trained on.
     pub trained: &'a dyn Fn(u64) -> Trained,
     /// Where checkpoints go; None keeps none.
-    pub dir: Option<&'a Path>,
+    pub dir: Option<&'a KeyedPath>,
 }
 
 /// Takes the steps that are left. What was reached, and the best step's parameters where there are any.
@@ -143,7 +143,7 @@ fn judge(
 }
 
 pub(crate) fn save(
-    dir: &Path,
+    dir: &KeyedPath,
     identity: &str,
     run: &Run,
     best: Option<&Params>,

@@ -17,11 +17,11 @@ use crate::robust::Robust;
 use crate::run::Run;
 use lyceum_models::{Model, ModelShape};
 use lyceum_nn::{Params, Workspace};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::{RobustSpec, Spec};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// A trained and measured model.
 pub struct Fitted {
@@ -50,11 +50,12 @@ pub struct Fitted {
 /// Judges the data, cross-validates where the spec says so, trains and measures.
 pub fn train(
     spec: &Spec,
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Fitted, TrainError> {
-    let mut loaded = data::load(spec, base_dir, control)?;
+    let base_dir = base_dir.into();
+    let mut loaded = data::load(spec, base_dir.clone(), control)?;
     if let Some(privacy) = &spec.privacy {
         refuse_undeclared(spec, privacy, &loaded)?;
         // Duplicates, imbalance and overlap are said of the rows.
@@ -68,7 +69,7 @@ pub fn train(
         warnings: &loaded.warnings,
     })?;
     let folds = match spec.data.folds {
-        Some(n_folds) => cross_validate(spec, base_dir, n_folds, observer, control)?,
+        Some(n_folds) => cross_validate(spec, &base_dir, n_folds, observer, control)?,
         None => BTreeMap::new(),
     };
     let mut fitted = fit(spec, loaded, observer, control)?;
@@ -81,7 +82,7 @@ pub fn train(
 /// that was trained here.
 pub fn adopt(
     spec: &Spec,
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     safetensors: &[u8],
     control: &Control,
 ) -> Result<Fitted, TrainError> {
@@ -102,7 +103,7 @@ pub fn fit(
     observer.event(&Event::Measuring)?;
     let mut fitted = finish(spec, model, shape, loaded, steps, seconds, control)?;
     if privacy.is_some() {
-        observer.checkpoint_dir().as_deref().map_or(Ok(()), checkpoint::forget_noise)?;
+        observer.checkpoint_dir().as_ref().map_or(Ok(()), checkpoint::forget_noise)?;
     }
     fitted.privacy = privacy;
     Ok(fitted)
@@ -175,7 +176,7 @@ pub fn learn(
         };
         noise = Some(fresh);
         // The key is on disk before its first draw: a run that is killed at once repeats itself too.
-        if let Some(dir) = dir.as_deref() {
+        if let Some(dir) = dir.as_ref() {
             save(dir, &identity, &run, best.as_ref(), &progress, noise.as_ref(), observer)?;
         }
     }
@@ -194,7 +195,7 @@ pub fn learn(
         identity,
         private: private.as_ref().zip(noise.as_ref()),
         trained: &trained,
-        dir: dir.as_deref(),
+        dir: dir.as_ref(),
     };
     let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
     let stopped_early = progress.early.stopped;
@@ -390,14 +391,14 @@ fn finish(
 /// Trains one model a fold; the mean of each metric over the folds, with its interval.
 fn cross_validate(
     spec: &Spec,
-    base_dir: &Path,
+    base_dir: &KeyedPath,
     n_folds: usize,
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<BTreeMap<String, Metric>, TrainError> {
     let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for fold in 0..n_folds {
-        let loaded = data::load_fold(spec, base_dir, fold, n_folds, control)?;
+        let loaded = data::load_fold(spec, base_dir.clone(), fold, n_folds, control)?;
         let mut spec = spec.clone();
         spec.data.test = None;
         let fitted = fit(&spec, loaded, &mut Silent, control)?;

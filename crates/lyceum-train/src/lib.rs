@@ -19,6 +19,7 @@ pub mod measure;
 pub mod observer;
 pub mod optim;
 pub mod order;
+pub mod past;
 pub mod preview;
 pub mod private;
 pub mod robust;

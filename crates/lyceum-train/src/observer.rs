@@ -3,9 +3,9 @@
 
 use crate::data::Warning;
 use crate::error::TrainError;
+use lyceum_seal::KeyedPath;
 use lyceum_types::manifest::Metric;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// Something happened.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub enum Event<'a> {
     /// The run goes on after this many steps.
     Resumed {
         step: u64,
-        path: &'a Path,
+        path: &'a KeyedPath,
         trained: Trained,
     },
     /// One optimiser step (counted from 1).
@@ -47,7 +47,7 @@ pub enum Event<'a> {
     },
     Checkpoint {
         step: u64,
-        path: &'a Path,
+        path: &'a KeyedPath,
     },
     /// Early stopping ended the run; the weights of `best_step` are kept.
     StoppedEarly {
@@ -93,7 +93,7 @@ pub trait Observer {
     fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError>;
 
     /// Where checkpoints are kept; None keeps none.
-    fn checkpoint_dir(&self) -> Option<PathBuf>;
+    fn checkpoint_dir(&self) -> Option<KeyedPath>;
 
     /// 256 bits that nobody knows, for the noise of a private run.
     fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
@@ -108,7 +108,7 @@ impl Observer for Silent {
     fn event(&mut self, _: &Event<'_>) -> Result<(), TrainError> {
         Ok(())
     }
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
+    fn checkpoint_dir(&self) -> Option<KeyedPath> {
         None
     }
 }

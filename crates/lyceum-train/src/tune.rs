@@ -21,13 +21,13 @@ use lyceum_models::causal_lm::{Adapter, AdapterConfig};
 use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
 use lyceum_nn::{Recording, Tape, Workspace};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{DataFile, Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
 use lyceum_types::spec::tune::{TuneData, TuneSpec};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Tokens that are read at once when losses are measured.
@@ -75,7 +75,7 @@ pub struct Tuned {
 pub fn tune(
     spec: &TuneSpec,
     base: Base<'_>,
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Tuned, TrainError> {
@@ -140,7 +140,7 @@ pub fn tune(
         identity: &identity,
         private: promise.as_ref().map(|promise| &promise.private).zip(noise.as_ref()),
         trained: &trained,
-        dir: dir.as_deref(),
+        dir: dir.as_ref(),
     };
     let (progress, best) = drive(&mut run, &course, progress, best, observer, control)?;
     if let Some(params) = best.filter(|_| train.early_stopping.is_some()) {
@@ -240,7 +240,7 @@ pub fn on_lines(
     spec: &TuneSpec,
     file: &str,
     (side, reference): (&Base<'_>, &Base<'_>),
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     control: &Control,
 ) -> Result<OnLines, TrainError> {
     let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
@@ -398,7 +398,7 @@ fn start(
         None => None,
     };
     // The key is on disk before its first draw: a run that is killed at once repeats itself too.
-    if let (Some(dir), Some(noise)) = (dir.as_deref(), &noise) {
+    if let (Some(dir), Some(noise)) = (dir.as_ref(), &noise) {
         drive::save(dir, identity, run, None, &progress, Some(noise), observer)?;
     }
     Ok(Start { progress, best: None, noise })

@@ -5,7 +5,7 @@
 use lyceum_train::{Event, Observer, TrainError, Trained, data, quoted, train};
 use lyceum_types::control::Control;
 use lyceum_types::spec::Spec;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[derive(Default)]
 struct Told {
@@ -30,7 +30,7 @@ impl Observer for Told {
         Ok(())
     }
 
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
+    fn checkpoint_dir(&self) -> Option<lyceum_seal::KeyedPath> {
         None
     }
 }

@@ -62,8 +62,8 @@ impl Observer for Watched {
         }
         Ok(())
     }
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
-        self.dir.clone()
+    fn checkpoint_dir(&self) -> Option<lyceum_seal::KeyedPath> {
+        self.dir.as_ref().map(Into::into)
     }
     fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
         Ok([self.key; 32])

@@ -49,8 +49,8 @@ impl Observer for Kept {
         Ok(())
     }
 
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
-        self.dir.clone()
+    fn checkpoint_dir(&self) -> Option<lyceum_seal::KeyedPath> {
+        self.dir.as_ref().map(Into::into)
     }
 }
 

@@ -232,6 +232,14 @@ pub const ROBUSTNESS_ROWS_MAX: usize = INSTANCES_MAX;
 pub const ROBUSTNESS_FILE_BYTES_MAX: u64 = 64 << 20;
 /// Items of one suite.
 pub const ROBUSTNESS_ITEMS_MAX: usize = 64;
+/// Texts of one run over a language model, the tokens of one, and those of an answer that a run has it write.
+pub const ROBUSTNESS_TEXTS_MAX: usize = 512;
+pub const ROBUSTNESS_TEXT_TOKENS_MAX: usize = 1024;
+pub const ROBUSTNESS_ANSWER_TOKENS_MAX: usize = 512;
+/// Attacks of one's own of a red-team item, tries of each attack, and characters of a system prompt or of an attack.
+pub const RED_TEAM_ATTACKS_MAX: usize = 256;
+pub const RED_TEAM_TRIES_MAX: usize = 16;
+pub const RED_TEAM_CHARS_MAX: usize = 32_768;
 /// How long a background run over HTTP may take, once it has begun.
 pub const BACKGROUND_RUN_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Background runs (robustness, explanations) that work at once; each takes turns on the device.
@@ -242,6 +250,8 @@ pub const BACKGROUND_RUNS_MAX: usize = 32;
 pub const BACKGROUND_RUNS_KEPT: usize = 256;
 /// Rows of one window of drift tests; then the next begins.
 pub const DRIFT_WINDOW_ROWS: u64 = 10_000;
+/// Answers of a language model that one window of its drift counts: the first is the reference.
+pub const LANGUAGE_DRIFT_WINDOW: u64 = 1000;
 /// Samples of all certificates of one request.
 pub const CERTIFY_SAMPLES_MAX: u64 = 200_000;
 

@@ -14,13 +14,13 @@ use lyceum_store::Store;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::Claim;
 use lyceum_store::models;
+use lyceum_store::vault::{self, KeyedPath};
 use lyceum_train::checkpoint;
 use lyceum_train::tune::{Tuned, untrained};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::manifest::PrivacyReport;
 use lyceum_types::spec::tune::TunePlan;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ pub fn serve(store: Store, claim: Arc<Claim>, tuning: Tuning, observer: &mut Job
     tokio::runtime::Handle::current().spawn(work(store, claim, tuning, kept))
 }
 
-async fn work(store: Store, claim: Arc<Claim>, tuning: Tuning, mut kept: watch::Receiver<Option<PathBuf>>) {
+async fn work(store: Store, claim: Arc<Claim>, tuning: Tuning, mut kept: watch::Receiver<Option<KeyedPath>>) {
     while kept.changed().await.is_ok() {
         let Some(path) = kept.borrow_and_update().clone() else { continue };
         match publish_newest(&store, &claim, &tuning, &path).await {
@@ -66,11 +66,16 @@ async fn work(store: Store, claim: Arc<Claim>, tuning: Tuning, mut kept: watch::
     }
 }
 
-async fn publish_newest(store: &Store, claim: &Claim, tuning: &Tuning, path: &Path) -> Result<(), Failure> {
+async fn publish_newest(
+    store: &Store,
+    claim: &Claim,
+    tuning: &Tuning,
+    path: &KeyedPath,
+) -> Result<(), Failure> {
     let (plan, language, adapter) = tuning;
     let read = {
         let (plan, language, adapter) = (plan.clone(), language.clone(), adapter.clone());
-        let path = path.to_owned();
+        let path = path.clone();
         move || -> Result<(u64, Model), Failure> {
             let mut model = untrained(&plan.tune, base(&language, adapter, &plan))?;
             let step = checkpoint::parameters(&path, &mut model.params)?;
@@ -106,10 +111,11 @@ pub async fn keep_last(
 }
 
 /// The checkpoints on the disk, oldest first.
-fn steps(store: &Store, claim: &Claim) -> Result<Vec<(u64, PathBuf)>, Failure> {
-    let kept = checkpoint::list(&store.layout().checkpoints_dir(claim.id()))?;
-    let step = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
+fn steps(store: &Store, claim: &Claim) -> Result<Vec<(u64, KeyedPath)>, Failure> {
+    let folder = vault::job_folder(store, &claim.project, claim.id())?;
+    let kept = checkpoint::list(&folder.join("checkpoints"))?;
+    let step = |path: KeyedPath| {
+        let name = path.path().file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
         Some((name, path))
     };
     Ok(kept.into_iter().filter_map(step).collect())
@@ -124,7 +130,7 @@ async fn publish(
     (step, model, privacy): (u64, &Model, Option<&PrivacyReport>),
 ) -> Result<(), Failure> {
     let name = format!("{}:ckpt-step-{step}", plan.tune.name);
-    let staging = Staging::create(store.layout())?;
+    let staging = Staging::of(store, &claim.project)?;
     let (new, mut manifest) = write_version(&staging, claim, language, (&name, model))?;
     // Fewer steps than all, whose promise covers every model on the way.
     manifest.privacy = privacy.cloned();
@@ -133,7 +139,7 @@ async fn publish(
     if known.is_ok_and(|known| known.sha256 == new.sha256) {
         return Ok(());
     }
-    Language::unpublished(staging.path(), manifest.clone(), language)?;
+    Language::unpublished(&staging.place(), manifest.clone(), language)?;
     let write_manifest = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")

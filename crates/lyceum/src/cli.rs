@@ -76,6 +76,8 @@ pub enum Command {
     Eval(commands::eval::Eval),
     /// Attack a model, certify it, damage its inputs
     Attack(commands::attack::Attack),
+    /// Whether what a served model is asked, and answers, is as it was
+    Drift(commands::drift::Drift),
     /// Answer every row of a file
     Predict(commands::predict::Predict),
     /// Say why a model answers as it does

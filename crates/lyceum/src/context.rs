@@ -6,6 +6,7 @@ use crate::failure::Failure;
 use crate::output::Format;
 use crate::remote::Access;
 use lyceum_service::{Language, Resident, Service, ServiceError};
+use lyceum_store::vault::ProjectKey;
 use lyceum_store::{Store, StoreError, models};
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
@@ -21,6 +22,8 @@ pub struct Context {
     pub project: Project,
     /// Which server is asked, where one is, and as whom.
     pub access: Access,
+    /// The key of this project, where a server handed it to this process.
+    pub handed: Option<ProjectKey>,
 }
 
 /// A loaded model: one that Lyceum trained, or one that was imported.
@@ -33,7 +36,7 @@ impl Context {
     /// The same for another project: a server's worker knows all.
     pub fn of(&self, project: Project) -> Self {
         let (config, control) = (self.config.clone(), self.control.clone());
-        Context { config, control, format: self.format, project, access: Access::default() }
+        Context { config, control, format: self.format, project, access: Access::default(), handed: None }
     }
 
     pub fn is_json(&self) -> bool {
@@ -41,7 +44,11 @@ impl Context {
     }
 
     pub async fn store(&self) -> Result<Store, Failure> {
-        assemble::store(&self.config).await
+        let Some(key) = &self.handed else { return assemble::store(&self.config).await };
+        // It opens what this project keeps, and nothing else.
+        let mut config = self.config.clone();
+        config.master_key_file.value = None;
+        Ok(assemble::store(&config).await?.handed(self.project.clone(), key.clone()))
     }
 
     /// A loaded model and the use cases around it.

@@ -344,6 +344,11 @@ impl From<ChooseError> for Failure {
                 let fix = "say what a row is with data.input, or write candidates = \"auto\"";
                 Failure::new(Exit::Usage, "no_candidate", text, "families and data do not fit together", fix)
             }
+            ChooseError::Ask { .. } => {
+                let why = "a model that exists could not be asked what the others are measured on";
+                let fix = "lyceum show MODEL says what it is; or leave the candidate out";
+                Failure::new(Exit::Failed, "unanswered", text, why, fix)
+            }
             ChooseError::Engine(_) | ChooseError::Start(_) => {
                 let fix = "run lyceum doctor; if it finds nothing, this is a fault of lyceum";
                 Failure::new(Exit::Failed, "internal", text, why, fix)

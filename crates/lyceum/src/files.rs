@@ -1,12 +1,13 @@
 //! Files that the user names, read with a bound.
 
 use crate::failure::{Exit, Failure};
+use lyceum_store::vault::KeyedPath;
 use std::io::Read;
-use std::path::Path;
 
 /// The text of a file of at most `bytes_max` bytes.
-pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, Failure> {
-    let bytes = read_bytes(path, bytes_max)?;
+pub fn read_text(path: impl Into<KeyedPath>, bytes_max: u64) -> Result<String, Failure> {
+    let path = path.into();
+    let bytes = read_bytes(&path, bytes_max)?;
     String::from_utf8(bytes).map_err(|error| {
         let message = format!("{} is not UTF-8 text", path.display());
         let why = format!("byte {} is none of a text", error.utf8_error().valid_up_to());
@@ -17,11 +18,12 @@ pub fn read_text(path: &Path, bytes_max: u64) -> Result<String, Failure> {
 }
 
 /// The bytes of a file of at most `bytes_max` bytes.
-pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, Failure> {
-    let failed = |error: std::io::Error| Failure::file("read", path, &error);
-    let file = std::fs::File::open(path).map_err(failed)?;
+pub fn read_bytes(path: impl Into<KeyedPath>, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    let path = path.into();
+    let failed = |error: std::io::Error| Failure::file("read", path.path(), &error);
+    let file = path.open().map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.reader().take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > bytes_max {
         let message = format!("{} is larger than {bytes_max} bytes", path.display());
         let why = "nothing of this kind is that large";

@@ -14,13 +14,15 @@ use lyceum_api::robustness::suite_of;
 use lyceum_service::card::measured;
 use lyceum_service::robustness::{self, Gate, Item, Run, file};
 use lyceum_service::{Resident, ServiceError};
+use lyceum_store::data_files;
 use lyceum_store::models::{self, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError};
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelName, ModelRef, VersionRef};
 use lyceum_types::spec::{GateSpec, Plan, Spec};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// What the gate said of a version that is about to be published.
@@ -77,7 +79,10 @@ pub fn suite(gate: &GateSpec) -> Result<Vec<Item>, Failure> {
 
 /// Finds before the training what would keep the gate from comparing: the file, the suite, the served version.
 pub async fn rehearse(context: &Context, store: &Store, plan: &Plan) -> Result<(), Failure> {
-    let Some(asked) = Asked::of(&plan.spec, &plan.base_dir)? else { return Ok(()) };
+    let Some(asked) = Asked::of(&plan.spec, &data_files::folder(store, &context.project, &plan.base_dir)?)?
+    else {
+        return Ok(());
+    };
     let Some(served) = served(context, store, &plan.spec.name).await? else { return Ok(()) };
     let control = context.control.clone();
     let work = move || {
@@ -100,7 +105,10 @@ pub async fn judge(
     plan: &Plan,
     fresh: &Arc<Resident>,
 ) -> Result<Option<Judged>, Failure> {
-    let Some(asked) = Asked::of(&plan.spec, &plan.base_dir)? else { return Ok(None) };
+    let Some(asked) = Asked::of(&plan.spec, &data_files::folder(store, &context.project, &plan.base_dir)?)?
+    else {
+        return Ok(None);
+    };
     let Some(served) = served(context, store, &plan.spec.name).await? else {
         let why = "there was no version to compare it with";
         let line = json!({ "held": false, "why": why, "compared_to": null, "max_drop": asked.max_drop });
@@ -154,7 +162,7 @@ async fn served(context: &Context, store: &Store, name: &str) -> Result<Option<V
 }
 
 struct Asked {
-    data: PathBuf,
+    data: KeyedPath,
     rows: Option<usize>,
     items: Vec<Item>,
     max_drop: f64,
@@ -162,7 +170,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(spec: &Spec, base_dir: &Path) -> Result<Option<Self>, Failure> {
+    fn of(spec: &Spec, base_dir: &KeyedPath) -> Result<Option<Self>, Failure> {
         let Some(gate) = &spec.gate else { return Ok(None) };
         let file = gate.file(&spec.data).ok_or_else(|| {
             let why =

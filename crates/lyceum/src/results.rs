@@ -5,13 +5,11 @@ use crate::failure::Failure;
 use crate::training::LOG;
 use lyceum_store::data_files::{self, Incoming, NewFile, Room};
 use lyceum_store::jobs::{self, Claim};
-use lyceum_store::{Store, StoreError};
+use lyceum_store::{Store, StoreError, vault};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::FileId;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 
 const NAME: &str = "step_metrics.csv";
 const PURPOSE: &str = "fine-tune-results";
@@ -23,11 +21,11 @@ pub async fn keep(store: &Store, claim: &Claim) -> Result<Option<String>, Failur
     if job.request.is_none() {
         return Ok(None);
     }
-    let path = store.layout().job_dir(claim.id()).join(LOG);
-    let file = File::open(&path).map_err(|error| Failure::file("open", &path, &error))?;
+    let path = vault::job_folder(store, &claim.project, claim.id())?.join(LOG);
+    let lines = vault::lines::read(&path, 0, u64::MAX);
+    let lines = lines.map_err(|error| Failure::file("open", path.path(), &error))?;
     // Half a line is what a process left that was killed.
-    let lines = BufReader::new(file).lines().map_while(Result::ok);
-    let lines = lines.filter_map(|line| serde_json::from_str(&line).ok());
+    let lines = lines.into_iter().filter_map(|(_, line)| serde_json::from_str(&line).ok());
     let Some(text) = table(lines) else { return Ok(None) };
     // The job's own: an attempt that died after this has made it already.
     let id = FileId::of_job(claim.id());

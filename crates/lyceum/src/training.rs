@@ -15,17 +15,15 @@ use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::ledger::Counts;
 use lyceum_store::models::NewVersion;
-use lyceum_store::privacy;
-use lyceum_store::{Store, StoreError};
+use lyceum_store::vault::lines::Lines;
+use lyceum_store::vault::{self, KeyedPath};
+use lyceum_store::{Store, StoreError, data_files, privacy};
 use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError, Trained};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::ids::{JobId, ModelName};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -105,11 +103,12 @@ pub async fn carry_out(
         end_failed(store, &claim, &failure).await;
         return Err(failure);
     }
+    let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
     let (plan, result, wish) = tokio::task::spawn_blocking(move || {
         let mut observer = observer;
-        let result = lyceum_train::train(&plan.spec, &plan.base_dir, &mut observer, &control);
+        let result = lyceum_train::train(&plan.spec, &files, &mut observer, &control);
         (plan, result, observer.close())
     })
     .await
@@ -183,11 +182,11 @@ async fn publish(
         job: Some(claim.id().to_string()),
     };
     let VersionFiles { mut manifest, files } = version_files(spec, &fitted, &name)?;
-    let staging = Staging::create(store.layout())?;
+    let staging = Staging::of(store, &claim.project)?;
     let mut weights = &[][..];
     for (file, content) in &files {
-        let path = staging.path().join(file);
-        std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
+        let path = staging.place().join(file);
+        path.write(content).map_err(|error| Failure::file("write", path.path(), &error))?;
         if file == WEIGHTS {
             weights = content;
         }
@@ -205,7 +204,7 @@ async fn publish(
     let mut gated = match &spec.gate {
         None => None,
         Some(_) => {
-            let fresh = Resident::unpublished(&new, manifest.clone(), weights, staging.path())?;
+            let fresh = Resident::unpublished(&new, manifest.clone(), weights, &staging.place())?;
             let fresh = Arc::new(fresh);
             match gate::judge(context, store, plan, &fresh).await {
                 Ok(judged) => judged.map(|judged| (fresh, judged)),
@@ -329,9 +328,9 @@ pub enum Wish {
 pub struct JobObserver {
     is_json: bool,
     progress: Progress,
-    log: BufWriter<File>,
-    log_path: PathBuf,
-    checkpoints: PathBuf,
+    log: Lines,
+    log_path: KeyedPath,
+    checkpoints: KeyedPath,
     store: Store,
     project: lyceum_types::ids::Project,
     claim: Arc<Claim>,
@@ -344,22 +343,22 @@ pub struct JobObserver {
     /// That folds were trained on.
     folded_rows: u64,
     /// Who is told of the newest checkpoint.
-    kept: Option<watch::Sender<Option<PathBuf>>>,
+    kept: Option<watch::Sender<Option<KeyedPath>>>,
     wish: Wish,
 }
 
 impl JobObserver {
     pub fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
-        let log_path = store.layout().job_dir(claim.id()).join(LOG);
-        let log = File::options().create(true).append(true).open(&log_path);
-        let mut log = log.map_err(|error| Failure::file("write", &log_path, &error))?;
-        end_last_line(&log_path, &mut log).map_err(|error| Failure::file("write", &log_path, &error))?;
+        let folder = vault::job_folder(store, &claim.project, claim.id())?;
+        let log_path = folder.join(LOG);
+        let log = Lines::append(log_path.clone());
+        let log = log.map_err(|error| Failure::file("write", log_path.path(), &error))?;
         Ok(JobObserver {
             is_json: context.is_json(),
             progress: Progress::new("training", context.is_json()),
-            log: BufWriter::new(log),
+            log,
             log_path,
-            checkpoints: store.layout().checkpoints_dir(claim.id()),
+            checkpoints: folder.join("checkpoints"),
             store: store.clone(),
             project: context.project.clone(),
             claim,
@@ -375,7 +374,7 @@ impl JobObserver {
     }
 
     /// Tells of each checkpoint from now on, until it is closed.
-    pub fn tell_kept(&mut self, kept: watch::Sender<Option<PathBuf>>) {
+    pub fn tell_kept(&mut self, kept: watch::Sender<Option<KeyedPath>>) {
         self.kept = Some(kept);
     }
 
@@ -392,7 +391,7 @@ impl JobObserver {
     fn line(&mut self, value: &Value, where_to: Where) -> Result<(), TrainError> {
         let mut stamped = value.clone();
         stamped["time"] = Timestamp::now().millis().into();
-        writeln!(self.log, "{stamped}").map_err(|source| self.log_failed(source))?;
+        self.log.write(&stamped.to_string()).map_err(|source| self.log_failed(source))?;
         if where_to == Where::LogAndOutput {
             // Whoever reads the log while the job runs sees what its terminal sees.
             self.log.flush().map_err(|source| self.log_failed(source))?;
@@ -480,12 +479,12 @@ impl JobObserver {
 
     /// The last loss that the log has of this step.
     fn logged_loss(&self, step: u64) -> Option<f64> {
-        let lines = BufReader::new(File::open(&self.log_path).ok()?).lines().map_while(Result::ok);
-        let loss = |line: String| {
+        let lines = vault::lines::read(&self.log_path, 0, u64::MAX).ok()?;
+        let loss = |(_, line): (u64, String)| {
             let line: Value = serde_json::from_str(&line).ok()?;
             (line["event"] == "progress" && line["step"] == step).then(|| line["loss"].as_f64())?
         };
-        lines.filter_map(loss).last()
+        lines.into_iter().filter_map(loss).last()
     }
 
     /// Takes what a private run costs of its data set's budget, or keeps it from starting.
@@ -514,28 +513,13 @@ impl JobObserver {
         self.line(&line, Where::LogAndOutput)
     }
 
-    fn resumed(&mut self, step: u64, path: &Path) -> Result<(), TrainError> {
+    fn resumed(&mut self, step: u64, path: &KeyedPath) -> Result<(), TrainError> {
         self.log.flush().map_err(|source| self.log_failed(source))?;
         self.replaces = self.logged_loss(step + 1).map(|loss| (step + 1, loss));
         self.progress.note(&format!("continues after step {step}"));
         let line = json!({ "event": "resumed", "step": step, "path": path.display().to_string() });
         self.line(&line, Where::LogAndOutput)
     }
-}
-
-/// A process that was killed may have left half a line: what comes next begins a line of its own.
-fn end_last_line(path: &Path, log: &mut File) -> std::io::Result<()> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut read = File::open(path)?;
-    let mut last = [b'\n'];
-    if read.seek(SeekFrom::End(0))? > 0 {
-        read.seek(SeekFrom::End(-1))?;
-        read.read_exact(&mut last)?;
-    }
-    if last != *b"\n" {
-        log.write_all(b"\n")?;
-    }
-    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -581,7 +565,7 @@ impl Observer for JobObserver {
             Event::Checkpoint { step, path } => {
                 self.log.flush().map_err(|source| self.log_failed(source))?;
                 if let Some(kept) = &self.kept {
-                    kept.send_replace(Some(path.to_path_buf()));
+                    kept.send_replace(Some((*path).clone()));
                 }
                 json!({ "event": "checkpoint", "step": step, "path": path.display().to_string() })
             }
@@ -602,7 +586,7 @@ impl Observer for JobObserver {
         self.line(&line, Where::LogAndOutput)
     }
 
-    fn checkpoint_dir(&self) -> Option<PathBuf> {
+    fn checkpoint_dir(&self) -> Option<KeyedPath> {
         Some(self.checkpoints.clone())
     }
 

@@ -13,11 +13,12 @@ use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
-use lyceum_store::Store;
 use lyceum_store::files::Staging;
 use lyceum_store::jobs::{self, Claim, Job};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
+use lyceum_store::{Store, data_files};
 use lyceum_train::chat::Words;
 use lyceum_train::tune::{Base, Tuned, tune};
 use lyceum_train::version::withhold_tuned;
@@ -30,7 +31,7 @@ use lyceum_types::manifest::{
 use lyceum_types::spec::tune::{TunePlan, TuneSpec};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The plan that a job was made with; None where it is no fine-tuning.
@@ -145,6 +146,7 @@ async fn carry_out(
             return Err(failure);
         }
     };
+    let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
     let (of_checkpoints, owner) = (store.clone(), claim.clone());
@@ -166,7 +168,7 @@ async fn carry_out(
                     serving = Some(checkpoints::serve(of_checkpoints, owner, of, &mut observer));
                 }
                 let base = base(&language, adapter.clone(), &plan);
-                let tuned = tune(&plan.tune, base, &plan.base_dir, &mut observer, &control);
+                let tuned = tune(&plan.tune, base, &files, &mut observer, &control);
                 tuned.map(|tuned| (language, adapter, tuned)).map_err(Broken::Training)
             }
         };
@@ -241,7 +243,7 @@ async fn publish(
     language: Arc<Language>,
     (tuned, judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
-    let staging = Staging::create(store.layout())?;
+    let staging = Staging::of(store, &claim.project)?;
     let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
     new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(TunedReport {
@@ -271,7 +273,7 @@ async fn publish(
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
     }
-    if let Err(failure) = hold_to_probes(staging.path(), &manifest, language, &tuned).await {
+    if let Err(failure) = hold_to_probes(staging.place(), &manifest, language, &tuned).await {
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
     }
@@ -326,8 +328,8 @@ pub fn write_version(
     (name, model): (&str, &Model),
 ) -> Result<(NewVersion, ImportedManifest), Failure> {
     let written = match model.own_adapter() {
-        Some(adapter) => write_adapter(staging.path(), &adapter, language)?,
-        None => write_whole(staging.path(), language, model)?,
+        Some(adapter) => write_adapter(&staging.place(), &adapter, language)?,
+        None => write_whole(&staging.place(), language, model)?,
     };
     let new = NewVersion {
         name: name.parse::<ModelName>()?,
@@ -374,20 +376,20 @@ struct Written {
 }
 
 fn write(
-    dir: &Path,
+    dir: &KeyedPath,
     name: &str,
     content: &[u8],
     files: &mut BTreeMap<String, String>,
 ) -> Result<String, Failure> {
     let path = dir.join(name);
-    std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
+    path.write(content).map_err(|error| Failure::file("write", path.path(), &error))?;
     let sha256 = lyceum_train::checkpoint::digest(content);
     files.insert(name.to_owned(), sha256.clone());
     Ok(sha256)
 }
 
 /// PEFT's layout.
-fn write_adapter(dir: &Path, adapter: &Adapter, language: &Language) -> Result<Written, Failure> {
+fn write_adapter(dir: &KeyedPath, adapter: &Adapter, language: &Language) -> Result<Written, Failure> {
     let mut files = BTreeMap::new();
     let broken = |error: &lyceum_nn::NnError| Failure::internal("the adapter cannot be written", error);
     let lyceum_models::causal_lm::adapter::Files { mut description, weights } =
@@ -403,14 +405,14 @@ fn write_adapter(dir: &Path, adapter: &Adapter, language: &Language) -> Result<W
 }
 
 /// Hugging Face's layout: the base's descriptions beside the new weights.
-fn write_whole(dir: &Path, language: &Language, model: &Model) -> Result<Written, Failure> {
+fn write_whole(dir: &KeyedPath, language: &Language, model: &Model) -> Result<Written, Failure> {
     let mut files = BTreeMap::new();
     // The index names the base's shards.
     for name in DESCRIPTION_FILES.into_iter().filter(|name| *name != "model.safetensors.index.json") {
         let path = language.version.dir.join(name);
         if path.is_file() {
-            let content = std::fs::read(&path).map_err(|error| Failure::file("read", &path, &error))?;
-            if let Some(parent) = dir.join(name).parent() {
+            let content = path.read().map_err(|error| Failure::file("read", path.path(), &error))?;
+            if let Some(parent) = dir.path().join(name).parent() {
                 std::fs::create_dir_all(parent).map_err(|error| Failure::file("make", parent, &error))?;
             }
             write(dir, name, &content, &mut files)?;
@@ -435,12 +437,12 @@ fn write_whole(dir: &Path, language: &Language, model: &Model) -> Result<Written
 
 /// Opens the new version as a server will, and asks it what was asked when training ended.
 async fn hold_to_probes(
-    dir: &Path,
+    dir: KeyedPath,
     manifest: &ImportedManifest,
     base: Arc<Language>,
     tuned: &Tuned,
 ) -> Result<(), Failure> {
-    let (dir, manifest, probes) = (dir.to_owned(), manifest.clone(), tuned.probes.clone());
+    let (manifest, probes) = (manifest.clone(), tuned.probes.clone());
     let work = move || -> Result<f32, Failure> {
         let served = Language::unpublished(&dir, manifest, &base)?;
         let adapter = served.added.as_ref().map(|added| &*added.adapter);

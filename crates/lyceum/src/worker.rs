@@ -3,17 +3,24 @@
 //! A process of its own keeps training away from the device thread that answers, ends at once when the server does,
 //! and cannot take the server with it. What it left unfinished waits again: the lock on its job is free. A choice then
 //! begins anew, a training goes on from its last checkpoint.
+//!
+//! The process of an encrypted project's job is handed that project's key on its stdin, each time it is begun, and never the
+//! master key; what it says on stderr stays in memory, for it may speak of rows. It is ended when the project is erased.
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::training::{self, Takes};
 use lyceum_service::Service;
+use lyceum_store::StoreError;
 use lyceum_store::jobs::{self, Job, Kind, State};
+use lyceum_store::vault::ProjectKey;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How long the worker sleeps when nobody wakes it: another process may have queued a job, or died with one.
@@ -22,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const BEGINNINGS_MAX: u32 = 3;
 /// How often it looks whether its process has ended.
 const WAIT: Duration = Duration::from_millis(100);
+/// Of what a process says that is held in memory.
+const SAID_BYTES_MAX: usize = 16 << 10;
 
 /// Works until the control ends it.
 pub async fn work(context: &Context, service: &Service) -> Result<(), Failure> {
@@ -68,7 +77,12 @@ async fn lane(context: &Context, service: &Service, kind: Kind, wanted: &tokio::
                     }
                     Err(failure) => {
                         let (message, why) = (&failure.message, &failure.why);
-                        tracing::warn!(job = %job.id, message, why, "a job was not begun");
+                        // Of an encrypted project why it failed may be a row's words; the job's own row has them, sealed.
+                        let told = match service.store().keyring().is_encrypted(&job.project) {
+                            Ok(false) => why.as_str(),
+                            _ => "",
+                        };
+                        tracing::warn!(job = %job.id, message, why = told, "a job was not begun");
                         let troubles = troubles.of(&job);
                         troubles.not_begun += 1;
                         if troubles.not_begun >= BEGINNINGS_MAX {
@@ -117,14 +131,20 @@ async fn ended(context: &Context) {
 /// Waits for the process that works on one job. What it could not do stands in the job's row; only a process that
 /// never came to claim the job is an error here. The job, where its process died in the middle.
 async fn make(context: &Context, service: &Service, job: &Job) -> Result<Option<Job>, Failure> {
-    let errors = service.store().layout().job_dir(&job.id).join("stderr.txt");
-    let mut process = Process(start(context, job, &errors)?);
+    let keyring = service.store().keyring();
+    let key = keyring.of(&job.project)?;
+    let mut process = start(context, service, job, key.as_ref())?;
     loop {
         if context.control.check().is_err() {
             // Dropping the process ends it.
             return Ok(None);
         }
-        let ended = process.0.try_wait().map_err(|error| Failure::internal("a process is lost", &error))?;
+        if key.is_some() && matches!(keyring.of(&job.project), Err(StoreError::Erased { .. })) {
+            // It has the key in its memory; who erases the project writes the job's end.
+            return Ok(None);
+        }
+        let ended =
+            process.child.try_wait().map_err(|error| Failure::internal("a process is lost", &error))?;
         if ended.is_some() {
             break;
         }
@@ -133,7 +153,7 @@ async fn make(context: &Context, service: &Service, job: &Job) -> Result<Option<
     let found = jobs::find(service.store(), &context.project, &job.id).await?;
     let is_untouched = found.attempt == job.attempt && matches!(found.state, State::Queued | State::Running);
     if is_untouched {
-        let said = std::fs::read_to_string(&errors).unwrap_or_default();
+        let said = process.said();
         let last = said.lines().last().unwrap_or("it said nothing").chars().take(500).collect::<String>();
         let error = std::io::Error::other(last);
         return Err(Failure::internal("the process that should work on the job did not begin", &error));
@@ -141,9 +161,13 @@ async fn make(context: &Context, service: &Service, job: &Job) -> Result<Option<
     Ok((found.state == State::Running).then_some(found))
 }
 
-fn start(context: &Context, job: &Job, errors: &Path) -> Result<Child, Failure> {
+fn start(
+    context: &Context,
+    service: &Service,
+    job: &Job,
+    key: Option<&ProjectKey>,
+) -> Result<Process, Failure> {
     let failed = |error: std::io::Error| Failure::internal("no process can be started", &error);
-    let stderr = std::fs::File::create(errors).map_err(failed)?;
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.arg("--json").arg("--data-dir").arg(&context.config.data_dir.value);
     if context.config.threads.value > 0 {
@@ -151,11 +175,38 @@ fn start(context: &Context, job: &Job, errors: &Path) -> Result<Child, Failure> 
     }
     command.args(["jobs", "resume", job.id.as_str(), "--waiting"]);
     command.args(["--of", &job.project.tenant, &job.project.id]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let errors = service.store().layout().job_dir(&job.id).join("stderr.txt");
+    match key {
+        None => drop(command.stderr(std::fs::File::create(&errors).map_err(failed)?)),
+        Some(_) => {
+            command.arg("--sealed").env_remove("LYCEUM_MASTER_KEY_FILE");
+            command.stdin(Stdio::piped()).stderr(Stdio::piped());
+        }
+    }
     // Ctrl-C at the server's terminal is the server's: it ends this process itself.
     #[cfg(unix)]
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    command.spawn().map_err(failed)
+    let mut process = Process { child: command.spawn().map_err(failed)?, errors: Errors::In(errors) };
+    if let Some(key) = key {
+        // A pipe holds it before anybody reads; dropped, it is closed.
+        let handed = process.child.stdin.take().map(|mut stdin| stdin.write_all(key.bytes()));
+        handed.unwrap_or(Ok(())).map_err(failed)?;
+        process.errors = Errors::Held(process.child.stderr.take().map(hold));
+    }
+    Ok(process)
+}
+
+/// Reads what a process says until it ends; the last of it.
+fn hold(mut said: ChildStderr) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let (mut last, mut part) = (Vec::new(), [0; 4096]);
+        while let Ok(n @ 1..) = said.read(&mut part) {
+            last.extend_from_slice(&part[..n]);
+            last.drain(..last.len().saturating_sub(SAID_BYTES_MAX));
+        }
+        last
+    })
 }
 
 /// Ends a job that no process could be brought to begin.
@@ -173,12 +224,35 @@ async fn end(context: &Context, service: &Service, job: &Job, message: &str) {
 }
 
 /// Ended when it is dropped.
-struct Process(Child);
+struct Process {
+    child: Child,
+    errors: Errors,
+}
+
+/// What it says on stderr.
+enum Errors {
+    In(PathBuf),
+    /// In memory only.
+    Held(Option<JoinHandle<Vec<u8>>>),
+}
+
+impl Process {
+    /// The end of what it said, after its own end.
+    fn said(&mut self) -> String {
+        match &mut self.errors {
+            Errors::In(path) => std::fs::read_to_string(path).unwrap_or_default(),
+            Errors::Held(held) => {
+                let said = held.take().and_then(|held| held.join().ok()).unwrap_or_default();
+                String::from_utf8_lossy(&said).into_owned()
+            }
+        }
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -36,7 +36,7 @@ use utoipa::{Modify, OpenApi};
         fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
-        robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, card::find, card::verify,
+        robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, drift::reference, card::find, card::verify,
         usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::trainings, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,
         organization::projects::modify, organization::projects::archive, organization::projects::erase, organization::projects::permissions,

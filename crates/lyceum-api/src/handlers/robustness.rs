@@ -8,12 +8,13 @@ use crate::error::{ApiError, ErrorBody};
 use crate::wire::robustness::{
     Body, RunRecordBody, RunRecordList, lines, record_body, request_body, result_body,
 };
+use crate::wire::{model_ref, robust_language};
 use axum::Extension;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use lyceum_service::background::{self, Found};
-use lyceum_service::robustness::{Asked, AskedRows, Plan};
+use lyceum_service::robustness::{Asked, AskedRows, Plan, language};
 use lyceum_service::runs::Kind;
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ use serde_json::Value;
 const LISTED_MAX: usize = 100;
 
 /// Puts a run into the queue that attacks, certifies and damages up to 4096 labelled rows, sent along or of a
-/// file of `/v1/files`. What the model or the rows
+/// file of `/v1/files`; of a language model, that compares environments and attacks a system prompt. What the model or the rows
 /// do not allow is refused here, before the run begins. Two runs work at once, taking turns with other clients.
 #[utoipa::path(post, path = "/v1/robustness/runs", tag = "robustness", request_body = Body, responses(
     (status = 200, body = RunRecordBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
@@ -34,6 +35,23 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     Json(body): Json<Body>,
 ) -> Result<axum::Json<Value>, ApiError> {
+    let project = &caller.project;
+    if language::is_one(&api.service, project, &model_ref(&body.model)?).await? {
+        let data = body.data.clone();
+        let asked = body.parse_language()?;
+        let seed = asked.seed;
+        let plan = language::Plan::new(&api.service, &caller.payer, asked).await?;
+        let shown = robust_language::request_body(&plan, data.as_deref(), seed);
+        let work = async move {
+            let run = plan.carry_out().await?;
+            Ok(Found {
+                result: robust_language::result_body(&run),
+                lines: Some(robust_language::lines(&run)),
+            })
+        };
+        let record = background::start(&api.service, project, Kind::Robustness, shown, work).await?;
+        return Ok(axum::Json(record_body(&record)));
+    }
     let request = body.parse()?;
     let asked = Asked {
         model: request.model,
@@ -94,7 +112,8 @@ pub async fn cancel(
     Ok(axum::Json(record_body(&record)))
 }
 
-/// The rows that attacks of a completed run changed so that the answer changed, a JSON object a line.
+/// The rows that attacks of a completed run changed so that the answer changed, a JSON object a line; of a language model
+/// the chats of the attacks that succeeded.
 #[utoipa::path(get, path = "/v1/robustness/runs/{id}/failures", tag = "robustness", params(("id" = String, Path)),
     responses((status = 200, body = String, content_type = "application/jsonl"), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]

@@ -193,7 +193,7 @@ pub struct LevelBody {
 }
 
 impl Body {
-    pub fn parse(self) -> Result<(Request, Extras), ApiError> {
+    pub fn parse(mut self) -> Result<(Request, Extras), ApiError> {
         advisory("prompt_cache_key", self.prompt_cache_key.as_deref())?;
         advisory("safety_identifier", self.safety_identifier.as_deref())?;
         let n = self.questions.len();
@@ -206,12 +206,13 @@ impl Body {
         let questions =
             self.questions.into_iter().enumerate().map(|(i, question)| parse_question(i, question));
         let questions = questions.collect::<Result<_, _>>()?;
+        let explained = self.explain.as_mut().and_then(OptionsBody::take_question);
         let (explain, extras) = match self.explain.map(|options| options.parse("explain.")).transpose()? {
             Some((options, extras)) => (Some(options), extras),
             None => (None, Extras::default()),
         };
         let promises = promises(self.certify, self.prediction_set, self.ood);
-        Ok((Request { model, input, questions, explain, promises }, extras))
+        Ok((Request { model, input, questions, explain, explained, promises }, extras))
     }
 }
 

@@ -53,7 +53,7 @@ pub struct OptionsBody {
     pub png: Option<bool>,
 }
 
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ExplainTarget)]
 pub struct TargetBody {
@@ -67,6 +67,8 @@ pub struct TargetBody {
     pub output: Option<String>,
     /// A part of the completion.
     pub text: Option<String>,
+    /// Of several questions to a language model in `/v1/decisions`: the number of one, from 0.
+    pub question: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -112,6 +114,16 @@ pub enum When {
 }
 
 impl OptionsBody {
+    /// The question that is explained, of a request that asks several; taken out before the rest is parsed.
+    pub fn take_question(&mut self) -> Option<usize> {
+        let target = self.target.as_mut()?;
+        let question = target.question.take();
+        if question.is_some() && *target == TargetBody::default() {
+            self.target = None;
+        }
+        question
+    }
+
     /// The options, whose errors name fields below `path` (`explain.` or nothing).
     pub fn parse(self, path: &str) -> Result<(Options, Extras), ApiError> {
         let at = |field: &str| format!("{path}{field}");
@@ -273,6 +285,11 @@ impl OptionsBody {
             }
             _ => {}
         }
+        if name == TRACIN && at("") != "" {
+            let message =
+                format!("{}: row influence is asked for alone, at POST /v1/explanations", at("method"));
+            return Err(ApiError::field(at("method"), "unsupported_method", message));
+        }
         Ok(match (name, method) {
             ("attention_weights", _) => MethodChoice::Attention { rollout: false },
             ("attention_rollout", _) => MethodChoice::Attention { rollout: true },
@@ -287,6 +304,10 @@ impl OptionsBody {
 
 impl TargetBody {
     fn parse(&self, path: &str) -> Result<TargetChoice, ApiError> {
+        if self.question.is_some() {
+            let message = format!("{path}.question: only /v1/decisions asks questions: leave it out");
+            return Err(ApiError::field(format!("{path}.question"), "unsupported_parameter", message));
+        }
         let not = self.not.clone();
         Ok(match (&self.label, &self.output, &self.text, &self.not) {
             (Some(label), None, None, _) => {

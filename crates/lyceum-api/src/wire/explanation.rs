@@ -190,6 +190,9 @@ fn counterfactual_body(c: &Counterfactual) -> Value {
 fn target_body(target: &TargetShown) -> Value {
     match target {
         TargetShown::Label { label, not, step } => json!({"label": label, "contrast": not, "step": step}),
+        TargetShown::Choice { question, label, not } => {
+            json!({"question": question, "label": label, "contrast": not})
+        }
         TargetShown::Output { output } => json!({"output": output}),
         TargetShown::Text { text, span, not } => json!({
             "choice": 0, "text": text, "char_start": span.start, "char_end": span.end, "contrast": not,
@@ -280,7 +283,7 @@ fn influence_fields(fields: &mut Map<String, Value>, found: &InfluenceShown) {
     fields.insert("method".into(), TRACIN.into());
     fields.insert("exact".into(), false.into());
     fields.insert("note".into(), note.into());
-    fields.insert("target".into(), json!({"label": found.label}));
+    fields.insert("target".into(), target_body(&found.target));
     fields.insert("file".into(), found.file.clone().into());
     fields.insert("n_rows".into(), found.n_rows.into());
     fields.insert("checkpoints".into(), found.checkpoints.iter().map(seen).collect());

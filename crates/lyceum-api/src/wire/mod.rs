@@ -25,6 +25,7 @@ pub mod registry;
 pub mod rerank;
 pub mod residents;
 pub mod responses;
+pub mod robust_language;
 pub mod robustness;
 pub mod sampling;
 pub mod selections;

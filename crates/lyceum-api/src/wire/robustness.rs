@@ -34,16 +34,17 @@ use utoipa::ToSchema;
 #[schema(as = RobustnessRunRequest)]
 pub struct Body {
     pub model: String,
-    /// Rows as in `:predict`, at most 4096.
+    /// Rows as in `:predict`, at most 4096. Of a language model texts, at most 512: a text, `{"prompt", "answer"}` or
+    /// `{"messages"}`.
     pub instances: Option<Vec<Value>>,
     /// The right label of each row of `instances`.
     pub labels: Option<Vec<String>>,
     /// In the place of both: the id of a file of `/v1/files` with labelled rows, in the format that the model was
-    /// trained on; at most 64 MiB.
+    /// trained on; at most 64 MiB. Of a language model a text a line, or such objects in a file called `.jsonl`.
     pub data: Option<String>,
     /// Only the first so many rows of `data`; a file with more than 4096 needs it.
     pub rows: Option<usize>,
-    /// What to run, in this order; without it PGD with 40 steps and 3 restarts, L∞ 0.1.
+    /// What to run, in this order; without it PGD with 40 steps and 3 restarts, L∞ 0.1; of a language model `environments`.
     #[schema(value_type = Option<Vec<Object>>)]
     pub suite: Option<Vec<Value>>,
     #[serde(default)]
@@ -641,7 +642,7 @@ fn failure(failed: &FailedRow) -> Value {
     })
 }
 
-fn finding(finding: &Finding) -> Value {
+pub(super) fn finding(finding: &Finding) -> Value {
     json!({
         "metric": finding.metric, "method": finding.method, "setting": finding.setting, "value": finding.value,
         "ci95": finding.ci95, "n": finding.n, "budget": finding.budget, "flags": finding.flags,

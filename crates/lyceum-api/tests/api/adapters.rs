@@ -107,6 +107,21 @@ async fn adapters_are_asked_by_name_and_answer_together_as_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_decides_for_itself() {
+    let house = adapted().await;
+    let mut said = Vec::new();
+    for model in ["tiny", "one", "two", "one"] {
+        let body = json!({"model": model, "input": "the cat", "questions": [
+            {"type": "choice", "instructions": "Which?", "choices": [{"value": "yes"}, {"value": "no"}]}]});
+        let answer = house.client.post("/v1/decisions", &body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        said.push(answer.json()["answers"].clone());
+    }
+    assert!(said[0] != said[1] && said[1] != said[2] && said[0] != said[2], "each its own: {said:?}");
+    assert_eq!(said[1], said[3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_list_names_the_parent_and_memory_holds_the_base_once() {
     let house = adapted().await;
     let one = house.client.get("/v1/models/one").await.json();

@@ -129,7 +129,6 @@ async fn what_a_language_model_cannot_answer_is_refused_by_name() {
     let many: Vec<String> = (0..255).map(|i| format!("label {i}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     for (extra, status, param) in [
-        (json!({"explain": {}}), 422, "explain"),
         (json!({"certify": {"sigma": 0.5}}), 422, "certify"),
         (json!({"ood": true}), 422, "ood"),
         (

@@ -78,6 +78,17 @@ fn by_its_bytes(prompt: &str, said: u64) -> Counts {
     Counts { input_tokens: prompt.chars().count() as u64, output_tokens: said, ..Counts::default() }
 }
 
+/// Holds what an answer says of itself to its bytes, whole or as parts of a stream: a letter is a token. Stop texts and
+/// the end of a text are made and not shown.
+fn audit(prompt: &str, choices: &[Value], usage: Counts) {
+    let said: usize = choices.iter().map(|c| c["text"].as_str().unwrap().chars().count()).sum();
+    let shown = by_its_bytes(prompt, said as u64);
+    assert_eq!(usage.input_tokens, shown.input_tokens);
+    let ended = choices.iter().filter(|c| c["finish_reason"] == "stop").count() as u64;
+    assert!(usage.output_tokens >= shown.output_tokens, "{choices:?}");
+    assert!(usage.output_tokens <= shown.output_tokens + ended, "{choices:?}");
+}
+
 fn usage_of(usage: &Value) -> Counts {
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     Counts {
@@ -106,22 +117,20 @@ async fn an_auditor_finds_in_every_row_what_the_client_received() {
             let answer = house.client.post("/v1/completions", &body).await;
             let whole = answer.json();
             let usage = usage_of(&whole["usage"]);
-            let choices = whole["choices"].as_array().unwrap();
-            let said: usize = choices.iter().map(|c| c["text"].as_str().unwrap().chars().count()).sum();
-            // Stop texts and the end of a text are made and not shown.
-            let shown = by_its_bytes(&prompt, said as u64);
-            assert_eq!(usage.input_tokens, shown.input_tokens);
-            let ended = choices.iter().filter(|c| c["finish_reason"] == "stop").count() as u64;
-            assert!(usage.output_tokens >= shown.output_tokens, "{whole}");
-            assert!(usage.output_tokens <= shown.output_tokens + ended, "{whole}");
+            audit(&prompt, whole["choices"].as_array().unwrap(), usage);
             expected.insert(id(&answer), usage);
         } else {
             body["stream"] = json!(true);
             body["stream_options"] = json!({"include_usage": true});
             let answer = house.client.post("/v1/completions", &body).await;
             let events = answer.events();
-            let last: Value = serde_json::from_str(&events[events.len() - 2]).unwrap();
-            expected.insert(id(&answer), usage_of(&last["usage"]));
+            let events: Vec<Value> =
+                events[..events.len() - 1].iter().map(|event| serde_json::from_str(event).unwrap()).collect();
+            let usage = usage_of(&events[events.len() - 1]["usage"]);
+            let parts: Vec<Value> =
+                events.iter().flat_map(|event| event["choices"].as_array().unwrap().clone()).collect();
+            audit(&prompt, &parts, usage);
+            expected.insert(id(&answer), usage);
         }
     }
     for i in 0..4 {

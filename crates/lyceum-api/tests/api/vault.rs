@@ -128,9 +128,19 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
     assert_eq!(content.body, CANARY.repeat(9_000).as_bytes());
     assert_eq!(ok(&client.get(&format!("/v1/files/{file}")).await)["filename"], format!("{CANARY}.txt"));
     assert_eq!(ok(&client.get(&format!("/v1/responses/{answer}")).await)["metadata"]["about"], CANARY);
-    // What reads rows by their path, or writes what is not sealed yet, refuses by name.
-    let train = json!({"model": "tiny", "training_file": file});
-    assert_eq!(client.post("/v1/fine_tuning/jobs", &train).await.status, 501);
+    // A job of its rows, which a worker would make: what is asked is sealed like the rows.
+    let rows =
+        json!({"messages": [{"role": "user", "content": CANARY}, {"role": "assistant", "content": "th"}]});
+    let rows = ok(&bring(&client, "fine-tune", "rows.jsonl", format!("{rows}\n").repeat(8).as_bytes()).await);
+    let train = json!({"model": "tiny", "training_file": rows["id"], "metadata": {"about": CANARY}});
+    let job = ok(&client.post("/v1/fine_tuning/jobs", &train).await);
+    let job = ok(&client.get(&format!("/v1/fine_tuning/jobs/{}", text(&job["id"]))).await);
+    assert_eq!(job["metadata"]["about"], CANARY);
+    let wrong = bring(&client, "fine-tune", "rows.csv", format!("a,b\n{CANARY},\n").as_bytes()).await;
+    let spec = json!({"task": "classification", "data": {"target": "c"}});
+    let train = json!({"model": "mlp", "training_file": ok(&wrong)["id"],
+        "method": {"type": "train", "train": {"spec": spec}}});
+    assert_eq!(client.post("/v1/fine_tuning/jobs", &train).await.status, 400);
     for word in [CANARY.as_bytes(), json!(CANARY).to_string().as_bytes(), &b"zaunk"[..]] {
         assert_eq!(found(house.dir.path(), word), Vec::<PathBuf>::new());
     }

@@ -5,10 +5,13 @@
 //! served between two of them, and what is held is one layer and the numbers between layers. Works on every stored form of
 //! the weights and with an adapter.
 //!
-//! Reading order: [`attribute`], [`walk`] (forward, and back), [`logits`].
+//! Reading order: [`attribute`], [`walk`] (forward, and back), [`logits`], [`choice`] (one label over others).
 
+mod choice;
 mod logits;
 mod walk;
+
+pub use choice::{Choice, attribute_choice};
 
 use crate::quadrature::gauss_legendre;
 use crate::session::finite;
@@ -126,6 +129,12 @@ pub fn attribute(
         LanguageMethod::Relevance { epsilon } => relevance(&mut walker, epsilon)?,
         LanguageMethod::DirectLogit => logits::attribute(&mut walker)?,
     };
+    explanation(&walker, question.target.quantity(), found)
+}
+
+/// What was found, in the words of an explanation.
+fn explanation(walker: &Walker<'_>, quantity: Quantity, found: Found) -> Result<Explanation, ExplainError> {
+    let question = walker.question;
     finite("the model's output", found.output)?;
     for &value in &found.values {
         finite("an attribution", value)?;
@@ -136,7 +145,7 @@ pub fn attribute(
     Ok(Explanation {
         method: question.method.name(),
         exact: question.method == LanguageMethod::DirectLogit,
-        quantity: question.target.quantity().name(),
+        quantity: quantity.name(),
         terms: question.target.terms().to_vec(),
         output: found.output,
         outputs: Vec::new(),

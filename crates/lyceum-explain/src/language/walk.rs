@@ -52,7 +52,15 @@ impl<'a> Walker<'a> {
 
     /// The part of each number of an entry.
     pub(super) fn of_elements(&self) -> impl Iterator<Item = Option<u32>> + use<'a> {
-        let (question, width) = (self.question, self.question.sections.width());
+        self.elements_of(self.question)
+    }
+
+    /// As [`of_elements`](Self::of_elements), of another question.
+    pub(super) fn elements_of<'q>(
+        &self,
+        question: &'q LanguageQuestion,
+    ) -> impl Iterator<Item = Option<u32>> + use<'q> {
+        let width = question.sections.width();
         question.of_token.iter().flat_map(move |&part| std::iter::repeat_n(part, width))
     }
 

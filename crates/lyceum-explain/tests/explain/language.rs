@@ -1,7 +1,9 @@
 //! Imported language models, every family: the same weights, the same tokens, the same numbers as Captum, AttnLRP in PyTorch
 //! and the residual stream of transformers (`fixtures/scripts/explain_language.py`); what adds up adds up; turns are counted.
 
-use lyceum_explain::language::{LanguageMethod, LanguageQuestion, Turns, Work, attribute};
+use lyceum_explain::language::{
+    Choice, LanguageMethod, LanguageQuestion, Turns, Work, attribute, attribute_choice,
+};
 use lyceum_explain::{ExplainError, Explanation, Of, Quantity, Steps, Target, Term, ThisThread};
 use lyceum_kernels::stored::Stored;
 use lyceum_models::Model;
@@ -252,4 +254,76 @@ fn layers_are_named_in_their_order() {
     let Of::Components(names) = found.of else { panic!("{:?}", found.of) };
     assert_eq!(names[..4], ["embedding", "layers.0.attention", "layers.0.mlp", "layers.1.attention"]);
     assert_eq!(names.len(), found.attributions.len());
+}
+
+/// A prompt with several labels behind it.
+fn labels(model: &Arc<Model>, case: &Value, method: LanguageMethod) -> Vec<LanguageQuestion> {
+    let whole = question(model.clone(), None, case, (method, "logprob"));
+    let n_prompt = case["n_prompt"].as_u64().unwrap() as usize;
+    let of = |label: &[u32]| {
+        let ids = [&whole.ids[..n_prompt], &label[..label.len() - 1]].concat();
+        let term = |(i, &id): (usize, &u32)| Term { row: n_prompt - 1 + i, class: id as usize, not: None };
+        let terms = label.iter().enumerate().map(term).collect();
+        let target = Target::new(terms, Quantity::LogProbability, &model.shape.output).unwrap();
+        let mut of_token = whole.of_token[..n_prompt].to_vec();
+        of_token.resize(ids.len(), None);
+        let sections = Sections::new(model.clone(), None, [1, ids.len()]).unwrap();
+        LanguageQuestion { sections, ids, target, of_token, max_passes: 1 << 16, ..whole.clone() }
+    };
+    [&[5u32][..], &[7, 9], &[11, 3, 2]].into_iter().map(of).collect()
+}
+
+/// What each label alone gives, put together by hand, is what the choice gives; on a path it adds up to the choice.
+#[test]
+fn a_choice_is_the_sum_of_its_labels_and_its_path_adds_up() {
+    let cases = cases();
+    for name in ["llama", "gemma3"] {
+        let (model, case) = (Arc::new(model(name, Stored::F32).unwrap()), &cases[name]);
+        let chosen = |labels, not, probability| {
+            let choice = Choice { labels, chosen: 1, not, probability };
+            attribute_choice(&choice, &mut ThisThread::new(), &Control::new()).unwrap()
+        };
+        let alone: Vec<Explanation> =
+            labels(&model, case, LanguageMethod::GradientInput).iter().map(explain).collect();
+        let weights: Vec<f64> = alone.iter().map(|e| e.output.exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let by_hand = |of: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            let sum = |part: usize| (0..3).map(|k| of(k) * alone[k].attributions[part].value).sum();
+            (0..3).map(sum).collect()
+        };
+        let share = |k: usize| f64::from(u8::from(k == 1)) - weights[k] / total;
+        let over = |k: usize| [-1.0, 1.0, 0.0][k];
+        let p = weights[1] / total;
+        let scaled = |k: usize| p * share(k);
+        for (not, probability, of) in
+            [(None, false, &share as &dyn Fn(usize) -> f64), (Some(0), false, &over), (None, true, &scaled)]
+        {
+            let found = chosen(labels(&model, case, LanguageMethod::GradientInput), not, probability);
+            for (found, want) in values(&found).iter().zip(by_hand(of)) {
+                assert!((found - want).abs() < 1e-6, "{name} {not:?}: {found} {want}");
+            }
+            if name == "gemma3" {
+                // Its norms turn too sharply where the path begins, as every path of it says.
+                continue;
+            }
+            let ig = LanguageMethod::IntegratedGradients { n_steps: Steps::Refined };
+            let found = chosen(labels(&model, case, ig), not, probability);
+            let gap = found.checks.completeness_gap.unwrap();
+            assert!(gap < 1e-3 * (found.output - found.base_value.unwrap()).abs().max(1.0), "{name}: {gap}");
+        }
+        // On a path with the same nodes, one label over another is the difference of both.
+        let paths: Vec<Explanation> = labels(&model, case, IG).iter().map(explain).collect();
+        let found = chosen(labels(&model, case, IG), Some(0), false);
+        for (part, found) in values(&found).into_iter().enumerate() {
+            let want = paths[1].attributions[part].value - paths[0].attributions[part].value;
+            assert!((found - want).abs() < 1e-6, "{name}: {found} {want}");
+        }
+        let refused = Choice {
+            labels: labels(&model, case, LanguageMethod::DirectLogit),
+            chosen: 1,
+            not: None,
+            probability: false,
+        };
+        assert!(attribute_choice(&refused, &mut ThisThread::new(), &Control::new()).is_err());
+    }
 }

@@ -148,8 +148,8 @@ impl CausalLm {
 
     /// Matrices, and how often an answer of the longest sequence multiplies by each; and the products of one
     /// number by another that attention makes besides.
-    pub(crate) fn products(&self) -> (Vec<(ParamId, usize)>, u64) {
-        let (time, heads) = (self.config.max_position_embeddings, self.heads());
+    pub(crate) fn products(&self, time: usize) -> (Vec<(ParamId, usize)>, u64) {
+        let heads = self.heads();
         let mut all = vec![(self.lm_head.unwrap_or(self.embed_tokens), time)];
         let mut looked = 0;
         for (layer, kind) in self.layers.iter().zip(&self.config.layers) {

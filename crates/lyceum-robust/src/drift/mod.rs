@@ -2,9 +2,10 @@
 //!
 //! Between two samples the statistics are scipy's. Against a stored sketch ([`sketch`]) they use only what the
 //! sketch knows, so that no training row need be kept; where a sketch knows a statistic's lower bound only, that
-//! bound is used: it can miss a drift, and cannot invent one.
+//! bound is used: it can miss a drift, and cannot invent one. [`counted`] compares two windows of counts.
 
 mod chi2;
+pub mod counted;
 mod distance;
 mod ks;
 mod multiple;

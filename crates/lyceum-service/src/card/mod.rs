@@ -83,8 +83,7 @@ fn gather(subject: &Subject, held: Option<&str>) -> Result<Sections, ServiceErro
         sections.identity.fact("held back by its gate", why);
     }
     let path = version.dir.join(MANIFEST);
-    let manifest =
-        std::fs::read(&path).map_err(|error| ServiceError::internal("reading a manifest failed", error))?;
+    let manifest = path.read().map_err(|error| ServiceError::internal("reading a manifest failed", error))?;
     sections.identity.fact("manifest.json sha256", seal::hexadecimal(&Sha256::digest(&manifest)));
     let kept = evidence::all(&version.dir)?;
     let n_kept = kept.len();

@@ -168,9 +168,10 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
             Err(error) => wrong.push(format!("{file}: {error}")),
         }
     }
-    let manifest = std::fs::read(version.dir.join(MANIFEST))
-        .map_err(|error| error.to_string())
-        .and_then(|bytes| models::check_manifest(&version.dir, &bytes).map_err(|error| error.to_string()));
+    let manifest =
+        version.dir.join(MANIFEST).read().map_err(|error| error.to_string()).and_then(|bytes| {
+            models::check_manifest(&version.dir, &bytes).map_err(|error| error.to_string())
+        });
     if let Err(why) = manifest {
         wrong.push(format!("{MANIFEST}: {why}"));
     }

@@ -49,7 +49,7 @@ type Why = Box<dyn std::error::Error + Send + Sync>;
 /// Files that are missing or damaged.
 pub fn read(version: &Version) -> Result<(CascadeManifest, Cascade), ServiceError> {
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
-    let file = |name: &str| std::fs::read(version.dir.join(name)).map_err(|error| damaged(error.into()));
+    let file = |name: &str| version.dir.join(name).read().map_err(|error| damaged(error.into()));
     let text = file(MANIFEST)?;
     models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;
     let manifest: CascadeManifest = serde_json::from_slice(&text).map_err(|error| damaged(error.into()))?;
@@ -104,7 +104,7 @@ pub(crate) async fn described(service: &Service, version: &Version) -> Result<Me
         false => None,
     };
     let path = version.dir.join(MANIFEST);
-    let text = std::fs::read(&path).map_err(|error| ServiceError::Damaged {
+    let text = path.read().map_err(|error| ServiceError::Damaged {
         id: version.id(),
         source: format!("{}: {error}", path.display()).into(),
     })?;
@@ -187,6 +187,7 @@ pub(crate) async fn ask(
         input: input.clone(),
         questions: vec![question],
         explain: None,
+        explained: None,
         promises: crate::robustness::Promises::default(),
     };
     // A decision of a cascade asks for decisions of its members, which are none.

@@ -10,6 +10,7 @@ use lyceum_robust::cascade;
 use lyceum_robust::conformal::{Score, Sets, n_min, rank};
 use lyceum_store::files::Staging;
 use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::cascade::{
     Cascade, CascadeKind, CascadeManifest, CascadeQuestion, CascadeRows, DEFINITION, Escalated, FAMILY,
     Member, Threshold,
@@ -21,7 +22,6 @@ use lyceum_types::limits;
 use lyceum_types::manifest::{DataFile, FORMAT_VERSION};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Rows that a member is asked at once where nothing is timed.
@@ -56,7 +56,7 @@ pub type Choices = Vec<(String, Option<String>)>;
 /// A file with labelled rows.
 #[derive(Clone, Debug)]
 pub struct Source {
-    pub path: PathBuf,
+    pub path: KeyedPath,
     /// What people call it.
     pub shown: String,
 }
@@ -237,8 +237,11 @@ impl Plan {
         super::member(service, project, &cascade.large).await?;
         let definition = serde_json::to_vec_pretty(&cascade).expect("a cascade is plain data: bug");
         let sha256 = hexadecimal(&Sha256::digest(&definition));
-        let staging = Staging::create(store.layout())?;
-        std::fs::write(staging.path().join(DEFINITION), &definition)
+        let staging = Staging::of(store, project)?;
+        staging
+            .place()
+            .join(DEFINITION)
+            .write(&definition)
             .map_err(|error| ServiceError::internal("writing a cascade failed", error))?;
         let now = Timestamp::now();
         let new = NewVersion {
@@ -376,11 +379,11 @@ async fn read_file(param: &'static str, source: Source) -> Result<Rows, ServiceE
             let message = format!("{param}: {shown} cannot be read: {error}");
             ServiceError::invalid(param, "unreadable_file", message)
         };
-        let bytes = std::fs::metadata(&source.path).map_err(found)?.len();
+        let bytes = source.path.n_bytes().map_err(found)?;
         if bytes > limits::CASCADE_FILE_BYTES_MAX {
             return Err(ServiceError::TooLarge { bytes_max: limits::CASCADE_FILE_BYTES_MAX });
         }
-        rows::read(param, &std::fs::read(&source.path).map_err(found)?, &shown)
+        rows::read(param, &source.path.read().map_err(found)?, &shown)
     };
     let read = tokio::task::spawn_blocking(work).await;
     read.map_err(|error| ServiceError::internal("reading rows broke off", error))?

@@ -15,18 +15,19 @@
 //! log-probabilities, which no mask changes. Sequences of a request share what they begin with: the text before all.
 
 use super::{Answer, Decision, Kind, Question, Request};
+use crate::explain::{self, Explained};
 use crate::generation::Speaker;
 use crate::guard::texts;
 use crate::meter::{Counts, Here, Share};
 use crate::{Content, Language, Payer, Service, ServiceError};
-use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, TokenMask};
+use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, Tenant, TokenMask};
 use lyceum_language::reasoning::{Begins, ReasoningFormat};
 use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -58,15 +59,26 @@ pub(super) async fn create(
     let mut questions = request.questions;
     guard(service, &payer.project, &mut questions).await?;
     let reader = language.clone();
+    let now = Timestamp::now().seconds();
     let read = move || {
-        let reader = Reader { language: &reader, context, text: &text };
+        let reader = Reader { language: &reader, context, text: &text, now };
         let asked = questions.iter().enumerate().map(|(i, question)| reader.read(i, question));
         let asked = asked.collect::<Result<Vec<Asked>, ServiceError>>()?;
-        Ok::<_, ServiceError>((questions, asked))
+        Ok::<_, ServiceError>((questions, asked, text))
     };
     let read = tokio::task::spawn_blocking(read).await;
-    let (questions, asked) =
+    let (questions, asked, text) =
         read.map_err(|error| ServiceError::internal("reading questions broke off", error))??;
+    let why = match &request.explain {
+        None => None,
+        Some(options) => {
+            let which = which(request.explained, questions.len())?;
+            let why = Why { text: &text, number: request.explained, now, options };
+            // What cannot be explained whatever the answer is, is refused before there is one.
+            let read = why.read(service, &language, (&questions[which], &asked[which]), 0)?;
+            Some((why, which, read.passes_most(options)))
+        }
+    };
     let mut decision = Decision {
         model: language.version.id(),
         answers: Vec::with_capacity(questions.len()),
@@ -76,14 +88,33 @@ pub(super) async fn create(
         promised: crate::robustness::Promised::default(),
         cascade: None,
     };
-    let here = Here(Some(service.ledger().open(payer, &language.version, most(&asked)).await?));
-    let likely = match score(service, &language, &asked, &here.share()).await {
-        Ok(likely) => likely,
+    let passes = why.as_ref().map_or(0, |(_, _, passes)| *passes);
+    if why.is_some() {
+        crate::rates::admit_passes()?;
+    }
+    let most = Counts { passes, ..most(&asked) };
+    let here = Here(Some(service.ledger().open(payer, &language.version, most).await?));
+    let share = here.share();
+    let whose = Whose { language: &language, tenant: payer.tenant() };
+    let work = async {
+        let likely = score(service, &whose, &asked, &share).await?;
+        let Some((why, which, _)) = &why else { return Ok((likely, None)) };
+        let before: usize = asked[..*which].iter().map(|asked| asked.labels.len()).sum();
+        let own = &likely[before..before + asked[*which].labels.len()];
+        let asked = (&questions[*which], &asked[*which]);
+        let read = why.read(service, &language, asked, answered(&questions[*which].kind, own))?;
+        let explained = explain::of_asked(service, &payer.project, &read, share.clone()).await?;
+        Ok((likely, Some(explained)))
+    };
+    let done: Result<(Vec<Scored>, Option<Explained>), ServiceError> = work.await;
+    let (likely, explanation) = match done {
+        Ok(done) => done,
         Err(error) => {
             here.fail(&error);
             return Err(error);
         }
     };
+    decision.explanation = explanation;
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
@@ -95,8 +126,62 @@ pub(super) async fn create(
         decision.cached_tokens += scored.first().map_or(0, |scored| scored.n_kept as u64);
     }
     let Decision { input_tokens, cached_tokens, .. } = decision;
-    here.finish(Counts { input_tokens, cached_tokens, ..Counts::default() });
+    let passes = share.tally().map_or(0, |tally| tally.counted().passes);
+    here.finish(Counts { input_tokens, cached_tokens, passes, ..Counts::default() });
     Ok(decision)
+}
+
+/// The question whose answer is explained.
+fn which(named: Option<usize>, n_questions: usize) -> Result<usize, ServiceError> {
+    let refuse =
+        |message: String| Err(ServiceError::invalid("explain.target", "unsupported_target", message));
+    match named {
+        Some(which) if which < n_questions => Ok(which),
+        Some(which) => refuse(format!("there is no question {which}: there are {n_questions}, from 0")),
+        None if n_questions == 1 => Ok(0),
+        None => refuse(format!(
+            "{n_questions} questions have {n_questions} answers: send target.question, the number of one, from 0"
+        )),
+    }
+}
+
+/// The label that is explained where none is named: what a predicate tells the probability of, or the likeliest.
+fn answered(kind: &Kind, scored: &[Scored]) -> usize {
+    match kind {
+        Kind::Predicate => 0,
+        _ => crate::predict::argmax(&scored.iter().map(|scored| scored.log).collect::<Vec<f64>>()),
+    }
+}
+
+/// Who wants to know why, of one of the questions.
+struct Why<'a> {
+    text: &'a str,
+    number: Option<usize>,
+    now: i64,
+    options: &'a explain::Options,
+}
+
+impl Why<'_> {
+    fn read(
+        &self,
+        service: &Service,
+        language: &Arc<Language>,
+        (question, asked): (&Question, &Asked),
+        answered: usize,
+    ) -> Result<explain::Read, ServiceError> {
+        let (_, names) = labels(&question.kind);
+        let question = explain::LanguageQuestion {
+            text: self.text,
+            tail: &tail(question, &names),
+            variables: &asked.variables,
+            now: self.now,
+            labels: &asked.labels,
+            names,
+            number: self.number,
+            answered,
+        };
+        explain::read_question(service, language.clone(), &question, self.options)
+    }
 }
 
 /// A language model reads what is asked as well. Labels are what it answers with, so they stay.
@@ -130,7 +215,7 @@ fn most(asked: &[Asked]) -> Counts {
 /// How likely each label of each question is, in their order.
 async fn score(
     service: &Service,
-    language: &Arc<Language>,
+    whose: &Whose<'_>,
     asked: &[Asked],
     share: &Share,
 ) -> Result<Vec<Scored>, ServiceError> {
@@ -145,7 +230,7 @@ async fn score(
     for window in labels.chunks(AT_ONCE) {
         // Dropped with what is under way when a client leaves.
         let start = |(prompt, label, reads): &(Arc<[u32]>, Vec<u32>, CountPrompt)| {
-            Scoring::start(service, language, (prompt, label), (share.clone(), *reads))
+            Scoring::start(service, whose, (prompt, label), (share.clone(), *reads))
         };
         let running: Vec<Scoring> = window.iter().map(start).collect::<Result<_, _>>()?;
         for scoring in running {
@@ -158,7 +243,6 @@ async fn score(
 fn refuse_what_needs_a_classifier(request: &Request) -> Result<(), ServiceError> {
     let promises = &request.promises;
     let asked = [
-        ("explain", request.explain.is_some()),
         ("certify", promises.certify.is_some()),
         ("prediction_set", promises.prediction_set.is_some()),
         ("ood", promises.ood != crate::robustness::OodAsked::No),
@@ -186,9 +270,17 @@ async fn of_texts(
     }
 }
 
+/// Who answers, and for whom.
+struct Whose<'a> {
+    language: &'a Arc<Language>,
+    tenant: Tenant,
+}
+
 /// A question as tokens.
 struct Asked {
     prompt: Arc<[u32]>,
+    /// What the template was told.
+    variables: Map<String, Value>,
     /// What follows the prompt, a label each, in the order of the question.
     labels: Vec<Vec<u32>>,
 }
@@ -198,6 +290,7 @@ struct Reader<'a> {
     language: &'a Language,
     context: usize,
     text: &'a str,
+    now: i64,
 }
 
 impl Reader<'_> {
@@ -212,7 +305,8 @@ impl Reader<'_> {
                 format!("the files of {id} have no chat template, through which questions are asked");
             return Err(ServiceError::invalid("model", "unsupported_model", message));
         };
-        let rendered = self.render(template, &message(self.text, question, &labels))?;
+        let (rendered, variables) =
+            self.render(template, &format!("{}{}", self.text, tail(question, &labels)))?;
         let tokenizer = &words.tokenizer;
         let encode = |text: &str| {
             let ids = tokenizer.encode(text, AddSpecial::No, Specials::Protected);
@@ -249,10 +343,14 @@ impl Reader<'_> {
             );
             return Err(ServiceError::invalid("input", "context_length_exceeded", message));
         }
-        Ok(Asked { prompt: prompt.into(), labels: follows })
+        Ok(Asked { prompt: prompt.into(), variables, labels: follows })
     }
 
-    fn render(&self, template: &ChatTemplate, message: &str) -> Result<String, ServiceError> {
+    fn render(
+        &self,
+        template: &ChatTemplate,
+        message: &str,
+    ) -> Result<(String, Map<String, Value>), ServiceError> {
         let refused = |error: lyceum_language::LanguageError| {
             ServiceError::invalid("input", "template_refused", error.to_string())
         };
@@ -264,8 +362,8 @@ impl Reader<'_> {
         let conversation = Conversation {
             messages: &messages,
             end: End::GenerationPrompt,
-            variables,
-            now: Timestamp::now().seconds(),
+            variables: variables.clone(),
+            now: self.now,
             guard: self.language.words.tokenizer.guarded(template.source()),
             ..Conversation::default()
         };
@@ -276,7 +374,7 @@ impl Reader<'_> {
             let message = format!("{id} thinks before it answers, and its template cannot be told not to");
             return Err(ServiceError::invalid("model", "unsupported_model", message));
         }
-        Ok(rendered)
+        Ok((rendered, variables))
     }
 }
 
@@ -304,15 +402,15 @@ fn check_labels(param: &str, labels: &[&str]) -> Result<(), ServiceError> {
     Ok(())
 }
 
-/// What the model is asked. The text stands first, so that all questions about it begin alike.
-fn message(text: &str, question: &Question, labels: &[&str]) -> String {
+/// What the model is asked, behind the text: that stands first, so that all questions about it begin alike.
+fn tail(question: &Question, labels: &[&str]) -> String {
     let how = match question.kind {
         Kind::Score(_) => {
             "Answer with exactly one of these levels, from the lowest to the highest, and nothing else:"
         }
         _ => "Answer with exactly one of these, and nothing else:",
     };
-    let mut message = format!("{text}\n\n{}\n\n{how}", question.instructions);
+    let mut message = format!("\n\n{}\n\n{how}", question.instructions);
     for (i, label) in labels.iter().enumerate() {
         message += &format!("\n- {label}");
         if let Some(Some(description)) = question.descriptions.get(i) {
@@ -352,7 +450,7 @@ impl Drop for Scoring {
 impl Scoring {
     fn start(
         service: &Service,
-        language: &Arc<Language>,
+        whose: &Whose<'_>,
         (prompt, label): (&Arc<[u32]>, &[u32]),
         (share, reads): (Share, CountPrompt),
     ) -> Result<Self, ServiceError> {
@@ -367,14 +465,17 @@ impl Scoring {
             }
         });
         let forced = Forced { label: label.to_vec(), at: 0 };
+        let speaker = Speaker::Language(whose.language.clone());
         let sequence = GenerateRequest {
-            never_tokens: Speaker::Language(language.clone()).never(),
+            adapter: speaker.adapter(),
+            tenant: whose.tenant,
+            never_tokens: speaker.never(),
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
             kept: Some(kept.clone()),
             metered,
             cancelled: Some(cancelled.clone()),
-            ..GenerateRequest::new(language.model.clone(), prompt.to_vec(), label.len(), sink)
+            ..GenerateRequest::new(speaker.model().clone(), prompt.to_vec(), label.len(), sink)
         };
         service.engine().generate(sequence).map_err(crate::refused)?;
         Ok(Scoring { receiver, kept, cancelled })

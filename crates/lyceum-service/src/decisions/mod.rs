@@ -24,6 +24,8 @@ pub struct Request {
     pub questions: Vec<Question>,
     /// Also say why.
     pub explain: Option<explain::Options>,
+    /// Of several questions to a language model, the one whose answer is explained.
+    pub explained: Option<usize>,
     pub promises: Promises,
 }
 
@@ -95,6 +97,10 @@ pub async fn create(
         None => texts::plain(service, project, texts::of_content("input", &mut request.input)).await?,
     }
     let version = lyceum_store::models::shares::ask(service.store(), project, &request.model).await?;
+    if request.explained.is_some() && !crate::language::is_imported(&version) {
+        let message = "one pass answers all questions about the labels of this model: leave question out";
+        return Err(ServiceError::invalid("explain.target", "unsupported_target", message));
+    }
     if crate::cascades::is_cascade(&version) {
         return crate::cascades::decide::create(service, payer, request).await;
     }

@@ -5,7 +5,7 @@
 //! row through one checkpoint, forward and back; sixteen are one turn on the device.
 
 use super::device::{CancelOnDrop, EngineDevice};
-use super::{BaselineChoice, Options, Usage, parts};
+use super::{BaselineChoice, Options, TargetShown, Usage, parts};
 use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{Service, ServiceError, predict};
@@ -13,7 +13,8 @@ use lyceum_explain::ExplainError;
 use lyceum_explain::influence::{gradient, product};
 use lyceum_models::batch::{Batch, Target};
 use lyceum_models::prepare::OutputPreparation;
-use lyceum_store::jobs;
+use lyceum_store::vault;
+use lyceum_store::{data_files, jobs};
 use lyceum_train::checkpoint::{self, Kept};
 use lyceum_train::data::{self, Dataset};
 use lyceum_types::control::Control;
@@ -31,7 +32,7 @@ const TURN: usize = 16;
 #[derive(Clone, Debug, PartialEq)]
 pub struct InfluenceShown {
     /// The answer whose loss it is about.
-    pub label: String,
+    pub target: TargetShown,
     /// The file as the spec names it.
     pub file: String,
     pub n_rows: usize,
@@ -48,7 +49,7 @@ pub struct InfluenceShown {
 pub struct RowShown {
     /// From 0, in the file's order.
     pub row: u64,
-    /// What the file says that it is.
+    /// What the file says that it is: a label, or the beginning of what is answered.
     pub label: String,
     pub influence: f64,
 }
@@ -114,7 +115,7 @@ pub(super) async fn follow(
 }
 
 /// The loss has no features: what chooses them has no meaning here.
-fn refuse_settings(options: &Options) -> Result<(), ServiceError> {
+pub(super) fn refuse_settings(options: &Options) -> Result<(), ServiceError> {
     let given = [
         ("granularity", options.granularity.is_some()),
         ("quantity", options.quantity.is_some()),
@@ -174,10 +175,11 @@ async fn load(
     let job = jobs::find(service.store(), project, &id).await?;
     let plan: Plan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
-    let dir = service.store().layout().checkpoints_dir(&id);
+    let dir = vault::job_folder(service.store(), project, &id)?.join("checkpoints");
+    let files = data_files::folder(service.store(), project, &plan.base_dir)?;
     let (resident, control) = (resident.clone(), control.clone());
     let work = move || {
-        let loaded = data::load(&plan.spec, &plan.base_dir, &control)
+        let loaded = data::load(&plan.spec, &files, &control)
             .map_err(|error| changed(format!("the rows of job {id} cannot be read again: {error}")))?;
         let of = |files: &[lyceum_types::manifest::DataFile]| {
             let train = files.iter().filter(|file| file.role == "train");
@@ -235,9 +237,7 @@ fn sum(
 }
 
 fn shown(rows: &Rows, sums: &[f64], names: &[String], label: String, usage: Usage) -> InfluenceShown {
-    let mut order: Vec<usize> = (0..sums.len()).collect();
-    order.sort_by(|&a, &b| sums[b].total_cmp(&sums[a]));
-    let row = |&i: &usize| {
+    let row = |i: usize| {
         let mut batch = rows.train.new_batch();
         rows.train.fill(&[i], &mut batch);
         let class = match batch.target {
@@ -247,15 +247,23 @@ fn shown(rows: &Rows, sums: &[f64], names: &[String], label: String, usage: Usag
         let label = class.and_then(|class| names.get(class)).cloned().unwrap_or_default();
         RowShown { row: rows.train.row_ids()[i], label, influence: sums[i] }
     };
-    let helped = order.iter().filter(|&&i| sums[i] > 0.0).take(limits::INFLUENCE_ROWS).map(row).collect();
-    let against = order.iter().rev().filter(|&&i| sums[i] < 0.0);
+    let (helped, hindered) = strongest(sums, row);
     InfluenceShown {
-        label,
+        target: TargetShown::Label { label, not: None, step: None },
         file: rows.file.clone(),
         n_rows: rows.train.len(),
         checkpoints: rows.checkpoints.iter().map(|kept| (kept.step, kept.lr)).collect(),
         helped,
-        hindered: against.take(limits::INFLUENCE_ROWS).map(row).collect(),
+        hindered,
         usage,
     }
+}
+
+/// The rows that lowered a loss most, and those that raised it most.
+pub(super) fn strongest(sums: &[f64], row: impl Fn(usize) -> RowShown) -> (Vec<RowShown>, Vec<RowShown>) {
+    let mut order: Vec<usize> = (0..sums.len()).collect();
+    order.sort_by(|&a, &b| sums[b].total_cmp(&sums[a]));
+    let helped = order.iter().filter(|&&i| sums[i] > 0.0).take(limits::INFLUENCE_ROWS).map(|&i| row(i));
+    let against = order.iter().rev().filter(|&&i| sums[i] < 0.0);
+    (helped.collect(), against.take(limits::INFLUENCE_ROWS).map(|&i| row(i)).collect())
 }

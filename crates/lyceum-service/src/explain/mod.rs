@@ -21,7 +21,8 @@ pub use counterfactual::{Change, Changed, Counterfactual, Wish};
 pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
-pub use language::{CONTEXTCITE, DIRECT_LOGIT};
+pub(crate) use language::{Asked as Read, Question as LanguageQuestion, read_question};
+pub use language::{CONTEXTCITE, DIRECT_LOGIT, Frame};
 pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,
@@ -152,19 +153,55 @@ pub(crate) async fn of_language(
     (what, options): (&What, &Options),
 ) -> Result<Explained, ServiceError> {
     let project = &payer.project;
+    if options.method == MethodChoice::Tracin {
+        return of_lines(service, payer, language, (what, options)).await;
+    }
     let asked = language::read(service, language, what, options)?;
     let version = &asked.language().version;
     rates::admit_passes()?;
     let most = Counts { passes: asked.passes_most(options), ..Counts::default() };
+    let work = async |share: Share| of_asked(service, project, &asked, share).await;
+    metered(service.ledger(), &payer.explaining(), version, most, work).await
+}
+
+/// [`of_language`] by the lines that a fine-tuning learnt.
+async fn of_lines(
+    service: &Service,
+    payer: &Payer,
+    language: Arc<Language>,
+    (what, options): (&What, &Options),
+) -> Result<Explained, ServiceError> {
+    let project = &payer.project;
+    let asked = language::rows::read(service, language, what, options)?;
+    let version = &asked.language().version;
+    rates::admit_passes()?;
+    let most = Counts { passes: passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
-        let place = service.explaining.try_acquire_many(asked.places());
+        let place = service.explaining.try_acquire();
         let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
-        share.each_pass_reads(asked.n_tokens());
-        language::explain(service, project, &asked, share).await
+        language::rows::follow(service, project, &asked, share).await
     };
     let payer = &payer.explaining();
-    let answer = metered(service.ledger(), payer, version, most, work).await?;
-    let explained = explained(version, answer);
+    let found = metered(service.ledger(), payer, version, most, work).await?;
+    let explained = explained(version, Answer::Influence(found));
+    if service.retention(project).await? == Retention::Kept {
+        keep(service, project, &explained);
+    }
+    Ok(explained)
+}
+
+/// Explains what was read, and keeps it for [`find`].
+pub(crate) async fn of_asked(
+    service: &Service,
+    project: &Project,
+    asked: &language::Asked,
+    share: Share,
+) -> Result<Explained, ServiceError> {
+    let place = service.explaining.try_acquire_many(asked.places());
+    let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+    share.each_pass_reads(asked.n_tokens());
+    let answer = language::explain(service, project, asked, share).await?;
+    let explained = explained(&asked.language().version, answer);
     if service.retention(project).await? == Retention::Kept {
         keep(service, project, &explained);
     }
@@ -213,7 +250,11 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
         let language = service.language(project, &request.model).await?;
-        language::read(service, language, &request.what, &request.options)?;
+        if request.options.method == MethodChoice::Tracin {
+            language::rows::read(service, language, &request.what, &request.options)?;
+        } else {
+            language::read(service, language, &request.what, &request.options)?;
+        }
         return Ok(version);
     }
     let resident = service.resident(project, &request.model).await?;
@@ -354,7 +395,8 @@ pub async fn methods(
 ) -> Result<(Version, Vec<MethodInfo>), ServiceError> {
     let version = service.resolve(project, model).await?;
     if crate::language::is_imported(&version) {
-        return Ok((version, language::methods()));
+        let language = service.language(project, model).await?;
+        return Ok((version, language::methods(service, &language)));
     }
     let resident = service.resident(project, model).await?;
     let infos = Method::all().into_iter().map(|method| {
@@ -362,12 +404,7 @@ pub async fn methods(
         method.info(refusal)
     });
     let mut infos: Vec<MethodInfo> = infos.collect();
-    infos.push(MethodInfo {
-        name: TRACIN,
-        exact: false,
-        passes: "checkpoints × (training rows + 1)",
-        refusal: influence::refusal(service, &resident),
-    });
+    infos.push(language::rows::info(influence::refusal(service, &resident)));
     infos.push(language::cite_info(Some(options::CITES.into())));
     infos.push(language::logit_info(Some(options::LOGITS.into())));
     Ok((version, infos))

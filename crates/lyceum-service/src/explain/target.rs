@@ -18,6 +18,12 @@ pub enum TargetShown {
         not: Option<String>,
         step: Option<usize>,
     },
+    /// A label of a question that a language model was asked; its number, where there were several.
+    Choice {
+        question: Option<usize>,
+        label: String,
+        not: Option<String>,
+    },
     Output {
         output: String,
     },

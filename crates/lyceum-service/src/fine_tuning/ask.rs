@@ -208,7 +208,7 @@ async fn train_body(
             (_, Some(given)) => drop(data.insert(part.into(), given.into())),
             (Some(Value::String(said)), None) => {
                 let path = files::open(service.store(), project, &param, &said).await?;
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let name = path.path().file_name().unwrap_or_default().to_string_lossy();
                 data.insert(part.into(), format!("{said}/{name}").into());
             }
             (Some(_), None) => {

@@ -2,19 +2,16 @@
 //!
 //! The log only grows, so a line's place in it is its name: an event keeps its id while more come.
 
-use super::{Training, find, log_path};
+use super::{Training, find, log};
 use crate::{Service, ServiceError};
-use lyceum_store::Layout;
 use lyceum_store::jobs::State;
 use lyceum_store::models;
+use lyceum_store::vault::{self, KeyedPath};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
 
 /// The bytes at a log's end that tell how far its job is.
 const TAIL_BYTES: u64 = 16 << 10;
@@ -158,7 +155,7 @@ impl Followed {
 
 /// Every event since `from`, oldest first.
 async fn all(service: &Service, training: Training, from: Option<Mark>) -> Result<Vec<Event>, ServiceError> {
-    let path = log_path(service.store().layout(), &training.job.id);
+    let path = log(service, &training.job)?;
     let work = move || {
         let start = match from {
             Some(Mark::Logged(at)) => at,
@@ -176,32 +173,15 @@ async fn all(service: &Service, training: Training, from: Option<Mark>) -> Resul
 
 /// The lines of a log that begin at `start` or later, each with its place; of a very long one the newest. What is only
 /// half written is left for later.
-fn lines(path: &Path, start: u64) -> Result<Vec<(u64, Value)>, ServiceError> {
-    let broken = |error| ServiceError::internal("reading the log of a job", error);
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(broken(error)),
-    };
-    let end = file.metadata().map_err(broken)?.len();
-    let start = start.max(end.saturating_sub(limits::EVENTS_READ_BYTES_MAX));
-    if start >= end {
-        return Ok(Vec::new());
+fn lines(path: &KeyedPath, start: u64) -> Result<Vec<(u64, Value)>, ServiceError> {
+    match vault::lines::read(path, start, limits::EVENTS_READ_BYTES_MAX) {
+        Ok(lines) => Ok(lines
+            .into_iter()
+            .filter_map(|(at, line)| Some((at, serde_json::from_str(&line).ok()?)))
+            .collect()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(ServiceError::internal("reading the log of a job", error)),
     }
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(start)).map_err(broken)?;
-    file.take(end - start).read_to_end(&mut bytes).map_err(broken)?;
-    let mut at = start;
-    let mut found = Vec::new();
-    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-        if line.ends_with(b"\n")
-            && let Ok(value) = serde_json::from_slice(line)
-        {
-            found.push((at, value));
-        }
-        at += line.len() as u64;
-    }
-    Ok(found)
 }
 
 /// That it was asked for, and what will be done.
@@ -321,10 +301,9 @@ fn ended(training: &Training) -> Option<Event> {
 }
 
 /// When a running job will have taken its last step, as its last line says.
-pub(super) fn estimated_finish(layout: &Layout, id: &JobId) -> Option<Timestamp> {
-    let path = log_path(layout, id);
-    let start = std::fs::metadata(&path).ok()?.len().saturating_sub(TAIL_BYTES);
-    let lines = lines(&path, start).ok()?;
+pub(super) fn estimated_finish(path: &KeyedPath) -> Option<Timestamp> {
+    let start = std::fs::metadata(path.lies()).ok()?.len().saturating_sub(TAIL_BYTES);
+    let lines = lines(path, start).ok()?;
     let line = lines.iter().rev().map(|(_, line)| line).find(|line| line["event"] == "progress")?;
     let left = std::time::Duration::try_from_secs_f64(line["eta_s"].as_f64()?).ok()?;
     Some(Timestamp::from_millis(line["time"].as_i64()?).plus(left))
@@ -366,7 +345,7 @@ pub async fn checkpoints(
             served.insert(step, (name.to_owned(), version.created_at));
         }
     }
-    let path = log_path(service.store().layout(), &job);
+    let path = log(service, &training.job)?;
     let lines = super::blocking(move || lines(&path, 0)).await?;
     let mut found: Vec<Checkpoint> = served
         .into_iter()

@@ -15,10 +15,11 @@ pub use lyceum_store::ledger::Bill;
 use crate::meter::{Counts, Payer};
 use crate::{Service, ServiceError, files};
 use ask::Document;
-use lyceum_store::StoreError;
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, NewJob};
 use lyceum_store::ledger::bills;
+use lyceum_store::vault::{self, KeyedPath};
+use lyceum_store::{StoreError, data_files};
 use lyceum_train::chat::{self, Words};
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
@@ -116,15 +117,15 @@ pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Traini
     };
     let folder = std::path::absolute(service.store().layout().data_files())
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
+    let files = data_files::folder(service.store(), project, &folder)?;
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
     let Queued { spec, name, priced, asked } = match document {
-        Document::Tune(tune) => judged(service, project, &ask, *tune, folder).await?,
+        Document::Tune(tune) => judged(service, project, &ask, *tune, (folder, files)).await?,
         Document::Train(spec) => {
             let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
             let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
             let (plan, quote, planned) = blocking(move || {
-                let loaded =
-                    lyceum_train::data::load(&plan.spec, &plan.base_dir, &control).map_err(wrong_data)?;
+                let loaded = lyceum_train::data::load(&plan.spec, &files, &control).map_err(wrong_data)?;
                 let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
                 let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
@@ -168,7 +169,7 @@ struct Queued {
 /// The path of a file below the folder of all files.
 async fn place(service: &Service, project: &Project, param: &str, id: &str) -> Result<String, ServiceError> {
     let path = files::open(service.store(), project, param, id).await?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = path.path().file_name().unwrap_or_default().to_string_lossy();
     Ok(format!("{id}/{name}"))
 }
 
@@ -178,7 +179,7 @@ async fn judged(
     project: &Project,
     ask: &Ask,
     tune: TuneSpec,
-    folder: PathBuf,
+    (folder, files): (PathBuf, KeyedPath),
 ) -> Result<Queued, ServiceError> {
     let reference = tune.base.parse().map_err(StoreError::from)?;
     let language = service.language(project, &reference).await?;
@@ -219,7 +220,7 @@ async fn judged(
             now: plan.created,
         };
         let context = language.manifest.context as usize;
-        let chats = chat::load(&plan.tune, words, context, &plan.base_dir, &control).map_err(wrong_data)?;
+        let chats = chat::load(&plan.tune, words, context, &files, &control).map_err(wrong_data)?;
         let train = plan.tune.resolve(chats.train.len());
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
@@ -306,7 +307,7 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         false => model.to_owned(),
     });
     let estimated_finish = match state {
-        State::Running => events::estimated_finish(layout, &job.id),
+        State::Running => events::estimated_finish(&log(service, &job)?),
         _ => None,
     };
     let trained_tokens = outcome["trained_tokens"].as_u64();
@@ -444,8 +445,8 @@ fn tuned_name(
 }
 
 /// The log of a job.
-fn log_path(layout: &lyceum_store::Layout, id: &JobId) -> PathBuf {
-    layout.job_dir(id).join("log.jsonl")
+fn log(service: &Service, job: &Job) -> Result<KeyedPath, ServiceError> {
+    Ok(vault::job_folder(service.store(), &job.project, &job.id)?.join("log.jsonl"))
 }
 
 /// Whether a path leads nowhere but below the folder of files: what a document names must be an id.

@@ -4,6 +4,7 @@
 use super::speaker::{Speaker, SpeakerStream};
 use super::{Alternative, Finish, Likely, Options, PromptToken, Token};
 use crate::ServiceError;
+use crate::drift::language::Answer;
 use crate::stops::{Found, StopFinder};
 use lyceum_engine::TokenEvent;
 use std::collections::VecDeque;
@@ -34,6 +35,9 @@ pub(super) struct Choice {
     /// Characters decoded so far, the held ones too.
     n_decoded: usize,
     tokens: VecDeque<Token>,
+    /// Tokens that were made, those of them with a probability, and the sums of its negative logarithm and of the entropy.
+    n_made: u64,
+    scored: (u64, [f64; 2]),
 }
 
 impl Drop for Choice {
@@ -57,7 +61,27 @@ impl Choice {
             n_certain: 0,
             n_decoded: 0,
             tokens: VecDeque::new(),
+            n_made: 0,
+            scored: (0, [0.0; 2]),
         }
+    }
+
+    /// Counts a token that was made.
+    pub fn score(&mut self, event: &TokenEvent) {
+        self.n_made += 1;
+        if let Some(logprobs) = &event.logprobs {
+            let (n, [surprise, entropy]) = &mut self.scored;
+            *n += 1;
+            *surprise -= f64::from(logprobs.chosen);
+            *entropy += f64::from(logprobs.entropy);
+        }
+    }
+
+    /// What the answer was like, now that it is over.
+    pub fn was_like(&self, prompt_tokens: u64, finish: Finish) -> Answer {
+        let (n, sums) = self.scored;
+        let sureness = (n > 0).then(|| sums.map(|sum| sum / n as f64));
+        Answer { prompt_tokens, tokens: self.n_made, finish: finish.as_str(), sureness }
     }
 
     /// Takes a token in; a finish where a stop text is complete.

@@ -11,6 +11,7 @@ pub(crate) mod speaker;
 
 pub(crate) use speaker::Speaker;
 
+use crate::drift::language::Watcher;
 use crate::meter::{Counts, Here, Share};
 use crate::rates::Reserved;
 use crate::{Payer, Service, ServiceError};
@@ -81,7 +82,7 @@ impl Admitted<'_> {
 }
 
 /// The key under which the engine knows a project: whose work it is, without a name.
-fn tenant(project: &Project) -> Tenant {
+pub(crate) fn tenant(project: &Project) -> Tenant {
     let mut hash = Sha256::new();
     // With its length, so that no two projects run into one text.
     hash.update((project.tenant.len() as u64).to_le_bytes());
@@ -110,6 +111,8 @@ pub(crate) struct Options {
     pub logprobs: Option<usize>,
     pub echo: bool,
     pub prompt_logprobs: Option<usize>,
+    /// Log-probabilities are wanted for the counts of drift, also where nobody else wants them.
+    pub is_scored: bool,
 }
 
 /// A prompt as the engine takes it.
@@ -216,10 +219,15 @@ pub(crate) async fn start(
 ) -> Result<Running, ServiceError> {
     let guard = admitted.service.ledger().open(payer, speaker.version(), most(&prompts, options)).await?;
     let here = Here(Some(guard));
-    let options = &Options { in_background: options.in_background || payer.is_batch(), ..options.clone() };
+    let watcher = Watcher::of(admitted.service, payer, speaker.version());
+    let options = &Options {
+        in_background: options.in_background || payer.is_batch(),
+        is_scored: watcher.as_ref().is_some_and(Watcher::scores_next),
+        ..options.clone()
+    };
     let mut running = begin(admitted, speaker, (prompts, options), mask, here.share());
     match &mut running {
-        Ok(running) => running.guard = here,
+        Ok(running) => (running.guard, running.watcher) = (here, watcher),
         Err(error) => here.fail(error),
     }
     running
@@ -287,7 +295,7 @@ fn begin(
                 end_tokens: end_tokens.clone(),
                 never_tokens: speaker.never(),
                 sampling: sampling(&speaker, &options.sampling, base_seed.wrapping_add(i as u64)),
-                logprobs: options.logprobs,
+                logprobs: options.logprobs.or(options.is_scored.then_some(0)),
                 echo: options.echo,
                 prompt_logprobs: options.prompt_logprobs,
                 mask: mask.map(|mask| mask()).transpose()?,
@@ -326,6 +334,7 @@ fn begin(
         receiver,
         deadline: Instant::now() + timeout,
         guard: Here(None),
+        watcher: None,
     })
 }
 
@@ -439,6 +448,8 @@ pub struct Running {
     deadline: Instant,
     /// Settled when all choices are finished; left when this is dropped before.
     guard: Here,
+    /// Counts what answers are like.
+    watcher: Option<Watcher>,
 }
 
 impl Running {
@@ -467,6 +478,11 @@ impl Running {
     /// The seed of the first choice, asked for or drawn.
     pub(crate) fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// Counts that the guard ended the answer.
+    pub(crate) fn stopped(&self, error: &ServiceError) {
+        self.watcher.iter().for_each(|watcher| watcher.failed(error));
     }
 
     /// What the model's files recommend.
@@ -528,6 +544,7 @@ impl Running {
                 None
             }
             Event::Token(token) => {
+                choice.score(&token);
                 self.usage.completion_tokens += 1;
                 if let Some(reserved) = &mut self.reserved {
                     reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
@@ -547,6 +564,10 @@ impl Running {
         if finish.is_some() {
             choice.is_over.store(true, Ordering::Relaxed);
             self.n_open -= 1;
+            if let (Some(watcher), Some(finish)) = (&self.watcher, finish) {
+                let prompt_tokens = self.prompt_ids[index].len() as u64;
+                watcher.answered(choice.was_like(prompt_tokens, finish));
+            }
         }
         let (text, tokens) = choice.take_ready(finish.is_some());
         if text.is_empty() && tokens.is_empty() && finish.is_none() {

@@ -49,7 +49,8 @@ pub(crate) async fn refuse(
     payer: &Payer,
     said: impl FnOnce() -> Vec<Said>,
 ) -> Result<(), ServiceError> {
-    let policy = service.standing(&payer.project).await?.guard.clone();
+    let standing = service.standing(&payer.project).await?;
+    let policy = super::holding(&standing.guard).into_owned();
     if policy.is_off_for_attacks() {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_store::Store;
 use lyceum_store::files::Staging;
 use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelName, ModelRef, Project};
@@ -37,7 +38,7 @@ pub fn is_importable(path: &Path) -> bool {
             ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| path.join(f).exists());
         return !is_whole && (path.join(DESCRIPTION).is_file() || path.join(GGUF).is_file());
     }
-    let header = open::weights(path).ok().and_then(|file| Checkpoint::gguf(file).ok());
+    let header = open::weights(&path.into()).ok().and_then(|file| Checkpoint::gguf(file).ok());
     let says = header.and_then(|(_, header)| Some(header.value("general.type")?.as_str()? == "adapter"));
     says.unwrap_or(false)
 }
@@ -111,7 +112,7 @@ pub async fn import(
     let work = move || -> Result<_, ImportError> {
         let copied = copy(&path, &dir, &cancel)?;
         let config = open::description(&base_dir)?;
-        let adapter = open(&dir, &config, &cancel)?;
+        let adapter = open(dir.as_path(), &config, &cancel)?;
         Ok((copied, adapter))
     };
     let (copied, adapter) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
@@ -139,7 +140,7 @@ pub async fn import(
         n_parameters,
         quant: None,
         context: of_base.context,
-        licence: open::licence_of_readme(staging.path()).or(request.licence),
+        licence: open::licence_of_readme(&staging.place()).or(request.licence),
         files: copied.files,
         base: Some(Base { model: base.id(), sha256: base.sha256.clone() }),
         tuned: None,
@@ -182,14 +183,19 @@ fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError
 }
 
 /// Opens an adapter's folder for a base of this description.
-pub(super) fn open(dir: &Path, base: &Config, control: &Control) -> Result<Adapter, OpenError> {
+pub(super) fn open(
+    dir: impl Into<KeyedPath>,
+    base: &Config,
+    control: &Control,
+) -> Result<Adapter, OpenError> {
+    let dir = dir.into();
     let gguf = dir.join(GGUF);
     if gguf.is_file() {
         let (checkpoint, header) = Checkpoint::gguf(open::weights(&gguf)?)?;
         return Ok(Adapter::from_gguf(checkpoint, &header, base, control)?);
     }
     let missing =
-        |name: &str| OpenError::File { path: dir.to_owned(), problem: format!("there is no {name}") };
+        |name: &str| OpenError::File { path: dir.path().to_owned(), problem: format!("there is no {name}") };
     let description = open::json(&dir.join(DESCRIPTION))?.ok_or_else(|| missing(DESCRIPTION))?;
     let weights = dir.join(WEIGHTS);
     if !weights.is_file() {

@@ -6,6 +6,7 @@
 use super::open::{self, GGUF, Layout, OpenError, Opened};
 use lyceum_store::files::Staging;
 use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
@@ -86,7 +87,7 @@ pub async fn import(
         (request.path.clone(), request.layout, staging.path().to_owned(), control.clone());
     let work = move || -> Result<_, ImportError> {
         let files = copy(&path, &dir, &control)?;
-        let opened = open::folder(&dir, layout, &control)?;
+        let opened = open::folder(dir.as_path(), layout, &control)?;
         Ok((files, opened))
     };
     let (copied, opened) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
@@ -159,9 +160,10 @@ fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError
         }
     }
     let (mut hashes, mut weights_bytes) = (Vec::new(), 0);
-    for path in open::weight_files(from)? {
+    for path in open::weight_files(&from.into())? {
+        let path = path.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let (sha256, bytes) = copy_file(&path, &to.join(&name), control)?;
+        let (sha256, bytes) = copy_file(path, &to.join(&name), control)?;
         weights_bytes += bytes;
         files.insert(name, sha256.clone());
         hashes.push(sha256);
@@ -202,8 +204,9 @@ pub(super) fn copy_file(from: &Path, to: &Path, control: &Control) -> Result<(St
 }
 
 /// The sha256 of a file.
-pub fn hash_of(path: &Path) -> io::Result<String> {
-    let (mut file, mut hash, mut buffer) = (File::open(path)?, Sha256::new(), vec![0; 4 << 20]);
+pub fn hash_of(path: impl Into<KeyedPath>) -> io::Result<String> {
+    let contents = path.into().open()?;
+    let (mut file, mut hash, mut buffer) = (contents.reader(), Sha256::new(), vec![0; 4 << 20]);
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {

@@ -21,7 +21,7 @@ pub fn gguf(language: &Language, kind: Stored, target: &Path) -> Result<(), Open
     if !path.is_file() {
         let problem =
             "the base is no GGUF file, so there is none to put the adapter into; export as safetensors";
-        return Err(OpenError::File { path: added.base.dir.clone(), problem: problem.into() });
+        return Err(OpenError::File { path: added.base.dir.path().to_owned(), problem: problem.into() });
     }
     let (checkpoint, header) = Checkpoint::gguf(open::weights(&path)?)?;
     let target = target.join(GGUF);
@@ -41,7 +41,7 @@ pub fn safetensors(language: &Language, target: &Path) -> Result<(), OpenError> 
     let from = &added.base.dir;
     if !from.join("config.json").is_file() {
         let problem = "the base is no model in Hugging Face's layout; export as gguf";
-        return Err(OpenError::File { path: from.clone(), problem: problem.into() });
+        return Err(OpenError::File { path: from.path().to_owned(), problem: problem.into() });
     }
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -53,7 +53,8 @@ pub fn safetensors(language: &Language, target: &Path) -> Result<(), OpenError> 
         if path.is_file() {
             let folder = to.parent().unwrap_or(target);
             std::fs::create_dir_all(folder).map_err(failed(folder))?;
-            std::fs::copy(&path, &to).map_err(failed(&to))?;
+            let content = path.read().map_err(failed(path.path()))?;
+            std::fs::write(&to, content).map_err(failed(&to))?;
         }
     }
     let merged = language.model.merged(&added.adapter, Some(Stored::F32))?;
@@ -64,7 +65,7 @@ pub fn safetensors(language: &Language, target: &Path) -> Result<(), OpenError> 
 
 fn added(language: &Language) -> Result<&Added, OpenError> {
     language.added.as_ref().ok_or_else(|| OpenError::File {
-        path: language.version.dir.clone(),
+        path: language.version.dir.path().to_owned(),
         problem: "it is no adapter, so there is nothing to merge; leave --format out".into(),
     })
 }

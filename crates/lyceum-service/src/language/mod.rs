@@ -20,11 +20,11 @@ use lyceum_models::Model;
 use lyceum_models::causal_lm::Adapter;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::Version;
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest};
 use lyceum_types::spec::ModelSpec;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// An imported version in memory. An adapter has its base's model and words.
@@ -106,11 +106,12 @@ impl Language {
     /// # Errors
     /// Files that do not belong to the manifest or the base.
     pub fn unpublished(
-        dir: &Path,
+        dir: impl Into<KeyedPath>,
         manifest: ImportedManifest,
         base: &Language,
     ) -> Result<Self, ServiceError> {
-        let version = Version { dir: dir.to_owned(), number: 0, ..base.version.clone() };
+        let dir = dir.into();
+        let version = Version { dir: dir.clone(), number: 0, ..base.version.clone() };
         let damaged = |source: Why| ServiceError::Damaged { id: manifest.name.clone(), source };
         let control = Control::new();
         if manifest.kind == ImportedKind::Adapter {
@@ -216,7 +217,7 @@ type Why = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) fn read_manifest(version: &Version) -> Result<ImportedManifest, ServiceError> {
     let damaged = |source: Why| ServiceError::Damaged { id: version.id(), source };
     let path = version.dir.join(MANIFEST);
-    let text = std::fs::read(&path).map_err(|error| {
+    let text = path.read().map_err(|error| {
         ServiceError::internal("reading a model failed", format!("{}: {error}", path.display()))
     })?;
     lyceum_store::models::check_manifest(&version.dir, &text).map_err(|error| damaged(error.into()))?;

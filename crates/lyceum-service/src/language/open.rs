@@ -11,13 +11,13 @@ use lyceum_models::{LoadError, Model};
 use lyceum_nn::NnError;
 use lyceum_nn::checkpoint::{Checkpoint, ReadAt};
 use lyceum_nn::gguf::{GgufError, Header, Value as Meta};
+use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_types::control::Control;
 use lyceum_types::manifest::ImportedKind;
 use lyceum_types::short::short;
 use serde_json::{Map, Value};
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// The one weight file of a version that came as GGUF.
@@ -73,13 +73,15 @@ pub struct Opened {
 }
 
 /// Opens a version's folder: [`GGUF`], or `config.json` beside safetensors.
-pub fn folder(dir: &Path, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
+pub fn folder(dir: impl Into<KeyedPath>, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
+    let dir = dir.into();
     let file = dir.join(GGUF);
-    if file.is_file() { gguf(&file, layout, control) } else { hugging_face(dir, layout, control) }
+    if file.is_file() { gguf(&file, layout, control) } else { hugging_face(&dir, layout, control) }
 }
 
 /// Opens a GGUF file.
-pub fn gguf(path: &Path, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
+pub fn gguf(path: impl Into<KeyedPath>, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
+    let path = &path.into();
     let (checkpoint, header) = Checkpoint::gguf(weights(path)?)?;
     let source = Source::Gguf { header: &header };
     let loaded = causal_lm::load(checkpoint, source, layout.quant, layout.context, control)?;
@@ -93,9 +95,9 @@ pub fn gguf(path: &Path, layout: Layout, control: &Control) -> Result<Opened, Op
 }
 
 /// Opens a folder in Hugging Face's layout.
-pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
+fn hugging_face(dir: &KeyedPath, layout: Layout, control: &Control) -> Result<Opened, OpenError> {
     let config = json(&dir.join("config.json"))?.ok_or_else(|| OpenError::File {
-        path: dir.to_owned(),
+        path: dir.path().to_owned(),
         problem: "there is no config.json, so it is no model in Hugging Face's layout".into(),
     })?;
     let files = weight_files(dir)?;
@@ -128,21 +130,42 @@ pub fn hugging_face(dir: &Path, layout: Layout, control: &Control) -> Result<Ope
     Ok(Opened { model, words, kind, format: "safetensors", family, licence, notes })
 }
 
+/// The types that the matrices of a folder's files have.
+pub(crate) fn kinds_of_matrices(dir: &KeyedPath) -> Result<Vec<Stored>, OpenError> {
+    let file = dir.join(GGUF);
+    let checkpoint = if file.is_file() {
+        Checkpoint::gguf(weights(&file)?)?.0
+    } else {
+        let files = weight_files(dir)?;
+        Checkpoint::safetensors(files.iter().map(|file| weights(file)).collect::<Result<_, _>>()?)?
+    };
+    let matrices = checkpoint.names().filter_map(|name| checkpoint.find(name)).filter(|t| t.dims.len() == 2);
+    let mut kinds = Vec::new();
+    for tensor in matrices {
+        if !kinds.contains(&tensor.kind) {
+            kinds.push(tensor.kind);
+        }
+    }
+    Ok(kinds)
+}
+
 /// What the language model of a folder is; its weights are not read.
-pub(super) fn description(dir: &Path) -> Result<causal_lm::Config, OpenError> {
+pub(super) fn description(dir: &KeyedPath) -> Result<causal_lm::Config, OpenError> {
     let file = dir.join(GGUF);
     if file.is_file() {
         let (checkpoint, header) = Checkpoint::gguf(weights(&file)?)?;
         return Ok(causal_lm::describe(&checkpoint, &Source::Gguf { header: &header })?);
     }
     let path = dir.join("config.json");
-    let config = json(&path)?.ok_or_else(|| OpenError::File { path, problem: "it is not there".into() })?;
+    let missing = path.path().to_owned();
+    let config =
+        json(&path)?.ok_or_else(|| OpenError::File { path: missing, problem: "it is not there".into() })?;
     let checkpoint = Checkpoint::safetensors(Vec::new())?;
     Ok(causal_lm::describe(&checkpoint, &Source::HuggingFace { config: &config })?)
 }
 
 /// The longest text of an encoder: what is asked for, else what sentence-transformers' settings say.
-fn longest(dir: &Path, layout: Layout) -> Result<Option<usize>, OpenError> {
+fn longest(dir: &KeyedPath, layout: Layout) -> Result<Option<usize>, OpenError> {
     if layout.context.is_some() {
         return Ok(layout.context);
     }
@@ -151,12 +174,12 @@ fn longest(dir: &Path, layout: Layout) -> Result<Option<usize>, OpenError> {
 }
 
 /// The model with its texts bounded.
-fn within(mut model: Model, longest: Option<usize>, dir: &Path) -> Result<Model, OpenError> {
+fn within(mut model: Model, longest: Option<usize>, dir: &KeyedPath) -> Result<Model, OpenError> {
     let lyceum_models::InputShape::Tokens { time, .. } = &mut model.shape.input else { return Ok(model) };
     match longest {
         Some(n) if n == 0 || n > *time => {
             let problem = format!("a context of {n} tokens is not between 1 and the model's {time}");
-            Err(OpenError::File { path: dir.to_owned(), problem })
+            Err(OpenError::File { path: dir.path().to_owned(), problem })
         }
         longest => {
             *time = longest.unwrap_or(*time);
@@ -166,7 +189,7 @@ fn within(mut model: Model, longest: Option<usize>, dir: &Path) -> Result<Model,
 }
 
 /// The weight files of a folder: the shards that the index names, or the one file.
-pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
+pub fn weight_files(dir: &KeyedPath) -> Result<Vec<KeyedPath>, OpenError> {
     let index_path = dir.join("model.safetensors.index.json");
     let Some(index) = json(&index_path)? else {
         let one = dir.join("model.safetensors");
@@ -179,9 +202,9 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
             }
             false => "there is no model.safetensors",
         };
-        return Err(OpenError::File { path: dir.to_owned(), problem: problem.into() });
+        return Err(OpenError::File { path: dir.path().to_owned(), problem: problem.into() });
     };
-    let bad = |problem: String| OpenError::File { path: index_path.clone(), problem };
+    let bad = |problem: String| OpenError::File { path: index_path.path().to_owned(), problem };
     let map = index["weight_map"].as_object().ok_or_else(|| bad("it has no weight_map".into()))?;
     let mut names: Vec<&str> = Vec::new();
     for name in map.values() {
@@ -193,48 +216,67 @@ pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }
 
-pub(super) fn weights(path: &Path) -> Result<Box<dyn ReadAt>, OpenError> {
-    let file = File::open(path).map_err(|source| OpenError::Read { path: path.to_owned(), source })?;
-    Ok(Box::new(file))
+pub(super) fn weights(path: &KeyedPath) -> Result<Box<dyn ReadAt>, OpenError> {
+    let failed = |source| OpenError::Read { path: path.path().to_owned(), source };
+    match path.open().map_err(failed)? {
+        Contents::Plain(file) => Ok(Box::new(file)),
+        // A chunk of it is plain at a time, in memory.
+        sealed => Ok(Box::new(Sealed { n_bytes: path.n_bytes().map_err(failed)?, contents: sealed })),
+    }
+}
+
+struct Sealed {
+    n_bytes: u64,
+    contents: Contents,
+}
+
+impl ReadAt for Sealed {
+    fn n_bytes(&self) -> io::Result<u64> {
+        Ok(self.n_bytes)
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.contents.read_exact_at(offset, out)
+    }
 }
 
 /// A json file; None where there is none.
-pub(super) fn json(path: &Path) -> Result<Option<Value>, OpenError> {
+pub(super) fn json(path: &KeyedPath) -> Result<Option<Value>, OpenError> {
     let Some(bytes) = bytes(path)? else { return Ok(None) };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|error| OpenError::File { path: path.to_owned(), problem: error.to_string() })
+        .map_err(|error| OpenError::File { path: path.path().to_owned(), problem: error.to_string() })
 }
 
-fn bytes(path: &Path) -> Result<Option<Vec<u8>>, OpenError> {
-    let read = |source| OpenError::Read { path: path.to_owned(), source };
-    match std::fs::metadata(path) {
+fn bytes(path: &KeyedPath) -> Result<Option<Vec<u8>>, OpenError> {
+    let read = |source| OpenError::Read { path: path.path().to_owned(), source };
+    match path.n_bytes() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(read(error)),
-        Ok(metadata) if metadata.len() > JSON_BYTES_MAX => {
-            let problem = format!("it has {} bytes; at most {JSON_BYTES_MAX} are read", metadata.len());
-            return Err(OpenError::File { path: path.to_owned(), problem });
+        Ok(n) if n > JSON_BYTES_MAX => {
+            let problem = format!("it has {n} bytes; at most {JSON_BYTES_MAX} are read");
+            return Err(OpenError::File { path: path.path().to_owned(), problem });
         }
         Ok(_) => {}
     }
-    std::fs::read(path).map(Some).map_err(read)
+    path.read().map(Some).map_err(read)
 }
 
 /// Every id that the tokenizer gives has a row in the model's table.
-fn check_vocabulary(model: &Model, words: &Words, path: &Path) -> Result<(), OpenError> {
+fn check_vocabulary(model: &Model, words: &Words, path: &KeyedPath) -> Result<(), OpenError> {
     let lyceum_models::InputShape::Tokens { vocabulary, .. } = model.shape.input else { return Ok(()) };
     let tokens = words.tokenizer.vocab_size();
     if tokens <= vocabulary {
         return Ok(());
     }
     let problem = format!("its tokenizer has {tokens} tokens, its table of embeddings {vocabulary}");
-    Err(OpenError::File { path: path.to_owned(), problem })
+    Err(OpenError::File { path: path.path().to_owned(), problem })
 }
 
-fn gguf_words(header: &Header, path: &Path) -> Result<Words, OpenError> {
+fn gguf_words(header: &Header, path: &KeyedPath) -> Result<Words, OpenError> {
     let of = |key: &str| header.value(&format!("tokenizer.ggml.{key}"));
     let bad = |key: &str, problem: &str| OpenError::File {
-        path: path.to_owned(),
+        path: path.path().to_owned(),
         problem: format!("tokenizer.ggml.{key} {problem}"),
     };
     let id = |key: &str| -> Result<Option<u32>, OpenError> {
@@ -298,10 +340,10 @@ fn gguf_words(header: &Header, path: &Path) -> Result<Words, OpenError> {
     Ok(Words { tokenizer, template, defaults: Defaults::default(), grammars: OnceLock::new() })
 }
 
-fn hugging_face_words(dir: &Path) -> Result<Words, OpenError> {
+fn hugging_face_words(dir: &KeyedPath) -> Result<Words, OpenError> {
     let path = dir.join("tokenizer.json");
     let file = bytes(&path)?.ok_or_else(|| OpenError::File {
-        path: dir.to_owned(),
+        path: dir.path().to_owned(),
         problem: "there is no tokenizer.json".into(),
     })?;
     let config = json(&dir.join("tokenizer_config.json"))?;
@@ -355,8 +397,8 @@ fn template_of(value: &Value) -> Option<String> {
 }
 
 /// The `license:` line of a model card's front matter.
-pub(super) fn licence_of_readme(dir: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(dir.join("README.md")).ok()?;
+pub(super) fn licence_of_readme(dir: &KeyedPath) -> Option<String> {
+    let text = dir.join("README.md").read_to_string().ok()?;
     let front = text.strip_prefix("---")?.split("\n---").next()?;
     let line = front.lines().find_map(|line| line.strip_prefix("license:"))?;
     Some(line.trim().trim_matches('"').to_owned()).filter(|l| !l.is_empty())

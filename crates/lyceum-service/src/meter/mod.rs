@@ -31,6 +31,8 @@ pub struct Payer {
     pub project: Project,
     bill: Option<Arc<Bill>>,
     part: Part,
+    /// Beginnings that were kept are the project's own, of those that were asked for under the same number.
+    apart: u64,
 }
 
 /// What of a request a piece of work is for.
@@ -76,14 +78,14 @@ impl Payer {
             n: AtomicU32::new(0),
             line: Attempt::default(),
         };
-        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
     }
 
     /// A line of a batch; `request` is the same whenever the line is asked, in whichever process.
     pub fn of_line(project: Project, key: KeyId, route: &str, (request, line): (String, Attempt)) -> Self {
         let (route, n) = (route.to_owned(), AtomicU32::new(0));
         let bill = Bill { key, route, class: Class::Batch, request, n, line };
-        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
     }
 
     /// How soon the work is wanted, where that is not for the request to say.
@@ -104,13 +106,30 @@ impl Payer {
         }
     }
 
+    /// Whether a client asks, and not this machine's own user or a run.
+    pub(crate) fn is_client(&self) -> bool {
+        self.bill.is_some()
+    }
+
     pub(crate) fn is_batch(&self) -> bool {
         self.bill.as_ref().is_some_and(|bill| bill.class == Class::Batch)
     }
 
     /// Work of this machine's own user, who has no key and no bill: the command line.
     pub fn local(project: &Project) -> Self {
-        Payer { project: project.clone(), bill: None, part: Part::Answer }
+        Payer { project: project.clone(), bill: None, part: Part::Answer, apart: 0 }
+    }
+
+    /// The same, beginning with nothing that was kept of requests under another number: for times of answers, which are
+    /// shorter where their beginning is known.
+    pub fn apart(self, number: u64) -> Self {
+        Payer { apart: number, ..self }
+    }
+
+    /// The key under which the engine knows whose decisions these are.
+    pub(crate) fn tenant(&self) -> lyceum_engine::Tenant {
+        let own = crate::generation::tenant(&self.project);
+        lyceum_engine::Tenant(own.0 ^ (u128::from(self.apart) << 64))
     }
 }
 

@@ -15,12 +15,12 @@ use lyceum_robust::calibrate;
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
 use lyceum_store::models::{NewVersion, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::manifest::{CalibrationReport, Manifest};
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
-use std::path::Path;
 
 /// Fits a temperature on the validation rows that the version keeps and publishes the calibrated version.
 ///
@@ -33,7 +33,7 @@ pub async fn publish(
 ) -> Result<(Version, CalibrationReport), ServiceError> {
     service.own(project, model).await?;
     let resident = service.resident(project, model).await?;
-    let staging = Staging::create(service.store().layout())?;
+    let staging = Staging::of(service.store(), project)?;
     let work = move || fold(&resident, staging);
     let folded = tokio::task::spawn_blocking(work).await;
     let (new, staging, manifest, report) =
@@ -86,7 +86,7 @@ fn fold(resident: &Resident, staging: Staging) -> Result<Folded, ServiceError> {
     manifest.metrics.retain(|name, _| unsure(name));
     for file in [WEIGHTS, FILE] {
         let content: &[u8] = if file == WEIGHTS { &weights } else { &logits };
-        write(&staging.path().join(file), content)?;
+        write(&staging.place().join(file), content)?;
         manifest.files.insert(file.to_owned(), sha256(content));
     }
     let copied: Vec<&String> = manifest
@@ -96,7 +96,8 @@ fn fold(resident: &Resident, staging: Staging) -> Result<Folded, ServiceError> {
         .collect();
     for file in copied {
         let from = resident.version.dir.join(file);
-        std::fs::copy(&from, staging.path().join(file))
+        from.read()
+            .and_then(|content| staging.place().join(file).write(&content))
             .map_err(|error| ServiceError::internal("copying a model's file failed", error))?;
     }
     manifest.calibration = Some(report.clone());
@@ -157,9 +158,8 @@ fn probes(recorded: &serde_json::Value, model: &Model) -> Result<serde_json::Val
     serde_json::to_value(again).map_err(broke)
 }
 
-fn write(path: &Path, content: &[u8]) -> Result<(), ServiceError> {
-    std::fs::write(path, content)
-        .map_err(|error| ServiceError::internal("writing a model's file failed", error))
+fn write(path: &KeyedPath, content: &[u8]) -> Result<(), ServiceError> {
+    path.write(content).map_err(|error| ServiceError::internal("writing a model's file failed", error))
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -55,7 +55,11 @@ impl Calibration {
         let Some(registered) = resident.manifest.files.get(FILE) else {
             return unavailable("it was trained without validation rows; train with valid or valid_fraction");
         };
-        let bytes = std::fs::read(resident.version.dir.join(FILE))
+        let bytes = resident
+            .version
+            .dir
+            .join(FILE)
+            .read()
             .map_err(|error| ServiceError::internal("reading calibration rows failed", error))?;
         let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         if &found != registered {

@@ -4,11 +4,12 @@ use super::{Inputs, Rows};
 use crate::resident::Resident;
 use crate::{Service, ServiceError, files};
 use lyceum_models::prepare::audio::{Clip, read_wav};
+use lyceum_store::vault::KeyedPath;
 use lyceum_train::data::{self, DataError, Issue, Report};
 use lyceum_types::control::Control;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,11 +19,12 @@ use std::time::Instant;
 /// A file that cannot be read as the model's data, or that has no labels.
 pub fn rows(
     resident: &Resident,
-    path: &Path,
+    path: impl Into<KeyedPath>,
     n_max: Option<usize>,
     control: &Control,
 ) -> Result<Rows, DataError> {
     let spec = &resident.manifest.spec;
+    let path = &path.into();
     let data = data::load_eval(&resident.preparation, spec, path, control)?;
     let no_labels = || {
         let message = "it has no labels: a run needs the right answer of each row";

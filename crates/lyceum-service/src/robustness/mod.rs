@@ -2,15 +2,17 @@
 //! rows, one list of findings, and a gate beside another model.
 //!
 //! [`run()`] is synchronous and bounded by its control; doors decide where it runs. [`certificate`] and
-//! [`calibration`] answer for single requests.
+//! [`calibration`] answer for single requests. Of imported language models [`language`] has the runs.
 
 pub mod calibrated;
 pub mod calibration;
 pub mod certificate;
 pub mod file;
 mod items;
+pub mod language;
 mod plan;
 pub mod strange;
+mod turns;
 
 pub use items::{Item, default_suite};
 pub use plan::{Asked, AskedRows, Plan, create};
@@ -352,7 +354,7 @@ pub fn gate(ours: &Run, theirs: &Run, max_drop: f64) -> Result<Gate, ServiceErro
     Ok(Gate { compared_to: theirs.model.clone(), max_drop, passed, differences })
 }
 
-fn at(item: Option<usize>, error: ServiceError) -> ServiceError {
+pub(super) fn at(item: Option<usize>, error: ServiceError) -> ServiceError {
     let Some(item) = item else { return error };
     let place = |param: String| format!("suite[{item}].{param}");
     match error {

@@ -1,6 +1,7 @@
 //! From a request to a run: everything that can be refused is refused before the run begins, so that a client reads
 //! the reason at once and not in a run that failed.
 
+use super::turns::{PASSES_COVERED, in_turns};
 use super::{Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, reads_text, refused, run};
 use crate::meter::{Counts, Share, metered};
 use crate::resident::Resident;
@@ -9,11 +10,9 @@ use lyceum_engine::Engine;
 use lyceum_models::prepare::audio::{Clip, read_wav};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, PreparedValue};
 use lyceum_models::space::Domain;
-use lyceum_types::control::{Control, Stop, Turn};
+use lyceum_types::control::Control;
 use lyceum_types::ids::ModelRef;
-use lyceum_types::limits;
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::Instant;
+use std::sync::Arc;
 
 /// What a client asks for, with its rows as they came.
 pub struct Asked {
@@ -93,7 +92,7 @@ impl Plan {
         let mut rehearsed = Vec::new();
         for (resident, rows) in plan.sides() {
             admit(resident, rows)?;
-            let side = plan.side(resident.clone(), rows.first(), small.clone(), Share::none());
+            let side = plan.side(resident.clone(), rows.first(), small.clone(), (Share::none(), 0));
             rehearsed.push(side.await?.1);
         }
         plan.rehearsed = rehearsed;
@@ -141,7 +140,7 @@ impl Plan {
         let most = Counts { passes: rehearsed + PASSES_COVERED, ..Counts::default() };
         let work = async |share: Share| {
             share.add_passes(rehearsed);
-            Ok(self.side(resident.clone(), rows.clone(), self.suite.clone(), share).await?.0)
+            Ok(self.side(resident.clone(), rows.clone(), self.suite.clone(), (share, rehearsed)).await?.0)
         };
         metered(&self.ledger, &self.payer, &resident.version, most, work).await
     }
@@ -151,34 +150,14 @@ impl Plan {
         resident: Arc<Resident>,
         rows: Rows,
         suite: Arc<Vec<Item>>,
-        share: Share,
+        share: (Share, u64),
     ) -> Result<(Arc<Run>, u64), ServiceError> {
-        let deadline = Instant::now() + limits::BACKGROUND_RUN_TIMEOUT;
-        let (engine, runtime) = (self.engine.clone(), tokio::runtime::Handle::current());
-        let spent = Control::new().with_deadline(deadline);
-        let count = Arc::new(Count {
-            spent: spent.clone(),
-            share,
-            told: Mutex::default(),
-            refused: Mutex::default(),
-        });
-        let counting = count.clone();
-        let control = spent.with_turns(move || {
-            runtime.block_on(counting.cover())?;
-            turn(&engine)
-        });
-        let _cancel = CancelOnDrop(control.clone());
-        let (seed, counted) = (self.seed, count.clone());
-        let work = move || {
-            let found = run(&resident, &rows, &suite, seed, &control).map(Arc::new);
-            counted.count();
-            found
+        let seed = self.seed;
+        let work = move |control: &Control| {
+            let found = run(&resident, &rows, &suite, seed, control)?;
+            Ok((Arc::new(found), control.spent()))
         };
-        let done = tokio::task::spawn_blocking(work).await;
-        let done = done.map_err(|error| ServiceError::internal("a robustness run broke off", error))?;
-        let refused = count.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        let run = refused.map_or(done, Err)?;
-        Ok((run, count.spent.spent()))
+        in_turns(&self.engine, share, work).await
     }
 }
 
@@ -192,74 +171,6 @@ pub async fn create(
     asked: Asked,
 ) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
     Plan::new(service, payer, asked).await?.carry_out().await
-}
-
-/// The device for one pass: its thread waits until the turn is dropped, and serves the others before the next one.
-fn turn(engine: &Engine) -> Result<Turn, Stop> {
-    let (begin, begun) = mpsc::channel::<()>();
-    let (hold, held) = mpsc::channel::<()>();
-    let task = move || {
-        if begin.send(()).is_ok() {
-            // Ends when the turn is dropped; nothing is ever sent.
-            let _ = held.recv();
-        }
-    };
-    engine.with_device(task).map_err(|_| Stop::Cancelled)?;
-    begun.recv().map_err(|_| Stop::Cancelled)?;
-    Ok(Box::new(hold))
-}
-
-/// Rows that are paid for before they go through the model, and how near to their end more are asked for.
-const PASSES_COVERED: u64 = 16_384;
-const PASSES_A_TURN: u64 = 2048;
-
-/// What a run has used of what was put aside for it.
-struct Count {
-    spent: Control,
-    share: Share,
-    /// Rows that the share knows of, and those that are covered.
-    told: Mutex<(u64, u64)>,
-    /// Why no more is put aside.
-    refused: Mutex<Option<ServiceError>>,
-}
-
-impl Count {
-    /// Tells what was done since the last time; all of it, and what is covered.
-    fn count(&self) -> (u64, u64) {
-        let mut told = self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let spent = self.spent.spent();
-        self.share.add_passes(spent - told.0);
-        told.0 = spent;
-        told.1 = told.1.max(PASSES_COVERED);
-        *told
-    }
-
-    /// Makes sure that the next turn is covered.
-    async fn cover(&self) -> Result<(), Stop> {
-        let (spent, covered) = self.count();
-        if spent + PASSES_A_TURN <= covered {
-            return Ok(());
-        }
-        let most = Counts { passes: covered + PASSES_COVERED, ..Counts::default() };
-        match self.share.extend(most).await {
-            Ok(()) => {
-                self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1 = most.passes;
-                Ok(())
-            }
-            Err(error) => {
-                *self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(error);
-                Err(Stop::Cancelled)
-            }
-        }
-    }
-}
-
-struct CancelOnDrop(Control);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }
 
 /// Every row lies in the space of its model.

@@ -155,7 +155,13 @@ pub async fn next_waiting(
     for (tenant, project, id) in rows {
         let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
         if JobLock::try_acquire(store.layout(), &id)?.is_some() {
-            return find(store, &Project { tenant, id: project }, &id).await.map(Some);
+            match find(store, &Project { tenant, id: project }, &id).await {
+                // It waits for a process that can open it, and others go on.
+                Err(error @ (StoreError::Locked { .. } | StoreError::Erased { .. })) => {
+                    tracing::debug!(%error, "a job stays as it is");
+                }
+                found => return found.map(Some),
+            }
         }
     }
     Ok(None)

@@ -1,6 +1,6 @@
 //! Jobs that stop so that they go on later: from their last checkpoint, as if they had never stopped.
 
-use super::{Claim, Job, State, end, find};
+use super::{Claim, Job, State, end, find, sealed};
 use crate::ledger::{Outcome, bills};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -63,8 +63,9 @@ pub async fn finish_paused(
     message: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let message = sealed::message(store, &claim.project, claim.id(), message)?;
     let mut transaction = store.write().await?;
-    end(&mut transaction, claim, State::Cancelled, message, now).await?;
+    end(&mut transaction, claim, State::Cancelled, &message, now).await?;
     if let Some(done) = claim.counted() {
         bills::note(&mut transaction, claim.id(), &done).await?;
     }

@@ -17,6 +17,10 @@ fn project() -> Project {
 }
 
 async fn add(store: &Store) -> JobId {
+    add_at(store, NOW).await
+}
+
+pub(super) async fn add_at(store: &Store, now: Timestamp) -> JobId {
     let new = NewJob {
         kind: Kind::Train,
         spec: "{}".into(),
@@ -25,14 +29,14 @@ async fn add(store: &Store) -> JobId {
         steps: 100,
         bill: None,
     };
-    create(store, &project(), new, NOW).await.unwrap()
+    create(store, &project(), new, now).await.unwrap()
 }
 
 fn progress(step: u64) -> Progress {
     Progress { step, steps: 100, message: "training".into() }
 }
 
-async fn publish(store: &Store, claim: &Claim) -> Result<Version, StoreError> {
+pub(super) async fn publish(store: &Store, claim: &Claim) -> Result<Version, StoreError> {
     let staging = Staging::create(store.layout()).unwrap();
     std::fs::write(staging.path().join("model.safetensors"), b"abc").unwrap();
     let new = NewVersion {

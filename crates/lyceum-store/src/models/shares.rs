@@ -201,7 +201,7 @@ pub async fn visible(store: &Store, project: &Project) -> Result<Vec<Version>, S
 
 async fn of_name(store: &Store, owner: &Project, name: &ModelName) -> Result<Vec<Version>, StoreError> {
     let rows = sqlx::query_as(
-        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at, held \
+        "SELECT name, version, family, task, n_params, bytes, sha256, path, job, created_at, held, sealed \
          FROM model_versions WHERE tenant = $1 AND project = $2 AND name = $3 AND state = 'ready' ORDER BY version",
     )
     .bind(&owner.tenant)
@@ -209,7 +209,7 @@ async fn of_name(store: &Store, owner: &Project, name: &ModelName) -> Result<Vec
     .bind(name.as_str())
     .fetch_all(&store.reader)
     .await?;
-    rows.into_iter().map(|row| parse(row, store.layout(), owner)).collect()
+    rows.into_iter().map(|row| parse(row, store, owner)).collect()
 }
 
 #[cfg(test)]

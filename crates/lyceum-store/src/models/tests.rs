@@ -61,9 +61,9 @@ async fn a_published_version_is_found_by_name_number_and_alias() {
     let first = add(&store, "digits").await.unwrap();
     let second = add(&store, "digits").await.unwrap();
     assert_eq!((first.id().as_str(), second.id().as_str()), ("digits@1", "digits@2"));
-    assert_eq!(second.dir, dir.path().join("models/digits/2"));
-    assert_eq!(fs::read(second.dir.join(MANIFEST)).unwrap(), b"{\"version\":2}");
-    assert_eq!(fs::read(second.dir.join(WEIGHTS)).unwrap(), b"abc");
+    assert_eq!(second.dir.path(), dir.path().join("models/digits/2"));
+    assert_eq!(second.dir.join(MANIFEST).read().unwrap(), b"{\"version\":2}");
+    assert_eq!(second.dir.join(WEIGHTS).read().unwrap(), b"abc");
 
     set_alias(&store, &first.name, "stable", 2).await.unwrap();
     set_alias(&store, &first.name, "stable", 1).await.unwrap();

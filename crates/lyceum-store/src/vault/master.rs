@@ -1,8 +1,9 @@
 //! The master key: 32 bytes that the operator keeps outside the data folder.
 
-use super::sealed::{ProjectKey, from_hexadecimal, hexadecimal};
+use super::{ProjectKey, random};
 use crate::StoreError;
 use crate::files::open_private;
+use lyceum_seal::{from_hexadecimal, hexadecimal};
 use std::io::Write;
 use std::path::Path;
 
@@ -40,7 +41,7 @@ impl MasterKey {
     /// # Errors
     /// There is such a file; the disk; the operating system's random numbers.
     pub fn create(path: &Path) -> Result<Self, StoreError> {
-        let key = ProjectKey::draw()?;
+        let key = ProjectKey::draw().map_err(random)?;
         let failed = |error| StoreError::file("create", path, error);
         if path.exists() {
             return Err(failed(std::io::ErrorKind::AlreadyExists.into()));

@@ -10,26 +10,26 @@
 //! is destroyed nobody reads it again ([`StoreError::Erased`]): that is what erasing a tenant means here. A backup holds
 //! the wrapped key as it was; the receipt of an erasure says so.
 //!
-//! Sealed are kept answers, background runs, files and their names, uploads, batches and what they answer, and answers
-//! kept for an `Idempotency-Key`. Rows of administration, the audit log and the ledger (counts and amounts) are not.
-//! Trained weights and checkpoints are not sealed yet, so jobs of an encrypted project are refused.
+//! Sealed are kept answers, background runs, files and their names, uploads, batches and what they answer, answers kept
+//! for an `Idempotency-Key`, what is asked of jobs and what they say, their checkpoints and logs, the versions that they
+//! make with their evidence and cards, and choices. Rows of administration, the audit log, the ledger (counts and
+//! amounts) and models that are imported are not.
 //!
-//! This module knows bytes, paths and keys; not what a document says.
+//! What a sealed file is stands in `lyceum-seal`; here is who has which key. A process that works on one job is handed its
+//! project's key ([`Store::handed`](crate::Store::handed)) and never sees the master key. This module knows bytes, paths
+//! and keys; not what a document says.
 
-mod contents;
 pub mod erase;
 mod master;
-pub mod sealed;
 
-pub use contents::Contents;
+pub use lyceum_seal::{Contents, KeyedPath, ProjectKey, lines, sealed};
 pub use master::MasterKey;
-pub use sealed::ProjectKey;
 
 use crate::files::{create_private_dir, sync_dir, write_durably};
 use crate::{Layout, Store, StoreError};
+use lyceum_seal::{from_hexadecimal, hexadecimal};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::Project;
-use sealed::hexadecimal;
+use lyceum_types::ids::{JobId, Project};
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -62,15 +62,21 @@ pub struct Destroyed {
 pub struct Keyring {
     layout: Layout,
     master: Option<Arc<MasterKey>>,
+    /// The key of the one project that this process works for.
+    handed: Option<Arc<(Project, ProjectKey)>>,
 }
 
 impl Keyring {
     pub(crate) fn locked(layout: Layout) -> Self {
-        Self { layout, master: None }
+        Self { layout, master: None, handed: None }
     }
 
     pub(crate) fn with_master(self, master: MasterKey) -> Self {
         Self { master: Some(Arc::new(master)), ..self }
+    }
+
+    pub(crate) fn with_handed(self, project: Project, key: ProjectKey) -> Self {
+        Self { handed: Some(Arc::new((project, key))), ..self }
     }
 
     /// By which clients name the master key; `None`: this process has none.
@@ -90,7 +96,7 @@ impl Keyring {
             let message = format!("the project {} has a key already", project.id);
             return Err(StoreError::Refused { code: "already_encrypted", message });
         }
-        let key = ProjectKey::draw()?;
+        let key = ProjectKey::draw().map_err(random)?;
         self.write(&path, &wrap(&key, project, master, now.millis())?)
     }
 
@@ -100,6 +106,12 @@ impl Keyring {
     /// [`StoreError::Locked`], [`StoreError::Erased`], damage.
     pub fn of(&self, project: &Project) -> Result<Option<ProjectKey>, StoreError> {
         let Some(wrapped) = self.wrapped(project)? else { return Ok(None) };
+        if let Some((handed, key)) = self.handed.as_deref()
+            && handed == project
+            && hexadecimal(key.id()) == wrapped.key_id
+        {
+            return Ok(Some(key.clone()));
+        }
         let master =
             self.master.as_deref().ok_or_else(|| locked(project, "this process has no master key"))?;
         self.unwrap(project, &wrapped, master).map(Some)
@@ -243,8 +255,7 @@ impl Keyring {
         }
         let path = self.layout.project_key(project);
         let damaged = |why: &str| StoreError::DamagedFile { path: path.clone(), why: why.into() };
-        let sealed =
-            sealed::from_hexadecimal(&wrapped.wrapped).ok_or_else(|| damaged("it is not hexadecimal"))?;
+        let sealed = from_hexadecimal(&wrapped.wrapped).ok_or_else(|| damaged("it is not hexadecimal"))?;
         let opened = sealed::open(master.key(), &context(project), &sealed);
         let opened = opened.map_err(|_| damaged("the master key does not open it"))?;
         let key = ProjectKey::of_bytes(&opened).ok_or_else(|| damaged("a key has 32 bytes"))?;
@@ -279,7 +290,7 @@ fn wrap(
         format_version: FORMAT_VERSION,
         key_id: hexadecimal(key.id()),
         master_key_id: master.id().to_owned(),
-        wrapped: hexadecimal(&sealed::seal(master.key(), &context(project), key.bytes())?),
+        wrapped: hexadecimal(&sealed::seal(master.key(), &context(project), key.bytes()).map_err(random)?),
         created_at,
     })
 }
@@ -317,7 +328,7 @@ pub(crate) fn write_document(
 ) -> Result<(), StoreError> {
     match store.keyring().of(project)? {
         None => write_durably(path, content),
-        Some(key) => write_durably(path, &sealed::seal(&key, &place(store, path), content)?),
+        Some(key) => write_durably(path, &sealed::seal(&key, &place(store, path), content).map_err(random)?),
     }
 }
 
@@ -337,6 +348,62 @@ pub(crate) fn read_document(
     opened.map(Some).map_err(|error| StoreError::DamagedFile { path: path.clone(), why: error.to_string() })
 }
 
+/// As [`write_document`], for who holds the place.
+pub(crate) fn write_place(place: &KeyedPath, content: &[u8]) -> Result<(), StoreError> {
+    let form = place.form(content).map_err(|error| StoreError::file("seal", place.path(), error))?;
+    write_durably(&place.lies(), &form)
+}
+
+/// The bytes of a file that is sealed where there is a key.
+pub(crate) fn contents(path: &Path, key: Option<&ProjectKey>, place: &str) -> Result<Contents, StoreError> {
+    Contents::open(path, key.map(|key| (key, place))).map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => StoreError::DamagedFile { path: path.to_owned(), why: error.to_string() },
+        _ => StoreError::file("open", path, error),
+    })
+}
+
+/// What the files of versions are sealed for. One name for all of a project, because a version is written before it has
+/// its number; which file is whose is told by hashes.
+pub(crate) const VERSION: &str = "model version";
+
+/// The folder of a version, which says when it is read why it cannot be.
+pub(crate) fn version_place(
+    store: &Store,
+    owner: &Project,
+    path: PathBuf,
+    is_sealed: bool,
+) -> Result<KeyedPath, StoreError> {
+    if !is_sealed {
+        return Ok(KeyedPath::plain(path));
+    }
+    match store.keyring().of(owner) {
+        Ok(Some(key)) => Ok(KeyedPath::sealed(path, key, VERSION)),
+        Ok(None) => {
+            Err(StoreError::DamagedFile { path, why: "it is sealed, and its project has no key".into() })
+        }
+        Err(error @ (StoreError::Locked { .. } | StoreError::Erased { .. })) => {
+            Ok(KeyedPath::closed(path, error.to_string()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The folder of a job: its log, and its checkpoints below.
+///
+/// # Errors
+/// The project is encrypted and its key cannot be opened.
+pub fn job_folder(store: &Store, project: &Project, id: &JobId) -> Result<KeyedPath, StoreError> {
+    let path = store.layout().job_dir(id);
+    Ok(match store.keyring().of(project)? {
+        None => KeyedPath::plain(path),
+        Some(key) => KeyedPath::sealed(path, key, &format!("jobs/{id}")),
+    })
+}
+
+pub(crate) fn random(error: std::io::Error) -> StoreError {
+    StoreError::Random(error.to_string())
+}
+
 /// Where a document lies below the data folder: what was sealed for one place does not open at another.
 fn place(store: &Store, path: &Path) -> String {
     path.strip_prefix(store.layout().root()).unwrap_or(path).to_string_lossy().replace('\\', "/")
@@ -346,7 +413,7 @@ fn place(store: &Store, path: &Path) -> String {
 pub(crate) fn seal_text(key: Option<&ProjectKey>, place: &str, text: &str) -> Result<String, StoreError> {
     match key {
         None => Ok(text.to_owned()),
-        Some(key) => Ok(hexadecimal(&sealed::seal(key, place, text.as_bytes())?)),
+        Some(key) => Ok(hexadecimal(&sealed::seal(key, place, text.as_bytes()).map_err(random)?)),
     }
 }
 
@@ -358,7 +425,7 @@ pub(crate) fn open_text(
 ) -> Result<String, StoreError> {
     let Some(key) = key else { return Ok(text) };
     let damaged = || StoreError::Damaged { table, value: text.chars().take(64).collect() };
-    let sealed = sealed::from_hexadecimal(&text).ok_or_else(damaged)?;
+    let sealed = from_hexadecimal(&text).ok_or_else(damaged)?;
     let opened = sealed::open(key, place, &sealed).map_err(|_| damaged())?;
     String::from_utf8(opened).map_err(|_| damaged())
 }

@@ -1,83 +1,12 @@
-use super::sealed::{SealError, SealedFile, SealedWriter, open, plain_bytes, seal};
 use super::*;
 use crate::data_files::{self, Incoming, Kept, NewFile};
-use crate::{batches, idempotency, responses, runs};
-use lyceum_types::ids::BatchId;
+use crate::files::Staging;
+use crate::layout::WEIGHTS;
+use crate::{batches, evidence, idempotency, jobs, models, responses, runs, selections};
+use lyceum_types::ids::{BatchId, SelectionId};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const CANARY: &str = "canary-5f1d";
-
-fn key() -> ProjectKey {
-    ProjectKey::draw().unwrap()
-}
-
-#[test]
-fn every_length_opens_to_what_was_sealed_and_at_any_place() {
-    let (key, dir) = (key(), tempfile::tempdir().unwrap());
-    let chunk: usize = 64 << 10;
-    for n in [0, 1, chunk - 1, chunk, chunk + 1, 3 * chunk, 3 * chunk + 77] {
-        let plain: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
-        let sealed = seal(&key, "a", &plain).unwrap();
-        assert_eq!(plain_bytes(sealed.len() as u64), Some(n as u64));
-        assert_eq!(open(&key, "a", &sealed).unwrap(), plain);
-        // Written in pieces it has the same form.
-        let mut writer = SealedWriter::new(Vec::new(), &key, "a").unwrap();
-        plain.chunks(1013).for_each(|piece| writer.write_all(piece).unwrap());
-        let path = dir.path().join("file");
-        std::fs::write(&path, writer.finish().unwrap()).unwrap();
-        let file = Contents::open(&path, Some(&key), "a").unwrap();
-        let mut whole = Vec::new();
-        std::io::Read::read_to_end(&mut file.reader(), &mut whole).unwrap();
-        assert_eq!(whole, plain);
-        for at in [0, n / 2, n.saturating_sub(1)] {
-            let mut piece = vec![0; (n - at).min(chunk + 9)];
-            file.read_exact_at(at as u64, &mut piece).unwrap();
-            assert_eq!(piece, plain[at..at + piece.len()]);
-        }
-    }
-}
-
-#[test]
-fn whatever_is_changed_cut_moved_or_of_another_key_does_not_open() {
-    let (key, dir) = (key(), tempfile::tempdir().unwrap());
-    let n = (64 << 10) + 500;
-    let sealed = seal(&key, "a", &vec![7; n]).unwrap();
-    let chunk = (64 << 10) + 16;
-    let refused = |bytes: &[u8], why: SealError| {
-        assert_eq!(open(&key, "a", bytes).unwrap_err(), why);
-        let path = dir.path().join("file");
-        std::fs::write(&path, bytes).unwrap();
-        let opened = std::fs::File::open(&path).and_then(|file| SealedFile::open(file, &key, "a"));
-        let read = opened.and_then(|file| {
-            let mut whole = vec![0; n + 64];
-            let mut at = 0;
-            while let m @ 1.. = file.read_at(at as u64, &mut whole[at..])? {
-                at += m;
-            }
-            Ok(at)
-        });
-        assert!(read.is_err(), "read as a file it opens: {why:?}");
-    };
-    for at in [60, 56 + 100, sealed.len() - 1] {
-        let mut changed = sealed.clone();
-        changed[at] ^= 1;
-        refused(&changed, SealError::Changed);
-    }
-    let mut of_other = sealed.clone();
-    of_other[10] ^= 1;
-    refused(&of_other, SealError::OtherKey);
-    refused(b"{\"plain\":1}", SealError::NotSealed);
-    refused(&sealed[..30], SealError::NotSealed);
-    // Cut behind a whole chunk, and within one; chunks in another order; the last one twice.
-    refused(&sealed[..56 + chunk], SealError::Changed);
-    refused(&sealed[..sealed.len() - 3], SealError::Changed);
-    refused(&sealed[..56], SealError::Changed);
-    let (head, first, last) = (&sealed[..56], &sealed[56..56 + chunk], &sealed[56 + chunk..]);
-    refused(&[head, last, first].concat(), SealError::Changed);
-    refused(&[head, first, last, last].concat(), SealError::Changed);
-    assert_eq!(open(&key, "b", &sealed).unwrap_err(), SealError::Changed, "another place");
-    assert_eq!(open(&self::key(), "a", &sealed).unwrap_err(), SealError::OtherKey);
-}
 
 #[test]
 fn a_master_key_is_private_made_once_and_read_again() {
@@ -167,6 +96,120 @@ async fn keep_everything(
     let answer = idempotency::Answer { status: 200, content_type: "application/json".into(), body };
     idempotency::complete(store, held, &answer, NOW).await.unwrap();
     (file, response, run, batch)
+}
+
+/// A job with its log, what it published, and a choice.
+async fn work_and_publish(store: &Store) -> (JobId, models::Version, SelectionId) {
+    let project = project();
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec: format!("{{\"data\":\"{CANARY}\"}}"),
+        request: Some(format!("{{\"about\":\"{CANARY}\"}}")),
+        model: "m".into(),
+        steps: 3,
+        bill: None,
+    };
+    let claim = jobs::create_claimed(store, &project, new, "w", NOW).await.unwrap();
+    let id = claim.id().clone();
+    let far = jobs::Progress { step: 1, steps: 3, message: CANARY.into() };
+    jobs::report(store, &claim, &far, NOW).await.unwrap();
+    let folder = job_folder(store, &project, &id).unwrap();
+    let mut log = lines::Lines::append(folder.join("log.jsonl")).unwrap();
+    log.write(CANARY).unwrap();
+    log.flush().unwrap();
+    let staging = Staging::of(store, &project).unwrap();
+    staging.place().join(WEIGHTS).write(CANARY.as_bytes()).unwrap();
+    let new = models::NewVersion {
+        name: "m".parse().unwrap(),
+        family: "mlp".into(),
+        task: "classification".into(),
+        n_params: 1,
+        bytes: 1,
+        sha256: "0".into(),
+        job: Some(id.clone()),
+        held: None,
+    };
+    let manifest = |_| CANARY.as_bytes().to_vec();
+    let version =
+        jobs::finish_done(store, &claim, new, staging, manifest, |_| CANARY.into(), NOW).await.unwrap();
+    evidence::write_card(&version.dir, CANARY.as_bytes()).unwrap();
+    let selection = SelectionId::from_bits(3);
+    selections::save(store, &project, &selection, CANARY.as_bytes()).unwrap();
+    (id, version, selection)
+}
+
+#[tokio::test]
+async fn what_a_job_is_asked_says_and_makes_is_in_no_byte_and_a_handed_key_opens_it() {
+    let (store, dir, _outside) = encrypted().await;
+    let (project, key) = (project(), store.keyring().of(&project()).unwrap().unwrap());
+    let (id, version, selection) = work_and_publish(&store).await;
+    let mut files = Vec::new();
+    bytes_below(dir.path(), &mut files);
+    for (path, bytes) in &files {
+        assert!(!bytes.windows(CANARY.len()).any(|w| w == CANARY.as_bytes()), "{path:?}");
+    }
+    // A process that was handed the key of this project, and not the master key.
+    let locked = Store::open(store.layout().clone(), NOW).await.unwrap();
+    let handed = locked.clone().handed(project.clone(), key.clone());
+    for store in [&store, &handed] {
+        let job = jobs::find(store, &project, &id).await.unwrap();
+        assert!(job.spec.contains(CANARY) && job.request.unwrap().contains(CANARY));
+        assert_eq!(job.outcome.as_deref(), Some(CANARY));
+        let log = job_folder(store, &project, &id).unwrap().join("log.jsonl");
+        assert_eq!(lines::read(&log, 0, u64::MAX).unwrap(), [(0, CANARY.to_owned())]);
+        let found = models::resolve(store, &project, &"m".parse().unwrap()).await.unwrap();
+        assert_eq!(found, version);
+        assert_eq!(found.dir.join(WEIGHTS).read().unwrap(), CANARY.as_bytes());
+        models::check_manifest(&found.dir, CANARY.as_bytes()).unwrap();
+        assert_eq!(evidence::card(&found.dir).unwrap().unwrap(), CANARY.as_bytes());
+        assert_eq!(selections::find(store, &project, &selection).unwrap(), CANARY);
+    }
+    let other = locked.clone().handed(Project::default_project(), key);
+    for store in [&locked, &other] {
+        assert!(matches!(jobs::find(store, &project, &id).await, Err(StoreError::Locked { .. })));
+        let listed = models::list(store, &project).await.unwrap().remove(0);
+        let why = listed.dir.join(WEIGHTS).read().unwrap_err();
+        assert!(why.to_string().contains("give the master key"), "{why}");
+        let found = models::resolve(store, &project, &"m".parse().unwrap()).await;
+        assert!(matches!(found, Err(StoreError::Locked { .. })));
+    }
+}
+
+#[tokio::test]
+async fn an_erasure_stops_what_waits_and_what_an_owner_left_and_waits_for_who_works() {
+    let (store, _dir, _outside) = encrypted().await;
+    let project = project();
+    let new = |model: &str| jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec: "{}".into(),
+        request: Some("{}".into()),
+        model: model.into(),
+        steps: 0,
+        bill: None,
+    };
+    jobs::create(&store, &project, new("waits"), NOW).await.unwrap();
+    let works = jobs::create_claimed(&store, &project, new("works"), "w", NOW).await.unwrap();
+    drop(jobs::create_claimed(&store, &project, new("left"), "w", NOW).await.unwrap());
+    let act = crate::tenancy::Act::of_command_line(NOW);
+    let erasing = tokio::spawn({
+        let (store, project) = (store.clone(), project.clone());
+        async move { erase::erase(&store, &project, &act).await }
+    });
+    let far = jobs::Progress { step: 1, steps: 3, message: CANARY.into() };
+    loop {
+        if jobs::report(&store, &works, &far, NOW).await.unwrap() == jobs::Signal::Cancel {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(!erasing.is_finished(), "its process has the key");
+    jobs::finish_cancelled(&store, &works, CANARY, NOW).await.unwrap();
+    drop(works);
+    let (_, kept) = erasing.await.unwrap().unwrap();
+    assert_eq!((kept.jobs, kept.jobs_stopped), (3, 3));
+    let states: Vec<(String, String)> =
+        sqlx::query_as("SELECT state, message FROM jobs").fetch_all(&store.reader).await.unwrap();
+    assert!(states.iter().all(|(state, message)| state == "cancelled" && message.is_empty()), "{states:?}");
 }
 
 #[tokio::test]

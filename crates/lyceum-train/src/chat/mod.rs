@@ -18,13 +18,13 @@ use crate::data::sequences::Sequences;
 use crate::order::{Order, generator};
 use crate::preview::SeenToken;
 use crate::run;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::DataFile;
 use lyceum_types::spec::TrainSpec;
 use lyceum_types::spec::tune::{Method, TooLong, TuneSpec};
 use rand::seq::SliceRandom;
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 /// The examples of a fine-tuning.
 #[derive(Clone, Debug)]
@@ -48,15 +48,15 @@ pub fn load(
     spec: &TuneSpec,
     words: Words<'_>,
     context: usize,
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     control: &Control,
 ) -> Result<Chats, DataError> {
-    let mut report = Report::default();
+    let (mut report, base_dir) = (Report::default(), base_dir.into());
     let longest = spec.data.max_tokens.unwrap_or(context).min(context);
     let mut files = Vec::new();
     let mut read = |role: &str, shown: &str, report: &mut Report| -> Result<Part, DataError> {
         let path = base_dir.join(shown);
-        let bytes = std::fs::read(&path).map_err(|source| io(&path, source))?;
+        let bytes = path.read().map_err(|source| io(path.path(), source))?;
         let (format, lines) = judge(&bytes, shown, control, report)?;
         if let Some(format) = format {
             check_method(spec.method, format, shown, report);

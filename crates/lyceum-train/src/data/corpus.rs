@@ -9,10 +9,10 @@ use super::table::Table;
 use super::{Loaded, Sources, columns, sketch};
 use lyceum_models::prepare::text::{Specials, Tokenizer};
 use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation, PrepareError};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{DataSpec, ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use std::collections::{BTreeMap, HashSet};
-use std::path::Path;
 
 /// Windows of a recurrent model on one long text, when `bptt` is not given.
 const RECURRENT_CONTEXT: usize = 128;
@@ -145,7 +145,7 @@ pub(super) fn evaluate(
 /// The tokenizer that the spec declares, else `default`; what it learns, it learns from these texts.
 pub(super) fn fit_tokenizer(
     data: &DataSpec,
-    base: &Path,
+    base: &KeyedPath,
     texts: &[&str],
     specials: Specials,
     default: TokenizerSpec,
@@ -158,7 +158,7 @@ pub(super) fn fit_tokenizer(
             Tokenizer::train_bpe(pieces.into_iter(), *size, specials)
         }
         TokenizerSpec::File(path) => {
-            let bytes = std::fs::read(base.join(path)).map_err(|error| {
+            let bytes = base.join(path).read().map_err(|error| {
                 PrepareError::new(
                     "file_not_found",
                     "data.tokenizer",

@@ -3,18 +3,18 @@
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
 use lyceum_models::prepare::tabular::Cell;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
-use std::path::Path;
 
 /// Reads a whole file; all its errors go to `report`.
 pub fn read(
-    path: &Path,
+    path: &KeyedPath,
     shown: &str,
     delimiter: u8,
     control: &Control,
     report: &mut Report,
 ) -> Result<Table, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+    let bytes = path.read().map_err(|source| io(path.path(), source))?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(one(Issue::new(

@@ -1,20 +1,21 @@
 //! Which rows of a data file hold a text: for who asks what became of somebody's words. It judges nothing.
 
 use super::report::{DataError, Issue, io, one};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use serde_json::Value;
-use std::path::Path;
 
 /// Rows (from 0, as manifests count them) that hold `text`: of CSV and TSV those with a cell that holds it, of JSON
 /// lines those with a string that does.
 ///
 /// # Errors
 /// A file that cannot be read, or whose rows are in no text.
-pub fn rows_with(path: &Path, text: &str, control: &Control) -> Result<Vec<u64>, DataError> {
+pub fn rows_with(path: impl Into<KeyedPath>, text: &str, control: &Control) -> Result<Vec<u64>, DataError> {
+    let path = path.into();
     let shown = path.display().to_string();
-    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+    let bytes = path.read().map_err(|source| io(path.path(), source))?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    let extension = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let extension = path.path().extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     match &extension[..] {
         "csv" => cells(bytes, b',', text, &shown, control),
         "tsv" => cells(bytes, b'\t', text, &shown, control),

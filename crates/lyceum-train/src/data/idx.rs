@@ -4,14 +4,14 @@
 use super::npy::{self, Array, Values};
 use super::report::{DataError, Issue, Report, io, one};
 use super::source::{Numbers, Source};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::Spec;
 use std::io::Read;
-use std::path::Path;
 
 pub(crate) fn read(
     spec: &Spec,
-    path: &Path,
+    path: &KeyedPath,
     shown: &str,
     control: &Control,
     report: &mut Report,
@@ -21,17 +21,18 @@ pub(crate) fn read(
     if let [n, height, width] = pictures.shape[..] {
         pictures.shape = vec![n, 1, height, width];
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path.path().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let other = name.replace("images", "labels").replace("idx3", "idx1");
-    let labels = path.with_file_name(&other);
-    let labels = if other != name && labels.exists() { Some(array(&labels, &other)?) } else { None };
+    let labels = path.beside(&other).filter(|_| other != name);
+    let labels = labels.map(|labels| array(&labels, &other)).transpose()?;
     npy::source(spec, shown, pictures, labels, report)
 }
 
-fn array(path: &Path, shown: &str) -> Result<Array, DataError> {
-    let file = std::fs::File::open(path).map_err(|source| io(path, source))?;
+fn array(path: &KeyedPath, shown: &str) -> Result<Array, DataError> {
+    let file = path.open().map_err(|source| io(path.path(), source))?;
+    let file = file.reader();
     let mut bytes = Vec::new();
-    let gzipped = path.extension().is_some_and(|extension| extension == "gz");
+    let gzipped = path.path().extension().is_some_and(|extension| extension == "gz");
     let read = if gzipped {
         flate2::read::GzDecoder::new(file).read_to_end(&mut bytes)
     } else {

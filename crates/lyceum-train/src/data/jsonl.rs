@@ -3,17 +3,17 @@
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
 use lyceum_models::prepare::tabular::Cell;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use serde_json::{Map, Value};
-use std::path::Path;
 
 pub(crate) fn read(
-    path: &Path,
+    path: &KeyedPath,
     shown: &str,
     control: &Control,
     report: &mut Report,
 ) -> Result<Table, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+    let bytes = path.read().map_err(|source| io(path.path(), source))?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     let mut rows: Vec<(u64, Map<String, Value>)> = Vec::new();
     let mut columns: Vec<String> = Vec::new();

@@ -3,6 +3,7 @@
 use super::Loaded;
 use super::dataset::{Dataset, Examples};
 use super::report::{DataError, Warning, io};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
@@ -11,18 +12,20 @@ use std::io::Read;
 use std::path::Path;
 
 /// sha256 of a file; of a folder, over the names and hashes of its files in order.
-pub(crate) fn sha256(path: &Path, control: &Control) -> Result<String, DataError> {
-    let digest = if path.is_dir() { folder_digest(path, control)? } else { file_digest(path, control)? };
+pub(crate) fn sha256(path: &KeyedPath, control: &Control) -> Result<String, DataError> {
+    let digest =
+        if path.is_dir() { folder_digest(path.path(), control)? } else { file_digest(path, control)? };
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn file_digest(path: &Path, control: &Control) -> Result<Vec<u8>, DataError> {
-    let mut file = std::fs::File::open(path).map_err(|source| io(path, source))?;
+fn file_digest(path: &KeyedPath, control: &Control) -> Result<Vec<u8>, DataError> {
+    let file = path.open().map_err(|source| io(path.path(), source))?;
+    let mut file = file.reader();
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         control.check()?;
-        match file.read(&mut buffer).map_err(|source| io(path, source))? {
+        match file.read(&mut buffer).map_err(|source| io(path.path(), source))? {
             0 => return Ok(hasher.finalize().to_vec()),
             n => hasher.update(&buffer[..n]),
         }
@@ -42,7 +45,7 @@ fn folder_digest(path: &Path, control: &Control) -> Result<Vec<u8>, DataError> {
         hasher.update(if entry.is_dir() {
             folder_digest(&entry, control)?
         } else {
-            file_digest(&entry, control)?
+            file_digest(&KeyedPath::plain(&entry), control)?
         });
     }
     Ok(hasher.finalize().to_vec())

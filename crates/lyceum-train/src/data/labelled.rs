@@ -14,10 +14,11 @@ use lyceum_models::prepare::series::{Fields, Series};
 use lyceum_models::prepare::tabular::Cell;
 use lyceum_models::prepare::text::Specials;
 use lyceum_models::prepare::{InputPreparation, Preparation, Prepared, PreparedValue, Raw};
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(super) fn load(
     spec: &Spec,
@@ -160,6 +161,31 @@ pub(super) fn evaluate(
     name_target(source, &look, &mut report);
     report.into_result()?;
     Ok(set)
+}
+
+/// The one column of texts, a row each.
+pub(super) fn texts(spec: &Spec, source: &Source, control: &Control) -> Result<Vec<String>, DataError> {
+    let mut report = Report::default();
+    let Source::Table(table) = source else {
+        let hint = "give .jsonl rows {\"text\", \"label\"} or a table";
+        return Err(super::report::one(Issue::new(
+            source.file(),
+            "wrong_format",
+            "it has no rows of texts",
+            hint,
+        )));
+    };
+    let features = look(spec, source, Asked::Inputs, control, &mut report)?
+        .map_or_else(Vec::new, |look| look.features());
+    let [one] = &features[..] else {
+        if report.is_empty() {
+            report.push(many_texts(table, features.len()));
+        }
+        return Err(DataError::Report(report));
+    };
+    let texts = columns::texts(table, one.index, &mut report);
+    report.into_result()?;
+    Ok(texts)
 }
 
 /// The files of a source of sounds, a row each.
@@ -384,7 +410,7 @@ fn where_columns(names: &[String], source: &Source, look: &Look) -> Vec<usize> {
 /// What the inputs are fitted on.
 struct Fit<'a> {
     spec: &'a Spec,
-    base: &'a Path,
+    base: &'a KeyedPath,
     kind: &'a Kind,
     source: &'a Source,
     features: &'a [Feature],

@@ -38,13 +38,14 @@ pub use dataset::Dataset;
 pub use report::{DataError, Issue, Report, Warning};
 
 use lyceum_models::prepare::Preparation;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{DataFile, FeatureSketch};
 use lyceum_types::spec::{Spec, Task};
 use source::Source;
 use split::Rule;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Everything that training needs to know about the data.
 #[derive(Clone, Debug)]
@@ -63,19 +64,19 @@ pub struct Loaded {
 }
 
 /// Loads the data of a spec; paths are relative to `base_dir`.
-pub fn load(spec: &Spec, base_dir: &Path, control: &Control) -> Result<Loaded, DataError> {
+pub fn load(spec: &Spec, base_dir: impl Into<KeyedPath>, control: &Control) -> Result<Loaded, DataError> {
     let rule = match (&spec.data.valid, spec.data.valid_fraction) {
         (None, Some(fraction)) => Rule::Fraction(fraction),
         _ => Rule::Whole,
     };
-    load_parts(spec, base_dir, rule, control)
+    load_parts(spec, base_dir.into(), rule, control)
 }
 
 /// Loads the training file with fold `fold` of `n_folds` as its validation part. Statistics come from the
 /// other folds; validation and test files are left alone.
 pub fn load_fold(
     spec: &Spec,
-    base_dir: &Path,
+    base_dir: impl Into<KeyedPath>,
     fold: usize,
     n_folds: usize,
     control: &Control,
@@ -83,7 +84,7 @@ pub fn load_fold(
     assert!(fold < n_folds, "fold {fold} of {n_folds}: bug");
     let mut spec = spec.clone();
     (spec.data.valid, spec.data.test) = (None, None);
-    load_parts(&spec, base_dir, Rule::Fold { fold, n_folds }, control)
+    load_parts(&spec, base_dir.into(), Rule::Fold { fold, n_folds }, control)
 }
 
 /// Loads another file for a trained model: with its targets where the file has them (`eval`), else without
@@ -91,12 +92,12 @@ pub fn load_fold(
 pub fn load_eval(
     preparation: &Preparation,
     spec: &Spec,
-    path: &Path,
+    path: impl Into<KeyedPath>,
     control: &Control,
 ) -> Result<Dataset, DataError> {
-    let mut report = Report::default();
+    let (mut report, path) = (Report::default(), path.into());
     let shown = path.display().to_string();
-    let source = source::read(spec, path, &shown, control, &mut report)?;
+    let source = source::read(spec, &path, &shown, control, &mut report)?;
     report.into_result()?;
     match spec.task {
         Task::Classification | Task::Regression => labelled::evaluate(preparation, spec, source, control),
@@ -111,17 +112,32 @@ pub fn load_eval(
 ///
 /// # Errors
 /// As [`load_eval`].
-pub fn sound_files(spec: &Spec, path: &Path, control: &Control) -> Result<Option<Vec<PathBuf>>, DataError> {
+pub fn sound_files(
+    spec: &Spec,
+    path: impl Into<KeyedPath>,
+    control: &Control,
+) -> Result<Option<Vec<PathBuf>>, DataError> {
     if !matches!(spec.task, Task::Classification | Task::Regression) {
         return Ok(None);
     }
-    let mut report = Report::default();
-    let source = source::read(spec, path, &path.display().to_string(), control, &mut report)?;
+    let (mut report, path) = (Report::default(), path.into());
+    let source = source::read(spec, &path, &path.display().to_string(), control, &mut report)?;
     report.into_result()?;
     labelled::sound_files(spec, source, control)
 }
 
-fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result<Loaded, DataError> {
+/// The texts of a labelled file, a row each in its order, as [`load`] finds them: for models that are asked, not trained.
+///
+/// # Errors
+/// The file has not one column of texts, or a row without one.
+pub fn texts(spec: &Spec, path: &KeyedPath, control: &Control) -> Result<Vec<String>, DataError> {
+    let mut report = Report::default();
+    let source = source::read(spec, path, &path.display().to_string(), control, &mut report)?;
+    report.into_result()?;
+    labelled::texts(spec, &source, control)
+}
+
+fn load_parts(spec: &Spec, base: KeyedPath, rule: Rule, control: &Control) -> Result<Loaded, DataError> {
     let mut report = Report::default();
     let mut files = Vec::new();
     let mut read = |role: &str, shown: Option<&str>| -> Result<Option<Source>, DataError> {
@@ -148,7 +164,7 @@ fn load_parts(spec: &Spec, base: &Path, rule: Rule, control: &Control) -> Result
     let valid = read("valid", spec.data.valid.as_deref())?;
     let test = read("test", spec.data.test.as_deref())?;
     let Some(train) = train else { return Err(DataError::Report(report)) };
-    let sources = Sources { train, valid, test, base: base.to_owned() };
+    let sources = Sources { train, valid, test, base };
     let mut loaded = match spec.task {
         Task::Classification | Task::Regression => labelled::load(spec, sources, rule, control, report)?,
         Task::LanguageModeling | Task::SequenceToSequence => {
@@ -170,5 +186,5 @@ struct Sources {
     valid: Option<Source>,
     test: Option<Source>,
     /// The folder that the spec's paths start from.
-    base: PathBuf,
+    base: KeyedPath,
 }

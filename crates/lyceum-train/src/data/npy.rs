@@ -9,10 +9,10 @@ use super::report::{DataError, Issue, Place, Report, io, one};
 use super::source::{Arrays, Numbers, Source};
 use super::table::Table;
 use lyceum_models::prepare::tabular::Cell;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{Spec, Task};
 use std::io::Read;
-use std::path::Path;
 
 /// An array as stored.
 #[derive(Clone, Debug)]
@@ -29,12 +29,12 @@ pub(crate) enum Values {
 
 pub(crate) fn read(
     spec: &Spec,
-    path: &Path,
+    path: &KeyedPath,
     shown: &str,
     control: &Control,
     report: &mut Report,
 ) -> Result<Source, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+    let bytes = path.read().map_err(|source| io(path.path(), source))?;
     if bytes.is_empty() {
         return Err(one(Issue::new(shown, "empty_file", "the file is empty", "write it with numpy.save")));
     }
@@ -43,7 +43,7 @@ pub(crate) fn read(
     } else {
         let answers = match beside(path) {
             Some(path) => {
-                let bytes = std::fs::read(&path).map_err(|source| io(&path, source))?;
+                let bytes = path.read().map_err(|source| io(path.path(), source))?;
                 Some(parse(&bytes, &path.display().to_string())?)
             }
             None => None,
@@ -152,13 +152,12 @@ fn npz(spec: &Spec, bytes: Vec<u8>, shown: &str) -> Result<(Array, Option<Array>
 }
 
 /// `y_train.npy` beside `x_train.npy`, `labels.npy` beside `images.npy`.
-fn beside(path: &Path) -> Option<std::path::PathBuf> {
-    let name = path.file_name()?.to_str()?;
+fn beside(path: &KeyedPath) -> Option<KeyedPath> {
+    let name = path.path().file_name()?.to_str()?;
     [("x", "y"), ("X", "y"), ("X", "Y"), ("images", "labels"), ("features", "labels")]
         .into_iter()
         .filter(|(from, _)| name.starts_with(from))
-        .map(|(from, to)| path.with_file_name(name.replacen(from, to, 1)))
-        .find(|other| other.exists())
+        .find_map(|(from, to)| path.beside(&name.replacen(from, to, 1)))
 }
 
 fn table(

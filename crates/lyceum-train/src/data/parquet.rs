@@ -2,15 +2,32 @@
 
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
+use bytes::Bytes;
 use lyceum_models::prepare::tabular::Cell;
+use lyceum_seal::{Contents, KeyedPath};
 use lyceum_types::control::Control;
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::Field;
-use std::path::Path;
 
 pub(crate) fn read(
-    path: &Path,
+    path: &KeyedPath,
+    shown: &str,
+    control: &Control,
+    report: &mut Report,
+) -> Result<Table, DataError> {
+    match path.open().map_err(|source| io(path.path(), source))? {
+        Contents::Plain(file) => rows(file, shown, control, report),
+        // Its plain bytes are nowhere but in memory.
+        Contents::Sealed(_) => {
+            let bytes = path.read().map_err(|source| io(path.path(), source))?;
+            rows(Bytes::from(bytes), shown, control, report)
+        }
+    }
+}
+
+fn rows(
+    file: impl ChunkReader + 'static,
     shown: &str,
     control: &Control,
     report: &mut Report,
@@ -23,7 +40,6 @@ pub(crate) fn read(
             "the file is cut short or no parquet; write it again (snappy, zstd, gzip or no compression)",
         ))
     };
-    let file = std::fs::File::open(path).map_err(|source| io(path, source))?;
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();

@@ -6,9 +6,10 @@ use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
 use super::{csv, folder, idx, jsonl, npy, parquet};
 use lyceum_models::prepare::series::Fields;
+use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{InputSpec, Spec};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
@@ -122,7 +123,7 @@ impl Source {
 /// is returned.
 pub(crate) fn read(
     spec: &Spec,
-    path: &Path,
+    path: &KeyedPath,
     shown: &str,
     control: &Control,
     report: &mut Report,
@@ -135,10 +136,10 @@ pub(crate) fn read(
             "check the path: it is relative to the folder of the file that names it",
         )));
     }
-    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let name = path.path().file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
     let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
     if path.is_dir() {
-        return folder::read(path, shown, control, report).map(Source::Files);
+        return folder::read(path.path(), shown, control, report).map(Source::Files);
     }
     if ends(&[".csv", ".tsv", ".jsonl", ".parquet"]) {
         let table = if ends(&[".jsonl"]) {
@@ -149,7 +150,7 @@ pub(crate) fn read(
             let delimiter = if ends(&[".tsv"]) { b'\t' } else { b',' };
             csv::read(path, shown, delimiter, control, report)?
         };
-        return Ok(manifest_or_table(spec, path, table, report));
+        return manifest_or_table(spec, path, table, report);
     }
     if ends(&[".npy", ".npz"]) {
         return npy::read(spec, path, shown, control, report);
@@ -170,21 +171,34 @@ pub(crate) fn read(
 }
 
 /// A table of pictures or sounds names them in its `path` column.
-fn manifest_or_table(spec: &Spec, path: &Path, table: Table, report: &mut Report) -> Source {
+fn manifest_or_table(
+    spec: &Spec,
+    path: &KeyedPath,
+    table: Table,
+    report: &mut Report,
+) -> Result<Source, DataError> {
     let media = match &spec.data.input {
         Some(InputSpec::Image { .. }) => Media::Pictures,
         Some(InputSpec::Audio { .. }) => Media::Sounds,
-        _ => return Source::Table(table),
+        _ => return Ok(Source::Table(table)),
     };
     if table.column_index("path").is_none() {
-        return Source::Table(table);
+        return Ok(Source::Table(table));
+    }
+    if path.is_sealed() {
+        return Err(one(Issue::new(
+            &table.file,
+            "sealed_files",
+            "the table names other files, and in an encrypted project no file lies beside another",
+            "bring pictures as arrays (.npz), or train in a project that is not encrypted",
+        )));
     }
     let target = spec.data.target.first().map(String::as_str);
-    Source::Files(folder::manifest(&table, path, target, media, report))
+    Ok(Source::Files(folder::manifest(&table, path.path(), target, media, report)))
 }
 
-fn text(path: &Path, shown: &str) -> Result<Source, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| io(path, source))?;
+fn text(path: &KeyedPath, shown: &str) -> Result<Source, DataError> {
+    let bytes = path.read().map_err(|source| io(path.path(), source))?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
     if bytes.is_empty() {
         return Err(one(Issue::new(shown, "empty_file", "the file is empty", "write the text into it")));

@@ -122,5 +122,5 @@ pub(crate) const AUDIT_LOST: &str =
 
 /// Removes the secrets of a run that has ended.
 pub(crate) fn forget(observer: &dyn Observer) -> Result<(), TrainError> {
-    observer.checkpoint_dir().as_deref().map_or(Ok(()), checkpoint::forget_noise)
+    observer.checkpoint_dir().as_ref().map_or(Ok(()), checkpoint::forget_noise)
 }

@@ -16,6 +16,7 @@
 
 use super::{DataSpec, ModelSpec, Task, TrainSpec};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Seeds of each finalist when the document does not say: fewer say little about a net.
 pub const SEEDS_DEFAULT: usize = 5;
@@ -35,6 +36,15 @@ pub struct ChooseSpec {
     /// How candidates are trained that do not say it themselves; None: as their family usually is.
     pub train: Option<TrainSpec>,
     pub candidates: Candidates,
+    /// Language models that exist already, behind those that are trained here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub imported: Vec<Imported>,
+    /// What language models are asked of a labelled text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+    /// What answers of models that write texts are compared by; None where labels are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<AnswerMetric>,
     pub limits: Limits,
     pub budget_minutes: f64,
     pub usd_per_cpu_hour: Option<f64>,
@@ -57,6 +67,39 @@ pub struct Candidate {
     pub train: Option<TrainSpec>,
 }
 
+/// A language model of the project (or one that is shared with it), an adapter or a fine-tune of one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Imported {
+    pub name: String,
+    /// `name`, `name@3` or `name@alias`.
+    pub model: String,
+    /// Training rows that are shown with their labels before a text is asked about; 0: none.
+    pub shots: usize,
+    /// What this one is asked; None: the document's question.
+    pub instructions: Option<String>,
+}
+
+/// One question about every labelled text, as `POST /v1/decisions` asks it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    pub instructions: String,
+    /// What labels mean, by label.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub descriptions: BTreeMap<String, String>,
+}
+
+/// What answers of models that write texts are compared by, row for row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerMetric {
+    /// The likeliest answer is the reference, token for token, its end included.
+    ExactMatch,
+    /// The share of the reference's tokens that were the likeliest where they stand.
+    TokenAccuracy,
+    /// e to the mean over rows of a row's nats a token.
+    Perplexity,
+}
+
 /// What a model must keep to; None: no limit.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Limits {
@@ -69,6 +112,9 @@ pub struct Limits {
     pub explainability: Option<Explainability>,
     pub epsilon_max: Option<f64>,
     pub usd_per_1k: Option<f64>,
+    /// The least accuracy under the row's attack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub robust_accuracy: Option<f64>,
 }
 
 /// How well answers must be explainable, weaker first.

@@ -9,6 +9,7 @@
 mod choose;
 mod data;
 mod gate;
+mod imported;
 mod model;
 mod privacy;
 mod robust;

@@ -1,4 +1,6 @@
-//! `lyceum attack MODEL DATA --suite FILE`
+//! `lyceum attack MODEL [DATA] --suite FILE`
+
+mod language;
 
 use crate::commands::show;
 use crate::context::Context;
@@ -20,11 +22,12 @@ use std::sync::Arc;
 pub struct Attack {
     /// `name`, `name@VERSION` or `name@alias`
     pub(in crate::commands) model: String,
-    /// Rows with their labels, in the format that the model was trained on
-    pub(in crate::commands) data: PathBuf,
+    /// Rows with their labels, in the format that the model was trained on; of a language model a text a line, or a file
+    /// `.jsonl` of texts, {"prompt", "answer"} and {"messages"}
+    pub(in crate::commands) data: Option<PathBuf>,
     /// A JSON or TOML file with `suite = [{ type = "pgd", norm = "linf", eps = 0.1, steps = 40, restarts = 3 }, …]`;
     /// without it that one attack. Types: fgsm, pgd, apgd-ce, apgd-t, fab-t, square, autoattack, certificate,
-    /// smoothing, corruptions, text, tabular, audio, environments, calibration
+    /// smoothing, corruptions, text, tabular, audio, environments, calibration; of a language model environments, red_team
     #[arg(long, value_name = "FILE")]
     pub(in crate::commands) suite: Option<PathBuf>,
     /// Only the first N rows
@@ -42,6 +45,9 @@ pub struct Attack {
 
 impl Attack {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some(version) = language::asked(context, &self.model).await? {
+            return self.run_language(context, &version).await;
+        }
         let items = match &self.suite {
             Some(path) => read_suite(path)?,
             None => robustness::default_suite()?,
@@ -72,7 +78,10 @@ impl Attack {
 
     /// The command that runs it again.
     fn again(&self, model: &str) -> String {
-        let mut command = format!("lyceum attack {model} {}", self.data.display());
+        let mut command = format!("lyceum attack {model}");
+        if let Some(data) = &self.data {
+            command += &format!(" {}", data.display());
+        }
         if let Some(suite) = &self.suite {
             command += &format!(" --suite {}", suite.display());
         }
@@ -90,7 +99,11 @@ impl Attack {
     ) -> Result<Run, Failure> {
         let (_service, resident) = context.resident(model).await?;
         let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
-        let (path, n_max) = (self.data.clone(), self.rows);
+        let missing = || {
+            let why = "a model that was trained here is tried on rows with their labels";
+            Failure::usage("there is no DATA", why, format!("lyceum attack {model} FILE"))
+        };
+        let (path, n_max) = (self.data.clone().ok_or_else(missing)?, self.rows);
         let command = self.again(&resident.version.id());
         let work = move || -> Result<Run, Failure> {
             let rows = file::rows(&resident, &path, n_max, &control)?;

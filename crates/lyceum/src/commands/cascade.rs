@@ -83,7 +83,7 @@ impl Create {
     async fn run(self, context: &Context) -> Result<(), Failure> {
         let store = context.store().await?;
         let service = crate::assemble::service(&context.config, store)?;
-        let source = |path: PathBuf| Source { shown: path.display().to_string(), path };
+        let source = |path: PathBuf| Source { shown: path.display().to_string(), path: (&path).into() };
         let ask = Ask {
             name: self.name.parse()?,
             small: self.small.parse()?,

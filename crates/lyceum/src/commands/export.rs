@@ -11,6 +11,7 @@ use lyceum_service::language::{adapter, merged};
 use lyceum_store::Store;
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::ids::ModelRef;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -167,18 +168,27 @@ fn check(version: &Version) -> Result<String, Failure> {
     Ok(format)
 }
 
-fn copy_folder(from: &Path, to: &Path) -> Result<(), Failure> {
+/// As plain files, whatever lies here.
+fn copy_folder(from: &KeyedPath, to: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(to).map_err(|error| Failure::file("make", to, &error))?;
-    let entries = std::fs::read_dir(from).map_err(|error| Failure::file("read", from, &error))?;
+    let entries =
+        std::fs::read_dir(from.path()).map_err(|error| Failure::file("read", from.path(), &error))?;
     for entry in entries {
-        let entry = entry.map_err(|error| Failure::file("read", from, &error))?;
+        let entry = entry.map_err(|error| Failure::file("read", from.path(), &error))?;
         let target = to.join(entry.file_name());
         // Imported models have folders of their own (`1_Pooling`).
         if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target)?;
+            copy_folder(&from.join(entry.file_name()), &target)?;
             continue;
         }
-        std::fs::copy(entry.path(), &target).map_err(|error| Failure::file("write", &target, &error))?;
+        let failed = |error: std::io::Error| Failure::file("write", &target, &error);
+        if from.is_sealed() {
+            let content = from.join(entry.file_name()).read();
+            let content = content.map_err(|error| Failure::file("read", &entry.path(), &error))?;
+            std::fs::write(&target, content).map_err(failed)?;
+        } else {
+            std::fs::copy(entry.path(), &target).map_err(failed)?;
+        }
     }
     Ok(())
 }

@@ -96,11 +96,11 @@ impl Import {
         }
         let name: ModelName = manifest.name.parse()?;
         let store = context.store().await?;
-        let staging = Staging::create(store.layout())?;
+        let staging = Staging::of(&store, &context.project)?;
         let mut bytes = 0;
         for (file, content) in &contents {
-            let path = staging.path().join(file);
-            std::fs::write(&path, content).map_err(|error| Failure::file("write", &path, &error))?;
+            let path = staging.place().join(file);
+            path.write(content).map_err(|error| Failure::file("write", path.path(), &error))?;
             if file == WEIGHTS {
                 bytes = content.len() as u64;
             }
@@ -124,7 +124,7 @@ impl Import {
             models::publish(&store, &context.project, new, staging, write_manifest, Timestamp::now()).await?;
         if context.is_json() {
             output::json_line(&json!({
-                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir
+                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path()
             }));
         } else {
             output::text(format!("{} is in {}", version.id(), version.dir.display()));
@@ -307,7 +307,7 @@ fn reference(version: &Version) -> ModelRef {
 pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, notes: &[String]) {
     if context.is_json() {
         output::json_line(&json!({
-            "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir,
+            "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path(),
             "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
             "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
             "base": manifest.base, "notes": notes,

@@ -8,11 +8,11 @@ use crate::{output, time, tuning};
 use clap::{Args, Subcommand};
 use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, State};
+use lyceum_store::vault::{self, ProjectKey};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::io::Read;
 
 #[derive(Debug, Args)]
 pub struct Jobs {
@@ -34,6 +34,9 @@ pub(in crate::commands) enum Command {
         /// Whose it is (for the server)
         #[arg(long, hide = true, num_args = 2, value_names = ["TENANT", "PROJECT"])]
         of: Option<Vec<String>>,
+        /// The project's key comes on stdin (for the server)
+        #[arg(long, hide = true, requires = "of")]
+        sealed: bool,
     },
     /// Show what a job has said
     Logs {
@@ -51,12 +54,16 @@ impl Jobs {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
             Command::Ls => list(context).await,
-            Command::Resume { id, waiting, of } => {
+            Command::Resume { id, waiting, of, sealed } => {
                 let takes = if waiting { Takes::Waiting } else { Takes::Any };
                 match of.as_deref() {
                     Some([tenant, project]) => {
                         let project = Project { tenant: tenant.clone(), id: project.clone() };
-                        resume(&context.of(project), &id, takes).await
+                        let mut context = context.of(project);
+                        if sealed {
+                            context.handed = Some(handed_key()?);
+                        }
+                        resume(&context, &id, takes).await
                     }
                     _ => resume(context, &id, takes).await,
                 }
@@ -65,6 +72,17 @@ impl Jobs {
             Command::Cancel { id } => cancel(context, &id).await,
         }
     }
+}
+
+/// The key of the job's project, which the server writes to stdin: neither arguments nor environment of a process are a
+/// secret from others of its user.
+fn handed_key() -> Result<ProjectKey, Failure> {
+    let mut bytes = [0; 32];
+    let read = std::io::stdin().read_exact(&mut bytes);
+    let key = ProjectKey::of_bytes(&bytes);
+    bytes.fill(0);
+    read.map_err(|error| Failure::internal("no key came on stdin", &error))?;
+    key.ok_or_else(|| Failure::internal("no key came on stdin", &std::io::Error::other("it is cut short")))
 }
 
 async fn list(context: &Context) -> Result<(), Failure> {
@@ -140,9 +158,9 @@ async fn logs(context: &Context, id: &str) -> Result<(), Failure> {
     let store = context.store().await?;
     // A job of another project has no log here.
     jobs::find(&store, &context.project, &id).await?;
-    let path: PathBuf = store.layout().job_dir(&id).join(training::LOG);
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
+    let path = vault::job_folder(&store, &context.project, &id)?.join(training::LOG);
+    let lines = match vault::lines::read(&path, 0, u64::MAX) {
+        Ok(lines) => lines,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let why = "it has not begun";
             return Err(Failure::new(
@@ -153,10 +171,9 @@ async fn logs(context: &Context, id: &str) -> Result<(), Failure> {
                 "wait",
             ));
         }
-        Err(error) => return Err(Failure::file("read", &path, &error)),
+        Err(error) => return Err(Failure::file("read", path.path(), &error)),
     };
-    for line in BufReader::new(file).lines() {
-        let line = line.map_err(|error| Failure::file("read", &path, &error))?;
+    for (_, line) in lines {
         // The last line may be half written: its process may be writing it.
         if serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok() {
             output::text(line);

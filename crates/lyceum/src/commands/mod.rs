@@ -15,6 +15,7 @@ pub mod choose;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod drift;
 pub mod elsewhere;
 pub mod embed;
 pub mod eval;
@@ -68,7 +69,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let format = if cli.global.json { Format::Json } else { Format::People };
     let access = Access::of(&cli.global);
     let (control, project) = (Control::new(), Project::default_project());
-    let context = Context { config, format, control, project, access };
+    let context = Context { config, format, control, project, access, handed: None };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -95,6 +96,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Attack(args) => args.run(context).await,
         Command::Calibrate(args) => args.run(context).await,
         Command::Cascade(args) => args.run(context).await,
+        Command::Drift(args) => args.run(),
         Command::Predict(args) => args.run(context).await,
         Command::Explain(args) => args.run(context).await,
         Command::Embed(args) => args.run(context).await,

@@ -8,12 +8,12 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::cascade::{self, Cascade, CascadeManifest};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::manifest::{FORMAT_VERSION, ImportedKind, ImportedManifest, Manifest, Metric};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// The largest manifest that is read: row numbers of the parts are in it.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
@@ -60,7 +60,8 @@ pub fn read_known(version: &Version) -> Result<Known, Failure> {
 }
 
 /// As [`read_known`], of a folder; `id` says whose it is.
-pub fn read_known_in(dir: &Path, id: &str) -> Result<Known, Failure> {
+pub fn read_known_in(dir: impl Into<KeyedPath>, id: &str) -> Result<Known, Failure> {
+    let dir = dir.into();
     let path = dir.join(MANIFEST);
     let text = files::read_text(&path, MANIFEST_BYTES_MAX)?;
     let damaged = |why: String| {
@@ -70,7 +71,7 @@ pub fn read_known_in(dir: &Path, id: &str) -> Result<Known, Failure> {
         failure.place.file = Some(path.display().to_string());
         failure
     };
-    if let Err(error) = models::check_manifest(dir, text.as_bytes()) {
+    if let Err(error) = models::check_manifest(&dir, text.as_bytes()) {
         return Err(damaged(error.to_string()));
     }
     let value: Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
@@ -102,8 +103,10 @@ pub fn plain_name(file: &str) -> Result<&str, Failure> {
 }
 
 /// The sha256 of a file, read in pieces.
-pub fn sha256_of(path: &Path) -> Result<String, Failure> {
-    lyceum_service::language::import::hash_of(path).map_err(|error| Failure::file("read", path, &error))
+pub fn sha256_of(path: impl Into<KeyedPath>) -> Result<String, Failure> {
+    let path = path.into();
+    lyceum_service::language::import::hash_of(&path)
+        .map_err(|error| Failure::file("read", path.path(), &error))
 }
 
 fn of_cascade(version: &Version, (manifest, cascade): (&CascadeManifest, &Cascade), is_json: bool) {
@@ -116,7 +119,7 @@ fn of_cascade(version: &Version, (manifest, cascade): (&CascadeManifest, &Cascad
         (&mut object, cascade_command::object(manifest, cascade))
     {
         all.extend(more);
-        all.insert("path".into(), json!(version.dir));
+        all.insert("path".into(), json!(version.dir.path()));
     }
     output::json_line(&object);
 }
@@ -128,7 +131,7 @@ fn imported_object(version: &Version, manifest: &ImportedManifest) -> Value {
         // What both say, the row says.
         let more = manifest.into_iter().filter(|(key, _)| !object.contains_key(key)).collect::<Vec<_>>();
         object.extend(more);
-        object.insert("path".into(), json!(version.dir));
+        object.insert("path".into(), json!(version.dir.path()));
     }
     object
 }
@@ -178,7 +181,7 @@ fn object(version: &Version, manifest: &Manifest) -> Value {
         "privacy": manifest.privacy,
         "data": manifest.data,
         "spec": manifest.spec,
-        "path": version.dir,
+        "path": version.dir.path(),
     });
     if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
         object.extend(more);

@@ -9,7 +9,9 @@ use lyceum_models::causal_lm::Adapter;
 use lyceum_service::Language;
 use lyceum_service::language::{self, adapter};
 use lyceum_store::Store;
+use lyceum_store::data_files;
 use lyceum_store::models::Version;
+use lyceum_store::vault::KeyedPath;
 use lyceum_train::TrainError;
 use lyceum_train::chat;
 use lyceum_train::data::report::Report;
@@ -30,7 +32,7 @@ pub struct Began<'a> {
 /// Finds before the training what would keep the gate from comparing: its lines, the served version.
 pub async fn rehearse(context: &Context, store: &Store, plan: &TunePlan) -> Result<(), Failure> {
     let Some(file) = file(plan) else { return Ok(()) };
-    let path = plan.base_dir.join(file);
+    let path = data_files::folder(store, &context.project, &plan.base_dir)?.join(file);
     let bytes = files::read_bytes(&path, limits::FILE_BYTES_MAX)?;
     let mut report = Report::default();
     chat::lines::judge(&bytes, file, &context.control, &mut report).map_err(TrainError::from)?;
@@ -71,13 +73,14 @@ pub async fn judge(
         Ok(whole) => Ok((served, whole)),
         Err(failure) => Err(failure.message.clone()),
     };
+    let files = data_files::folder(store, &context.project, &plan.base_dir)?;
     let (plan, control) = (plan.clone(), context.control.clone());
     let (language, adapter) = (began.language.clone(), began.adapter.cloned());
     let fresh = tuned.model.clone();
     let work = move || {
         let (served, whole) = other?;
         let began = Began { language: &language, adapter: adapter.as_ref() };
-        compare(&plan, began, fresh, (served, whole), &control)
+        compare((&plan, &files), began, fresh, (served, whole), &control)
     };
     let compared = tokio::task::spawn_blocking(work).await;
     let compared = compared.map_err(|error| Failure::internal("the gate broke off", &error))?;
@@ -109,7 +112,7 @@ struct Compared {
 }
 
 fn compare(
-    plan: &TunePlan,
+    (plan, files): (&TunePlan, &KeyedPath),
     began: Began<'_>,
     fresh: lyceum_models::Model,
     (served, whole): (Version, Version),
@@ -144,8 +147,7 @@ fn compare(
         sha256: String::new(),
     };
     let on = |side: &Base<'_>| {
-        on_lines(&plan.tune, file, (side, &reference), &plan.base_dir, control)
-            .map_err(|error| error.to_string())
+        on_lines(&plan.tune, file, (side, &reference), files, control).map_err(|error| error.to_string())
     };
     let (ours, theirs) = (on(&ours)?, on(&theirs)?);
     let verdict = ours.beside(&theirs, &id).map_err(|error| error.to_string())?;

@@ -22,7 +22,12 @@ pub async fn metrics(State(api): State<Api>) -> Response {
 fn text(api: &Api) -> String {
     let mut out = String::new();
     let finished = api.counters.finished();
-    family(&mut out, "lyceum_http_requests_total", "counter", "Requests answered.");
+    family(
+        &mut out,
+        "lyceum_http_requests_total",
+        "counter",
+        "Requests answered, and 499 of clients that left before.",
+    );
     for ((method, route, status), finished) in &finished {
         let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
         line(&mut out, "lyceum_http_requests_total", &labels, finished.requests as f64);

@@ -117,7 +117,9 @@ pub async fn erase(
     Path(id): Path<String>,
 ) -> Result<Json<serde_json::Value>, ApiError> {
     let at = found(&api, &by, &id).await?;
-    Ok(Json(encryption::erase(api.service.store(), &at, &by.act()).await?))
+    let receipt = encryption::erase(api.service.store(), &at, &by.act()).await;
+    api.service.unload_project(&at);
+    Ok(Json(receipt?))
 }
 
 /// Which models the project may ask.

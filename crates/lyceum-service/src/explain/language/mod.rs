@@ -13,6 +13,8 @@
 //! [`places`].
 
 mod places;
+mod question;
+pub(super) mod rows;
 mod score;
 mod scored;
 mod tape;
@@ -32,6 +34,9 @@ use tape::Inside;
 use target::Target;
 use text::{Left, Prompt, Said};
 
+pub(crate) use question::{Question, read as read_question};
+pub use text::Frame;
+
 /// The names on the wire.
 pub const LEAVE_ONE_OUT: &str = "leave_one_out";
 pub const CONTEXTCITE: &str = "contextcite";
@@ -40,7 +45,7 @@ pub const DIRECT_LOGIT: &str = "direct_logit_attribution";
 const PLACES_INSIDE: u32 = limits::EXPLANATIONS_MAX as u32 / 2;
 
 /// A question that has been read: nothing of it is wrong but what only the model can tell.
-pub(super) struct Asked {
+pub(crate) struct Asked {
     language: Arc<Language>,
     prompt: Prompt,
     target: Target,
@@ -73,19 +78,34 @@ pub(super) fn read(
         let message = format!("{} says no text: there is no answer to explain", language.version.id());
         return Err(ServiceError::invalid("model", "unsupported_model", message));
     }
-    let (prompt, completion) = match what {
-        What::Continuation { prompt, completion } => (Prompt::text(&language, prompt)?, completion),
+    let (prompt, completion) = prompt_of(&language, what)?;
+    let said = Said::read(&language, completion)?;
+    let (target, shown) = target::choose(&language, &said, &options.target)?;
+    planned(service, language, (prompt, target, shown), options)
+}
+
+/// What the model read, and what it said.
+fn prompt_of<'a>(language: &Language, what: &'a What) -> Result<(Prompt, &'a str), ServiceError> {
+    match what {
+        What::Continuation { prompt, completion } => Ok((Prompt::text(language, prompt)?, completion)),
         What::Conversation { messages, completion } => {
-            (Prompt::conversation(&language, messages)?, completion)
+            Ok((Prompt::conversation(language, messages, &Frame::default())?, completion))
         }
         What::Input(_) => {
             let message =
                 format!("{} generates text: send messages (or prompt) and completion", language.version.id());
-            return Err(ServiceError::invalid("input", "unsupported_model", message));
+            Err(ServiceError::invalid("input", "unsupported_model", message))
         }
-    };
-    let said = Said::read(&language, completion)?;
-    let (target, shown) = target::choose(&language, &said, &options.target)?;
+    }
+}
+
+/// The prompt in parts and the method with its settings, within what is allowed.
+fn planned(
+    service: &Service,
+    language: Arc<Language>,
+    (prompt, target, shown): (Prompt, Target, TargetShown),
+    options: &Options,
+) -> Result<Asked, ServiceError> {
     let most = usize::try_from(options.max_passes).unwrap_or(usize::MAX) / target.n_texts();
     let prompt = prompt.cut(&language, options.granularity, most.saturating_sub(2))?;
     let how = match tape::method(&options.method) {
@@ -107,7 +127,7 @@ pub(super) fn read(
 }
 
 /// Makes the explanation.
-pub(super) async fn explain(
+pub(crate) async fn explain(
     service: &Service,
     project: &Project,
     asked: &Asked,
@@ -135,7 +155,7 @@ impl Asked {
     }
 
     /// The most rows that go forward and back.
-    pub(super) fn passes_most(&self, options: &Options) -> u64 {
+    pub(crate) fn passes_most(&self, options: &Options) -> u64 {
         match self.how {
             How::LeaveOneOut | How::ContextCite { .. } => options.max_passes,
             How::Inside(_) => super::passes_most(options),
@@ -148,7 +168,7 @@ impl Asked {
     }
 
     /// Places that it takes among the explanations under way.
-    pub(super) fn places(&self) -> u32 {
+    pub(crate) fn places(&self) -> u32 {
         match self.how {
             How::LeaveOneOut | How::ContextCite { .. } => 1,
             How::Inside(_) => PLACES_INSIDE,
@@ -228,12 +248,13 @@ fn supported(options: &Options) -> Result<(), ServiceError> {
 }
 
 /// Every method, and that the others do not explain imported models.
-pub(super) fn methods() -> Vec<MethodInfo> {
+pub(super) fn methods(service: &Service, language: &Language) -> Vec<MethodInfo> {
     let passes = "1 a part of the prompt and 2; twice as many with target.not";
     let mut all = vec![
         MethodInfo { name: LEAVE_ONE_OUT, exact: true, passes, refusal: None },
         cite_info(None),
         logit_info(None),
+        rows::info(rows::refusal(service, language)),
     ];
     for method in Method::all().into_iter().filter(|method| *method != Method::Ablation) {
         let works = tape::method(&MethodChoice::Named(method.clone())).is_some();

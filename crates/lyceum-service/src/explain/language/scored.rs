@@ -53,7 +53,11 @@ pub(super) async fn contextcite(
     let (said, scale) = match &asked.target {
         Target::Said { range, .. } => (contextcite::log_odds as fn(f64) -> f64, range.len() as f64),
         // The difference of two log-probabilities is the log-odds of one against the other already.
-        Target::Contrast { .. } => (std::convert::identity as fn(f64) -> f64, 1.0),
+        Target::Contrast { .. } | Target::Label { not: Some(_), .. } => {
+            (std::convert::identity as fn(f64) -> f64, 1.0)
+        }
+        // A label is one answer, however many tokens it has.
+        Target::Label { .. } => (contextcite::log_odds as fn(f64) -> f64, 1.0),
     };
     let values_of: Vec<f64> = logprobs.into_iter().map(said).collect();
     let n_held_out = contextcite::n_held_out(masks.len());

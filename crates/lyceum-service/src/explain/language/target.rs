@@ -14,6 +14,8 @@ pub(super) enum Target {
     Said { tokens: Vec<u32>, range: Range<usize> },
     /// The last token of `tokens`, over `other` where it stands.
     Contrast { tokens: Vec<u32>, other: u32 },
+    /// One label of a question among all, or over one other, as whole answers.
+    Label { labels: Vec<Vec<u32>>, chosen: usize, not: Option<usize> },
 }
 
 impl Target {
@@ -22,6 +24,7 @@ impl Target {
         match self {
             Target::Said { range, .. } => range.end,
             Target::Contrast { tokens, .. } => tokens.len(),
+            Target::Label { labels, .. } => labels.iter().map(Vec::len).max().unwrap_or(0),
         }
     }
 
@@ -30,6 +33,7 @@ impl Target {
         match self {
             Target::Said { tokens, range } => &tokens[..range.end],
             Target::Contrast { tokens, .. } => tokens,
+            Target::Label { labels, chosen, .. } => &labels[*chosen],
         }
     }
 
@@ -37,7 +41,8 @@ impl Target {
     pub(super) fn n_texts(&self) -> usize {
         match self {
             Target::Said { .. } => 1,
-            Target::Contrast { .. } => 2,
+            Target::Contrast { .. } | Target::Label { not: Some(_), .. } => 2,
+            Target::Label { labels, .. } => labels.len(),
         }
     }
 
@@ -57,6 +62,16 @@ impl Target {
                     })
                     .into()
             }
+            Target::Label { labels, chosen, not } => {
+                let scored = |label: &Vec<u32>| {
+                    let text = [prompt, label].concat();
+                    Scored { text, from: prompt.len() }
+                };
+                match not {
+                    Some(not) => [&labels[*chosen], &labels[*not]].map(scored).into(),
+                    None => labels.iter().map(scored).collect(),
+                }
+            }
         }
     }
 
@@ -64,7 +79,12 @@ impl Target {
     pub(super) fn value(&self, scores: &[f64]) -> f64 {
         match self {
             Target::Said { .. } => scores[0],
-            Target::Contrast { .. } => scores[0] - scores[1],
+            Target::Contrast { .. } | Target::Label { not: Some(_), .. } => scores[0] - scores[1],
+            Target::Label { labels, chosen, .. } => {
+                let scores = &scores[..labels.len()];
+                let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                scores[*chosen] - highest - scores.iter().map(|log| (log - highest).exp()).sum::<f64>().ln()
+            }
         }
     }
 
@@ -77,8 +97,20 @@ impl Target {
                 let row = tokens.len() - 1;
                 vec![Term { row, class: tokens[row] as usize, not: Some(*other as usize) }]
             }
+            Target::Label { labels, chosen, .. } => terms_of(&labels[*chosen]),
         }
     }
+}
+
+/// The token at which one answer leaves another; None: one begins the other.
+pub(super) fn parting(tokens: &[u32], others: &[u32]) -> Option<Target> {
+    let place = tokens.iter().zip(others).position(|(token, other)| token != other)?;
+    Some(Target::Contrast { tokens: tokens[..=place].to_vec(), other: others[place] })
+}
+
+/// The row and token of each token of an answer.
+pub(super) fn terms_of(tokens: &[u32]) -> Vec<Term> {
+    tokens.iter().enumerate().map(|(row, &id)| Term { row, class: id as usize, not: None }).collect()
 }
 
 /// The part of the answer that is explained.

@@ -7,8 +7,17 @@ use crate::language::Language;
 use lyceum_language::template::{Conversation, End, openai_messages};
 use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
 use lyceum_types::clock::Timestamp;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use std::ops::Range;
+
+/// What a chat template is told beside the messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Frame {
+    /// Functions that may be called, in OpenAI's shape.
+    pub tools: Vec<Value>,
+    /// Further variables of the template.
+    pub variables: Map<String, Value>,
+}
 
 /// A prompt in the words of the caller, cut into parts.
 pub(super) struct Prompt {
@@ -23,6 +32,9 @@ enum Source {
     Conversation {
         messages: Vec<Value>,
         texts: Vec<(usize, String)>,
+        frame: Frame,
+        /// Of a question about one text: what stands behind it in its message, and is of no part.
+        tail: Option<String>,
         now: i64,
     },
 }
@@ -49,7 +61,11 @@ impl Prompt {
         prompt.not_empty(language, "prompt")
     }
 
-    pub(super) fn conversation(language: &Language, messages: &[Value]) -> Result<Self, ServiceError> {
+    pub(super) fn conversation(
+        language: &Language,
+        messages: &[Value],
+        frame: &Frame,
+    ) -> Result<Self, ServiceError> {
         if language.words.template.is_none() {
             let message = format!(
                 "the files of {} have no chat template: send prompt and completion",
@@ -61,8 +77,23 @@ impl Prompt {
         let text =
             |(i, message): (usize, &Value)| message["content"].as_str().map(|text| (i, text.to_owned()));
         let texts = messages.iter().enumerate().filter_map(text).collect();
-        let source = Source::Conversation { messages, texts, now: Timestamp::now().seconds() };
+        let (frame, now) = (frame.clone(), Timestamp::now().seconds());
+        let source = Source::Conversation { messages, texts, frame, tail: None, now };
         Prompt { source, parts: Vec::new() }.not_empty(language, "messages")
+    }
+
+    /// A question about a text, in one message of a user.
+    pub(super) fn question(
+        language: &Language,
+        (text, tail): (&str, &str),
+        (variables, now): (&Map<String, Value>, i64),
+    ) -> Result<Self, ServiceError> {
+        let messages = openai_messages(&[json!({"role": "user", "content": text})]);
+        let messages = messages.map_err(|error| refused("input", error))?;
+        let frame = Frame { tools: Vec::new(), variables: variables.clone() };
+        let (texts, tail) = (vec![(0, text.to_owned())], Some(tail.to_owned()));
+        let source = Source::Conversation { messages, texts, frame, tail, now };
+        Prompt { source, parts: Vec::new() }.not_empty(language, "input")
     }
 
     fn not_empty(self, language: &Language, param: &str) -> Result<Self, ServiceError> {
@@ -162,19 +193,21 @@ impl Prompt {
         language: &Language,
         write: impl Fn(usize, &str) -> String,
     ) -> Result<String, ServiceError> {
-        let (messages, texts, now) = match &self.source {
+        let (messages, texts, frame, tail, now) = match &self.source {
             Source::Text(text) => return Ok(write(0, text)),
-            Source::Conversation { messages, texts, now } => (messages, texts, now),
+            Source::Conversation { messages, texts, frame, tail, now } => (messages, texts, frame, tail, now),
         };
         let mut messages = messages.clone();
         for (i, (message, text)) in texts.iter().enumerate() {
-            messages[*message]["content"] = write(i, text).into();
+            messages[*message]["content"] = (write(i, text) + tail.as_deref().unwrap_or_default()).into();
         }
         let template = language.words.template.as_ref();
         let template = template.ok_or_else(|| ServiceError::internal("no chat template", "bug"))?;
         let conversation = Conversation {
             messages: &messages,
+            tools: (!frame.tools.is_empty()).then_some(&frame.tools[..]),
             end: End::GenerationPrompt,
+            variables: frame.variables.clone(),
             now: *now,
             guard: language.words.tokenizer.guarded(template.source()),
             ..Conversation::default()
@@ -203,6 +236,10 @@ impl Prompt {
         let pieces = match &self.source {
             Source::Text(text) => Pieces::Text {
                 text: text.clone(),
+                spans: self.parts.iter().map(|(_, span)| span.clone()).collect(),
+            },
+            Source::Conversation { texts, tail: Some(_), .. } => Pieces::Text {
+                text: texts[0].1.clone(),
                 spans: self.parts.iter().map(|(_, span)| span.clone()).collect(),
             },
             Source::Conversation { messages, texts, .. } => {

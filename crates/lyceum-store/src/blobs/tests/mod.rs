@@ -118,7 +118,7 @@ async fn conforms(blobs: Blobs) {
     let file = house.keep(b"a,b\n1,2\n").await.unwrap();
     let empty = house.keep(b"").await.unwrap();
     let told = models::list(&house.store, &Project::default_project()).await.unwrap();
-    let before = fs::read(version.dir.join(WEIGHTS)).unwrap();
+    let before = version.dir.join(WEIGHTS).read().unwrap();
 
     house.forget_copies();
     // Eight ask at once; each sees the whole folder.
@@ -126,9 +126,9 @@ async fn conforms(blobs: Blobs) {
     for found in futures_util::future::join_all(asked).await {
         let found = found.unwrap();
         assert_eq!(std::slice::from_ref(&found), &told[..]);
-        assert_eq!(fs::read(found.dir.join(WEIGHTS)).unwrap(), before);
-        assert_eq!(fs::read(found.dir.join("empty")).unwrap(), b"");
-        let manifest = fs::read(found.dir.join(crate::layout::MANIFEST)).unwrap();
+        assert_eq!(found.dir.join(WEIGHTS).read().unwrap(), before);
+        assert_eq!(found.dir.join("empty").read().unwrap(), b"");
+        let manifest = found.dir.join(crate::layout::MANIFEST).read().unwrap();
         assert_eq!(manifest, b"{\"version\":1}");
         assert!(found.dir.join(crate::layout::MANIFEST_SHA256).exists());
         models::check_manifest(&found.dir, &manifest).unwrap();
@@ -142,7 +142,7 @@ async fn conforms(blobs: Blobs) {
     assert_eq!(sweep(&house.store, GRACE, LATER).await.unwrap().n_removed, 0);
     house.delete("digits@1").await;
     house.forget_copies();
-    assert_eq!(fs::read(house.resolve("figits").await.unwrap().dir.join(WEIGHTS)).unwrap(), before);
+    assert_eq!(house.resolve("figits").await.unwrap().dir.join(WEIGHTS).read().unwrap(), before);
     house.delete("figits@1").await;
     data_files::delete(&house.store, &Project::default_project(), &file, NOW).await.unwrap();
     data_files::delete(&house.store, &Project::default_project(), &empty, NOW).await.unwrap();
@@ -216,7 +216,7 @@ async fn what_was_acknowledged_is_there_and_what_was_refused_leaves_nothing() {
             house.forget_copies();
             if let Ok(version) = &version {
                 let found = house.resolve(&name).await.unwrap();
-                let bytes = fs::read(found.dir.join(WEIGHTS)).unwrap();
+                let bytes = found.dir.join(WEIGHTS).read().unwrap();
                 assert_eq!(hex(&Sha256::digest(bytes)), version.sha256, "{name}");
             }
             if let Ok(id) = &file {
@@ -312,7 +312,7 @@ async fn a_restored_database_reads_the_objects_and_writes_when_it_is_told_to() {
     let House { store, dir } = without;
     let restored = House { store: store.with_blobs(s3(&server.endpoint, "models")), dir };
     let version = restored.resolve("digits").await.unwrap();
-    assert_eq!(fs::read(version.dir.join(WEIGHTS)).unwrap().len(), 250);
+    assert_eq!(version.dir.join(WEIGHTS).read().unwrap().len(), 250);
     assert!(restored.publish("digits").await.is_err());
     take_over(&restored.store).await.unwrap();
     assert_eq!(restored.publish("digits").await.unwrap().number, 2);

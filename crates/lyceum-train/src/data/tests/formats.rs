@@ -5,6 +5,7 @@ use lyceum_models::batch::{Input, Target};
 use lyceum_models::prepare::{PreparedValue, Raw};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::path::Path;
 
 fn classifier(file: &str) -> Case {
     let mut case = Case::new(Task::Classification);

@@ -1,10 +1,11 @@
 //! The document of a choice: its own tables, and for every candidate the rules of a whole job spec.
 
-use super::section::{POSITIVE, Problems, Section};
+use super::section::{POSITIVE, Problems, SHARE, Section};
 use super::tree::{Entry, Node, Value};
-use super::{Draft, Problem, ProblemCode, data, model, read_head, rules, train};
+use super::{Draft, Problem, ProblemCode, data, imported, model, read_head, rules, train};
 use crate::spec::choose::{
-    CONCURRENCY_DEFAULT, Candidate, Candidates, ChooseSpec, Explainability, Limits, SEEDS_DEFAULT, usual_name,
+    AnswerMetric, CONCURRENCY_DEFAULT, Candidate, Candidates, ChooseSpec, Explainability, Imported, Limits,
+    SEEDS_DEFAULT, usual_name,
 };
 use crate::spec::{DataSpec, Task, TrainSpec};
 
@@ -16,6 +17,12 @@ const SIZE_MAX: usize = 1 << 52;
 
 const LEVELS: &[(&str, Explainability)] =
     &[("exact", Explainability::Exact), ("faithful", Explainability::Faithful)];
+
+const METRICS: &[(&str, AnswerMetric)] = &[
+    ("exact_match", AnswerMetric::ExactMatch),
+    ("token_accuracy", AnswerMetric::TokenAccuracy),
+    ("perplexity", AnswerMetric::Perplexity),
+];
 
 pub(super) fn read(root: &Node) -> Result<ChooseSpec, Vec<Problem>> {
     let problems = Problems::default();
@@ -35,11 +42,8 @@ pub(super) fn read(root: &Node) -> Result<ChooseSpec, Vec<Problem>> {
 fn read_root(root: &Node, problems: &Problems) -> Option<ChooseSpec> {
     let mut section = Section::root(root, problems)?;
     let (name, task, seed) = read_head(&mut section);
-    if matches!(task, Some(Task::LanguageModeling | Task::SequenceToSequence)) {
-        let message = "choosing among models that write texts is not in this version yet";
-        let fix = "choose for classification, regression or forecasting";
-        section.note("task", ProblemCode::NotYet, message, fix);
-    }
+    let imported = imported::candidates(root, problems);
+    imported::check_task(&mut section, task, root, &imported);
     let seeds = section.size_or("seeds", SEEDS_DEFAULT, 1, SEEDS_MAX);
     let concurrency = section.size_or("concurrency", CONCURRENCY_DEFAULT, 2, CONCURRENCY_MAX);
     section.require("data", "the table of the data", "[data] with train = \"rows.csv\"");
@@ -59,9 +63,14 @@ fn read_root(root: &Node, problems: &Problems) -> Option<ChooseSpec> {
     if let Some(data) = &data {
         parts(&mut section, data);
     }
+    let question = section.section("question").map(imported::question);
+    let metric = section.choice("metric", METRICS);
     let known = Known { root, task, seed, data: data.as_ref(), shared: shared.as_ref(), problems };
-    let candidates = candidates(&mut section, &known);
-    known.check(None, None, None);
+    let candidates = candidates(&mut section, &known, &imported);
+    let (question, metric) = imported::check_asked(&mut section, task, &imported, (question, metric));
+    if task != Some(Task::LanguageModeling) {
+        known.check(None, None, None);
+    }
     section.finish();
     Some(ChooseSpec {
         name: name?,
@@ -71,6 +80,9 @@ fn read_root(root: &Node, problems: &Problems) -> Option<ChooseSpec> {
         data: data?,
         train: shared,
         candidates: candidates?,
+        imported: imported.into_iter().map(|(_, imported)| imported).collect(),
+        question: question.flatten(),
+        metric,
         limits,
         budget_minutes: budget?,
         usd_per_cpu_hour,
@@ -110,12 +122,17 @@ fn limits(mut section: Section<'_>) -> Limits {
         explainability: section.choice("explainability", LEVELS),
         epsilon_max: section.number("epsilon_max", POSITIVE),
         usd_per_1k: section.number("usd_per_1k", POSITIVE),
+        robust_accuracy: section.number("robust_accuracy", SHARE),
     };
     section.finish();
     limits
 }
 
-fn candidates(section: &mut Section<'_>, known: &Known<'_>) -> Option<Candidates> {
+fn candidates(
+    section: &mut Section<'_>,
+    known: &Known<'_>,
+    imported: &[(usize, Imported)],
+) -> Option<Candidates> {
     if section.is_text("candidates") {
         return section.choice("candidates", &[("auto", ())]).map(|()| Candidates::Auto);
     }
@@ -127,10 +144,13 @@ fn candidates(section: &mut Section<'_>, known: &Known<'_>) -> Option<Candidates
     }
     let mut listed: Vec<Candidate> = Vec::new();
     let mut whole = true;
-    for (index, node) in nodes.iter().enumerate() {
+    let taken: Vec<&str> = imported.iter().map(|(_, imported)| imported.name.as_str()).collect();
+    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| !imported::is_one(node)) {
         match candidate(index, node, known) {
             Some((candidate, given)) => {
-                if let Some(candidate) = unlike(candidate, given, index, node, &listed, known.problems) {
+                if let Some(candidate) =
+                    unlike((candidate, given), (index, node), (&listed, &taken), known.problems)
+                {
                     listed.push(candidate);
                 }
             }
@@ -142,14 +162,12 @@ fn candidates(section: &mut Section<'_>, known: &Known<'_>) -> Option<Candidates
 
 /// The candidate under a name that no other has; a name that was written twice is a problem.
 fn unlike(
-    mut candidate: Candidate,
-    given: bool,
-    index: usize,
-    node: &Node,
-    listed: &[Candidate],
+    (mut candidate, given): (Candidate, bool),
+    (index, node): (usize, &Node),
+    (listed, imported): (&[Candidate], &[&str]),
     problems: &Problems,
 ) -> Option<Candidate> {
-    let taken = |name: &str| listed.iter().any(|other| other.name == name);
+    let taken = |name: &str| listed.iter().any(|other| other.name == name) || imported.contains(&name);
     if given && taken(&candidate.name) {
         let place = node.find(&["name"]).map_or(node.place, |name| name.place);
         let message = format!("two candidates are called \"{}\"", candidate.name);
@@ -181,11 +199,7 @@ fn candidate(index: usize, node: &Node, known: &Known<'_>) -> Option<(Candidate,
     let inner = Node { value: Value::Table(own(entries, &["name", "train"], false)), place: node.place };
     let mut section = Section::open(&around, path.clone(), known.problems)?;
     let name = section.text("name");
-    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-    if name.as_ref().is_some_and(|name| !plain(name) || name.len() > 64) {
-        let fix = "use up to 64 letters, digits, `-`, `_` and `.`";
-        section.note("name", ProblemCode::OutOfRange, "is no candidate's name", fix);
-    }
+    check_name(&mut section, name.as_deref());
     // Read below, over the keys that all share.
     section.has("train");
     section.finish();
@@ -199,6 +213,15 @@ fn candidate(index: usize, node: &Node, known: &Known<'_>) -> Option<(Candidate,
     let model = model?;
     let given = name.is_some();
     Some((Candidate { name: name.unwrap_or_else(|| usual_name(&model)), model, train }, given))
+}
+
+/// What a candidate may be called.
+pub(super) fn check_name(section: &mut Section<'_>, name: Option<&str>) {
+    let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if name.is_some_and(|name| !plain(name) || name.len() > 64) {
+        let fix = "use up to 64 letters, digits, `-`, `_` and `.`";
+        section.note("name", ProblemCode::OutOfRange, "is no candidate's name", fix);
+    }
 }
 
 /// A candidate's own keys over those that all share. Epochs and steps say the same thing: one's own replace

@@ -346,6 +346,21 @@ impl<'a> Section<'a> {
         entries.iter().filter_map(read).collect()
     }
 
+    /// Every key of a table whose keys are the user's own words, each with a text as its value.
+    pub(super) fn texts_by_name(mut self) -> Vec<(String, String)> {
+        let entries = std::mem::take(&mut self.entries);
+        let read = |entry: &Entry| match &entry.node.value {
+            Value::Text(text) if !text.is_empty() => Some((entry.key.clone(), text.clone())),
+            _ => {
+                let message = format!("must be a text, is {}", entry.node.kind());
+                let path = self.path(&entry.key);
+                self.problems.note(entry.node.place, path, ProblemCode::WrongType, message, "write a string");
+                None
+            }
+        };
+        entries.iter().filter_map(read).collect()
+    }
+
     /// Reports the keys that were not asked for.
     pub(super) fn finish(self) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {

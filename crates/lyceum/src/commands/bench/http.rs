@@ -160,6 +160,56 @@ impl Told {
     }
 }
 
+/// A connection that is kept from one request to the next.
+pub struct Connection {
+    stream: TcpStream,
+    target: Target,
+    bytes: Vec<u8>,
+}
+
+impl Connection {
+    pub async fn to(target: &Target) -> Result<Self, Failure> {
+        let stream = within(TcpStream::connect(&target.address)).await;
+        let stream = stream.map_err(|why| target.unreachable(&why))?;
+        let _ = stream.set_nodelay(true);
+        Ok(Connection { stream, target: target.clone(), bytes: Vec::new() })
+    }
+
+    /// Asks `/v1/completions` and reads the whole answer; its status.
+    pub async fn ask(&mut self, body: &str) -> Result<u16, Failure> {
+        let head = self.target.head("POST", "/v1/completions", Some(body.len()));
+        let request = head.replace("connection: close\r\n", "") + body;
+        let Self { stream, bytes, .. } = self;
+        let exchange = async {
+            stream.write_all(request.as_bytes()).await?;
+            bytes.clear();
+            loop {
+                if let Some((status, length)) = whole(bytes)
+                    && bytes.len() >= length
+                {
+                    return Ok(status);
+                }
+                if stream.read_buf(bytes).await? == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+        };
+        let told = within(exchange).await;
+        told.map_err(|why| self.target.unreachable(&why))
+    }
+}
+
+/// Status of an answer, and the bytes of all of it, as its head says; none while the head is not whole.
+fn whole(bytes: &[u8]) -> Option<(u16, usize)> {
+    let end = find(bytes, b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..end]).ok()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    })?;
+    Some((status(&bytes[..end])?, end + 4 + length))
+}
+
 async fn within<T>(exchange: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
     match tokio::time::timeout(TIMEOUT, exchange).await {
         Ok(done) => done.map_err(|error| error.to_string()),
@@ -218,6 +268,13 @@ mod tests {
         assert_eq!((told.completion_tokens, told.cached_tokens), (2, 32));
         told.take(b"data: {\"error\":{\"message\":\"x\"}}", 7.0);
         assert_eq!(told.n_endings, 2);
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_its_head_says() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(whole(answer), Some((200, answer.len())));
+        assert_eq!(whole(&answer[..30]), None);
     }
 
     #[test]

@@ -174,6 +174,6 @@ fn version(dir: &Path) -> Result<Version, Failure> {
         job: None,
         created_at: Timestamp::now(),
         held: None,
-        dir: dir.to_owned(),
+        dir: dir.into(),
     })
 }

@@ -14,6 +14,7 @@ mod memory;
 mod peer;
 mod random;
 mod reliability;
+mod requests;
 mod server;
 mod serving;
 mod trust;
@@ -26,8 +27,10 @@ use clap::{Args, Subcommand};
 use encoder::EncoderBench;
 use ledger::LedgerBench;
 use llm::LlmBench;
+use lyceum_types::control::Control;
 use peer::{Peer, TRAIN};
 use reliability::ReliabilityBench;
+use requests::RequestsBench;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use trust::TrustBench;
@@ -53,6 +56,8 @@ enum Kind {
     Ledger(LedgerBench),
     /// What a server keeps under load
     Reliability(ReliabilityBench),
+    /// Short requests a second through one server, and how soon it is ready
+    Requests(RequestsBench),
 }
 
 #[derive(Debug, Args)]
@@ -79,33 +84,46 @@ impl Bench {
         let control = context.control.clone();
         let is_json = context.is_json();
         let data_dir = context.config.data_dir.value.clone();
-        if let Kind::Reliability(bench) = self.kind {
-            let report = bench.measure(&control, is_json).await?;
-            if is_json {
-                output::json_line(&report);
-            }
-            return Ok(());
-        }
-        let measure = move || match self.kind {
-            Kind::Train(bench) => bench.measure(&control, is_json),
-            Kind::Trust(bench) => bench.measure(&control, is_json),
-            Kind::Llm(bench) => bench.measure(&control, is_json),
-            Kind::Encoder(bench) => bench.measure(&control, is_json),
-            Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
-            Kind::Reliability(_) => unreachable!("it is measured above: bug"),
+        let served = match self.kind {
+            Kind::Reliability(bench) => bench.measure(&control, is_json).await,
+            Kind::Requests(bench) => bench.measure(&control, is_json).await,
+            here => here.measured_here(control, data_dir, is_json).await,
         };
-        let report = tokio::task::spawn_blocking(measure)
-            .await
-            .map_err(|error| Failure::internal("the benchmark broke off", &error))??;
         if is_json {
-            output::json_line(&report);
+            output::json_line(&served?);
+        } else {
+            served?;
         }
         Ok(())
     }
 }
 
+impl Kind {
+    /// In this process, on a thread that may block.
+    async fn measured_here(
+        self,
+        control: Control,
+        data_dir: PathBuf,
+        is_json: bool,
+    ) -> Result<Value, Failure> {
+        let measure = move || match self {
+            Kind::Train(bench) => bench.measure(&control, is_json),
+            Kind::Trust(bench) => bench.measure(&control, is_json),
+            Kind::Llm(bench) => bench.measure(&control, is_json),
+            Kind::Encoder(bench) => bench.measure(&control, is_json),
+            Kind::Ledger(bench) => bench.measure(&control, &data_dir, is_json),
+            Kind::Reliability(_) | Kind::Requests(_) => {
+                unreachable!("a server is measured from outside: bug")
+            }
+        };
+        tokio::task::spawn_blocking(measure)
+            .await
+            .map_err(|error| Failure::internal("the benchmark broke off", &error))?
+    }
+}
+
 impl TrainBench {
-    fn measure(&self, control: &lyceum_types::control::Control, is_json: bool) -> Result<Value, Failure> {
+    fn measure(&self, control: &Control, is_json: bool) -> Result<Value, Failure> {
         let unknown = self.only.iter().find(|name| WORKS.iter().all(|w| !w.is_called(name)));
         if let Some(name) = unknown {
             let known: Vec<String> =

@@ -31,7 +31,7 @@ impl Drop for Server {
     }
 }
 
-/// A data folder with one imported model; it goes with this value.
+/// A data folder, with one imported model or none; it goes with this value.
 pub struct House {
     folder: PathBuf,
     key: String,
@@ -46,16 +46,22 @@ impl Drop for House {
 impl House {
     /// Imports a file or folder of a model.
     pub fn with(model: &Path) -> Result<Self, Failure> {
-        let number = STARTED.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("lyceum-bench-house-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).map_err(|error| Failure::file("create", &folder, &error))?;
-        let mut house = House { folder, key: String::new() };
+        let house = Self::empty()?;
         let done = house.command()?.arg("import").arg(model).args(["--name", MODEL]).output();
         let done = done.map_err(|error| Failure::file("run", Path::new("lyceum import"), &error))?;
         if !done.status.success() {
             let why = String::from_utf8_lossy(&done.stderr).trim().to_owned();
             return Err(failed("the model could not be imported", &why));
         }
+        Ok(house)
+    }
+
+    /// A data folder with a key and nothing else.
+    pub fn empty() -> Result<Self, Failure> {
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("lyceum-bench-house-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).map_err(|error| Failure::file("create", &folder, &error))?;
+        let mut house = House { folder, key: String::new() };
         let key = ["keys", "create", "--name", "bench", "--scope", "admin", "--json"];
         let done = house.command()?.args(key).output().map_err(|error| cannot(&error))?;
         let made: Value = serde_json::from_slice(&done.stdout).unwrap_or_default();
@@ -120,9 +126,18 @@ impl Server {
 
     /// Waits until it says that it is well.
     pub async fn ready(&self) -> Result<(), Failure> {
+        self.says("/health").await
+    }
+
+    /// Waits until it has tried whatever models it has.
+    pub async fn ready_for_models(&self) -> Result<(), Failure> {
+        self.says("/ready").await
+    }
+
+    async fn says(&self, path: &str) -> Result<(), Failure> {
         let began = Instant::now();
         while began.elapsed() < START {
-            if self.target.get("/health").await.is_ok_and(|(status, _)| status == 200) {
+            if self.target.get(path).await.is_ok_and(|(status, _)| status == 200) {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,16 +1,18 @@
 //! A choice from its job's row to its document: what `choose`, `jobs resume` and the server's worker share.
 
+use super::answers::Answers;
 use super::{show, wire};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use crate::progress::Progress;
 use crate::training::{self, Takes, take};
+use lyceum_choose::served::Served;
 use lyceum_choose::{ChooseError, Event, Selection, Watch};
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::ledger::{Counts, bills};
-use lyceum_store::{Store, StoreError, selections};
+use lyceum_store::{Store, StoreError, data_files, selections};
 use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
 use lyceum_types::clock::Timestamp;
@@ -129,11 +131,19 @@ async fn choose_and_register(
     plan: &Plan,
     far: Arc<Mutex<jobs::Progress>>,
 ) -> Result<Chosen, Failure> {
-    let (asked, folder) = (plan.spec.clone(), plan.base_dir.clone());
+    let asked = plan.spec.clone();
+    let folder = data_files::folder(store, &context.project, &plan.base_dir)?;
     let (control, is_json) = (context.control.clone(), context.is_json());
+    let answers = match plan.spec.imported.is_empty() {
+        true => None,
+        false => Some(Answers::start(context, store)?),
+    };
     let work = move || {
         let mut told = Told { is_json, progress: Progress::new("choosing", is_json), n_runs: 0, far };
-        let found = lyceum_choose::choose(&asked, &folder, &mut told, &control);
+        let found = {
+            let served = answers.as_ref().map(|answers| answers as &dyn Served);
+            lyceum_choose::choose(&asked, &folder, served, &mut told, &control)
+        };
         told.progress.finish();
         found
     };
@@ -152,8 +162,9 @@ async fn choose_and_register(
     })?;
     let id = SelectionId::of_job(job);
     let mut document = wire::document(&id, &plan.spec, &selection, Timestamp::now());
-    if let (Ok(taken), true) = (&selection.recommendation, plan.registers) {
-        let plan = training::Plan { spec: taken.job.clone(), base_dir: plan.base_dir.clone() };
+    let job = selection.recommendation.as_ref().ok().and_then(|taken| taken.job.clone());
+    if let (Some(spec), true) = (job, plan.registers) {
+        let plan = training::Plan { spec, base_dir: plan.base_dir.clone() };
         let job = training::create(context, store, &plan).await?;
         let claim = take(context, store, &job, Takes::Any).await?;
         let outcome = training::carry_out(context, store, claim, plan).await?;
@@ -227,9 +238,7 @@ fn say_found(context: &Context, outcome: &str) -> Result<(), Failure> {
         output::json_line(&document);
     } else {
         output::text(document["recommendation"]["sentence"].as_str().unwrap_or_default());
-        if let Some(model) = document["recommendation"]["model"].as_str() {
-            output::text(format!("Registered as {model}."));
-        }
+        show::model(&document);
     }
     Ok(())
 }

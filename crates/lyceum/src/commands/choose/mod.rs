@@ -1,5 +1,6 @@
 //! `lyceum choose SPEC`: race candidates, show what was measured, register the one that the rule takes.
 
+mod answers;
 pub mod job;
 mod show;
 mod svg;

@@ -53,9 +53,7 @@ pub fn print(found: &Selection, document: &Value, path: &Path) {
     }
     if let Ok(taken) = &found.recommendation {
         output::text(format!("\n{}", taken.sentence));
-        if let Some(model) = document["recommendation"]["model"].as_str() {
-            output::text(format!("Registered as {model}."));
-        }
+        model(document);
     }
     if let Some(test) = document["test"]["metrics"].as_object() {
         let name = format!("test_{metric}");
@@ -71,6 +69,22 @@ pub fn print(found: &Selection, document: &Value, path: &Path) {
         output::note(format!("not evaluated: {what}: {why}"));
     }
     output::note(format!("{:.0} s; everything is in {}", found.seconds, path.display()));
+}
+
+/// Which version it is, and how a language model is asked so.
+pub fn model(document: &Value) {
+    let recommendation = &document["recommendation"];
+    let Some(model) = recommendation["model"].as_str() else { return };
+    match recommendation["ask"].as_object() {
+        None => output::text(format!("Registered as {model}.")),
+        Some(ask) => {
+            let words = ask.get("instructions").and_then(Value::as_str).unwrap_or_default();
+            let (first, n) = (words.lines().next().unwrap_or_default(), words.lines().count());
+            let more =
+                if n > 1 { format!(" (and {} lines more, in the document)", n - 1) } else { String::new() };
+            output::text(format!("It is {model}: ask POST /v1/decisions \"{first}\"{more}."));
+        }
+    }
 }
 
 fn cells(loss: Loss, row: &Row) -> Vec<String> {

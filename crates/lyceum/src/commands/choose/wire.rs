@@ -59,10 +59,13 @@ pub fn document(id: &SelectionId, spec: &ChooseSpec, found: &Selection, now: Tim
         "rows": found.rows.iter().map(row).collect::<Vec<_>>(),
         "pairs": pairs, "ties": ties, "pareto": pareto,
         "recommendation": found.recommendation.as_ref().ok().map(|taken| json!({
-            "candidate": name(taken.row), "best": name(taken.best), "sentence": taken.sentence, "model": null,
+            "candidate": name(taken.row), "best": name(taken.best), "sentence": taken.sentence,
+            "model": found.rows[taken.row].served.as_ref().map(|(facts, _)| &facts.model),
+            "ask": found.rows[taken.row].served.as_ref().map(|(_, asked)| ask(asked)),
         })),
         "nothing_left": found.recommendation.as_ref().err(),
-        "test": null,
+        "test": found.recommendation.as_ref().ok().and_then(|taken| taken.test.as_ref())
+            .map(|metric| json!({ "metrics": { (format!("test_{}", found.loss.metric())): metric } })),
         "method": {
             "rows": found.n_rows, "folds": spec.data.folds, "seeds": found.seeds, "first_seed": spec.seed,
             "training_share": found.share, "alpha": ALPHA, "power": POWER,
@@ -126,11 +129,31 @@ fn row(row: &Row) -> Value {
             "method": r.method, "eps": r.eps, "accuracy": r.accuracy,
         })),
         "epsilon": row.epsilon,
-        "lineage": row.job.as_ref().map(|job| json!({
-            "parents": [], "trained_on": job.data.train, "seed": job.seed, "licence": "that of its data",
-        })),
+        "lineage": lineage(row),
+        "ask": row.served.as_ref().map(|(_, asked)| ask(asked)),
         "model": row.job.as_ref().map(|job| &job.model), "train": row.job.as_ref().map(|job| &job.train),
     })
+}
+
+fn lineage(row: &Row) -> Value {
+    if let Some((facts, _)) = &row.served {
+        return json!({ "model": facts.model, "parents": facts.parents, "licence": facts.licence });
+    }
+    row.job.as_ref().map_or(Value::Null, |job| {
+        json!({
+            "parents": [], "trained_on": job.data.train, "seed": job.seed, "licence": "that of its data",
+        })
+    })
+}
+
+/// A question of `POST /v1/decisions`.
+fn ask(asked: &lyceum_choose::served::Asked) -> Value {
+    let choice = |(label, description): (&String, &Option<String>)| match description {
+        None => json!({ "value": label }),
+        Some(description) => json!({ "value": label, "description": description }),
+    };
+    let choices: Vec<Value> = asked.labels.iter().zip(&asked.descriptions).map(choice).collect();
+    json!({ "type": "choice", "instructions": asked.instructions, "choices": choices })
 }
 
 fn standing(row: &Row) -> &'static str {

@@ -183,9 +183,9 @@ async fn every_version(store: &Store, owners: &Owners) -> Result<String, Vec<Fai
         versions.extend(models::list(store, project).await.map_err(|error| vec![error.into()])?);
     }
     let (n, mut wrong) = (versions.len(), Vec::new());
-    let n_elsewhere = versions.iter().filter(|version| is_elsewhere(store, &version.dir)).count();
-    for version in versions.into_iter().filter(|version| !is_elsewhere(store, &version.dir)) {
-        let (id, dir) = (version.id(), version.dir.clone());
+    let n_elsewhere = versions.iter().filter(|version| is_elsewhere(store, version.dir.path())).count();
+    for version in versions.into_iter().filter(|version| !is_elsewhere(store, version.dir.path())) {
+        let (id, dir) = (version.id(), version.dir.path().to_owned());
         let looked = tokio::task::spawn_blocking(move || lyceum_service::integrity::check(version));
         let looked =
             looked.await.map_err(|error| vec![Failure::internal("a look at a model broke off", &error)])?;

@@ -32,6 +32,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Explain(args) => args.run_remote(context, client),
         Command::Embed(args) => args.run_remote(context, client).await,
         Command::Attack(args) => args.run_remote(context, client).await,
+        Command::Drift(args) => args.run_remote(context, client),
         Command::Choose(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,

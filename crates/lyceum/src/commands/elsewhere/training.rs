@@ -129,7 +129,7 @@ impl Jobs {
                 Ok(())
             }
             JobsCommand::Cancel { id } => told(context, client, &id, "cancel"),
-            JobsCommand::Resume { id, waiting: false, of: None } => {
+            JobsCommand::Resume { id, waiting: false, of: None, sealed: false } => {
                 let path = format!("{JOBS}/{}/resume", path_of(&id));
                 let job = client.post(&path, &json!({}))?;
                 follow(context, client, job).await

@@ -61,9 +61,11 @@ impl Attack {
             body["compare_to"] = json!(other);
             body["gate"] = json!({ "max_drop": max_drop });
         }
-        let file = client.upload(&self.data, "evals")?;
-        let file = id_of(&file)?;
-        body["data"] = json!(file);
+        let file = self.data.as_ref().map(|data| client.upload(data, "evals")).transpose()?;
+        let file = file.as_ref().map(id_of).transpose()?;
+        if let Some(file) = file {
+            body["data"] = json!(file);
+        }
         let run = async {
             let started = client.post("/v1/robustness/runs", &body)?;
             let path = format!("/v1/robustness/runs/{}", path_of(id_of(&started)?));
@@ -71,9 +73,9 @@ impl Attack {
         };
         let done = run.await;
         // The rows were brought for this run alone.
-        let removed = client.delete(&format!("/v1/files/{file}"));
+        let removed = file.map(|file| client.delete(&format!("/v1/files/{file}")));
         let done = done?;
-        removed?;
+        removed.transpose()?;
         if context.is_json() {
             output::json_line(&done);
         } else {

@@ -313,6 +313,7 @@ fn target_text(target: &TargetShown) -> String {
         TargetShown::Label { label, not: other, step: Some(step) } => {
             format!("{label}{} at step {step}", not(other))
         }
+        TargetShown::Choice { label, not: other, .. } => format!("{label}{}", not(other)),
         TargetShown::Output { output } => output.clone(),
         TargetShown::Text { text, not: other, .. } => format!("{text:?}{}", not(other)),
     }

@@ -47,8 +47,8 @@ pub(super) fn show(explained: &Explained, coloured: bool) {
 fn influence(model: &str, found: &InfluenceShown) {
     let steps: Vec<String> = found.checkpoints.iter().map(|(step, _)| step.to_string()).collect();
     output::text(format!(
-        "{model}  {:?}: rows of {} ({} of them) by TracIn over the checkpoints of steps {}",
-        found.label,
+        "{model}  {}: rows of {} ({} of them) by TracIn over the checkpoints of steps {}",
+        target_text(&found.target),
         found.file,
         found.n_rows,
         steps.join(", ")

@@ -10,7 +10,7 @@
 //! that was changed, a chunk that moved, a cut end and a document in another's place do not open. Any part can be read by
 //! opening its chunks alone.
 
-use crate::StoreError;
+use crate::hexadecimal;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use sha2::{Digest, Sha256};
@@ -33,6 +33,15 @@ pub struct ProjectKey {
     id: [u8; ID_BYTES],
 }
 
+/// By what their ids say, which is a hash of 128 bits.
+impl PartialEq for ProjectKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for ProjectKey {}
+
 impl std::fmt::Debug for ProjectKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ProjectKey({})", hexadecimal(&self.id))
@@ -40,14 +49,18 @@ impl std::fmt::Debug for ProjectKey {
 }
 
 impl ProjectKey {
-    pub(super) fn draw() -> Result<Self, StoreError> {
+    /// A new one.
+    ///
+    /// # Errors
+    /// The operating system gives no random numbers.
+    pub fn draw() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|error| StoreError::Random(error.to_string()))?;
+        getrandom::fill(&mut *bytes).map_err(io::Error::other)?;
         Ok(Self::of(bytes))
     }
 
     /// None: a key has 32 bytes.
-    pub(super) fn of_bytes(bytes: &[u8]) -> Option<Self> {
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Self::of(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
@@ -58,7 +71,8 @@ impl ProjectKey {
         Self { bytes, id }
     }
 
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    /// The secret itself: to be wrapped, or handed to a process that works for the project.
+    pub fn bytes(&self) -> &[u8; 32] {
         &self.bytes
     }
 
@@ -124,12 +138,11 @@ impl Sealing {
     }
 }
 
-fn header(key: &ProjectKey) -> Result<[u8; HEADER_BYTES], StoreError> {
+fn header(key: &ProjectKey) -> io::Result<[u8; HEADER_BYTES]> {
     let mut header = [0; HEADER_BYTES];
     header[..MAGIC.len()].copy_from_slice(MAGIC);
     header[MAGIC.len()..MAGIC.len() + ID_BYTES].copy_from_slice(&key.id);
-    getrandom::fill(&mut header[MAGIC.len() + ID_BYTES..])
-        .map_err(|error| StoreError::Random(error.to_string()))?;
+    getrandom::fill(&mut header[MAGIC.len() + ID_BYTES..]).map_err(io::Error::other)?;
     Ok(header)
 }
 
@@ -148,10 +161,11 @@ fn check(header: &[u8], key: &ProjectKey) -> Result<[u8; HEADER_BYTES], SealErro
 ///
 /// # Errors
 /// The operating system gives no random numbers.
-pub fn seal(key: &ProjectKey, place: &str, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+pub fn seal(key: &ProjectKey, place: &str, plain: &[u8]) -> io::Result<Vec<u8>> {
     let room = HEADER_BYTES + plain.len() + (plain.len() / CHUNK_BYTES + 1) * TAG_BYTES;
     let mut writer = SealedWriter::new(Vec::with_capacity(room), key, place)?;
-    writer.write_all(plain).and_then(|()| writer.finish()).map_err(|e| StoreError::Random(e.to_string()))
+    writer.write_all(plain)?;
+    writer.finish()
 }
 
 /// Opens what [`seal`] or a [`SealedWriter`] wrote for the same place.
@@ -181,7 +195,7 @@ fn n_chunks(body: u64) -> u64 {
 }
 
 /// How many plain bytes a sealed file of this length holds; `None`: no sealed file has it.
-pub(crate) fn plain_bytes(sealed: u64) -> Option<u64> {
+pub fn plain_bytes(sealed: u64) -> Option<u64> {
     let body = sealed.checked_sub(HEADER_BYTES as u64)?;
     body.checked_sub(n_chunks(body).max(1) * TAG_BYTES as u64)
 }
@@ -197,9 +211,9 @@ pub struct SealedWriter<W: Write> {
 impl<W: Write> SealedWriter<W> {
     /// # Errors
     /// Writing the header; the operating system's random numbers.
-    pub fn new(mut inner: W, key: &ProjectKey, place: &str) -> Result<Self, StoreError> {
+    pub fn new(mut inner: W, key: &ProjectKey, place: &str) -> io::Result<Self> {
         let header = header(key)?;
-        inner.write_all(&header).map_err(|e| StoreError::file("write", place.as_ref(), e))?;
+        inner.write_all(&header)?;
         Ok(Self { inner, sealing: Sealing::new(key, &header, place), chunk: Vec::new(), number: 0 })
     }
 
@@ -306,7 +320,7 @@ impl SealedFile {
         let plain = if is_last { self.bytes - number * CHUNK_BYTES as u64 } else { CHUNK_BYTES as u64 };
         last.1.resize(plain as usize + TAG_BYTES, 0);
         let at = HEADER_BYTES as u64 + number * (CHUNK_BYTES + TAG_BYTES) as u64;
-        super::contents::read_exact_at(&self.file, &mut last.1, at)?;
+        crate::contents::read_exact_at(&self.file, &mut last.1, at)?;
         self.sealing.open(number, is_last, &mut last.1)?;
         last.0 = number;
         Ok(())
@@ -319,17 +333,80 @@ impl std::fmt::Debug for SealedFile {
     }
 }
 
-pub(crate) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Contents;
 
-pub(crate) fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
+    fn key() -> ProjectKey {
+        ProjectKey::draw().unwrap()
     }
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect()
+
+    #[test]
+    fn every_length_opens_to_what_was_sealed_and_at_any_place() {
+        let (key, dir) = (key(), tempfile::tempdir().unwrap());
+        let chunk: usize = 64 << 10;
+        for n in [0, 1, chunk - 1, chunk, chunk + 1, 3 * chunk, 3 * chunk + 77] {
+            let plain: Vec<u8> = (0..n).map(|i| (i % 251) as u8).collect();
+            let sealed = seal(&key, "a", &plain).unwrap();
+            assert_eq!(plain_bytes(sealed.len() as u64), Some(n as u64));
+            assert_eq!(open(&key, "a", &sealed).unwrap(), plain);
+            // Written in pieces it has the same form.
+            let mut writer = SealedWriter::new(Vec::new(), &key, "a").unwrap();
+            plain.chunks(1013).for_each(|piece| writer.write_all(piece).unwrap());
+            let path = dir.path().join("file");
+            std::fs::write(&path, writer.finish().unwrap()).unwrap();
+            let file = Contents::open(&path, Some((&key, "a"))).unwrap();
+            let mut whole = Vec::new();
+            std::io::Read::read_to_end(&mut file.reader(), &mut whole).unwrap();
+            assert_eq!(whole, plain);
+            for at in [0, n / 2, n.saturating_sub(1)] {
+                let mut piece = vec![0; (n - at).min(chunk + 9)];
+                file.read_exact_at(at as u64, &mut piece).unwrap();
+                assert_eq!(piece, plain[at..at + piece.len()]);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_changed_cut_moved_or_of_another_key_does_not_open() {
+        let (key, dir) = (key(), tempfile::tempdir().unwrap());
+        let n = (64 << 10) + 500;
+        let sealed = seal(&key, "a", &vec![7; n]).unwrap();
+        let chunk = (64 << 10) + 16;
+        let refused = |bytes: &[u8], why: SealError| {
+            assert_eq!(open(&key, "a", bytes).unwrap_err(), why);
+            let path = dir.path().join("file");
+            std::fs::write(&path, bytes).unwrap();
+            let opened = std::fs::File::open(&path).and_then(|file| SealedFile::open(file, &key, "a"));
+            let read = opened.and_then(|file| {
+                let mut whole = vec![0; n + 64];
+                let mut at = 0;
+                while let m @ 1.. = file.read_at(at as u64, &mut whole[at..])? {
+                    at += m;
+                }
+                Ok(at)
+            });
+            assert!(read.is_err(), "read as a file it opens: {why:?}");
+        };
+        for at in [60, 56 + 100, sealed.len() - 1] {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            refused(&changed, SealError::Changed);
+        }
+        let mut of_other = sealed.clone();
+        of_other[10] ^= 1;
+        refused(&of_other, SealError::OtherKey);
+        refused(b"{\"plain\":1}", SealError::NotSealed);
+        refused(&sealed[..30], SealError::NotSealed);
+        // Cut behind a whole chunk, and within one; chunks in another order; the last one twice.
+        refused(&sealed[..56 + chunk], SealError::Changed);
+        refused(&sealed[..sealed.len() - 3], SealError::Changed);
+        refused(&sealed[..56], SealError::Changed);
+        let (head, first, last) = (&sealed[..56], &sealed[56..56 + chunk], &sealed[56 + chunk..]);
+        refused(&[head, last, first].concat(), SealError::Changed);
+        refused(&[head, first, last, last].concat(), SealError::Changed);
+        assert_eq!(open(&key, "b", &sealed).unwrap_err(), SealError::Changed, "another place");
+        assert_eq!(open(&self::key(), "a", &sealed).unwrap_err(), SealError::OtherKey);
+    }
 }

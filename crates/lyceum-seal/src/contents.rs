@@ -1,8 +1,7 @@
 //! The bytes of a file that a project keeps, read at any place, sealed or not.
 
-use super::sealed::SealedFile;
-use crate::StoreError;
-use crate::vault::ProjectKey;
+use crate::ProjectKey;
+use crate::sealed::SealedFile;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,17 +14,15 @@ pub enum Contents {
 }
 
 impl Contents {
+    /// Of a file that is sealed by a key for a place, or plain.
+    ///
     /// # Errors
-    /// There is no such file, or it is not sealed by the key for this place.
-    pub(crate) fn open(path: &Path, key: Option<&ProjectKey>, place: &str) -> Result<Self, StoreError> {
-        let file = File::open(path).map_err(|error| StoreError::file("open", path, error))?;
-        let Some(key) = key else { return Ok(Contents::Plain(file)) };
-        match SealedFile::open(file, key, place) {
-            Ok(sealed) => Ok(Contents::Sealed(Box::new(sealed))),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(StoreError::DamagedFile { path: path.to_owned(), why: error.to_string() })
-            }
-            Err(error) => Err(StoreError::file("read", path, error)),
+    /// There is no such file, or it is not sealed by the key for this place ([`io::ErrorKind::InvalidData`]).
+    pub fn open(path: &Path, key: Option<(&ProjectKey, &str)>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        match key {
+            None => Ok(Contents::Plain(file)),
+            Some((key, place)) => Ok(Contents::Sealed(Box::new(SealedFile::open(file, key, place)?))),
         }
     }
 
@@ -83,7 +80,7 @@ fn read_at(file: &File, into: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, into, at)
 }
 
-pub(super) fn read_exact_at(file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, into: &mut [u8], at: u64) -> io::Result<()> {
     let mut done = 0;
     while done < into.len() {
         match read_at(file, &mut into[done..], at + done as u64)? {

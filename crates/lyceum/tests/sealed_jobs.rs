@@ -1,0 +1,406 @@
+//! Jobs inside of an encrypted project: they end in the bytes and answers of the same jobs in a clear project, also after a
+//! kill; what they read, write and say is in no byte of the data folder, of temporary files and logs while they run and
+//! afterwards; and when the project is erased they stop and nothing opens.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+use lyceum_store::vault::{self, MasterKey};
+use lyceum_store::{Layout, Store, StoreError, data_files, jobs, models};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{FileId, JobId, ModelRef, Project};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// Stands in every text of the sealed project.
+const CANARY: &str = "kanarienvogel";
+const BOUNDARY: &str = "5b1c7d90a2";
+const JOBS: &str = "/v1/fine_tuning/jobs";
+const ADAPTER: &str = "adapter_model.safetensors";
+
+fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
+    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    command.env("TMPDIR", folder.join("tmp")).env_remove("LYCEUM_PYTHON");
+    if folder.join("master.key").exists() {
+        command.env("LYCEUM_MASTER_KEY_FILE", folder.join("master.key"));
+    }
+    command
+}
+
+#[track_caller]
+fn run(folder: &Path, arguments: &[&str]) -> Value {
+    let output = lyceum(folder, arguments).arg("--json").output().unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}: {complained}");
+    said.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).unwrap_or(Value::Null))
+}
+
+struct Server {
+    process: Child,
+    address: String,
+    key: String,
+}
+
+impl Server {
+    /// What it says goes to `said` in the folder.
+    #[expect(clippy::zombie_processes, reason = "who gets it drops it")]
+    fn start(folder: &Path) -> Self {
+        let said = File::options().create(true).append(true).open(folder.join("said")).unwrap();
+        let from = said.metadata().unwrap().len();
+        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
+        command.env("LYCEUM_LOG", "debug").stdout(said.try_clone().unwrap()).stderr(said);
+        let process = command.spawn().unwrap();
+        let begun = Instant::now();
+        loop {
+            let text = std::fs::read(folder.join("said")).unwrap();
+            let lines = text[from as usize..].lines().map_while(Result::ok);
+            let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
+            if let Some(event) = { events }.find(|event| event["event"] == "listening") {
+                let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+                return Self { process, address, key: event["key"].as_str().unwrap_or_default().to_owned() };
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
+             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            self.key,
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    #[track_caller]
+    fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.send("POST", path, "application/json", body.to_string().as_bytes());
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.send("GET", path, "application/json", b"").1).unwrap()
+    }
+
+    fn bring(&self, name: &str, text: &str) -> String {
+        let body = format!(
+            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--{BOUNDARY}\r\n\
+             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
+        );
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        let (status, answer) = self.send("POST", "/v1/files", &kind, body.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+        text_of(&serde_json::from_str::<Value>(&answer).unwrap(), "id")
+    }
+
+    /// Asks until `done` says so.
+    #[track_caller]
+    fn wait(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let found = self.get(path);
+            if done(&found) {
+                return found;
+            }
+            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
+            assert!(!is_over && begun.elapsed() < Duration::from_secs(180), "{found}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The process that works on a job.
+    fn worker(&self) -> u32 {
+        let parent = self.process.id().to_string();
+        let is_child = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+            after.split_whitespace().nth(1) == Some(&parent)
+        };
+        let begun = Instant::now();
+        loop {
+            let entries = std::fs::read_dir("/proc").unwrap().flatten();
+            let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            if let Some(pid) = pids.find(is_child) {
+                return pid;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+    }
+}
+
+fn text_of(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_else(|| panic!("{key}: {value}")).to_owned()
+}
+
+/// Every file below a folder whose bytes contain one of the needles. What goes away meanwhile is no file.
+fn found(folder: &Path, needles: &[Vec<u8>]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        assert!(!path.to_string_lossy().contains(CANARY), "{path:?}");
+        if path.is_dir() {
+            found.extend(self::found(&path, needles));
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        if needles.iter().any(|needle| bytes.windows(needle.len()).any(|window| window == needle)) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// A folder with the model `tiny`, whom everyone may ask.
+fn with_model() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("tmp")).unwrap();
+    std::fs::write(folder.path().join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    run(folder.path(), &["import", "tiny.gguf", "--name", "tiny"]);
+    run(folder.path(), &["admin", "shares", "add", "tiny", "--everyone"]);
+    folder
+}
+
+fn chats() -> String {
+    let line = |i: usize| {
+        json!({"messages": [{"role": "user", "content": format!("say {i} {CANARY}")},
+            {"role": "assistant", "content": "th th"}]})
+        .to_string()
+    };
+    (0..40).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn rows() -> String {
+    let row = |i: usize| format!("{i},{}\n", if i < 30 { CANARY } else { "high" });
+    (0..60).map(row).fold("a,label\n".to_owned(), |text, row| text + &row)
+}
+
+/// The fine-tuning, and a training from the start, of files of these ids.
+fn asked(chats: &str, rows: &str, n_epochs: u64) -> [Value; 2] {
+    let spec = json!({"name": "side", "task": "classification", "data": {"target": "label"}, "model": {"hidden": [4]},
+        "train": {"epochs": 20, "batch_size": 4, "optimizer": {"name": "adam", "lr": 0.02}}});
+    [
+        json!({"model": "tiny", "training_file": chats, "seed": 5, "suffix": "bot", "metadata": {"about": CANARY},
+            "method": {"type": "supervised",
+                "supervised": {"hyperparameters": {"n_epochs": n_epochs, "batch_size": 2}}}}),
+        json!({"model": "mlp", "training_file": rows, "seed": 5, "method": {"type": "train", "train": {"spec": spec}}}),
+    ]
+}
+
+/// What the two models answer.
+fn answers(server: &Server, model: &Value) -> [Value; 2] {
+    let chat = json!({"model": model, "messages": [{"role": "user", "content": "say 3"}], "temperature": 0,
+        "max_tokens": 4, "logprobs": true});
+    let side = json!({"instances": [{"a": 3}, {"a": 50}]});
+    [
+        server.post("/v1/chat/completions", &chat)["choices"].clone(),
+        server.post("/v1/models/side:predict", &side)["predictions"].clone(),
+    ]
+}
+
+struct Clear {
+    adapter: Vec<u8>,
+    side: Vec<u8>,
+    answers: [Value; 2],
+    results: String,
+    checkpoint: Vec<u8>,
+}
+
+fn is_done(job: &Value) -> bool {
+    job["status"] == "succeeded"
+}
+
+/// The same jobs where nothing is sealed.
+fn clear() -> Clear {
+    let folder = with_model();
+    let server = Server::start(folder.path());
+    let asked = asked(&server.bring("chats.jsonl", &chats()), &server.bring("rows.csv", &rows()), 60);
+    let ids = asked.each_ref().map(|body| text_of(&server.post(JOBS, body), "id"));
+    let tuned = server.wait(&format!("{JOBS}/{}", ids[0]), is_done);
+    server.wait(&format!("{JOBS}/{}", ids[1]), is_done);
+    let model = &tuned["fine_tuned_model"];
+    let models = folder.path().join("data/models");
+    let read = |name: &str, file: &str| {
+        std::fs::read(models.join(name.replace(':', "%3A")).join("1").join(file)).unwrap()
+    };
+    let name = model.as_str().unwrap();
+    let results = tuned["result_files"][0].as_str().unwrap();
+    let needle = [CANARY.as_bytes().to_vec()];
+    assert!(found(&folder.path().join("data"), &needle).len() >= 4, "the search finds what is kept");
+    Clear {
+        adapter: read(name, ADAPTER),
+        side: read("side", "model.safetensors"),
+        answers: answers(&server, model),
+        results: server.send("GET", &format!("/v1/files/{results}/content"), "", b"").1,
+        checkpoint: read(&format!("{name}:ckpt-step-1180"), ADAPTER),
+    }
+}
+
+/// Pieces of weights that are nowhere else.
+fn pieces(weights: &[u8]) -> Vec<Vec<u8>> {
+    let header = 8 + u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
+    let data = &weights[header..];
+    let has_numbers = |piece: &&[u8]| piece.iter().filter(|byte| **byte != 0).count() > 20;
+    let pieces: Vec<Vec<u8>> =
+        data.chunks_exact(32).filter(has_numbers).step_by(3).map(<[u8]>::to_vec).collect();
+    assert!(!pieces.is_empty());
+    pieces
+}
+
+fn project(id: &str) -> Project {
+    Project { tenant: "default".into(), id: id.into() }
+}
+
+fn with_store<T>(folder: &Path, work: impl AsyncFnOnce(Store) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open(Layout::new(folder.join("data")), Timestamp::now()).await.unwrap();
+        work(store.unlocked(MasterKey::read(&folder.join("master.key")).unwrap())).await
+    })
+}
+
+#[test]
+fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_when_it_is_erased() {
+    let clear = clear();
+    let folder = with_model();
+    let path = folder.path();
+    run(path, &["admin", "master-key", "create", path.join("master.key").to_str().unwrap()]);
+    let id = text_of(&run(path, &["admin", "projects", "create", "sealed", "--encrypted"]), "id");
+    let key = text_of(&run(path, &["admin", "service-accounts", "create", &id, "bot"]), "key");
+    let mut server = Server::start(path);
+    server.key = key;
+    let asked_of = asked(&server.bring("chats.jsonl", &chats()), &server.bring("rows.csv", &rows()), 60);
+
+    // While it runs, and after its process was killed.
+    let tuned = text_of(&server.post(JOBS, &asked_of[0]), "id");
+    let place = format!("{JOBS}/{tuned}");
+    server.wait(&place, |job| job["lyceum"]["step"].as_u64() > Some(100));
+    let worker = server.worker();
+    for file in ["environ", "cmdline"] {
+        let said = std::fs::read(format!("/proc/{worker}/{file}")).unwrap();
+        assert!(!String::from_utf8_lossy(&said).to_lowercase().contains("master"), "{file}");
+    }
+    let mut needles = vec![CANARY.as_bytes().to_vec(), b"base_model.model".to_vec(), b"th th".to_vec()];
+    let nowhere = |needles: &[Vec<u8>], when: &str| {
+        for place in ["data", "tmp", "said"] {
+            let at = path.join(place);
+            let found = if at.is_dir() {
+                found(&at, needles)
+            } else {
+                let said = std::fs::read(&at).unwrap();
+                let is_in = |needle: &&Vec<u8>| said.windows(needle.len()).any(|window| window == **needle);
+                needles.iter().take(1).filter(is_in).map(|_| at.clone()).collect()
+            };
+            assert_eq!(found, Vec::<PathBuf>::new(), "{when}");
+        }
+    };
+    nowhere(&needles, "while it runs");
+    assert!(Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap().success());
+    nowhere(&needles, "after a kill");
+    let side = text_of(&server.post(JOBS, &asked_of[1]), "id");
+    let done = server.wait(&place, is_done);
+    assert!(done["lyceum"]["attempt"].as_u64() >= Some(2), "{done}");
+    assert_eq!(done["metadata"]["about"], CANARY);
+    assert_eq!(server.wait(&format!("{JOBS}/{side}"), is_done)["fine_tuned_model"], "side@1");
+
+    // As the same jobs in a clear project.
+    let model = done["fine_tuned_model"].clone();
+    let name = model.as_str().unwrap().to_owned();
+    assert_eq!(answers(&server, &model), clear.answers);
+    let results = done["result_files"][0].as_str().unwrap();
+    let table = server.send("GET", &format!("/v1/files/{results}/content"), "", b"").1;
+    assert_eq!(table, clear.results);
+    let (_, told) = server.send("GET", &format!("{place}/events?stream=true"), "application/json", b"");
+    assert!(told.contains("Goes on after step") && told.contains("successfully completed"), "{told}");
+    let checkpoint = format!("{name}:ckpt-step-1180");
+    with_store(path, async |store| {
+        let read = async |name: &str, file: &str| {
+            let found =
+                models::resolve(&store, &project(&id), &name.parse::<ModelRef>().unwrap()).await.unwrap();
+            assert!(found.dir.is_sealed());
+            found.dir.join(file).read().unwrap()
+        };
+        assert!(read(&name, ADAPTER).await == clear.adapter, "bit for bit, after a kill");
+        assert!(read(&checkpoint, ADAPTER).await == clear.checkpoint, "bit for bit");
+        assert!(read("side", "model.safetensors").await == clear.side, "bit for bit");
+        store.close().await;
+    });
+    for weights in [&clear.adapter, &clear.checkpoint, &clear.side] {
+        needles.extend(pieces(weights));
+    }
+    nowhere(&needles, "when it is done");
+
+    // A choice among models, over the same rows.
+    let choice = json!({"name": "chosen", "task": "classification", "seeds": 2, "concurrency": 1,
+        "data": {"train": asked_of[1]["training_file"], "target": "label", "valid_fraction": 0.3},
+        "candidates": [{"family": "mlp", "hidden": []}, {"family": "mlp", "hidden": [4]}],
+        "train": {"epochs": 2, "batch_size": 16, "optimizer": {"name": "adam", "lr": 0.02}},
+        "budget": {"minutes": 0.5}});
+    let choice = text_of(&server.post("/v1/model_selections", &choice), "id");
+    let chosen = server.wait(&format!("/v1/model_selections/{choice}"), |choice| {
+        choice["status"] == "done" || choice["rows"].is_array()
+    });
+    assert_eq!(chosen["recommendation"]["model"], "chosen@1", "{chosen}");
+    nowhere(&needles, "after a choice");
+
+    // Erased while a job runs.
+    let long = asked(asked_of[0]["training_file"].as_str().unwrap(), "", 100_000)[0].clone();
+    let long = text_of(&server.post(JOBS, &long), "id");
+    server.wait(&format!("{JOBS}/{long}"), |job| job["lyceum"]["step"].as_u64() > Some(50));
+    let worker = server.worker();
+    let receipt = run(path, &["admin", "projects", "erase", &id, "--confirm", &id]);
+    assert_eq!(
+        (&receipt["jobs_stopped"], &receipt["erased"]["choices"]),
+        (&json!(1), &json!(1)),
+        "{receipt}"
+    );
+    assert!(receipt["erased"]["jobs"].as_u64() >= Some(4), "{receipt}");
+    assert!(receipt["erased"]["versions"].as_u64() >= Some(4), "{receipt}");
+    assert!(!Path::new(&format!("/proc/{worker}/stat")).exists(), "its process has ended");
+    let (status, _) = server.send("GET", &place, "application/json", b"");
+    assert!(matches!(status, 401 | 403), "{status}");
+    drop(server);
+    with_store(path, async |store| {
+        let at = project(&id);
+        let erased = |error: StoreError| assert!(matches!(error, StoreError::Erased { .. }), "{error}");
+        let id: JobId = tuned.parse().unwrap();
+        erased(jobs::find(&store, &at, &id).await.unwrap_err());
+        erased(vault::job_folder(&store, &at, &id).unwrap_err());
+        erased(models::resolve(&store, &at, &name.parse::<ModelRef>().unwrap()).await.unwrap_err());
+        for version in models::list(&store, &at).await.unwrap() {
+            let why = version.dir.join("manifest.json").read().unwrap_err();
+            assert!(why.to_string().contains("was erased"), "{why}");
+        }
+        let file: FileId = asked_of[0]["training_file"].as_str().unwrap().parse().unwrap();
+        erased(data_files::find(&store, &at, &file, Timestamp::now()).await.unwrap_err());
+        store.close().await;
+    });
+    nowhere(&needles, "after it was erased");
+}
