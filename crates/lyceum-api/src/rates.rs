@@ -33,10 +33,12 @@ pub async fn count(State(api): State<Api>, request: Request, next: Next) -> Resu
     if axum::body::HttpBody::size_hint(&body).exact().is_some() {
         return Ok(Response::from_parts(parts, body));
     }
-    let body = body.into_data_stream().map(move |item| {
-        let _held = &meter;
-        item
-    });
+    // What it still does is the request's work: what is explained at its end counts for the same limits.
+    let body =
+        futures_util::stream::unfold((body.into_data_stream(), meter), |(mut body, meter)| async move {
+            let item = rates::scope(meter.clone(), body.next()).await?;
+            Some((item, (body, meter)))
+        });
     Ok(Response::from_parts(parts, Body::from_stream(body)))
 }
 

@@ -53,6 +53,9 @@ pub async fn create_promised(
     resident.watch.count(&payer.project, &resident, &prepared);
     let mut most = most(&prepared);
     most.passes += robustness::passes_most(promises, prepared.len());
+    if promises.certify.is_some() {
+        crate::rates::admit_passes()?;
+    }
     let work = async |share: Share| {
         let rows = service.predict(&resident, prepared.clone(), &share).await?;
         let promised = robustness::promise(&resident, &prepared, &rows, promises, &share).await?;
@@ -83,6 +86,7 @@ pub async fn create_explained(
         let param = format!("instances[{i}]");
         texts::fixed_content(service, &payer.project, (&param, content), explain::COUNTS).await?;
     }
+    crate::rates::admit_passes()?;
     let passes = explain::passes_most(options).saturating_mul(instances.len() as u64);
     let most = Counts { passes, ..Counts::default() };
     let work = async |share: Share| {
@@ -96,7 +100,7 @@ pub async fn create_explained(
         }
         Ok(all)
     };
-    metered(service.ledger(), payer, &resident.version, most, work).await
+    metered(service.ledger(), &payer.explaining(), &resident.version, most, work).await
 }
 
 /// The most that predictions of these read: tokens, or rows where they have none.

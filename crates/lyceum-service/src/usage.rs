@@ -30,6 +30,7 @@ impl Kind {
             "/v1/embeddings" => Kind::Embeddings,
             "/v1/fine_tuning/jobs" | "/v1/model_selections" => Kind::Trainings,
             "/v1/explanations" | "/v1/robustness/runs" => Kind::Explanations,
+            part if part.ends_with(crate::meter::EXPLAIN) => Kind::Explanations,
             _ => Kind::Predictions,
         }
     }

@@ -30,6 +30,7 @@ mod ledger;
 mod load;
 mod moderations;
 mod money;
+mod passes;
 mod receipts;
 mod registry;
 mod responses;

@@ -100,6 +100,9 @@ pub(super) async fn by(
         cascade: None,
     };
     let passes = why.as_ref().map_or(0, |(_, _, passes)| *passes);
+    if why.is_some() {
+        crate::rates::admit_passes()?;
+    }
     let most = Counts { passes, ..most(&asked) };
     let here = Here(Some(service.ledger().open(payer, &language.version, most).await?));
     let share = here.share();

@@ -119,6 +119,9 @@ pub async fn create(
     let mut most = predict::most(std::slice::from_ref(&prepared));
     most.passes += robustness::passes_most(&request.promises, 1);
     most.passes += request.explain.as_ref().map_or(0, explain::passes_most);
+    if request.explain.is_some() || request.promises.certify.is_some() {
+        crate::rates::admit_passes()?;
+    }
     let work = async |share: Share| {
         let (logits, explanation) = match &request.explain {
             None => {

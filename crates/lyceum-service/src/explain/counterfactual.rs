@@ -93,7 +93,7 @@ pub(super) async fn search(
     }
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let cancel = CancelOnDrop(control.clone());
-    let mut device = EngineDevice::new(service.engine().clone(), share);
+    let mut device = EngineDevice::new(service.engine().clone(), share.clone());
     let (model, changes_max) = (resident.model.clone(), wish.changes_max);
     let (found, usage) = super::run(move || {
         let search = Search { model, row: &encoded, candidates: &candidates, class, changes_max, passes_max };
@@ -106,7 +106,8 @@ pub(super) async fn search(
     let found = match found {
         None => None,
         Some((places, cost)) => {
-            Some(verified(service, resident, &row, encoder, &values, &places, class, cost).await?)
+            let again = (service, resident, &share);
+            Some(verified(again, &row, encoder, &values, &places, class, cost).await?)
         }
     };
     Ok(Counterfactual { label: names[class].clone(), found, forward_passes: usage.forward_passes })
@@ -114,8 +115,7 @@ pub(super) async fn search(
 
 /// Asks again with the changed row, in words.
 async fn verified(
-    service: &Service,
-    resident: &Resident,
+    (service, resident, share): (&Service, &Arc<Resident>, &Share),
     row: &Map<String, Value>,
     encoder: &Encoder,
     values: &[Value],
@@ -130,7 +130,7 @@ async fn verified(
         changes.push(Change { feature, from, to });
     }
     let prepared = predict::prepare(resident, &Content::Row(changed), "input")?;
-    let rows = service.predict(resident, vec![prepared], &Share::none()).await?;
+    let rows = service.predict(resident, vec![prepared], share).await?;
     let probabilities = predict::softmax(&rows[0]);
     if predict::argmax(&probabilities) != class {
         let message = "a changed row gives another answer in words than in numbers";

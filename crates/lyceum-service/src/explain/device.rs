@@ -56,7 +56,7 @@ impl Turns for EngineDevice {
 }
 
 /// A caller that goes away stops the work before its next pass.
-pub(super) struct CancelOnDrop(pub(super) Control);
+pub(crate) struct CancelOnDrop(pub(crate) Control);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

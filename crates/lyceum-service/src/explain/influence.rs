@@ -94,7 +94,7 @@ pub(super) async fn follow(
         return Err(ServiceError::internal("labels were checked", "bug"));
     };
     let read = parts::read(resident, what, options, "input")?;
-    let class = class(service, resident, what, options, names).await?;
+    let class = class((service, resident, &share), what, options, names).await?;
     let example = Batch { n: 1, input: read.input, target: Target::Classes(vec![class as i32]) };
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let cancel = CancelOnDrop(control.clone());
@@ -135,8 +135,7 @@ pub(super) fn refuse_settings(options: &Options) -> Result<(), ServiceError> {
 
 /// The wished label, or the model's own answer.
 async fn class(
-    service: &Service,
-    resident: &Arc<Resident>,
+    (service, resident, share): (&Service, &Arc<Resident>, &Share),
     what: &super::What,
     options: &Options,
     names: &[String],
@@ -151,7 +150,7 @@ async fn class(
         }
         (super::TargetChoice::Likeliest, super::What::Input(content)) => {
             let prepared = predict::prepare(resident, content, "input")?;
-            let outputs = service.predict(resident, vec![prepared], &Share::none()).await?;
+            let outputs = service.predict(resident, vec![prepared], share).await?;
             Ok(predict::argmax(&predict::softmax(&outputs[0])))
         }
         _ => wrong(format!("{NAME} follows the loss of one label: send target.label alone, or no target")),

@@ -33,10 +33,12 @@ pub use target::TargetShown;
 
 use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
+use crate::rates;
 use crate::receipts::{self, Place};
 use crate::resident::Resident;
 use crate::{Content, Language, Payer, Service, ServiceError};
-use device::{CancelOnDrop, EngineDevice};
+pub(crate) use device::CancelOnDrop;
+use device::EngineDevice;
 use lyceum_explain::{ExplainError, Request as Question};
 use lyceum_store::models::Version;
 use lyceum_types::clock::Timestamp;
@@ -153,8 +155,10 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
         return of_language(service, payer, language, (&request.what, &request.options)).await;
     }
     let resident = service.resident(project, &request.model).await?;
+    rates::admit_passes()?;
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
+    let payer = &payer.explaining();
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
     if service.retention(project).await? == Retention::Kept {
         keep(service, project, &explained);
@@ -175,9 +179,10 @@ pub(crate) async fn of_language(
     }
     let asked = language::read(service, language, what, options)?;
     let version = &asked.language().version;
+    rates::admit_passes()?;
     let most = Counts { passes: asked.passes_most(options), ..Counts::default() };
     let work = async |share: Share| of_asked(service, project, &asked, share).await;
-    metered(service.ledger(), payer, version, most, work).await
+    metered(service.ledger(), &payer.explaining(), version, most, work).await
 }
 
 /// [`of_language`] by the lines that a fine-tuning learnt.
@@ -190,16 +195,18 @@ async fn of_lines(
     let project = &payer.project;
     let asked = language::rows::read(service, language, what, options)?;
     let version = &asked.language().version;
+    rates::admit_passes()?;
     let most = Counts { passes: passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
         let place = service.explaining.try_acquire();
         let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
         language::rows::follow(service, project, &asked, share).await
     };
+    let payer = &payer.explaining();
     let found = metered(service.ledger(), payer, version, most, work).await?;
     let explained = explained(version, Answer::Influence(found));
     if service.retention(project).await? == Retention::Kept {
-        service.explanations.keep(project, explained.clone());
+        keep(service, project, &explained);
     }
     Ok(explained)
 }
@@ -213,6 +220,7 @@ pub(crate) async fn of_asked(
 ) -> Result<Explained, ServiceError> {
     let place = service.explaining.try_acquire_many(asked.places());
     let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
+    share.each_pass_reads(asked.n_tokens());
     let answer = language::explain(service, project, asked, share).await?;
     let explained = explained(&asked.language().version, answer);
     if service.retention(project).await? == Retention::Kept {
@@ -229,7 +237,8 @@ fn keep(service: &Service, project: &Project, explained: &Explained) {
 
 /// The most rows that go forward and back.
 pub(crate) fn passes_most(options: &Options) -> u64 {
-    options.max_passes.saturating_mul(2)
+    // And one that asks again: with a counterfactual's row, or for the label whose loss is followed.
+    options.max_passes.saturating_mul(2).saturating_add(1)
 }
 
 async fn create_for(
@@ -327,6 +336,7 @@ pub(crate) async fn explain(
     let place = service.explaining.try_acquire();
     let _place = place.map_err(|_| ServiceError::Overloaded { retry_after: Duration::from_secs(1) })?;
     let read = parts::read(resident, what, options, path)?;
+    share.each_pass_reads(read.tokens.1.len() as u64);
     let (target, shown) = target::choose(resident, &read, options)?;
     let subject = lyceum_explain::Subject::new(resident.model.clone(), read.input, target, read.groups)
         .map_err(refused)?;

@@ -3,6 +3,7 @@
 
 use super::{Class, Guard, Outcome, Payer, Work, counts};
 use crate::ServiceError;
+use crate::rates::Owing;
 use lyceum_engine::{Counted, Engine, Tally};
 use lyceum_store::ledger::budgets::{self, Granted};
 use lyceum_store::ledger::desk::{Lacking, Totals};
@@ -196,7 +197,7 @@ impl Ledger {
             api_key: bill.key.as_str().to_owned(),
             model: version.name.to_string(),
             model_version: version.number,
-            route: bill.route.clone(),
+            route: payer.route(bill),
             class: bill.class,
             started_at: Timestamp::now(),
         };
@@ -269,7 +270,9 @@ impl Ledger {
             Live { tally: tally.clone(), charged: None, noted_at: Instant::now() },
         );
         let ends = Mutex::new(Some(Outcome::Cancelled));
-        Ok(Ok(Work { ledger: self.clone(), id: request.id.clone(), tally, ends }))
+        let (ledger, id) = (self.clone(), request.id.clone());
+        let (owing, a_pass_reads) = (Owing::of_request(), AtomicU64::new(1));
+        Ok(Ok(Work { ledger, id, tally, owing, a_pass_reads, ends }))
     }
 
     /// Lets work that is open hold the worst cost of `most`.

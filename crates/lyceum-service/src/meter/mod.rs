@@ -16,12 +16,13 @@ pub use ledger::{Figures, Ledger};
 pub use lyceum_store::ledger::{Class, Counts, Outcome};
 
 use crate::ServiceError;
+use crate::rates::Owing;
 use lyceum_engine::{CountPrompt, Counted, Metered, Priority, Tally};
 use lyceum_store::models::Version;
 use lyceum_types::ids::{KeyId, Project};
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Who asks, and how the ledger calls what it asks for.
@@ -29,9 +30,21 @@ use std::sync::{Arc, Mutex};
 pub struct Payer {
     pub project: Project,
     bill: Option<Arc<Bill>>,
+    part: Part,
     /// Beginnings that were kept are the project's own, of those that were asked for under the same number.
     apart: u64,
 }
+
+/// What of a request a piece of work is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Answer,
+    /// Why the answer is what it is: a row of its own among explanations.
+    Explanation,
+}
+
+/// How the routes of rows end that explain another route's answer.
+pub(crate) const EXPLAIN: &str = ":explain";
 
 #[derive(Debug)]
 struct Bill {
@@ -65,19 +78,32 @@ impl Payer {
             n: AtomicU32::new(0),
             line: Attempt::default(),
         };
-        Payer { project, bill: Some(Arc::new(bill)), apart: 0 }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
     }
 
     /// A line of a batch; `request` is the same whenever the line is asked, in whichever process.
     pub fn of_line(project: Project, key: KeyId, route: &str, (request, line): (String, Attempt)) -> Self {
         let (route, n) = (route.to_owned(), AtomicU32::new(0));
         let bill = Bill { key, route, class: Class::Batch, request, n, line };
-        Payer { project, bill: Some(Arc::new(bill)), apart: 0 }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
     }
 
     /// How soon the work is wanted, where that is not for the request to say.
     pub fn priority(&self, asked: Priority) -> Priority {
         if self.is_batch() { Priority::Batch } else { asked }
+    }
+
+    /// For the part of the request that explains.
+    pub(crate) fn explaining(&self) -> Self {
+        Payer { part: Part::Explanation, ..self.clone() }
+    }
+
+    /// How the ledger calls the route of a piece of work.
+    fn route(&self, bill: &Bill) -> String {
+        match self.part {
+            Part::Explanation if bill.route != "/v1/explanations" => format!("{}{EXPLAIN}", bill.route),
+            _ => bill.route.clone(),
+        }
     }
 
     /// Whether a client asks, and not this machine's own user or a run.
@@ -91,7 +117,7 @@ impl Payer {
 
     /// Work of this machine's own user, who has no key and no bill: the command line.
     pub fn local(project: &Project) -> Self {
-        Payer { project: project.clone(), bill: None, apart: 0 }
+        Payer { project: project.clone(), bill: None, part: Part::Answer, apart: 0 }
     }
 
     /// The same, beginning with nothing that was kept of requests under another number: for times of answers, which are
@@ -142,6 +168,9 @@ struct Work {
     ledger: Arc<Ledger>,
     id: String,
     tally: Arc<Tally>,
+    /// The limits that its passes count for.
+    owing: Option<Owing>,
+    a_pass_reads: AtomicU64,
     /// How it ends when nobody works on it any more; None: it was settled.
     ends: Mutex<Option<Outcome>>,
 }
@@ -179,10 +208,20 @@ impl Share {
         }
     }
 
-    /// Passes were made on the device.
+    /// Passes were made on the device. Each counts for the limits of tokens as what it reads, a row as one.
     pub(crate) fn add_passes(&self, n: u64) {
         if let Some(work) = &self.0 {
             work.tally.add_passes(n);
+            if let Some(owing) = &work.owing {
+                owing.take(n.saturating_mul(work.a_pass_reads.load(Ordering::Relaxed)));
+            }
+        }
+    }
+
+    /// How many tokens each further pass reads.
+    pub(crate) fn each_pass_reads(&self, n_tokens: u64) {
+        if let Some(work) = &self.0 {
+            work.a_pass_reads.store(n_tokens.max(1), Ordering::Relaxed);
         }
     }
 }

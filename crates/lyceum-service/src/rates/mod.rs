@@ -52,6 +52,43 @@ pub(crate) fn reserve(tokens: u64) -> Result<Option<Reserved>, ServiceError> {
     current().map(|meter| meter.reserve(tokens)).transpose()
 }
 
+/// Refuses passes where the tokens of this minute are used up. How many they will be is known when they were made: each
+/// is taken then ([`Owing`]), also below nothing, and who asks next waits.
+pub(crate) fn admit_passes() -> Result<(), ServiceError> {
+    // One is taken and given back.
+    reserve(1).map(drop)
+}
+
+/// The limits of a request whose passes are taken as they are made. It does not hold the request's place.
+#[derive(Clone)]
+pub(crate) struct Owing {
+    rates: Arc<Rates>,
+    limited: Vec<Limited>,
+}
+
+impl std::fmt::Debug for Owing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Owing")
+    }
+}
+
+impl Owing {
+    /// Of the request that is under way.
+    pub fn of_request() -> Option<Self> {
+        current().map(|meter| Self { rates: meter.rates.clone(), limited: meter.limited().clone() })
+    }
+
+    /// Takes tokens that were used.
+    pub fn take(&self, tokens: u64) {
+        let mut counted = self.rates.counted();
+        for limited in &self.limited {
+            if let Some(entry) = counted.get_mut(&limited.at) {
+                entry.tokens.take(tokens);
+            }
+        }
+    }
+}
+
 /// Takes tokens that are certain to be used for the request that is under way.
 pub(crate) fn spend(tokens: u64) -> Result<(), ServiceError> {
     if let Some(reserved) = reserve(tokens)? {

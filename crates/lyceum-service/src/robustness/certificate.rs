@@ -2,7 +2,7 @@
 
 use crate::meter::Share;
 use crate::resident::Resident;
-use crate::{ServiceError, robustness::refused};
+use crate::{ServiceError, explain::CancelOnDrop, robustness::refused};
 use lyceum_models::prepare::{OutputPreparation, Prepared, PreparedValue};
 use lyceum_models::space::Domain;
 use lyceum_robust::certify::smooth::{self, Smoothing};
@@ -76,6 +76,8 @@ pub async fn certify(
     let resident = resident.clone();
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
     let spent = control.clone();
+    // A client that leaves ends it before its next batch.
+    let _cancel = CancelOnDrop(control.clone());
     let certify = move || -> Result<Vec<Certificate>, ServiceError> {
         let OutputPreparation::Labels { names } = &resident.preparation.output else {
             let message = "certify needs a classifier with one label a row";

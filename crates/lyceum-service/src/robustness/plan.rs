@@ -48,6 +48,8 @@ pub struct Plan {
     engine: Engine,
     ledger: Arc<Ledger>,
     payer: Payer,
+    /// Rows that the rehearsal of each side put through its model.
+    rehearsed: Vec<u64>,
 }
 
 impl Plan {
@@ -83,12 +85,17 @@ impl Plan {
         };
         let engine = service.engine().clone();
         let (ledger, payer) = (service.ledger().clone(), payer.clone());
-        let plan = Plan { subject, compare, suite, seed: asked.seed, engine, ledger, payer };
+        crate::rates::admit_passes()?;
+        let mut plan =
+            Plan { subject, compare, suite, seed: asked.seed, engine, ledger, payer, rehearsed: vec![] };
         let small: Arc<Vec<Item>> = Arc::new(plan.suite.iter().map(Item::rehearsal).collect());
+        let mut rehearsed = Vec::new();
         for (resident, rows) in plan.sides() {
             admit(resident, rows)?;
-            plan.side(resident.clone(), rows.first(), small.clone(), Share::none()).await?;
+            let side = plan.side(resident.clone(), rows.first(), small.clone(), (Share::none(), 0));
+            rehearsed.push(side.await?.1);
         }
+        plan.rehearsed = rehearsed;
         Ok(plan)
     }
 
@@ -108,9 +115,9 @@ impl Plan {
     /// The deadline, or a fault of ours.
     pub async fn carry_out(self) -> Result<(Arc<Run>, Option<Gate>), ServiceError> {
         let (resident, rows) = &self.subject;
-        let ours = self.paid(resident, rows).await?;
+        let ours = self.paid(0, resident, rows).await?;
         let Some((other, rows, max_drop)) = &self.compare else { return Ok((ours, None)) };
-        let theirs = self.paid(other, rows).await?;
+        let theirs = self.paid(1, other, rows).await?;
         let gate = gate(&ours, &theirs, *max_drop)?;
         Ok((ours, Some(gate)))
     }
@@ -122,9 +129,19 @@ impl Plan {
 
     /// The whole suite, every row that goes through the model being paid for. How many that will be is not known before:
     /// money is put aside for some more at a time, and a run whose budget is used up ends.
-    async fn paid(&self, resident: &Arc<Resident>, rows: &Rows) -> Result<Arc<Run>, ServiceError> {
-        let most = Counts { passes: PASSES_COVERED, ..Counts::default() };
-        let work = |share| self.side(resident.clone(), rows.clone(), self.suite.clone(), share);
+    async fn paid(
+        &self,
+        side: usize,
+        resident: &Arc<Resident>,
+        rows: &Rows,
+    ) -> Result<Arc<Run>, ServiceError> {
+        // What the rehearsal did is known; one that refused the suite costs nobody anything.
+        let rehearsed = self.rehearsed.get(side).copied().unwrap_or_default();
+        let most = Counts { passes: rehearsed + PASSES_COVERED, ..Counts::default() };
+        let work = async |share: Share| {
+            share.add_passes(rehearsed);
+            Ok(self.side(resident.clone(), rows.clone(), self.suite.clone(), (share, rehearsed)).await?.0)
+        };
         metered(&self.ledger, &self.payer, &resident.version, most, work).await
     }
 
@@ -133,10 +150,13 @@ impl Plan {
         resident: Arc<Resident>,
         rows: Rows,
         suite: Arc<Vec<Item>>,
-        share: Share,
-    ) -> Result<Arc<Run>, ServiceError> {
+        share: (Share, u64),
+    ) -> Result<(Arc<Run>, u64), ServiceError> {
         let seed = self.seed;
-        let work = move |control: &Control| run(&resident, &rows, &suite, seed, control).map(Arc::new);
+        let work = move |control: &Control| {
+            let found = run(&resident, &rows, &suite, seed, control)?;
+            Ok((Arc::new(found), control.spent()))
+        };
         in_turns(&self.engine, share, work).await
     }
 }

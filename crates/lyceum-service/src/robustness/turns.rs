@@ -13,21 +13,21 @@ use std::time::Instant;
 pub(super) const PASSES_COVERED: u64 = 16_384;
 const PASSES_A_TURN: u64 = 2048;
 
-/// Does `work`, whose control gives it turns and counts what it spends. The share has covered the first
-/// [`PASSES_COVERED`] passes.
+/// Does `work`, whose control gives it turns and counts what it spends. The share knows of so many passes already, and has
+/// covered the first [`PASSES_COVERED`] behind them.
 ///
 /// # Errors
 /// The work's own, or why no more was put aside for it.
 pub(super) async fn in_turns<T: Send + 'static>(
     engine: &Engine,
-    share: Share,
+    (share, before): (Share, u64),
     work: impl FnOnce(&Control) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
     let deadline = Instant::now() + limits::BACKGROUND_RUN_TIMEOUT;
     let (engine, runtime) = (engine.clone(), tokio::runtime::Handle::current());
     let spent = Control::new().with_deadline(deadline);
-    let count =
-        Arc::new(Count { spent: spent.clone(), share, told: Mutex::default(), refused: Mutex::default() });
+    let (told, refused) = (Mutex::default(), Mutex::default());
+    let count = Arc::new(Count { spent: spent.clone(), share, before, told, refused });
     let counting = count.clone();
     let control = spent.with_turns(move || {
         runtime.block_on(counting.cover())?;
@@ -65,6 +65,8 @@ fn turn(engine: &Engine) -> Result<Turn, Stop> {
 struct Count {
     spent: Control,
     share: Share,
+    /// Rows that went through the model before.
+    before: u64,
     /// Rows that the share knows of, and those that are covered.
     told: Mutex<(u64, u64)>,
     /// Why no more is put aside.
@@ -88,10 +90,11 @@ impl Count {
         if spent + PASSES_A_TURN <= covered {
             return Ok(());
         }
-        let most = Counts { passes: covered + PASSES_COVERED, ..Counts::default() };
+        let next = covered + PASSES_COVERED;
+        let most = Counts { passes: self.before + next, ..Counts::default() };
         match self.share.extend(most).await {
             Ok(()) => {
-                self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1 = most.passes;
+                self.told.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).1 = next;
                 Ok(())
             }
             Err(error) => {

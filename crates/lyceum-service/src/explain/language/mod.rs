@@ -57,6 +57,8 @@ pub(crate) struct Asked {
     shown: TargetShown,
     how: How,
     seed: u64,
+    /// Of the whole prompt and the answer.
+    n_tokens: u64,
 }
 
 /// The method, with what it needs.
@@ -138,7 +140,8 @@ fn planned(
         let message = format!("{n_tokens} tokens are more than the {context} that the model reads");
         return Err(ServiceError::invalid("prompt", "context_length_exceeded", message));
     }
-    Ok(Asked { language, prompt, target, shown, how, seed: options.seed })
+    let n_tokens = n_tokens as u64;
+    Ok(Asked { language, prompt, target, shown, how, seed: options.seed, n_tokens })
 }
 
 /// Makes the explanation.
@@ -175,6 +178,11 @@ impl Asked {
             How::LeaveOneOut | How::ContextCite { .. } => options.max_passes,
             How::Inside(_) => super::passes_most(options),
         }
+    }
+
+    /// Tokens of the prompt and the answer: no pass reads more of them.
+    pub(super) fn n_tokens(&self) -> u64 {
+        self.n_tokens
     }
 
     /// Places that it takes among the explanations under way.

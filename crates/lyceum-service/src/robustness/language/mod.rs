@@ -110,6 +110,7 @@ impl Plan {
             let message = format!("{} writes no text: runs are over models that do", language.version.id());
             return Err(ServiceError::unsupported("model", "unsupported_model", message));
         }
+        crate::rates::admit_passes()?;
         let needs = asked.suite.iter().any(Item::reads_texts);
         let texts = match (asked.texts, needs) {
             (AskedTexts::None, true) => {
@@ -216,7 +217,7 @@ impl Plan {
             room: self.service.language_room(),
         };
         metered(ledger, &self.payer, &self.language.version, most, |share| {
-            in_turns(engine, share, move |control| environments::run(&bench, &asked, control))
+            in_turns(engine, (share, 0), move |control| environments::run(&bench, &asked, control))
         })
         .await
     }
