@@ -113,7 +113,7 @@ pub async fn keep_last(
 /// The checkpoints on the disk, oldest first.
 fn steps(store: &Store, claim: &Claim) -> Result<Vec<(u64, KeyedPath)>, Failure> {
     let folder = vault::job_folder(store, &claim.project, claim.id())?;
-    let kept = checkpoint::list(&folder.join("checkpoints"))?;
+    let kept = checkpoint::list(folder.join("checkpoints"))?;
     let step = |path: KeyedPath| {
         let name = path.path().file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()?;
         Some((name, path))
@@ -139,7 +139,7 @@ async fn publish(
     if known.is_ok_and(|known| known.sha256 == new.sha256) {
         return Ok(());
     }
-    Language::unpublished(&staging.place(), manifest.clone(), language)?;
+    Language::unpublished(staging.place(), manifest.clone(), language)?;
     let write_manifest = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")

@@ -204,7 +204,7 @@ async fn publish(
     let mut gated = match &spec.gate {
         None => None,
         Some(_) => {
-            let fresh = Resident::unpublished(&new, manifest.clone(), weights, &staging.place())?;
+            let fresh = Resident::unpublished(&new, manifest.clone(), weights, staging.place())?;
             let fresh = Arc::new(fresh);
             match gate::judge(context, store, plan, &fresh).await {
                 Ok(judged) => judged.map(|judged| (fresh, judged)),
@@ -484,7 +484,7 @@ impl JobObserver {
             let line: Value = serde_json::from_str(&line).ok()?;
             (line["event"] == "progress" && line["step"] == step).then(|| line["loss"].as_f64())?
         };
-        lines.into_iter().filter_map(loss).last()
+        lines.into_iter().rev().find_map(loss)
     }
 
     /// Takes what a private run costs of its data set's budget, or keeps it from starting.

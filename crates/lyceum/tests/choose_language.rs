@@ -45,7 +45,7 @@ const TRAINED: &str = r#"{ family = "gru", hidden_size = 8, embedding_dim = 8 }"
 /// Rows whose one word says the label.
 fn write_rows(path: &Path, n: usize, first: usize) {
     let line = |i: usize| {
-        let yes = (i * 7) % 3 == 0;
+        let yes = (i * 7).is_multiple_of(3);
         let word = if yes { "great" } else { "bad" };
         json!({ "text": format!("a {word} day {}", i % 10), "label": if yes { "yes" } else { "no" } })
             .to_string()

@@ -290,7 +290,7 @@ impl OptionsBody {
             }
             _ => {}
         }
-        if name == TRACIN && at("") != "" {
+        if name == TRACIN && !at("").is_empty() {
             let message =
                 format!("{}: row influence is asked for alone, at POST /v1/explanations", at("method"));
             return Err(ApiError::field(at("method"), "unsupported_method", message));

@@ -104,7 +104,7 @@ fn explanation_in(answer: &Answer) -> Value {
         let places = [&event["explanation"], &event["response"]["explanation"]];
         places.into_iter().find(|found| found.is_object()).cloned()
     };
-    events.filter_map(found).last().unwrap_or_else(|| panic!("{}", answer.text()))
+    events.filter_map(found).next_back().unwrap_or_else(|| panic!("{}", answer.text()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

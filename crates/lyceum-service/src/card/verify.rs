@@ -162,7 +162,7 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
         };
         n += 1;
         let said = fact.value.split_whitespace().next().unwrap_or_default();
-        match crate::language::import::hash_of(&version.dir.join(file)) {
+        match crate::language::import::hash_of(version.dir.join(file)) {
             Ok(sha256) if sha256 == said => {}
             Ok(_) => wrong.push(format!("{file} is not the file that the card speaks of")),
             Err(error) => wrong.push(format!("{file}: {error}")),

@@ -234,7 +234,7 @@ pub(crate) fn read_manifest(version: &Version) -> Result<ImportedManifest, Servi
 /// Holds every file to the hash that was registered.
 pub(crate) fn check_files(version: &Version, manifest: &ImportedManifest) -> Result<(), Why> {
     for (name, expected) in &manifest.files {
-        let found = import::hash_of(&version.dir.join(name))?;
+        let found = import::hash_of(version.dir.join(name))?;
         if found != *expected {
             return Err(format!("{name}: its sha256 is {found}, registered was {expected}").into());
         }

@@ -81,7 +81,7 @@ pub fn read_known_in(dir: impl Into<KeyedPath>, id: &str) -> Result<Known, Failu
     // A trained version's has no kind.
     let known = match value.get("kind") {
         Some(kind) if kind == cascade::FAMILY => {
-            let definition = files::read_text(&dir.join(cascade::DEFINITION), MANIFEST_BYTES_MAX)?;
+            let definition = files::read_text(dir.join(cascade::DEFINITION), MANIFEST_BYTES_MAX)?;
             let both = serde_json::from_str(&text).and_then(|m| Ok((m, serde_json::from_str(&definition)?)));
             both.map(|(manifest, cascade)| Known::Cascade(Box::new(manifest), Box::new(cascade)))
         }

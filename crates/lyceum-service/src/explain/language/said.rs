@@ -134,12 +134,11 @@ fn invalid(param: &str, message: String) -> ServiceError {
     ServiceError::invalid(param, "invalid_value", format!("{param}: {message}"))
 }
 
-/// The text that tokens spell behind a prompt, as it was served, and the characters of each.
-fn spelt(
-    tokenizer: &Tokenizer,
-    ids: Vec<u32>,
-    show: ShowSpecials,
-) -> Result<(String, Vec<(u32, Range<usize>)>), ServiceError> {
+/// A text, and its tokens with the characters of each.
+type Spelt = (String, Vec<(u32, Range<usize>)>);
+
+/// The text that tokens spell behind a prompt, as it was served.
+fn spelt(tokenizer: &Tokenizer, ids: Vec<u32>, show: ShowSpecials) -> Result<Spelt, ServiceError> {
     let mut stream = TextStream::new(Position::Continuation, show);
     let (mut text, mut n, mut tokens) = (String::new(), 0, Vec::with_capacity(ids.len()));
     for id in ids {
