@@ -5,7 +5,7 @@ use super::source::{Entry, Files, Media};
 use super::table::Table;
 use lyceum_models::prepare::tabular::{Cell, category};
 use lyceum_types::control::Control;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A folder: its subfolders are the classes; without subfolders its files are examples without a class.
 pub(crate) fn read(
@@ -62,7 +62,7 @@ pub(crate) fn read(
     Ok(Files { file: shown.to_owned(), media, entries, labelled: !folders.is_empty() })
 }
 
-/// A table with a `path` column, relative to the table's folder, and the answers in `target`.
+/// A table with a `path` column, relative to the table's folder and below it, and the answers in `target`.
 pub(crate) fn manifest(
     table: &Table,
     path: &Path,
@@ -82,6 +82,17 @@ pub(crate) fn manifest(
                 continue;
             }
         };
+        let is_below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        if !Path::new(file).components().all(is_below) {
+            report.push(table.issue(
+                row,
+                column,
+                "file_outside",
+                format!("{file:?} is not below the manifest's folder"),
+                "name files below it: what lies elsewhere may be somebody else's",
+            ));
+            continue;
+        }
         if !folder.join(file).is_file() {
             report.push(table.issue(
                 row,

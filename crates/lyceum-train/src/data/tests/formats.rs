@@ -238,6 +238,21 @@ fn folders_and_manifests_of_sounds_give_the_same_features() {
 }
 
 #[test]
+fn a_manifest_names_nothing_that_lies_outside_its_folder() {
+    let mut case = classifier("mine/manifest.csv");
+    case.spec.data.input = Some(AUDIO);
+    let theirs = case.write("theirs/a.wav", wav(8000, 1200));
+    case.write("mine/b.wav", wav(8000, 1600));
+    for outside in ["../theirs/a.wav", "./../theirs/a.wav", theirs.to_str().unwrap()] {
+        case.write("mine/manifest.csv", format!("path,label\nb.wav,no\n{outside},yes\n"));
+        let report = case.report();
+        let found: Vec<(&str, Option<u64>)> =
+            report.errors.iter().map(|issue| (issue.code.as_str(), issue.line)).collect();
+        assert_eq!(found, [("file_outside", Some(3))], "{outside}: {report}");
+    }
+}
+
+#[test]
 fn a_series_a_row_and_in_long_form_are_the_same_series() {
     let mut case = classifier("wide.csv");
     case.spec.data.input = Some(InputSpec::Series { channels: 1 });

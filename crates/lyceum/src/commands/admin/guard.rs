@@ -80,7 +80,9 @@ impl Guard {
             )
         };
         let rule = |direction: &'static str| read(&holds[direction]).ok_or_else(|| wrong(direction));
-        let policy = Policy { input: rule("input")?, output: rule("output")?, ..Policy::default() };
+        let ner_model = holds["ner_model"].as_str().map(str::to_owned);
+        let policy =
+            Policy { input: rule("input")?, output: rule("output")?, ner_model, ..Policy::default() };
         say(context, &told(&self.project, &policy), words(&self.project, &policy));
         Ok(())
     }
@@ -144,5 +146,6 @@ fn words(project: &str, policy: &Policy) -> String {
             }
         }
     };
-    format!("{project}: in: {}; out: {}", rule(&policy.input), rule(&policy.output))
+    let names = policy.ner_model.as_ref().map(|model| format!("; names by {model}")).unwrap_or_default();
+    format!("{project}: in: {}; out: {}{names}", rule(&policy.input), rule(&policy.output))
 }

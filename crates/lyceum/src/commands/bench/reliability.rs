@@ -199,7 +199,8 @@ impl ReliabilityBench {
         }
     }
 
-    /// What `n` clients were told, and the seconds until the last of them was answered.
+    /// What `n` clients were told, who come within `pause` and ask again about as long after a refusal, and the seconds
+    /// until the last of them was answered.
     async fn crowd(&self, load: &Load, n: usize, pause: Duration) -> Result<(Vec<Told>, f64), Failure> {
         let began = Instant::now();
         let is_over = Arc::new(AtomicBool::new(false));
@@ -207,6 +208,8 @@ impl ReliabilityBench {
             let (load, is_over, seed) = (load.clone(), is_over.clone(), self.seed);
             tokio::spawn(async move {
                 let mut told = Vec::new();
+                // Neither do they come all at the same moment.
+                tokio::time::sleep(pause.mul_f64((mix(seed ^ client) % 1000) as f64 / 1000.0)).await;
                 for turn in 0.. {
                     if is_over.load(Ordering::Relaxed) || load.control.check().is_err() {
                         break;
