@@ -89,8 +89,6 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
         predictor.step(&mut workspace, gauges, &limits);
         gauges.pulse.step();
         generator.step(&mut workspace, gauges);
-        // Whoever hears what this step said may run before the next one.
-        std::thread::yield_now();
         gauges.pulse.step();
         if let Some(task) = tasks.pop_front() {
             task();

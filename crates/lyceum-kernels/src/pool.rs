@@ -14,9 +14,6 @@ use std::sync::{Condvar, Mutex, OnceLock};
 
 /// How often a worker looks for work before it sleeps (some tens of microseconds).
 const SPINS_BEFORE_SLEEP: u32 = 20_000;
-/// How often a worker without work looks before it lets somebody else have its core for a moment (a few microseconds):
-/// where all cores compute, whoever answers clients finds a core between two kernels instead of after a time slice.
-const SPINS_BEFORE_YIELD: u32 = 256;
 /// More threads than this are never started.
 pub const THREADS_MAX: usize = 256;
 
@@ -253,15 +250,12 @@ fn join_next_job(shared: &Shared, mut seen: u32) -> u32 {
 }
 
 fn wait_for_job(shared: &Shared, seen: u32) -> u64 {
-    for spins in 1..=SPINS_BEFORE_SLEEP {
+    for _ in 0..SPINS_BEFORE_SLEEP {
         let state = shared.state.load(Acquire);
         if number(state) != seen {
             return state;
         }
-        match spins % SPINS_BEFORE_YIELD {
-            0 => std::thread::yield_now(),
-            _ => std::hint::spin_loop(),
-        }
+        std::hint::spin_loop();
     }
     shared.sleepers.fetch_add(1, SeqCst);
     let mut guard = shared.sleep.lock().unwrap_or_else(|e| e.into_inner());
