@@ -4,24 +4,24 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+#[path = "program/client.rs"]
+mod client;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
+use client::{Client, children_of};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const BOUNDARY: &str = "5b1c7d90a2";
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
 struct Server {
     process: Child,
-    address: String,
-    key: String,
+    client: Client,
     /// Held: a server that cannot write its lines ends.
     _stdout: BufReader<ChildStdout>,
 }
@@ -46,45 +46,7 @@ impl Server {
         let line: Value = serde_json::from_str(&line).unwrap();
         let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
         let key = key.unwrap_or_else(|| line["key"].as_str().unwrap().to_owned());
-        Self { process, address, key, _stdout: stdout }
-    }
-
-    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
-            self.key,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
-    }
-
-    #[track_caller]
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.send("POST", path, "application/json", body.to_string().as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        serde_json::from_str(&answer).unwrap()
-    }
-
-    fn get(&self, path: &str) -> Value {
-        serde_json::from_str(&self.send("GET", path, "application/json", b"").1).unwrap()
-    }
-
-    fn bring(&self, name: &str, text: &str) -> String {
-        let body = format!(
-            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--{BOUNDARY}\r\n\
-             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
-        );
-        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-        let (status, answer) = self.send("POST", "/v1/files", &kind, body.as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        serde_json::from_str::<Value>(&answer).unwrap()["id"].as_str().unwrap().to_owned()
+        Self { process, client: Client { address, key }, _stdout: stdout }
     }
 
     /// Asks for a job until `done` says so.
@@ -118,20 +80,20 @@ impl Server {
 
     /// The processes that this one started.
     fn children(&self) -> Vec<u32> {
-        let parent = self.process.id().to_string();
-        let is_child = |pid: &u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-            after.split_whitespace().nth(1) == Some(&parent)
-        };
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+        children_of(self.process.id())
     }
 
     fn kill(mut self) -> String {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
-        std::mem::take(&mut self.key)
+        std::mem::take(&mut self.client.key)
+    }
+}
+
+impl std::ops::Deref for Server {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -208,7 +170,10 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     ] {
         assert!(lyceum(folder.path(), arguments).status().unwrap().success());
     }
-    let (train, valid) = (server.bring("chats.jsonl", &chats(40)), server.bring("valid.jsonl", &chats(4)));
+    let (train, valid) = (
+        server.bring("fine-tune", "chats.jsonl", &chats(40)),
+        server.bring("fine-tune", "valid.jsonl", &chats(4)),
+    );
     let body = json!({"model": "tiny", "training_file": train, "validation_file": valid, "seed": 5, "suffix": "bot",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 200, "batch_size": 2}}}});
     let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
@@ -298,7 +263,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
 
     // A job spec of a family that is trained from the start, and a job that is cancelled in its middle.
     let rows: String = (0..60).map(|i| format!("{i},{}\n", if i < 30 { "low" } else { "high" })).collect();
-    let rows = server.bring("rows.csv", &format!("a,label\n{rows}"));
+    let rows = server.bring("fine-tune", "rows.csv", &format!("a,label\n{rows}"));
     let spec = json!({"name": "side", "task": "classification", "data": {"target": "label"}, "model": {"hidden": [4]},
         "train": {"epochs": 20, "batch_size": 4, "optimizer": {"name": "adam", "lr": 0.02}}});
     let method = json!({"type": "train", "train": {"spec": spec}});
@@ -413,7 +378,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     let folder = with_model();
     let server = Server::start(folder.path(), None);
     let lines = chats(60);
-    let file = server.bring("chats.jsonl", &lines);
+    let file = server.bring("fine-tune", "chats.jsonl", &lines);
     let body = json!({"model": "tiny", "training_file": file, "seed": 5, "suffix": "quiet",
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 6}}},
         "privacy": {"type": "dp_sgd", "target_epsilon": 6, "target_delta": 1e-3, "max_grad_norm": 1.0,

@@ -5,9 +5,12 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+#[path = "program/client.rs"]
+mod client;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
+use client::{Client, children_of};
 use lyceum_store::vault::{self, MasterKey};
 use lyceum_store::{Layout, Store, StoreError, data_files, jobs, models};
 use lyceum_types::clock::Timestamp;
@@ -15,15 +18,13 @@ use lyceum_types::ids::{FileId, JobId, ModelRef, Project};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, Read, Write};
-use std::net::TcpStream;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// Stands in every text of the sealed project.
 const CANARY: &str = "kanarienvogel";
-const BOUNDARY: &str = "5b1c7d90a2";
 const JOBS: &str = "/v1/fine_tuning/jobs";
 const ADAPTER: &str = "adapter_model.safetensors";
 
@@ -49,8 +50,7 @@ fn run(folder: &Path, arguments: &[&str]) -> Value {
 
 struct Server {
     process: Child,
-    address: String,
-    key: String,
+    client: Client,
 }
 
 impl Server {
@@ -69,49 +69,12 @@ impl Server {
             let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
             if let Some(event) = { events }.find(|event| event["event"] == "listening") {
                 let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-                return Self { process, address, key: event["key"].as_str().unwrap_or_default().to_owned() };
+                let key = event["key"].as_str().unwrap_or_default().to_owned();
+                return Self { process, client: Client { address, key } };
             }
             assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
-            self.key,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
-    }
-
-    #[track_caller]
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.send("POST", path, "application/json", body.to_string().as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        serde_json::from_str(&answer).unwrap()
-    }
-
-    fn get(&self, path: &str) -> Value {
-        serde_json::from_str(&self.send("GET", path, "application/json", b"").1).unwrap()
-    }
-
-    fn bring(&self, name: &str, text: &str) -> String {
-        let body = format!(
-            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nfine-tune\r\n--{BOUNDARY}\r\n\
-             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
-        );
-        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-        let (status, answer) = self.send("POST", "/v1/files", &kind, body.as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        text_of(&serde_json::from_str::<Value>(&answer).unwrap(), "id")
     }
 
     /// Asks until `done` says so.
@@ -131,22 +94,21 @@ impl Server {
 
     /// The process that works on a job.
     fn worker(&self) -> u32 {
-        let parent = self.process.id().to_string();
-        let is_child = |pid: &u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
-            after.split_whitespace().nth(1) == Some(&parent)
-        };
         let begun = Instant::now();
         loop {
-            let entries = std::fs::read_dir("/proc").unwrap().flatten();
-            let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-            if let Some(pid) = pids.find(is_child) {
+            if let Some(&pid) = children_of(self.process.id()).first() {
                 return pid;
             }
             assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+impl std::ops::Deref for Server {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -251,7 +213,11 @@ fn is_done(job: &Value) -> bool {
 fn clear() -> Clear {
     let folder = with_model();
     let server = Server::start(folder.path());
-    let asked = asked(&server.bring("chats.jsonl", &chats()), &server.bring("rows.csv", &rows()), 60);
+    let asked = asked(
+        &server.bring("fine-tune", "chats.jsonl", &chats()),
+        &server.bring("fine-tune", "rows.csv", &rows()),
+        60,
+    );
     let ids = asked.each_ref().map(|body| text_of(&server.post(JOBS, body), "id"));
     let tuned = server.wait(&format!("{JOBS}/{}", ids[0]), is_done);
     server.wait(&format!("{JOBS}/{}", ids[1]), is_done);
@@ -305,14 +271,22 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     let id = text_of(&run(path, &["admin", "projects", "create", "sealed", "--encrypted"]), "id");
     let key = text_of(&run(path, &["admin", "service-accounts", "create", &id, "bot"]), "key");
     let mut server = Server::start(path);
-    server.key = key;
-    let asked_of = asked(&server.bring("chats.jsonl", &chats()), &server.bring("rows.csv", &rows()), 60);
+    server.client.key = key;
+    let asked_of = asked(
+        &server.bring("fine-tune", "chats.jsonl", &chats()),
+        &server.bring("fine-tune", "rows.csv", &rows()),
+        60,
+    );
 
     // While it runs, and after its process was killed.
     let tuned = text_of(&server.post(JOBS, &asked_of[0]), "id");
     let place = format!("{JOBS}/{tuned}");
     server.wait(&place, |job| job["lyceum"]["step"].as_u64() > Some(100));
     let worker = server.worker();
+    // It stands still until it is killed, so that it does not end before.
+    let signal =
+        |name: &str| Command::new("kill").args([name, &worker.to_string()]).status().unwrap().success();
+    assert!(signal("-STOP"));
     for file in ["environ", "cmdline"] {
         let said = std::fs::read(format!("/proc/{worker}/{file}")).unwrap();
         assert!(!String::from_utf8_lossy(&said).to_lowercase().contains("master"), "{file}");
@@ -332,7 +306,7 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
         }
     };
     nowhere(&needles, "while it runs");
-    assert!(Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap().success());
+    assert!(signal("-KILL"));
     nowhere(&needles, "after a kill");
     let side = text_of(&server.post(JOBS, &asked_of[1]), "id");
     let done = server.wait(&place, is_done);

@@ -4,19 +4,19 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+#[path = "program/client.rs"]
+mod client;
+
+use client::Client;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const BOUNDARY: &str = "5b1c7d90a2";
-
 struct Server {
     process: Child,
-    address: String,
-    key: String,
+    client: Client,
     /// Held: a server that cannot write its lines ends.
     _stdout: BufReader<ChildStdout>,
 }
@@ -39,44 +39,7 @@ impl Server {
         let line: Value = serde_json::from_str(&line).unwrap();
         let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
         let key = key.unwrap_or_else(|| line["key"].as_str().unwrap().to_owned());
-        Self { process, address, key, _stdout: stdout }
-    }
-
-    fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, Value) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
-            self.key,
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap())
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Value {
-        let (status, answer) = self.send("POST", path, "application/json", body.to_string().as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        answer
-    }
-
-    fn get(&self, path: &str) -> Value {
-        self.send("GET", path, "application/json", b"").1
-    }
-
-    fn bring(&self, name: &str, text: &str) -> String {
-        let body = format!(
-            "--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n--{BOUNDARY}\r\n\
-             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n{text}\r\n--{BOUNDARY}--\r\n"
-        );
-        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
-        let (status, answer) = self.send("POST", "/v1/files", &kind, body.as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        answer["id"].as_str().unwrap().to_owned()
+        Self { process, client: Client { address, key }, _stdout: stdout }
     }
 
     /// Asks for a selection until `done` says so.
@@ -98,7 +61,14 @@ impl Server {
             Command::new("kill").args(["-INT", &self.process.id().to_string()]).status().unwrap().success()
         );
         self.process.wait().unwrap();
-        std::mem::take(&mut self.key)
+        std::mem::take(&mut self.client.key)
+    }
+}
+
+impl std::ops::Deref for Server {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -122,7 +92,8 @@ fn rows(n: usize) -> String {
 fn a_choice_over_http_is_made_served_cancelled_and_outlives_its_server() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), None);
-    let (train, test) = (server.bring("rows.csv", &rows(300)), server.bring("test.csv", &rows(40)));
+    let (train, test) =
+        (server.bring("user_data", "rows.csv", &rows(300)), server.bring("user_data", "test.csv", &rows(40)));
     let body = |name: &str, epochs: usize, minutes: f64| {
         json!({
             "name": name, "task": "classification", "seeds": 2, "concurrency": 2,
