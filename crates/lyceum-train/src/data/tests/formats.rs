@@ -243,12 +243,13 @@ fn a_manifest_names_nothing_that_lies_outside_its_folder() {
     case.spec.data.input = Some(AUDIO);
     let theirs = case.write("theirs/a.wav", wav(8000, 1200));
     case.write("mine/b.wav", wav(8000, 1600));
+    case.write("mine/c.wav", wav(8000, 1300));
     for outside in ["../theirs/a.wav", "./../theirs/a.wav", theirs.to_str().unwrap()] {
-        case.write("mine/manifest.csv", format!("path,label\nb.wav,no\n{outside},yes\n"));
+        case.write("mine/manifest.csv", format!("path,label\nb.wav,no\nc.wav,yes\n{outside},yes\n"));
         let report = case.report();
         let found: Vec<(&str, Option<u64>)> =
             report.errors.iter().map(|issue| (issue.code.as_str(), issue.line)).collect();
-        assert_eq!(found, [("file_outside", Some(3))], "{outside}: {report}");
+        assert_eq!(found, [("file_outside", Some(4))], "{outside}: {report}");
     }
 }
 
