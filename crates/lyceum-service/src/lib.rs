@@ -215,6 +215,11 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        self.resident_of(version).await
+    }
+
+    /// As [`resident`](Self::resident), of a version that was resolved.
+    pub(crate) async fn resident_of(&self, version: Version) -> Result<Arc<Resident>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
@@ -231,6 +236,11 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        self.language_of(version).await
+    }
+
+    /// As [`language`](Self::language), of a version that was resolved.
+    pub(crate) async fn language_of(&self, version: Version) -> Result<Arc<Language>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }

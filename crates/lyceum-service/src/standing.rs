@@ -105,11 +105,12 @@ impl Service {
             return Ok(standing);
         }
         let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
-        let standing = Arc::new(Standing {
-            decided: projects::standing(&self.store, project).await?,
-            limits: rates::list(&self.store, project).await?,
-            guard: guards::policy(&self.store, project).await?,
-        });
+        let (decided, limits, guard) = tokio::try_join!(
+            projects::standing(&self.store, project),
+            rates::list(&self.store, project),
+            guards::policy(&self.store, project),
+        )?;
+        let standing = Arc::new(Standing { decided, limits, guard });
         if known.generation.load(Ordering::Acquire) == generation {
             known.projects.keep(project.clone(), read_at, standing.clone());
         }
