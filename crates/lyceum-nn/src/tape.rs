@@ -15,7 +15,7 @@ mod look;
 mod parts;
 pub(crate) mod relevance;
 
-pub(crate) use back::{Backward, Slot, View, WeightBackward};
+pub(crate) use back::{Backward, Slot, View, WeightBackward, write_into};
 pub use look::AttentionMap;
 pub(crate) use relevance::Ledger;
 pub use relevance::Relevance;

@@ -11,10 +11,9 @@ mod relevance;
 use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::{ParamId, ParamKind};
-use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward, write_into};
 use crate::{NnError, Shape};
-use lyceum_kernels::elementwise::add_into;
-use lyceum_kernels::matmul::{Precision, Write};
+use lyceum_kernels::matmul::Precision;
 use lyceum_kernels::recurrent::{
     self as kernel, CellWeights, Kept, KeptMut, OutputGradients, Outputs, Sequence, Side, State,
     StateGradients,
@@ -267,10 +266,7 @@ impl Operation for Recurrent {
                 let (n_gates, states) = Self::split(&self.sequence(&view));
                 let at = n_gates + i * states;
                 let gradient = &view.saved(self.gradients)[at..at + states];
-                match write {
-                    Write::Overwrite => d.copy_from_slice(gradient),
-                    Write::Add => add_into(d, gradient),
-                }
+                write_into(d, gradient, write);
             });
         }
     }

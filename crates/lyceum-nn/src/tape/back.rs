@@ -13,6 +13,7 @@ use super::{Examples, Saved, SavedIds, Tape, Var};
 use crate::ops::{Op, Operation};
 use crate::params::{Grads, ParamId, ParamKind, Params};
 use crate::{Shape, Workspace};
+use lyceum_kernels::elementwise::add_into;
 use lyceum_kernels::matmul::{Precision, Write};
 use lyceum_kernels::scratch;
 use lyceum_kernels::stored::StoredWeight;
@@ -228,6 +229,11 @@ impl Backward<'_> {
         });
     }
 
+    /// Hands `input` the output's gradient as it is, as a sum does to its terms.
+    pub(crate) fn pass_on(&mut self, input: Var) {
+        self.grad(input, |_, dy, dx, write| write_into(dx, dy, write));
+    }
+
     /// As [`grad`](Self::grad) for several inputs at once; unwanted ones are None. An input that appears
     /// twice must be handled by two calls.
     pub(crate) fn grads<const N: usize>(
@@ -258,6 +264,14 @@ impl Backward<'_> {
                 Slot { data: self.ws.take(len), write: Write::Overwrite }
             }
         })
+    }
+}
+
+/// `to = from`, or `to += from`.
+pub(crate) fn write_into(to: &mut [f32], from: &[f32], write: Write) {
+    match write {
+        Write::Overwrite => to.copy_from_slice(from),
+        Write::Add => add_into(to, from),
     }
 }
 

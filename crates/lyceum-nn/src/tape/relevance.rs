@@ -17,7 +17,7 @@
 //! What goes into constants (biases, positions, the constant term of softmax, ε) leaves the walk and is written
 //! down, so that `output = Σ R(entry) + absorbed` is an identity that a test holds.
 
-use super::{Backward, Examples, Tape, Var};
+use super::{Backward, Examples, Tape, Var, write_into};
 use crate::NnError;
 use crate::ops::{Op, Operation};
 
@@ -89,11 +89,7 @@ impl Tape<'_> {
 impl Backward<'_> {
     /// Sends `part` to an input, beside what came before; nothing where it is not wanted.
     pub(crate) fn send(&mut self, input: Var, part: &[f32]) {
-        use lyceum_kernels::matmul::Write;
-        self.grad(input, |_, _, dx, write| match write {
-            Write::Overwrite => dx.copy_from_slice(part),
-            Write::Add => lyceum_kernels::elementwise::add_into(dx, part),
-        });
+        self.grad(input, |_, _, dx, write| write_into(dx, part, write));
     }
 }
 
