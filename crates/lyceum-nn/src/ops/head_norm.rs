@@ -7,8 +7,8 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
-use lyceum_kernels::elementwise::{Write, add_into};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward, write_into};
+use lyceum_kernels::elementwise::Write;
 use lyceum_kernels::norm::{Normed, norm_backward, norm_backward_weights, rms_norm, rms_norm_in_place};
 use lyceum_kernels::pool;
 use std::ops::Range;
@@ -144,10 +144,7 @@ impl Operation for HeadNorm {
                     norm_backward(self.normed(view, i, &part), view.param(weight), dy, dx, write);
                 }
                 let rest = self.heads.normed() * size;
-                match write {
-                    Write::Overwrite => dx[rest..].copy_from_slice(&dy[rest..]),
-                    Write::Add => add_into(&mut dx[rest..], &dy[rest..]),
-                }
+                write_into(&mut dx[rest..], &dy[rest..], write);
             }
         });
     }
