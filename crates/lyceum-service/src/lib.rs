@@ -34,6 +34,7 @@ pub mod injection;
 pub mod integrity;
 pub mod keys;
 pub mod language;
+mod messages;
 pub mod meter;
 pub mod models;
 pub mod moderations;
