@@ -210,7 +210,7 @@ pub mod robustness {
 
     /// Suites and runs over language models.
     pub mod language {
-        pub use crate::wire::robust_language::run_body;
+        pub use crate::wire::robust_language::{run_body, verdict_body};
 
         /// Why a suite is refused, in words.
         pub fn suite_of(

@@ -44,8 +44,13 @@ pub struct Body {
 #[serde(deny_unknown_fields)]
 #[schema(as = RobustnessGate)]
 pub struct GateBody {
-    /// How far any accuracy may be below that of `compare_to`.
-    pub max_drop: f64,
+    /// How far any accuracy may be below that of `compare_to`; of language models token agreement, and the share of
+    /// attacks that they resist.
+    pub max_drop: Option<f64>,
+    /// Of a language model: the largest share of chats in which an attack may succeed.
+    pub max_attack_success: Option<f64>,
+    /// Of a language model: the smallest token agreement of an environment.
+    pub min_agreement: Option<f64>,
 }
 
 /// A request that cannot be malformed.
@@ -84,7 +89,16 @@ impl Body {
             }
         };
         let compare = match (self.compare_to, self.gate) {
-            (Some(other), Some(gate)) => Some((model_ref(&other)?, gate.max_drop)),
+            (
+                Some(_),
+                Some(GateBody { max_attack_success: Some(_), .. } | GateBody { min_agreement: Some(_), .. }),
+            ) => {
+                let message = "gate: max_attack_success and min_agreement are bounds of language models";
+                return Err(ApiError::field("gate", "unsupported_parameter", message));
+            }
+            (Some(other), Some(gate)) => {
+                Some((model_ref(&other)?, gate.max_drop.ok_or_else(missing("gate.max_drop"))?))
+            }
             (None, None) => None,
             (Some(_), None) => return Err(missing("gate")()),
             (None, Some(_)) => return Err(missing("compare_to")()),
@@ -186,6 +200,9 @@ pub struct RunRecordBody {
     flags: Option<Vec<Value>>,
     #[schema(value_type = Option<Object>)]
     gate: Option<Value>,
+    /// Of language models: what was found of `compare_to`.
+    #[schema(value_type = Option<Vec<Object>>)]
+    compared_results: Option<Vec<Value>>,
     /// Rows that an attack changed so that the answer changed: `GET /v1/robustness/runs/{id}/failures`.
     n_failures: Option<usize>,
     not_evaluated: Option<Vec<String>>,
@@ -221,7 +238,7 @@ pub fn record_body(record: &Record) -> Value {
         "object": "robustness.run", "id": record.id, "created_at": record.created_at,
         "started_at": record.started_at, "finished_at": record.finished_at, "status": record.status.as_str(),
         "error": record.error, "data": null, "model_sha256": null, "unit": null, "results": null, "flags": null, "gate": null,
-        "n_failures": null, "not_evaluated": null,
+        "compared_results": null, "n_failures": null, "not_evaluated": null,
     });
     with_documents(body, record)
 }
@@ -258,7 +275,7 @@ pub(super) fn finding(finding: &Finding) -> Value {
     })
 }
 
-fn gate_body(gate: &Gate) -> Value {
+pub(super) fn gate_body(gate: &Gate) -> Value {
     let difference = |(metric, value): &(String, f64)| json!({"metric": metric, "difference": value});
     json!({
         "compare_to": gate.compared_to, "max_drop": gate.max_drop, "passed": gate.passed,
