@@ -75,13 +75,13 @@ use lyceum_engine::EngineError;
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
 use lyceum_store::models::Version;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
 use meter::Share;
 use resident::Residents;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
@@ -117,6 +117,8 @@ pub struct Service {
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
     language_drift: Arc<drift::language::Watches>,
+    /// What is tried before it is a version ([`host`](Service::host)).
+    guests: Mutex<Vec<Arc<Language>>>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
 }
@@ -140,6 +142,7 @@ impl Service {
             standings: standing::Standings::default(),
             rates: Arc::default(),
             language_drift: Arc::default(),
+            guests: Mutex::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
         }
@@ -174,6 +177,9 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Version, ServiceError> {
+        if let Some(guest) = self.guest(&reference.name, &reference.version) {
+            return Ok(guest.version.clone());
+        }
         let version = lyceum_store::models::shares::ask(&self.store, project, reference).await?;
         let standing = self.standing(project).await?;
         if standing
@@ -236,6 +242,9 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
+        if let Some(guest) = self.guest(&reference.name, &reference.version) {
+            return Ok(guest);
+        }
         let version = self.resolve(project, reference).await?;
         self.language_of(version).await
     }
@@ -260,6 +269,20 @@ impl Service {
         let base = self.languages.load(base, language::read).await?;
         let read = move |version| language::adapter::read(version, &base);
         self.languages.load(version, read).await
+    }
+
+    /// Lets a model that is no version yet be asked in this process, as number 0 of its name: a number that nobody can
+    /// write, so only code asks for it.
+    pub fn host(&self, guest: Arc<Language>) {
+        self.guests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(guest);
+    }
+
+    fn guest(&self, name: &ModelName, number: &VersionRef) -> Option<Arc<Language>> {
+        if *number != VersionRef::Number(0) {
+            return None;
+        }
+        let guests = self.guests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        guests.iter().find(|guest| guest.version.name == *name).cloned()
     }
 
     /// The imported models that are loaded now.

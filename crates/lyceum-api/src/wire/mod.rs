@@ -21,6 +21,7 @@ pub mod organization;
 pub mod pii;
 pub mod predict;
 pub mod privacy;
+pub mod promises;
 pub mod registry;
 pub mod rerank;
 pub mod residents;

@@ -36,17 +36,28 @@ pub struct Attack {
     #[arg(long, default_value_t = 0)]
     pub(in crate::commands) seed: u64,
     /// Another model that gets the same rows and suite; the command fails (exit 1) where an accuracy is lower by
-    /// more than --max-drop
+    /// more than --max-drop (of language models: token agreement, or the share of attacks that it resists)
     #[arg(long, value_name = "MODEL", requires = "max_drop")]
     pub(in crate::commands) compare_to: Option<String>,
     #[arg(long, value_name = "DROP", requires = "compare_to")]
     pub(in crate::commands) max_drop: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where attacks succeed in more than this share of all chats
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) max_attack_success: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where an environment's token agreement is lower
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) min_agreement: Option<f64>,
 }
 
 impl Attack {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if let Some(version) = language::asked(context, &self.model).await? {
             return self.run_language(context, &version).await;
+        }
+        if self.max_attack_success.is_some() || self.min_agreement.is_some() {
+            let why = "--max-attack-success and --min-agreement are bounds of language models";
+            let fix = "use --compare-to OTHER --max-drop DROP";
+            return Err(Failure::usage(format!("{} was trained here", self.model), why, fix));
         }
         let items = match &self.suite {
             Some(path) => read_suite(path)?,
@@ -116,17 +127,20 @@ impl Attack {
                     other => other.into(),
                 })?;
             // It stands on the model's card from now on.
-            let sha256 = match path.is_file() {
-                true => digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?),
-                false => "not_applicable: a folder".to_owned(),
-            };
-            let data = format!("{} rows of {} (sha256 {sha256})", run.n, path.display());
+            let data = format!("{} rows of {} (sha256 {})", run.n, path.display(), hash_of(&path)?);
             lyceum_service::card::measured::keep_run(&resident, &run, &data, &command)?;
             Ok(run)
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| Failure::internal("the attack broke off", &error))?
     }
+}
+
+fn hash_of(path: &Path) -> Result<String, Failure> {
+    Ok(match path.is_file() {
+        true => digest(&files::read_bytes(path, limits::WEIGHT_FILE_BYTES_MAX)?),
+        false => "not_applicable: a folder".to_owned(),
+    })
 }
 
 fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {

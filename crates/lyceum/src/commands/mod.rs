@@ -124,7 +124,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Admin(args) => args.run(context).await,
         Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
-        Command::Pii(args) => args.run(context),
+        Command::Pii(args) => args.run(context).await,
         Command::Usage(args) => args.run(context).await,
         Command::Prices(args) => args.run(context).await,
         Command::Budgets(args) => args.run(context).await,
@@ -140,7 +140,6 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         Command::Ps(_)
         | Command::Stop(_)
         | Command::Bench(_)
-        | Command::Pii(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
         _ => context.access.client(),

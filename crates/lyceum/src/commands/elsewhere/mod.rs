@@ -39,6 +39,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client),
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
+        Command::Pii(args) => args.run_remote(context, client),
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
         Command::Audit(args) => args.run_remote(context, client),

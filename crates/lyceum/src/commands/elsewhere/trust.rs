@@ -57,9 +57,17 @@ impl Attack {
         if let Some(rows) = self.rows {
             body["rows"] = json!(rows);
         }
-        if let (Some(other), Some(max_drop)) = (&self.compare_to, self.max_drop) {
+        if let Some(other) = &self.compare_to {
             body["compare_to"] = json!(other);
-            body["gate"] = json!({ "max_drop": max_drop });
+        }
+        for (name, bound) in [
+            ("max_drop", self.max_drop),
+            ("max_attack_success", self.max_attack_success),
+            ("min_agreement", self.min_agreement),
+        ] {
+            if let Some(bound) = bound {
+                body["gate"][name] = json!(bound);
+            }
         }
         let file = self.data.as_ref().map(|data| client.upload(data, "evals")).transpose()?;
         let file = file.as_ref().map(id_of).transpose()?;
@@ -84,7 +92,7 @@ impl Attack {
         let gate = &done["gate"];
         if gate.is_object() && gate["passed"] != true {
             let message = format!("{} does not pass the gate", self.model);
-            let fix = "keep the other model, or train with train.robust and try again";
+            let fix = "keep the other model, or train it otherwise and try again";
             return Err(Failure::new(Exit::Failed, "gate_refused", message, gate.to_string(), fix));
         }
         Ok(())
