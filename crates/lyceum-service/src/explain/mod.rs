@@ -193,7 +193,7 @@ async fn of_lines(
     (what, options): (&What, &Options),
 ) -> Result<Explained, ServiceError> {
     let project = &payer.project;
-    let asked = language::rows::read(service, language, what, options)?;
+    let asked = language::rows::read(service, language, what, options).await?;
     let version = &asked.language().version;
     rates::admit_passes()?;
     let most = Counts { passes: passes_most(options), ..Counts::default() };
@@ -272,7 +272,7 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
     if crate::language::is_imported(&version) {
         let language = service.language_of(version.clone()).await?;
         if request.options.method == MethodChoice::Tracin {
-            language::rows::read(service, language, &request.what, &request.options)?;
+            language::rows::read(service, language, &request.what, &request.options).await?;
         } else {
             language::read(service, language, &request.what, &request.options)?;
         }
