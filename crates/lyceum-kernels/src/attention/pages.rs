@@ -221,6 +221,9 @@ impl Rows<'_> {
     }
 }
 
+/// Numbers of a row that are turned at a time: a line of the cache.
+const NEAR: usize = 16;
+
 /// Writes the keys and the values of one head of a piece: where the head's page begins, the first column, what.
 type WriteHead<'a> = dyn Fn(usize, usize, Rows<'_>, Rows<'_>) + Sync + 'a;
 
@@ -235,12 +238,19 @@ fn put<T: Send>(
 ) {
     if let Some(keys) = keys {
         assert!(column + keys.n <= PAGE, "kv pages: a piece beyond its page: bug");
-        // A line of the panel is written whole, rows being read beside each other.
-        for c in 0..keys.d {
-            // SAFETY: a position of a head belongs to one piece.
-            let line = unsafe { data.part(at * keys.d + c * PAGE + column, keys.n) };
-            for (r, (number, &x)) in line.iter_mut().zip(keys.x[c..].iter().step_by(keys.row)).enumerate() {
-                *number = to(r, x);
+        // Some numbers of all rows come near first: rows lie so far apart that their lines drive each other out.
+        for first in (0..keys.d).step_by(NEAR) {
+            let len = NEAR.min(keys.d - first);
+            let mut near = [[0.0f32; NEAR]; PAGE];
+            for (r, near) in near.iter_mut().enumerate().take(keys.n) {
+                near[..len].copy_from_slice(&keys.of(r)[first..first + len]);
+            }
+            for c in 0..len {
+                // SAFETY: a position of a head belongs to one piece.
+                let line = unsafe { data.part(at * keys.d + (first + c) * PAGE + column, keys.n) };
+                for (r, (number, near)) in line.iter_mut().zip(&near).enumerate() {
+                    *number = to(r, near[c]);
+                }
             }
         }
     }
