@@ -10,6 +10,7 @@ mod card;
 mod cascades;
 mod client;
 mod contracts;
+mod cors;
 mod decisions;
 mod door;
 mod encoders;
