@@ -3,7 +3,7 @@
 use crate::commands::embed::{self, Embed};
 use crate::commands::explain::Explain;
 use crate::commands::predict::{self, Predict};
-use crate::commands::run::{self, Run};
+use crate::commands::run::{self, Run, Typed};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
@@ -39,9 +39,7 @@ fn door(client: &Client, model: &str) -> Result<(Door, Value), Failure> {
         "language_modeling" if !is_trained => Door::Chat,
         "language_modeling" | "sequence_to_sequence" => Door::Completions,
         "embedding" | "scoring" => {
-            let why = "it makes numbers of texts and continues none";
-            let fix = "lyceum embed makes vectors; POST /v1/rerank gives scores";
-            return Err(Failure::usage(format!("{model} does not converse"), why, fix));
+            return Err(run::no_conversation(model));
         }
         _ => Door::Predict,
     };
@@ -66,12 +64,16 @@ impl Run {
         if let Some(prompt) = prompt {
             return self.say(context, client, door, &mut messages, &prompt);
         }
-        while let Some(line) = run::next_line(context).await? {
-            if let Err(failure) = self.say(context, client, door, &mut messages, &line) {
-                failure.print(context.is_json());
+        run::greet(&self.model);
+        loop {
+            match run::next_typed(context)? {
+                Typed::End => return Ok(()),
+                Typed::Clear => messages.retain(|message| message["role"] == "system"),
+                Typed::Text(line) => {
+                    run::told(context, self.say(context, client, door, &mut messages, &line))?;
+                }
             }
         }
-        Ok(())
     }
 
     fn say(
@@ -92,6 +94,9 @@ impl Run {
             }
             return Ok(());
         }
+        if prompt.trim().is_empty() && door == Door::Chat {
+            return Err(run::empty_prompt());
+        }
         let mut asked = messages.clone();
         asked.push(json!({ "role": "user", "content": prompt }));
         let body = self.body(door, &asked, prompt)?;
@@ -110,6 +115,7 @@ impl Run {
             output::json_line(&written.line(self.logprobs.is_some()));
         } else {
             output::write_stdout("\n");
+            run::show_logprobs(self.logprobs.map(|_| &written.logprobs));
         }
         Ok(())
     }
