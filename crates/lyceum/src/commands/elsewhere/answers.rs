@@ -1,5 +1,6 @@
 //! `run`, `predict`, `explain` and `embed` through a server.
 
+use super::explained;
 use crate::commands::embed::{self, Embed};
 use crate::commands::explain::Explain;
 use crate::commands::predict::{self, Predict};
@@ -227,10 +228,7 @@ impl Predict {
             }
             let first = i * ROWS_AT_ONCE;
             let found = client.post(&path, &json!({ "instances": rows })).map_err(|failure| {
-                let mut failure = failure;
-                if failure.code == "unknown_field" {
-                    failure.fix = "leave columns out that the model does not read: --without COLUMN".into();
-                }
+                let mut failure = without_columns(failure);
                 failure.why = format!("{} (rows {first} to {})", failure.why, first + rows.len() - 1);
                 failure
             })?;
@@ -241,6 +239,14 @@ impl Predict {
         }
         Ok(())
     }
+}
+
+/// A column that the model does not read has its flag.
+fn without_columns(mut failure: Failure) -> Failure {
+    if failure.code == "unknown_field" {
+        failure.fix = "leave columns out that the model does not read: --without COLUMN".into();
+    }
+    failure
 }
 
 /// A prediction of the wire in the words of `lyceum predict --json`.
@@ -355,6 +361,7 @@ impl Explain {
             }
             _ => row_or_text(&self.input),
         };
+        let text = input.as_str().map(str::to_owned);
         match (input, door) {
             (Value::Null, _) => {}
             (Value::String(text), Door::Predict) => drop(body.insert("input".into(), text.into())),
@@ -368,10 +375,10 @@ impl Explain {
             }
             (row, _) => drop(body.insert("features".into(), row)),
         }
-        let found = client.post("/v1/explanations", &Value::from(body))?;
+        let found = client.post("/v1/explanations", &Value::from(body)).map_err(without_columns)?;
         if context.is_json() {
             output::json_line(&found);
-        } else {
+        } else if explained::show(&found, text.as_deref()).is_none() {
             output::text(serde_json::to_string_pretty(&found).expect("JSON can be written: bug"));
         }
         Ok(())

@@ -72,7 +72,8 @@ impl Usage {
             output::json_line(&json!({ "usage": rows }));
             return Ok(());
         }
-        let mut fields: Vec<String> = sums.values().flat_map(|sum| sum.keys().cloned()).collect();
+        // What stands nowhere is not shown: a server counts sounds and pictures too, which nobody asked it for.
+        let mut fields: Vec<String> = sums.values().flat_map(counted).collect();
         fields.sort();
         fields.dedup();
         let header: Vec<&str> = std::iter::once(by).chain(fields.iter().map(String::as_str)).collect();
@@ -104,6 +105,11 @@ impl Usage {
         let all: Vec<Value> = every(client, &path)?.iter().map(line).collect();
         self.told(context, &all)
     }
+}
+
+/// The fields that are no zero.
+fn counted(sum: &BTreeMap<String, u64>) -> impl Iterator<Item = String> {
+    sum.iter().filter(|(_, n)| **n > 0).map(|(field, _)| field.clone())
 }
 
 fn for_each_bucket(client: &Client, question: &str, mut each: impl FnMut(&Value)) -> Result<(), Failure> {

@@ -5,6 +5,8 @@ mod row;
 mod svg;
 mod terminal;
 
+pub(in crate::commands) use terminal::bars;
+
 use crate::context::{Context, Speaker};
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
