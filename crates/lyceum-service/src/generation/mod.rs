@@ -349,7 +349,11 @@ fn known_tokens(speaker: &Speaker, options: &Options) -> Result<(), ServiceError
         return Err(ServiceError::invalid(format!("logit_bias.{id}"), "invalid_value", told));
     }
     if let Some(id) = options.stop_ids.iter().find(|id| is_strange(id)) {
-        return Err(ServiceError::invalid("stop_token_ids", "invalid_value", format!("{id} is none: {told}")));
+        return Err(ServiceError::invalid(
+            "stop_token_ids",
+            "invalid_value",
+            format!("{id} is none: {told}"),
+        ));
     }
     Ok(())
 }

@@ -269,6 +269,7 @@ async fn said(
         max_tokens,
         sampling: Sampling { seed: Some(0), ..Sampling::greedy() },
         stop: Vec::new(),
+        stop_ids: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
         echo: false,
