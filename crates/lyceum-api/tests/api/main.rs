@@ -25,6 +25,7 @@ mod files;
 mod fine_tuning;
 mod guard;
 mod guard_names;
+mod heads;
 mod house;
 mod language;
 mod ledger;
