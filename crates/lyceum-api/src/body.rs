@@ -58,6 +58,12 @@ pub async fn read(request: Request) -> Result<Bytes, ApiError> {
     if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).filter(|e| *e != "identity") {
         return Err(ApiError::compressed(&String::from_utf8_lossy(encoding.as_bytes())));
     }
+    // What is announced as too large is not waited for.
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > limits::BODY_BYTES_MAX as u64) {
+        return Err(ApiError::too_large(limits::BODY_BYTES_MAX));
+    }
     let read = axum::body::to_bytes(request.into_body(), limits::BODY_BYTES_MAX);
     match tokio::time::timeout(limits::BODY_TIMEOUT, read).await {
         Err(_) => Err(ApiError::too_slow()),

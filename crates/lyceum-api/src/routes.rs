@@ -18,14 +18,19 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) fn router(api: Api) -> Router {
     let (router, _) = table(api.clone());
-    router
+    let cors = api.origins.layer();
+    let router = router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| {
             ApiError::panicked().into_response()
         }))
         .layer(from_fn_with_state(api.clone(), observe::observe))
-        .with_state(api)
+        .with_state(api);
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
 /// A URL of the table.

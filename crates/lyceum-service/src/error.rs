@@ -132,14 +132,13 @@ impl ServiceError {
     /// What a preparation refuses, at the place `path` of the request.
     pub(crate) fn prepare(path: &str, error: PrepareError) -> Self {
         // `instances[3]` and the column `age` are `instances[3].age`; parts of an input have no own place.
-        let param = match error.code {
+        let told = format!("{}; {}", error.message, error.fix);
+        let (param, message) = match error.code {
             "unknown_field" | "missing_value" | "not_a_number" | "not_finite" | "unseen_category"
-            | "not_a_scalar" => {
-                format!("{path}.{}", error.field)
-            }
-            _ => path.to_owned(),
+            | "not_a_scalar" => (format!("{path}.{}", error.field), told),
+            _ if matches!(error.field.as_str(), "input" | "text") => (path.to_owned(), told),
+            _ => (path.to_owned(), format!("{}: {told}", error.field)),
         };
-        let message = format!("{}: {}; {}", error.field, error.message, error.fix);
         Self::Invalid { param, code: error.code, message }
     }
 }

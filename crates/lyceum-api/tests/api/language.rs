@@ -203,6 +203,17 @@ async fn completions_take_imported_models_too() {
     let answer = answer.json();
     assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with("the"), "{answer}");
     assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    // A further token that ends: nothing behind its first place is said.
+    let plain = json!({"model": "tiny", "prompt": "the", "max_tokens": 8, "temperature": 0, "return_token_ids": true,
+        "ignore_eos": true});
+    let whole = house.client.post("/v1/completions", &plain).await.json();
+    let ids = whole["choices"][0]["token_ids"].as_array().unwrap().clone();
+    let mut stopped = plain.clone();
+    stopped["stop_token_ids"] = json!([ids[3]]);
+    let stopped = house.client.post("/v1/completions", &stopped).await.json();
+    let first = ids.iter().position(|id| *id == ids[3]).unwrap();
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop", "{stopped}");
+    assert!(stopped["usage"]["completion_tokens"].as_u64().unwrap() <= first as u64 + 1, "{stopped}");
     let ready = house.client.get("/ready").await;
     assert_eq!(ready.status, 200, "{}", ready.text());
 }

@@ -185,6 +185,10 @@ fn print_sigma(args: &SigmaArgs, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The columns of the ledger.
+pub(in crate::commands) const LEDGER: [&str; 6] =
+    ["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"];
+
 async fn ledger(context: &Context) -> Result<(), Failure> {
     let store = context.store().await?;
     let budgets = privacy::budgets(&store, &context.project).await?;
@@ -207,7 +211,7 @@ async fn ledger(context: &Context) -> Result<(), Failure> {
         ]
     };
     let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
-    output::table(&["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"], &rows);
+    output::table(&LEDGER, &rows);
     Ok(())
 }
 

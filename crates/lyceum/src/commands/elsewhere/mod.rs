@@ -4,6 +4,7 @@
 //! not forgotten.
 
 mod answers;
+mod explained;
 mod models;
 mod money;
 mod organization;

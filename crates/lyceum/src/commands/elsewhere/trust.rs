@@ -103,6 +103,12 @@ fn show(run: &Value) {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
+        Value::Number(number) => number.as_f64().map_or_else(String::new, |x| format!("{x:.4}")),
+        Value::Array(ends) => {
+            let ends: Vec<String> =
+                ends.iter().filter_map(Value::as_f64).map(|x| format!("{x:.4}")).collect();
+            format!("[{}]", ends.join(", "))
+        }
         other => other.to_string(),
     };
     let row = |found: &Value| {
@@ -179,6 +185,24 @@ pub(super) fn document(path: &Path) -> Result<Value, Failure> {
     }
 }
 
+/// What was spent of each data file, as the command shows it where the data folder is.
+fn ledger(found: &Value) {
+    let row = |account: &Value| {
+        let spent = &account["spent"];
+        let number = |value: &Value| value.as_f64().map_or("∞".to_owned(), |x| format!("{x:.4}"));
+        vec![
+            account["data_sha256"].as_str().unwrap_or_default().chars().take(12).collect(),
+            account["ledger"].as_array().map_or(0, Vec::len).to_string(),
+            number(&spent["epsilon"]),
+            account["epsilon"].as_f64().map_or("none".to_owned(), |budget| budget.to_string()),
+            spent["delta"].to_string(),
+            spent["accountant"].as_str().unwrap_or_default().to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = found["data"].as_array().into_iter().flatten().map(row).collect();
+    output::table(&crate::commands::privacy::LEDGER, &rows);
+}
+
 impl Privacy {
     pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
         let found = match self.command {
@@ -192,7 +216,14 @@ impl Privacy {
                     "delta": args.delta, "accountant": args.accountant.wire() });
                 client.post("/v1/privacy/sigma", &body)?
             }
-            PrivacyCommand::Ledger => client.get("/v1/privacy/budgets")?,
+            PrivacyCommand::Ledger => {
+                let found = client.get("/v1/privacy/budgets")?;
+                if !context.is_json() {
+                    ledger(&found);
+                    return Ok(());
+                }
+                found
+            }
             PrivacyCommand::Budget(args) => {
                 let bytes = files::read_bytes(&args.file, limits::WEIGHT_FILE_BYTES_MAX)?;
                 let body = json!({ "data_sha256": lyceum_train::checkpoint::digest(&bytes),
