@@ -15,6 +15,7 @@
 //! log-probabilities, which no mask changes. Sequences of a request share what they begin with: the text before all.
 
 use super::{Answer, Decision, Kind, Question, Request};
+use crate::drift::language::{Answer as Counted, Watcher};
 use crate::explain::{self, Explained};
 use crate::generation::Speaker;
 use crate::guard::texts;
@@ -126,11 +127,16 @@ pub(super) async fn by(
         }
     };
     decision.explanation = explanation;
+    let watcher = Watcher::of(service, payer, &language.version);
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
         let logs: Vec<f64> = scored.iter().map(|scored| scored.log).collect();
-        decision.answers.push((question.name, answer(question.kind, &softmax(&logs)?)));
+        let shares = softmax(&logs)?;
+        if let Some(watcher) = &watcher {
+            watcher.answered(counted(asked, &shares));
+        }
+        decision.answers.push((question.name, answer(question.kind, &shares)));
         let n_labels: usize = asked.labels.iter().map(Vec::len).sum();
         decision.input_tokens += (asked.prompt.len() + n_labels) as u64;
         // Further labels find the prompt computed by the first: that is no saving of the request's.
@@ -140,6 +146,20 @@ pub(super) async fn by(
     let passes = share.tally().map_or(0, |tally| tally.counted().passes);
     here.finish(Counts { input_tokens, cached_tokens, passes, ..Counts::default() });
     Ok(decision)
+}
+
+/// A decision as drift counts it: the likeliest label's tokens, and how sure it is among the labels.
+fn counted(asked: &Asked, shares: &[f64]) -> Counted {
+    let likeliest = crate::predict::argmax(shares);
+    let nats = |share: f64| if share > 0.0 { -share.ln() } else { 0.0 };
+    Counted {
+        prompt_tokens: asked.prompt.len() as u64,
+        tokens: asked.labels.get(likeliest).map_or(0, Vec::len) as u64,
+        finish: "decision",
+        sureness: shares
+            .get(likeliest)
+            .map(|&share| [nats(share), shares.iter().map(|&share| share * nats(share)).sum()]),
+    }
 }
 
 /// The question whose answer is explained.
