@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audits;
 pub mod background;
 pub mod batches;
 pub mod card;

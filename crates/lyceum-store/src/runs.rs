@@ -13,6 +13,7 @@ pub enum Kind {
     Robustness,
     Explanation,
     Cascade,
+    Audit,
 }
 
 impl Kind {
@@ -21,6 +22,7 @@ impl Kind {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
             Kind::Cascade => "casc_",
+            Kind::Audit => "audit_",
         }
     }
 
@@ -29,6 +31,7 @@ impl Kind {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
             Kind::Cascade => "cascade",
+            Kind::Audit => "privacy audit",
         }
     }
 }
