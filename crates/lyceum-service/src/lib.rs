@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audits;
 pub mod background;
 pub mod batches;
 pub mod card;
@@ -126,6 +127,7 @@ pub struct Service {
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
         let ledger = Ledger::new(store.clone(), engine.clone());
+        let language_drift = Arc::new(drift::language::Watches::new(store.clone()));
         Self {
             ledger,
             store,
@@ -141,7 +143,7 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
-            language_drift: Arc::default(),
+            language_drift,
             guests: Mutex::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
@@ -269,6 +271,16 @@ impl Service {
         let base = self.languages.load(base, language::read).await?;
         let read = move |version| language::adapter::read(version, &base);
         self.languages.load(version, read).await
+    }
+
+    /// Writes what was counted of language models' answers and is not in the data folder yet.
+    ///
+    /// # Errors
+    /// The runtime is ending.
+    pub async fn keep_drift(&self) -> Result<(), ServiceError> {
+        let counts = self.language_drift.clone();
+        let kept = tokio::task::spawn_blocking(move || counts.keep()).await;
+        kept.map_err(|error| ServiceError::internal("writing counts broke off", error))
     }
 
     /// Lets a model that is no version yet be asked in this process, as number 0 of its name: a number that nobody can

@@ -1,5 +1,6 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
+pub mod audits;
 pub mod batches;
 pub mod binary;
 pub mod card;

@@ -342,6 +342,18 @@ async fn answers_of_a_window_are_compared_with_those_of_a_reference_by_counts_of
     assert_eq!(drift().await["n"], moved["n"]);
     // Counts are all there is.
     assert!(!moved.to_string().contains("canary"));
+    // A decision counts as an answer of its own kind.
+    let decide = json!({"model": "tiny", "input": "the canary sings", "questions": [{"type": "choice",
+        "instructions": "Who?", "choices": [{"value": "the"}, {"value": "thin"}]}]});
+    let decided = house.client.post("/v1/decisions", &decide).await;
+    assert_eq!(decided.status, 200, "{}", decided.text());
+    let counted = drift().await;
+    assert_eq!(counted["n"].as_u64(), moved["n"].as_u64().map(|n| n + 1));
+    // They lie in the data folder, as counts.
+    house.service.keep_drift().await.unwrap();
+    let kept =
+        std::fs::read_to_string(house.service.store().layout().root().join("drift/tiny%401.json")).unwrap();
+    assert!(kept.contains("\"decision\":1") && !kept.contains("canary") && !kept.contains("thin"), "{kept}");
     house.publish_table("flowers").await;
     let refused = house.client.post("/v1/models/flowers/drift/reference", &json!({})).await;
     assert_eq!(refused.refused(422).1, "unsupported_model");

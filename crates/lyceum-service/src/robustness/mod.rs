@@ -12,7 +12,7 @@ mod items;
 pub mod language;
 mod plan;
 pub mod strange;
-mod turns;
+pub(crate) mod turns;
 
 pub use items::{Item, default_suite};
 pub use plan::{Asked, AskedRows, Plan, create};

@@ -37,7 +37,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Choose(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
-        Command::Privacy(args) => args.run_remote(context, client),
+        Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),

@@ -2,7 +2,7 @@
 
 use crate::commands::attack::{self, Attack};
 use crate::commands::choose::Choose;
-use crate::commands::privacy::{Privacy, PrivacyCommand};
+use crate::commands::privacy::{AuditArgs, Privacy, PrivacyCommand};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
@@ -185,6 +185,54 @@ pub(super) fn document(path: &Path) -> Result<Value, Failure> {
     }
 }
 
+impl AuditArgs {
+    async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let mut brought = Vec::new();
+        for path in [&self.members, &self.others] {
+            match client.upload(path, "evals").and_then(|file| id_of(&file).map(str::to_owned)) {
+                Ok(id) => brought.push(id),
+                Err(failure) => {
+                    removed(client, &brought)?;
+                    return Err(failure);
+                }
+            }
+        }
+        let body = json!({ "model": self.model, "members": brought[0], "others": brought[1] });
+        let run = async {
+            let started = client.post("/v1/privacy/audits", &body)?;
+            let path = format!("/v1/privacy/audits/{}", path_of(id_of(&started)?));
+            wait(context, client, &path, started).await
+        };
+        let done = run.await;
+        // The rows were brought for this audit alone.
+        let removed = removed(client, &brought);
+        let done = done?;
+        removed?;
+        if context.is_json() {
+            output::json_line(&done);
+            return Ok(());
+        }
+        let cells = |found: &Value| format!("{} {}", found["value"], found["ci95"]);
+        let mut rows = vec![vec!["area under the curve".to_owned(), cells(&done["auc"])]];
+        for at in done["tpr_at"].as_array().into_iter().flatten() {
+            rows.push(vec![
+                format!("members found where {} of others are accused", at["fpr"]),
+                cells(&at["tpr"]),
+            ]);
+        }
+        let title = format!("membership by {}", done["attack"].as_str().unwrap_or_default());
+        output::table(&[&title, &self.model], &rows);
+        if let Some(statement) = done["canaries"]["statement"].as_str() {
+            output::text(statement);
+        }
+        Ok(())
+    }
+}
+
+fn removed(client: &Client, brought: &[String]) -> Result<(), Failure> {
+    brought.iter().try_for_each(|id| client.delete(&format!("/v1/files/{id}")).map(drop))
+}
+
 /// What was spent of each data file, as the command shows it where the data folder is.
 fn ledger(found: &Value) {
     let row = |account: &Value| {
@@ -204,7 +252,7 @@ fn ledger(found: &Value) {
 }
 
 impl Privacy {
-    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
         let found = match self.command {
             PrivacyCommand::Epsilon(args) => {
                 let body = json!({ "q": args.q, "sigma": args.sigma, "steps": args.steps, "delta": args.delta,
@@ -236,11 +284,7 @@ impl Privacy {
                 let fix = "POST /v1/privacy/saw with the id of a file of /v1/files, or run it on the server's machine";
                 return Err(Failure::usage("lyceum privacy saw cannot ask a server", why, fix));
             }
-            PrivacyCommand::Audit(_) => {
-                let why = "it reads the losses of single rows, which no route gives";
-                let fix = "run it on the server's machine, without --url";
-                return Err(Failure::usage("lyceum privacy audit cannot ask a server", why, fix));
-            }
+            PrivacyCommand::Audit(args) => return args.run_remote(context, client).await,
         };
         if context.is_json() {
             output::json_line(&found);
