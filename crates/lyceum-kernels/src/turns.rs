@@ -11,7 +11,8 @@ const SHORTEST: u64 = 100_000;
 /// time stays what it was. Threads that it starts have the system's usual turns.
 ///
 /// Returns whether the system took the wish: Linux from 6.12 on follows it (EEVDF's custom slices, `sched(7)`), an
-/// older one takes it and does nothing, any other system refuses.
+/// older one takes it and does nothing, any other system refuses. A process of a negative niceness is left alone: its
+/// threads' children would lose it.
 #[cfg(target_os = "linux")]
 pub fn short() -> bool {
     let size = size_of::<libc::sched_attr>();
@@ -20,7 +21,7 @@ pub fn short() -> bool {
     // SAFETY: the kernel writes at most `size` bytes into `wish`, which lives until the call has returned; 0 is the
     // calling thread.
     let read = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut wish, size, 0) };
-    if read != 0 || wish.sched_policy != libc::SCHED_OTHER as u32 {
+    if read != 0 || wish.sched_policy != libc::SCHED_OTHER as u32 || wish.sched_nice < 0 {
         return false;
     }
     wish.sched_runtime = SHORTEST;
