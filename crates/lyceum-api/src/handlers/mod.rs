@@ -37,11 +37,6 @@ pub(crate) mod why;
 
 use lyceum_types::clock::Timestamp;
 
-/// `prefix` and a UUID, which sorts by time.
-fn new_id(prefix: &str) -> String {
-    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
-}
-
 /// Seconds since 1970.
 fn created() -> i64 {
     Timestamp::now().seconds()

@@ -42,6 +42,11 @@ use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::Value;
 
+/// `prefix` and a UUID, which sorts by time.
+pub fn new_id(prefix: &str) -> String {
+    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
+}
+
 /// The reference in a `model` field.
 pub fn model_ref(text: &str) -> Result<ModelRef, ApiError> {
     if text.len() > limits::MODEL_REF_CHARS_MAX {

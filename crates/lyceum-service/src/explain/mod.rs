@@ -160,9 +160,7 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let payer = &payer.explaining();
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
@@ -205,9 +203,7 @@ async fn of_lines(
     let payer = &payer.explaining();
     let found = metered(service.ledger(), payer, version, most, work).await?;
     let explained = explained(version, Answer::Influence(found));
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
@@ -223,16 +219,17 @@ pub(crate) async fn of_asked(
     share.each_pass_reads(asked.n_tokens());
     let answer = language::explain(service, project, asked, share).await?;
     let explained = explained(&asked.language().version, answer);
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
-/// In memory, until newer ones take its place.
-fn keep(service: &Service, project: &Project, explained: &Explained) {
-    service.explanations.keep(project, explained.clone());
-    receipts::kept("explanation", &explained.id, Place::Memory, None);
+/// In memory, until newer ones take its place; not where nothing is to be kept.
+async fn keep(service: &Service, project: &Project, explained: &Explained) -> Result<(), ServiceError> {
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+        receipts::kept("explanation", &explained.id, Place::Memory, None);
+    }
+    Ok(())
 }
 
 /// The most rows that go forward and back.
@@ -311,9 +308,7 @@ pub(crate) async fn answer_and_explain(
             return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
         }
     };
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok((outputs, explained))
 }
 
