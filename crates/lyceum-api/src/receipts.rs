@@ -2,6 +2,8 @@
 //!
 //! A whole answer has it in the header of that name, as base64 of JSON. A stream has it as one event before its end:
 //! before `data: [DONE]`, or as the last event where there is no such line. Its hash is of the bytes before that event.
+//! An answer of the background has it when it has ended, for who asks for the answer with the header; a line of a batch
+//! that was asked for with it in its file.
 
 use crate::Api;
 use crate::auth::Caller;
@@ -15,7 +17,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
-use lyceum_service::receipts::{self, Hash, Subject, Witness};
+use lyceum_service::receipts::{self, Ended, Hash, Origin, Witness};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -24,8 +26,13 @@ pub const HEADER: HeaderName = HeaderName::from_static("x-privacy-receipt");
 pub const EVENT: &str = "event: privacy_receipt\n";
 const DONE: &[u8] = b"data: [DONE]\n\n";
 
+/// A receipt as the header has it.
+pub fn value(receipt: &Value) -> HeaderValue {
+    HeaderValue::from_str(&STANDARD.encode(receipt.to_string())).expect("base64 can be a header: bug")
+}
+
 /// Whether the request wants one.
-fn wanted(headers: &HeaderMap) -> Result<bool, ApiError> {
+pub fn wanted(headers: &HeaderMap) -> Result<bool, ApiError> {
     match headers.get(&HEADER).map(HeaderValue::as_bytes) {
         None => Ok(false),
         Some(b"true") => Ok(true),
@@ -56,34 +63,27 @@ pub async fn receipt(State(api): State<Api>, request: Request, next: Next) -> Re
     let id = request.extensions().get::<RequestId>().map_or_else(RequestId::new, RequestId::clone);
     let (parts, body) = request.into_parts();
     let body = crate::body::read(Request::new(body)).await?;
-    let mut subject = Subject {
-        request: id.0,
-        route,
-        status: 0,
-        asked: Hash::of(&body),
-        answered: Hash::default(),
-        replayed: false,
-    };
-    let witness = Witness::new(caller.project);
+    let origin = Origin { request: id.0, route, asked: Hash::of(&body) };
+    let witness = Witness::new(caller.project, origin);
+    let mut ended = Ended { status: 0, answered: Hash::default(), replayed: false };
     let work = next.run(Request::from_parts(parts, Body::from(body)));
     let (mut parts, body) = receipts::scope(witness.clone(), work).await.into_parts();
-    subject.status = parts.status.as_u16();
-    subject.replayed = parts.headers.contains_key("idempotent-replayed");
+    ended.status = parts.status.as_u16();
+    ended.replayed = parts.headers.contains_key("idempotent-replayed");
     let kind = parts.headers.get(header::CONTENT_TYPE);
     if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream")) {
         parts.headers.remove(header::CONTENT_LENGTH);
         let inner = body.into_data_stream();
-        let told = Told { api, witness, subject, inner: Some(inner), waits: None };
+        let told = Told { api, witness, ended, inner: Some(inner), waits: None };
         let body = Body::from_stream(futures_util::stream::unfold(told, Told::next));
         return Ok(Response::from_parts(parts, body));
     }
     let bytes = axum::body::to_bytes(body, usize::MAX)
         .await
         .map_err(|_| ApiError::unreadable("incomplete_answer", "the answer ended early"))?;
-    subject.answered.update(&bytes);
-    let receipt = receipts::issue(&api.service, &witness, subject).await?;
-    let value = HeaderValue::from_str(&STANDARD.encode(receipt.to_string()));
-    parts.headers.insert(HEADER, value.expect("base64 can be a header: bug"));
+    ended.answered.update(&bytes);
+    let receipt = receipts::issue(&api.service, &witness, ended).await?;
+    parts.headers.insert(HEADER, value(&receipt));
     Ok(Response::from_parts(parts, Body::from(bytes)))
 }
 
@@ -91,7 +91,7 @@ pub async fn receipt(State(api): State<Api>, request: Request, next: Next) -> Re
 struct Told {
     api: Api,
     witness: Arc<Witness>,
-    subject: Subject,
+    ended: Ended,
     /// None: it has ended.
     inner: Option<BodyDataStream>,
     /// What comes behind what was given last.
@@ -108,7 +108,7 @@ impl Told {
             Some(Ok(bytes)) if bytes.ends_with(DONE) => {
                 self.inner = None;
                 let before = bytes.slice(..bytes.len() - DONE.len());
-                self.subject.answered.update(&before);
+                self.ended.answered.update(&before);
                 let end = [self.event().await.as_bytes(), DONE].concat();
                 if before.is_empty() {
                     return Some((Ok(end.into()), self));
@@ -117,7 +117,7 @@ impl Told {
                 Some((Ok(before), self))
             }
             Some(Ok(bytes)) => {
-                self.subject.answered.update(&bytes);
+                self.ended.answered.update(&bytes);
                 Some((Ok(bytes), self))
             }
             Some(Err(error)) => {
@@ -134,7 +134,7 @@ impl Told {
 
     /// The receipt as an event: of no choices for who reads chunks, and of a type for who reads types.
     async fn event(&mut self) -> String {
-        let made = receipts::issue(&self.api.service, &self.witness, self.subject.clone()).await;
+        let made = receipts::issue(&self.api.service, &self.witness, self.ended.clone()).await;
         match made {
             Ok(receipt) => format!("{EVENT}data: {}\n\n", event(receipt)),
             Err(error) => {

@@ -90,7 +90,7 @@ fn inference(table: Table) -> Table {
         .upload("/v1/uploads/{id}/parts", post(uploads::add_part))
         .work("/v1/uploads/{id}/complete", post(uploads::complete))
         .key(Inference, "/v1/uploads/{id}/cancel", post(uploads::cancel))
-        .work("/v1/batches", post(batches::create).get(batches::list))
+        .later("/v1/batches", get(batches::list).layer(from_fn(receipts::refuse)).post(batches::create))
         .key(Inference, "/v1/batches/{id}", get(batches::find))
         .key(Inference, "/v1/batches/{id}/cancel", post(batches::cancel))
         .answer("/v1/completions", post(completions::create))
@@ -304,6 +304,16 @@ impl Table {
         let no_receipt = from_fn(receipts::refuse);
         // The last layer is the first to see a request.
         let methods = methods.layer(place).layer(count).layer(once).layer(no_receipt).layer(key);
+        self.add(path, Access::Project(Inference), methods)
+    }
+
+    /// As [`work`](Self::work), and what is made knows itself of receipts.
+    fn later(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Inference), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
+        let place = from_fn_with_state(self.api.clone(), places::take);
+        let once = from_fn_with_state(self.api.clone(), idempotent::idempotent);
+        let methods = methods.layer(place).layer(count).layer(once).layer(key);
         self.add(path, Access::Project(Inference), methods)
     }
 

@@ -33,6 +33,13 @@ impl Lines {
             file.write_all(b"\n")?;
             at += 1;
         }
+        #[cfg(unix)]
+        if at == 0
+            && let Some(folder) = place.lies().parent()
+        {
+            // Its name outlives a loss of power as what will stand in it does.
+            File::open(folder)?.sync_all()?;
+        }
         Ok(Self { place, file: io::BufWriter::new(file), at })
     }
 
@@ -47,6 +54,15 @@ impl Lines {
         self.file.write_all(form.as_bytes())?;
         self.at += form.len() as u64;
         Ok(())
+    }
+
+    /// Makes what was written outlive a loss of power.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_data()
     }
 
     /// # Errors

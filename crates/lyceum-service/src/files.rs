@@ -5,7 +5,7 @@
 
 use crate::{Service, ServiceError, batches};
 use futures_util::Stream;
-use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile};
+use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile, Room};
 use lyceum_store::jobs::Job;
 use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_store::{Store, StoreError};
@@ -122,6 +122,17 @@ pub struct Described {
 pub async fn create(
     service: &Service,
     project: &Project,
+    described: Described,
+    received: Received,
+) -> Result<DataFile, ServiceError> {
+    create_as(service, project, None, described, received).await
+}
+
+/// As [`create`], under an id that was drawn before; None: under a new one.
+pub(crate) async fn create_as(
+    service: &Service,
+    project: &Project,
+    id: Option<FileId>,
     mut described: Described,
     received: Received,
 ) -> Result<DataFile, ServiceError> {
@@ -139,7 +150,9 @@ pub async fn create(
         expires_at: described.expires_after.map(|after| now.plus(after)),
     };
     let full = |message: String| Err(ServiceError::QuotaReached { message });
-    match data_files::keep(service.store(), project, new, received.0, now).await? {
+    let id = id.unwrap_or_else(|| FileId::from_bits(uuid::Uuid::now_v7().as_u128()));
+    let arrived = (received.0, now);
+    match data_files::keep_as(service.store(), project, (id, Room::Bounded), new, arrived).await? {
         Kept::Kept(file) => Ok(file),
         Kept::TooMany => full(format!("there are {} files already: delete some", limits::FILES_MAX)),
         Kept::TooLarge => {

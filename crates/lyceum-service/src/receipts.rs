@@ -65,17 +65,56 @@ pub(crate) enum Direction {
     Output,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Seen {
     models: BTreeMap<String, Version>,
     changed: BTreeMap<(Direction, &'static str, Kind), u64>,
     kept: Vec<Kept>,
 }
 
+/// Where a request came in.
+#[derive(Clone)]
+pub struct Origin {
+    /// `req_…`
+    pub request: String,
+    /// As the table of routes has it.
+    pub route: String,
+    /// Of the request's body, as it came.
+    pub asked: Hash,
+}
+
 /// Notes what becomes of one request.
 pub struct Witness {
     project: Project,
+    origin: Origin,
     seen: Mutex<Seen>,
+}
+
+/// The receipt of an answer that is made when its request has been replied to.
+pub struct Later(Arc<Witness>);
+
+/// For work that goes on behind the reply to the request under way: with what was noted of models and texts so far, and
+/// notes of its own from now on. None: no receipt is wanted.
+pub fn later() -> Option<Later> {
+    let witness = current()?;
+    let seen = Seen { kept: Vec::new(), ..witness.seen().clone() };
+    let (project, origin) = (witness.project.clone(), witness.origin.clone());
+    Some(Later(Arc::new(Witness { project, origin, seen: Mutex::new(seen) })))
+}
+
+impl Later {
+    /// For [`scope`].
+    pub fn witness(&self) -> Arc<Witness> {
+        self.0.clone()
+    }
+
+    /// The receipt of the answer whose bytes these are.
+    ///
+    /// # Errors
+    /// As [`issue`].
+    pub(crate) async fn issue(&self, service: &Arc<Service>, answer: &[u8]) -> Result<Value, ServiceError> {
+        issue(service, &self.0, Ended { status: 200, answered: Hash::of(answer), replayed: false }).await
+    }
 }
 
 tokio::task_local! {
@@ -95,9 +134,7 @@ pub(crate) fn current() -> Option<Arc<Witness>> {
 /// Notes that content of the request under way is kept.
 pub(crate) fn kept(what: &'static str, id: &str, place: Place, until: Option<Timestamp>) {
     if let Some(witness) = current() {
-        let holds = "content of the request and its answer";
-        let kept = Kept { what, id: id.to_owned(), place, until, holds, is_content: true };
-        witness.seen().kept.push(kept);
+        witness.kept(what, id, place, until);
     }
 }
 
@@ -119,12 +156,19 @@ pub(crate) fn asked(version: &Version) {
 }
 
 impl Witness {
-    pub fn new(project: Project) -> Arc<Self> {
-        Arc::new(Self { project, seen: Mutex::default() })
+    pub fn new(project: Project, origin: Origin) -> Arc<Self> {
+        Arc::new(Self { project, origin, seen: Mutex::default() })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// As [`kept`], for who works for the request outside of its scope.
+    pub(crate) fn kept(&self, what: &'static str, id: &str, place: Place, until: Option<Timestamp>) {
+        let holds = "content of the request and its answer";
+        let kept = Kept { what, id: id.to_owned(), place, until, holds, is_content: true };
+        self.seen().kept.push(kept);
     }
 
     /// The guard put something else in the place of a finding.
@@ -163,16 +207,10 @@ impl Hash {
     }
 }
 
-/// What a receipt is about.
+/// How a request was answered.
 #[derive(Clone)]
-pub struct Subject {
-    /// `req_…`
-    pub request: String,
-    /// As the table of routes has it.
-    pub route: String,
+pub struct Ended {
     pub status: u16,
-    /// Of the request's body, as it came.
-    pub asked: Hash,
     /// Of the answer's body; of a stream, of its bytes before the receipt.
     pub answered: Hash,
     /// The answer was given before, to the same `Idempotency-Key`: the receipt is of this time alone.
@@ -183,12 +221,8 @@ pub struct Subject {
 ///
 /// # Errors
 /// The disk, the database.
-pub async fn issue(
-    service: &Arc<Service>,
-    witness: &Witness,
-    subject: Subject,
-) -> Result<Value, ServiceError> {
-    let project = witness.project.clone();
+pub async fn issue(service: &Arc<Service>, witness: &Witness, ended: Ended) -> Result<Value, ServiceError> {
+    let (project, origin) = (witness.project.clone(), witness.origin.clone());
     let standing = service.standing(&project).await?;
     let Seen { models, changed, kept } = std::mem::take(&mut *witness.seen());
     let service = service.clone();
@@ -214,14 +248,14 @@ pub async fn issue(
             "format_version": FORMAT_VERSION,
             "issued_at": now.seconds(),
             "issued_at_text": now.date_time(),
-            "request": subject.request,
+            "request": origin.request,
             "project": project.id,
-            "route": subject.route,
-            "status": subject.status,
-            "request_sha256": subject.asked.told(),
-            "answer_sha256": subject.answered.told(),
-            "answer_bytes": subject.answered.n_bytes,
-            "replayed": subject.replayed,
+            "route": origin.route,
+            "status": ended.status,
+            "request_sha256": origin.asked.told(),
+            "answer_sha256": ended.answered.told(),
+            "answer_bytes": ended.answered.n_bytes,
+            "replayed": ended.replayed,
             "models": models,
             "retention": match standing.decided.retention { Retention::Kept => "kept", Retention::Nothing => "nothing" },
             "encrypted": sealed_by.is_some(),

@@ -5,7 +5,7 @@
 
 use crate::files::{self, Described, Received};
 use crate::{Service, ServiceError};
-use lyceum_store::data_files::DataFile;
+use lyceum_store::data_files::{self, DataFile};
 use lyceum_store::uploads::{self, Status};
 use lyceum_store::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -66,6 +66,7 @@ pub async fn create(service: &Service, project: &Project, new: NewUpload) -> Res
         created_at: now.seconds(),
         expires_at: now.plus(limits::UPLOAD_KEPT).seconds(),
         file_expires_after: new.expires_after.map(|after| after.as_secs()),
+        file: None,
         status: Status::Pending,
     };
     let kept = upload.clone();
@@ -80,6 +81,7 @@ pub async fn create(service: &Service, project: &Project, new: NewUpload) -> Res
 pub async fn require_pending(service: &Service, project: &Project, id: &str) -> Result<(), ServiceError> {
     crate::retention::require_kept(service, project, "data", "the bytes of a file").await?;
     let id = parse(id)?;
+    recover(service, project, &id).await?;
     let found = with_store(service, project, move |store, project| {
         uploads::find(store, project, &id, Timestamp::now())
     });
@@ -129,6 +131,9 @@ pub async fn complete(
     };
     let parts: Vec<PartId> =
         parts.iter().map(|part| part.parse().map_err(|_| unknown(part))).collect::<Result<_, _>>()?;
+    if let Some(recovered) = recover(service, project, &upload).await? {
+        return Ok(recovered);
+    }
     let of = upload.clone();
     let completing = with_store(service, project, move |store, project| {
         uploads::complete(store, project, &of, (&parts, md5.as_deref()), Timestamp::now())
@@ -139,12 +144,39 @@ pub async fn complete(
         purpose: files::purpose(&said.purpose)?,
         expires_after: said.file_expires_after.map(Duration::from_secs),
     };
-    let file = files::create(service, project, described, Received(arrived)).await?;
+    let id = said.file.as_deref().map(str::parse).transpose().map_err(StoreError::from)?;
+    let file = files::create_as(service, project, id, described, Received(arrived)).await?;
     let ended = with_store(service, project, move |store, project| {
         let _lock = lock;
         uploads::end(store, project, &upload, (said, Status::Completed))
     });
     Ok((ended.await?, file))
+}
+
+/// Writes the end of an upload whose file is there already: a process died between the two. What the same call of
+/// [`complete`] would have answered then.
+async fn recover(
+    service: &Service,
+    project: &Project,
+    id: &UploadId,
+) -> Result<Option<(Upload, DataFile)>, ServiceError> {
+    let of = id.clone();
+    let begun = with_store(service, project, move |store, project| {
+        uploads::begun(store, project, &of, Timestamp::now())
+    });
+    let Some((upload, file, lock)) = begun.await? else { return Ok(None) };
+    let file = match data_files::find(service.store(), project, &file, Timestamp::now()).await {
+        Ok(file) => file,
+        // It died before the file was made.
+        Err(StoreError::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let id = id.clone();
+    let ended = with_store(service, project, move |store, project| {
+        let _lock = lock;
+        uploads::end(store, project, &id, (upload, Status::Completed))
+    });
+    Ok(Some((ended.await?, file)))
 }
 
 /// Ends an upload without a file; its parts are gone.
@@ -153,6 +185,8 @@ pub async fn complete(
 /// There is none of this id; it is over.
 pub async fn cancel(service: &Service, project: &Project, id: &str) -> Result<Upload, ServiceError> {
     let id = parse(id)?;
+    // One that was completed is not cancelled.
+    recover(service, project, &id).await?;
     with_store(service, project, move |store, project| uploads::cancel(store, project, &id, Timestamp::now()))
         .await
 }

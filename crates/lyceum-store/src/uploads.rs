@@ -8,7 +8,7 @@ use crate::files::{WorkLock, create_private_dir, sync_dir};
 use crate::vault::{self, Contents, read_document, sealed, write_document};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{PartId, Project, UploadId};
+use lyceum_types::ids::{FileId, PartId, Project, UploadId};
 use lyceum_types::limits;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,9 @@ pub struct Upload {
     pub expires_at: i64,
     /// How long its file is kept.
     pub file_expires_after: Option<u64>,
+    /// The file that it becomes, written down before that is made: who finds it there finds the upload complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     pub status: Status,
 }
 
@@ -234,7 +237,13 @@ pub fn complete(
     if md5.is_some_and(|md5| !md5.eq_ignore_ascii_case(&found)) {
         return Err(refused("wrong_md5", format!("the MD5 of the bytes is {found}")));
     }
-    Ok(Completing { upload, arrived: incoming.end()?, lock })
+    let arrived = incoming.end()?;
+    let mut upload = upload;
+    if upload.file.is_none() {
+        upload.file = Some(FileId::from_bits(uuid::Uuid::now_v7().as_u128()).to_string());
+        save(store, project, id, &upload)?;
+    }
+    Ok(Completing { upload, arrived, lock })
 }
 
 fn copy(
@@ -251,6 +260,29 @@ fn copy(
         write(&chunk[..n])?;
         n_bytes += n as u64;
     }
+}
+
+/// The upload, held, and the file that an earlier completion began to make of it: where that file is there, a process died
+/// before it could say that the upload is complete. None: nobody began, or it is over.
+///
+/// # Errors
+/// There is none of this project; somebody completes it now; the disk.
+pub fn begun(
+    store: &Store,
+    project: &Project,
+    id: &UploadId,
+    now: Timestamp,
+) -> Result<Option<(Upload, FileId, WorkLock)>, StoreError> {
+    let found = read(store, project, id)?;
+    if found.status != Status::Pending || found.file.is_none() {
+        return Ok(None);
+    }
+    // However late it is: the file may be there.
+    let (upload, lock) =
+        held(store, project, id, Timestamp::from_millis(now.millis().min(found.created_at * 1000)))?;
+    let damaged = |value: &String| StoreError::Damaged { table: "uploads", value: value.clone() };
+    let file = upload.file.as_ref().map(|file| file.parse().map_err(|_| damaged(file))).transpose()?;
+    Ok(file.map(|file| (upload, file, lock)))
 }
 
 /// Writes the end of an upload that is held, and removes its parts.
@@ -304,6 +336,10 @@ mod tests {
         }
     }
 
+    fn begun_busy(store: &Store, project: &Project, id: &UploadId) -> bool {
+        matches!(begun(store, project, id, NOW), Err(StoreError::Refused { code: "upload_busy", .. }))
+    }
+
     #[tokio::test]
     async fn parts_are_put_together_in_the_order_that_is_asked_and_only_once() {
         let dir = tempfile::tempdir().unwrap();
@@ -319,6 +355,7 @@ mod tests {
             created_at: NOW.seconds(),
             expires_at: NOW.seconds() + 3600,
             file_expires_after: None,
+            file: None,
             status: Status::Pending,
         };
         create(&store, &ours, &id, &upload).unwrap();
@@ -342,8 +379,19 @@ mod tests {
         let done =
             complete(&store, &ours, &id, (&both, Some("FC5E038D38A57032085441E7FE7010B0")), NOW).unwrap();
         assert_eq!(std::fs::read(done.arrived.path()).unwrap(), b"helloworld");
+        // Its process dies: the next one finds which file it was to be, however late, and asks for the same again.
+        let file: FileId = done.upload.file.as_ref().unwrap().parse().unwrap();
+        assert!(begun_busy(&store, &ours, &id), "somebody completes it");
+        drop(done);
+        let late = Timestamp::from_millis(NOW.millis() + 7_200_000);
+        let (found, again, lock) = begun(&store, &ours, &id, late).unwrap().unwrap();
+        assert_eq!((&again, found.status), (&file, Status::Pending));
+        drop(lock);
+        let done = complete(&store, &ours, &id, (&both, None), NOW).unwrap();
+        assert_eq!(done.upload.file.as_deref(), Some(file.as_str()));
         end(&store, &ours, &id, (done.upload.clone(), Status::Completed)).unwrap();
         drop(done);
+        assert!(begun(&store, &ours, &id, NOW).unwrap().is_none(), "it is over");
         assert_eq!(code(cancel(&store, &ours, &id, NOW).unwrap_err()), "upload_not_pending");
         assert_eq!(std::fs::read_dir(folder(&store, &ours, &id)).unwrap().count(), 1, "parts are gone");
         // An hour later it is gone, and a pending one has expired.

@@ -154,6 +154,7 @@ pub(crate) fn save(
     let kept = run.spec.checkpoints_kept.unwrap_or(checkpoint::KEPT);
     let snapshot =
         Snapshot { params: &run.model.params, optimizer: &run.optimizer, best, progress, noise, kept };
+    observer.before_checkpoint()?;
     let path = checkpoint::write(dir, identity, &snapshot)?;
     observer.event(&Event::Checkpoint { step: progress.step, path: &path })
 }

@@ -95,6 +95,12 @@ pub trait Observer {
     /// Where checkpoints are kept; None keeps none.
     fn checkpoint_dir(&self) -> Option<KeyedPath>;
 
+    /// A checkpoint is about to be written. What was told of the steps that it has is never told again, so who keeps it
+    /// makes it as durable now.
+    fn before_checkpoint(&mut self) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// 256 bits that nobody knows, for the noise of a private run.
     fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {
         Err(TrainError::Privacy("this run has no source of secrets for its noise".into()))

@@ -35,6 +35,50 @@ impl Observer for Told {
     }
 }
 
+/// What a checkpoint has is told before it is written, and whoever keeps that is asked to make it last.
+struct Keeper {
+    folder: std::path::PathBuf,
+    n_told: usize,
+    asked: Vec<(usize, usize)>,
+}
+
+impl Observer for Keeper {
+    fn event(&mut self, event: &Event<'_>) -> Result<(), TrainError> {
+        match event {
+            Event::Step(_) => self.n_told += 1,
+            Event::Checkpoint { step, .. } => {
+                let (n_told, _) = self.asked.last().unwrap();
+                assert_eq!(*n_told as u64, *step, "asked behind the last step that it has");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn checkpoint_dir(&self) -> Option<lyceum_seal::KeyedPath> {
+        Some(lyceum_seal::KeyedPath::plain(&self.folder))
+    }
+
+    fn before_checkpoint(&mut self) -> Result<(), TrainError> {
+        let there = lyceum_train::checkpoint::list(self.folder.as_path()).unwrap().len();
+        self.asked.push((self.n_told, there));
+        Ok(())
+    }
+}
+
+#[test]
+fn who_keeps_what_is_told_is_asked_before_each_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: String = (0..20).map(|i| format!("{i},{}\n", if i % 3 == 0 { "a" } else { "b" })).collect();
+    std::fs::write(folder.path().join("rows.csv"), format!("x,label\n{rows}")).unwrap();
+    let text = "name = \"m\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n[model]\n\
+                family = \"mlp\"\nhidden = [3]\n[train]\nsteps = 6\ncheckpoint_every = 2\ncheckpoints_kept = 9\n";
+    let spec = Spec::from_toml(text, "spec.toml").unwrap_or_else(|errors| panic!("{errors}"));
+    let mut keeper = Keeper { folder: folder.path().join("kept"), n_told: 0, asked: Vec::new() };
+    train(&spec, folder.path(), &mut keeper, &Control::new()).unwrap();
+    assert_eq!(keeper.asked, [(2, 0), (4, 1), (6, 2)]);
+}
+
 fn told(folder: &Path, data: &str, train_keys: &str) -> (Told, (u64, u64)) {
     let text = format!(
         "name = \"m\"\ntask = \"classification\"\nseed = 3\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n{data}\n\

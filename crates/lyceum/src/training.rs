@@ -581,7 +581,6 @@ impl Observer for JobObserver {
                 json!({ "event": "eval", "step": step, "metrics": metrics })
             }
             Event::Checkpoint { step, path } => {
-                self.log.flush().map_err(|source| self.log_failed(source))?;
                 for kept in &self.kept {
                     kept.send_replace(Some((*path).clone()));
                 }
@@ -606,6 +605,10 @@ impl Observer for JobObserver {
 
     fn checkpoint_dir(&self) -> Option<KeyedPath> {
         Some(self.checkpoints.clone())
+    }
+
+    fn before_checkpoint(&mut self) -> Result<(), TrainError> {
+        self.log.sync().map_err(|source| self.log_failed(source))
     }
 
     fn noise_key(&mut self) -> Result<[u8; 32], TrainError> {

@@ -4,23 +4,27 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::body;
 use crate::error::{ApiError, ErrorBody};
+use crate::receipts;
 use crate::wire::batches::{BatchBody, BatchList, Body, ListQuery};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use lyceum_service::batches;
 
 /// Asks a file of requests within a day, when nobody else waits, and writes the answers into files.
-#[utoipa::path(post, path = "/v1/batches", tag = "openai", request_body = Body, responses(
+#[utoipa::path(post, path = "/v1/batches", tag = "openai", request_body = Body, params(("X-Privacy-Receipt" = Option<String>,
+    Header, description = "true: each line of the output and error files has a signed privacy_receipt")), responses(
     (status = 200, body = BatchBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
     (status = 415, body = ErrorBody), (status = 429, body = ErrorBody), (status = 501, body = ErrorBody)))]
 pub async fn create(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     body::Json(body): body::Json<Body>,
 ) -> Result<Json<BatchBody>, ApiError> {
-    let new = body.parse()?;
+    let new = body.parse(receipts::wanted(&headers)?)?;
     Ok(Json(batches::create(&api.service, (&caller.project, &caller.key), new).await?.into()))
 }
 

@@ -53,7 +53,8 @@ impl ExpiresAfter {
 const NOT_YET: [&str; 4] = ["/v1/moderations", "/v1/images/generations", "/v1/images/edits", "/v1/videos"];
 
 impl Body {
-    pub fn parse(self) -> Result<NewBatch, ApiError> {
+    /// `receipts`: the header asks for one a line.
+    pub fn parse(self, receipts: bool) -> Result<NewBatch, ApiError> {
         let endpoint = Endpoint::parse(&self.endpoint).ok_or_else(|| {
             let known = Endpoint::all();
             if NOT_YET.contains(&self.endpoint.as_str()) {
@@ -71,7 +72,7 @@ impl Body {
         check_metadata(metadata.as_ref())?;
         let after = self.output_expires_after.map(|after| after.parse("output_expires_after"));
         let (input_file_id, output_expires_after) = (self.input_file_id, after.transpose()?);
-        Ok(NewBatch { endpoint, input_file_id, metadata, output_expires_after })
+        Ok(NewBatch { endpoint, input_file_id, metadata, output_expires_after, receipts })
     }
 }
 
@@ -111,6 +112,9 @@ pub struct BatchBody {
     pub usage: Value,
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, String>>,
+    /// Each line of its files has a `privacy_receipt`; left out where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub privacy_receipts: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -169,6 +173,7 @@ impl From<Batch> for BatchBody {
                 "total_tokens": usage.input_tokens + usage.output_tokens,
             }),
             metadata: batch.metadata,
+            privacy_receipts: batch.receipts.then_some(true),
             id: batch.id,
         }
     }

@@ -1,5 +1,6 @@
 //! Signed privacy receipts: what they say is what happened, and nobody can change it.
 
+use crate::batches::{self, bring};
 use crate::client::{Answer, Client};
 use crate::house::House;
 use crate::language::import_tiny;
@@ -105,8 +106,10 @@ async fn an_answer_has_a_receipt_where_it_is_asked_for_and_every_changed_word_br
         receipt(&asked(&house.client, "/v1/completions", &unknown).await, &unknown)["models"],
         json!([])
     );
-    let refused = asked(&house.client, "/v1/batches", &json!({})).await.refused(400);
+    let refused = asked(&house.client, "/v1/model_selections", &json!({})).await.refused(400);
     assert_eq!(refused.1, "unsupported_parameter");
+    let refused = house.client.send("GET", "/v1/batches", &[WISH], "").await.refused(400);
+    assert_eq!(refused.1, "unsupported_parameter", "a list has none");
     let refused = house.client.send("POST", "/v1/completions", &[("x-privacy-receipt", "yes")], "{}").await;
     assert_eq!(refused.refused(400).1, "invalid_value");
     // What is explained is kept in memory, and is a piece of work of its own.
@@ -154,6 +157,103 @@ async fn what_is_kept_and_how_long_is_told_and_zero_retention_keeps_nothing() {
     let of_nothing = receipt(&asked(&house.client, "/v1/responses", &body).await, &body);
     assert_eq!(of_nothing["retention"], "nothing");
     assert_eq!(kept(&of_nothing), [("ledger_entry", "database")], "counts, and no content");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_line_of_a_batch_has_a_receipt_where_its_batch_was_asked_for_with_them() {
+    let house = House::new().await;
+    house.publish_poet("poet").await;
+    let mut text = batches::poems(2);
+    text += &batches::line("wrong", "/v1/completions", &json!({"model": "poet", "prompt": "abc", "n": -1}));
+    let file = bring(&house.client, "batch", "batch.jsonl", text.as_bytes()).await.json()["id"].clone();
+    let body = json!({"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"});
+    let made = asked(&house.client, "/v1/batches", &body).await;
+    assert_eq!((made.status, made.header("x-privacy-receipt")), (200, None), "{}", made.text());
+    assert_eq!(made.json()["privacy_receipts"], true);
+    let batch = batches::ended(&house.client, made.json()["id"].as_str().unwrap()).await;
+    let mut n = 0;
+    for (to, status) in [("output_file_id", 200), ("error_file_id", 400)] {
+        let path = format!("/v1/files/{}/content", batch[to].as_str().unwrap());
+        for line in house.client.get(&path).await.text().lines() {
+            n += 1;
+            let told: Value = serde_json::from_str(line).unwrap();
+            let receipt = &told["privacy_receipt"];
+            check(receipt).unwrap();
+            assert_eq!(told.as_object().unwrap().keys().next_back().unwrap(), "privacy_receipt");
+            let asked = text.lines().find(|asked| {
+                serde_json::from_str::<Value>(asked).unwrap()["custom_id"] == told["custom_id"]
+            });
+            assert_eq!(receipt["request_sha256"], sha256(asked.unwrap().as_bytes()).as_str());
+            // The answer as it stands in the line, byte for byte.
+            let (_, rest) = line.split_once("\"body\":").unwrap();
+            let (answer, _) = rest.split_once("},\"error\":null,\"privacy_receipt\"").unwrap();
+            assert_eq!(receipt["answer_sha256"], sha256(answer.as_bytes()).as_str());
+            assert_eq!(receipt["request"], told["response"]["request_id"]);
+            assert_eq!((&receipt["status"], &receipt["route"]), (&json!(status), &json!("/v1/completions")));
+            assert!(kept(receipt).contains(&("batch_line", "data_folder")), "{receipt}");
+            let is_paid = kept(receipt).contains(&("ledger_entry", "database"));
+            assert_eq!(is_paid, status == 200);
+            assert_eq!(receipt["models"].as_array().unwrap().len(), usize::from(status == 200), "{receipt}");
+        }
+    }
+    assert_eq!(n, 3);
+    // Who did not ask for them has lines as they ever were.
+    let plain = batches::answered(&house.client, &batches::poems(1), "/v1/completions").await;
+    assert_eq!(plain.get("privacy_receipts"), None);
+    let line = batches::lines(&house.client, &plain["output_file_id"]).await.remove(0);
+    assert_eq!(line.get("privacy_receipt"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_the_background_is_fetched_with_the_receipt_of_its_end() {
+    let house = House::new().await;
+    import_tiny(&house).await;
+    let body = json!({"model": "tiny", "input": "hello", "max_output_tokens": 4, "seed": 1, "background": true,
+        "top_logprobs": 2, "include": ["message.output_text.logprobs"]});
+    let queued = asked(&house.client, "/v1/responses", &body).await;
+    let of_reply = receipt(&queued, &body);
+    let path = format!("/v1/responses/{}", queued.json()["id"].as_str().unwrap());
+    let fetch = async || house.client.send("GET", &path, &[WISH], "").await;
+    let mut answer = fetch().await;
+    for _ in 0..2000 {
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.refused(409).1, "response_not_ended");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        answer = fetch().await;
+    }
+    assert_eq!(answer.json()["status"], "incomplete", "{}", answer.text());
+    // From memory, then from the disk: the same bytes, and the receipt is of them.
+    for _ in 0..2 {
+        let header = STANDARD.decode(answer.header("x-privacy-receipt").unwrap()).unwrap();
+        let told: Value = serde_json::from_slice(&header).unwrap();
+        check(&told).unwrap();
+        assert_eq!(told["answer_sha256"], sha256(&answer.body).as_str());
+        assert_eq!(told["request_sha256"], sha256(body.to_string().as_bytes()).as_str());
+        assert_eq!((&told["request"], &told["route"]), (&of_reply["request"], &json!("/v1/responses")));
+        assert_eq!(told["models"], of_reply["models"]);
+        assert_eq!(told["models"][0]["model"], "tiny@1");
+        let mut kept = kept(&told);
+        kept.sort();
+        assert_eq!(kept, [("ledger_entry", "database"), ("response", "data_folder")]);
+        answer = fetch().await;
+    }
+    assert_eq!(house.client.get(&path).await.header("x-privacy-receipt"), None);
+    let stream = house.client.send("GET", &format!("{path}?stream=true"), &[WISH], "").await;
+    assert_eq!(stream.refused(400).1, "unsupported_parameter");
+    // One that was asked for without says that it has none.
+    let plain = house.client.post("/v1/responses", &body).await.json();
+    let path = format!("/v1/responses/{}", plain["id"].as_str().unwrap());
+    for _ in 0..2000 {
+        let answer = house.client.send("GET", &path, &[WISH], "").await;
+        if answer.status != 409 {
+            assert_eq!(answer.refused(400).1, "no_receipt");
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("it does not end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

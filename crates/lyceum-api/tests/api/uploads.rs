@@ -73,6 +73,33 @@ async fn parts_become_a_file_with_their_md5() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_file_was_made_before_its_process_died_is_complete() {
+    let house = House::new().await;
+    let client = &house.client;
+    let upload = begin(client, "user_data", 5).await;
+    let ids = json!({"part_ids": [part(client, &upload, b"hello").await.json()["id"]]});
+    let complete = async || client.post(&format!("/v1/uploads/{upload}/complete"), &ids).await;
+    let done = complete().await.json();
+    // As its folder was between the file and the word that it is complete; the parts may be gone.
+    let store = house.service.store();
+    let folder = store.layout().uploads(&lyceum_types::ids::Project::default_project());
+    let path = folder.join(&upload).join("upload.json");
+    let said = std::fs::read_to_string(&path).unwrap();
+    let before = said.replace("\"status\":\"completed\"", "\"status\":\"pending\"");
+    assert_ne!(before, said);
+    std::fs::write(&path, &before).unwrap();
+    let again = complete().await;
+    assert_eq!((again.status, again.json()), (200, done));
+    assert_eq!(client.get("/v1/files").await.json()["data"].as_array().unwrap().len(), 1);
+    std::fs::write(&path, &before).unwrap();
+    let late = client.send("POST", &format!("/v1/uploads/{upload}/cancel"), &[], "").await;
+    assert_eq!(late.refused(400).1, "upload_not_pending", "it has a file");
+    std::fs::write(&path, &before).unwrap();
+    assert_eq!(part(client, &upload, b"!").await.refused(400).1, "upload_not_pending");
+    assert_eq!(complete().await.refused(400).1, "upload_not_pending", "it is over");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_are_judged_by_their_purpose_with_every_error_at_its_line() {
     let house = House::new().await;
     let client = &house.client;

@@ -3,7 +3,8 @@
 use super::lines::{Asked, Line};
 use super::{Endpoint, RequestCounts, Usage};
 use crate::meter::Attempt;
-use crate::{Payer, ServiceError};
+use crate::receipts::{self, Ended, Hash, Origin, Witness};
+use crate::{Payer, Service, ServiceError};
 use futures_util::future::BoxFuture;
 use lyceum_store::batches::{Done, To};
 use lyceum_store::ledger::Outcome;
@@ -71,6 +72,8 @@ pub(super) struct Asker {
     pub id: BatchId,
     pub endpoint: Endpoint,
     pub input: Arc<Contents>,
+    /// Who makes receipts; None: none is wanted.
+    pub receipts: Option<Arc<Service>>,
     /// True when no line is to be begun any more.
     pub ending: watch::Receiver<bool>,
 }
@@ -107,20 +110,31 @@ impl Asker {
     pub async fn ask(&self, line: Line, mut attempt: Attempt) -> Option<Result<Done, ServiceError>> {
         let (own, all) = self.places.of(&self.project);
         let _own = self.unless_ending(own.acquire_owned()).await?;
-        let body = match read(self.input.clone(), &line).await {
-            Ok(body) => body,
+        let (body, asked) = match read(self.input.clone(), &line).await {
+            Ok(read) => read,
             Err(error) => return Some(Err(error)),
         };
         let request = format!("{}{}", request_prefix(&self.id), line.number);
         let mut n_not_ready = 0;
         loop {
+            let origin = Origin {
+                request: attempt_id(&request, &attempt),
+                route: self.endpoint.as_str().to_owned(),
+                asked: asked.clone(),
+            };
+            let witness = self.receipts.as_ref().map(|_| Witness::new(self.project.clone(), origin));
             let answered = {
                 let _place = self.unless_ending(all.clone().acquire_owned()).await?;
                 let (project, key) = (self.project.clone(), self.key.clone());
                 let billed = (request.clone(), attempt.clone());
                 let payer = Payer::of_line(project.clone(), key.clone(), self.endpoint.as_str(), billed);
                 let endpoint = self.endpoint;
-                self.answers.answer(Asking { project, key, payer, endpoint, body: body.clone() }).await
+                let asking =
+                    self.answers.answer(Asking { project, key, payer, endpoint, body: body.clone() });
+                match &witness {
+                    Some(witness) => receipts::scope(witness.clone(), asking).await,
+                    None => asking.await,
+                }
             };
             n_not_ready += u32::from(answered.status == 503);
             match answered.retry_after {
@@ -130,15 +144,28 @@ impl Asker {
                     self.unless_ending(tokio::time::sleep(after)).await?;
                 }
                 _ => {
-                    // As the ledger has it.
-                    let request = match attempt.number {
-                        0 => request,
-                        number => format!("{request}~{number}"),
+                    let receipt = match self.receipt(&line, witness.as_deref(), &answered).await {
+                        Ok(receipt) => receipt,
+                        Err(error) => return Some(Err(error)),
                     };
-                    return Some(Ok(done(&self.id, &line, &request, &answered)));
+                    let request = attempt_id(&request, &attempt);
+                    return Some(Ok(done(&self.id, &line, &request, (&answered, receipt.as_ref()))));
                 }
             }
         }
+    }
+
+    /// The receipt of what a line was answered; its answer lies in the batch's files.
+    async fn receipt(
+        &self,
+        line: &Line,
+        witness: Option<&Witness>,
+        answered: &Answered,
+    ) -> Result<Option<Value>, ServiceError> {
+        let (Some(service), Some(witness)) = (&self.receipts, witness) else { return Ok(None) };
+        witness.kept("batch_line", &line_id(&self.id, line), receipts::Place::DataFolder, None);
+        let (status, answered) = (answered.status, Hash::of(answered.body.as_bytes()));
+        receipts::issue(service, witness, Ended { status, answered, replayed: false }).await.map(Some)
     }
 
     async fn unless_ending<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
@@ -151,8 +178,16 @@ impl Asker {
     }
 }
 
-/// The body of a line.
-async fn read(input: Arc<Contents>, line: &Line) -> Result<Vec<u8>, ServiceError> {
+/// The id of an attempt as the ledger has it.
+fn attempt_id(request: &str, attempt: &Attempt) -> String {
+    match attempt.number {
+        0 => request.to_owned(),
+        number => format!("{request}~{number}"),
+    }
+}
+
+/// The body of a line, and the hash of the line as it stands in its file.
+async fn read(input: Arc<Contents>, line: &Line) -> Result<(Vec<u8>, Hash), ServiceError> {
     let (at, n) = (line.at, line.bytes as usize);
     let read = tokio::task::spawn_blocking(move || {
         let mut text = vec![0; n];
@@ -160,10 +195,11 @@ async fn read(input: Arc<Contents>, line: &Line) -> Result<Vec<u8>, ServiceError
     });
     let text = read.await.map_err(|error| ServiceError::internal("reading a line broke off", error))?;
     let text = text.map_err(|error| ServiceError::internal("reading a line of a batch", error))?;
+    let hash = Hash::of(&text);
     let text = text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&text);
     let asked: Asked = serde_json::from_slice(text)
         .map_err(|error| ServiceError::internal("a line was judged and cannot be read", error))?;
-    Ok(serde_json::to_vec(&asked.body).expect("a body is plain data: bug"))
+    Ok((serde_json::to_vec(&asked.body).expect("a body is plain data: bug"), hash))
 }
 
 /// The id of a line among all lines of all batches.
@@ -171,16 +207,18 @@ fn line_id(id: &BatchId, line: &Line) -> String {
     format!("batch_req_{}{:08x}", digits(id), line.number)
 }
 
-fn done(id: &BatchId, line: &Line, request: &str, answered: &Answered) -> Done {
+fn done(id: &BatchId, line: &Line, request: &str, (answered, receipt): (&Answered, Option<&Value>)) -> Done {
     if answered.status == 504 {
         return undone(id, line, "request_timeout", "The request took longer than it may.");
     }
     let (id, custom_id) = (Value::from(line_id(id, line)), Value::from(line.custom_id.as_str()));
     let Answered { status, body, .. } = answered;
+    // Behind what clients of batches know.
+    let receipt = receipt.map_or_else(String::new, |receipt| format!(",\"privacy_receipt\":{receipt}"));
     // The body is what the route answered, byte for byte.
     let json = format!(
         "{{\"id\":{id},\"custom_id\":{custom_id},\"response\":{{\"status_code\":{status},\"request_id\":\"{request}\",\
-         \"body\":{body}}},\"error\":null}}"
+         \"body\":{body}}},\"error\":null{receipt}}}"
     );
     let to = if (200..300).contains(status) { To::Output } else { To::Errors };
     Done { number: line.number, to, json }
@@ -269,7 +307,7 @@ mod tests {
             answer(400, json!({"error": {}})),
             answer(504, json!({})),
         ] {
-            let done = done(&id, &line, "req_x-1", &answered);
+            let done = done(&id, &line, "req_x-1", (&answered, None));
             let told: Value = serde_json::from_str(&done.json).unwrap();
             assert_eq!(told["custom_id"], "a\"b");
             assert_eq!(told["response"].is_null(), answered.status == 504);

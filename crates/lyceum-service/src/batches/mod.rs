@@ -133,6 +133,9 @@ pub struct Batch {
     pub metadata: Option<BTreeMap<String, String>>,
     /// How long its files are kept, in seconds.
     pub output_expires_after: Option<u64>,
+    /// Whether each line of its files has a privacy receipt.
+    #[serde(default)]
+    pub receipts: bool,
     pub status: Status,
     /// How it ends when its files are made.
     pub ends_as: Option<Status>,
@@ -178,6 +181,7 @@ pub struct NewBatch {
     pub input_file_id: String,
     pub metadata: Option<BTreeMap<String, String>>,
     pub output_expires_after: Option<Duration>,
+    pub receipts: bool,
 }
 
 /// Puts a batch into the queue; its file is looked at there.
@@ -214,6 +218,7 @@ pub async fn create(
         input_file_id: new.input_file_id,
         metadata: new.metadata,
         output_expires_after: new.output_expires_after.map(|after| after.as_secs()),
+        receipts: new.receipts,
         status: Status::Validating,
         ends_as: None,
         errors: Vec::new(),

@@ -320,6 +320,7 @@ impl Desk {
             id: id.clone(),
             endpoint: batch.endpoint,
             input: Arc::new(input),
+            receipts: batch.receipts.then(|| self.service.clone()),
             ending,
         })
     }

@@ -396,7 +396,7 @@ pub async fn change(
     let done = match change {
         Change::Cancel => jobs::cancel(store, project, &job.id, now).await.map(drop),
         Change::Pause => jobs::pause(store, project, &job.id, now).await.map(drop),
-        Change::Resume => jobs::resume(store, project, &job.id, now).await.map(drop),
+        Change::Resume => service.ledger().resume(project, &job.id).await?,
     };
     match done {
         Ok(()) => {}

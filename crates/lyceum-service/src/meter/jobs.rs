@@ -34,19 +34,45 @@ impl Ledger {
         new: jobs::NewJob,
     ) -> Result<(), ServiceError> {
         let create = || jobs::create_as(&self.store, project, id, new.clone(), Timestamp::now());
-        let mut created = create().await;
-        if let Err(StoreError::BudgetExhausted(_)) = created {
-            let idle = self.state().desk.give_back(|_| true);
-            self.give_back(idle).await?;
-            created = create().await;
-        }
-        match created {
-            Ok(()) => Ok(()),
+        match self.with_all_money(create).await? {
             Err(StoreError::BudgetExhausted(budget)) => {
                 let message = exhausted(&budget, "this job", "Ask for less (epochs, examples, minutes)");
                 Err(ServiceError::BudgetExhausted { message })
             }
-            Err(error) => Err(error.into()),
+            created => Ok(created?),
         }
+    }
+
+    /// Lets a paused job go on, with what it may still cost put aside again.
+    ///
+    /// # Errors
+    /// As [`queue`](Self::queue). What else the store refuses is the inner error.
+    pub(crate) async fn resume(
+        &self,
+        project: &Project,
+        id: &JobId,
+    ) -> Result<Result<(), StoreError>, ServiceError> {
+        let resume = || async { jobs::resume(&self.store, project, id, Timestamp::now()).await.map(drop) };
+        match self.with_all_money(resume).await? {
+            Err(StoreError::BudgetExhausted(budget)) => {
+                let message = exhausted(&budget, "the rest of this job", "Cancel it");
+                Err(ServiceError::BudgetExhausted { message })
+            }
+            resumed => Ok(resumed),
+        }
+    }
+
+    /// Does what needs money; once more, when this process holds none for later, where that was not enough.
+    async fn with_all_money<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        act: impl Fn() -> F,
+    ) -> Result<Result<(), StoreError>, ServiceError> {
+        let mut done = act().await;
+        if let Err(StoreError::BudgetExhausted(_)) = done {
+            let idle = self.state().desk.give_back(|_| true);
+            self.give_back(idle).await?;
+            done = act().await;
+        }
+        Ok(done)
     }
 }

@@ -5,7 +5,7 @@
 //! the moment it is queued, beside a lock that says whether the process that makes it lives.
 
 use super::{Record, ResponseId, is_open, with_store};
-use crate::receipts::{self, Place};
+use crate::receipts::{self, Later, Place};
 use crate::{Service, ServiceError};
 use lyceum_store::{WorkLock, responses};
 use lyceum_types::ids::Project;
@@ -245,19 +245,42 @@ impl Maker {
     ///
     /// # Errors
     /// The disk: the end that `response` says was not told.
-    pub async fn end(&self, events: Vec<Value>, response: &Value) -> Result<(), ServiceError> {
+    pub async fn end(
+        &self,
+        events: Vec<Value>,
+        response: &Value,
+        receipt: Option<Value>,
+    ) -> Result<(), ServiceError> {
         let is_kept = *self.wish.borrow() != Wish::Delete;
         let record = is_kept.then(|| {
             let mut record = self.progress.record();
             record.response = response.clone();
+            record.receipt = receipt.clone();
             if self.keeps_events {
                 record.events.extend(events.iter().cloned());
             }
             record
         });
         self.write(record, Disk::Closed).await?;
+        self.progress.told().record.receipt = receipt;
         self.last_words(events, response);
         Ok(())
+    }
+
+    /// The receipt of the answer as it ends, and as it is kept. Within the scope of `later`.
+    pub async fn receipt(&self, later: &Later, response: &Value) -> Option<Value> {
+        if *self.wish.borrow() == Wish::Delete {
+            return None;
+        }
+        receipts::kept("response", self.id.as_str(), Place::DataFolder, None);
+        let bytes = serde_json::to_vec(response).expect("an answer is plain data: bug");
+        match later.issue(&self.service, &bytes).await {
+            Ok(receipt) => Some(receipt),
+            Err(error) => {
+                tracing::error!(%error, id = self.id.as_str(), "a response has no receipt");
+                None
+            }
+        }
     }
 
     /// Tells an end that could not be written.
@@ -299,7 +322,7 @@ mod tests {
     use lyceum_types::clock::Timestamp;
 
     async fn begins(service: &Arc<Service>, project: &str) -> Result<Maker, ServiceError> {
-        let record = Record { response: Value::Null, input: Vec::new(), events: Vec::new() };
+        let record = Record { response: Value::Null, input: Vec::new(), events: Vec::new(), receipt: None };
         let project = Project { tenant: project.into(), id: project.into() };
         begin(service, &project, ResponseId::new(), record).await
     }
@@ -317,7 +340,7 @@ mod tests {
                 saved = maker.save() => saved.unwrap(),
                 () = tokio::task::yield_now() => {}
             }
-            maker.end(Vec::new(), &Value::from("end")).await.unwrap();
+            maker.end(Vec::new(), &Value::from("end"), None).await.unwrap();
             maker.save().await.unwrap();
             let (id, project) = (maker.id.clone(), maker.project.clone());
             drop(maker);

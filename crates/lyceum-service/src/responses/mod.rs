@@ -28,6 +28,9 @@ pub struct Record {
     /// What happened to it, of one in the background that was asked for as a stream.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Value>,
+    /// The privacy receipt of one in the background that was asked for with one, when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Value>,
 }
 
 /// Whether it is still to end.

@@ -2,7 +2,7 @@
 
 use super::{Job, Kind, NewJob, State, find, insert, number};
 use crate::files::JobLock;
-use crate::ledger::Counts;
+use crate::ledger::{Counts, bills};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
@@ -175,6 +175,10 @@ async fn claim_locked(
     }
     if !states.contains(&state.as_str()) {
         return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state });
+    }
+    if state == State::Cancelled.as_str() {
+        // A paused one, of which only a part is put aside; the bill of any other is closed.
+        bills::resume(&mut transaction, id).await?;
     }
     let (attempt,): (i64,) = sqlx::query_as(
         "UPDATE jobs SET state = 'running', attempt = attempt + 1, worker = $2, lease_expires_at = $3, \

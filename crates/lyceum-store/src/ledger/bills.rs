@@ -2,6 +2,9 @@
 //! process's: its worst cost is put aside with its row, under its own id, how far it is is noted with its progress, and
 //! the transaction that ends it writes its entry and gives the rest back. So whatever is killed, it is paid for once.
 //!
+//! A job that is paused holds no more than it has cost; to go on it needs the rest again, and is refused where others have
+//! spent it meanwhile.
+//!
 //! A bill is closed by the first end of its job. Who begins an ended job anew at the command line works for nobody's key.
 
 use super::budgets::{self, Granted, WindowKey};
@@ -127,6 +130,60 @@ pub(crate) async fn note(
     Ok(())
 }
 
+/// A job stops for a while: only what it has cost so far stays put aside, and others may spend the rest.
+pub(crate) async fn pause(transaction: &mut Transaction, job: &JobId) -> Result<(), StoreError> {
+    let Some(bill) = opened(transaction, job).await? else { return Ok(()) };
+    let owed = bill.rates.cost(&bill.done);
+    for Hold { window, amount } in holds(transaction, job).await? {
+        if amount > owed {
+            budgets::give_back(transaction, &window, job.as_str(), amount - owed).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A job goes on: the most that it can cost is put aside again, where it will be spent.
+///
+/// # Errors
+/// A budget has not so much left any more; the transaction must not be committed then.
+pub(crate) async fn resume(transaction: &mut Transaction, job: &JobId) -> Result<(), StoreError> {
+    let Some(bill) = opened(transaction, job).await? else { return Ok(()) };
+    let held = holds(transaction, job).await?;
+    let Request { tenant, project, api_key, started_at, .. } = &bill.request;
+    for budget in budgets::covering(transaction, (tenant, project, api_key)).await? {
+        let (starts_at, _) = budget.period.window(*started_at);
+        let window = WindowKey { budget: budget.id.clone(), starts_at };
+        let has = held.iter().find(|hold| hold.window == window).map_or(0, |hold| hold.amount);
+        let missing = bill.worst() - has;
+        if missing <= 0 {
+            continue;
+        }
+        let exactly = |left: i64| (missing <= left).then_some(missing);
+        match budgets::grant_in(transaction, &budget, job.as_str(), exactly, *started_at).await? {
+            Granted::Has(_) | Granted::NoBudget => {}
+            Granted::Exhausted { .. } => return Err(StoreError::BudgetExhausted(Box::new(budget))),
+        }
+    }
+    Ok(())
+}
+
+/// The bill of a job that is not settled.
+async fn opened(transaction: &mut Transaction, job: &JobId) -> Result<Option<Bill>, StoreError> {
+    let row = sqlx::query(FOUND).bind(job.as_str()).fetch_optional(&mut **transaction).await?;
+    Ok(row.as_ref().map(bill).transpose()?.filter(|bill| bill.settled_at.is_none()))
+}
+
+/// What is put aside for a job.
+async fn holds(transaction: &mut Transaction, job: &JobId) -> Result<Vec<Hold>, StoreError> {
+    let reserved: Vec<(String, i64, i64)> =
+        sqlx::query_as("SELECT budget, starts_at, amount FROM reservations WHERE owner = $1")
+            .bind(job.as_str())
+            .fetch_all(&mut **transaction)
+            .await?;
+    let hold = |(budget, starts_at, amount)| Hold { window: WindowKey { budget, starts_at }, amount };
+    Ok(reserved.into_iter().map(hold).collect())
+}
+
 /// Writes the entry of a job that ends with `done` (None: with what was last noted), and gives back what is left of what
 /// was put aside. Where it has no bill, or was settled before, nothing changes. A job that did nothing and was not
 /// completed is not told of.
@@ -150,13 +207,7 @@ pub(crate) async fn settle(
     }
     let row = sqlx::query(FOUND).bind(job.as_str()).fetch_one(&mut **transaction).await?;
     let bill = bill(&row)?;
-    let reserved: Vec<(String, i64, i64)> =
-        sqlx::query_as("SELECT budget, starts_at, amount FROM reservations WHERE owner = $1")
-            .bind(job.as_str())
-            .fetch_all(&mut **transaction)
-            .await?;
-    let hold = |(budget, starts_at, amount)| Hold { window: WindowKey { budget, starts_at }, amount };
-    let holds: Vec<Hold> = reserved.into_iter().map(hold).collect();
+    let holds = holds(transaction, job).await?;
     if outcome == Outcome::Completed || bill.done != Counts::default() {
         let (cost, price) = (bill.rates.cost(&bill.done), bill.price);
         let entry = Entry { request: bill.request, outcome, counts: bill.done, price, cost, settled_at: now };

@@ -164,7 +164,7 @@ async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError
 }
 
 #[tokio::test]
-async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_done() {
+async fn a_job_holds_its_worst_cost_through_deaths_gives_it_back_in_pauses_and_pays_what_was_done() {
     let (_dir, store) = store().await;
     let project = Project::default_project();
     prices::set(&store, ("*", "*", "*"), RATES, &act()).await.unwrap();
@@ -186,11 +186,36 @@ async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_
     let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
     claim.count(tokens(20));
     jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 70), "it runs still");
+    // Taken back while it stopped: it waits for its turn with all that it may cost.
+    jobs::resume(&store, &project, &a, NOW).await.unwrap();
     jobs::finish_paused(&store, &claim, "", NOW).await.unwrap();
     drop(claim);
+    assert_eq!(stands().await, (0, 70));
+    let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
+    claim.count(tokens(20));
+    jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    jobs::finish_paused(&store, &claim, "", NOW).await.unwrap();
+    drop(claim);
+    assert_eq!(stands().await, (0, 20), "what it has cost so far");
+    jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 20));
+    // Others spend the rest (8 tokens at the dearer price): it goes on when there is enough again, and not before.
+    make_job(&store, &b, 8).await.unwrap();
+    assert_eq!(stands().await, (0, 92));
+    let refused = jobs::resume(&store, &project, &a, NOW).await.unwrap_err();
+    assert!(matches!(refused, StoreError::BudgetExhausted(_)), "{refused}");
+    assert!(jobs::claim(&store, &project, &a, "w", NOW).await.is_err(), "nor by its name");
+    assert_eq!(jobs::find(&store, &project, &a).await.unwrap().state, jobs::State::Paused);
+    jobs::cancel(&store, &project, &b, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 20));
+    jobs::resume(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 70));
+    jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 20));
     // What a server's death gives back is its own.
     recovery::recover(&store, NOW).await.unwrap();
-    assert_eq!(stands().await, (0, 70));
+    assert_eq!(stands().await, (0, 20));
     jobs::cancel(&store, &project, &a, NOW).await.unwrap();
     assert_eq!(stands().await, (20, 0));
     let row = &entries::list(&store, "default", (NOW, END), "", 10).await.unwrap()[0];
@@ -203,9 +228,10 @@ async fn a_job_holds_its_worst_cost_through_pauses_and_deaths_and_pays_what_was_
     // What failed pays too, and the sums name its price.
     let cheap = Rates { training: 1_000_000, ..RATES };
     prices::set(&store, ("*", "*", "*"), cheap, &act()).await.unwrap();
-    make_job(&store, &b, 80).await.unwrap();
+    let d = JobId::from_bits(4);
+    make_job(&store, &d, 80).await.unwrap();
     assert_eq!(stands().await, (20, 80));
-    let claim = jobs::claim_waiting(&store, &project, &b, "w", NOW).await.unwrap();
+    let claim = jobs::claim_waiting(&store, &project, &d, "w", NOW).await.unwrap();
     claim.count(tokens(33));
     jobs::finish_failed(&store, &claim, "it diverged", NOW).await.unwrap();
     assert_eq!(stands().await, (53, 0));

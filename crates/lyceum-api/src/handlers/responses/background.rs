@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use lyceum_service::chat::{Ready, Running, Usage};
+use lyceum_service::receipts::{self, Later};
 use lyceum_service::responses::Record;
 use lyceum_service::responses::live::{self, Followed, Maker};
 use lyceum_service::{ServiceError, rates};
@@ -34,7 +35,7 @@ pub async fn create(
     let early = told(&mut answer);
     let queued = answer.response().clone();
     let events = if is_stream { early } else { Vec::new() };
-    let record = Record { response: queued.clone(), input: place.input, events };
+    let record = Record { response: queued.clone(), input: place.input, events, receipt: None };
     let maker = live::begin(&place.service, &place.project, place.id, record).await?;
     let reply = match is_stream {
         true => stream(maker.follow()),
@@ -43,7 +44,8 @@ pub async fn create(
     let work: Work = Box::new(move |maker, answer, usage| {
         Box::pin(async move { work(maker, (&ready, said), answer, usage).await })
     });
-    tokio::spawn(rates::carried(make(maker, answer, work)));
+    let making = make(maker, answer, work, receipts::later());
+    tokio::spawn(rates::carried(making));
     Ok(reply)
 }
 
@@ -66,8 +68,16 @@ fn told(answer: &mut Answer) -> Vec<Value> {
     answer.take_events().into_iter().map(|event| event.data).collect()
 }
 
+/// Makes the answer; with its receipt where its request wanted one.
+async fn make(maker: Maker, answer: Answer, work: Work, later: Option<Later>) {
+    match later {
+        Some(later) => receipts::scope(later.witness(), make_with(maker, answer, work, Some(&later))).await,
+        None => make_with(maker, answer, work, None).await,
+    }
+}
+
 /// Makes the answer until it ends, breaks off or is ended. Whoever follows it is told of each, a panic too.
-async fn make(maker: Maker, mut answer: Answer, work: Work) {
+async fn make_with(maker: Maker, mut answer: Answer, work: Work, later: Option<&Later>) {
     let mut usage = Usage::default();
     let made = tokio::select! {
         biased;
@@ -85,7 +95,12 @@ async fn make(maker: Maker, mut answer: Answer, work: Work) {
             answer.fail(&error.detail, usage);
         }
     }
-    if let Err(error) = maker.end(told(&mut answer), answer.response()).await {
+    let events = told(&mut answer);
+    let receipt = match later {
+        Some(later) => maker.receipt(later, answer.response()).await,
+        None => None,
+    };
+    if let Err(error) = maker.end(events, answer.response(), receipt).await {
         // What lies on the disk is an answer that broke off.
         let error = ApiError::from(error);
         tracing::error!(error = error.detail.message, "an answer of the background was not kept");
@@ -183,7 +198,7 @@ mod tests {
             n_top: None,
         });
         let events = told(&mut answer);
-        let record = Record { response: answer.response().clone(), input: Vec::new(), events };
+        let record = Record { response: answer.response().clone(), input: Vec::new(), events, receipt: None };
         let maker = live::begin(&service, &project, id.clone(), record).await.unwrap();
         let mut followed = maker.follow();
         let work: Work = Box::new(|maker, answer, usage| {
@@ -194,7 +209,7 @@ mod tests {
                 panic!("an answer that panics, as the test wants it")
             })
         });
-        make(maker, answer, work).await;
+        make(maker, answer, work, None).await;
         let mut names = Vec::new();
         while let Some(events) = followed.next().await {
             names.extend(events.into_iter().map(|event| named(event).0));

@@ -67,7 +67,8 @@ impl Making {
 
     async fn keep(&mut self) -> Result<(), ApiError> {
         let Some(Keep { service, project, id, input }) = self.keep.take() else { return Ok(()) };
-        let record = Record { response: self.answer.response().clone(), input, events: Vec::new() };
+        let record =
+            Record { response: self.answer.response().clone(), input, events: Vec::new(), receipt: None };
         Ok(responses::save(&service, &project, id, record).await?)
     }
 

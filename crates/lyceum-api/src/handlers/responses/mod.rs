@@ -10,18 +10,19 @@ use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::handlers::why::{Asker, Said};
-use crate::sse;
 use crate::wire::chat::Why;
 use crate::wire::documents::ResponseDocument;
 use crate::wire::responses::answer::{Answer, Head};
 use crate::wire::responses::{Asked, Body, Deleted, FindQuery, InputItems, InputItemsQuery, items};
+use crate::{receipts, sse};
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use lyceum_service::chat;
-use lyceum_service::responses::{self, ResponseId, Story};
+use lyceum_service::responses::{self, Record, ResponseId, Story};
 use lyceum_service::retention;
 use lyceum_service::{Service, ServiceError};
 use lyceum_types::ids::Project;
@@ -162,24 +163,48 @@ fn in_own_words(error: ServiceError) -> ServiceError {
 /// was asked for as a stream, from the one after `starting_after` on.
 #[utoipa::path(get, path = "/v1/responses/{id}", tag = "openai", params(("id" = String, Path),
     ("stream" = Option<bool>, Query), ("starting_after" = Option<usize>, Query),
-    ("include_obfuscation" = Option<bool>, Query)), responses(
-    (status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
-    (status = 404, body = ErrorBody)))]
+    ("include_obfuscation" = Option<bool>, Query), ("X-Privacy-Receipt" = Option<String>, Header, description = "true: \
+    the privacy receipt of an answer of the background that was asked for with one, in the header of this name")),
+    responses((status = 200, body = ResponseDocument), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
 pub async fn find(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
+    headers: HeaderMap,
     query: Result<Query<FindQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::query(&error))?;
+    let wants_receipt = receipts::wanted(&headers)?;
     if !query.parse()? {
         let record = responses::find(&api.service, &caller.project, &id).await?;
-        return Ok(axum::Json(record.response).into_response());
+        let receipt = wants_receipt.then(|| receipt_of(&record)).transpose()?;
+        let mut response = axum::Json(record.response).into_response();
+        response.headers_mut().extend(receipt);
+        return Ok(response);
+    }
+    if wants_receipt {
+        let message = "X-Privacy-Receipt: a receipt is of the whole answer: leave stream out";
+        return Err(ApiError::field("X-Privacy-Receipt", "unsupported_parameter", message));
     }
     Ok(match responses::follow(&api.service, &caller.project, &id, query.starting_after).await? {
         Story::Live(followed) => background::stream(followed),
         Story::Ended(events) => sse::typed(stream::iter(events).map(background::named)),
     })
+}
+
+/// The header with the receipt of an answer of the background.
+fn receipt_of(record: &Record) -> Result<(HeaderName, HeaderValue), ApiError> {
+    if matches!(record.response["status"].as_str(), Some("queued" | "in_progress")) {
+        let message = "the response has not ended: its receipt is of its end";
+        return Err(ServiceError::Conflict { code: "response_not_ended", message: message.into() }.into());
+    }
+    let Some(receipt) = &record.receipt else {
+        let message = "X-Privacy-Receipt: there is none: it has one that was asked for with this header in the \
+                       background and came to its end; of others it came with the answer";
+        return Err(ApiError::field("X-Privacy-Receipt", "no_receipt", message));
+    };
+    Ok((receipts::HEADER, receipts::value(receipt)))
 }
 
 /// Removes a kept answer; one that is being made ends. Those that went on from it stay whole.
