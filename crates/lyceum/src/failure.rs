@@ -363,9 +363,11 @@ impl From<ServiceError> for Failure {
         match error {
             ServiceError::ModelNotFound { id } => Failure::no_model(&id, None),
             ServiceError::Invalid { param, code, message } => {
-                let why = "the model cannot take this";
-                let mut failure =
-                    Failure::new(Exit::Failed, code, message, why, "lyceum show MODEL says what it reads");
+                let (why, fix) = match is_of_a_model(&param) {
+                    true => ("the model cannot take this", "lyceum show MODEL says what it reads"),
+                    false => ("it cannot be taken as it stands", "the command's --help says what it takes"),
+                };
+                let mut failure = Failure::new(Exit::Failed, code, message, why, fix);
                 failure.place.key = Some(param);
                 failure
             }
@@ -514,13 +516,39 @@ impl From<ImportError> for Failure {
     }
 }
 
+/// Whether a field is what a model reads, or the model itself.
+fn is_of_a_model(param: &str) -> bool {
+    let fields = ["model", "instances", "input", "prompt", "messages", "features", "text", "image"];
+    let name = param.split(['.', '[']).next().unwrap_or(param);
+    fields.contains(&name)
+}
+
+/// The command that lists what there is of a kind.
+fn listing(what: &str) -> &str {
+    match what {
+        "alias" => "alias ls MODEL",
+        "organization" => "admin organizations ls",
+        "project" => "admin projects ls",
+        "user" => "admin users ls",
+        "service account" => "admin service-accounts ls PROJECT",
+        "admin key" => "admin keys ls",
+        "share" => "admin shares ls",
+        "audit log entry" => "audit ls",
+        "key" => "keys ls",
+        "budget" => "budgets list",
+        "file" => "files ls",
+        "card" | "loaded model" => "ls",
+        _ => "jobs ls",
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
             StoreError::NotFound { what: "model", id } => Failure::no_model(&id, None),
             StoreError::NotFound { what, .. } => {
-                let fix = format!("lyceum {what}s ls shows what is there");
+                let fix = format!("lyceum {} shows what is there", listing(what));
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
@@ -631,6 +659,35 @@ mod tests {
         let code = |error: StoreError| Failure::from(error).exit.code();
         assert_eq!(code(StoreError::NotFound { what: "model", id: "m".into() }), 3);
         assert_eq!(code(StoreError::NotFound { what: "job", id: "m".into() }), 3);
+        // What a fix names is a command that there is.
+        for what in [
+            "alias",
+            "organization",
+            "project",
+            "user",
+            "service account",
+            "admin key",
+            "share",
+            "key",
+            "budget",
+            "file",
+            "audit log entry",
+            "job",
+            "card",
+        ] {
+            let fix = Failure::from(StoreError::NotFound { what, id: "x".into() }).fix.clone();
+            let words = fix
+                .strip_suffix(" shows what is there")
+                .unwrap()
+                .replace("MODEL", "m")
+                .replace("PROJECT", "p");
+            let words: Vec<std::ffi::OsString> = words.split(' ').map(Into::into).collect();
+            assert!(crate::cli::parse(&words).is_ok(), "{fix}");
+        }
+        let name = ServiceError::invalid("name", "invalid_value", "is too long");
+        assert!(!Failure::from(name).why.contains("model"));
+        let row = ServiceError::invalid("instances[0].age", "missing_value", "is missing");
+        assert!(Failure::from(row).why.contains("model"));
         assert_eq!(code(StoreError::JobOwned { id: "j".into() }), 5);
         assert_eq!(code(StoreError::DiskFull { operation: "write", path: "p".into() }), 1);
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
