@@ -211,12 +211,12 @@ pub mod robustness {
 
     /// Why a suite is refused, in words.
     pub fn suite_of(items: &[serde_json::Value]) -> Result<Vec<lyceum_service::robustness::Item>, String> {
-        crate::wire::robustness::suite(items).map_err(|error| error.detail.message)
+        crate::wire::robustness::suite::items(items).map_err(|error| error.detail.message)
     }
 
     /// Suites and runs over language models.
     pub mod language {
-        pub use crate::wire::robust_language::run_body;
+        pub use crate::wire::robust_language::{run_body, verdict_body};
 
         /// Why a suite is refused, in words.
         pub fn suite_of(

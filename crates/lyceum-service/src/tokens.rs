@@ -96,9 +96,9 @@ impl Words {
     async fn find(service: &Service, project: &Project, model: &ModelRef) -> Result<Self, ServiceError> {
         let version = service.resolve(project, model).await?;
         if crate::language::is_imported(&version) {
-            return Ok(Words::Imported(service.language(project, model).await?));
+            return Ok(Words::Imported(service.language_of(version).await?));
         }
-        let resident = service.resident(project, model).await?;
+        let resident = service.resident_of(version).await?;
         if resident.preparation.tokenizer().is_none() {
             let message = format!("{} reads no texts", resident.version.id());
             return Err(ServiceError::invalid("model", "unsupported_model", message));

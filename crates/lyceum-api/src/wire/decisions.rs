@@ -3,7 +3,7 @@
 use super::cascades::RoutedBody;
 use super::explain::{Extras, OptionsBody};
 use super::explanation::explanation;
-use super::robustness::{
+use super::promises::{
     CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises,
 };
 use super::{advisory, model_ref, unsupported};

@@ -193,6 +193,11 @@ async fn an_answer_brings_its_explanation_whole_and_streamed() {
     assert_eq!(answer["explanation"]["attributions"].as_array().unwrap().len(), 3, "{answer}");
 }
 
+/// The last event of an answer like this.
+fn whole_end(response: &Value) -> String {
+    format!("response.{}", response["status"].as_str().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_brings_its_explanation_whole_streamed_and_kept() {
     let house = house().await;
@@ -212,8 +217,17 @@ async fn a_response_brings_its_explanation_whole_streamed_and_kept() {
     let last = events.last().unwrap();
     assert!(last["type"].as_str().is_some_and(|t| t.starts_with("response.")), "{last}");
     assert_eq!(last["response"]["explanation"]["attributions"], alone["attributions"], "{last}");
+    // In the background it is made behind the answer, kept with it, and told with its last event.
+    let mut queued = asked.clone();
+    queued["background"] = true.into();
+    let events = typed(&house.client.post("/v1/responses", &queued).await);
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], whole_end(&whole), "{last}");
+    assert_eq!(last["response"]["explanation"]["attributions"], alone["attributions"], "{last}");
+    let id = last["response"]["id"].as_str().unwrap();
+    let kept = house.client.get(&format!("/v1/responses/{id}")).await.json();
+    assert_eq!(kept["explanation"], last["response"]["explanation"]);
     for (extra, status, param) in [
-        (json!({"background": true}), 501, "explain"),
         (json!({"explain": {"method": "tracin"}}), 400, "explain.method"),
         (json!({"explain": {"method": "saliency"}}), 501, "method"),
         (json!({"explain": {"granularity": "patch:2"}}), 400, "granularity"),

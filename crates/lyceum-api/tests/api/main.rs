@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
 mod adapters;
+mod audits;
 mod background;
 mod batch_routes;
 mod batches;

@@ -96,9 +96,12 @@ impl Serve {
         if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
+        tokio::spawn(keep_drift(service.clone()));
         let origins = self.cors_origins.clone().unwrap_or_else(|| config.cors_origins.value.clone());
         let place = Place { address: SocketAddr::new(address, port), tls, origins };
-        listen(context, service, place, first.as_ref()).await
+        let ended = listen(context, service.clone(), place, first.as_ref()).await;
+        service.keep_drift().await?;
+        ended
     }
 
     /// Puts what the flags say over the configuration.
@@ -120,6 +123,19 @@ impl Serve {
             })?;
         }
         Ok(())
+    }
+}
+
+/// How long a count of answers is in memory alone.
+const DRIFT_KEPT_EVERY: Duration = Duration::from_secs(5);
+
+/// Writes what was counted of answers, until the process ends.
+async fn keep_drift(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(DRIFT_KEPT_EVERY).await;
+        if let Err(error) = service.keep_drift().await {
+            tracing::warn!(%error, "counts of answers were not written");
+        }
     }
 }
 

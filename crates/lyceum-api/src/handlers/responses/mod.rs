@@ -107,7 +107,7 @@ pub async fn create(
     };
     if background {
         let place = Keep { service: api.service, project: caller.project, id, input: all };
-        return background::create(place, ready, Answer::begin(head), stream).await;
+        return background::create(place, ready, (Answer::begin(head), said), stream).await;
     }
     let running = match admitted {
         Some(admitted) => ready.start_in(admitted).await,
