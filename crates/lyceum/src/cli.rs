@@ -204,6 +204,10 @@ fn usage(error: &clap::Error) -> Failure {
             .collect();
         return Failure::usage("no command was given", format!("there are {}", names.join(", ")), help);
     }
+    if error.kind() == ErrorKind::MissingSubcommand {
+        let why = "lyceum does one thing at a time: quickstart, train, import, run, serve, …";
+        return Failure::usage("no command was given", why, help);
+    }
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
     let (mut why, mut tip) = (Vec::new(), None);

@@ -240,6 +240,7 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lyceum_service::ServiceError;
     use lyceum_store::StoreError;
 
     #[test]
@@ -265,6 +266,35 @@ mod tests {
         let code = |error: StoreError| Failure::from(error).exit.code();
         assert_eq!(code(StoreError::NotFound { what: "model", id: "m".into() }), 3);
         assert_eq!(code(StoreError::NotFound { what: "job", id: "m".into() }), 3);
+        // What a fix names is a command that there is.
+        for what in [
+            "alias",
+            "organization",
+            "project",
+            "user",
+            "service account",
+            "admin key",
+            "share",
+            "key",
+            "budget",
+            "file",
+            "audit log entry",
+            "job",
+            "card",
+        ] {
+            let fix = Failure::from(StoreError::NotFound { what, id: "x".into() }).fix.clone();
+            let words = fix
+                .strip_suffix(" shows what is there")
+                .unwrap()
+                .replace("MODEL", "m")
+                .replace("PROJECT", "p");
+            let words: Vec<std::ffi::OsString> = words.split(' ').map(Into::into).collect();
+            assert!(crate::cli::parse(&words).is_ok(), "{fix}");
+        }
+        let name = ServiceError::invalid("name", "invalid_value", "is too long");
+        assert!(!Failure::from(name).why.contains("model"));
+        let row = ServiceError::invalid("instances[0].age", "missing_value", "is missing");
+        assert!(Failure::from(row).why.contains("model"));
         assert_eq!(code(StoreError::JobOwned { id: "j".into() }), 5);
         assert_eq!(code(StoreError::DiskFull { operation: "write", path: "p".into() }), 1);
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);

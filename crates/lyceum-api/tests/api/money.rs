@@ -5,7 +5,7 @@ use crate::house::House;
 use lyceum_store::tenancy::{Act, projects};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::KeyScope;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const PRICES: &str = "/v1/organization/prices";
 const BUDGETS: &str = "/v1/organization/budgets";

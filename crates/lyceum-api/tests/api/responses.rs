@@ -70,6 +70,7 @@ async fn an_answer_is_the_same_whole_and_streamed_and_is_found_again() {
     let part = &whole["output"][0]["content"][0];
     let tokens = part["logprobs"].as_array().unwrap();
     assert_eq!((tokens.len(), whole["usage"]["output_tokens"].as_u64()), (12, Some(12)));
+    assert_eq!(whole["usage"]["input_tokens_details"], json!({"cached_tokens": 0, "cache_write_tokens": 0}));
     assert!(tokens.iter().all(|token| token["top_logprobs"].as_array().unwrap().len() == 2));
     let mut streamed = ask(extra);
     streamed["stream"] = json!(true);

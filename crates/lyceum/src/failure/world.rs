@@ -21,9 +21,11 @@ impl From<ServiceError> for Failure {
         match error {
             ServiceError::ModelNotFound { id } => Failure::no_model(&id, None),
             ServiceError::Invalid { param, code, message } => {
-                let why = "the model cannot take this";
-                Failure::new(Exit::Failed, code, message, why, "lyceum show MODEL says what it reads")
-                    .at_key(param)
+                let (why, fix) = match is_of_a_model(&param) {
+                    true => ("the model cannot take this", "lyceum show MODEL says what it reads"),
+                    false => ("it cannot be taken as it stands", "the command's --help says what it takes"),
+                };
+                Failure::new(Exit::Failed, code, message, why, fix).at_key(param)
             }
             ServiceError::Unsupported { param, code, message } => {
                 let why = "this does not exist for this model or input";
@@ -125,13 +127,39 @@ impl From<ServiceError> for Failure {
     }
 }
 
+/// Whether a field is what a model reads, or the model itself.
+fn is_of_a_model(param: &str) -> bool {
+    let fields = ["model", "instances", "input", "prompt", "messages", "features", "text", "image"];
+    let name = param.split(['.', '[']).next().unwrap_or(param);
+    fields.contains(&name)
+}
+
+/// The command that lists what there is of a kind.
+fn listing(what: &str) -> &str {
+    match what {
+        "alias" => "alias ls MODEL",
+        "organization" => "admin organizations ls",
+        "project" => "admin projects ls",
+        "user" => "admin users ls",
+        "service account" => "admin service-accounts ls PROJECT",
+        "admin key" => "admin keys ls",
+        "share" => "admin shares ls",
+        "audit log entry" => "audit ls",
+        "key" => "keys ls",
+        "budget" => "budgets list",
+        "file" => "files ls",
+        "card" | "loaded model" => "ls",
+        _ => "jobs ls",
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
             StoreError::NotFound { what: "model", id } => Failure::no_model(&id, None),
             StoreError::NotFound { what, .. } => {
-                let fix = format!("lyceum {what}s ls shows what is there");
+                let fix = format!("lyceum {} shows what is there", listing(what));
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),

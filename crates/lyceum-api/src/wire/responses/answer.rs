@@ -181,9 +181,10 @@ impl Answer {
     fn close_response(&mut self, status: &str, name: &'static str, usage: Usage) {
         self.response["status"] = status.into();
         self.response["output"] = std::mem::take(&mut self.output).into();
+        // Nothing is charged for what is kept of a prompt.
         self.response["usage"] = json!({
             "input_tokens": usage.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+            "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
