@@ -94,7 +94,11 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let message = short(&error.inner().to_string()).into_owned();
     let path = match error.path().to_string() {
+        // "?" is a place that has no name yet: what stands there is no key.
         path if path == "." => String::new(),
+        path if path == "?" || path.ends_with(".?") => {
+            path.trim_end_matches('?').trim_end_matches('.').to_owned()
+        }
         path => short(&path).into_owned(),
     };
     if !error.inner().is_data() {
@@ -122,11 +126,19 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
         (path, "invalid_type")
     };
     // The line and column of a one-line body help nobody once the field is named.
-    let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+    let message = without_types(message.split(" at line ").next().unwrap_or(&message));
     if param.is_empty() {
         return ApiError::unreadable(code, message);
     }
     ApiError::field(param.clone(), code, format!("{param}: {message}"))
+}
+
+/// What is expected, without the name that it has here: `struct Body` is an object to everybody else.
+fn without_types(message: &str) -> String {
+    let Some((before, named)) = message.split_once("expected struct ") else { return message.to_owned() };
+    let behind = named.find(|c: char| !(c.is_alphanumeric() || c == '_')).map_or("", |end| &named[end..]);
+    let behind = if behind.starts_with(" with ") { "" } else { behind };
+    format!("{before}expected an object{behind}")
 }
 
 /// The deepest nesting of arrays and objects; reads brackets outside strings only.
@@ -198,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_said_to_be_so() {
-        for text in ["", "{", "{\"count\":1} x", "\u{1}", "{\"inner\":[{"] {
+        for text in ["", "{", "{\"count\":1} x", "\u{1}", "{\"inner\":[{", "{bad", "{'count':1}"] {
             assert_eq!(refused(text), (None, "invalid_json"), "{text:?}");
         }
         for text in ["NaN", "Infinity", "-Infinity", "nan"] {
@@ -206,6 +218,13 @@ mod tests {
             assert_eq!(refused(&text), (Some("count".into()), "invalid_json"), "{text:?}");
         }
         assert_eq!(refused("[1]").1, "invalid_type");
+        let told = |text: &str| parse::<Outer>(text.as_bytes()).unwrap_err().detail.message;
+        assert_eq!(told("null"), "invalid type: null, expected an object");
+        assert_eq!(told("[]"), "invalid length 0, expected an object");
+        assert_eq!(
+            told(r#"{"count":1,"inner":[true]}"#),
+            "inner[0]: invalid type: boolean `true`, expected an object"
+        );
     }
 
     #[test]

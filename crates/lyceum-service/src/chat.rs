@@ -6,13 +6,13 @@ use crate::explain::Frame;
 use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
 use crate::guard::{self, Guarded, Speech};
 use crate::language::Defaults;
-use crate::{Language, Payer, Service, ServiceError};
+use crate::{Language, Payer, Service, ServiceError, messages};
 use lyceum_engine::{BitMask, TokenMask};
 use lyceum_guard::placeholder::Written;
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::{Grammar, Matcher};
 use lyceum_language::reasoning::{Part, ReasoningFormat, ReasoningParser};
-use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
+use lyceum_language::template::{ChatTemplate, Conversation, End};
 use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
 use lyceum_language::tools::constrain::tool_grammar;
 use lyceum_language::tools::{
@@ -272,11 +272,11 @@ impl Offer {
         let choice = choice.map_err(|error| refused("tool_choice", error))?;
         if !tools.is_empty() && choice != ToolChoice::None {
             if !template.mentions("tools") {
-                let message = "tools: this model's chat template tells it of no tools: leave them out";
+                let message = "this model's chat template tells it of no tools: leave them out";
                 return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
             }
             if request.form.is_some() {
-                let message = "response_format: not together with tools that may be called: send one of them";
+                let message = "not together with tools that may be called: send one of them";
                 return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
             }
         }
@@ -345,7 +345,8 @@ fn render(
     request: &Request,
     offer: &Offer,
 ) -> Result<String, ServiceError> {
-    let messages = openai_messages(&request.messages).map_err(|error| refused("messages", error))?;
+    messages::variables(&request.template_variables)?;
+    let messages = messages::shaped(&request.messages)?;
     let mut variables = request.template_variables.clone();
     if let Some(thinking) = request.thinking {
         variables.insert(THINKING.into(), thinking.into());
@@ -359,19 +360,15 @@ fn render(
         guard: language.words.tokenizer.guarded(template.source()),
         ..Conversation::default()
     };
-    template.render(&conversation).map_err(|error| refused("messages", error))
+    template.render(&conversation).map_err(messages::unwritten)
 }
 
 /// What the text half refuses, as the fault of a field.
 fn refused(param: &str, error: LanguageError) -> ServiceError {
-    let code = match &error {
-        LanguageError::Template(_) | LanguageError::Tokenizer(_) => {
-            return ServiceError::internal("a chat template failed", error);
-        }
-        LanguageError::Refused(_) => "template_refused",
-        _ => "invalid_value",
-    };
-    ServiceError::invalid(param, code, error.to_string())
+    match error {
+        LanguageError::Tokenizer(_) => ServiceError::internal("a tokenizer failed", error),
+        error => ServiceError::invalid(param, "invalid_value", messages::plain(error)),
+    }
 }
 
 /// How many tokens may follow the prompt; all that the context has room for where nothing is asked.

@@ -105,7 +105,13 @@ fn in_short(report: &Report) -> String {
 
 impl ServiceError {
     pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid { param: param.into(), code, message: message.into() }
+        let (param, message) = (param.into(), message.into());
+        // The field is said once, by `Display`.
+        let message = match message.strip_prefix(&param).and_then(|rest| rest.strip_prefix(": ")) {
+            Some(rest) => rest.to_owned(),
+            None => message,
+        };
+        Self::Invalid { param, code, message }
     }
 
     pub fn unsupported(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {

@@ -35,6 +35,7 @@ pub mod injection;
 pub mod integrity;
 pub mod keys;
 pub mod language;
+mod messages;
 pub mod meter;
 pub mod models;
 pub mod moderations;
@@ -223,6 +224,11 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        self.resident_of(version).await
+    }
+
+    /// As [`resident`](Self::resident), of a version that was resolved.
+    pub(crate) async fn resident_of(&self, version: Version) -> Result<Arc<Resident>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
@@ -242,6 +248,11 @@ impl Service {
             return Ok(guest);
         }
         let version = self.resolve(project, reference).await?;
+        self.language_of(version).await
+    }
+
+    /// As [`language`](Self::language), of a version that was resolved.
+    pub(crate) async fn language_of(&self, version: Version) -> Result<Arc<Language>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }

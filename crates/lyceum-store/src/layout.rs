@@ -26,6 +26,8 @@ use lyceum_types::ids::{FileId, JobId, ModelName, Project};
 use std::path::{Path, PathBuf};
 
 pub const DATABASE: &str = "lyceum.db";
+/// Names the machine: no other has this data folder, and none gets it from a backup.
+pub(crate) const MACHINE: &str = "machine";
 /// What clients brought.
 pub(crate) const FILES: &str = "files";
 pub const WEIGHTS: &str = "model.safetensors";
@@ -78,6 +80,16 @@ impl Layout {
 
     pub fn job_dir(&self, id: &JobId) -> PathBuf {
         self.jobs().join(id.as_str())
+    }
+
+    /// Where a job lies below the root, with slashes.
+    pub(crate) fn job_path(id: &JobId) -> String {
+        format!("jobs/{id}")
+    }
+
+    /// The word by which this machine's workers are told from those of others with the same database.
+    pub(crate) fn machine(&self) -> PathBuf {
+        self.root.join(MACHINE)
     }
 
     pub fn checkpoints_dir(&self, id: &JobId) -> PathBuf {

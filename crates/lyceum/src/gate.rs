@@ -142,7 +142,12 @@ pub async fn judge(
 }
 
 /// Keeps what the gate found for the version's card.
-pub fn keep(judged: &Judged, fresh: &mut Resident, version: &Version, plan: &Plan) -> Result<(), Failure> {
+pub async fn keep(
+    store: &Store,
+    judged: &Judged,
+    fresh: &mut Resident,
+    (version, plan): (&Version, &Plan),
+) -> Result<(), Failure> {
     let Some(run) = &judged.run else { return Ok(()) };
     fresh.version = version.clone();
     let file = plan.spec.gate.as_ref().and_then(|gate| gate.file(&plan.spec.data)).unwrap_or_default();
@@ -152,7 +157,7 @@ pub fn keep(judged: &Judged, fresh: &mut Resident, version: &Version, plan: &Pla
         "lyceum attack {id} {file} --suite FILE --seed {} ([gate] of lyceum show {id} --json)",
         run.seed
     );
-    Ok(measured::keep_run(fresh, run, &data, &again)?)
+    Ok(measured::keep_run(store, fresh, run, &data, &again).await?)
 }
 
 /// The version that a name serves, if any.

@@ -3,6 +3,7 @@
 //! Training is synchronous and knows no store; its observer here prints, keeps the job's log, renews the lease
 //! and passes a cancellation on.
 
+use crate::bucket::{self, Lease};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::gate;
@@ -11,6 +12,7 @@ use crate::progress::Progress;
 use crate::results;
 use lyceum_service::Resident;
 use lyceum_store::files::Staging;
+use lyceum_store::jobs::kept::{self, LOG};
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::ledger::Counts;
@@ -28,9 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The lines of a job, as `train --json` prints them: beside its checkpoints. It has every step; stdout has a
-/// step each `LINE_EVERY`.
-pub const LOG: &str = "log.jsonl";
+/// How often stdout has a step; the log, which has the lines of a job as `train --json` prints them, has every one.
 const LINE_EVERY: Duration = Duration::from_millis(250);
 /// How often the row learns the step; the lease is renewed with it.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -104,7 +104,10 @@ pub async fn carry_out(
         return Err(failure);
     }
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
-    let observer = JobObserver::new(context, store, claim.clone())?;
+    let _lease = Lease::hold(store, &claim);
+    let mut observer = JobObserver::begin(context, store, &claim).await?;
+    // Its noise is a secret of this machine.
+    let bringing = plan.spec.privacy.is_none().then(|| bucket::bring(store, &claim, &mut observer));
     let control = context.control.clone();
     let (plan, result, wish) = tokio::task::spawn_blocking(move || {
         let mut observer = observer;
@@ -113,6 +116,7 @@ pub async fn carry_out(
     })
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
+    bucket::brought(bringing).await?;
     match result {
         Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
         Err(error) => Err(ended(store, &claim, error, wish).await),
@@ -258,7 +262,7 @@ async fn publish(
     if let Some((fresh, judged)) = &mut gated
         && let Some(fresh) = Arc::get_mut(fresh)
     {
-        gate::keep(judged, fresh, &version, plan)?;
+        gate::keep(store, judged, fresh, (&version, plan)).await?;
     }
     Ok(line)
 }
@@ -345,12 +349,24 @@ pub struct JobObserver {
     /// That folds were trained on.
     folded_rows: u64,
     /// Who is told of the newest checkpoint.
-    kept: Option<watch::Sender<Option<KeyedPath>>>,
+    kept: Vec<watch::Sender<Option<KeyedPath>>>,
     wish: Wish,
 }
 
 impl JobObserver {
-    pub fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
+    /// Begins an attempt: what an earlier one of another machine left is fetched first.
+    pub async fn begin(context: &Context, store: &Store, claim: &Arc<Claim>) -> Result<Self, Failure> {
+        let begun = match kept::bring_back(store, claim).await {
+            Ok(()) => Self::new(context, store, claim.clone()),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(failure) = &begun {
+            end_failed(store, claim, failure).await;
+        }
+        begun
+    }
+
+    fn new(context: &Context, store: &Store, claim: Arc<Claim>) -> Result<Self, Failure> {
         let folder = vault::job_folder(store, &claim.project, claim.id())?;
         let log_path = folder.join(LOG);
         let log = Lines::append(log_path.clone());
@@ -370,14 +386,14 @@ impl JobObserver {
             reported: None,
             replaces: None,
             folded_rows: 0,
-            kept: None,
+            kept: Vec::new(),
             wish: Wish::End,
         })
     }
 
     /// Tells of each checkpoint from now on, until it is closed.
     pub fn tell_kept(&mut self, kept: watch::Sender<Option<KeyedPath>>) {
-        self.kept = Some(kept);
+        self.kept.push(kept);
     }
 
     /// What somebody meant, where the job was stopped.
@@ -566,7 +582,7 @@ impl Observer for JobObserver {
             }
             Event::Checkpoint { step, path } => {
                 self.log.flush().map_err(|source| self.log_failed(source))?;
-                if let Some(kept) = &self.kept {
+                for kept in &self.kept {
                     kept.send_replace(Some((*path).clone()));
                 }
                 json!({ "event": "checkpoint", "step": step, "path": path.display().to_string() })

@@ -3,6 +3,7 @@
 //! The base is resolved when the job is made and held to its hash from then on. What is published is an adapter in
 //! PEFT's layout beside a manifest that names the base, the data and the job; it is served over its base at once.
 
+use crate::bucket::{self, Lease};
 use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
@@ -147,7 +148,10 @@ async fn carry_out(
         }
     };
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
-    let observer = JobObserver::new(context, store, claim.clone())?;
+    let _lease = Lease::hold(store, &claim);
+    let mut observer = JobObserver::begin(context, store, &claim).await?;
+    // Its noise is a secret of this machine.
+    let bringing = plan.tune.privacy.is_none().then(|| bucket::bring(store, &claim, &mut observer));
     let control = context.control.clone();
     let (of_checkpoints, owner) = (store.clone(), claim.clone());
     let worked = tokio::task::spawn_blocking(move || {
@@ -180,6 +184,7 @@ async fn carry_out(
         // The observer is closed: it ends with what it is about.
         serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
     }
+    bucket::brought(bringing).await?;
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
@@ -316,7 +321,7 @@ async fn publish(
         jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now())
             .await?;
     if let Some(run) = judged.as_ref().and_then(|judged| judged.tried.as_ref()) {
-        gate::tried::keep(run, &version, plan)?;
+        gate::tried::keep(store, run, &version, plan).await?;
     }
     Ok(line)
 }

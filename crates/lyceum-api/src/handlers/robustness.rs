@@ -122,9 +122,6 @@ pub async fn failures(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let look = move |service: &lyceum_service::Service| {
-        background::lines(service, &caller.project, Kind::Robustness, &id)
-    };
-    let lines = background::off_runtime(&api.service, look).await?;
+    let lines = background::lines(&api.service, &caller.project, Kind::Robustness, &id).await?;
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines).into_response())
 }

@@ -250,6 +250,7 @@ fn begin(
     share: Share,
 ) -> Result<Running, ServiceError> {
     let Admitted { service, mut places } = admitted;
+    known_tokens(&speaker, options)?;
     let n_choices = prompts.len() * options.n;
     let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
@@ -338,6 +339,25 @@ fn begin(
     })
 }
 
+/// The ids that a request names are tokens of the model.
+fn known_tokens(speaker: &Speaker, options: &Options) -> Result<(), ServiceError> {
+    let n = speaker.vocab_size();
+    let is_strange = |id: &u32| *id as usize >= n;
+    let told = format!("the model has the tokens 0 to {}", n.saturating_sub(1));
+    let mut biased = options.sampling.logit_bias.iter().map(|(id, _)| *id);
+    if let Some(id) = biased.find(is_strange) {
+        return Err(ServiceError::invalid(format!("logit_bias.{id}"), "invalid_value", told));
+    }
+    if let Some(id) = options.stop_ids.iter().find(|id| is_strange(id)) {
+        return Err(ServiceError::invalid(
+            "stop_token_ids",
+            "invalid_value",
+            format!("{id} is none: {told}"),
+        ));
+    }
+    Ok(())
+}
+
 /// What the request asks for, then what the model's files recommend, then OpenAI's defaults.
 fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sampling {
     let own = speaker.defaults();
@@ -371,6 +391,17 @@ fn answer_at_once(
     }
     if options.ignore_eos {
         return Err(unsupported("ignore_eos", "leave it out"));
+    }
+    let Sampling { presence_penalty, frequency_penalty, logit_bias, .. } = &options.sampling;
+    for (param, is_asked) in [
+        ("presence_penalty", *presence_penalty != 0.0),
+        ("frequency_penalty", *frequency_penalty != 0.0),
+        ("repetition_penalty", options.sampling.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
+        ("logit_bias", !logit_bias.is_empty()),
+    ] {
+        if is_asked {
+            return Err(unsupported(param, "leave it out"));
+        }
     }
     for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
         if asked.is_some() {

@@ -9,6 +9,7 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
 use lyceum_service::ServiceError;
+use lyceum_service::card::measured;
 use lyceum_service::robustness::{self, Gate, Item, Run, file};
 use lyceum_train::checkpoint::digest;
 use lyceum_types::clock::Timestamp;
@@ -108,7 +109,8 @@ impl Attack {
         model: &str,
         items: &Arc<Vec<Item>>,
     ) -> Result<Run, Failure> {
-        let (_service, resident) = context.resident(model).await?;
+        let (service, resident) = context.resident(model).await?;
+        let tried = resident.clone();
         let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
         let missing = || {
             let why = "a model that was trained here is tried on rows with their labels";
@@ -116,23 +118,24 @@ impl Attack {
         };
         let (path, n_max) = (self.data.clone().ok_or_else(missing)?, self.rows);
         let command = self.again(&resident.version.id());
-        let work = move || -> Result<Run, Failure> {
-            let rows = file::rows(&resident, &path, n_max, &control)?;
+        let work = move || -> Result<(Run, String), Failure> {
+            let rows = file::rows(&tried, &path, n_max, &control)?;
             let run =
-                robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
+                robustness::run(&tried, &rows, &items, seed, &control).map_err(|error| match error {
                     // The only deadline here is Ctrl-C.
                     ServiceError::DeadlinePassed => {
                         Failure::interrupted("nothing is kept of a part of a run")
                     }
                     other => other.into(),
                 })?;
-            // It stands on the model's card from now on.
             let data = format!("{} rows of {} (sha256 {})", run.n, path.display(), hash_of(&path)?);
-            lyceum_service::card::measured::keep_run(&resident, &run, &data, &command)?;
-            Ok(run)
+            Ok((run, data))
         };
         let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Failure::internal("the attack broke off", &error))?
+        let (run, data) = done.map_err(|error| Failure::internal("the attack broke off", &error))??;
+        // It stands on the model's card from now on.
+        measured::keep_run(service.store(), &resident, &run, &data, &command).await?;
+        Ok(run)
     }
 }
 

@@ -72,6 +72,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context { config, format, control, project, access, handed: None };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(|| {
+            lyceum_kernels::turns::short();
+        })
         .build()
         .map_err(|error| Failure::internal("the runtime does not start", &error))?;
     runtime.block_on(async {

@@ -12,6 +12,7 @@ use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, membership, sigma};
 use lyceum_service::audits;
+use lyceum_service::card::measured::{Costly, keep_membership};
 use lyceum_service::privacy::{Account, together};
 use lyceum_service::saw::{self, Wanted};
 use lyceum_store::privacy::{self, Budget};
@@ -271,7 +272,8 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
     let again =
         format!("lyceum privacy audit {} --members {members} --others {others}", resident.version.id());
     let data = format!("{members} (members) and {others} (others)");
-    lyceum_service::card::measured::keep_membership(&*resident, (&attack, BY_LOSS), &data, n, &again)?;
+    let measured = (service.store(), &*resident as &dyn Costly);
+    keep_membership(measured, (&attack, BY_LOSS), &data, n, &again).await?;
     let claimed = resident.manifest.privacy.as_ref();
     let model = resident.version.id();
     if context.is_json() {

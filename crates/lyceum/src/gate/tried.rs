@@ -130,7 +130,7 @@ pub async fn judge(
 }
 
 /// Keeps what the suite found for the version's card.
-pub fn keep(run: &Run, version: &Version, plan: &TunePlan) -> Result<(), Failure> {
+pub async fn keep(store: &Store, run: &Run, version: &Version, plan: &TunePlan) -> Result<(), Failure> {
     let texts = plan.tune.gate.as_ref().and_then(|gate| gate.texts.as_deref()).unwrap_or_default();
     let id = version.id();
     let data = format!("{} texts of {texts}, by the gate of its job", run.n);
@@ -138,5 +138,5 @@ pub fn keep(run: &Run, version: &Version, plan: &TunePlan) -> Result<(), Failure
         "lyceum attack {id} {texts} --suite FILE --seed {} ([gate] of lyceum show {id} --json)",
         run.seed
     );
-    Ok(keep_language_run(version, run, &data, &again.replace("  ", " "))?)
+    Ok(keep_language_run(store, version, run, &data, &again.replace("  ", " ")).await?)
 }

@@ -1,11 +1,12 @@
 //! What a run over a language model found, on its way to later cards: environments and attacks on a system prompt, as
 //! numbers. No text, secret or chat stands in them; instructions are told apart by the beginning of their sha256.
 
-use super::keep_at;
+use super::keep;
 use crate::ServiceError;
 use crate::card::sections::plain;
 use crate::robustness::Finding;
 use crate::robustness::language::Run;
+use lyceum_store::Store;
 use lyceum_store::models::Version;
 use lyceum_types::card::{Number, Part, Section, Stated};
 use lyceum_types::clock::Timestamp;
@@ -14,7 +15,8 @@ use lyceum_types::clock::Timestamp;
 ///
 /// # Errors
 /// The folder is full, or the disk refuses.
-pub fn keep_language_run(
+pub async fn keep_language_run(
+    store: &Store,
     version: &Version,
     run: &Run,
     data: &str,
@@ -38,8 +40,8 @@ pub fn keep_language_run(
     robustness.statements.push(attacks.into());
     let places = "Environments are compared with the one that each number names; places of one text depend on each other.";
     environments.statements.push(places.into());
-    keep_at(version, Part::Robustness, robustness, now)?;
-    keep_at(version, Part::Environments, environments, now)
+    keep(store, version, (Part::Robustness, robustness), now).await?;
+    keep(store, version, (Part::Environments, environments), now).await
 }
 
 fn number(

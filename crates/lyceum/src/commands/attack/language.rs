@@ -81,12 +81,13 @@ impl Attack {
     /// It stands on the model's card from now on.
     async fn keep(&self, context: &Context, run: &Run) -> Result<(), Failure> {
         let reference: ModelRef = run.model.parse()?;
-        let version = models::resolve(&context.store().await?, &context.project, &reference).await?;
+        let store = context.store().await?;
+        let version = models::resolve(&store, &context.project, &reference).await?;
         let data = match &self.data {
             Some(path) => format!("{} texts of {} (sha256 {})", run.n, path.display(), hash_of(path)?),
             None => String::new(),
         };
-        Ok(keep_language_run(&version, run, &data, &self.again(&run.model))?)
+        Ok(keep_language_run(&store, &version, run, &data, &self.again(&run.model)).await?)
     }
 
     fn texts(&self, suite: &[Item]) -> Result<AskedTexts, Failure> {

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use lyceum_privacy::membership::{Attack, attack};
-use lyceum_service::card::measured::keep_membership;
+use lyceum_service::card::measured::{Costly, keep_membership};
 use lyceum_service::{Language, Service, audits};
 use lyceum_store::vault::KeyedPath;
 use lyceum_train::TrainError;
@@ -52,7 +52,8 @@ pub(super) async fn audit(
     let (members, others) = (args.members.display(), args.others.display());
     let again = format!("lyceum privacy audit {id} --members {members} --others {others}");
     let data = format!("{members} (members) and {others} (others)");
-    keep_membership(&**language, (&by_base, OVER_BASE), &data, n, &again)?;
+    let measured = (service.store(), &**language as &dyn Costly);
+    keep_membership(measured, (&by_base, OVER_BASE), &data, n, &again).await?;
     let claimed = language.manifest.privacy.as_ref();
     let canaries = claimed.and_then(|report| report.audit.as_ref());
     if context.is_json() {
