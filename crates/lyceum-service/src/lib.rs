@@ -247,15 +247,15 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
-        if let Some(guest) = self.guest(&reference.name, &reference.version) {
-            return Ok(guest);
-        }
         let version = self.resolve(project, reference).await?;
         self.language_of(version).await
     }
 
     /// As [`language`](Self::language), of a version that was resolved.
     pub(crate) async fn language_of(&self, version: Version) -> Result<Arc<Language>, ServiceError> {
+        if let Some(guest) = self.guest(&version.name, &VersionRef::Number(version.number)) {
+            return Ok(guest);
+        }
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
