@@ -5,13 +5,16 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
+use lyceum_service::guard::flags::{self, Flags};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tracing::Instrument;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What the project's guard reports and leaves as it is: `input:EMAIL_ADDRESS=2, output:IBAN_CODE=1`.
+pub const GUARD_FLAGGED: HeaderName = HeaderName::from_static("x-guard-flagged");
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -95,8 +98,16 @@ pub async fn observe(State(api): State<Api>, mut request: Request, next: Next) -
     #[cfg(feature = "otel")]
     let traced = api.traces.begin(request.headers());
     let under_way = UnderWay::new(&api.counters, [&method, &route], &span);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let flags = Arc::new(Flags::default());
+    let work = flags::scope(flags.clone(), next.run(request));
+    let mut response = work.instrument(span.clone()).await;
     under_way.answered(response.status().as_u16());
+    // Of a stream what came in: its head leaves before anything is said.
+    let flagged: Vec<String> =
+        flags.counts().iter().map(|(direction, kind, n)| format!("{direction}:{kind}={n}")).collect();
+    if let (false, Ok(value)) = (flagged.is_empty(), HeaderValue::from_str(&flagged.join(", "))) {
+        response.headers_mut().insert(GUARD_FLAGGED, value);
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -37,7 +37,7 @@ pub use error::GuardError;
 pub use exfiltration::Exfiltration;
 pub use finding::{Category, Finding, Kind};
 pub use hidden::hidden;
-pub use placeholder::{Names, Redact, Restorer};
+pub use placeholder::{Keep, Names, Redact, Restorer};
 pub use policy::{Action, Injections, Policy, Rule, Stop, Stops};
 pub use recogniser::{Candidate, Passage, Recogniser};
 pub use stream::{Replace, Rewriter};

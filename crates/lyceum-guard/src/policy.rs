@@ -10,6 +10,8 @@ pub enum Action {
     /// Nothing is looked for.
     #[default]
     Off,
+    /// It stays, and that it is there is reported.
+    Flag,
     /// `<EMAIL_ADDRESS_1>` stands for it: on the way in it is restored in the answer, on the way out it stays.
     Mask,
     /// `<EMAIL_ADDRESS>` stands for it and nothing restores it.
@@ -19,11 +21,13 @@ pub enum Action {
 }
 
 impl Action {
-    pub const ALL: &'static [Action] = &[Action::Off, Action::Mask, Action::Redact, Action::Block];
+    pub const ALL: &'static [Action] =
+        &[Action::Off, Action::Flag, Action::Mask, Action::Redact, Action::Block];
 
     pub fn as_str(self) -> &'static str {
         match self {
             Action::Off => "off",
+            Action::Flag => "flag",
             Action::Mask => "mask",
             Action::Redact => "redact",
             Action::Block => "block",
@@ -36,7 +40,7 @@ impl FromStr for Action {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let found = Action::ALL.iter().copied().find(|action| action.as_str() == text);
-        found.ok_or("must be one of: off mask redact block")
+        found.ok_or("must be one of: off flag mask redact block")
     }
 }
 
@@ -56,6 +60,11 @@ pub struct Rule {
 impl Rule {
     pub fn is_off(&self) -> bool {
         self.action == Action::Off
+    }
+
+    /// Whether what it finds does not stay as it is.
+    pub fn changes(&self) -> bool {
+        !matches!(self.action, Action::Off | Action::Flag)
     }
 
     pub fn kinds(&self) -> Option<&[Kind]> {
@@ -133,14 +142,14 @@ pub struct Policy {
     pub prompt_injection: Injections,
     /// What comes in and is not to be seen.
     pub hidden_unicode: Stops,
-    /// Addresses that go out with data in them; never [`Action::Mask`].
+    /// Addresses that go out with data in them; never [`Action::Mask`] nor [`Action::Flag`].
     pub data_exfiltration: Action,
 }
 
 impl Policy {
     /// Nothing is looked for.
     pub fn is_off(&self) -> bool {
-        self.input.is_off() && self.is_off_for_answers() && self.is_off_for_attacks()
+        self.input.is_off() && self.output.is_off() && self.is_off_for_answers() && self.is_off_for_attacks()
     }
 
     /// Whether a model must look for names.
@@ -153,7 +162,7 @@ impl Policy {
 
     /// Nothing of what goes out is changed.
     pub fn is_off_for_answers(&self) -> bool {
-        self.output.is_off() && self.data_exfiltration == Action::Off
+        !self.output.changes() && self.data_exfiltration == Action::Off
     }
 
     /// Nothing of what comes in is an attack.

@@ -120,6 +120,8 @@ pub struct Service {
     language_drift: Arc<drift::language::Watches>,
     /// What is tried before it is a version ([`host`](Service::host)).
     guests: Mutex<Vec<Arc<Language>>>,
+    /// What guards reported and left, of all requests.
+    flagged: Arc<guard::flags::Flags>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
 }
@@ -145,6 +147,7 @@ impl Service {
             rates: Arc::default(),
             language_drift,
             guests: Mutex::default(),
+            flagged: Arc::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
         }
@@ -244,15 +247,15 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
-        if let Some(guest) = self.guest(&reference.name, &reference.version) {
-            return Ok(guest);
-        }
         let version = self.resolve(project, reference).await?;
         self.language_of(version).await
     }
 
     /// As [`language`](Self::language), of a version that was resolved.
     pub(crate) async fn language_of(&self, version: Version) -> Result<Arc<Language>, ServiceError> {
+        if let Some(guest) = self.guest(&version.name, &VersionRef::Number(version.number)) {
+            return Ok(guest);
+        }
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
@@ -281,6 +284,11 @@ impl Service {
         let counts = self.language_drift.clone();
         let kept = tokio::task::spawn_blocking(move || counts.keep()).await;
         kept.map_err(|error| ServiceError::internal("writing counts broke off", error))
+    }
+
+    /// What guards reported and left as it was, since the start.
+    pub fn flagged(&self) -> &guard::flags::Flags {
+        &self.flagged
     }
 
     /// Lets a model that is no version yet be asked in this process, as number 0 of its name: a number that nobody can

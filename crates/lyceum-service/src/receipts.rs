@@ -155,6 +155,15 @@ pub(crate) fn asked(version: &Version) {
     }
 }
 
+impl Direction {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Direction::Input => "input",
+            Direction::Output => "output",
+        }
+    }
+}
+
 impl Witness {
     pub fn new(project: Project, origin: Origin) -> Arc<Self> {
         Arc::new(Self { project, origin, seen: Mutex::default() })

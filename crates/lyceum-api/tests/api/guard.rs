@@ -79,6 +79,39 @@ async fn another_tenant(house: &House) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_flagged_stays_and_is_told_by_its_kind_alone() {
+    let rule = json!({"action": "flag", "types": ["EMAIL_ADDRESS"]});
+    let house = house(json!({"input": {"action": "flag"}, "output": rule})).await;
+    let asked = chat("write to a@b.de, please", "ok: c@d.de, and a@b.de");
+    let whole = house.client.post("/v1/chat/completions", &asked).await;
+    assert_eq!(ok(&whole)["choices"][0]["message"]["content"], "ok: c@d.de, and a@b.de");
+    assert_eq!(whole.header("x-guard-flagged"), Some("input:EMAIL_ADDRESS=1, output:EMAIL_ADDRESS=2"));
+    assert_eq!(said(&house.client, &asked).await.1, "ok: c@d.de, and a@b.de", "streamed as whole");
+    // What changes nothing keeps nobody from asking for tokens.
+    let mut tokens = asked.clone();
+    tokens["logprobs"] = json!(true);
+    assert_eq!(house.client.post("/v1/chat/completions", &tokens).await.status, 200);
+    // A stream's head leaves before anything is said; in all everything is counted.
+    tokens["stream"] = json!(true);
+    let streamed = house.client.post("/v1/chat/completions", &tokens).await;
+    assert!(streamed.header("x-guard-flagged").unwrap().starts_with("input:EMAIL_ADDRESS=1"));
+    let metrics = house.client.get("/metrics").await.text().to_owned();
+    let counted = |direction: &str| -> u64 {
+        let name = format!("lyceum_guard_flagged_total{{direction=\"{direction}\",kind=\"EMAIL_ADDRESS\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        line.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+    };
+    assert_eq!((counted("input"), counted("output")), (5, 10));
+    assert!(!metrics.contains("b.de"));
+    // Nothing found, nothing told.
+    let plain = house.client.post("/v1/chat/completions", &chat("hello", "ok")).await;
+    assert_eq!(plain.header("x-guard-flagged"), None);
+    // What it cannot look through is refused as ever.
+    let ids = json!({"model": "tiny", "prompt": [1, 2, 3], "max_tokens": 2});
+    assert_eq!(house.client.post("/v1/completions", &ids).await.refused(400).1, "guard_unplaceable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn texts_are_analysed_in_presidios_shape() {
     let house = House::new().await;
     let body = json!({"text": "Grüße, a@b.de und 4111 1111 1111 1111", "language": "de",

@@ -16,6 +16,7 @@
 //! (the routes that do it on demand), [`seal`].
 
 pub(crate) mod attacks;
+pub mod flags;
 pub(crate) mod names;
 pub mod pii;
 mod seal;
@@ -23,11 +24,12 @@ pub(crate) mod texts;
 
 use crate::receipts::{self, Direction, Witness};
 use crate::{Service, ServiceError};
+use flags::Flagged;
 use lyceum_guard::placeholder::Written;
 use lyceum_guard::stream::{Block, InJson, rewrite};
 use lyceum_guard::{
-    Action, Analyser, Exfiltration, Finding, GuardError, Kind, Names, Policy, Redact, Replace, Restorer,
-    Rewriter, Rule, Wanted,
+    Action, Analyser, Exfiltration, Finding, GuardError, Keep, Kind, Names, Policy, Redact, Replace,
+    Restorer, Rewriter, Rule, Wanted,
 };
 use lyceum_store::tenancy::Act;
 use lyceum_types::ids::Project;
@@ -95,6 +97,7 @@ pub(crate) struct Incoming {
     exfiltration: Exfiltration,
     policy: Policy,
     witness: Option<Arc<Witness>>,
+    flagged: Flagged,
 }
 
 tokio::task_local! {
@@ -134,7 +137,8 @@ impl Service {
         };
         let (exfiltration, policy) = (self.guards().exfiltration.clone(), policy.into_owned());
         let (analyser, witness) = (self.analyser.clone(), receipts::current());
-        Ok(Some(Incoming { analyser, names, exfiltration, policy, witness }))
+        let flagged = Flagged::of(&self.flagged);
+        Ok(Some(Incoming { analyser, names, exfiltration, policy, witness, flagged }))
     }
 
     /// With these recognisers in the place of Lyceum's own.
@@ -195,12 +199,12 @@ impl Incoming {
             is_changed |= made.is_some();
             read.push(made.unwrap_or(text.text));
         }
-        let Incoming { analyser, names: of_names, exfiltration, policy, witness } = self;
+        let Incoming { analyser, names: of_names, exfiltration, policy, witness, flagged } = self;
         let carrying = (policy.data_exfiltration != Action::Off)
             .then(|| (Analyser::new(vec![Box::new(exfiltration)]), policy.data_exfiltration));
         let of_names = of_names.filter(|_| wants_names(&policy.output));
         let (output, names) = (policy.output, Arc::new(names));
-        Ok((read, Guarded { analyser, of_names, output, carrying, names, is_changed, witness }))
+        Ok((read, Guarded { analyser, of_names, output, carrying, names, is_changed, witness, flagged }))
     }
 
     /// What stands for a text; None where it stays.
@@ -214,6 +218,15 @@ impl Incoming {
             let now = made.as_deref().unwrap_or(&text.text);
             let found = analyser.analyse(now, &rule.wanted).map_err(failed)?;
             if found.is_empty() {
+                continue;
+            }
+            if rule.action == Action::Flag {
+                for found in &found {
+                    self.flagged.add(Direction::Input, found.kind);
+                    if let Some(witness) = &self.witness {
+                        witness.changed(Direction::Input, Action::Flag.as_str(), found.kind);
+                    }
+                }
                 continue;
             }
             let kinds = kinds(found.iter().map(|found| found.kind));
@@ -264,6 +277,7 @@ pub(crate) struct Guarded {
     names: Arc<Names>,
     is_changed: bool,
     witness: Option<Arc<Witness>>,
+    flagged: Flagged,
 }
 
 impl Guarded {
@@ -279,7 +293,7 @@ impl Guarded {
 
     /// Refuses what tells tokens: those of the model are not those of the text.
     pub fn refuse_tokens(&self, param: &str) -> Result<(), ServiceError> {
-        match self.is_changed || !self.output.is_off() || self.carrying.is_some() {
+        match self.is_changed || self.output.changes() || self.carrying.is_some() {
             true => {
                 Err(unplaceable(param, "the project's guard changes the text whose tokens they would be"))
             }
@@ -291,6 +305,7 @@ impl Guarded {
     pub fn speech(&self, written: Written) -> Speech {
         let writer = || match self.output.action {
             Action::Off => None,
+            Action::Flag => Some(Writer::Flag(Keep)),
             Action::Mask => Some(Writer::Mask(Box::new(InJson::new(self.names.beside())))),
             Action::Redact => Some(Writer::Redact(InJson::new(Redact))),
             Action::Block => Some(Writer::Block(Block)),
@@ -308,12 +323,13 @@ impl Guarded {
             };
             (Rewriter::new(analyser, &Wanted::default()), writer)
         });
-        let (names, witness) = (self.names.clone(), self.witness.clone());
-        Speech { rewriters, written, restorer: Restorer::new(written), names, carrying, witness }
+        let (names, witness, flagged) = (self.names.clone(), self.witness.clone(), self.flagged.clone());
+        Speech { rewriters, written, restorer: Restorer::new(written), names, carrying, witness, flagged }
     }
 }
 
 enum Writer {
+    Flag(Keep),
     Mask(Box<InJson<Names>>),
     Redact(InJson<Redact>),
     Block(Block),
@@ -329,6 +345,7 @@ pub(crate) struct Speech {
     /// Behind the names: what they bring back may be what an address would carry away.
     carrying: Option<(Rewriter, Writer)>,
     witness: Option<Arc<Witness>>,
+    flagged: Flagged,
 }
 
 impl Speech {
@@ -337,7 +354,7 @@ impl Speech {
     /// # Errors
     /// Something is blocked; a recogniser failed.
     pub fn push(&mut self, text: &str) -> Result<String, ServiceError> {
-        let heard = (self.written, self.witness.as_deref());
+        let heard = (self.written, self.witness.as_deref(), &self.flagged);
         let mut seen = std::borrow::Cow::Borrowed(text);
         for (rewriter, writer) in &mut self.rewriters {
             seen = writer.write(heard, |replace| rewriter.push(&seen, replace))?.into();
@@ -354,7 +371,7 @@ impl Speech {
     /// # Errors
     /// As [`push`](Self::push).
     pub fn finish(&mut self) -> Result<String, ServiceError> {
-        let heard = (self.written, self.witness.as_deref());
+        let heard = (self.written, self.witness.as_deref(), &self.flagged);
         let mut seen = String::new();
         for (rewriter, writer) in &mut self.rewriters {
             let passed = writer.write(heard, |replace| rewriter.push(&seen, replace))?;
@@ -378,6 +395,7 @@ impl Speech {
 impl Writer {
     fn action(&self) -> &'static str {
         let action = match self {
+            Writer::Flag(_) => Action::Flag,
             Writer::Mask(_) => Action::Mask,
             Writer::Redact(_) => Action::Redact,
             Writer::Block(_) => Action::Block,
@@ -387,18 +405,19 @@ impl Writer {
 
     fn write(
         &mut self,
-        (written, witness): (Written, Option<&Witness>),
+        (written, witness, flagged): (Written, Option<&Witness>, &Flagged),
         go: impl FnOnce(&mut &mut dyn Replace) -> Result<String, GuardError>,
     ) -> Result<String, ServiceError> {
         let action = self.action();
         let replace: &mut dyn Replace = match (self, written) {
             (Writer::Block(block), _) => block,
+            (Writer::Flag(keep), _) => keep,
             (Writer::Mask(json), Written::Json) => &mut **json,
             (Writer::Mask(json), Written::Plain) => &mut json.replace,
             (Writer::Redact(json), Written::Json) => json,
             (Writer::Redact(json), Written::Plain) => &mut json.replace,
         };
-        let mut noting = Noting { replace, witness, action };
+        let mut noting = Noting { replace, witness, action, flagged };
         let mut replace: &mut dyn Replace = &mut noting;
         go(&mut replace).map_err(|error| match error {
             GuardError::Blocked { kinds: found } => {
@@ -416,11 +435,15 @@ struct Noting<'a> {
     replace: &'a mut dyn Replace,
     witness: Option<&'a Witness>,
     action: &'static str,
+    flagged: &'a Flagged,
 }
 
 impl Replace for Noting<'_> {
     fn replace(&mut self, found: &Finding, text: &str, out: &mut String) -> Result<(), GuardError> {
         self.replace.replace(found, text, out)?;
+        if self.action == Action::Flag.as_str() {
+            self.flagged.add(Direction::Output, found.kind);
+        }
         if let Some(witness) = self.witness {
             witness.changed(Direction::Output, self.action, found.kind);
         }

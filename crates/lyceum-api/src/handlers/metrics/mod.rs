@@ -42,6 +42,16 @@ fn text(api: &Api) -> String {
     for (code, count) in lyceum_service::standing::login_failures(&api.service) {
         line(&mut out, "lyceum_login_failures_total", &format!("code=\"{code}\""), count as f64);
     }
+    family(
+        &mut out,
+        "lyceum_guard_flagged_total",
+        "counter",
+        "Findings that guard policies report and leave as they are.",
+    );
+    for (direction, kind, count) in api.service.flagged().counts() {
+        let labels = format!("direction=\"{direction}\",kind=\"{kind}\"");
+        line(&mut out, "lyceum_guard_flagged_total", &labels, count as f64);
+    }
     let load = api.service.engine().load();
     for (name, help, value) in [
         (

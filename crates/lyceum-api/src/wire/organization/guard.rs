@@ -48,7 +48,7 @@ pub struct StopsBody {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = GuardRule)]
 pub struct RuleBody {
-    /// `off`; `mask`: a name stands for what was found, and what came in is brought back in the answer; `redact`: its kind
+    /// `off`; `flag`: it stays, and its kind is told in `X-Guard-Flagged`; `mask`: a name stands for what was found, and what came in is brought back in the answer; `redact`: its kind
     /// stands for it; `block`: the request ends.
     pub action: &'static str,
     /// Null: everything that is known.
@@ -130,7 +130,7 @@ pub struct UpdateStops {
 #[serde(deny_unknown_fields)]
 #[schema(as = GuardRuleUpdate)]
 pub struct UpdateRule {
-    /// `off`, `mask`, `redact` or `block`.
+    /// `off`, `flag`, `mask`, `redact` or `block`.
     pub action: String,
     /// Entities such as `EMAIL_ADDRESS`; null or left out: everything that is known.
     pub types: Option<Vec<String>>,

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 #[derive(Debug, Args)]
 pub struct Guard {
     project: String,
-    /// What models read: off, mask, redact, block
+    /// What models read: off, flag, mask, redact, block
     #[arg(long, value_name = "ACTION")]
     input: Option<String>,
-    /// What models say: off, mask, redact, block
+    /// What models say: off, flag, mask, redact, block
     #[arg(long, value_name = "ACTION")]
     output: Option<String>,
     /// Of the directions that are set: only these, as EMAIL_ADDRESS,IBAN_CODE (default: everything that is known)
