@@ -8,13 +8,13 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::gate::{self, Judged};
 use crate::results;
-use crate::training::{self, JobObserver};
+use crate::training::{self, JobObserver, or_end};
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
 use lyceum_store::files::Staging;
-use lyceum_store::jobs::{self, Claim, Job};
+use lyceum_store::jobs::{Claim, Job};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, NewVersion, Version};
 use lyceum_store::vault::KeyedPath;
@@ -29,7 +29,7 @@ use lyceum_types::manifest::{
     TunedReport,
 };
 use lyceum_types::spec::tune::{TunePlan, TuneSpec};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,17 +105,7 @@ pub fn context_of(language: &Language) -> usize {
 /// Puts a new job into the store.
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
     gate::tuned::rehearse(context, store, plan).await?;
-    let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
-    let steps = plan.tune.train.steps.unwrap_or(0) as u64;
-    let new = jobs::NewJob {
-        kind: jobs::Kind::Train,
-        spec,
-        request: None,
-        model: plan.tune.name.clone(),
-        steps,
-        bill: None,
-    };
-    Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
+    training::queue(context, store, &plan.tune.name, plan.tune.train.steps, plan).await
 }
 
 /// Works on a job under a claim until it ends, and says how it ended.
@@ -132,20 +122,8 @@ async fn carry_out(
     plan: TunePlan,
 ) -> Result<String, Failure> {
     let claim = Arc::new(claim);
-    let version = match base_of(context, store, &plan).await {
-        Ok(version) => version,
-        Err(failure) => {
-            training::end_failed(store, &claim, &failure).await;
-            return Err(failure);
-        }
-    };
-    let whole = match whole_of(store, &version).await {
-        Ok(whole) => whole,
-        Err(failure) => {
-            training::end_failed(store, &claim, &failure).await;
-            return Err(failure);
-        }
-    };
+    let version = or_end(store, &claim, base_of(context, store, &plan).await).await?;
+    let whole = or_end(store, &claim, whole_of(store, &version).await).await?;
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
     let observer = JobObserver::new(context, store, claim.clone())?;
     let control = context.control.clone();
@@ -183,20 +161,12 @@ async fn carry_out(
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
-            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
-                Ok(judged) => judged,
-                Err(failure) => {
-                    training::end_failed(store, &claim, &failure).await;
-                    return Err(failure);
-                }
-            };
+            let judged = gate::tuned::judge(context, store, &plan, began, &tuned).await;
+            let judged = or_end(store, &claim, judged).await?;
             publish(store, &claim, &plan, language, (tuned, judged)).await
         }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
-        Err(Broken::Base(failure)) => {
-            training::end_failed(store, &claim, &failure).await;
-            Err(failure)
-        }
+        Err(Broken::Base(failure)) => or_end(store, &claim, Err(failure)).await,
     }
 }
 
@@ -253,25 +223,14 @@ async fn publish(
     {
         withhold_tuned(report, privacy, declared);
     }
-    if plan.tune.name.starts_with("ft:")
-        && let Err(failure) = checkpoints::keep_last(store, claim, plan, &language, &tuned).await
-    {
-        training::end_failed(store, claim, &failure).await;
-        return Err(failure);
+    if plan.tune.name.starts_with("ft:") {
+        let kept = checkpoints::keep_last(store, claim, plan, &language, &tuned).await;
+        or_end(store, claim, kept).await?;
     }
-    if let Err(failure) = hold_to_probes(staging.place(), &manifest, language, &tuned).await {
-        training::end_failed(store, claim, &failure).await;
-        return Err(failure);
-    }
+    or_end(store, claim, hold_to_probes(staging.place(), &manifest, language, &tuned).await).await?;
     let report = manifest.tuned.clone().expect("made above: bug");
-    let result_file = match results::keep(store, claim).await {
-        Ok(file) => file,
-        Err(failure) => {
-            training::end_failed(store, claim, &failure).await;
-            return Err(failure);
-        }
-    };
-    let mut done = json!({
+    let result_file = or_end(store, claim, results::keep(store, claim).await).await?;
+    let done = json!({
         "event": "done",
         "model": null,
         "job": claim.id().as_str(),
@@ -295,14 +254,7 @@ async fn publish(
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    let mut line = String::new();
-    let write_outcome = |version: &Version| {
-        done["model"] = Value::from(version.id());
-        done["path"] = Value::from(version.dir.display().to_string());
-        line = done.to_string();
-        line.clone()
-    };
-    jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
+    let (_, line) = training::finish(store, claim, (new, staging), write_manifest, done).await?;
     Ok(line)
 }
 
