@@ -10,7 +10,7 @@ use clap::Args;
 use converse::Conversation;
 use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
 use lyceum_models::answer::{Bounds, Question};
-use lyceum_models::prepare::text::TextStream;
+use lyceum_models::prepare::text::{TextStream, Tokenizer};
 use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
 use lyceum_nn::Workspace;
 use lyceum_service::{Content, Resident, Service};
@@ -134,110 +134,151 @@ impl Run {
         resident: &Resident,
         prompt: &str,
     ) -> Result<Value, Failure> {
-        let refused =
-            |message: String, why: &str, fix: &str| Failure::new(Exit::Failed, "prompt", message, why, fix);
-        let tokenizer = resident.preparation.tokenizer();
-        let tokenizer = tokenizer.ok_or_else(|| {
-            refused(
-                format!("{} reads no text", resident.version.id()),
-                "it has no tokenizer",
-                "lyceum predict",
-            )
+        let tokenizer = resident.preparation.tokenizer().ok_or_else(|| {
+            let message = format!("{} reads no text", resident.version.id());
+            refused(message, "it has no tokenizer", "lyceum predict")
         })?;
-        let (source, ids) = if prompt.is_empty() {
-            let first = tokenizer.bos().or(tokenizer.eos());
-            (None, first.into_iter().collect::<Vec<u32>>())
-        } else {
-            let example = resident.preparation.example(Raw::Text(prompt));
-            let prepared = example
-                .map_err(|error| refused(error.message.clone(), "the prompt cannot be read", &error.fix))?;
-            if prepared.n_truncated > 0 {
-                let message = format!("the prompt is {} tokens too long", prepared.n_truncated);
-                return Err(refused(message, "the model reads no more", "shorten the prompt"));
-            }
-            match prepared.value {
-                PreparedValue::Tokens(ids) => (None, ids),
-                PreparedValue::Pair { source, target } => (Some(source), target),
-                PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
-            }
-        };
-        let max_tokens = self.max_tokens.unwrap_or(MAX_TOKENS) as usize;
-        let n_prompt = source.as_ref().map_or(ids.len(), Vec::len);
+        let prompt = Prompt::read(resident, tokenizer, prompt)?;
+        let n_prompt = prompt.source.as_ref().map_or(prompt.ids.len(), Vec::len);
         let mut text = TextStream::default();
-        let (mut whole, mut token_ids, mut logprobs) = (String::new(), Vec::new(), Vec::new());
+        let mut whole = String::new();
         let mut show = |piece: &str| {
             whole.push_str(piece);
             if !context.is_json() {
                 output::write_stdout(piece);
             }
         };
-        let finish;
-        if resident.model.answers_at_once() {
-            if self.temperature.unwrap_or(0.0) != 0.0 || self.logprobs.is_some() {
-                let why = "this model says its whole answer in one pass";
-                return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
-            }
-            let begin = tokenizer.bos().unwrap_or(0);
-            let questions = [Question::Source { source: source.as_deref().unwrap_or(&ids), begin }];
-            let n_max = max_tokens;
-            let never = tokenizer.never_said();
-            let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max: n_max };
-            let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
-            let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
-            token_ids = answers.into_iter().next().unwrap_or_default();
-            finish = if token_ids.len() < n_max { Finish::Stop } else { Finish::Length };
-            token_ids.iter().for_each(|id| show(&text.push(tokenizer, *id)));
-        } else {
-            let (sender, mut receiver) = tokio::sync::mpsc::channel(max_tokens + 2);
-            let control = context.control.clone();
-            let sink = Box::new(move |event| {
-                let heard = control.check().is_ok() && sender.try_send(event).is_ok();
-                if heard { Flow::Continue } else { Flow::Stop }
-            });
-            let sampling = Sampling {
-                temperature: self.temperature.unwrap_or(0.0),
-                seed: self.seed,
-                ..Sampling::default()
-            };
-            let request = GenerateRequest {
-                source,
-                end_tokens: tokenizer.eos().into_iter().collect(),
-                never_tokens: tokenizer.never_said(),
-                sampling,
-                logprobs: self.logprobs.map(|n| n as usize),
-                ..GenerateRequest::new(resident.model.clone(), ids, max_tokens, sink)
-            };
-            let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
-            service.engine().generate(request).map_err(failed)?;
-            finish = loop {
-                match receiver.recv().await {
-                    Some(Event::Token(token)) => {
-                        show(&text.push(tokenizer, token.id));
-                        logprobs.extend(logprob(tokenizer, &token));
-                        token_ids.push(token.id);
-                    }
-                    Some(Event::Prompt(_)) => {}
-                    Some(Event::Done(finish)) => break finish,
-                    Some(Event::Failed(error)) => return Err(failed(error)),
-                    None => return Err(Failure::interrupted("what was written so far stands above")),
-                }
-            };
-        }
+        let mut hear = |id: u32| show(&text.push(tokenizer, id));
+        let said = match resident.model.answers_at_once() {
+            true => self.answer_at_once(resident, tokenizer, &prompt, &mut hear)?,
+            false => self.generate(context, service, (resident, tokenizer), prompt, &mut hear).await?,
+        };
         show(&text.finish());
+        let n_said = said.token_ids.len();
         let mut line = json!({
             "text": whole,
-            "token_ids": token_ids,
-            "finish_reason": match finish { Finish::Stop => "stop", Finish::Length => "length" },
+            "token_ids": said.token_ids,
+            "finish_reason": match said.finish { Finish::Stop => "stop", Finish::Length => "length" },
             "usage": {
                 "prompt_tokens": n_prompt,
-                "completion_tokens": token_ids.len(),
-                "total_tokens": n_prompt + token_ids.len(),
+                "completion_tokens": n_said,
+                "total_tokens": n_prompt + n_said,
             },
         });
         if self.logprobs.is_some() {
-            line["logprobs"] = Value::from(logprobs);
+            line["logprobs"] = Value::from(said.logprobs);
         }
         Ok(line)
+    }
+
+    fn n_tokens_max(&self) -> usize {
+        self.max_tokens.unwrap_or(MAX_TOKENS) as usize
+    }
+
+    /// A model that says all steps in one pass.
+    fn answer_at_once(
+        &self,
+        resident: &Resident,
+        tokenizer: &Tokenizer,
+        prompt: &Prompt,
+        hear: &mut dyn FnMut(u32),
+    ) -> Result<Said, Failure> {
+        if self.temperature.unwrap_or(0.0) != 0.0 || self.logprobs.is_some() {
+            let why = "this model says its whole answer in one pass";
+            return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
+        }
+        let begin = tokenizer.bos().unwrap_or(0);
+        let questions = [Question::Source { source: prompt.source.as_deref().unwrap_or(&prompt.ids), begin }];
+        let (n_tokens_max, never) = (self.n_tokens_max(), tokenizer.never_said());
+        let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max };
+        let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
+        let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
+        let token_ids = answers.into_iter().next().unwrap_or_default();
+        token_ids.iter().for_each(|id| hear(*id));
+        let finish = if token_ids.len() < n_tokens_max { Finish::Stop } else { Finish::Length };
+        Ok(Said { token_ids, logprobs: Vec::new(), finish })
+    }
+
+    /// One sequence of the engine, heard token by token.
+    async fn generate(
+        &self,
+        context: &Context,
+        service: &Service,
+        (resident, tokenizer): (&Resident, &Tokenizer),
+        prompt: Prompt,
+        hear: &mut dyn FnMut(u32),
+    ) -> Result<Said, Failure> {
+        let max_tokens = self.n_tokens_max();
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(max_tokens + 2);
+        let control = context.control.clone();
+        let sink = Box::new(move |event| {
+            let heard = control.check().is_ok() && sender.try_send(event).is_ok();
+            if heard { Flow::Continue } else { Flow::Stop }
+        });
+        let sampling =
+            Sampling { temperature: self.temperature.unwrap_or(0.0), seed: self.seed, ..Sampling::default() };
+        let request = GenerateRequest {
+            source: prompt.source,
+            end_tokens: tokenizer.eos().into_iter().collect(),
+            never_tokens: tokenizer.never_said(),
+            sampling,
+            logprobs: self.logprobs.map(|n| n as usize),
+            ..GenerateRequest::new(resident.model.clone(), prompt.ids, max_tokens, sink)
+        };
+        let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
+        service.engine().generate(request).map_err(failed)?;
+        let (mut token_ids, mut logprobs) = (Vec::new(), Vec::new());
+        loop {
+            match receiver.recv().await {
+                Some(Event::Token(token)) => {
+                    hear(token.id);
+                    logprobs.extend(logprob(tokenizer, &token));
+                    token_ids.push(token.id);
+                }
+                Some(Event::Prompt(_)) => {}
+                Some(Event::Done(finish)) => return Ok(Said { token_ids, logprobs, finish }),
+                Some(Event::Failed(error)) => return Err(failed(error)),
+                None => return Err(Failure::interrupted("what was written so far stands above")),
+            }
+        }
+    }
+}
+
+fn refused(message: String, why: &str, fix: &str) -> Failure {
+    Failure::new(Exit::Failed, "prompt", message, why, fix)
+}
+
+/// What a model made of a prompt.
+struct Said {
+    token_ids: Vec<u32>,
+    logprobs: Vec<Value>,
+    finish: Finish,
+}
+
+/// The tokens that a model continues, and the source that it answers where it reads one.
+struct Prompt {
+    source: Option<Vec<u32>>,
+    ids: Vec<u32>,
+}
+
+impl Prompt {
+    fn read(resident: &Resident, tokenizer: &Tokenizer, text: &str) -> Result<Self, Failure> {
+        if text.is_empty() {
+            let first = tokenizer.bos().or(tokenizer.eos());
+            return Ok(Prompt { source: None, ids: first.into_iter().collect() });
+        }
+        let prepared = resident.preparation.example(Raw::Text(text));
+        let prepared = prepared
+            .map_err(|error| refused(error.message.clone(), "the prompt cannot be read", &error.fix))?;
+        if prepared.n_truncated > 0 {
+            let message = format!("the prompt is {} tokens too long", prepared.n_truncated);
+            return Err(refused(message, "the model reads no more", "shorten the prompt"));
+        }
+        match prepared.value {
+            PreparedValue::Tokens(ids) => Ok(Prompt { source: None, ids }),
+            PreparedValue::Pair { source, target } => Ok(Prompt { source: Some(source), ids: target }),
+            PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
+        }
     }
 }
 
@@ -274,7 +315,7 @@ pub async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
     }
 }
 
-fn logprob(tokenizer: &lyceum_models::prepare::text::Tokenizer, token: &TokenEvent) -> Option<Value> {
+fn logprob(tokenizer: &Tokenizer, token: &TokenEvent) -> Option<Value> {
     let logprobs = token.logprobs.as_ref()?;
     let top: Vec<Value> = logprobs
         .top
