@@ -5,22 +5,19 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
-#[path = "program/client.rs"]
-mod client;
+mod program;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
-use client::{Client, children_of};
 use lyceum_store::vault::{self, MasterKey};
 use lyceum_store::{Layout, Store, StoreError, data_files, jobs, models};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, JobId, ModelRef, Project};
+use program::server::{SERVE, Server, send};
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Stands in every text of the sealed project.
@@ -29,10 +26,8 @@ const JOBS: &str = "/v1/fine_tuning/jobs";
 const ADAPTER: &str = "adapter_model.safetensors";
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.env("TMPDIR", folder.join("tmp")).env_remove("LYCEUM_PYTHON");
+    let mut command = program::command(folder, arguments);
+    command.env("TMPDIR", folder.join("tmp"));
     if folder.join("master.key").exists() {
         command.env("LYCEUM_MASTER_KEY_FILE", folder.join("master.key"));
     }
@@ -48,74 +43,20 @@ fn run(folder: &Path, arguments: &[&str]) -> Value {
     said.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).unwrap_or(Value::Null))
 }
 
-struct Server {
-    process: Child,
-    client: Client,
+/// What it says goes to `said` in the folder.
+fn serve(folder: &Path, key: Option<String>) -> Server {
+    Server::start_telling(lyceum(folder, &SERVE), &folder.join("said"), key)
 }
 
-impl Server {
-    /// What it says goes to `said` in the folder.
-    #[expect(clippy::zombie_processes, reason = "who gets it drops it")]
-    fn start(folder: &Path) -> Self {
-        let said = File::options().create(true).append(true).open(folder.join("said")).unwrap();
-        let from = said.metadata().unwrap().len();
-        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
-        command.env("LYCEUM_LOG", "debug").stdout(said.try_clone().unwrap()).stderr(said);
-        let process = command.spawn().unwrap();
-        let begun = Instant::now();
-        loop {
-            let text = std::fs::read(folder.join("said")).unwrap();
-            let lines = text[from as usize..].lines().map_while(Result::ok);
-            let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-            if let Some(event) = { events }.find(|event| event["event"] == "listening") {
-                let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-                let key = event["key"].as_str().unwrap_or_default().to_owned();
-                return Self { process, client: Client { address, key } };
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
-            std::thread::sleep(Duration::from_millis(20));
+/// The process that works on a job.
+fn process_of_job(server: &Server) -> u32 {
+    let begun = Instant::now();
+    loop {
+        if let Some(&pid) = server.children().first() {
+            return pid;
         }
-    }
-
-    /// Asks until `done` says so.
-    #[track_caller]
-    fn wait(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let found = self.get(path);
-            if done(&found) {
-                return found;
-            }
-            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
-            assert!(!is_over && begun.elapsed() < Duration::from_secs(180), "{found}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The process that works on a job.
-    fn worker(&self) -> u32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(&pid) = children_of(self.process.id()).first() {
-                return pid;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl std::ops::Deref for Server {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
+        assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -212,7 +153,7 @@ fn is_done(job: &Value) -> bool {
 /// The same jobs where nothing is sealed.
 fn clear() -> Clear {
     let folder = with_model();
-    let server = Server::start(folder.path());
+    let server = serve(folder.path(), None);
     let asked = asked(
         &server.bring("fine-tune", "chats.jsonl", &chats()),
         &server.bring("fine-tune", "rows.csv", &rows()),
@@ -270,8 +211,7 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     run(path, &["admin", "master-key", "create", path.join("master.key").to_str().unwrap()]);
     let id = text_of(&run(path, &["admin", "projects", "create", "sealed", "--encrypted"]), "id");
     let key = text_of(&run(path, &["admin", "service-accounts", "create", &id, "bot"]), "key");
-    let mut server = Server::start(path);
-    server.client.key = key;
+    let server = serve(path, Some(key));
     let asked_of = asked(
         &server.bring("fine-tune", "chats.jsonl", &chats()),
         &server.bring("fine-tune", "rows.csv", &rows()),
@@ -282,11 +222,9 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     let tuned = text_of(&server.post(JOBS, &asked_of[0]), "id");
     let place = format!("{JOBS}/{tuned}");
     server.wait(&place, |job| job["lyceum"]["step"].as_u64() > Some(100));
-    let worker = server.worker();
+    let worker = process_of_job(&server);
     // It stands still until it is killed, so that it does not end before.
-    let signal =
-        |name: &str| Command::new("kill").args([name, &worker.to_string()]).status().unwrap().success();
-    assert!(signal("-STOP"));
+    assert!(send("-STOP", worker));
     for file in ["environ", "cmdline"] {
         let said = std::fs::read(format!("/proc/{worker}/{file}")).unwrap();
         assert!(!String::from_utf8_lossy(&said).to_lowercase().contains("master"), "{file}");
@@ -306,7 +244,7 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
         }
     };
     nowhere(&needles, "while it runs");
-    assert!(signal("-KILL"));
+    assert!(send("-KILL", worker));
     nowhere(&needles, "after a kill");
     let side = text_of(&server.post(JOBS, &asked_of[1]), "id");
     let done = server.wait(&place, is_done);
@@ -361,7 +299,7 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     let long = asked(asked_of[0]["training_file"].as_str().unwrap(), "", 100_000)[0].clone();
     let long = text_of(&server.post(JOBS, &long), "id");
     server.wait(&format!("{JOBS}/{long}"), |job| job["lyceum"]["step"].as_u64() > Some(50));
-    let worker = server.worker();
+    let worker = process_of_job(&server);
     let receipt = run(path, &["admin", "projects", "erase", &id, "--confirm", &id]);
     assert_eq!(
         (&receipt["jobs_stopped"], &receipt["erased"]["choices"]),
