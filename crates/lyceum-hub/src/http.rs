@@ -58,8 +58,9 @@ impl Http {
             std::fs::read(path).map_err(HubError::file("read the certificates of SSL_CERT_FILE,", path))
         };
         let pem = settings.roots.as_ref().map(read).transpose()?;
-        let agent = agent(pem.as_deref(), READ_TIMEOUT).map_err(|why| {
-            HubError::Certificates { path: settings.roots.clone().unwrap_or_default(), why }
+        let agent = agent(pem.as_deref(), READ_TIMEOUT).map_err(|why| HubError::Certificates {
+            path: settings.roots.clone().unwrap_or_default(),
+            why,
         })?;
         let (endpoint, token) = (settings.endpoint.clone(), settings.token.clone());
         Ok(Http { agent, endpoint, token })

@@ -131,7 +131,8 @@ where
         result: Value::Null,
     };
     let run = Run { service: service.clone(), project: project.clone(), id, _lock: None, record };
-    let run = tokio::task::spawn_blocking(move || run.begin(kind)).await;
+    runs::trim(service.store(), project, kind, limits::BACKGROUND_RUNS_KEPT - 1).await?;
+    let run = tokio::task::spawn_blocking(move || run.begin()).await;
     let run = run.map_err(|error| ServiceError::internal("writing a run broke off", error))??;
     let queued = run.record.clone();
     receipts::kept("run", &queued.id, Place::DataFolder, None);
@@ -155,10 +156,9 @@ impl Drop for Run {
 }
 
 impl Run {
-    fn begin(mut self, kind: Kind) -> Result<Self, ServiceError> {
+    fn begin(mut self) -> Result<Self, ServiceError> {
         let store = self.service.store();
         self._lock = runs::own(store, &self.project, &self.id)?;
-        runs::trim(store, &self.project, kind, limits::BACKGROUND_RUNS_KEPT - 1)?;
         save(&self.service, &self.project, &self.id, &self.record)?;
         Ok(self)
     }
@@ -224,6 +224,12 @@ impl Run {
         let saved = saved.map_err(|error| ServiceError::internal("writing a run broke off", error));
         if let Err(error) = saved.and_then(|saved| saved) {
             tracing::error!(?error, id = self.record.id, "a background run was not written");
+            return;
+        }
+        if self.record.status.has_ended()
+            && let Err(error) = runs::keep(self.service.store(), &self.project, &self.id).await
+        {
+            tracing::error!(%error, id = self.record.id, "a background run is on this machine alone");
         }
     }
 }
@@ -256,7 +262,7 @@ fn save(service: &Service, project: &Project, id: &RunId, record: &Record) -> Re
 }
 
 /// Runs `look` off the runtime: documents are read and, where their process is gone, written.
-pub async fn off_runtime<T: Send + 'static>(
+async fn off_runtime<T: Send + 'static>(
     service: &Arc<Service>,
     look: impl FnOnce(&Service) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
@@ -265,25 +271,36 @@ pub async fn off_runtime<T: Send + 'static>(
     done.map_err(|error| ServiceError::internal("reading a run broke off", error))?
 }
 
-/// A run by its id. Reads files: see [`off_runtime`].
+/// A run by its id.
 ///
 /// # Errors
-/// There is none of this kind; the disk.
-pub fn find(service: &Service, project: &Project, kind: Kind, id: &str) -> Result<Record, ServiceError> {
+/// There is none of this kind; the disk; the object store.
+pub async fn find(
+    service: &Arc<Service>,
+    project: &Project,
+    kind: Kind,
+    id: &str,
+) -> Result<Record, ServiceError> {
     let unknown = || ServiceError::NotFound { what: kind.name(), id: id.to_owned() };
     let id = RunId::parse(kind, id).ok_or_else(unknown)?;
-    let record = read(service, project, kind, &id)?;
+    runs::have(service.store(), project, &id).await?;
+    let project = project.clone();
+    off_runtime(service, move |service| find_here(service, &project, kind, &id)).await
+}
+
+fn find_here(service: &Service, project: &Project, kind: Kind, id: &RunId) -> Result<Record, ServiceError> {
+    let record = read(service, project, kind, id)?;
     if record.status.has_ended() || service.background.live().contains_key(id.as_str()) {
         return Ok(record);
     }
     // Nobody here works on it; the lock says whether another process does.
-    let Some(_lock) = runs::own(service.store(), project, &id)? else { return Ok(record) };
-    let mut record = read(service, project, kind, &id)?;
+    let Some(_lock) = runs::own(service.store(), project, id)? else { return Ok(record) };
+    let mut record = read(service, project, kind, id)?;
     if !record.status.has_ended() {
         record.status = Status::Failed;
         let message = "the server ended before the run did; nothing was kept of it: ask again";
         record.error = Some(Failed { code: "interrupted".into(), message: message.into() });
-        save(service, project, &id, &record)?;
+        save(service, project, id, &record)?;
     }
     Ok(record)
 }
@@ -301,32 +318,46 @@ fn read(service: &Service, project: &Project, kind: Kind, id: &RunId) -> Result<
 ///
 /// # Errors
 /// There is no such run, or it has none (yet).
-pub fn lines(service: &Service, project: &Project, kind: Kind, id: &str) -> Result<Vec<u8>, ServiceError> {
-    let record = find(service, project, kind, id)?;
-    let unknown = || ServiceError::NotFound { what: "file of a completed run", id: id.to_owned() };
-    let id = RunId::parse(kind, &record.id).ok_or_else(unknown)?;
-    runs::read_lines(service.store(), project, &id).map_err(|error| match error {
-        lyceum_store::StoreError::NotFound { .. } => unknown(),
-        other => other.into(),
-    })
+pub async fn lines(
+    service: &Arc<Service>,
+    project: &Project,
+    kind: Kind,
+    id: &str,
+) -> Result<Vec<u8>, ServiceError> {
+    let record = find(service, project, kind, id).await?;
+    let name = record.id.clone();
+    let unknown = move || ServiceError::NotFound { what: "file of a completed run", id: name };
+    let Some(id) = RunId::parse(kind, &record.id) else { return Err(unknown()) };
+    let project = project.clone();
+    let look = move |service: &Service| match runs::read_lines(service.store(), &project, &id) {
+        Err(lyceum_store::StoreError::NotFound { .. }) => Err(unknown()),
+        read => Ok(read?),
+    };
+    off_runtime(service, look).await
 }
 
 /// The newest runs, newest first.
 ///
 /// # Errors
 /// The disk.
-pub fn list(
-    service: &Service,
+pub async fn list(
+    service: &Arc<Service>,
     project: &Project,
     kind: Kind,
     max: usize,
 ) -> Result<Vec<Record>, ServiceError> {
-    let mut ids = runs::list(service.store(), project, kind)?;
+    let mut ids = runs::list(service.store(), project, kind).await?;
     ids.reverse();
     ids.truncate(max);
-    let found = ids.iter().map(|id| find(service, project, kind, id.as_str()));
-    // One that was trimmed meanwhile is left out.
-    found.filter(|record| !matches!(record, Err(ServiceError::NotFound { .. }))).collect()
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        match find(service, project, kind, id.as_str()).await {
+            // One that was trimmed meanwhile is left out.
+            Err(ServiceError::NotFound { .. }) => {}
+            record => found.push(record?),
+        }
+    }
+    Ok(found)
 }
 
 /// Asks a run to end. One that has ended stays as it is.
@@ -339,10 +370,7 @@ pub async fn cancel(
     kind: Kind,
     id: &str,
 ) -> Result<Record, ServiceError> {
-    let look = async || {
-        let (project, id) = (project.clone(), id.to_owned());
-        off_runtime(service, move |service| find(service, &project, kind, &id)).await
-    };
+    let look = async || find(service, project, kind, id).await;
     let mut record = look().await?;
     if record.status.has_ended() {
         return Ok(record);

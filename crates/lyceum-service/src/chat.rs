@@ -12,14 +12,14 @@ use crate::explain::Frame;
 use crate::generation::{self, Encoded, MaskOf, Options, Speaker};
 use crate::guard::{self, Guarded};
 use crate::language::Defaults;
-use crate::{Language, Payer, Service, ServiceError};
+use crate::{Language, Payer, Service, ServiceError, messages};
 use answer::Answer;
 use lyceum_engine::TokenMask;
 use lyceum_guard::placeholder::Written;
 use lyceum_language::LanguageError;
 use lyceum_language::grammar::Grammar;
 use lyceum_language::reasoning::{ReasoningFormat, ReasoningParser};
-use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
+use lyceum_language::template::{ChatTemplate, Conversation, End};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
@@ -271,7 +271,8 @@ fn render(
     request: &Request,
     offer: &Offer,
 ) -> Result<String, ServiceError> {
-    let messages = openai_messages(&request.messages).map_err(|error| refused("messages", error))?;
+    messages::variables(&request.template_variables)?;
+    let messages = messages::shaped(&request.messages)?;
     let conversation = Conversation {
         messages: &messages,
         tools: offer.is_callable().then_some(&request.tools[..]),
@@ -281,19 +282,15 @@ fn render(
         guard: language.words.tokenizer.guarded(template.source()),
         ..Conversation::default()
     };
-    template.render(&conversation).map_err(|error| refused("messages", error))
+    template.render(&conversation).map_err(messages::unwritten)
 }
 
 /// What the text half refuses, as the fault of a field.
 fn refused(param: &str, error: LanguageError) -> ServiceError {
-    let code = match &error {
-        LanguageError::Template(_) | LanguageError::Tokenizer(_) => {
-            return ServiceError::internal("a chat template failed", error);
-        }
-        LanguageError::Refused(_) => "template_refused",
-        _ => "invalid_value",
-    };
-    ServiceError::invalid(param, code, error.to_string())
+    match error {
+        LanguageError::Tokenizer(_) => ServiceError::internal("a tokenizer failed", error),
+        error => ServiceError::invalid(param, "invalid_value", messages::plain(error)),
+    }
 }
 
 /// How many tokens may follow the prompt; all that the context has room for where nothing is asked.

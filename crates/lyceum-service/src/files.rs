@@ -6,6 +6,7 @@
 use crate::{Service, ServiceError, batches};
 use futures_util::Stream;
 use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile};
+use lyceum_store::jobs::Job;
 use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_store::{Store, StoreError};
 use lyceum_train::chat;
@@ -13,7 +14,9 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
+use serde_json::Value;
 use std::io::Read;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -277,6 +280,43 @@ pub(crate) async fn named(
         Ok(file) => Ok(file),
         Err(StoreError::NotFound { .. }) => Err(missing()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Sees to it that the files that a job names by their ids are on this machine, and says in `base_dir` where they are: it
+/// may have been asked for on another. Of a job of the command line nothing changes.
+///
+/// # Errors
+/// The object store does not give one of them.
+pub async fn of_job(store: &Store, job: &Job, base_dir: &mut PathBuf) -> Result<(), ServiceError> {
+    if job.request.is_none() {
+        return Ok(());
+    }
+    *base_dir = std::path::absolute(store.layout().data_files())
+        .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
+    let spec: Value = serde_json::from_str(&job.spec)
+        .map_err(|source| ServiceError::Damaged { id: job.id.to_string(), source: source.into() })?;
+    let mut ids = Vec::new();
+    ids_in(&spec, &mut ids);
+    for id in ids {
+        match data_files::have(store, &job.project, &id, Timestamp::now()).await {
+            // Who reads it says so, with its place in the spec.
+            Ok(_) | Err(StoreError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The files that a document names as `ID/NAME`.
+fn ids_in(value: &Value, found: &mut Vec<FileId>) {
+    match value {
+        Value::String(text) => {
+            found.extend(text.split_once('/').and_then(|(id, _)| id.parse::<FileId>().ok()))
+        }
+        Value::Array(values) => values.iter().for_each(|value| ids_in(value, found)),
+        Value::Object(members) => members.values().for_each(|value| ids_in(value, found)),
+        _ => {}
     }
 }
 

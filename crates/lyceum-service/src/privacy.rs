@@ -139,9 +139,9 @@ pub async fn of_model(
         return Err(crate::cascades::refused(&version));
     }
     let manifest = version.dir.join(MANIFEST);
-    let (dir, weights) = (version.dir.clone(), version.sha256.clone());
+    let (kept, weights) = (evidence::all(service.store(), &version).await?, version.sha256.clone());
     let read = move || {
-        let kept = evidence::all(&dir)?.into_iter().map(|kept| kept.evidence);
+        let kept = kept.into_iter().map(|kept| kept.evidence);
         let ours = kept.filter(|found| found.part == Part::Privacy && found.weights_sha256 == weights);
         let attacks: Vec<Number> = ours.flat_map(|found| found.section.numbers).collect();
         Ok::<_, ServiceError>((promised(&manifest)?, attacks))

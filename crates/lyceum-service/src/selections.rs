@@ -7,7 +7,6 @@
 
 use crate::meter::{Counts, Payer};
 use crate::{Service, ServiceError, files};
-use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, Job, Kind, NewJob, State};
 use lyceum_store::ledger::{Bill, UNIT, bills};
 use lyceum_store::{StoreError, selections};
@@ -202,8 +201,7 @@ async fn status(service: &Service, job: &Job) -> Result<Value, ServiceError> {
     let damaged =
         |source: serde_json::Error| ServiceError::Damaged { id: job.id.to_string(), source: source.into() };
     let plan = Plan::from_job(job).map_err(damaged)?;
-    let is_dead = job.state == State::Running
-        && JobLock::try_acquire(service.store().layout(), &job.id).map_err(ServiceError::from)?.is_some();
+    let is_dead = jobs::is_broken_off(service.store(), job, Timestamp::now())?;
     // What its process left unfinished waits for the next one.
     let state = if is_dead { State::Queued.as_str() } else { job.state.as_str() };
     let message = if is_dead { "the process that made it has ended; it begins anew" } else { &job.message };

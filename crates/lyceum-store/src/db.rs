@@ -22,6 +22,8 @@ pub struct Store {
     layout: Layout,
     database: Database,
     keyring: Keyring,
+    /// A word that no other machine has.
+    machine: Arc<str>,
     writer: Pool<Any>,
     pub(crate) reader: Pool<Any>,
     blobs: Option<Arc<Blobs>>,
@@ -58,12 +60,13 @@ impl Store {
         let home = schema::Home { database: &database, path: &layout.database() };
         schema::migrate(&mut connection, home, schema::MIGRATIONS, now).await?;
         connection.close().await?;
+        let machine = machine(&layout)?;
         drop(opening);
 
         let writer = database.pool(&layout, false).await?;
         let reader = database.pool(&layout, true).await?;
         let keyring = Keyring::locked(layout.clone());
-        let store = Self { layout, database, keyring, writer, reader, blobs: None };
+        let store = Self { layout, database, keyring, machine, writer, reader, blobs: None };
         store.finish_deletions().await?;
         crate::data_files::sweep(&store).await?;
         let n_removed = files::sweep_staging(&store.layout)?;
@@ -94,6 +97,25 @@ impl Store {
 
     pub fn keyring(&self) -> &Keyring {
         &self.keyring
+    }
+
+    /// The word by which workers of this machine are told from those of others with the same database.
+    pub(crate) fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    #[cfg(test)]
+    pub(crate) fn without_blobs(self) -> Self {
+        Self { blobs: None, ..self }
+    }
+
+    /// The store of another machine with the same database and object store.
+    #[cfg(test)]
+    pub(crate) fn on_another_machine(&self, layout: Layout) -> Self {
+        files::create_private_dir(layout.root()).expect("a folder");
+        let keyring = Keyring::locked(layout.clone());
+        let machine = machine(&layout).expect("a word");
+        Self { layout, keyring, machine, ..self.clone() }
     }
 
     pub fn layout(&self) -> &Layout {
@@ -143,6 +165,20 @@ impl Store {
     pub async fn close(&self) {
         self.reader.close().await;
         self.writer.close().await;
+    }
+}
+
+/// The word of the machine that has this data folder; drawn at its first opening, under the opening lock.
+fn machine(layout: &Layout) -> Result<Arc<str>, StoreError> {
+    let path = layout.machine();
+    match std::fs::read_to_string(&path) {
+        Ok(word) => Ok(word.into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let word = uuid::Uuid::now_v7().simple().to_string();
+            files::write_durably(&path, word.as_bytes())?;
+            Ok(word.into())
+        }
+        Err(error) => Err(StoreError::file("read", &path, error)),
     }
 }
 

@@ -7,11 +7,18 @@
 //! DATA_DIR/card_signing.key                           32 bytes, mode 0600, made at its first use
 //! DATA_DIR/guard_sealing.key                          the same: seals what was masked
 //! ```
+//! Evidence and cards go to the object store where their version is there, and what another machine wrote is fetched
+//! before it is read. Keys stay on their machine.
 
-use crate::files::{open_private, sync_dir};
+use crate::backup::blocking;
+use crate::blobs::loose::{self, Copy};
+use crate::blobs::release;
+use crate::files::{Staging, open_private, rename_durably, sync_dir, write_durably};
+use crate::models::Version;
 use crate::vault::{KeyedPath, write_place};
-use crate::{Layout, StoreError};
+use crate::{Layout, Store, StoreError};
 use lyceum_types::card::Evidence;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -31,27 +38,34 @@ pub struct Kept {
     pub evidence: Evidence,
 }
 
-/// Adds a measurement to a version's folder. Its name grows with time, so that newer ones are read later.
+/// Adds a measurement to a version. Its name grows with time, so that newer ones are read later.
 ///
 /// # Errors
-/// More than [`EVIDENCE_MAX`](limits::EVIDENCE_MAX) lie there; the disk.
-pub fn add(dir: &KeyedPath, evidence: &Evidence) -> Result<String, StoreError> {
-    if names(dir)?.len() >= limits::EVIDENCE_MAX {
-        let why = format!("{} measurements lie here: remove the oldest files", limits::EVIDENCE_MAX);
+/// More than [`EVIDENCE_MAX`](limits::EVIDENCE_MAX) lie there; the disk; the object store.
+pub async fn add(store: &Store, version: &Version, evidence: &Evidence) -> Result<String, StoreError> {
+    have(store, version).await?;
+    if names(&version.dir)?.len() >= limits::EVIDENCE_MAX {
+        let why = format!("{} measurements lie here, and they are never taken back", limits::EVIDENCE_MAX);
         let error = std::io::Error::new(std::io::ErrorKind::QuotaExceeded, why);
-        return Err(StoreError::file("keep a measurement", dir.path(), error));
+        return Err(StoreError::file("keep a measurement", version.dir.path(), error));
     }
     let file = format!("{PREFIX}{}.json", uuid::Uuid::now_v7().simple());
     let text = serde_json::to_vec_pretty(evidence).expect("evidence is plain data: bug");
-    write_place(&dir.join(&file), &text)?;
+    keep(store, version, &file, &text).await?;
     Ok(file)
 }
 
 /// All measurements of a version, the oldest first.
 ///
 /// # Errors
-/// A file that cannot be read or understood: it is named, never skipped.
-pub fn all(dir: &KeyedPath) -> Result<Vec<Kept>, StoreError> {
+/// A file that cannot be read or understood: it is named, never skipped. The object store.
+pub async fn all(store: &Store, version: &Version) -> Result<Vec<Kept>, StoreError> {
+    have(store, version).await?;
+    let dir = version.dir.clone();
+    blocking(move || read_all(&dir)).await
+}
+
+fn read_all(dir: &KeyedPath) -> Result<Vec<Kept>, StoreError> {
     let read = |file: String| {
         let place = dir.join(&file);
         let bytes = place.read().map_err(|error| StoreError::file("read", place.path(), error))?;
@@ -67,7 +81,7 @@ fn names(dir: &KeyedPath) -> Result<Vec<String>, StoreError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir.path()).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-        if name.starts_with(PREFIX) && name.ends_with(".json") {
+        if is_evidence(&name) {
             names.push(name);
         }
     }
@@ -75,9 +89,17 @@ fn names(dir: &KeyedPath) -> Result<Vec<String>, StoreError> {
     Ok(names)
 }
 
+fn is_evidence(name: &str) -> bool {
+    name.starts_with(PREFIX) && name.ends_with(".json")
+}
+
 /// The card that was issued last, as it was written.
-pub fn card(dir: &KeyedPath) -> Result<Option<Vec<u8>>, StoreError> {
-    let place = dir.join(CARD);
+///
+/// # Errors
+/// The disk; the object store.
+pub async fn card(store: &Store, version: &Version) -> Result<Option<Vec<u8>>, StoreError> {
+    have(store, version).await?;
+    let place = version.dir.join(CARD);
     match place.read() {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -85,8 +107,50 @@ pub fn card(dir: &KeyedPath) -> Result<Option<Vec<u8>>, StoreError> {
     }
 }
 
-pub fn write_card(dir: &KeyedPath, text: &[u8]) -> Result<(), StoreError> {
-    write_place(&dir.join(CARD), text)
+/// # Errors
+/// The disk; the object store.
+pub async fn write_card(store: &Store, version: &Version, text: &[u8]) -> Result<(), StoreError> {
+    keep(store, version, CARD, text).await
+}
+
+/// Sees to it that what was measured of a version is on this machine: others measure too, and issue cards.
+///
+/// # Errors
+/// The object store.
+pub async fn have(store: &Store, version: &Version) -> Result<(), StoreError> {
+    let wanted = |name: &str| match name {
+        CARD => Some(Copy::Last),
+        name if is_evidence(name) => Some(Copy::Constant),
+        _ => None,
+    };
+    loose::have(store, &owner(version), wanted).await
+}
+
+/// Where a version lies below the data folder.
+fn owner(version: &Version) -> String {
+    Layout::version_path(&version.owner, &version.name, version.number)
+}
+
+/// Writes a file beside a version, in the object store too where the version is there. A version that only this machine
+/// has keeps what is measured of it here.
+async fn keep(store: &Store, version: &Version, name: &str, content: &[u8]) -> Result<(), StoreError> {
+    let (place, owner, now) = (version.dir.join(name), owner(version), Timestamp::now());
+    if !loose::is_held(store, &owner).await? {
+        return write_place(&place, content);
+    }
+    let staging = Staging::create(store.layout())?;
+    let form = place.form(content).map_err(|error| StoreError::file("seal", place.path(), error))?;
+    write_durably(&staging.path().join(name), &form)?;
+    let coming = loose::bring(store, &version.owner, (staging.path(), &[name]), now).await?;
+    let Some(coming) = coming else { return Err(StoreError::NoObjects { path: owner.into() }) };
+    let mut transaction = store.write().await?;
+    if !loose::is_held_now(&mut transaction, &owner).await? {
+        return Err(StoreError::NotFound { what: "model", id: version.id() });
+    }
+    let replaced = loose::join(&mut transaction, &coming, &owner).await?;
+    transaction.commit().await?;
+    release(store, replaced).await;
+    rename_durably(&staging.path().join(name), &place.lies())
 }
 
 /// The secret half of the key that signs cards; made from the operating system's randomness at its first use.
@@ -168,9 +232,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn evidence_is_read_in_its_order_and_damage_is_named() {
+    #[tokio::test]
+    async fn evidence_is_read_in_its_order_and_damage_is_named() {
         let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(Layout::new(dir.path()), Timestamp::from_millis(1)).await.unwrap();
+        let version = crate::models::publish_for_tests(&store, "digits").await;
         let of = |created| Evidence {
             format_version: 1,
             weights_sha256: "w".into(),
@@ -178,13 +244,12 @@ mod tests {
             part: Part::Robustness,
             section: Section::default(),
         };
-        let place = KeyedPath::plain(dir.path());
         for created in [3, 1, 2] {
-            add(&place, &of(created)).unwrap();
+            add(&store, &version, &of(created)).await.unwrap();
         }
-        let found = all(&place).unwrap();
+        let found = all(&store, &version).await.unwrap();
         assert_eq!(found.iter().map(|kept| kept.evidence.created).collect::<Vec<_>>(), [3, 1, 2]);
-        fs::write(dir.path().join(&found[1].file), "{}").unwrap();
-        assert!(all(&place).unwrap_err().to_string().contains(&found[1].file));
+        fs::write(version.dir.join(&found[1].file).path(), "{}").unwrap();
+        assert!(all(&store, &version).await.unwrap_err().to_string().contains(&found[1].file));
     }
 }

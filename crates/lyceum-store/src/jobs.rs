@@ -1,18 +1,22 @@
 //! Jobs: `queued → running(attempt, lease, worker) → done | failed | cancelled`, and `paused` on the way.
 //!
 //! Two things say who works on a job. On this machine the operating system's lock ([`JobLock`](crate::files::JobLock)) tells a
-//! living owner from a dead one at once. Across machines the lease does, which its worker renews. Each claim
+//! living owner from a dead one at once. Across machines the lease does, which its worker renews: a row names the worker
+//! with its machine, and nobody takes a job from another machine before its lease is over. Each claim
 //! begins a new attempt, and every later write names its attempt: a worker that was overtaken cannot write
 //! any more ([`StoreError::Fenced`]), so a job runs at least once and has its effects exactly once.
 //!
 //! Of an encrypted project what is asked, said and found is sealed in the row; who works on the job needs the project's key.
 
 mod claim;
+pub mod kept;
 mod pause;
 mod sealed;
 pub(crate) mod stop;
 
-pub use claim::{Claim, claim, claim_next, claim_waiting, create_claimed, next_waiting};
+pub use claim::{
+    Claim, claim, claim_next, claim_waiting, create_claimed, is_broken_off, next_waiting, renew,
+};
 pub use pause::{finish_paused, pause, resume};
 
 use crate::files::{JobLock, Staging};

@@ -357,4 +357,9 @@ fn parse(row: VersionRow, store: &Store, owner: &Project) -> Result<Version, Sto
 }
 
 #[cfg(test)]
+pub(crate) async fn publish_for_tests(store: &Store, name: &str) -> Version {
+    tests::publish_as(store, &Project::default_project(), name).await
+}
+
+#[cfg(test)]
 mod tests;

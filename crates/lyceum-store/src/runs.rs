@@ -1,11 +1,21 @@
 //! Background runs: one JSON document each, rewritten as the run goes on, beside the rows that it found and a lock
 //! that says whether the process that works on it lives.
+//!
+//! A run belongs to the machine that works on it until it ends: then [`keep`] brings it to the object store, where there
+//! is one, and every machine has it. Before, no other machine could say whether it is still worked on.
 
+use crate::backup::with_slashes;
+use crate::blobs::loose::{self, Copy};
+use crate::blobs::release;
 use crate::files::{WorkLock, create_private_dir};
 use crate::vault::{read_document, write_document};
 use crate::{Store, StoreError};
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use std::path::PathBuf;
+
+/// The files of a run: rows before the document that speaks of them.
+const EXTENSIONS: [&str; 2] = ["jsonl", "json"];
 
 /// What a run is about; ids begin with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +23,7 @@ pub enum Kind {
     Robustness,
     Explanation,
     Cascade,
+    Audit,
 }
 
 impl Kind {
@@ -21,6 +32,7 @@ impl Kind {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
             Kind::Cascade => "casc_",
+            Kind::Audit => "audit_",
         }
     }
 
@@ -29,6 +41,7 @@ impl Kind {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
             Kind::Cascade => "cascade",
+            Kind::Audit => "privacy audit",
         }
     }
 }
@@ -80,6 +93,42 @@ pub fn save_lines(store: &Store, project: &Project, id: &RunId, lines: &[u8]) ->
     write_document(store, project, &path(store, project, id, "jsonl"), lines)
 }
 
+/// Brings a run that has ended to the object store, where there is one.
+///
+/// # Errors
+/// The disk; the object store.
+pub async fn keep(store: &Store, project: &Project, id: &RunId) -> Result<(), StoreError> {
+    let (folder, owner) = (store.layout().runs(project), owner(store, project));
+    let files = EXTENSIONS.map(|extension| format!("{}.{extension}", id.0));
+    let names: Vec<&str> =
+        files.iter().map(String::as_str).filter(|name| folder.join(name).exists()).collect();
+    let coming = loose::bring(store, project, (&folder, &names), Timestamp::now()).await?;
+    let Some(coming) = coming else { return Ok(()) };
+    let mut transaction = store.write().await?;
+    let replaced = loose::join(&mut transaction, &coming, &owner).await?;
+    transaction.commit().await?;
+    release(store, replaced).await;
+    Ok(())
+}
+
+/// Sees to it that a run that has ended is on this machine, whichever worked on it.
+///
+/// # Errors
+/// The object store does not give it, or other bytes than were written.
+pub async fn have(store: &Store, project: &Project, id: &RunId) -> Result<(), StoreError> {
+    if store.blobs().is_none() && path(store, project, id, "json").exists() {
+        return Ok(());
+    }
+    let is_its = |name: &str| name.strip_prefix(&id.0).is_some_and(|rest| rest.starts_with('.'));
+    loose::have(store, &owner(store, project), |name| is_its(name).then_some(Copy::Constant)).await
+}
+
+/// Where runs lie below the data folder.
+fn owner(store: &Store, project: &Project) -> String {
+    let folder = store.layout().runs(project);
+    with_slashes(folder.strip_prefix(store.layout().root()).unwrap_or(&folder))
+}
+
 /// # Errors
 /// There is no such run.
 pub fn read(store: &Store, project: &Project, id: &RunId) -> Result<Vec<u8>, StoreError> {
@@ -92,34 +141,49 @@ pub fn read_lines(store: &Store, project: &Project, id: &RunId) -> Result<Vec<u8
     read_file(store, project, id, "jsonl")
 }
 
-/// Every run of a kind, oldest first.
+/// Every run of a kind, oldest first: those of this machine, and those that have ended on any.
 ///
 /// # Errors
-/// The disk.
-pub fn list(store: &Store, project: &Project, kind: Kind) -> Result<Vec<RunId>, StoreError> {
+/// The disk, the database.
+pub async fn list(store: &Store, project: &Project, kind: Kind) -> Result<Vec<RunId>, StoreError> {
+    let elsewhere = loose::names(store, &owner(store, project)).await?;
+    let mut ids = list_here(store, project, kind)?;
+    ids.extend(elsewhere.iter().filter_map(|name| id_of(kind, name)));
+    ids.sort();
+    ids.dedup();
+    Ok(ids)
+}
+
+fn list_here(store: &Store, project: &Project, kind: Kind) -> Result<Vec<RunId>, StoreError> {
     let folder = store.layout().runs(project);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(StoreError::file("list", &folder, error)),
     };
-    let id = |name: String| RunId::parse(kind, name.strip_suffix(".json")?);
-    let mut ids: Vec<RunId> =
-        entries.flatten().filter_map(|entry| id(entry.file_name().to_string_lossy().into_owned())).collect();
-    ids.sort();
-    Ok(ids)
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter_map(|name| id_of(kind, &name)).collect())
+}
+
+/// The run that a file is the document of.
+fn id_of(kind: Kind, name: &str) -> Option<RunId> {
+    RunId::parse(kind, name.strip_suffix(".json")?)
 }
 
 /// Removes the oldest runs beyond `kept`; one that somebody works on stays.
 ///
 /// # Errors
-/// The disk.
-pub fn trim(store: &Store, project: &Project, kind: Kind, kept: usize) -> Result<(), StoreError> {
-    let ids = list(store, project, kind)?;
+/// The disk, the database.
+pub async fn trim(store: &Store, project: &Project, kind: Kind, kept: usize) -> Result<(), StoreError> {
+    let ids = list(store, project, kind).await?;
     for id in &ids[..ids.len().saturating_sub(kept)] {
         let Some(_lock) = own(store, project, id)? else { continue };
-        for extension in ["jsonl", "json"] {
-            let path = path(store, project, id, extension);
+        let names = EXTENSIONS.map(|extension| format!("{}.{extension}", id.0));
+        if store.blobs().is_some() {
+            loose::remove(store, &owner(store, project), &names).await?;
+        }
+        for name in names {
+            let path = store.layout().runs(project).join(name);
             match std::fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StoreError::file("remove", &path, error));
@@ -160,13 +224,13 @@ mod tests {
         }
         save_lines(&store, &ours, &second, b"{}\n").unwrap();
         assert!(matches!(read(&store, &theirs, &first), Err(StoreError::NotFound { .. })));
-        assert_eq!(list(&store, &ours, Kind::Robustness).unwrap(), [first.clone(), second.clone()]);
-        assert!(list(&store, &ours, Kind::Explanation).unwrap().is_empty());
-        trim(&store, &ours, Kind::Robustness, 0).unwrap();
-        assert_eq!(list(&store, &ours, Kind::Robustness).unwrap(), std::slice::from_ref(&first));
+        assert_eq!(list(&store, &ours, Kind::Robustness).await.unwrap(), [first.clone(), second.clone()]);
+        assert!(list(&store, &ours, Kind::Explanation).await.unwrap().is_empty());
+        trim(&store, &ours, Kind::Robustness, 0).await.unwrap();
+        assert_eq!(list(&store, &ours, Kind::Robustness).await.unwrap(), std::slice::from_ref(&first));
         drop(lock);
-        trim(&store, &ours, Kind::Robustness, 0).unwrap();
-        assert!(list(&store, &ours, Kind::Robustness).unwrap().is_empty());
+        trim(&store, &ours, Kind::Robustness, 0).await.unwrap();
+        assert!(list(&store, &ours, Kind::Robustness).await.unwrap().is_empty());
         assert_eq!(std::fs::read_dir(store.layout().runs(&ours)).unwrap().count(), 0, "no file is left");
         for wrong in ["rob_", "rob_../../x", "expl_00000000000000000000000000000000"] {
             assert!(RunId::parse(Kind::Robustness, wrong).is_none(), "{wrong}");

@@ -109,7 +109,7 @@ async fn work(root: &Path) {
     let project = Project::default_project();
     let worker = format!("worker-{}", std::process::id());
     loop {
-        let Some(job) = jobs::next_waiting(&store, Kind::Train, None).await.unwrap() else {
+        let Some(job) = jobs::next_waiting(&store, Kind::Train, None, Timestamp::now()).await.unwrap() else {
             if jobs::count_unfinished(&store, &project, Kind::Train).await.unwrap() == 0 {
                 return;
             }

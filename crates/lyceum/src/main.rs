@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod assemble;
+mod bucket;
 mod checkpoints;
 mod cli;
 mod commands;

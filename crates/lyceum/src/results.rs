@@ -2,8 +2,8 @@
 //! for each number that was computed.
 
 use crate::failure::Failure;
-use crate::training::LOG;
 use lyceum_store::data_files::{self, Incoming, NewFile, Room};
+use lyceum_store::jobs::kept::LOG;
 use lyceum_store::jobs::{self, Claim};
 use lyceum_store::{Store, StoreError, vault};
 use lyceum_types::clock::Timestamp;

@@ -3,18 +3,19 @@
 //! The base is resolved when the job is made and held to its hash from then on. What is published is an adapter in
 //! PEFT's layout beside a manifest that names the base, the data and the job; it is served over its base at once.
 
+use crate::bucket::{self, Lease};
 use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::gate::{self, Judged};
 use crate::results;
-use crate::training::{self, JobObserver, or_end};
+use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
 use lyceum_store::files::Staging;
-use lyceum_store::jobs::{Claim, Job};
+use lyceum_store::jobs::{self, Claim, Job};
 use lyceum_store::layout::WEIGHTS;
 use lyceum_store::models::{self, NewVersion, Version};
 use lyceum_store::vault::KeyedPath;
@@ -29,7 +30,7 @@ use lyceum_types::manifest::{
     TunedReport,
 };
 use lyceum_types::spec::tune::{TunePlan, TuneSpec};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -105,7 +106,17 @@ pub fn context_of(language: &Language) -> usize {
 /// Puts a new job into the store.
 pub async fn create(context: &Context, store: &Store, plan: &TunePlan) -> Result<JobId, Failure> {
     gate::tuned::rehearse(context, store, plan).await?;
-    training::queue(context, store, &plan.tune.name, plan.tune.train.steps, plan).await
+    let spec = serde_json::to_string(plan).expect("a plan is plain data: bug");
+    let steps = plan.tune.train.steps.unwrap_or(0) as u64;
+    let new = jobs::NewJob {
+        kind: jobs::Kind::Train,
+        spec,
+        request: None,
+        model: plan.tune.name.clone(),
+        steps,
+        bill: None,
+    };
+    Ok(jobs::create(store, &context.project, new, Timestamp::now()).await?)
 }
 
 /// Works on a job under a claim until it ends, and says how it ended.
@@ -122,10 +133,25 @@ async fn carry_out(
     plan: TunePlan,
 ) -> Result<String, Failure> {
     let claim = Arc::new(claim);
-    let version = or_end(store, &claim, base_of(context, store, &plan).await).await?;
-    let whole = or_end(store, &claim, whole_of(store, &version).await).await?;
+    let version = match base_of(context, store, &plan).await {
+        Ok(version) => version,
+        Err(failure) => {
+            training::end_failed(store, &claim, &failure).await;
+            return Err(failure);
+        }
+    };
+    let whole = match whole_of(store, &version).await {
+        Ok(whole) => whole,
+        Err(failure) => {
+            training::end_failed(store, &claim, &failure).await;
+            return Err(failure);
+        }
+    };
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
-    let observer = JobObserver::new(context, store, claim.clone())?;
+    let _lease = Lease::hold(store, &claim);
+    let mut observer = JobObserver::begin(context, store, &claim).await?;
+    // Its noise is a secret of this machine.
+    let bringing = plan.tune.privacy.is_none().then(|| bucket::bring(store, &claim, &mut observer));
     let control = context.control.clone();
     let (of_checkpoints, owner) = (store.clone(), claim.clone());
     let worked = tokio::task::spawn_blocking(move || {
@@ -158,15 +184,24 @@ async fn carry_out(
         // The observer is closed: it ends with what it is about.
         serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
     }
+    bucket::brought(bringing).await?;
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
-            let judged = gate::tuned::judge(context, store, &plan, began, &tuned).await;
-            let judged = or_end(store, &claim, judged).await?;
-            publish(store, &claim, &plan, language, (tuned, judged)).await
+            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
+                Ok(judged) => judged,
+                Err(failure) => {
+                    training::end_failed(store, &claim, &failure).await;
+                    return Err(failure);
+                }
+            };
+            publish(context, store, (&claim, &plan), language, (tuned, judged)).await
         }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
-        Err(Broken::Base(failure)) => or_end(store, &claim, Err(failure)).await,
+        Err(Broken::Base(failure)) => {
+            training::end_failed(store, &claim, &failure).await;
+            Err(failure)
+        }
     }
 }
 
@@ -207,15 +242,14 @@ enum Broken {
 /// Writes the adapter's folder, holds what is served to what training said, and makes it visible together with the
 /// job's end. Returns the `done` line.
 async fn publish(
+    context: &Context,
     store: &Store,
-    claim: &Claim,
-    plan: &TunePlan,
+    (claim, plan): (&Claim, &TunePlan),
     language: Arc<Language>,
-    (tuned, judged): (Tuned, Option<Judged>),
+    (tuned, mut judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
     let staging = Staging::of(store, &claim.project)?;
     let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
-    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(report(claim.id(), plan, &tuned));
     manifest.privacy = tuned.privacy.clone();
     if let (Some(report), Some(privacy), Some(declared)) =
@@ -223,14 +257,36 @@ async fn publish(
     {
         withhold_tuned(report, privacy, declared);
     }
-    if plan.tune.name.starts_with("ft:") {
-        let kept = checkpoints::keep_last(store, claim, plan, &language, &tuned).await;
-        or_end(store, claim, kept).await?;
+    if plan.tune.name.starts_with("ft:")
+        && let Err(failure) = checkpoints::keep_last(store, claim, plan, &language, &tuned).await
+    {
+        training::end_failed(store, claim, &failure).await;
+        return Err(failure);
     }
-    or_end(store, claim, hold_to_probes(staging.place(), &manifest, language, &tuned).await).await?;
+    let held = hold_to_probes(staging.place(), &manifest, language, &tuned).await;
+    let tried = match (held, &mut judged) {
+        (Ok(mut fresh), Some(judged)) => {
+            (fresh.version.name, fresh.version.sha256) = (new.name.clone(), new.sha256.clone());
+            fresh.version.task.clone_from(&new.task);
+            gate::tried::judge(context, store, plan, fresh, judged).await
+        }
+        (Ok(_), None) => Ok(()),
+        (Err(failure), _) => Err(failure),
+    };
+    if let Err(failure) = tried {
+        training::end_failed(store, claim, &failure).await;
+        return Err(failure);
+    }
+    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     let report = manifest.tuned.clone().expect("made above: bug");
-    let result_file = or_end(store, claim, results::keep(store, claim).await).await?;
-    let done = json!({
+    let result_file = match results::keep(store, claim).await {
+        Ok(file) => file,
+        Err(failure) => {
+            training::end_failed(store, claim, &failure).await;
+            return Err(failure);
+        }
+    };
+    let mut done = json!({
         "event": "done",
         "model": null,
         "job": claim.id().as_str(),
@@ -254,7 +310,19 @@ async fn publish(
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    let (_, line) = training::finish(store, claim, (new, staging), write_manifest, done).await?;
+    let mut line = String::new();
+    let write_outcome = |version: &Version| {
+        done["model"] = Value::from(version.id());
+        done["path"] = Value::from(version.dir.display().to_string());
+        line = done.to_string();
+        line.clone()
+    };
+    let version =
+        jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now())
+            .await?;
+    if let Some(run) = judged.as_ref().and_then(|judged| judged.tried.as_ref()) {
+        gate::tried::keep(store, run, &version, plan).await?;
+    }
     Ok(line)
 }
 
@@ -398,9 +466,9 @@ pub async fn hold_to_probes(
     manifest: &ImportedManifest,
     base: Arc<Language>,
     tuned: &Tuned,
-) -> Result<(), Failure> {
+) -> Result<Language, Failure> {
     let (manifest, probes) = (manifest.clone(), tuned.probes.clone());
-    let work = move || -> Result<f32, Failure> {
+    let work = move || -> Result<(f32, Language), Failure> {
         let served = Language::unpublished(&dir, manifest, &base)?;
         let adapter = served.added.as_ref().map(|added| &*added.adapter);
         let mut worst = 0f32;
@@ -409,10 +477,10 @@ pub async fn hold_to_probes(
                 .map_err(|error| Failure::internal("a probe failed", &error))?;
             worst = worst.max(probe.difference(&logits));
         }
-        Ok(worst)
+        Ok((worst, served))
     };
     let worst = tokio::task::spawn_blocking(work).await;
-    let worst = worst.map_err(|error| Failure::internal("the probes broke off", &error))??;
+    let (worst, served) = worst.map_err(|error| Failure::internal("the probes broke off", &error))??;
     if worst.is_nan() || worst > lyceum_models::probe::TOLERANCE {
         let message = "the tuned model does not say when served what it said when it was trained";
         let why = format!(
@@ -422,5 +490,5 @@ pub async fn hold_to_probes(
         let fix = "this is a defect of the program: report it, and serve the last checkpoint's adapter by importing it";
         return Err(Failure::new(Exit::Failed, "probes", message, why, fix));
     }
-    Ok(())
+    Ok(served)
 }

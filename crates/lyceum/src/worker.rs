@@ -64,7 +64,7 @@ impl Troubles {
 async fn lane(context: &Context, service: &Service, kind: Kind, wanted: &tokio::sync::Notify) {
     let (mut troubles, mut last) = (Troubles::default(), None::<Project>);
     while context.control.check().is_ok() {
-        match jobs::next_waiting(service.store(), kind, last.as_ref()).await {
+        match jobs::next_waiting(service.store(), kind, last.as_ref(), Timestamp::now()).await {
             Ok(Some(job)) => {
                 last = Some(job.project.clone());
                 let context = context.of(job.project.clone());

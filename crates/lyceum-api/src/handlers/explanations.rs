@@ -53,10 +53,8 @@ pub async fn find(
     if let Ok(explained) = explain::find(&api.service, &caller.project, &id) {
         return Ok(Json(explanation(&explained, Extras::default())));
     }
-    let look = move |service: &lyceum_service::Service| {
-        background::find(service, &caller.project, Kind::Explanation, &id)
-    };
-    Ok(Json(background_explanation(&background::off_runtime(&api.service, look).await?)))
+    let found = background::find(&api.service, &caller.project, Kind::Explanation, &id).await?;
+    Ok(Json(background_explanation(&found)))
 }
 
 /// Ends an explanation of the background before its next pass; one that has ended stays as it is.

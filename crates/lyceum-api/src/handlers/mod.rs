@@ -1,5 +1,6 @@
 //! One file a resource: parse, call the use case, write the answer.
 
+pub mod audits;
 pub mod batches;
 pub mod card;
 pub mod cascades;

@@ -1,4 +1,4 @@
-//! What routes of work in the background share: its records, looked for off the runtime because they are files.
+//! What routes of work in the background share: its records.
 
 use crate::Api;
 use crate::auth::Caller;
@@ -13,13 +13,10 @@ pub(super) async fn newest(
     kind: Kind,
     most: usize,
 ) -> Result<Vec<Record>, ApiError> {
-    let look =
-        move |service: &lyceum_service::Service| background::list(service, &caller.project, kind, most);
-    Ok(background::off_runtime(&api.service, look).await?)
+    Ok(background::list(&api.service, &caller.project, kind, most).await?)
 }
 
 /// One of the caller's records of a kind, as it stands.
 pub(super) async fn one(api: &Api, caller: Caller, kind: Kind, id: String) -> Result<Record, ApiError> {
-    let look = move |service: &lyceum_service::Service| background::find(service, &caller.project, kind, &id);
-    Ok(background::off_runtime(&api.service, look).await?)
+    Ok(background::find(&api.service, &caller.project, kind, &id).await?)
 }

@@ -8,7 +8,7 @@ pub use answer::Decision;
 pub use input::{InputBody, Part};
 
 use super::explain::{Extras, OptionsBody};
-use super::robustness::{CertifyBody, PredictionSetBody, promises};
+use super::promises::{CertifyBody, PredictionSetBody, promises};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
 use input::content;

@@ -1,5 +1,6 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
+pub mod audits;
 pub mod batches;
 pub mod binary;
 pub mod card;
@@ -21,6 +22,7 @@ pub mod organization;
 pub mod pii;
 pub mod predict;
 pub mod privacy;
+pub mod promises;
 pub mod registry;
 pub mod rerank;
 pub mod residents;

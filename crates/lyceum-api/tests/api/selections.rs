@@ -126,7 +126,7 @@ async fn a_choice_waits_and_is_cancelled() {
     drop(claim);
     let left = client.get(&path).await.json();
     assert_eq!((&left["status"], &left["attempt"]), (&json!("queued"), &json!(1)));
-    let next = jobs::next_waiting(store, Kind::Choose, None).await.unwrap().unwrap();
+    let next = jobs::next_waiting(store, Kind::Choose, None, Timestamp::now()).await.unwrap().unwrap();
     assert_eq!(next.id, job);
 }
 

@@ -1,5 +1,9 @@
 //! What was measured of a version after its training, on its way to later cards: numbers only, never rows.
 
+mod language;
+
+pub use language::keep_language_run;
+
 use super::sections::number;
 use crate::ServiceError;
 use crate::language::Language;
@@ -9,8 +13,8 @@ use lyceum_explain::{Checks, Explanation};
 use lyceum_privacy::membership::{Attack, Estimate};
 use lyceum_robust::attack::FlagState;
 use lyceum_robust::share::share;
-use lyceum_store::evidence;
 use lyceum_store::models::Version;
+use lyceum_store::{Store, evidence};
 use lyceum_types::card::{At, Evidence, FORMAT_VERSION, Number, Part, Section, Stated};
 use lyceum_types::clock::Timestamp;
 
@@ -19,7 +23,13 @@ use lyceum_types::clock::Timestamp;
 ///
 /// # Errors
 /// The folder is full, or the disk refuses.
-pub fn keep_run(resident: &Resident, run: &Run, data: &str, recompute: &str) -> Result<(), ServiceError> {
+pub async fn keep_run(
+    store: &Store,
+    resident: &Resident,
+    run: &Run,
+    data: &str,
+    recompute: &str,
+) -> Result<(), ServiceError> {
     let now = Timestamp::now();
     let (mut robustness, mut environments) = (Section::default(), Section::default());
     for finding in &run.findings {
@@ -59,8 +69,8 @@ pub fn keep_run(resident: &Resident, run: &Run, data: &str, recompute: &str) -> 
     }
     let attacks = "An attack's accuracy is an upper bound of the truth: a stronger attack may find more.";
     robustness.statements.push(attacks.into());
-    keep(resident, Part::Robustness, robustness, now)?;
-    keep(resident, Part::Environments, environments, now)
+    keep(store, &resident.version, (Part::Robustness, robustness), now).await?;
+    keep(store, &resident.version, (Part::Environments, environments), now).await
 }
 
 /// `linf eps 0.1` has its place on the curve of that norm.
@@ -77,7 +87,8 @@ fn place(setting: &str, unit: Option<&str>) -> Option<At> {
 ///
 /// # Errors
 /// No explanations, the folder is full, or the disk refuses.
-pub fn keep_explanations(
+pub async fn keep_explanations(
+    store: &Store,
     resident: &Resident,
     explanations: &[Explanation],
     data: &str,
@@ -143,7 +154,7 @@ pub fn keep_explanations(
         number.interval = "Clopper and Pearson, 95 %".into();
         section.numbers.push(number);
     }
-    keep(resident, Part::Explainability, section.clone(), now)?;
+    keep(store, &resident.version, (Part::Explainability, section.clone()), now).await?;
     Ok(section)
 }
 
@@ -209,7 +220,8 @@ pub struct Cost {
 ///
 /// # Errors
 /// The folder is full, or the disk refuses.
-pub fn keep_costs(
+pub async fn keep_costs(
+    store: &Store,
     measured: &dyn Costly,
     found: &[Cost],
     machine: &str,
@@ -238,7 +250,7 @@ pub fn keep_costs(
     let clock = "Times are of the engine, without HTTP, and of a machine that does other things too; answers in a row are \
                  not independent, so an interval may be too narrow.";
     section.statements.push(clock.into());
-    keep_at(measured.version(), Part::Cost, section, now)
+    keep(store, measured.version(), (Part::Cost, section), now).await
 }
 
 /// Keeps how well a membership attack told the version's rows from others beside the version, for its card and its
@@ -246,8 +258,8 @@ pub fn keep_costs(
 ///
 /// # Errors
 /// The folder is full, or the disk refuses.
-pub fn keep_membership(
-    measured: &dyn Costly,
+pub async fn keep_membership(
+    (store, measured): (&Store, &dyn Costly),
     (attack, by): (&Attack, &str),
     data: &str,
     n: u64,
@@ -272,14 +284,15 @@ pub fn keep_membership(
     section
         .statements
         .push("An attack is a lower bound of what can be found out: a stronger one may find more.".into());
-    keep_at(measured.version(), Part::Privacy, section, now)
+    keep(store, measured.version(), (Part::Privacy, section), now).await
 }
 
-fn keep(resident: &Resident, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
-    keep_at(&resident.version, part, section, now)
-}
-
-fn keep_at(version: &Version, part: Part, section: Section, now: Timestamp) -> Result<(), ServiceError> {
+async fn keep(
+    store: &Store,
+    version: &Version,
+    (part, section): (Part, Section),
+    now: Timestamp,
+) -> Result<(), ServiceError> {
     if section.numbers.is_empty() {
         return Ok(());
     }
@@ -290,7 +303,7 @@ fn keep_at(version: &Version, part: Part, section: Section, now: Timestamp) -> R
         part,
         section,
     };
-    evidence::add(&version.dir, &evidence)?;
+    evidence::add(store, version, &evidence).await?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ mod verify;
 pub use verify::{Check, State, Verification, verify};
 
 use crate::{Service, ServiceError};
-use lyceum_store::evidence;
+use lyceum_store::evidence::{self, Kept};
 use lyceum_store::layout::MANIFEST;
 use lyceum_types::card::{Card, FORMAT_VERSION, OBJECT, Part, STATEMENT, Sections, SignedBy};
 use lyceum_types::clock::Timestamp;
@@ -33,24 +33,29 @@ pub async fn create(service: &Service, project: &Project, model: &ModelRef) -> R
     // What is loaded may be older than a promotion.
     let held = service.own(project, model).await?.held;
     let subject = Subject::load(service, project, model).await?;
-    let layout = service.store().layout().clone();
+    let (store, version) = (service.store(), subject.version().clone());
+    let kept = evidence::all(store, &version).await?;
+    let last = evidence::card(store, &version).await?;
+    let layout = store.layout().clone();
     let issue = move || {
         let signer = Signer::of(&layout)?;
-        let sections = gather(&subject, held.as_deref())?;
-        let dir = &subject.version().dir;
-        if let Some(last) = evidence::card(dir)?
+        let sections = gather(&subject, held.as_deref(), kept)?;
+        if let Some(last) = last
             && let Ok(signed) = Signed::parse(&last)
             && signed.card.sections == sections
             && signed.card.issued_by == program()
             && signed.is_signed_by(&signer)
         {
-            return Ok(signed);
+            return Ok((signed, false));
         }
         let signed = signer.sign(card(subject.version().id(), sections, &signer, Timestamp::now()))?;
-        evidence::write_card(dir, signed.to_json().as_bytes())?;
-        Ok(signed)
+        Ok((signed, true))
     };
-    blocking(issue).await
+    let (signed, is_new) = blocking(issue).await?;
+    if is_new {
+        evidence::write_card(store, &version, signed.to_json().as_bytes()).await?;
+    }
+    Ok(signed)
 }
 
 fn card(model: String, sections: Sections, signer: &Signer, now: Timestamp) -> Card {
@@ -75,7 +80,7 @@ fn program() -> String {
 }
 
 /// Everything that is known of a version now.
-fn gather(subject: &Subject, held: Option<&str>) -> Result<Sections, ServiceError> {
+fn gather(subject: &Subject, held: Option<&str>, kept: Vec<Kept>) -> Result<Sections, ServiceError> {
     let mut sections = Sections::default();
     let version = subject.version();
     subject.fill(&mut sections)?;
@@ -85,7 +90,6 @@ fn gather(subject: &Subject, held: Option<&str>) -> Result<Sections, ServiceErro
     let path = version.dir.join(MANIFEST);
     let manifest = path.read().map_err(|error| ServiceError::internal("reading a manifest failed", error))?;
     sections.identity.fact("manifest.json sha256", seal::hexadecimal(&Sha256::digest(&manifest)));
-    let kept = evidence::all(&version.dir)?;
     let n_kept = kept.len();
     for found in kept {
         let is_ours = found.evidence.weights_sha256 == version.sha256;

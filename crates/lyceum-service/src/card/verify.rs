@@ -10,7 +10,7 @@ use crate::robustness::calibration::{Calibration, Truth};
 use crate::{Service, ServiceError};
 use lyceum_models::answer::likeliest;
 use lyceum_models::prepare::OutputPreparation;
-use lyceum_store::evidence;
+use lyceum_store::evidence::{self, Kept};
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_types::card::{FORMAT_VERSION, Part};
@@ -75,20 +75,23 @@ pub async fn verify(
     let version = service.own(project, model).await?;
     let layout = service.store().layout().clone();
     let reader = Reader::of(service, project, model, &version).await?;
+    let signed = match given {
+        Some(document) => Signed::of_value(document),
+        None => match evidence::card(service.store(), &version).await? {
+            Some(bytes) => Signed::parse(&bytes),
+            None => {
+                let id = format!("{} (no card was issued yet)", version.id());
+                return Err(ServiceError::NotFound { what: "card", id });
+            }
+        },
+    };
+    // A card names it, and it is read where it lies.
+    evidence::have(service.store(), &version).await?;
+    let kept = evidence::all(service.store(), &version).await.map_err(ServiceError::from);
     let work = move || {
-        let signed = match given {
-            Some(document) => Signed::of_value(document),
-            None => match evidence::card(&version.dir)? {
-                Some(bytes) => Signed::parse(&bytes),
-                None => {
-                    let id = format!("{} (no card was issued yet)", version.id());
-                    return Err(ServiceError::NotFound { what: "card", id });
-                }
-            },
-        };
         let mut found = Verification { model: version.id(), checks: Vec::new() };
         match signed {
-            Ok(signed) => check((&version, reader), &signed, &Signer::of(&layout)?, &mut found),
+            Ok(signed) => check((&version, reader, kept), &signed, &Signer::of(&layout)?, &mut found),
             Err(why) => found.say("readable", Err(format!("it is no card: {why}"))),
         }
         Ok(found)
@@ -96,7 +99,12 @@ pub async fn verify(
     blocking(work).await
 }
 
-fn check((version, reader): (&Version, Reader), signed: &Signed, signer: &Signer, found: &mut Verification) {
+fn check(
+    (version, reader, kept): (&Version, Reader, Result<Vec<Kept>, ServiceError>),
+    signed: &Signed,
+    signer: &Signer,
+    found: &mut Verification,
+) {
     let card = &signed.card;
     found.say(
         "format",
@@ -129,7 +137,7 @@ fn check((version, reader): (&Version, Reader), signed: &Signed, signer: &Signer
                 Subject::Imported(_) => "hashes agree, and it opens as it is served",
             };
             found.say("weights and probes", Ok(said.into()));
-            contents(&subject, signed, found);
+            contents(&subject, kept, signed, found);
             match &subject {
                 Subject::Trained(resident) => again(resident, signed, found),
                 Subject::Imported(_) => {
@@ -186,9 +194,14 @@ fn files(version: &Version, signed: &Signed, found: &mut Verification) {
 }
 
 /// Whether the card says what is known now.
-fn contents(subject: &Subject, signed: &Signed, found: &mut Verification) {
+fn contents(
+    subject: &Subject,
+    kept: Result<Vec<Kept>, ServiceError>,
+    signed: &Signed,
+    found: &mut Verification,
+) {
     let said = &signed.card.sections;
-    match gather(subject, subject.version().held.as_deref()) {
+    match kept.and_then(|kept| gather(subject, subject.version().held.as_deref(), kept)) {
         Ok(now) if now == *said => found.say("contents", Ok("the card says what is known now".into())),
         Ok(now) => {
             let differ: Vec<&str> =

@@ -26,11 +26,11 @@ impl Offer {
         let choice = choice.map_err(|error| refused("tool_choice", error))?;
         if !tools.is_empty() && choice != ToolChoice::None {
             if !template.mentions("tools") {
-                let message = "tools: this model's chat template tells it of no tools: leave them out";
+                let message = "this model's chat template tells it of no tools: leave them out";
                 return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
             }
             if request.form.is_some() {
-                let message = "response_format: not together with tools that may be called: send one of them";
+                let message = "not together with tools that may be called: send one of them";
                 return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
             }
         }

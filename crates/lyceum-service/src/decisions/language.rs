@@ -20,6 +20,7 @@ mod score;
 pub(super) use prompt::user_message;
 
 use super::{Answer, Decision, Kind, Question, Request};
+use crate::drift::language::{Answer as Counted, Watcher};
 use crate::explain::{self, Explained};
 use crate::generation::Speaker;
 use crate::guard::texts;
@@ -106,11 +107,16 @@ pub(super) async fn by(
         }
     };
     decision.explanation = explanation;
+    let watcher = Watcher::of(service, payer, &language.version);
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
         let logs: Vec<f64> = scored.iter().map(|scored| scored.log).collect();
-        decision.answers.push((question.name, answer(question.kind, &softmax(&logs)?)));
+        let shares = softmax(&logs)?;
+        if let Some(watcher) = &watcher {
+            watcher.answered(counted(asked, &shares));
+        }
+        decision.answers.push((question.name, answer(question.kind, &shares)));
         let n_labels: usize = asked.labels.iter().map(Vec::len).sum();
         decision.input_tokens += (asked.prompt.len() + n_labels) as u64;
         // Further labels find the prompt computed by the first: that is no saving of the request's.
@@ -148,6 +154,20 @@ async fn read(
     };
     let read = tokio::task::spawn_blocking(work).await;
     read.map_err(|error| ServiceError::internal("reading questions broke off", error))?
+}
+
+/// A decision as drift counts it: the likeliest label's tokens, and how sure it is among the labels.
+fn counted(asked: &Asked, shares: &[f64]) -> Counted {
+    let likeliest = crate::predict::argmax(shares);
+    let nats = |share: f64| if share > 0.0 { -share.ln() } else { 0.0 };
+    Counted {
+        prompt_tokens: asked.prompt.len() as u64,
+        tokens: asked.labels.get(likeliest).map_or(0, Vec::len) as u64,
+        finish: "decision",
+        sureness: shares
+            .get(likeliest)
+            .map(|&share| [nats(share), shares.iter().map(|&share| share * nats(share)).sum()]),
+    }
 }
 
 /// The question whose answer is explained.

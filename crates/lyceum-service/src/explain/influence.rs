@@ -13,8 +13,9 @@ use lyceum_explain::ExplainError;
 use lyceum_explain::influence::{gradient, product};
 use lyceum_models::batch::{Batch, Target};
 use lyceum_models::prepare::OutputPreparation;
+use lyceum_store::data_files;
+use lyceum_store::jobs::{self, kept};
 use lyceum_store::vault;
-use lyceum_store::{data_files, jobs};
 use lyceum_train::checkpoint::{self, Kept};
 use lyceum_train::data::{self, Dataset};
 use lyceum_types::control::Control;
@@ -85,6 +86,9 @@ pub(super) async fn follow(
     options: &Options,
     share: Share,
 ) -> Result<InfluenceShown, ServiceError> {
+    if let Some(job) = &resident.version.job {
+        kept::have(service.store(), job).await?;
+    }
     if let Some(why) = refusal(service, resident) {
         return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
@@ -174,8 +178,9 @@ async fn load(
     let id =
         resident.version.job.clone().ok_or_else(|| ServiceError::internal("a job was checked", "bug"))?;
     let job = jobs::find(service.store(), project, &id).await?;
-    let plan: Plan = serde_json::from_str(&job.spec)
+    let mut plan: Plan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
+    crate::files::of_job(service.store(), &job, &mut plan.base_dir).await?;
     let dir = vault::job_folder(service.store(), project, &id)?.join("checkpoints");
     let files = data_files::folder(service.store(), project, &plan.base_dir)?;
     let (resident, control) = (resident.clone(), control.clone());

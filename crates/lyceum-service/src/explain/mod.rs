@@ -136,7 +136,7 @@ pub async fn require_readable(
     texts::fixed(service, project, [("prompt".to_owned(), prompt.to_owned())], COUNTS).await?;
     let version = service.resolve(project, model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, model).await?;
+        let language = service.language_of(version).await?;
         // Whatever is said, it is a text, and the target is a part of it.
         let what = What::Continuation { prompt: prompt.to_owned(), completion: "a".into() };
         let options = Options { target: TargetChoice::Likeliest, ..options.clone() };
@@ -151,10 +151,10 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, &request.model).await?;
+        let language = service.language_of(version).await?;
         return of_language(service, payer, language, (&request.what, &request.options)).await;
     }
-    let resident = service.resident(project, &request.model).await?;
+    let resident = service.resident_of(version).await?;
     rates::admit_passes()?;
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
@@ -191,7 +191,7 @@ async fn of_lines(
     (what, options): (&What, &Options),
 ) -> Result<Explained, ServiceError> {
     let project = &payer.project;
-    let asked = language::rows::read(service, language, what, options)?;
+    let asked = language::rows::read(service, language, what, options).await?;
     let version = &asked.language().version;
     rates::admit_passes()?;
     let most = Counts { passes: passes_most(options), ..Counts::default() };
@@ -267,15 +267,15 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
     guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, &request.model).await?;
+        let language = service.language_of(version.clone()).await?;
         if request.options.method == MethodChoice::Tracin {
-            language::rows::read(service, language, &request.what, &request.options)?;
+            language::rows::read(service, language, &request.what, &request.options).await?;
         } else {
             language::read(service, language, &request.what, &request.options)?;
         }
         return Ok(version);
     }
-    let resident = service.resident(project, &request.model).await?;
+    let resident = service.resident_of(version.clone()).await?;
     refuse_parts(&request.options)?;
     let read = parts::read(&resident, &request.what, &request.options, "input")?;
     let (target, _) = target::choose(&resident, &read, &request.options)?;
@@ -424,10 +424,10 @@ pub async fn methods(
 ) -> Result<(Version, Vec<MethodInfo>), ServiceError> {
     let version = service.resolve(project, model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, model).await?;
+        let language = service.language_of(version.clone()).await?;
         return Ok((version, language::methods(service, &language)));
     }
-    let resident = service.resident(project, model).await?;
+    let resident = service.resident_of(version.clone()).await?;
     let infos = Method::all().into_iter().map(|method| {
         let refusal = method.check_model(&resident.model).err().map(|error| error.to_string());
         method.info(refusal)

@@ -4,7 +4,7 @@
 
 use super::{Training, find, log};
 use crate::{Service, ServiceError};
-use lyceum_store::jobs::State;
+use lyceum_store::jobs::{State, kept};
 use lyceum_store::models;
 use lyceum_store::vault::{self, KeyedPath};
 use lyceum_types::clock::Timestamp;
@@ -155,6 +155,7 @@ impl Followed {
 
 /// Every event since `from`, oldest first.
 async fn all(service: &Service, training: Training, from: Option<Mark>) -> Result<Vec<Event>, ServiceError> {
+    kept::have_log(service.store(), &training.job.id).await?;
     let path = log(service, &training.job)?;
     let work = move || {
         let start = match from {
@@ -345,6 +346,7 @@ pub async fn checkpoints(
             served.insert(step, (name.to_owned(), version.created_at));
         }
     }
+    kept::have_log(service.store(), &training.job.id).await?;
     let path = log(service, &training.job)?;
     let lines = super::blocking(move || lines(&path, 0)).await?;
     let mut found: Vec<Checkpoint> = served

@@ -15,8 +15,7 @@ pub use lyceum_store::ledger::Bill;
 use crate::meter::{Counts, Payer};
 use crate::{Service, ServiceError, files};
 use ask::Document;
-use lyceum_store::files::JobLock;
-use lyceum_store::jobs::{self, Job, Kind, NewJob};
+use lyceum_store::jobs::{self, Job, Kind, NewJob, kept};
 use lyceum_store::ledger::bills;
 use lyceum_store::vault::{self, KeyedPath};
 use lyceum_store::{StoreError, data_files};
@@ -298,8 +297,7 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
     let asked: Asked = serde_json::from_str(job.request.as_deref().unwrap_or_default()).map_err(damaged)?;
     let outcome: Value =
         job.outcome.as_deref().map_or(Ok(Value::Null), serde_json::from_str).map_err(damaged)?;
-    let layout = service.store().layout();
-    let is_dead = job.state == State::Running && JobLock::try_acquire(layout, &job.id)?.is_some();
+    let is_dead = jobs::is_broken_off(service.store(), &job, Timestamp::now())?;
     let state = if is_dead { State::Queued } else { job.state };
     let model = outcome["model"].as_str().map(|model| match job.model.starts_with("ft:") {
         // Made once: the bare name is this version.
@@ -446,7 +444,7 @@ fn tuned_name(
 
 /// The log of a job.
 fn log(service: &Service, job: &Job) -> Result<KeyedPath, ServiceError> {
-    Ok(vault::job_folder(service.store(), &job.project, &job.id)?.join("log.jsonl"))
+    Ok(vault::job_folder(service.store(), &job.project, &job.id)?.join(kept::LOG))
 }
 
 /// Whether a path leads nowhere but below the folder of files: what a document names must be an id.

@@ -1,6 +1,6 @@
 //! Answers of models that say all their steps in one pass: one prediction, told as the tokens of a sequence are.
 
-use super::{Encoded, Options, Speaker};
+use super::{Encoded, Options, Sampling, Speaker};
 use crate::{Service, ServiceError};
 use lyceum_engine::{CountPrompt, Event, Flow, Metered, Sink, TokenEvent};
 use lyceum_models::InputShape;
@@ -26,6 +26,17 @@ pub(super) fn answer_at_once(
     }
     if options.ignore_eos {
         return Err(unsupported("ignore_eos", "leave it out"));
+    }
+    let Sampling { presence_penalty, frequency_penalty, logit_bias, .. } = &options.sampling;
+    for (param, is_asked) in [
+        ("presence_penalty", *presence_penalty != 0.0),
+        ("frequency_penalty", *frequency_penalty != 0.0),
+        ("repetition_penalty", options.sampling.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
+        ("logit_bias", !logit_bias.is_empty()),
+    ] {
+        if is_asked {
+            return Err(unsupported(param, "leave it out"));
+        }
     }
     for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
         if asked.is_some() {

@@ -249,6 +249,7 @@ fn begin(
     share: Share,
 ) -> Result<Running, ServiceError> {
     let Admitted { service, mut places } = admitted;
+    known_tokens(&speaker, options)?;
     let n_choices = prompts.len() * options.n;
     let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
@@ -335,6 +336,25 @@ fn begin(
         guard: Here(None),
         watcher: None,
     })
+}
+
+/// The ids that a request names are tokens of the model.
+fn known_tokens(speaker: &Speaker, options: &Options) -> Result<(), ServiceError> {
+    let n = speaker.vocab_size();
+    let is_strange = |id: &u32| *id as usize >= n;
+    let told = format!("the model has the tokens 0 to {}", n.saturating_sub(1));
+    let mut biased = options.sampling.logit_bias.iter().map(|(id, _)| *id);
+    if let Some(id) = biased.find(is_strange) {
+        return Err(ServiceError::invalid(format!("logit_bias.{id}"), "invalid_value", told));
+    }
+    if let Some(id) = options.stop_ids.iter().find(|id| is_strange(id)) {
+        return Err(ServiceError::invalid(
+            "stop_token_ids",
+            "invalid_value",
+            format!("{id} is none: {told}"),
+        ));
+    }
+    Ok(())
 }
 
 /// What the request asks for, then what the model's files recommend, then OpenAI's defaults.

@@ -253,6 +253,9 @@ fn is_kept(path: &Path) -> bool {
         return true;
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if path == Path::new(crate::layout::MACHINE) {
+        return false;
+    }
     let is_database = path.components().count() == 1 && name.starts_with(crate::layout::DATABASE);
     !is_database && !name.ends_with(".lock") && !name.ends_with(".partial")
 }

@@ -1,5 +1,6 @@
-//! An object store (S3, or what speaks its protocol): where model versions and the files of clients lie when the
-//! configuration names one. The data folder then holds copies that any machine can fetch again.
+//! An object store (S3, or what speaks its protocol): where model versions with their evidence and cards, the files of
+//! clients, runs that have ended, and checkpoints with the logs of their jobs lie when the configuration names one. The
+//! data folder then holds copies that any machine can fetch again.
 //!
 //! ```text
 //! PREFIX/sha256/HASH    bytes under their hash; equal bytes lie there once
@@ -11,12 +12,13 @@
 //! sees it. [`s3`] knows how a bucket is reached; nothing else here knows that it is S3.
 
 mod claim;
+pub(crate) mod loose;
 mod rows;
 pub mod s3;
 mod sweep;
 
 pub use claim::take_over;
-pub(crate) use rows::{Coming, forget, forget_claims};
+pub(crate) use rows::{Coming, forget, forget_claims, owners};
 pub use rows::{Stored, stored};
 pub(crate) use sweep::release;
 pub use sweep::{Swept, sweep};
@@ -175,6 +177,16 @@ impl Blobs {
         Ok(())
     }
 
+    /// Fetches a file to its place below a folder.
+    async fn fetch_below(&self, folder: &Path, path: &str, content: &Content) -> Result<(), StoreError> {
+        if Path::new(path).components().any(|part| !matches!(part, Component::Normal(_))) {
+            return Err(StoreError::Damaged { table: "blobs", value: path.to_owned() });
+        }
+        let to = folder.join(path);
+        create_private_dir(to.parent().unwrap_or(folder))?;
+        self.fetch(content, &to).await
+    }
+
     fn turn(&self, owner: &str) -> &tokio::sync::Mutex<()> {
         let mut hasher = DefaultHasher::new();
         owner.hash(&mut hasher);
@@ -236,14 +248,30 @@ pub(crate) async fn bring(
     folder: &Path,
     now: Timestamp,
 ) -> Result<Option<Coming>, StoreError> {
+    if store.blobs().is_none() {
+        return Ok(None);
+    }
+    let root = folder.to_owned();
+    let found = blocking(move || walk(&root, &|_| true)).await?;
+    let names = found.iter().map(|path| with_slashes(path)).collect();
+    bring_these(store, project, (folder, names), now).await
+}
+
+/// As [`bring`], for some files of a folder. One that grows meanwhile comes as far as it was when it was hashed.
+async fn bring_these(
+    store: &Store,
+    project: &Project,
+    (folder, names): (&Path, Vec<String>),
+    now: Timestamp,
+) -> Result<Option<Coming>, StoreError> {
     let Some(blobs) = store.blobs() else { return Ok(None) };
     claim::ensure(store, blobs).await?;
     let root = folder.to_owned();
     let found = blocking(move || {
-        let hashed = walk(&root, &|_| true)?.into_iter().map(|path| {
-            let from = root.join(&path);
+        let hashed = names.into_iter().map(|name| {
+            let from = root.join(&name);
             let content = transfer(open(&from)?, std::io::sink());
-            Ok((with_slashes(&path), content.map_err(|e| StoreError::file("read", &from, e))?))
+            Ok((name, content.map_err(|e| StoreError::file("read", &from, e))?))
         });
         hashed.collect::<Result<Vec<_>, StoreError>>()
     })
@@ -276,12 +304,7 @@ pub(crate) async fn have(store: &Store, owner: &str) -> Result<(), StoreError> {
     }
     let staging = Staging::create(store.layout())?;
     for (path, content) in &files {
-        if Path::new(path).components().any(|part| !matches!(part, Component::Normal(_))) {
-            return Err(StoreError::Damaged { table: "blobs", value: path.clone() });
-        }
-        let to = staging.path().join(path);
-        create_private_dir(to.parent().unwrap_or(staging.path()))?;
-        blobs.fetch(content, &to).await?;
+        blobs.fetch_below(staging.path(), path, content).await?;
     }
     sync_tree(staging.path())?;
     create_private_dir(folder.parent().unwrap_or(store.layout().root()))?;

@@ -41,6 +41,29 @@ impl Coming {
     pub(crate) async fn hold(&self, transaction: &mut Transaction, owner: &str) -> Result<(), StoreError> {
         // What a crash or an overtaken attempt left under this name is nobody's.
         forget(transaction, owner).await?;
+        self.give(transaction, owner).await
+    }
+
+    /// As [`hold`](Self::hold), beside what `owner` has already; of the same names the old files go. Returns the hashes
+    /// that may have lost their last row.
+    pub(super) async fn join(
+        &self,
+        transaction: &mut Transaction,
+        owner: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let replaced: Vec<(String,)> = sqlx::query_as(
+            "DELETE FROM blobs WHERE owner = $2 AND path IN (SELECT c.path FROM blobs c WHERE c.owner = $1) \
+             RETURNING sha256",
+        )
+        .bind(&self.owner)
+        .bind(owner)
+        .fetch_all(&mut **transaction)
+        .await?;
+        self.give(transaction, owner).await?;
+        Ok(replaced.into_iter().map(|(sha256,)| sha256).collect())
+    }
+
+    async fn give(&self, transaction: &mut Transaction, owner: &str) -> Result<(), StoreError> {
         let done = sqlx::query("UPDATE blobs SET owner = $2 WHERE owner = $1")
             .bind(&self.owner)
             .bind(owner)
@@ -113,6 +136,33 @@ pub(crate) async fn forget(transaction: &mut Transaction, owner: &str) -> Result
         .fetch_all(&mut **transaction)
         .await?;
     Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
+}
+
+/// Takes one file of an owner away, as [`forget`].
+pub(super) async fn forget_one(
+    transaction: &mut Transaction,
+    owner: &str,
+    path: &str,
+) -> Result<Vec<String>, StoreError> {
+    let rows: Vec<(String,)> =
+        sqlx::query_as("DELETE FROM blobs WHERE owner = $1 AND path = $2 RETURNING sha256")
+            .bind(owner)
+            .bind(path)
+            .fetch_all(&mut **transaction)
+            .await?;
+    Ok(rows.into_iter().map(|(sha256,)| sha256).collect())
+}
+
+/// The owners whose names begin with `FOLDER/`, in order.
+pub(crate) async fn owners(store: &Store, folder: &str) -> Result<Vec<String>, StoreError> {
+    // '0' is what comes after '/'.
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT DISTINCT owner FROM blobs WHERE owner >= $1 AND owner < $2 ORDER BY owner")
+            .bind(format!("{folder}/"))
+            .bind(format!("{folder}0"))
+            .fetch_all(&store.reader)
+            .await?;
+    Ok(rows.into_iter().map(|(owner,)| owner).collect())
 }
 
 /// A restored database is another one: what it reads it may read, but the prefix is not its own.

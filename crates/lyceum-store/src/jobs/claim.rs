@@ -1,6 +1,6 @@
 //! Who works on a job: claims, under the lock that proves that nobody living of this machine does.
 
-use super::{Job, Kind, NewJob, find, insert, number};
+use super::{Job, Kind, NewJob, State, find, insert, number};
 use crate::files::JobLock;
 use crate::ledger::Counts;
 use crate::{Store, StoreError};
@@ -36,6 +36,60 @@ impl Claim {
     pub fn id(&self) -> &JobId {
         self.lock.id()
     }
+}
+
+/// How a row names a worker: with its machine, whose locks say whether it lives.
+fn named(store: &Store, worker: &str) -> String {
+    format!("{worker}{ON}{}", store.machine())
+}
+
+const ON: &str = " on ";
+
+/// Whether the lease of a running job is one of another machine, and holds: no lock of this one tells of its worker.
+fn is_leased_elsewhere(
+    store: &Store,
+    worker: Option<&str>,
+    lease: Option<Timestamp>,
+    now: Timestamp,
+) -> bool {
+    // Workers of older releases did not say where they were: they were here.
+    let elsewhere =
+        worker.and_then(|worker| worker.rsplit_once(ON)).is_some_and(|(_, at)| at != store.machine());
+    elsewhere && lease.is_some_and(|lease| lease > now)
+}
+
+/// Whether a job is told to run and nobody works on it any more.
+///
+/// # Errors
+/// The disk.
+pub fn is_broken_off(store: &Store, job: &Job, now: Timestamp) -> Result<bool, StoreError> {
+    if job.state != State::Running
+        || is_leased_elsewhere(store, job.worker.as_deref(), job.lease_expires_at, now)
+    {
+        return Ok(false);
+    }
+    Ok(JobLock::try_acquire(store.layout(), &job.id)?.is_some())
+}
+
+/// Renews the lease of a worker that has nothing to report.
+///
+/// # Errors
+/// Another one has taken the job.
+pub async fn renew(store: &Store, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    let done = sqlx::query(
+        "UPDATE jobs SET lease_expires_at = $3 WHERE id = $1 AND attempt = $2 AND state = 'running'",
+    )
+    .bind(claim.id().as_str())
+    .bind(i64::from(claim.attempt))
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    if done.rows_affected() == 0 {
+        return Err(super::fenced(claim));
+    }
+    Ok(())
 }
 
 /// A job that this process works on from its first moment: no worker sees it wait.
@@ -106,14 +160,19 @@ async fn claim_locked(
 ) -> Result<Claim, StoreError> {
     let id = lock.id();
     let mut transaction = store.write().await?;
-    let of: Option<(String,)> =
-        sqlx::query_as("SELECT state FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3")
-            .bind(&project.tenant)
-            .bind(&project.id)
-            .bind(id.as_str())
-            .fetch_optional(&mut *transaction)
-            .await?;
-    let state = of.map(|(state,)| state).unwrap_or_default();
+    let of: Option<(String, Option<String>, Option<i64>)> = sqlx::query_as(
+        "SELECT state, worker, lease_expires_at FROM jobs WHERE tenant = $1 AND project = $2 AND id = $3",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(id.as_str())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    let (state, owner, lease) = of.unwrap_or_default();
+    let lease = lease.map(Timestamp::from_millis);
+    if state == State::Running.as_str() && is_leased_elsewhere(store, owner.as_deref(), lease, now) {
+        return Err(StoreError::JobOwned { id: id.to_string() });
+    }
     if !states.contains(&state.as_str()) {
         return Err(StoreError::JobState { id: id.to_string(), operation: "resume", state });
     }
@@ -124,7 +183,7 @@ async fn claim_locked(
          WHERE id = $1 RETURNING attempt",
     )
     .bind(id.as_str())
-    .bind(worker)
+    .bind(named(store, worker))
     .bind(now.plus(limits::JOB_LEASE).millis())
     .bind(now.millis())
     // What was asked of an owner that died is asked of the next; somebody who names a job wants it to run.
@@ -136,14 +195,16 @@ async fn claim_locked(
 }
 
 /// The oldest job of a kind that waits for a server's worker and that nobody works on: a choice, or a training that was
-/// asked for over HTTP; queued, or with a dead owner. Of the projects that have one, `after` comes last, so that no project waits behind all jobs of another.
+/// asked for over HTTP; queued, or with a dead owner: on this machine its lock says so, of another one its lease. Of the projects that have one, `after` comes last, so that no project waits behind all jobs of another.
 pub async fn next_waiting(
     store: &Store,
     kind: Kind,
     after: Option<&Project>,
+    now: Timestamp,
 ) -> Result<Option<Job>, StoreError> {
-    let rows: Vec<(String, String, String)> = sqlx::query_as(
-        "SELECT tenant, project, id FROM jobs WHERE kind = $1 AND (kind = 'choose' OR request IS NOT NULL) AND \
+    type Row = (String, String, String, Option<String>, Option<i64>);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT tenant, project, id, worker, lease_expires_at FROM jobs WHERE kind = $1 AND (kind = 'choose' OR request IS NOT NULL) AND \
          state IN ('queued', 'running') \
          ORDER BY CASE WHEN tenant = $2 AND project = $3 THEN 1 ELSE 0 END, created_at, id LIMIT 64",
     )
@@ -152,7 +213,11 @@ pub async fn next_waiting(
     .bind(after.map_or("", |project| &project.id))
     .fetch_all(&store.reader)
     .await?;
-    for (tenant, project, id) in rows {
+    for (tenant, project, id, worker, lease) in rows {
+        // A queued job has no worker.
+        if is_leased_elsewhere(store, worker.as_deref(), lease.map(Timestamp::from_millis), now) {
+            continue;
+        }
         let id: JobId = id.parse().map_err(|_| StoreError::Damaged { table: "jobs", value: id.clone() })?;
         if JobLock::try_acquire(store.layout(), &id)?.is_some() {
             match find(store, &Project { tenant, id: project }, &id).await {
@@ -190,7 +255,7 @@ pub async fn claim_next(store: &Store, worker: &str, now: Timestamp) -> Result<O
              RETURNING attempt",
         )
         .bind(id.as_str())
-        .bind(worker)
+        .bind(named(store, worker))
         .bind(now.plus(limits::JOB_LEASE).millis())
         .bind(now.millis())
         .fetch_optional(&mut *transaction)

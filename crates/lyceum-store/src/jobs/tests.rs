@@ -203,9 +203,9 @@ async fn a_choice_waits_for_a_worker_of_its_kind_until_it_ends_or_is_cancelled()
     let first = create(&store, &project(), new.clone(), NOW).await.unwrap();
     let second = create(&store, &project(), new, NOW).await.unwrap();
     assert!(claim_next(&store, "w", NOW).await.unwrap().is_none(), "that worker trains");
-    let next = async || next_waiting(&store, Kind::Choose, None).await.unwrap().map(|job| job.id);
+    let next = async || next_waiting(&store, Kind::Choose, None, NOW).await.unwrap().map(|job| job.id);
     assert_eq!(next().await.as_ref(), Some(&first));
-    assert_eq!(next_waiting(&store, Kind::Train, None).await.unwrap(), None);
+    assert_eq!(next_waiting(&store, Kind::Train, None, NOW).await.unwrap(), None);
     let claimed = claim_waiting(&store, &project(), &first, "w", NOW).await.unwrap();
     assert_eq!(next().await.as_ref(), Some(&second), "the first has a living owner");
     assert_eq!(count_unfinished(&store, &project(), Kind::Choose).await.unwrap(), 2);
@@ -246,7 +246,7 @@ async fn a_paused_job_waits_for_nobody_until_it_is_resumed() {
     let (_dir, store) = store().await;
     add(&store).await;
     let id = ask(&store, &project()).await;
-    let next = async || next_waiting(&store, Kind::Train, None).await.unwrap().map(|job| job.id);
+    let next = async || next_waiting(&store, Kind::Train, None, NOW).await.unwrap().map(|job| job.id);
     assert_eq!(next().await.as_ref(), Some(&id), "what the command line began is not the worker's");
     let state = async || find(&store, &project(), &id).await.unwrap().state;
     // In the queue.
@@ -299,7 +299,7 @@ async fn no_project_waits_behind_all_jobs_of_another() {
     for _ in 0..3 {
         ids.push(ask(&store, &project()).await);
     }
-    let next = async |after: Option<&Project>| next_waiting(&store, Kind::Train, after).await.unwrap();
+    let next = async |after: Option<&Project>| next_waiting(&store, Kind::Train, after, NOW).await.unwrap();
     assert_eq!(next(Some(&project())).await.map(|job| job.id), Some(ids[0].clone()), "it is alone");
     let act = crate::tenancy::Act::of_command_line(NOW);
     let made = crate::tenancy::projects::create(&store, "default", "other", &act).await.unwrap();

@@ -132,7 +132,7 @@ async fn work_and_publish(store: &Store) -> (JobId, models::Version, SelectionId
     let manifest = |_| CANARY.as_bytes().to_vec();
     let version =
         jobs::finish_done(store, &claim, new, staging, manifest, |_| CANARY.into(), NOW).await.unwrap();
-    evidence::write_card(&version.dir, CANARY.as_bytes()).unwrap();
+    evidence::write_card(store, &version, CANARY.as_bytes()).await.unwrap();
     let selection = SelectionId::from_bits(3);
     selections::save(store, &project, &selection, CANARY.as_bytes()).unwrap();
     (id, version, selection)
@@ -161,7 +161,7 @@ async fn what_a_job_is_asked_says_and_makes_is_in_no_byte_and_a_handed_key_opens
         assert_eq!(found, version);
         assert_eq!(found.dir.join(WEIGHTS).read().unwrap(), CANARY.as_bytes());
         models::check_manifest(&found.dir, CANARY.as_bytes()).unwrap();
-        assert_eq!(evidence::card(&found.dir).unwrap().unwrap(), CANARY.as_bytes());
+        assert_eq!(evidence::card(store, &found).await.unwrap().unwrap(), CANARY.as_bytes());
         assert_eq!(selections::find(store, &project, &selection).unwrap(), CANARY);
     }
     let other = locked.clone().handed(Project::default_project(), key);

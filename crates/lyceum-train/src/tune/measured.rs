@@ -204,6 +204,8 @@ fn answers(
             next += 1;
         }
         data.fill(&rows, &mut batch);
+        let _turn = control.turn().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        control.spend(rows.len() as u64);
         let mut tape = Tape::new(ws, &model.params, Recording::Off, batch.examples());
         let asked = model.asked(&mut tape, &batch)?;
         let (n_rows, width) = (asked.targets.len(), model.shape.output.width());

@@ -9,6 +9,7 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
 use lyceum_service::ServiceError;
+use lyceum_service::card::measured;
 use lyceum_service::robustness::{self, Gate, Item, Run, file};
 use lyceum_train::checkpoint::digest;
 use lyceum_types::clock::Timestamp;
@@ -36,17 +37,28 @@ pub struct Attack {
     #[arg(long, default_value_t = 0)]
     pub(in crate::commands) seed: u64,
     /// Another model that gets the same rows and suite; the command fails (exit 1) where an accuracy is lower by
-    /// more than --max-drop
+    /// more than --max-drop (of language models: token agreement, or the share of attacks that it resists)
     #[arg(long, value_name = "MODEL", requires = "max_drop")]
     pub(in crate::commands) compare_to: Option<String>,
     #[arg(long, value_name = "DROP", requires = "compare_to")]
     pub(in crate::commands) max_drop: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where attacks succeed in more than this share of all chats
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) max_attack_success: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where an environment's token agreement is lower
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) min_agreement: Option<f64>,
 }
 
 impl Attack {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if let Some(version) = language::asked(context, &self.model).await? {
             return self.run_language(context, &version).await;
+        }
+        if self.max_attack_success.is_some() || self.min_agreement.is_some() {
+            let why = "--max-attack-success and --min-agreement are bounds of language models";
+            let fix = "use --compare-to OTHER --max-drop DROP";
+            return Err(Failure::usage(format!("{} was trained here", self.model), why, fix));
         }
         let items = match &self.suite {
             Some(path) => read_suite(path)?,
@@ -97,7 +109,8 @@ impl Attack {
         model: &str,
         items: &Arc<Vec<Item>>,
     ) -> Result<Run, Failure> {
-        let (_service, resident) = context.resident(model).await?;
+        let (service, resident) = context.resident(model).await?;
+        let tried = resident.clone();
         let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
         let missing = || {
             let why = "a model that was trained here is tried on rows with their labels";
@@ -105,28 +118,32 @@ impl Attack {
         };
         let (path, n_max) = (self.data.clone().ok_or_else(missing)?, self.rows);
         let command = self.again(&resident.version.id());
-        let work = move || -> Result<Run, Failure> {
-            let rows = file::rows(&resident, &path, n_max, &control)?;
+        let work = move || -> Result<(Run, String), Failure> {
+            let rows = file::rows(&tried, &path, n_max, &control)?;
             let run =
-                robustness::run(&resident, &rows, &items, seed, &control).map_err(|error| match error {
+                robustness::run(&tried, &rows, &items, seed, &control).map_err(|error| match error {
                     // The only deadline here is Ctrl-C.
                     ServiceError::DeadlinePassed => {
                         Failure::interrupted("nothing is kept of a part of a run")
                     }
                     other => other.into(),
                 })?;
-            // It stands on the model's card from now on.
-            let sha256 = match path.is_file() {
-                true => digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?),
-                false => "not_applicable: a folder".to_owned(),
-            };
-            let data = format!("{} rows of {} (sha256 {sha256})", run.n, path.display());
-            lyceum_service::card::measured::keep_run(&resident, &run, &data, &command)?;
-            Ok(run)
+            let data = format!("{} rows of {} (sha256 {})", run.n, path.display(), hash_of(&path)?);
+            Ok((run, data))
         };
         let done = tokio::task::spawn_blocking(work).await;
-        done.map_err(|error| Failure::internal("the attack broke off", &error))?
+        let (run, data) = done.map_err(|error| Failure::internal("the attack broke off", &error))??;
+        // It stands on the model's card from now on.
+        measured::keep_run(service.store(), &resident, &run, &data, &command).await?;
+        Ok(run)
     }
+}
+
+fn hash_of(path: &Path) -> Result<String, Failure> {
+    Ok(match path.is_file() {
+        true => digest(&files::read_bytes(path, limits::WEIGHT_FILE_BYTES_MAX)?),
+        false => "not_applicable: a folder".to_owned(),
+    })
 }
 
 fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {

@@ -109,19 +109,25 @@ impl Card {
 
 async fn measure_one(context: &Context, service: &Arc<Service>, reference: &ModelRef) -> Result<(), Failure> {
     let version = models::resolve(service.store(), &context.project, reference).await?;
-    let done = if lyceum_service::language::is_imported(&version) {
+    let broken = |error| Failure::internal("the measurement broke off", &error);
+    let (store, machine) = (service.store(), machine());
+    let again = format!("lyceum card {} --measure", version.id());
+    if lyceum_service::language::is_imported(&version) {
         let language = service.language(&context.project, reference).await?;
-        let service = service.clone();
-        tokio::task::spawn_blocking(move || language::measure(&service, &language)).await
-    } else {
-        let resident = service.resident(&context.project, reference).await?;
-        tokio::task::spawn_blocking(move || measure(&resident)).await
-    };
-    done.map_err(|error| Failure::internal("the measurement broke off", &error))?
+        let (of, asked) = (service.clone(), language.clone());
+        let measured = tokio::task::spawn_blocking(move || language::measure(&of, &asked)).await;
+        let found = measured.map_err(broken)??;
+        return Ok(measured::keep_costs(store, &*language, &found, &machine, &again).await?);
+    }
+    let resident = service.resident(&context.project, reference).await?;
+    let asked = resident.clone();
+    let measured = tokio::task::spawn_blocking(move || measure(&asked)).await;
+    let found = measured.map_err(broken)??;
+    Ok(measured::keep_costs(store, &*resident, &found, &machine, &again).await?)
 }
 
-/// Asks for the recorded inputs one by one through an engine of its own, and keeps what that cost.
-fn measure(resident: &Resident) -> Result<(), Failure> {
+/// Asks for the recorded inputs one by one through an engine of its own: what that costs.
+fn measure(resident: &Resident) -> Result<Vec<Cost>, Failure> {
     if matches!(resident.manifest.spec.task, Task::LanguageModeling | Task::SequenceToSequence) {
         let why = "an answer is as many steps as its text has tokens, and no length is the usual one";
         let message = "no time of an answer is measured of models that write texts in this version";
@@ -170,9 +176,7 @@ fn measure(resident: &Resident) -> Result<(), Failure> {
         found.push(of("answers", serving.answers_per_s, "per second"));
         found.extend(serving.cpu_seconds_per_1k.map(|s| of("processor time of 1,000 answers", s, "s")));
     }
-    let machine = machine();
-    let again = format!("lyceum card {} --measure", resident.version.id());
-    Ok(measured::keep_costs(resident, &found, &machine, &again)?)
+    Ok(found)
 }
 
 /// What times depend on.

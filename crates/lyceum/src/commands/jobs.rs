@@ -6,8 +6,9 @@ use crate::failure::{Exit, Failure};
 use crate::training::{self, Takes};
 use crate::{output, time, tuning};
 use clap::{Args, Subcommand};
-use lyceum_store::files::JobLock;
-use lyceum_store::jobs::{self, Job, Kind, State};
+use lyceum_service::files;
+use lyceum_store::Store;
+use lyceum_store::jobs::{self, Job, Kind, State, kept};
 use lyceum_store::vault::{self, ProjectKey};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
@@ -90,7 +91,7 @@ async fn list(context: &Context) -> Result<(), Failure> {
     let jobs = jobs::list(&store, &context.project).await?;
     let mut lines = Vec::with_capacity(jobs.len());
     for job in &jobs {
-        lines.push((job, status(store.layout(), job)?));
+        lines.push((job, status(&store, job)?));
     }
     if context.is_json() {
         let jobs: Vec<Value> = lines.iter().map(|(job, status)| line(job, status)).collect();
@@ -127,8 +128,8 @@ fn line(job: &Job, status: &str) -> Value {
 }
 
 /// The state of the row; a job whose process has died says so, because nothing else will.
-fn status(layout: &lyceum_store::Layout, job: &Job) -> Result<&'static str, Failure> {
-    if job.state == State::Running && JobLock::try_acquire(layout, &job.id)?.is_some() {
+fn status(store: &Store, job: &Job) -> Result<&'static str, Failure> {
+    if jobs::is_broken_off(store, job, Timestamp::now())? {
         return Ok("interrupted");
     }
     Ok(job.state.as_str())
@@ -144,11 +145,13 @@ async fn resume(context: &Context, id: &str, takes: Takes) -> Result<(), Failure
     if let (State::Done, Some(outcome)) = (job.state, &job.outcome) {
         return training::say_done(context, outcome);
     }
-    if let Some(plan) = tuning::plan_of(&job) {
+    if let Some(mut plan) = tuning::plan_of(&job) {
+        files::of_job(&store, &job, &mut plan.base_dir).await?;
         let claim = training::take(context, &store, &id, takes).await?;
         return tuning::run(context, &store, claim, plan).await;
     }
-    let plan = training::plan_of(&job)?;
+    let mut plan = training::plan_of(&job)?;
+    files::of_job(&store, &job, &mut plan.base_dir).await?;
     let claim = training::take(context, &store, &id, takes).await?;
     training::run_claimed(context, &store, claim, plan).await
 }
@@ -158,7 +161,8 @@ async fn logs(context: &Context, id: &str) -> Result<(), Failure> {
     let store = context.store().await?;
     // A job of another project has no log here.
     jobs::find(&store, &context.project, &id).await?;
-    let path = vault::job_folder(&store, &context.project, &id)?.join(training::LOG);
+    kept::have_log(&store, &id).await?;
+    let path = vault::job_folder(&store, &context.project, &id)?.join(kept::LOG);
     let lines = match vault::lines::read(&path, 0, u64::MAX) {
         Ok(lines) => lines,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

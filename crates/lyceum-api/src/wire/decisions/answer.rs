@@ -4,7 +4,7 @@ use super::ChoiceValueBody;
 use crate::wire::cascades::RoutedBody;
 use crate::wire::explain::Extras;
 use crate::wire::explanation::explanation;
-use crate::wire::robustness::{CalibrationBody, CertificateBody, OodBody, SetBody};
+use crate::wire::promises::{CalibrationBody, CertificateBody, OodBody, SetBody};
 use lyceum_service::decisions::{self, Answer};
 use serde::Serialize;
 use serde_json::Value;

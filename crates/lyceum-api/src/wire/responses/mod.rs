@@ -137,10 +137,6 @@ impl Body {
     /// What is to be explained of the answer; taken out before the rest is parsed.
     pub fn why(&mut self) -> Result<Option<(Options, Extras)>, ApiError> {
         let Some(options) = self.explain.take() else { return Ok(None) };
-        if self.background == Some(true) {
-            let message = "not together with background in this version: leave one of them out";
-            return Err(ApiError::not_implemented("explain", message));
-        }
         options.parse("explain.").map(Some)
     }
 

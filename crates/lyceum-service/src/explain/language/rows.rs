@@ -16,7 +16,8 @@ use crate::{Service, ServiceError};
 use lyceum_explain::influence::{gradient, product};
 use lyceum_explain::{ExplainError, MethodInfo};
 use lyceum_models::batch::Batch;
-use lyceum_store::{data_files, jobs, vault};
+use lyceum_store::jobs::{self, kept};
+use lyceum_store::{data_files, vault};
 use lyceum_train::checkpoint;
 use lyceum_train::past::{Past, answer};
 use lyceum_train::tune::Base;
@@ -84,12 +85,15 @@ impl Asked {
 ///
 /// # Errors
 /// What does not fit the version, the prompt or the answer, at its field.
-pub(crate) fn read(
+pub(crate) async fn read(
     service: &Service,
     language: Arc<Language>,
     what: &What,
     options: &Options,
 ) -> Result<Asked, ServiceError> {
+    if let Some(job) = &language.version.job {
+        kept::have(service.store(), job).await?;
+    }
     if let Some(why) = refusal(service, &language) {
         return Err(ServiceError::invalid("method", "unsupported_method", why));
     }
@@ -166,8 +170,9 @@ async fn open(
         return Err(ServiceError::internal("a job was checked", "bug"));
     };
     let job = jobs::find(service.store(), project, &id).await?;
-    let plan: TunePlan = serde_json::from_str(&job.spec)
+    let mut plan: TunePlan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
+    crate::files::of_job(service.store(), &job, &mut plan.base_dir).await?;
     let reference =
         plan.base.parse().map_err(|error| ServiceError::internal("read the job's base", error))?;
     let base = service.language(project, &reference).await?;

@@ -1,5 +1,6 @@
 //! Folders and buckets keep the same promises: objects in memory, a server of our own, and moto's where it is installed.
 
+mod later;
 mod moto;
 mod server;
 

@@ -3,7 +3,7 @@
 use crate::failure::{Exit, Failure};
 use lyceum_engine::{Event, Flow, GenerateRequest};
 use lyceum_language::tokenizer::{AddSpecial, Specials};
-use lyceum_service::card::measured::{self, Cost, TOKENS_PER_SECOND};
+use lyceum_service::card::measured::{Cost, TOKENS_PER_SECOND};
 use lyceum_service::{Language, Service};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -17,8 +17,8 @@ const PROMPT: usize = 256;
 const ANSWER: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Times answers to prompts that share no beginning, and keeps what was found beside the version.
-pub fn measure(service: &Arc<Service>, language: &Arc<Language>) -> Result<(), Failure> {
+/// Times answers to prompts that share no beginning.
+pub fn measure(service: &Arc<Service>, language: &Arc<Language>) -> Result<Vec<Cost>, Failure> {
     let id = language.version.id();
     if language.model.language_config().is_none() {
         let message = format!("no time of an answer of {id} is measured in this version");
@@ -61,13 +61,11 @@ pub fn measure(service: &Arc<Service>, language: &Arc<Language>) -> Result<(), F
             method: method.clone(),
         }
     };
-    let found = [
+    Ok(vec![
         cost("time to the first token", "ms", &first),
         cost("tokens read per second", "tokens per second", &reading),
         cost(TOKENS_PER_SECOND, "tokens per second", &making),
-    ];
-    let again = format!("lyceum card {id} --measure");
-    Ok(measured::keep_costs(&**language, &found, &super::machine(), &again)?)
+    ])
 }
 
 fn mean(values: &[f64]) -> (f64, f64) {

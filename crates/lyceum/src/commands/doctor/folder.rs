@@ -7,7 +7,6 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure, causes};
 use crate::output;
 use lyceum_store::data_files::{self, Order, Query};
-use lyceum_store::files::JobLock;
 use lyceum_store::jobs::{self, State};
 use lyceum_store::ledger::spool::Dead;
 use lyceum_store::models::{self, Version};
@@ -284,8 +283,8 @@ async fn every_job(store: &Store, owners: &Owners) -> Result<String, Vec<Failure
         let jobs = jobs::list(store, project).await.map_err(|error| vec![error.into()])?;
         n += jobs.len();
         for job in jobs.iter().filter(|job| job.state == State::Running) {
-            let lock = JobLock::try_acquire(store.layout(), &job.id);
-            if lock.map_err(|error| vec![error.into()])?.is_none() {
+            let is_dead = jobs::is_broken_off(store, job, Timestamp::now());
+            if !is_dead.map_err(|error| vec![error.into()])? {
                 continue;
             }
             let path = store.layout().job_lock(&job.id);

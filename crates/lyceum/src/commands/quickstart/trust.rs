@@ -50,7 +50,7 @@ pub async fn show(
     let held_out: Vec<u64> = resident.manifest.split.get("valid").cloned().unwrap_or_default();
     let rows: Vec<(Content, String)> =
         held_out.iter().take(ATTACKED).filter_map(|&row| read(starter, row)).collect();
-    let is_new = evidence::all(&resident.version.dir)?.is_empty();
+    let is_new = evidence::all(service.store(), &resident.version).await?.is_empty();
     let n_explained = if is_new { EXPLAINED } else { 1 };
     let mut explained = Vec::new();
     for (content, _) in rows.iter().take(n_explained) {
@@ -59,14 +59,14 @@ pub async fn show(
     let all: Vec<Explanation> = explained.iter().filter_map(explanation).cloned().collect();
     let data = |n: usize| format!("the first {n} held-out rows of {}", starter.file);
     if is_new {
-        measured::keep_explanations(&resident, &all, &data(all.len()), AGAIN)?;
+        measured::keep_explanations(service.store(), &resident, &all, &data(all.len()), AGAIN).await?;
     }
     let run = match (is_new, starter.show) {
         (true, Show::Row | Show::Digit) => Some(attack(context, service, &reference, &rows).await?),
         _ => None,
     };
     if let Some(run) = &run {
-        measured::keep_run(&resident, run, &data(run.n), AGAIN)?;
+        measured::keep_run(service.store(), &resident, run, &data(run.n), AGAIN).await?;
     }
     say(context, &resident, explained.first(), run.as_deref(), starter);
     Ok(())

@@ -1,6 +1,9 @@
 //! `lyceum run MODEL [PROMPT]`: one question, or a conversation on a terminal.
 
 mod converse;
+mod typed;
+
+pub use typed::{Typed, greet, next as next_typed};
 
 use crate::commands::predict;
 use crate::context::{Context, Speaker};
@@ -9,13 +12,14 @@ use crate::output;
 use clap::Args;
 use converse::Conversation;
 use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
+use lyceum_models::InputShape;
 use lyceum_models::answer::{Bounds, Question};
-use lyceum_models::prepare::text::{TextStream, Tokenizer};
+use lyceum_models::prepare::text::TextStream;
 use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
 use lyceum_nn::Workspace;
 use lyceum_service::{Content, Resident, Service};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -65,12 +69,16 @@ impl Run {
                 match prompt {
                     Some(prompt) => conversation.say(&self, context, &service, &prompt).await,
                     None => {
-                        while let Some(line) = next_line(context).await? {
-                            if let Err(failure) = conversation.say(&self, context, &service, &line).await {
-                                failure.print(context.is_json());
+                        greet(&self.model);
+                        loop {
+                            match next_typed(context)? {
+                                Typed::End => return Ok(()),
+                                Typed::Clear => conversation.clear(),
+                                Typed::Text(line) => {
+                                    told(context, conversation.say(&self, context, &service, &line).await)?;
+                                }
                             }
                         }
-                        Ok(())
                     }
                 }
             }
@@ -93,12 +101,15 @@ impl Run {
 
     /// Until the end of stdin or Ctrl-C.
     async fn talk(&self, context: &Context, service: &Service, resident: &Resident) -> Result<(), Failure> {
-        while let Some(line) = next_line(context).await? {
-            if let Err(failure) = self.ask(context, service, resident, &line).await {
-                failure.print(context.is_json());
+        greet(&self.model);
+        loop {
+            match next_typed(context)? {
+                Typed::End => return Ok(()),
+                // Each text is a question of its own.
+                Typed::Clear => {}
+                Typed::Text(line) => told(context, self.ask(context, service, resident, &line).await)?,
             }
         }
-        Ok(())
     }
 
     async fn ask(
@@ -122,6 +133,7 @@ impl Run {
             output::json_line(&written);
         } else {
             output::write_stdout("\n");
+            show_logprobs(written["logprobs"].as_array());
         }
         Ok(())
     }
@@ -134,151 +146,112 @@ impl Run {
         resident: &Resident,
         prompt: &str,
     ) -> Result<Value, Failure> {
-        let tokenizer = resident.preparation.tokenizer().ok_or_else(|| {
-            let message = format!("{} reads no text", resident.version.id());
-            refused(message, "it has no tokenizer", "lyceum predict")
+        let refused =
+            |message: String, why: &str, fix: &str| Failure::new(Exit::Failed, "prompt", message, why, fix);
+        let tokenizer = resident.preparation.tokenizer();
+        let tokenizer = tokenizer.ok_or_else(|| {
+            refused(
+                format!("{} reads no text", resident.version.id()),
+                "it has no tokenizer",
+                "lyceum predict",
+            )
         })?;
-        let prompt = Prompt::read(resident, tokenizer, prompt)?;
-        let n_prompt = prompt.source.as_ref().map_or(prompt.ids.len(), Vec::len);
+        let (source, ids) = if prompt.is_empty() {
+            let first = tokenizer.bos().or(tokenizer.eos());
+            let is_pair = matches!(resident.model.shape.input, InputShape::Pair { .. });
+            let first = first.filter(|_| !is_pair).ok_or_else(empty_prompt)?;
+            (None, vec![first])
+        } else {
+            let example = resident.preparation.example(Raw::Text(prompt));
+            let prepared = example
+                .map_err(|error| refused(error.message.clone(), "the prompt cannot be read", &error.fix))?;
+            if prepared.n_truncated > 0 {
+                let message = format!("the prompt is {} tokens too long", prepared.n_truncated);
+                return Err(refused(message, "the model reads no more", "shorten the prompt"));
+            }
+            match prepared.value {
+                PreparedValue::Tokens(ids) => (None, ids),
+                PreparedValue::Pair { source, target } => (Some(source), target),
+                PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
+            }
+        };
+        let max_tokens = self.max_tokens.unwrap_or(MAX_TOKENS) as usize;
+        let n_prompt = source.as_ref().map_or(ids.len(), Vec::len);
         let mut text = TextStream::default();
-        let mut whole = String::new();
+        let (mut whole, mut token_ids, mut logprobs) = (String::new(), Vec::new(), Vec::new());
         let mut show = |piece: &str| {
             whole.push_str(piece);
             if !context.is_json() {
                 output::write_stdout(piece);
             }
         };
-        let mut hear = |id: u32| show(&text.push(tokenizer, id));
-        let said = match resident.model.answers_at_once() {
-            true => self.answer_at_once(resident, tokenizer, &prompt, &mut hear)?,
-            false => self.generate(context, service, (resident, tokenizer), prompt, &mut hear).await?,
-        };
+        let finish;
+        if resident.model.answers_at_once() {
+            if self.temperature.unwrap_or(0.0) != 0.0 || self.logprobs.is_some() {
+                let why = "this model says its whole answer in one pass";
+                return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
+            }
+            let begin = tokenizer.bos().unwrap_or(0);
+            let questions = [Question::Source { source: source.as_deref().unwrap_or(&ids), begin }];
+            let n_max = max_tokens;
+            let never = tokenizer.never_said();
+            let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max: n_max };
+            let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
+            let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
+            token_ids = answers.into_iter().next().unwrap_or_default();
+            finish = if token_ids.len() < n_max { Finish::Stop } else { Finish::Length };
+            token_ids.iter().for_each(|id| show(&text.push(tokenizer, *id)));
+        } else {
+            let (sender, mut receiver) = tokio::sync::mpsc::channel(max_tokens + 2);
+            let control = context.control.clone();
+            let sink = Box::new(move |event| {
+                let heard = control.check().is_ok() && sender.try_send(event).is_ok();
+                if heard { Flow::Continue } else { Flow::Stop }
+            });
+            let sampling = Sampling {
+                temperature: self.temperature.unwrap_or(0.0),
+                seed: self.seed,
+                ..Sampling::default()
+            };
+            let request = GenerateRequest {
+                source,
+                end_tokens: tokenizer.eos().into_iter().collect(),
+                never_tokens: tokenizer.never_said(),
+                sampling,
+                logprobs: self.logprobs.map(|n| n as usize),
+                ..GenerateRequest::new(resident.model.clone(), ids, max_tokens, sink)
+            };
+            let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
+            service.engine().generate(request).map_err(failed)?;
+            finish = loop {
+                match receiver.recv().await {
+                    Some(Event::Token(token)) => {
+                        show(&text.push(tokenizer, token.id));
+                        logprobs.extend(logprob(tokenizer, &token));
+                        token_ids.push(token.id);
+                    }
+                    Some(Event::Prompt(_)) => {}
+                    Some(Event::Done(finish)) => break finish,
+                    Some(Event::Failed(error)) => return Err(failed(error)),
+                    None => return Err(Failure::interrupted("what was written so far stands above")),
+                }
+            };
+        }
         show(&text.finish());
-        let n_said = said.token_ids.len();
         let mut line = json!({
             "text": whole,
-            "token_ids": said.token_ids,
-            "finish_reason": match said.finish { Finish::Stop => "stop", Finish::Length => "length" },
+            "token_ids": token_ids,
+            "finish_reason": match finish { Finish::Stop => "stop", Finish::Length => "length" },
             "usage": {
                 "prompt_tokens": n_prompt,
-                "completion_tokens": n_said,
-                "total_tokens": n_prompt + n_said,
+                "completion_tokens": token_ids.len(),
+                "total_tokens": n_prompt + token_ids.len(),
             },
         });
         if self.logprobs.is_some() {
-            line["logprobs"] = Value::from(said.logprobs);
+            line["logprobs"] = Value::from(logprobs);
         }
         Ok(line)
-    }
-
-    fn n_tokens_max(&self) -> usize {
-        self.max_tokens.unwrap_or(MAX_TOKENS) as usize
-    }
-
-    /// A model that says all steps in one pass.
-    fn answer_at_once(
-        &self,
-        resident: &Resident,
-        tokenizer: &Tokenizer,
-        prompt: &Prompt,
-        hear: &mut dyn FnMut(u32),
-    ) -> Result<Said, Failure> {
-        if self.temperature.unwrap_or(0.0) != 0.0 || self.logprobs.is_some() {
-            let why = "this model says its whole answer in one pass";
-            return Err(refused("no temperature or logprobs here".into(), why, "leave them out"));
-        }
-        let begin = tokenizer.bos().unwrap_or(0);
-        let questions = [Question::Source { source: prompt.source.as_deref().unwrap_or(&prompt.ids), begin }];
-        let (n_tokens_max, never) = (self.n_tokens_max(), tokenizer.never_said());
-        let bounds = Bounds { end: tokenizer.eos(), never: &never, n_tokens_max };
-        let answers = resident.model.answers(&mut Workspace::new(), &questions, bounds);
-        let answers = answers.map_err(|error| Failure::internal("the model does not answer", &error))?;
-        let token_ids = answers.into_iter().next().unwrap_or_default();
-        token_ids.iter().for_each(|id| hear(*id));
-        let finish = if token_ids.len() < n_tokens_max { Finish::Stop } else { Finish::Length };
-        Ok(Said { token_ids, logprobs: Vec::new(), finish })
-    }
-
-    /// One sequence of the engine, heard token by token.
-    async fn generate(
-        &self,
-        context: &Context,
-        service: &Service,
-        (resident, tokenizer): (&Resident, &Tokenizer),
-        prompt: Prompt,
-        hear: &mut dyn FnMut(u32),
-    ) -> Result<Said, Failure> {
-        let max_tokens = self.n_tokens_max();
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(max_tokens + 2);
-        let control = context.control.clone();
-        let sink = Box::new(move |event| {
-            let heard = control.check().is_ok() && sender.try_send(event).is_ok();
-            if heard { Flow::Continue } else { Flow::Stop }
-        });
-        let sampling =
-            Sampling { temperature: self.temperature.unwrap_or(0.0), seed: self.seed, ..Sampling::default() };
-        let request = GenerateRequest {
-            source: prompt.source,
-            end_tokens: tokenizer.eos().into_iter().collect(),
-            never_tokens: tokenizer.never_said(),
-            sampling,
-            logprobs: self.logprobs.map(|n| n as usize),
-            ..GenerateRequest::new(resident.model.clone(), prompt.ids, max_tokens, sink)
-        };
-        let failed = |error: lyceum_engine::EngineError| Failure::internal("the engine failed", &error);
-        service.engine().generate(request).map_err(failed)?;
-        let (mut token_ids, mut logprobs) = (Vec::new(), Vec::new());
-        loop {
-            match receiver.recv().await {
-                Some(Event::Token(token)) => {
-                    hear(token.id);
-                    logprobs.extend(logprob(tokenizer, &token));
-                    token_ids.push(token.id);
-                }
-                Some(Event::Prompt(_)) => {}
-                Some(Event::Done(finish)) => return Ok(Said { token_ids, logprobs, finish }),
-                Some(Event::Failed(error)) => return Err(failed(error)),
-                None => return Err(Failure::interrupted("what was written so far stands above")),
-            }
-        }
-    }
-}
-
-fn refused(message: String, why: &str, fix: &str) -> Failure {
-    Failure::new(Exit::Failed, "prompt", message, why, fix)
-}
-
-/// What a model made of a prompt.
-struct Said {
-    token_ids: Vec<u32>,
-    logprobs: Vec<Value>,
-    finish: Finish,
-}
-
-/// The tokens that a model continues, and the source that it answers where it reads one.
-struct Prompt {
-    source: Option<Vec<u32>>,
-    ids: Vec<u32>,
-}
-
-impl Prompt {
-    fn read(resident: &Resident, tokenizer: &Tokenizer, text: &str) -> Result<Self, Failure> {
-        if text.is_empty() {
-            let first = tokenizer.bos().or(tokenizer.eos());
-            return Ok(Prompt { source: None, ids: first.into_iter().collect() });
-        }
-        let prepared = resident.preparation.example(Raw::Text(text));
-        let prepared = prepared
-            .map_err(|error| refused(error.message.clone(), "the prompt cannot be read", &error.fix))?;
-        if prepared.n_truncated > 0 {
-            let message = format!("the prompt is {} tokens too long", prepared.n_truncated);
-            return Err(refused(message, "the model reads no more", "shorten the prompt"));
-        }
-        match prepared.value {
-            PreparedValue::Tokens(ids) => Ok(Prompt { source: None, ids }),
-            PreparedValue::Pair { source, target } => Ok(Prompt { source: Some(source), ids: target }),
-            PreparedValue::Dense(_) => unreachable!("a tokenizer makes tokens: bug"),
-        }
     }
 }
 
@@ -293,29 +266,48 @@ pub fn piped() -> Result<String, Failure> {
     Ok(prompt)
 }
 
-/// The next line that says something; None at the end of stdin or after Ctrl-C.
-pub async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
-    loop {
-        eprint!("> ");
-        // Nothing is lost when the prompt sign does not come.
-        let _ = std::io::stderr().flush();
-        let line = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map(|n| (n, line))
-        });
-        let read = line.await.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-        let (n, line) = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-        if n == 0 || context.control.check().is_err() {
-            return Ok(None);
+/// A turn that failed is told and the conversation goes on; Ctrl-C ends both.
+pub fn told(context: &Context, turn: Result<(), Failure>) -> Result<(), Failure> {
+    match turn {
+        Err(failure) if context.control.check().is_err() => Err(failure),
+        Err(failure) => {
+            failure.print(context.is_json());
+            Ok(())
         }
-        let line = line.trim_end_matches(['\n', '\r']);
-        if !line.is_empty() {
-            return Ok(Some(line.to_owned()));
-        }
+        Ok(()) => Ok(()),
     }
 }
 
-fn logprob(tokenizer: &Tokenizer, token: &TokenEvent) -> Option<Value> {
+/// A model that makes numbers of texts.
+pub fn no_conversation(model: &str) -> Failure {
+    let why = "it makes numbers of texts and continues none";
+    let fix = "lyceum embed makes vectors; POST /v1/rerank gives scores";
+    Failure::usage(format!("{model} does not converse"), why, fix)
+}
+
+pub fn empty_prompt() -> Failure {
+    let fix = "write it behind the model's name, or send a text on stdin";
+    Failure::usage("the prompt is empty", "there is nothing to answer", fix)
+}
+
+/// What each token was worth, below the answer.
+pub fn show_logprobs(tokens: Option<&Vec<Value>>) {
+    let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) else { return };
+    let number = |value: &Value| value.as_f64().map_or_else(String::new, |x| format!("{x:.4}"));
+    let rows: Vec<Vec<String>> = tokens
+        .iter()
+        .map(|token| {
+            let top = token.get("top").or_else(|| token.get("top_logprobs")).and_then(Value::as_array);
+            let likely = top.into_iter().flatten();
+            let likely: Vec<String> =
+                likely.map(|one| format!("{} {}", one["token"], number(&one["logprob"]))).collect();
+            vec![token["token"].to_string(), number(&token["logprob"]), likely.join("  ")]
+        })
+        .collect();
+    output::table(&["token", "logprob", "likeliest"], &rows);
+}
+
+fn logprob(tokenizer: &lyceum_models::prepare::text::Tokenizer, token: &TokenEvent) -> Option<Value> {
     let logprobs = token.logprobs.as_ref()?;
     let top: Vec<Value> = logprobs
         .top

@@ -1,0 +1,210 @@
+//! A machine with an empty disk, the same database and the same bucket: what was measured of models, runs that have ended and
+//! cards are there, and a fine-tuning whose machine is gone goes on from its last checkpoint in the bucket, to the bytes of
+//! one that never stopped.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+#[path = "../../lyceum-store/src/blobs/tests/server.rs"]
+#[allow(dead_code, reason = "the store's own tests spoil its objects")]
+mod bucket;
+#[path = "program/client.rs"]
+mod client;
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+use client::{Client, children_of};
+use lyceum_store::{Layout, Store, jobs};
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{JobId, Project};
+use lyceum_types::limits;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const JOBS: &str = "/v1/fine_tuning/jobs";
+const STEPS: usize = 1200;
+
+/// A machine: a folder, and where the bucket is.
+struct Machine {
+    folder: tempfile::TempDir,
+    endpoint: String,
+}
+
+impl Machine {
+    fn new(endpoint: &str) -> Self {
+        Machine { folder: tempfile::tempdir().unwrap(), endpoint: endpoint.to_owned() }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+        command.current_dir(&self.folder).args(arguments).env("LYCEUM_DATA_DIR", self.data());
+        command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", "none.toml").env("NO_COLOR", "1");
+        command.env("LYCEUM_BLOBS", "s3://models/lyceum").env("AWS_ENDPOINT_URL_S3", &self.endpoint);
+        command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
+        command.env_remove("LYCEUM_PYTHON");
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> Value {
+        let output = self.command(arguments).arg("--json").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        said.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).unwrap_or(Value::Null))
+    }
+
+    fn serve(&self, key: Option<&str>) -> Server {
+        let mut command = self.command(&["serve", "--port", "0", "--json"]);
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let (mut line, mut stdout) = (String::new(), BufReader::new(process.stdout.take().unwrap()));
+        stdout.read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
+        let key = key.map_or_else(|| line["key"].as_str().unwrap().to_owned(), str::to_owned);
+        Server { process, client: Client { address, key }, _stdout: stdout }
+    }
+
+    /// The database of another machine, and nothing else of it.
+    fn takes_database_of(&self, other: &Machine) {
+        std::fs::create_dir_all(self.data()).unwrap();
+        for name in ["lyceum.db", "lyceum.db-wal"] {
+            if other.data().join(name).exists() {
+                std::fs::copy(other.data().join(name), self.data().join(name)).unwrap();
+            }
+        }
+    }
+}
+
+struct Server {
+    process: Child,
+    client: Client,
+    /// Held: a server that cannot write its lines ends.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    #[track_caller]
+    fn wait(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let found = self.client.get(path);
+            if done(&found) {
+                return found;
+            }
+            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
+            assert!(!is_over && begun.elapsed() < Duration::from_secs(120), "{found}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// With whatever it started, as when the machine loses its power.
+    fn kill(mut self) {
+        let children = children_of(self.process.id());
+        self.process.kill().unwrap();
+        for child in children {
+            // It may have ended.
+            let _ = Command::new("kill").args(["-9", &child.to_string()]).status();
+        }
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        let _ = self.process.wait();
+    }
+}
+
+fn chats() -> String {
+    let line = |i: usize| {
+        json!({"messages": [{"role": "user", "content": format!("say {i}")}, {"role": "assistant", "content": "th th"}]})
+            .to_string()
+    };
+    (0..40).map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn weights(machine: &Machine, model: &Value) -> Vec<u8> {
+    let name = model.as_str().unwrap().replace(':', "%3A");
+    std::fs::read(machine.data().join("models").join(name).join("1/adapter_model.safetensors")).unwrap()
+}
+
+/// Lets time go by until the lease of a job is over whose machine is gone.
+fn let_the_lease_end(data: &Path, id: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Store::open(Layout::new(data), Timestamp::now()).await.unwrap();
+        let (id, project): (JobId, _) = (id.parse().unwrap(), Project::default_project());
+        let early = jobs::claim_waiting(&store, &project, &id, "test", Timestamp::now()).await;
+        assert!(early.is_err(), "its machine may live");
+        let later = Timestamp::now().plus(limits::JOB_LEASE);
+        let claim = jobs::claim_waiting(&store, &project, &id, "test", later).await.unwrap();
+        // Nobody wishes it to pause: it waits again.
+        jobs::finish_paused(&store, &claim, "", later).await.unwrap();
+        store.close().await;
+    });
+}
+
+#[test]
+fn a_machine_with_an_empty_disk_goes_on_with_what_the_bucket_and_the_database_have() {
+    let bucket = bucket::Server::start();
+    let (first, second) = (Machine::new(&bucket.endpoint), Machine::new(&bucket.endpoint));
+    std::fs::write(first.folder.path().join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    first.run(&["import", "tiny.gguf", "--name", "tiny"]);
+    let server = first.serve(None);
+    let file = server.client.bring("fine-tune", "chats.jsonl", &chats());
+    let body = json!({"model": "tiny", "training_file": file, "seed": 5, "method": {"type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": STEPS / 20, "batch_size": 2}}}});
+    let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
+    let place = |id: &str| format!("{JOBS}/{id}");
+    let is_done = |job: &Value| job["status"] == "succeeded";
+    let whole = server.wait(&place(&id(&server.client.post(JOBS, &body))), is_done);
+    let model = whole["fine_tuned_model"].as_str().unwrap().to_owned();
+    let asked = json!({"model": model, "messages": [{"role": "user", "content": "say 3"}], "completion": "th th",
+        "method": "tracin"});
+    let why = server.client.post("/v1/explanations", &asked);
+    let mut behind = asked.clone();
+    behind["background"] = json!(true);
+    let run = id(&server.client.post("/v1/explanations", &behind));
+    let told = server.wait(&format!("/v1/explanations/{run}"), |run| run["status"] == "completed");
+    first.run(&["card", &model, "--measure", "--format", "json"]);
+    let cost = |card: &Value| card["sections"]["cost"]["numbers"].clone();
+    let card = server.client.get(&format!("/v1/models/{model}/card"));
+    assert!(cost(&card).as_array().is_some_and(|numbers| !numbers.is_empty()), "{card}");
+
+    // The machine goes in the middle of a job.
+    let job = id(&server.client.post(JOBS, &body));
+    server.wait(&place(&job), |job| job["lyceum"]["step"].as_u64() > Some(200));
+    let key = server.client.key.clone();
+    server.kill();
+    second.takes_database_of(&first);
+    let original = weights(&first, &json!(model));
+    drop(first);
+    let_the_lease_end(&second.data(), &job);
+    let server = second.serve(Some(&key));
+    let ended = server.wait(&place(&job), is_done);
+    assert_eq!(ended["lyceum"]["attempt"], 3, "{ended}");
+    assert!(weights(&second, &ended["fine_tuned_model"]) == original, "bit for bit");
+    let (_, events) =
+        server.client.send("GET", &format!("{}/events?stream=true", place(&job)), "application/json", b"");
+    assert!(events.contains("Goes on after step") && events.contains("successfully completed"), "{events}");
+    // The log came with its checkpoint: no step is missing.
+    let results = ended["result_files"][0].as_str().unwrap();
+    let table = server.client.send("GET", &format!("/v1/files/{results}/content"), "", b"").1;
+    assert_eq!(table.lines().count(), STEPS + 1);
+
+    // What the first machine measured, explained and said is read here.
+    let again = server.client.get(&format!("/v1/models/{model}/card"));
+    assert_eq!((cost(&again), &again["sections"]["identity"]), (cost(&card), &card["sections"]["identity"]));
+    assert_eq!(server.client.get(&format!("/v1/explanations/{run}")), told);
+    // From checkpoints of a job that ended there, and its file.
+    let rows = server.client.post("/v1/explanations", &asked);
+    assert_eq!((&rows["rows"], &rows["checkpoints"]), (&why["rows"], &why["checkpoints"]));
+}
