@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
 #[path = "../../lyceum-hub/tests/pull/server.rs"]
 #[allow(dead_code, reason = "the hub's own tests ask more of it")]
 mod server;

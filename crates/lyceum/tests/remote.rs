@@ -9,7 +9,6 @@ mod program;
 use program::server::Server;
 use program::{command, points, side};
 use serde_json::Value;
-use std::path::Path;
 use std::process::Output;
 
 /// A server with two models of points and one that writes, and a folder of a client that has nothing.
@@ -102,7 +101,7 @@ fn personal_data(house: &House) {
     std::fs::write(&letter, "Grüße an a@b.de und c@d.de, a@b.de\n").unwrap();
     let far = house.ask(&["pii", "analyze", "letter.txt", "--show"]);
     let near =
-        lyceum(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]).output().unwrap();
+        command(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]).output().unwrap();
     let found = |output: &Output| -> Vec<Value> {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
