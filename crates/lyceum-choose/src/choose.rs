@@ -151,18 +151,8 @@ pub fn choose(
     }
 
     let bench = Bench::start(spec.concurrency)?;
-    let mut rows = Vec::new();
-    for (candidate, job) in entrants.iter().zip(&jobs) {
-        let row = enter(spec, candidate, job, &mut lab, &bench, control)?;
-        watch.borrow_mut().event(&Event::Entered(&row));
-        rows.push(row);
-    }
-    for number in 0..spec.imported.len() {
-        let Some((asking, _)) = lab.asking(jobs.len() + number) else { break };
-        let row = existing::enter(spec, number, asking, &bench, control)?;
-        watch.borrow_mut().event(&Event::Entered(&row));
-        rows.push(row);
-    }
+    let tell = |row: &Row| watch.borrow_mut().event(&Event::Entered(row));
+    let mut rows = enter_all(spec, (&entrants, &jobs), (&mut lab, &bench), &tell, control)?;
     let alive: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].standing == Standing::Finalist).collect();
     let size = |i: usize| (rows[i].operations.unwrap_or(u64::MAX), rows[i].parameters);
     let Some(&simplest) = alive.iter().min_by_key(|&&i| size(i)) else {
@@ -183,22 +173,8 @@ pub fn choose(
         return Err(ChooseError::Budget { budget_minutes: spec.budget_minutes, needed_minutes: None });
     }
     watch.borrow_mut().event(&Event::Measuring { finalists: raced.finalists.len() });
-    not_evaluated.extend(measure_finalists(spec, &raced, &jobs, &mut lab, &bench, &mut rows, control)?);
-    let without_chance =
-        |i: usize| i.checked_sub(jobs.len()).is_some_and(|number| spec.imported[number].is_without_chance());
-    let seeds_of = |i: usize, seeds: &[Vec<f64>]| {
-        let n = if without_chance(i) { 1 } else { seeds.len() };
-        seeds[..n.min(seeds.len())].to_vec()
-    };
-    let mut scores: Vec<(usize, Scores)> =
-        raced.finalists.iter().map(|(i, seeds)| (*i, lab.scores(seeds_of(*i, seeds)))).collect();
-    for (i, scores) in &scores {
-        rows[*i].quality = Some(scores.quality()?);
-        let excesses = excesses(&spec.limits, &rows[*i], Stage::After);
-        if !excesses.is_empty() {
-            rows[*i].standing = Standing::Excluded(excesses);
-        }
-    }
+    not_evaluated.extend(measure_finalists(spec, (&raced, &jobs), (&mut lab, &bench), &mut rows, control)?);
+    let mut scores = judge(spec, &lab, &raced, &mut rows)?;
     for baseline in baselines {
         match baseline {
             Ok((name, found)) => {
@@ -238,11 +214,59 @@ fn entrants(spec: &ChooseSpec, lab: &mut Lab<'_>) -> Result<Vec<Candidate>, Choo
     }
 }
 
+/// What is known of every candidate before the race: those to be trained, then those that exist.
+fn enter_all(
+    spec: &ChooseSpec,
+    (entrants, jobs): (&[Candidate], &[Spec]),
+    (lab, bench): (&mut Lab<'_>, &Bench),
+    tell: &dyn Fn(&Row),
+    control: &Control,
+) -> Result<Vec<Row>, ChooseError> {
+    let mut rows = Vec::new();
+    for (candidate, job) in entrants.iter().zip(jobs) {
+        let row = enter(spec, (candidate, job), lab, bench, control)?;
+        tell(&row);
+        rows.push(row);
+    }
+    for number in 0..spec.imported.len() {
+        let Some((asking, _)) = lab.asking(jobs.len() + number) else { break };
+        let row = existing::enter(spec, number, asking, bench, control)?;
+        tell(&row);
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+/// The finalists' losses, and their quality in their rows; who breaks a limit now is excluded.
+fn judge(
+    spec: &ChooseSpec,
+    lab: &Lab<'_>,
+    raced: &Race,
+    rows: &mut [Row],
+) -> Result<Vec<(usize, Scores)>, ChooseError> {
+    let is_without_chance = |i: usize| {
+        let number = i.checked_sub(lab.first_existing());
+        number.is_some_and(|number| spec.imported[number].is_without_chance())
+    };
+    let mut all = Vec::new();
+    for (i, seeds) in &raced.finalists {
+        // What has no chance in it is the same with every seed.
+        let n = if is_without_chance(*i) { seeds.len().min(1) } else { seeds.len() };
+        let scores = lab.scores(seeds[..n].to_vec());
+        rows[*i].quality = Some(scores.quality()?);
+        let excesses = excesses(&spec.limits, &rows[*i], Stage::After);
+        if !excesses.is_empty() {
+            rows[*i].standing = Standing::Excluded(excesses);
+        }
+        all.push((*i, scores));
+    }
+    Ok(all)
+}
+
 /// What is known of a candidate before it is trained.
 fn enter(
     spec: &ChooseSpec,
-    candidate: &Candidate,
-    job: &Spec,
+    (candidate, job): (&Candidate, &Spec),
     lab: &mut Lab<'_>,
     bench: &Bench,
     control: &Control,
@@ -328,12 +352,11 @@ fn memory(model: &Model, loaded: &Loaded, concurrency: usize) -> Result<u64, Cho
     Ok((model.params.bytes() + ws.bytes()) as u64)
 }
 
+/// What finalists cost, what attacks and explanations make of them; and why something of it is not there.
 fn measure_finalists(
     spec: &ChooseSpec,
-    raced: &Race,
-    jobs: &[Spec],
-    lab: &mut Lab<'_>,
-    bench: &Bench,
+    (raced, jobs): (&Race, &[Spec]),
+    (lab, bench): (&mut Lab<'_>, &Bench),
     rows: &mut [Row],
     control: &Control,
 ) -> Result<Vec<(String, String)>, ChooseError> {

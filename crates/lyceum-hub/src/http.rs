@@ -1,14 +1,13 @@
 //! HTTP, one request at a time: redirects are followed here, so that the token is shown to the hub itself alone and no
 //! redirect leads from https to http.
 
+use crate::agent::agent;
 use crate::{HubError, Settings};
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Response, StatusCode};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a hub may be silent.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const REDIRECTS_MAX: usize = 10;
@@ -51,42 +50,20 @@ pub(crate) enum Follow {
     Relative,
 }
 
-/// The certificates of a file.
-fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, HubError> {
-    let pem = std::fs::read(path).map_err(HubError::file("read the certificates of SSL_CERT_FILE,", path))?;
-    let bad = |why: String| HubError::Certificates { path: path.to_owned(), why };
-    let mut all = Vec::new();
-    for item in parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
-            all.push(certificate);
-        }
-    }
-    if all.is_empty() {
-        return Err(bad("it has no certificate".into()));
-    }
-    Ok(all)
-}
-
 impl Http {
     /// # Errors
     /// The file of certificates has none, or cannot be read.
     pub fn new(settings: &Settings) -> Result<Self, HubError> {
-        let roots = match &settings.roots {
-            None => RootCerts::WebPki,
-            Some(path) => RootCerts::new_with_certs(&certificates(path)?),
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(HubError::file("read the certificates of SSL_CERT_FILE,", path))
         };
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(READ_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .user_agent(concat!("lyceum/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .build();
+        let pem = settings.roots.as_ref().map(read).transpose()?;
+        let agent = agent(pem.as_deref(), READ_TIMEOUT).map_err(|why| HubError::Certificates {
+            path: settings.roots.clone().unwrap_or_default(),
+            why,
+        })?;
         let (endpoint, token) = (settings.endpoint.clone(), settings.token.clone());
-        Ok(Http { agent: config.into(), endpoint, token })
+        Ok(Http { agent, endpoint, token })
     }
 
     pub fn head(&self, url: &str) -> Result<Reply, HubError> {

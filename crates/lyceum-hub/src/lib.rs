@@ -2,11 +2,12 @@
 //!
 //! [`pull`]: a [`Reference`] is looked up ([`http`]), the files that a model needs are chosen from the hub's list
 //! ([`choose`]), each is fetched, resumed where it broke off, and held to its hash ([`fetch`]), and stands in the cache
-//! as blobs, snapshots and refs ([`cache`]). What cannot be verified is not kept, pickles are never fetched. This crate
+//! as blobs, snapshots and refs ([`cache`]). [`agent`] is the client under all of it. What cannot be verified is not kept, pickles are never fetched. This crate
 //! knows no models' insides and no store.
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 mod cache;
 mod choose;
 mod error;

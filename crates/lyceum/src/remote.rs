@@ -13,7 +13,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::Response;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
 /// The variables that say what no flag says.
@@ -21,7 +20,6 @@ pub const KEY_VARIABLE: &str = "LYCEUM_API_KEY";
 pub const URL_VARIABLE: &str = "LYCEUM_URL";
 pub const CA_VARIABLE: &str = "LYCEUM_CA";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a server may think.
 const READ_TIMEOUT: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
@@ -131,21 +129,15 @@ impl Client {
         if url.starts_with("http://") && !is_loopback(rest) {
             output::note("the key goes over the network unencrypted: https:// would hide it");
         }
-        let roots = match ca {
-            None => RootCerts::WebPki,
-            Some(path) => RootCerts::new_with_certs(&certificates(path)?),
-        };
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(READ_TIMEOUT))
-            .timeout_per_read(Some(READ_TIMEOUT))
-            .user_agent(concat!("lyceum/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(roots).build())
-            .build()
-            .into();
+        let pem = ca.map(|path| files::read_bytes(path, CERTIFICATES_BYTES_MAX)).transpose()?;
+        let agent = lyceum_hub::agent::agent(pem.as_deref(), READ_TIMEOUT).map_err(|why| {
+            let message = format!("{} gives no certificates", ca.unwrap_or(Path::new("")).display());
+            Failure::usage(
+                message,
+                why,
+                "give a PEM file of the authority that signed the server's certificate",
+            )
+        })?;
         Ok(Client { agent, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
     }
 
@@ -295,21 +287,6 @@ fn is_loopback(rest: &str) -> bool {
         None => authority.split(':').next().unwrap_or(authority),
     };
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>, Failure> {
-    let pem = files::read_bytes(path, CERTIFICATES_BYTES_MAX)?;
-    let bad = |why: String| {
-        let message = format!("{} gives no certificates", path.display());
-        Failure::usage(message, why, "give a PEM file of the authority that signed the server's certificate")
-    };
-    let mut all = Vec::new();
-    for item in parse_pem(&pem) {
-        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
-            all.push(certificate);
-        }
-    }
-    if all.is_empty() { Err(bad("there is none in it".into())) } else { Ok(all) }
 }
 
 /// What the server says, as a failure of the command.

@@ -3,15 +3,15 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
+use program::{points, side};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.output().unwrap()
+    program::command(folder, arguments).output().unwrap()
 }
 
 #[track_caller]
@@ -23,11 +23,7 @@ fn json(output: &Output) -> Value {
 
 fn trained(privacy: &str, extra: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut text = "x,noise,label\n".to_owned();
-    for row in 0..120 {
-        let (a, b) = ((row * 37 % 101) as f64 / 50.0 - 1.0, (row * 53 % 97) as f64 / 48.0 - 1.0);
-        text += &format!("{a},{b},{}\n", if a + 0.2 * b > 0.1 { "above" } else { "below" });
-    }
+    let text = points(120, ["x", "noise"], |a, b| side(a, 0.2 * b));
     std::fs::write(folder.path().join("rows.csv"), text).unwrap();
     let spec = format!(
         "name = \"points\"\ntask = \"classification\"\nseed = 3\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n\

@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 /// A ring in two of thirteen columns: a line cannot part it, and thirteen features are too many for exact Shapley
 /// values of a net.
@@ -54,10 +56,8 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.output().unwrap()
+    // Trials run beside each other.
+    program::command(folder, arguments).env("LYCEUM_THREADS", "2").output().unwrap()
 }
 
 fn choose(folder: &Path, limits: &str, more: &[&str]) -> (Output, Vec<Value>) {

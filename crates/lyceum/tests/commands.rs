@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
+use program::{points, side};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -37,19 +40,11 @@ optimizer = { name = "adam", lr = 0.02 }
 
 /// Two groups of points that a line parts.
 fn write_rows(folder: &Path, n: usize) {
-    let mut text = "x,y,label\n".to_owned();
-    for row in 0..n {
-        let (a, b) = ((row * 37 % 101) as f64 / 50.0 - 1.0, (row * 53 % 97) as f64 / 48.0 - 1.0);
-        text += &format!("{a},{b},{}\n", if a + b > 0.1 { "above" } else { "below" });
-    }
-    std::fs::write(folder.join("rows.csv"), text).unwrap();
+    std::fs::write(folder.join("rows.csv"), points(n, ["x", "y"], side)).unwrap();
 }
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.output().unwrap()
+    program::command(folder, arguments).output().unwrap()
 }
 
 fn lines(output: &Output) -> Vec<Value> {

@@ -4,6 +4,8 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -93,9 +95,7 @@ impl Folder {
 }
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    let mut command = program::command(folder, arguments);
     command.env("LYCEUM_PORT", "0");
     command
 }

@@ -8,21 +8,18 @@
 #[path = "../../lyceum-store/src/blobs/tests/server.rs"]
 #[allow(dead_code, reason = "the store's own tests spoil its objects")]
 mod bucket;
-#[path = "program/client.rs"]
-mod client;
+mod program;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
-use client::{Client, children_of};
 use lyceum_store::{Layout, Store, jobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
+use program::server::{SERVE, Server, send};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 const STEPS: usize = 1200;
@@ -43,12 +40,9 @@ impl Machine {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-        command.current_dir(&self.folder).args(arguments).env("LYCEUM_DATA_DIR", self.data());
-        command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", "none.toml").env("NO_COLOR", "1");
+        let mut command = program::command(self.folder.path(), arguments);
         command.env("LYCEUM_BLOBS", "s3://models/lyceum").env("AWS_ENDPOINT_URL_S3", &self.endpoint);
         command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
-        command.env_remove("LYCEUM_PYTHON");
         command
     }
 
@@ -61,14 +55,7 @@ impl Machine {
     }
 
     fn serve(&self, key: Option<&str>) -> Server {
-        let mut command = self.command(&["serve", "--port", "0", "--json"]);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let (mut line, mut stdout) = (String::new(), BufReader::new(process.stdout.take().unwrap()));
-        stdout.read_line(&mut line).unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-        let key = key.map_or_else(|| line["key"].as_str().unwrap().to_owned(), str::to_owned);
-        Server { process, client: Client { address, key }, _stdout: stdout }
+        Server::start(self.command(&SERVE), key.map(str::to_owned))
     }
 
     /// The database of another machine, and nothing else of it.
@@ -82,45 +69,14 @@ impl Machine {
     }
 }
 
-struct Server {
-    process: Child,
-    client: Client,
-    /// Held: a server that cannot write its lines ends.
-    _stdout: BufReader<ChildStdout>,
-}
-
-impl Server {
-    #[track_caller]
-    fn wait(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let found = self.client.get(path);
-            if done(&found) {
-                return found;
-            }
-            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
-            assert!(!is_over && begun.elapsed() < Duration::from_secs(120), "{found}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// With whatever it started, as when the machine loses its power.
-    fn kill(mut self) {
-        let children = children_of(self.process.id());
-        self.process.kill().unwrap();
-        for child in children {
-            // It may have ended.
-            let _ = Command::new("kill").args(["-9", &child.to_string()]).status();
-        }
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
-    }
+/// Ends a server with whatever it started, as when the machine loses its power.
+fn cut_power(server: Server) {
+    let children = server.children();
+    server.end("-9");
+    // One of them may have ended.
+    children.into_iter().for_each(|child| {
+        send("-9", child);
+    });
 }
 
 fn chats() -> String {
@@ -183,7 +139,7 @@ fn a_machine_with_an_empty_disk_goes_on_with_what_the_bucket_and_the_database_ha
     let job = id(&server.client.post(JOBS, &body));
     server.wait(&place(&job), |job| job["lyceum"]["step"].as_u64() > Some(200));
     let key = server.client.key.clone();
-    server.kill();
+    cut_power(server);
     second.takes_database_of(&first);
     let original = weights(&first, &json!(model));
     drop(first);

@@ -2,18 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
+use program::{points, side};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::sync::LazyLock;
 
 static TRAINED: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    let mut text = "x,noise,label\n".to_owned();
-    for row in 0..120 {
-        let (a, b) = ((row * 37 % 101) as f64 / 50.0 - 1.0, (row * 53 % 97) as f64 / 48.0 - 1.0);
-        text += &format!("{a},{b},{}\n", if a > 0.1 { "above" } else { "below" });
-    }
+    let text = points(120, ["x", "noise"], |a, _| side(a, 0.0));
     std::fs::write(folder.path().join("rows.csv"), text).unwrap();
     let spec = "name = \"points\"\ntask = \"classification\"\nseed = 3\n[data]\ntrain = \"rows.csv\"\n\
         valid_fraction = 0.25\ntarget = \"label\"\n[model]\nfamily = \"mlp\"\nhidden = [8]\n[train]\nepochs = 20\n\
@@ -25,10 +24,7 @@ static TRAINED: LazyLock<tempfile::TempDir> = LazyLock::new(|| {
 });
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.output().unwrap()
+    program::command(folder, arguments).output().unwrap()
 }
 
 fn explain(arguments: &[&str]) -> Output {

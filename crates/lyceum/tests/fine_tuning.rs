@@ -4,103 +4,41 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
-#[path = "program/client.rs"]
-mod client;
+mod program;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
-use client::{Client, children_of};
+use program::command;
+use program::server::{SERVE, Server, send};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
-struct Server {
-    process: Child,
-    client: Client,
-    /// Held: a server that cannot write its lines ends.
-    _stdout: BufReader<ChildStdout>,
+fn serve(folder: &Path, key: Option<String>) -> Server {
+    Server::start(command(folder, &SERVE), key)
 }
 
-fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    // A test's own; the program refuses variables that it does not know.
-    command.env_remove("LYCEUM_PYTHON");
-    command
+/// The job when `done` says so.
+#[track_caller]
+fn wait(server: &Server, id: &str, done: impl Fn(&Value) -> bool) -> Value {
+    server.wait(&format!("{JOBS}/{id}"), done)
 }
 
-impl Server {
-    /// `key`: none at the first start, which prints one.
-    fn start(folder: &Path, key: Option<String>) -> Self {
-        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
-        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let address = line["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-        let key = key.unwrap_or_else(|| line["key"].as_str().unwrap().to_owned());
-        Self { process, client: Client { address, key }, _stdout: stdout }
-    }
-
-    /// Asks for a job until `done` says so.
-    #[track_caller]
-    fn wait(&self, id: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let found = self.get(&format!("{JOBS}/{id}"));
-            if done(&found) {
-                return found;
-            }
-            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
-            assert!(!is_over && begun.elapsed() < Duration::from_secs(120), "{found}");
-            std::thread::sleep(Duration::from_millis(50));
+/// Waits until the job's log has a step beyond this one.
+fn wait_step(server: &Server, id: &str, beyond: u64) {
+    let begun = Instant::now();
+    loop {
+        let events = server.get(&format!("{JOBS}/{id}/events?limit=5"));
+        let steps = events["data"].as_array().unwrap().iter().filter_map(|e| e["data"]["step"].as_u64());
+        if steps.max().is_some_and(|step| step > beyond) {
+            return;
         }
-    }
-
-    /// Waits until the job's log has a step beyond this one.
-    fn wait_step(&self, id: &str, beyond: u64) {
-        let begun = Instant::now();
-        loop {
-            let events = self.get(&format!("{JOBS}/{id}/events?limit=5"));
-            let steps = events["data"].as_array().unwrap().iter().filter_map(|e| e["data"]["step"].as_u64());
-            if steps.max().is_some_and(|step| step > beyond) {
-                return;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "{events}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The processes that this one started.
-    fn children(&self) -> Vec<u32> {
-        children_of(self.process.id())
-    }
-
-    fn kill(mut self) -> String {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        std::mem::take(&mut self.client.key)
-    }
-}
-
-impl std::ops::Deref for Server {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
+        assert!(begun.elapsed() < Duration::from_secs(60), "{events}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -116,7 +54,7 @@ fn chats(n: usize) -> String {
 fn with_model() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
-    let done = lyceum(folder.path(), &["import", "tiny.gguf", "--name", "tiny"]).output().unwrap();
+    let done = command(folder.path(), &["import", "tiny.gguf", "--name", "tiny"]).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     folder
 }
@@ -143,7 +81,7 @@ fn lines_behind(server: &Server, folder: &Path, model: &str) {
     let methods = list["data"].as_array().unwrap();
     assert_eq!(methods.iter().find(|m| m["method"] == "tracin").unwrap()["supported"], true);
     let told = |arguments: &[&str]| -> Value {
-        let done = lyceum(folder, arguments).output().unwrap();
+        let done = command(folder, arguments).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         serde_json::from_slice(&done.stdout).unwrap()
     };
@@ -163,12 +101,12 @@ fn lines_behind(server: &Server, folder: &Path, model: &str) {
 #[test]
 fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_the_same_bytes() {
     let folder = with_model();
-    let server = Server::start(folder.path(), None);
+    let server = serve(folder.path(), None);
     for arguments in [
         &["prices", "set", "*", "--training", "3", "--training-row", "5"][..],
         &["budgets", "set", "1000", "--project", "default"][..],
     ] {
-        assert!(lyceum(folder.path(), arguments).status().unwrap().success());
+        assert!(command(folder.path(), arguments).status().unwrap().success());
     }
     let (train, valid) = (
         server.bring("fine-tune", "chats.jsonl", &chats(40)),
@@ -178,7 +116,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
         "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 200, "batch_size": 2}}}});
     let id = |job: &Value| job["id"].as_str().unwrap().to_owned();
     let is_done = |job: &Value| job["status"] == "succeeded";
-    let whole = server.wait(&id(&server.post(JOBS, &body)), is_done);
+    let whole = wait(&server, &id(&server.post(JOBS, &body)), is_done);
     let model = &whole["fine_tuned_model"];
     assert!(model.as_str().unwrap().starts_with("ft:tiny:default:bot:"), "{whole}");
     assert_eq!(whole["trained_tokens"], whole["lyceum"]["estimated_tokens"]);
@@ -228,9 +166,9 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
 
     // Paused and resumed; then its process is killed; then the server, with the process.
     let job = id(&server.post(JOBS, &body));
-    server.wait_step(&job, 30);
+    wait_step(&server, &job, 30);
     server.post(&format!("{JOBS}/{job}/pause"), &json!({}));
-    let paused = server.wait(&job, |job| job["status"] == "paused");
+    let paused = wait(&server, &job, |job| job["status"] == "paused");
     assert!(paused["lyceum"]["step"].as_u64().unwrap() < 4000, "{paused}");
     let begun = Instant::now();
     while !server.children().is_empty() {
@@ -238,7 +176,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
         std::thread::sleep(Duration::from_millis(5));
     }
     server.post(&format!("{JOBS}/{job}/resume"), &json!({}));
-    server.wait(&job, |job| job["status"] == "running" && job["lyceum"]["attempt"] == 2);
+    wait(&server, &job, |job| job["status"] == "running" && job["lyceum"]["attempt"] == 2);
     let begun = Instant::now();
     let child = loop {
         if let [child] = server.children()[..] {
@@ -246,15 +184,15 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
         }
         assert!(begun.elapsed() < Duration::from_secs(20));
     };
-    assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
-    server.wait(&job, |job| job["lyceum"]["attempt"] == 3);
+    assert!(send("-9", child));
+    wait(&server, &job, |job| job["lyceum"]["attempt"] == 3);
     let children = server.children();
-    let key = server.kill();
+    let key = server.end("-9");
     for child in children {
-        assert!(Command::new("kill").args(["-9", &child.to_string()]).status().unwrap().success());
+        assert!(send("-9", child));
     }
-    let server = Server::start(folder.path(), Some(key));
-    let ended = server.wait(&job, is_done);
+    let server = serve(folder.path(), Some(key));
+    let ended = wait(&server, &job, is_done);
     assert!(ended["lyceum"]["attempt"].as_u64().unwrap() >= 4, "{ended}");
     assert!(
         weights(folder.path(), &ended["fine_tuned_model"]) == weights(folder.path(), model),
@@ -268,11 +206,11 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
         "train": {"epochs": 20, "batch_size": 4, "optimizer": {"name": "adam", "lr": 0.02}}});
     let method = json!({"type": "train", "train": {"spec": spec}});
     let trained = server.post(JOBS, &json!({"model": "mlp", "training_file": rows, "method": method}));
-    assert_eq!(server.wait(&id(&trained), is_done)["fine_tuned_model"], "side@1");
+    assert_eq!(wait(&server, &id(&trained), is_done)["fine_tuned_model"], "side@1");
     let mut long = body.clone();
     long["method"]["supervised"]["hyperparameters"]["n_epochs"] = json!(100_000);
     let long = id(&server.post(JOBS, &long));
-    server.wait_step(&long, 1);
+    wait_step(&server, &long, 1);
     // Its checkpoints are served while it runs.
     let begun = Instant::now();
     let running = loop {
@@ -324,7 +262,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     assert_eq!((&row["outcome"], &cancelled["trained_tokens"]), (&json!("cancelled"), &json!(tokens)));
     // The row of a job tells its step once a second; the bill tells the last.
     assert!(tokens * 20 >= steps * an_epoch / 2 && tokens < 100_000 * an_epoch, "{tokens} in {steps} steps");
-    let budgets = lyceum(folder.path(), &["--json", "budgets", "list"]).output().unwrap();
+    let budgets = command(folder.path(), &["--json", "budgets", "list"]).output().unwrap();
     let budget = serde_json::from_slice::<Value>(&budgets.stdout).unwrap()["budgets"][0].clone();
     let spent: f64 = rows.values().map(|row| row["cost_usd"].as_f64().unwrap()).sum();
     assert_eq!(budget["reserved_usd"], json!(0.0), "{budget}");
@@ -333,7 +271,7 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
 
 /// The rows of jobs in the ledger, by their jobs; no job has two.
 fn ledger(folder: &Path) -> BTreeMap<String, Value> {
-    let done = lyceum(folder, &["--json", "usage", "--by", "request"]).output().unwrap();
+    let done = command(folder, &["--json", "usage", "--by", "request"]).output().unwrap();
     let lines = String::from_utf8(done.stdout).unwrap();
     let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut found = BTreeMap::new();
@@ -362,7 +300,7 @@ fn the_openai_package_tunes() {
         return;
     }
     let folder = with_model();
-    let server = Server::start(folder.path(), None);
+    let server = serve(folder.path(), None);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/fine_tuning.py");
     let mut command = Command::new(&python);
     command.args([script, "tiny"]).env("OPENAI_API_KEY", &server.key);
@@ -376,7 +314,7 @@ fn the_openai_package_tunes() {
 #[test]
 fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps() {
     let folder = with_model();
-    let server = Server::start(folder.path(), None);
+    let server = serve(folder.path(), None);
     let lines = chats(60);
     let file = server.bring("fine-tune", "chats.jsonl", &lines);
     let body = json!({"model": "tiny", "training_file": file, "seed": 5, "suffix": "quiet",
@@ -388,7 +326,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     let quote = &made["lyceum"]["privacy"];
     let epsilon = quote["epsilon"].as_f64().unwrap();
     assert!(epsilon <= 6.0 && epsilon > 5.9 && quote["q"] == 0.1 && quote["steps"] == 40, "{made}");
-    let done = server.wait(&id, |job| job["status"] == "succeeded");
+    let done = wait(&server, &id, |job| job["status"] == "succeeded");
     assert!(done["trained_tokens"].is_null() && done["lyceum"]["estimated_tokens"].is_u64(), "{done}");
     let model = done["fine_tuned_model"].as_str().unwrap().to_owned();
 
@@ -433,7 +371,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     assert!(status == 400 && refused.contains("differential privacy"), "{refused}");
     std::fs::write(folder.path().join("in.jsonl"), &lines).unwrap();
     let audit = ["privacy", "audit", &model, "--members", "in.jsonl", "--others", "in.jsonl", "--json"];
-    let audit = lyceum(folder.path(), &audit).output().unwrap();
+    let audit = command(folder.path(), &audit).output().unwrap();
     let audit: Value = serde_json::from_slice(&audit.stdout).unwrap();
     let auc = audit["auc"]["value"].as_f64().unwrap();
     assert!((auc - 0.5).abs() < 1e-9 && audit["canaries"]["canaries"] == 100, "{audit}");
@@ -452,7 +390,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     );
     assert_eq!(saw(json!({"text": "say 7"}))["rows"], one["rows"]);
     std::fs::write(folder.path().join("chats.jsonl"), &lines).unwrap();
-    let asked = lyceum(folder.path(), &["privacy", "saw", "chats.jsonl", "7", "--json"]).output().unwrap();
+    let asked = command(folder.path(), &["privacy", "saw", "chats.jsonl", "7", "--json"]).output().unwrap();
     let here: Value = serde_json::from_slice(&asked.stdout).unwrap();
     assert_eq!(here["rows"], one["rows"]);
 

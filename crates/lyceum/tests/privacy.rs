@@ -3,37 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+mod program;
+
+use program::{points, refusal, side};
 use serde_json::Value;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 fn lyceum(folder: &Path, data_dir: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).args(["--json", "--threads", "1", "--data-dir", data_dir]);
+    let mut command = program::command(folder, arguments);
+    command.args(["--json", "--data-dir", data_dir]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-fn last(output: &Output) -> Value {
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(text.lines().last().unwrap()).unwrap()
-}
-
-fn refusal(output: &Output) -> (i32, Value) {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let error: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-    (output.status.code().unwrap(), error["error"].clone())
-}
-
 fn write(folder: &Path, steps: u64) {
-    let mut text = "x,y,label\n".to_owned();
-    for row in 0..200 {
-        let (a, b) = ((row * 37 % 101) as f64 / 50.0 - 1.0, (row * 53 % 97) as f64 / 48.0 - 1.0);
-        text += &format!("{a},{b},{}\n", if a + b > 0.1 { "above" } else { "below" });
-    }
-    std::fs::write(folder.join("rows.csv"), text).unwrap();
+    std::fs::write(folder.join("rows.csv"), points(200, ["x", "y"], side)).unwrap();
     let spec = format!(
         "name = \"points\"\ntask = \"classification\"\nseed = 3\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n\
          standardize = false\ncolumns = {{ x = \"number\", y = \"number\" }}\n[model]\nfamily = \"mlp\"\n\
@@ -51,14 +37,15 @@ fn the_calculator_has_the_contracts_shape() {
     let of = |accountant: &str| {
         let mut arguments = setting.to_vec();
         arguments.extend(["--accountant", accountant]);
-        last(&lyceum(folder.path(), "d", &arguments).output().unwrap())
+        program::done(&lyceum(folder.path(), "d", &arguments).output().unwrap())
     };
     let (rdp, pld) = (of("rdp"), of("pld"));
     assert!((rdp["epsilon"].as_f64().unwrap() - 2.1014).abs() < 1e-3 && rdp["order"].is_f64());
     assert!((pld["epsilon"].as_f64().unwrap() - 1.8282).abs() < 1e-3 && pld.get("order").is_none());
     assert_eq!((&pld["accountant"], &pld["adjacency"]), (&"pld".into(), &"add_remove_one".into()));
     let target = ["privacy", "sigma", "--epsilon", "2", "--q", "0.01", "--steps", "1000", "--delta", "1e-5"];
-    let sigma = last(&lyceum(folder.path(), "d", &target).output().unwrap())["sigma"].as_f64().unwrap();
+    let sigma =
+        program::done(&lyceum(folder.path(), "d", &target).output().unwrap())["sigma"].as_f64().unwrap();
     assert!((0.9..1.0).contains(&sigma));
     let wrong = ["privacy", "epsilon", "--q", "2", "--sigma", "1", "--steps", "1", "--delta", "1e-5"];
     let (code, error) = refusal(&lyceum(folder.path(), "d", &wrong).output().unwrap());
@@ -71,8 +58,8 @@ fn a_budget_stops_the_job_that_would_pass_it() {
     let folder = folder.path();
     write(folder, 100);
     let run = |arguments: &[&str]| lyceum(folder, "d", arguments).output().unwrap();
-    last(&run(&["privacy", "budget", "rows.csv", "--epsilon", "2.5", "--delta", "1e-4"]));
-    let done = last(&run(&["train", "spec.toml"]));
+    program::done(&run(&["privacy", "budget", "rows.csv", "--epsilon", "2.5", "--delta", "1e-4"]));
+    let done = program::done(&run(&["train", "spec.toml"]));
     let report = &done["privacy"];
     assert!(report["epsilon"].as_f64().unwrap() < 2.5 && report["randomness"] == "insecure_seed", "{report}");
     assert_eq!((&report["events"][0]["steps"], &report["events"][0]["q"]), (&100.into(), &0.1.into()));
@@ -80,20 +67,21 @@ fn a_budget_stops_the_job_that_would_pass_it() {
     let (_, error) = refusal(&run(&asked));
     assert_eq!(error["code"], "unsupported_method", "{error}");
     assert!(error["message"].as_str().unwrap().contains("what its noise hides"), "{error}");
-    let ledger = last(&run(&["privacy", "ledger"]));
+    let ledger = program::done(&run(&["privacy", "ledger"]));
     let account = &ledger["data"][0];
     assert_eq!((account["ledger"].as_array().unwrap().len(), &account["budget"]), (1, &2.5.into()));
     assert_eq!(account["epsilon"], report["epsilon"]);
-    let audit = last(&run(&["privacy", "audit", "points", "--members", "rows.csv", "--others", "rows.csv"]));
+    let audit =
+        program::done(&run(&["privacy", "audit", "points", "--members", "rows.csv", "--others", "rows.csv"]));
     let auc = audit["auc"]["value"].as_f64().unwrap();
     assert!((auc - 0.5).abs() < 1e-9 && audit["auc"]["n"] == 400, "{audit}");
     assert_eq!(audit["epsilon_claimed"], report["epsilon"]);
-    let measured = last(&run(&["eval", "points", "rows.csv"]));
+    let measured = program::done(&run(&["eval", "points", "rows.csv"]));
     let missing = measured["baseline_missing"].as_str().unwrap();
     assert!(missing.contains("is private") && !missing.contains("train it again"), "{missing}");
     let (code, error) = refusal(&run(&["train", "spec.toml"]));
     assert_eq!((code, &error["code"]), (6, &"privacy_budget_exceeded".into()), "{error}");
-    assert_eq!(last(&run(&["privacy", "ledger"])), ledger, "a job that did not start took nothing");
+    assert_eq!(program::done(&run(&["privacy", "ledger"])), ledger, "a job that did not start took nothing");
 }
 
 #[test]
@@ -105,7 +93,7 @@ fn a_killed_private_job_ends_in_the_same_weights_and_spends_once() {
         std::fs::read(folder.join(done["path"].as_str().unwrap()).join("model.safetensors")).unwrap()
     };
     let started = Instant::now();
-    let straight = last(&lyceum(folder, "straight", &["train", "spec.toml"]).output().unwrap());
+    let straight = program::done(&lyceum(folder, "straight", &["train", "spec.toml"]).output().unwrap());
     let whole = started.elapsed();
     let mut child = lyceum(folder, "killed", &["train", "spec.toml"]).spawn().unwrap();
     let jobs = folder.join("killed/jobs");
@@ -121,12 +109,12 @@ fn a_killed_private_job_ends_in_the_same_weights_and_spends_once() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let ledger = |dir: &str| last(&lyceum(folder, dir, &["privacy", "ledger"]).output().unwrap());
+    let ledger = |dir: &str| program::done(&lyceum(folder, dir, &["privacy", "ledger"]).output().unwrap());
     let before = ledger("killed");
     assert_eq!(before["data"][0]["ledger"][0]["steps"], 4000, "a job that was killed has spent");
-    let found = last(&lyceum(folder, "killed", &["jobs", "ls"]).output().unwrap());
+    let found = program::done(&lyceum(folder, "killed", &["jobs", "ls"]).output().unwrap());
     let id = found["jobs"][0]["id"].as_str().unwrap().to_owned();
-    let resumed = last(&lyceum(folder, "killed", &["jobs", "resume", &id]).output().unwrap());
+    let resumed = program::done(&lyceum(folder, "killed", &["jobs", "resume", &id]).output().unwrap());
     assert_eq!(weights(&straight), weights(&resumed));
     assert_eq!(straight["privacy"], resumed["privacy"]);
     assert_eq!(ledger("killed"), before, "and spends nothing twice");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
 #[path = "../../lyceum-hub/tests/pull/server.rs"]
 #[allow(dead_code, reason = "the hub's own tests ask more of it")]
 mod server;
@@ -12,7 +13,7 @@ use server::{COMMIT, Manners, Server};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 /// The files of a tiny encoder in Hugging Face's layout, as a hub has them.
 fn files() -> BTreeMap<String, (Vec<u8>, bool)> {
@@ -42,13 +43,8 @@ struct Desk {
 
 impl Desk {
     fn lyceum(&self, arguments: &[&str], stdin: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-        command
-            .current_dir(self.dir.path())
-            .args(arguments)
-            .env("LYCEUM_DATA_DIR", self.dir.path().join("data"));
-        command.env("LYCEUM_THREADS", "2").env("LYCEUM_CONFIG", self.dir.path().join("none.toml"));
-        command.env("NO_COLOR", "1").env("HF_HOME", self.dir.path().join("hf"));
+        let mut command = program::command(self.dir.path(), arguments);
+        command.env("HF_HOME", self.dir.path().join("hf"));
         command.env("HF_ENDPOINT", &self.server.url).env_remove("HF_TOKEN").env_remove("HF_HUB_OFFLINE");
         command.env_remove("HF_HUB_CACHE").env("NO_PROXY", "127.0.0.1");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -4,36 +4,18 @@
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
 
+mod program;
+
+use program::server::Server;
+use program::{command, points, side};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::Output;
 
 /// A server with two models of points and one that writes, and a folder of a client that has nothing.
 struct House {
-    server: tempfile::TempDir,
+    folder: tempfile::TempDir,
     client: tempfile::TempDir,
-    process: Child,
-    url: String,
-    key: String,
-    /// Held: a server that cannot write its lines ends.
-    _stdout: BufReader<ChildStdout>,
-}
-
-fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command
-}
-
-/// A line parts these rows.
-fn rows(n: usize) -> String {
-    let row = |i: usize| {
-        let (a, b) = ((i * 37 % 101) as f64 / 50.0 - 1.0, (i * 53 % 97) as f64 / 48.0 - 1.0);
-        format!("{a},{b},{}\n", if a + b > 0.1 { "above" } else { "below" })
-    };
-    format!("x,y,label\n{}", (0..n).map(row).collect::<String>())
+    server: Server,
 }
 
 const POINTS: &str = "name = \"points\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\nvalid_fraction = 0.25\n\
@@ -45,37 +27,32 @@ const POET: &str = "name = \"poet\"\ntask = \"language_modeling\"\n[data]\ntrain
 
 impl House {
     fn new() -> Self {
-        let (server, client) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (folder, client) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let made = rcgen::generate_simple_self_signed(names).unwrap();
-        std::fs::write(server.path().join("cert.pem"), made.cert.pem()).unwrap();
-        std::fs::write(server.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        std::fs::write(folder.path().join("cert.pem"), made.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
         std::fs::write(client.path().join("ca.pem"), made.cert.pem()).unwrap();
-        for folder in [server.path(), client.path()] {
-            std::fs::write(folder.join("rows.csv"), rows(80)).unwrap();
+        for place in [folder.path(), client.path()] {
+            std::fs::write(place.join("rows.csv"), points(80, ["x", "y"], side)).unwrap();
         }
-        std::fs::write(server.path().join("a.txt"), "the cat sat on the mat; ".repeat(30)).unwrap();
+        std::fs::write(folder.path().join("a.txt"), "the cat sat on the mat; ".repeat(30)).unwrap();
         for (name, spec) in [("points.toml", POINTS), ("points.toml", POINTS), ("poet.toml", POET)] {
-            std::fs::write(server.path().join(name), spec).unwrap();
-            let trained = lyceum(server.path(), &["train", name, "--json"]).output().unwrap();
+            std::fs::write(folder.path().join(name), spec).unwrap();
+            let trained = command(folder.path(), &["train", name, "--json"]).output().unwrap();
             assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
         }
         let serve =
             ["serve", "--listen", "127.0.0.1:0", "--tls-cert", "cert.pem", "--tls-key", "key.pem", "--json"];
-        let mut process = lyceum(server.path(), &serve).stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(process.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let line: Value = serde_json::from_str(&line).unwrap();
-        let (url, key) = (line["url"].as_str().unwrap().to_owned(), line["key"].as_str().unwrap().to_owned());
-        assert!(url.starts_with("https://"), "{url}");
-        House { server, client, process, url, key, _stdout: stdout }
+        let server = Server::start(command(folder.path(), &serve), None);
+        assert!(server.url.starts_with("https://"), "{}", server.url);
+        House { folder, client, server }
     }
 
     /// The binary in the client's folder.
     fn ask(&self, arguments: &[&str]) -> Output {
-        let all = [arguments, &["--url", &self.url, "--ca", "ca.pem", "--json"]].concat();
-        lyceum(self.client.path(), &all).env("LYCEUM_API_KEY", &self.key).output().unwrap()
+        let all = [arguments, &["--url", &self.server.url, "--ca", "ca.pem", "--json"]].concat();
+        command(self.client.path(), &all).env("LYCEUM_API_KEY", &self.server.key).output().unwrap()
     }
 
     #[track_caller]
@@ -107,13 +84,6 @@ fn told(output: &Output) -> (i32, String, Value) {
     (output.status.code().unwrap(), code, error["error"].clone())
 }
 
-impl Drop for House {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     let house = House::new();
@@ -131,7 +101,7 @@ fn personal_data(house: &House) {
     std::fs::write(&letter, "Grüße an a@b.de und c@d.de, a@b.de\n").unwrap();
     let far = house.ask(&["pii", "analyze", "letter.txt", "--show"]);
     let near =
-        lyceum(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]).output().unwrap();
+        command(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]).output().unwrap();
     let found = |output: &Output| -> Vec<Value> {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -153,14 +123,14 @@ fn personal_data(house: &House) {
 fn models_and_answers(house: &House) {
     let models = house.line(&["ls"]);
     let here: Value = {
-        let output = lyceum(house.server.path(), &["ls", "--json"]).output().unwrap();
+        let output = command(house.folder.path(), &["ls", "--json"]).output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     };
     assert_eq!(models, here, "a server's list in the words of the data folder's");
     assert_eq!(house.line(&["show", "points"])["root"], "points@2");
     // The same rows have the same answers, there and here.
     let far = house.lines(&["predict", "points", "rows.csv", "--without", "label"]);
-    let near = lyceum(house.server.path(), &["predict", "points", "rows.csv", "--json"]).output().unwrap();
+    let near = command(house.folder.path(), &["predict", "points", "rows.csv", "--json"]).output().unwrap();
     let near: Vec<Value> = String::from_utf8(near.stdout)
         .unwrap()
         .lines()
@@ -180,7 +150,7 @@ fn models_and_answers(house: &House) {
     // A text comes token by token; the whole is what a run here writes.
     let far = house.line(&["run", "poet", "the cat", "--max-tokens", "8"]);
     let near = ["run", "poet", "the cat", "--max-tokens", "8", "--json"];
-    let near = lyceum(house.server.path(), &near).output().unwrap();
+    let near = command(house.folder.path(), &near).output().unwrap();
     let near: Value = serde_json::from_slice(&near.stdout).unwrap();
     assert_eq!(far["text"], near["text"]);
     assert_eq!(far["usage"]["completion_tokens"], 8);
@@ -220,13 +190,16 @@ fn files_privacy_and_attacks(house: &House) {
     let id = kept["id"].as_str().unwrap();
     assert_eq!(house.line(&["files", "ls"])["files"][0]["id"], id);
     assert_eq!(house.line(&["files", "get", id, "--out", "again.csv"])["event"], "done");
-    assert_eq!(std::fs::read_to_string(house.client.path().join("again.csv")).unwrap(), rows(80));
+    assert_eq!(
+        std::fs::read_to_string(house.client.path().join("again.csv")).unwrap(),
+        points(80, ["x", "y"], side)
+    );
     assert_eq!(house.refused(&["files", "get", id, "--out", "again.csv"]).1, "file_exists");
     assert_eq!(house.line(&["files", "rm", id])["deleted"], true);
 
     let spent = ["privacy", "epsilon", "--q", "0.01", "--sigma", "1.1", "--steps", "100", "--delta", "1e-5"];
     let far = house.line(&spent)["epsilon"].as_f64().unwrap();
-    let near = lyceum(house.server.path(), &[&spent[..], &["--json"]].concat()).output().unwrap();
+    let near = command(house.folder.path(), &[&spent[..], &["--json"]].concat()).output().unwrap();
     let near: Value = serde_json::from_slice(&near.stdout).unwrap();
     assert_eq!(far, near["epsilon"].as_f64().unwrap());
 
@@ -273,35 +246,36 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
         assert!(error["message"].as_str().unwrap().contains("cannot ask a server"), "{error}");
     }
-    assert_eq!(told(&lyceum(house.client.path(), &["files", "ls", "--json"]).output().unwrap()).0, 2);
+    assert_eq!(told(&command(house.client.path(), &["files", "ls", "--json"]).output().unwrap()).0, 2);
     let secret = "sk-000000000000000000000000000000000000000000000000";
     let wrong = |more: &[&str]| {
         let all = [&["ls", "--json", "--key", secret][..], more].concat();
-        let output = lyceum(house.client.path(), &all).env("LYCEUM_LOG", "trace").output().unwrap();
+        let output = command(house.client.path(), &all).env("LYCEUM_LOG", "trace").output().unwrap();
         let text = format!("{output:?}");
         assert!(!text.contains(secret), "{text}");
         told(&output)
     };
-    let unknown = wrong(&["--url", &house.url, "--ca", "ca.pem"]);
+    let unknown = wrong(&["--url", &house.server.url, "--ca", "ca.pem"]);
     assert_eq!((unknown.0, unknown.1.as_str()), (4, "invalid_api_key"));
     // A certificate that nobody vouches for is not trusted.
-    assert_eq!(wrong(&["--url", &house.url]).0, 7);
+    assert_eq!(wrong(&["--url", &house.server.url]).0, 7);
     assert_eq!(wrong(&["--url", "https://127.0.0.1:9"]).0, 7);
     assert_eq!(wrong(&["--url", "https://user:word@127.0.0.1"]).0, 2);
-    let keyless = ["ls", "--json", "--url", &house.url];
-    assert_eq!(told(&lyceum(house.client.path(), &keyless).output().unwrap()).1, "missing_api_key");
+    let keyless = ["ls", "--json", "--url", &house.server.url];
+    assert_eq!(told(&command(house.client.path(), &keyless).output().unwrap()).1, "missing_api_key");
 
     // The bill is the organisation's to read.
-    let made = lyceum(house.server.path(), &["admin", "keys", "create", "--json"]).output().unwrap();
+    let made = command(house.folder.path(), &["admin", "keys", "create", "--json"]).output().unwrap();
     let made: Value = serde_json::from_slice(&made.stdout).unwrap();
     let admin = ["secret", "value", "key"].iter().find_map(|field| made[*field].as_str()).expect("a secret");
-    let asked = ["usage", "--by", "model", "--json", "--url", &house.url, "--ca", "ca.pem", "--key", admin];
-    let output = lyceum(house.client.path(), &asked).output().unwrap();
+    let asked =
+        ["usage", "--by", "model", "--json", "--url", &house.server.url, "--ca", "ca.pem", "--key", admin];
+    let output = command(house.client.path(), &asked).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let usage: Value = serde_json::from_slice(&output.stdout).unwrap();
     let asked: Vec<&str> = asked.iter().map(|word| if *word == "model" { "request" } else { word }).collect();
-    let far = lyceum(house.client.path(), &asked).output().unwrap();
-    let near = lyceum(house.server.path(), &["usage", "--by", "request", "--json"]).output().unwrap();
+    let far = command(house.client.path(), &asked).output().unwrap();
+    let near = command(house.folder.path(), &["usage", "--by", "request", "--json"]).output().unwrap();
     assert!(far.status.success() && !far.stdout.is_empty(), "{}", String::from_utf8_lossy(&far.stderr));
     assert_eq!(String::from_utf8_lossy(&far.stdout), String::from_utf8_lossy(&near.stdout), "every entry");
     let poet = usage["usage"]
@@ -316,8 +290,8 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
 /// A key of the organisation does from here what the command line does there, and says the same.
 fn administration(house: &House, admin: &str) {
     let ask_with = |key: &str, arguments: &[&str]| {
-        let access = ["--json", "--url", &house.url, "--ca", "ca.pem", "--key", key];
-        lyceum(house.client.path(), &[arguments, &access].concat()).output().unwrap()
+        let access = ["--json", "--url", &house.server.url, "--ca", "ca.pem", "--key", key];
+        command(house.client.path(), &[arguments, &access].concat()).output().unwrap()
     };
     let parsed = |output: Output| -> Value {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -325,7 +299,7 @@ fn administration(house: &House, admin: &str) {
     };
     let ask = |arguments: &[&str]| parsed(ask_with(admin, arguments));
     let there = |arguments: &[&str]| {
-        parsed(lyceum(house.server.path(), &[arguments, &["--json"]].concat()).output().unwrap())
+        parsed(command(house.folder.path(), &[arguments, &["--json"]].concat()).output().unwrap())
     };
     let made = ask(&["admin", "projects", "create", "second"]);
     let project = made["id"].as_str().unwrap();
@@ -399,7 +373,7 @@ fn administration(house: &House, admin: &str) {
     // The server's own words: a service account's keys end with it.
     let revoked = ask_with(admin, &["keys", "revoke", rotated["id"].as_str().unwrap(), "--project", project]);
     assert_eq!(told(&revoked).1, "service_account_key");
-    let made = parsed(lyceum(house.server.path(), &["keys", "create", "--json"]).output().unwrap());
+    let made = parsed(command(house.folder.path(), &["keys", "create", "--json"]).output().unwrap());
     ask(&["keys", "revoke", made["id"].as_str().unwrap()]);
     assert_eq!(told(&ask_with(made["key"].as_str().unwrap(), &["ls"])).0, 4);
     ask(&["admin", "service-accounts", "rm", project, id]);
@@ -454,7 +428,7 @@ fn money_people_and_shares(ask: &dyn Fn(&[&str]) -> Value, there: &dyn Fn(&[&str
 /// A receipt that the server's key signed is checked here, against the bytes of request and answer, and there.
 fn receipts(house: &House) {
     use lyceum_service::card::seal::{Signer, sign};
-    let signer = Signer::of(&lyceum_store::Layout::new(house.server.path().join("data"))).unwrap();
+    let signer = Signer::of(&lyceum_store::Layout::new(house.folder.path().join("data"))).unwrap();
     let sha256 = |text: &str| lyceum_train::checkpoint::digest(text.as_bytes());
     let document = |answer: &str| {
         let json = serde_json::json!({"object": "privacy_receipt", "request_sha256": sha256("{}"),
@@ -473,7 +447,7 @@ fn receipts(house: &House) {
         (&far["request"], &far["answer"], &far["signed_by_this_server"]),
         (&true.into(), &true.into(), &true.into())
     );
-    let near = lyceum(house.client.path(), &[&check[..], &["--json"]].concat()).output().unwrap();
+    let near = command(house.client.path(), &[&check[..], &["--json"]].concat()).output().unwrap();
     let near: Value = serde_json::from_slice(&near.stdout).unwrap();
     assert_eq!((&near["holds"], &near["public_key"]), (&true.into(), &far["public_key"]));
     assert_eq!(house.line(&["privacy", "receipt", "stream.txt", "--answer", "stream.txt"])["answer"], true);

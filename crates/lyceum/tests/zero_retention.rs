@@ -3,16 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+mod program;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
+use program::client::answer_of;
+use program::server::{SERVE, Server};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// Stands in every text that must leave nothing.
 const CANARY: &str = "kanarienvogel";
@@ -20,9 +21,7 @@ const CANARY: &str = "kanarienvogel";
 const KEPT: &str = "rotkehlchen";
 
 fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
+    let mut command = program::command(folder, arguments);
     command.env("TMPDIR", folder.join("tmp"));
     command
 }
@@ -33,64 +32,18 @@ fn run(folder: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-struct Server {
-    process: Child,
-    address: String,
+/// What it says goes to `said.N` in the folder.
+fn serve(folder: &Path, n: usize, key: Option<String>) -> Server {
+    Server::start_telling(lyceum(folder, &SERVE), &folder.join(format!("said.{n}")), key)
 }
 
-impl Server {
-    /// What it says goes to `said.N` in the folder.
-    #[expect(clippy::zombie_processes, reason = "who gets it ends it, or drops it")]
-    fn start(folder: &Path, n: usize) -> (Self, Option<String>) {
-        let path = folder.join(format!("said.{n}"));
-        let said = File::create(&path).unwrap();
-        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
-        command.env("LYCEUM_LOG", "debug").stdout(said.try_clone().unwrap()).stderr(said);
-        let process = command.spawn().unwrap();
-        let begun = Instant::now();
-        loop {
-            let lines = BufReader::new(File::open(&path).unwrap()).lines().map_while(Result::ok);
-            let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-            if let Some(event) = { events }.find(|event| event["event"] == "listening") {
-                let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-                return (Self { process, address }, event["key"].as_str().map(str::to_owned));
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn open(&self, key: &str, path: &str, (more, body): (&str, &str)) -> TcpStream {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {key}\r\n\
-             content-type: application/json\r\n{more}content-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
-        stream
-    }
-
-    /// The status, and the body.
-    fn ask(&self, key: &str, path: &str, more: &str, body: &Value) -> (u16, String) {
-        let mut answer = String::new();
-        self.open(key, path, (more, &body.to_string())).read_to_string(&mut answer).unwrap();
-        (answer[9..12].parse().unwrap(), answer.split_once("\r\n\r\n").unwrap().1.to_owned())
-    }
-
-    fn end(mut self, signal: &str) {
-        let killed = Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-        self.process.wait().unwrap();
-    }
+fn open(server: &Server, path: &str, more: &str, body: &str) -> TcpStream {
+    server.open("POST", path, &format!("content-type: application/json\r\n{more}"), body.as_bytes())
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// The status, and the body.
+fn ask(server: &Server, path: &str, more: &str, body: &Value) -> (u16, String) {
+    answer_of(open(server, path, more, &body.to_string()))
 }
 
 /// Every file below a folder whose bytes contain the word.
@@ -108,7 +61,7 @@ fn found(folder: &Path, word: &str) -> Vec<PathBuf> {
 }
 
 /// Everything that may be asked, with a canary in every text; how many were answered, and how many refused.
-fn everything(server: &Server, key: &str) -> (usize, usize) {
+fn everything(server: &Server) -> (usize, usize) {
     let n = std::cell::Cell::new(0);
     let word = || {
         n.set(n.get() + 1);
@@ -169,7 +122,7 @@ fn everything(server: &Server, key: &str) -> (usize, usize) {
     let (mut answered, mut refused) = (0, 0);
     for (i, (path, body)) in asked.iter().enumerate() {
         for more in [String::new(), format!("idempotency-key: {CANARY}-{i}\r\n")] {
-            let (status, answer) = server.ask(key, path, &more, body);
+            let (status, answer) = ask(server, path, &more, body);
             assert!(
                 status == 200 || (400..500).contains(&status) || status == 501,
                 "{path}: {status} {answer}"
@@ -179,10 +132,10 @@ fn everything(server: &Server, key: &str) -> (usize, usize) {
     }
     // A body that is no JSON, and a client that leaves.
     let broken = format!("{{\"model\": \"{CANARY}");
-    server.open(key, "/v1/chat/completions", ("", &broken)).read_to_string(&mut String::new()).unwrap();
+    open(server, "/v1/chat/completions", "", &broken).read_to_string(&mut String::new()).unwrap();
     let (path, mut long) = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 400}));
     long["seed"] = 1.into();
-    let mut leaving = server.open(key, path, ("", &long.to_string()));
+    let mut leaving = open(server, path, "", &long.to_string());
     leaving.read_exact(&mut [0; 300]).unwrap();
     drop(leaving);
     (answered, refused)
@@ -204,17 +157,16 @@ fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
     run(path, &["train", "spec.toml"]);
 
     // An ordinary project first: what it keeps is found.
-    let (server, key) = Server::start(path, 0);
-    let key = key.unwrap();
+    let server = serve(path, 0, None);
     let kept = json!({"model": "tiny", "input": KEPT, "max_output_tokens": 4});
-    assert_eq!(server.ask(&key, "/v1/responses", "", &kept).0, 200);
-    server.end("-INT");
+    assert_eq!(ask(&server, "/v1/responses", "", &kept).0, 200);
+    let key = server.end("-INT");
     assert!(!found(&path.join("data"), KEPT).is_empty(), "the search finds what is kept");
 
     run(path, &["admin", "retention", "zero_data_retention", "--project", "default"]);
     for (n, signal) in [(1, "-INT"), (2, "-9")] {
-        let (server, _) = Server::start(path, n);
-        let (answered, refused) = everything(&server, &key);
+        let server = serve(path, n, Some(key.clone()));
+        let (answered, refused) = everything(&server);
         // What has an Idempotency-Key would have to be kept: all of it is refused.
         assert!(answered >= 10 && refused >= 30, "{answered} answered, {refused} refused");
         server.end(signal);

@@ -12,21 +12,23 @@ pub struct Client {
 }
 
 impl Client {
-    /// The status and the body.
-    pub fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+    /// A request that is sent, and whose answer is not read. `more` are further lines of its head.
+    pub fn open(&self, method: &str, path: &str, more: &str, body: &[u8]) -> TcpStream {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\nauthorization: Bearer {}\r\n\
-             content-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+             {more}content-length: {}\r\n\r\n",
             self.key,
             body.len()
         );
         stream.write_all(head.as_bytes()).unwrap();
         stream.write_all(body).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+        stream
+    }
+
+    /// The status and the body.
+    pub fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> (u16, String) {
+        answer_of(self.open(method, path, &format!("content-type: {kind}\r\n"), body))
     }
 
     #[track_caller]
@@ -54,9 +56,16 @@ impl Client {
     }
 }
 
+/// The status and the body of an answer.
+pub fn answer_of(mut stream: TcpStream) -> (u16, String) {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
 /// The processes that a process started.
 #[cfg(target_os = "linux")]
-#[allow(dead_code, reason = "not every test looks for them")]
 pub fn children_of(process: u32) -> Vec<u32> {
     let is_child = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
