@@ -56,7 +56,7 @@ pub struct Audit {
 
 enum Subject {
     Rows(Arc<Resident>),
-    Lines { before: Arc<Language>, after: Arc<Language>, spec: TuneSpec },
+    Lines { before: Arc<Language>, after: Arc<Language>, spec: Box<TuneSpec> },
 }
 
 /// A file, and its folder with its name in it.
@@ -89,7 +89,7 @@ impl Plan {
             true => {
                 let after = service.language(project, &asked.model).await?;
                 let before = before(service, payer, &after).await?;
-                let spec = tuned(&after)?.spec.clone();
+                let spec = Box::new(tuned(&after)?.spec.clone());
                 Subject::Lines { before, after, spec }
             }
         };
