@@ -58,6 +58,12 @@ pub async fn read(request: Request) -> Result<Bytes, ApiError> {
     if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).filter(|e| *e != "identity") {
         return Err(ApiError::compressed(&String::from_utf8_lossy(encoding.as_bytes())));
     }
+    // What is announced as too large is not waited for.
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|n| n.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|n| n > limits::BODY_BYTES_MAX as u64) {
+        return Err(ApiError::too_large(limits::BODY_BYTES_MAX));
+    }
     let read = axum::body::to_bytes(request.into_body(), limits::BODY_BYTES_MAX);
     match tokio::time::timeout(limits::BODY_TIMEOUT, read).await {
         Err(_) => Err(ApiError::too_slow()),
@@ -94,7 +100,11 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
     let message = short(&error.inner().to_string()).into_owned();
     let path = match error.path().to_string() {
+        // "?" is a place that has no name yet: what stands there is no key.
         path if path == "." => String::new(),
+        path if path == "?" || path.ends_with(".?") => {
+            path.trim_end_matches('?').trim_end_matches('.').to_owned()
+        }
         path => short(&path).into_owned(),
     };
     if !error.inner().is_data() {
@@ -122,11 +132,19 @@ fn explain(error: &serde_path_to_error::Error<serde_json::Error>) -> ApiError {
         (path, "invalid_type")
     };
     // The line and column of a one-line body help nobody once the field is named.
-    let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
+    let message = without_types(message.split(" at line ").next().unwrap_or(&message));
     if param.is_empty() {
         return ApiError::unreadable(code, message);
     }
     ApiError::field(param.clone(), code, format!("{param}: {message}"))
+}
+
+/// What is expected, without the name that it has here: `struct Body` is an object to everybody else.
+fn without_types(message: &str) -> String {
+    let Some((before, named)) = message.split_once("expected struct ") else { return message.to_owned() };
+    let behind = named.find(|c: char| !(c.is_alphanumeric() || c == '_')).map_or("", |end| &named[end..]);
+    let behind = if behind.starts_with(" with ") { "" } else { behind };
+    format!("{before}expected an object{behind}")
 }
 
 /// The deepest nesting of arrays and objects; reads brackets outside strings only.
@@ -198,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_said_to_be_so() {
-        for text in ["", "{", "{\"count\":1} x", "\u{1}", "{\"inner\":[{"] {
+        for text in ["", "{", "{\"count\":1} x", "\u{1}", "{\"inner\":[{", "{bad", "{'count':1}"] {
             assert_eq!(refused(text), (None, "invalid_json"), "{text:?}");
         }
         for text in ["NaN", "Infinity", "-Infinity", "nan"] {
@@ -206,6 +224,13 @@ mod tests {
             assert_eq!(refused(&text), (Some("count".into()), "invalid_json"), "{text:?}");
         }
         assert_eq!(refused("[1]").1, "invalid_type");
+        let told = |text: &str| parse::<Outer>(text.as_bytes()).unwrap_err().detail.message;
+        assert_eq!(told("null"), "invalid type: null, expected an object");
+        assert_eq!(told("[]"), "invalid length 0, expected an object");
+        assert_eq!(
+            told(r#"{"count":1,"inner":[true]}"#),
+            "inner[0]: invalid type: boolean `true`, expected an object"
+        );
     }
 
     #[test]

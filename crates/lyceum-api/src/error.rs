@@ -4,6 +4,7 @@
 //! logged here with its cause and the request id, and answered without either.
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use lyceum_service::ServiceError;
@@ -97,6 +98,21 @@ impl ApiError {
     /// 400: the request as a whole cannot be read.
     pub fn unreadable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", code, message)
+    }
+
+    /// 400: what stands behind the question mark of the URL.
+    pub fn query(rejection: &QueryRejection) -> Self {
+        let text = rejection.body_text();
+        let told = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+        let is_name =
+            |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        match told.split_once(": ").filter(|(name, _)| is_name(name)) {
+            Some((name, why)) if why.starts_with("unknown field") => {
+                Self::field(name, "unknown_parameter", told)
+            }
+            Some((name, _)) => Self::field(name, "invalid_value", told),
+            None => Self::unreadable("invalid_query", told),
+        }
     }
 
     pub fn too_large(bytes_max: usize) -> Self {

@@ -12,6 +12,7 @@ mod auth;
 mod batches;
 pub mod bodies;
 mod body;
+pub mod cors;
 mod error;
 mod handlers;
 mod idempotent;
@@ -51,6 +52,7 @@ pub(crate) struct Api {
     pub(crate) places: Arc<Semaphore>,
     /// A permit for each file that may be on its way in.
     pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) origins: cors::Origins,
     #[cfg(feature = "otel")]
     pub(crate) traces: otel::Traces,
 }
@@ -62,6 +64,7 @@ impl Api {
             counters: Arc::default(),
             places: Arc::new(Semaphore::new(limits::REQUESTS_MAX)),
             uploads: Arc::new(Semaphore::new(limits::UPLOADS_MAX)),
+            origins: cors::Origins::None,
             #[cfg(feature = "otel")]
             traces: otel::Traces::default(),
         }
@@ -79,12 +82,14 @@ pub fn routes(service: Arc<Service>) -> Vec<Route> {
 pub struct Door {
     pub tcp: TcpListener,
     pub tls: Option<tls::Tls>,
+    /// Whose pages may ask from a browser.
+    pub origins: cors::Origins,
 }
 
-/// Without TLS.
+/// Without TLS, and for no pages of others.
 impl From<TcpListener> for Door {
     fn from(tcp: TcpListener) -> Door {
-        Door { tcp, tls: None }
+        Door { tcp, tls: None, origins: cors::Origins::None }
     }
 }
 
@@ -136,7 +141,8 @@ async fn serve_as(
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
     };
-    let Door { tcp, tls } = door;
+    let Door { tcp, tls, origins } = door;
+    let api = Api { origins, ..api };
     let served = match tls {
         None => answer(tcp.tap_io(move |stream| no_delay(stream)), api, shutdown).await,
         Some(tls) => {
@@ -205,12 +211,12 @@ pub mod robustness {
 
     /// Why a suite is refused, in words.
     pub fn suite_of(items: &[serde_json::Value]) -> Result<Vec<lyceum_service::robustness::Item>, String> {
-        crate::wire::robustness::suite(items).map_err(|error| error.detail.message)
+        crate::wire::robustness::suite::items(items).map_err(|error| error.detail.message)
     }
 
     /// Suites and runs over language models.
     pub mod language {
-        pub use crate::wire::robust_language::run_body;
+        pub use crate::wire::robust_language::{run_body, verdict_body};
 
         /// Why a suite is refused, in words.
         pub fn suite_of(

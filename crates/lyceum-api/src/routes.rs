@@ -2,9 +2,9 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files,
-    fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization, pii,
-    predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
+    files, fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization,
+    pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates, receipts};
 use axum::Router;
@@ -18,14 +18,19 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) fn router(api: Api) -> Router {
     let (router, _) = table(api.clone());
-    router
+    let cors = api.origins.layer();
+    let router = router
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_panic: Box<dyn std::any::Any + Send>| {
             ApiError::panicked().into_response()
         }))
         .layer(from_fn_with_state(api.clone(), observe::observe))
-        .with_state(api)
+        .with_state(api);
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
 }
 
 /// A URL of the table.
@@ -126,6 +131,9 @@ fn inference(table: Table) -> Table {
         .work("/v1/privacy/saw", post(privacy::saw))
         .work("/v1/privacy/receipts/verify", post(privacy::verify_receipt))
         .work("/v1/privacy/budgets", post(privacy::set_budget).get(privacy::budgets))
+        .work("/v1/privacy/audits", post(audits::create).get(audits::list))
+        .key(Inference, "/v1/privacy/audits/{id}", get(audits::find))
+        .key(Inference, "/v1/privacy/audits/{id}/cancel", post(audits::cancel))
         .key(Inference, "/v1/models/{id}/privacy", get(privacy::model))
         // Why.
         .answer("/v1/explanations", post(explanations::create))

@@ -23,6 +23,7 @@ pub mod scratch;
 mod simd;
 #[cfg(test)]
 mod testing;
+pub mod turns;
 
 pub mod activation;
 pub mod attention;

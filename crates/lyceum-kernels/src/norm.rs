@@ -55,6 +55,19 @@ pub fn rms_norm(x: &[f32], cols: usize, weight: &[f32], eps: f32, y: &mut [f32],
     });
 }
 
+/// [`rms_norm`] of rows that become their own result; nothing is saved.
+pub fn rms_norm_in_place(x: &mut [f32], cols: usize, weight: &[f32], eps: f32) {
+    let rows = check(x.len(), cols, weight, None);
+    let (path, x) = (cpu::path(), Parts::new(x));
+    parallel_rows(rows, cols, |range| {
+        for r in range {
+            // SAFETY: every row belongs to one task.
+            let x = unsafe { x.part(r * cols, cols) };
+            on_path!(path, rms_row_in_place(x: &mut [f32], weight: &[f32], eps: f32));
+        }
+    });
+}
+
 /// What the forward call saved about `x`: with `mean` it was layer norm, without it RMS norm.
 #[derive(Clone, Copy)]
 pub struct Normed<'a> {
@@ -172,15 +185,30 @@ unsafe fn layer_row<S: Simd>(
 #[inline(always)]
 unsafe fn rms_row<S: Simd>(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
     // SAFETY: `on_path!` has the path; all rows have the length of `x`.
+    unsafe { rms::<S>(x.as_ptr(), weight, eps, y.as_mut_ptr()) }
+}
+
+#[inline(always)]
+unsafe fn rms_row_in_place<S: Simd>(x: &mut [f32], weight: &[f32], eps: f32) {
+    let p = x.as_mut_ptr();
+    // SAFETY: as above; a row may be its own result.
+    unsafe { rms::<S>(p, weight, eps, p) };
+}
+
+/// A row of the weight's length from `x` to `y`, which may be one; `rstd`.
+#[inline(always)]
+unsafe fn rms<S: Simd>(x: *const f32, weight: &[f32], eps: f32, y: *mut f32) -> f32 {
+    // SAFETY: the caller's: both are good for the row, and it has the path.
     unsafe {
-        let cols = x.len();
-        let rstd = 1.0 / (sum_of_squares::<S>(x, 0.0) / cols as f32 + eps).sqrt();
+        let cols = weight.len();
+        let squares = sum_of_squares::<S>(std::slice::from_raw_parts(x, cols), 0.0);
+        let rstd = 1.0 / (squares / cols as f32 + eps).sqrt();
         let s = S::splat(rstd);
         let mut i = 0;
         while i < cols {
             let n = cols - i;
-            let hat = S::mul(load::<S>(x.as_ptr().add(i), n), s);
-            store::<S>(y.as_mut_ptr().add(i), S::mul(hat, load::<S>(weight.as_ptr().add(i), n)), n);
+            let hat = S::mul(load::<S>(x.add(i), n), s);
+            store::<S>(y.add(i), S::mul(hat, load::<S>(weight.as_ptr().add(i), n)), n);
             i += S::LANES;
         }
         rstd

@@ -4,8 +4,10 @@
 //! pair `i` by the angle `t · f_i`, in the paper `f_i = θ^(-2i / R)` and `R` the whole head. The gradient turns
 //! back.
 
+use crate::cpu;
 use crate::elementwise::Write;
 use crate::row::{Parts, parallel_rows};
+use crate::simd::{Simd, on_path};
 
 /// Where the heads to turn lie: row `r` begins at `r * stride` and its heads follow one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,24 @@ pub struct RopeShape {
     pub pairs: Pairs,
     /// Floats from one row to the next, in both buffers.
     pub stride: usize,
+}
+
+impl RopeShape {
+    /// Sees that everything fits rows of `len` floats in all; how many rows there are.
+    fn check(self, positions: &[u32], [cos, sin]: [&[f32]; 2], len: usize) -> usize {
+        let RopeShape { heads, head_size, rotary, stride, .. } = self;
+        let (width, rows) = (heads * head_size, positions.len());
+        let fits = rotary > 0 && rotary.is_multiple_of(2) && rotary <= head_size;
+        assert!(fits, "rope: {rotary} of the {head_size} floats of a head cannot be pairs");
+        assert!(width <= stride, "rope: {heads} heads of {head_size} in rows of {stride}");
+        let needed = if rows == 0 { 0 } else { (rows - 1) * stride + width };
+        assert!(len >= needed, "rope: {rows} rows need {needed} floats");
+        let n_positions = cos.len() / (rotary / 2);
+        assert_eq!(cos.len(), sin.len(), "rope: table lengths");
+        let bad = positions.iter().find(|&&p| p as usize >= n_positions);
+        assert!(bad.is_none(), "rope: position {bad:?} is not in 0..{n_positions}");
+        rows
+    }
 }
 
 /// Which two floats of a head turn together.
@@ -43,9 +63,44 @@ pub fn rope_table(frequencies: &[f64], scale: f64, cos: &mut [f32], sin: &mut [f
     }
 }
 
-/// `out[r] = rotation(positions[r]) · x[r]`; only the floats of the heads are written.
-pub fn rope(x: &[f32], shape: RopeShape, positions: &[u32], cos: &[f32], sin: &[f32], out: &mut [f32]) {
-    turn::<false>(x, shape, positions, cos, sin, out, Write::Overwrite);
+/// `x[r] = rotation(positions[r]) · x[r]`; only the floats of the heads are touched.
+pub fn rope(x: &mut [f32], shape: RopeShape, positions: &[u32], cos: &[f32], sin: &[f32]) {
+    let rows = shape.check(positions, [cos, sin], x.len());
+    let RopeShape { heads, head_size, rotary, stride, .. } = shape;
+    let (half, width, path, x) = (rotary / 2, heads * head_size, cpu::path(), Parts::new(x));
+    parallel_rows(rows, width, |range| {
+        for r in range {
+            let at = positions[r] as usize * half;
+            let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
+            // SAFETY: every row belongs to one task.
+            let row = unsafe { x.part(r * stride, width) };
+            on_path!(path, turn_row(row: &mut [f32], shape: RopeShape, cos: &[f32], sin: &[f32]));
+        }
+    });
+}
+
+/// The heads of one row, in their place; the path is for the compiler, which makes its vectors.
+#[inline(always)]
+unsafe fn turn_row<S: Simd>(row: &mut [f32], shape: RopeShape, cos: &[f32], sin: &[f32]) {
+    let turn = |(x1, x2): (&mut f32, &mut f32), (c, s): (&f32, &f32)| {
+        (*x1, *x2) = (*x1 * c - *x2 * s, *x2 * c + *x1 * s);
+    };
+    for head in row.chunks_exact_mut(shape.head_size) {
+        let (pairs, _) = head.split_at_mut(shape.rotary);
+        let angles = cos.iter().zip(sin);
+        match shape.pairs {
+            Pairs::Halves => {
+                let (first, second) = pairs.split_at_mut(shape.rotary / 2);
+                first.iter_mut().zip(second).zip(angles).for_each(|(pair, angle)| turn(pair, angle));
+            }
+            Pairs::Neighbours => {
+                for (two, angle) in pairs.chunks_exact_mut(2).zip(angles) {
+                    let [x1, x2] = two else { unreachable!("chunks of two: bug") };
+                    turn((x1, x2), angle);
+                }
+            }
+        }
+    }
 }
 
 /// `dx[r] = rotation(-positions[r]) · dy[r]`, or added to what is there; only the floats of the heads are
@@ -59,37 +114,17 @@ pub fn rope_backward(
     dx: &mut [f32],
     write: Write,
 ) {
-    turn::<true>(dy, shape, positions, cos, sin, dx, write);
-}
-
-fn turn<const BACK: bool>(
-    from: &[f32],
-    shape: RopeShape,
-    positions: &[u32],
-    cos: &[f32],
-    sin: &[f32],
-    to: &mut [f32],
-    write: Write,
-) {
     let RopeShape { heads, head_size, rotary, pairs, stride } = shape;
-    let (half, width, rows) = (rotary / 2, heads * head_size, positions.len());
-    let fits = rotary > 0 && rotary.is_multiple_of(2) && rotary <= head_size;
-    assert!(fits, "rope: {rotary} of the {head_size} floats of a head cannot be pairs");
-    assert!(width <= stride, "rope: {heads} heads of {head_size} in rows of {stride}");
-    let needed = if rows == 0 { 0 } else { (rows - 1) * stride + width };
-    assert!(from.len() >= needed && to.len() >= needed, "rope: {rows} rows need {needed} floats");
-    let n_positions = cos.len() / half;
-    assert_eq!(cos.len(), sin.len(), "rope: table lengths");
-    let bad = positions.iter().find(|&&p| p as usize >= n_positions);
-    assert!(bad.is_none(), "rope: position {bad:?} is not in 0..{n_positions}");
-    let to = Parts::new(to);
+    let (half, width) = (rotary / 2, heads * head_size);
+    let rows = shape.check(positions, [cos, sin], dy.len().min(dx.len()));
+    let to = Parts::new(dx);
     parallel_rows(rows, width, |range| {
         for r in range {
             let at = positions[r] as usize * half;
             let (cos, sin) = (&cos[at..at + half], &sin[at..at + half]);
             // SAFETY: every row belongs to one task.
             let row = unsafe { to.part(r * stride, width) };
-            let from = from[r * stride..][..width].chunks_exact(head_size);
+            let from = dy[r * stride..][..width].chunks_exact(head_size);
             for (x, y) in from.zip(row.chunks_exact_mut(head_size)) {
                 let (x, x_rest) = x.split_at(rotary);
                 let (y, y_rest) = y.split_at_mut(rotary);
@@ -103,14 +138,14 @@ fn turn<const BACK: bool>(
                         let (x1, x2) = x.split_at(half);
                         let (y1, y2) = y.split_at_mut(half);
                         let floats = x1.iter().zip(x2).zip(y1.iter_mut().zip(y2));
-                        turn_head::<BACK>(floats, angles, write);
+                        turn_head_back(floats, angles, write);
                     }
                     Pairs::Neighbours => {
                         let y = y.chunks_exact_mut(2).map(|y| {
                             let [a, b] = y else { unreachable!("chunks of two: bug") };
                             (a, b)
                         });
-                        turn_head::<BACK>(x.chunks_exact(2).map(|x| (&x[0], &x[1])).zip(y), angles, write);
+                        turn_head_back(x.chunks_exact(2).map(|x| (&x[0], &x[1])).zip(y), angles, write);
                     }
                 }
             }
@@ -118,16 +153,15 @@ fn turn<const BACK: bool>(
     });
 }
 
-/// Turns the pairs of one head: what is read, and where it goes.
+/// Turns the pairs of one head back: what is read, and where it goes.
 #[inline(always)]
-fn turn_head<'a, const BACK: bool>(
+fn turn_head_back<'a>(
     floats: impl Iterator<Item = ((&'a f32, &'a f32), (&'a mut f32, &'a mut f32))>,
     (cos, sin): (&[f32], &[f32]),
     write: Write,
 ) {
     for (((x1, x2), (y1, y2)), (c, s)) in floats.zip(cos.iter().zip(sin)) {
-        let s = if BACK { -s } else { *s };
-        let (a, b) = (x1 * c - x2 * s, x2 * c + x1 * s);
+        let (a, b) = (x1 * c + x2 * s, x2 * c - x1 * s);
         match write {
             Write::Add => (*y1, *y2) = (*y1 + a, *y2 + b),
             Write::Overwrite => (*y1, *y2) = (a, b),
@@ -156,10 +190,16 @@ mod tests {
             let positions: Vec<u32> = (0..rows).map(|r| (r * 5 % 70) as u32).collect();
             let [cos, sin] = table(10_000.0, rotary, 70, 2.0);
             let x = numbers(rows * shape.stride, 1);
-            let mut y = vec![9.0; x.len()];
-            rope(&x, shape, &positions, &cos, &sin, &mut y);
+            let turned = cpu::available().iter().map(|&path| {
+                let mut y = x.clone();
+                cpu::with_path(path, || rope(&mut y, shape, &positions, &cos, &sin));
+                y
+            });
+            let turned: Vec<Vec<f32>> = turned.collect();
+            let y = &turned[0];
+            assert!(turned.iter().all(|other| other == y), "every path has the same bits");
             let mut back = vec![1.0; x.len()];
-            rope_backward(&y, shape, &positions, &cos, &sin, &mut back, Write::Add);
+            rope_backward(y, shape, &positions, &cos, &sin, &mut back, Write::Add);
             for r in 0..rows {
                 for h in 0..heads {
                     let head = r * shape.stride + h * head_size;
@@ -179,7 +219,8 @@ mod tests {
                         assert_eq!((y[i], back[i]), (x[i], 1.0 + x[i]));
                     }
                 }
-                assert!(y[r * shape.stride + heads * head_size..][..gap].iter().all(|&v| v == 9.0));
+                let behind = r * shape.stride + heads * head_size;
+                assert_eq!(y[behind..][..gap], x[behind..][..gap]);
             }
         }
     }
@@ -190,9 +231,9 @@ mod tests {
         let [cos, sin] = table(10_000.0, 16, 100, 1.0);
         let (q, k) = (numbers(16, 1), numbers(16, 2));
         let score = |tq, tk| {
-            let (mut a, mut b) = ([0.0; 16], [0.0; 16]);
-            rope(&q, shape, &[tq], &cos, &sin, &mut a);
-            rope(&k, shape, &[tk], &cos, &sin, &mut b);
+            let (mut a, mut b) = (q.clone(), k.clone());
+            rope(&mut a, shape, &[tq], &cos, &sin);
+            rope(&mut b, shape, &[tk], &cos, &sin);
             a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>()
         };
         close(score(30, 10), score(90, 70) as f64, 1e-5);

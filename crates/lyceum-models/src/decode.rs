@@ -8,6 +8,7 @@
 use crate::batch::Tokens;
 use crate::causal_lm::CausalLm;
 use crate::causal_lm::adapter::{Adapter, Beside};
+use crate::causal_lm::paged::PagedRows;
 use crate::model::{Arch, InputShape, Model, wrong_input};
 use crate::recurrent::RecurrentState;
 use crate::transformer::{Part, Transformer};
@@ -212,27 +213,30 @@ impl Model {
         pool: &mut KvPool,
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
-        let Pass { ids, positions, spans } = Pass::of(rows, m.config.max_position_embeddings)?;
+        let pass = Pass::of(rows, m.config.max_position_embeddings)?;
+        let (wanted, wanted_spans) = wanted_of(rows, &pass);
         let mut beside = Beside::default();
-        for (row, span) in rows.iter().zip(&spans) {
+        for (row, span) in rows.iter().zip(&pass.spans) {
             let Some(adapter) = row.adapter else { continue };
             adapter.fits(self)?;
             beside.add(adapter, span.first_row as u32..(span.first_row + span.n_rows) as u32);
         }
         let Beside { params, mut uses, .. } = beside;
-        uses.extend(m.own_use(ids.len()));
+        uses.extend(m.own_use(pass.ids.len()));
         let tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
         let mut tape = tape.with_beside(&params);
-        let x = m.embed(&mut tape, &ids, &[1, ids.len()])?;
-        let x = m.run_with(&mut tape, x, &positions, &uses, |tape, i, qkv| {
-            tape.cached_attention(qkv, m.cached_options(i), pool, i, &spans)
-        })?;
-        let logits = match rows.iter().any(|row| row.n_logits() > 0) {
-            false => Vec::new(),
-            true => {
+        let x = m.embed(&mut tape, &pass.ids, &[1, pass.ids.len()])?;
+        let paged = PagedRows {
+            positions: &pass.positions,
+            spans: &pass.spans,
+            wanted: &wanted,
+            wanted_spans: &wanted_spans,
+        };
+        let logits = match m.run_paged(&mut tape, x, &paged, &uses, pool)? {
+            None => Vec::new(),
+            Some(x) => {
                 let x = m.last_norm(&mut tape, x)?;
-                let wanted = wanted_rows(&mut tape, rows, x)?;
-                let logits = m.head(&mut tape, wanted)?;
+                let logits = m.head(&mut tape, x)?;
                 tape.into_value(logits)
             }
         };
@@ -320,6 +324,20 @@ impl<'a> Pass<'a> {
         }
         Ok(pass)
     }
+}
+
+/// Which rows' logits are wanted, and these rows as spans of their own.
+fn wanted_of<'a>(rows: &[DecodeRow<'a>], pass: &Pass<'a>) -> (Vec<u32>, Vec<Span<'a>>) {
+    let (mut wanted, mut spans) = (Vec::new(), Vec::new());
+    for (row, span) in rows.iter().zip(&pass.spans) {
+        let (n_rows, before) = (row.n_logits(), span.n_rows - row.n_logits());
+        if n_rows > 0 {
+            let first_position = span.first_position + before;
+            spans.push(Span { first_row: wanted.len(), n_rows, first_position, pages: span.pages });
+        }
+        wanted.extend((span.first_row + before) as u32..(span.first_row + span.n_rows) as u32);
+    }
+    (wanted, spans)
 }
 
 /// Runs `f` on the rows of each sequence of `x` `[1, R, W]` and puts the answers side by side again.

@@ -1,27 +1,30 @@
 //! Conversations with an imported language model: messages through its template to a prompt, its answer back as
 //! text, thinking and calls of tools.
+//!
+//! [`prepare`] refuses what can be refused (`offer` has tools and forms), [`Ready::start`] begins the sequences, which
+//! [`generation`] runs, and `answer` parts their text. What OpenAI's documents look like is not known here.
+
+mod answer;
+mod offer;
 
 use crate::drift::language::Watcher;
 use crate::explain::Frame;
-use crate::generation::{self, Encoded, MaskOf, Options, Piece, Speaker};
-use crate::guard::{self, Guarded, Speech};
+use crate::generation::{self, Encoded, MaskOf, Options, Speaker};
+use crate::guard::{self, Guarded};
 use crate::language::Defaults;
-use crate::{Language, Payer, Service, ServiceError};
-use lyceum_engine::{BitMask, TokenMask};
+use crate::{Language, Payer, Service, ServiceError, messages};
+use answer::Answer;
+use lyceum_engine::TokenMask;
 use lyceum_guard::placeholder::Written;
 use lyceum_language::LanguageError;
-use lyceum_language::grammar::{Grammar, Matcher};
-use lyceum_language::reasoning::{Part, ReasoningFormat, ReasoningParser};
-use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
-use lyceum_language::tokenizer::{AddSpecial, Specials, Tokenizer};
-use lyceum_language::tools::constrain::tool_grammar;
-use lyceum_language::tools::{
-    Event, Tool, ToolChoice, ToolFormat, ToolParser, openai_tool_choice, openai_tools,
-};
+use lyceum_language::grammar::Grammar;
+use lyceum_language::reasoning::{ReasoningFormat, ReasoningParser};
+use lyceum_language::template::{ChatTemplate, Conversation, End};
+use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
+use offer::{Form, Offer, grammar};
 use serde_json::{Map, Value};
-use std::sync::Arc;
 
 pub use lyceum_language::grammar::Constraint;
 pub use lyceum_language::tools::ToolCall;
@@ -68,12 +71,17 @@ pub struct Request {
 impl Request {
     /// What the model's template is told beside the messages.
     pub fn frame(&self) -> Frame {
+        let told = self.tool_choice.as_ref().is_none_or(|choice| choice != "none");
+        let tools = if told { self.tools.clone() } else { Vec::new() };
+        Frame { tools, variables: self.variables() }
+    }
+
+    fn variables(&self) -> Map<String, Value> {
         let mut variables = self.template_variables.clone();
         if let Some(thinking) = self.thinking {
             variables.insert(THINKING.into(), thinking.into());
         }
-        let told = self.tool_choice.as_ref().is_none_or(|choice| choice != "none");
-        Frame { tools: if told { self.tools.clone() } else { Vec::new() }, variables }
+        variables
     }
 }
 
@@ -246,95 +254,13 @@ impl Ready {
         // Ids of calls follow the seed, so that the same request gives the same bytes.
         let seed = running.seed();
         let answers = (0..self.options.n as u64)
-            .map(|i| Answer {
-                reasoning: self.reasoning.map(ReasoningParser::new),
-                tools: self.offer.parser(seed.wrapping_add(i), self.calls),
-                n_calls: 0,
-                token_ids: Vec::new(),
-                said: Said::new(self.guarded.as_ref(), self.written),
+            .map(|i| {
+                let tools = self.offer.parser(seed.wrapping_add(i), self.calls);
+                let reasoning = self.reasoning.map(ReasoningParser::new);
+                Answer::new(reasoning, tools, (self.guarded.as_ref(), self.written))
             })
             .collect();
         Ok(Running { running, answers })
-    }
-}
-
-/// The tools that a request offers.
-struct Offer {
-    tools: Vec<Tool>,
-    choice: ToolChoice,
-    format: ToolFormat,
-}
-
-impl Offer {
-    fn read(request: &Request, template: &ChatTemplate) -> Result<Self, ServiceError> {
-        let tools = openai_tools(&request.tools).map_err(|error| refused("tools", error))?;
-        let choice = openai_tool_choice(request.tool_choice.as_ref(), &tools);
-        let choice = choice.map_err(|error| refused("tool_choice", error))?;
-        if !tools.is_empty() && choice != ToolChoice::None {
-            if !template.mentions("tools") {
-                let message = "tools: this model's chat template tells it of no tools: leave them out";
-                return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
-            }
-            if request.form.is_some() {
-                let message = "response_format: not together with tools that may be called: send one of them";
-                return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
-            }
-        }
-        Ok(Offer { tools, choice, format: ToolFormat::of(template.source()) })
-    }
-
-    fn is_callable(&self) -> bool {
-        !self.tools.is_empty() && self.choice != ToolChoice::None
-    }
-
-    /// Tokens that begin a call, where the vocabulary has them.
-    fn markers(&self, tokenizer: &Tokenizer) -> Vec<u32> {
-        match self.is_callable() {
-            true => self.format.markers().iter().filter_map(|text| tokenizer.token_id(text)).collect(),
-            false => Vec::new(),
-        }
-    }
-
-    fn parser(&self, seed: u64, calls: Calls) -> Option<ToolParser> {
-        self.is_callable().then(|| ToolParser::new(self.format, &self.tools, calls, seed))
-    }
-}
-
-/// The form that answers are held to, compiled off the server's threads.
-async fn grammar(
-    language: &Arc<Language>,
-    request: &Request,
-    offer: &Offer,
-    reasoning: Option<ReasoningFormat>,
-) -> Result<Option<Grammar>, ServiceError> {
-    let tools =
-        tool_grammar(&language.words.tokenizer, offer.format, &offer.tools, &offer.choice, request.calls);
-    let tools = tools.map_err(|error| refused("tools", error))?;
-    let (param, constraint) = match (tools, &request.form) {
-        (Some(rules), _) => ("tools", Constraint::Tools(rules)),
-        (None, Some(form)) => ("response_format", form.clone()),
-        (None, None) => return Ok(None),
-    };
-    let language = language.clone();
-    let work = move || {
-        let width = language.model.shape.output.width();
-        language.words.grammars(width)?.compile(&constraint, reasoning)
-    };
-    let made = tokio::task::spawn_blocking(work).await;
-    let made = made.map_err(|error| ServiceError::internal("compiling a form broke off", error))?;
-    made.map(Some).map_err(|error| refused(param, error))
-}
-
-/// The tokens that a form allows next.
-struct Form(Matcher);
-
-impl TokenMask for Form {
-    fn allowed(&mut self, out: &mut BitMask) -> Result<(), String> {
-        self.0.allowed(out.words_mut()).map_err(|error| error.to_string())
-    }
-
-    fn accept(&mut self, token: u32) -> Result<(), String> {
-        self.0.accept(token).map_err(|error| error.to_string())
     }
 }
 
@@ -345,33 +271,26 @@ fn render(
     request: &Request,
     offer: &Offer,
 ) -> Result<String, ServiceError> {
-    let messages = openai_messages(&request.messages).map_err(|error| refused("messages", error))?;
-    let mut variables = request.template_variables.clone();
-    if let Some(thinking) = request.thinking {
-        variables.insert(THINKING.into(), thinking.into());
-    }
+    messages::variables(&request.template_variables)?;
+    let messages = messages::shaped(&request.messages)?;
     let conversation = Conversation {
         messages: &messages,
         tools: offer.is_callable().then_some(&request.tools[..]),
         end: End::GenerationPrompt,
-        variables,
+        variables: request.variables(),
         now: Timestamp::now().seconds(),
         guard: language.words.tokenizer.guarded(template.source()),
         ..Conversation::default()
     };
-    template.render(&conversation).map_err(|error| refused("messages", error))
+    template.render(&conversation).map_err(messages::unwritten)
 }
 
 /// What the text half refuses, as the fault of a field.
 fn refused(param: &str, error: LanguageError) -> ServiceError {
-    let code = match &error {
-        LanguageError::Template(_) | LanguageError::Tokenizer(_) => {
-            return ServiceError::internal("a chat template failed", error);
-        }
-        LanguageError::Refused(_) => "template_refused",
-        _ => "invalid_value",
-    };
-    ServiceError::invalid(param, code, error.to_string())
+    match error {
+        LanguageError::Tokenizer(_) => ServiceError::internal("a tokenizer failed", error),
+        error => ServiceError::invalid(param, "invalid_value", messages::plain(error)),
+    }
 }
 
 /// How many tokens may follow the prompt; all that the context has room for where nothing is asked.
@@ -396,71 +315,6 @@ fn room(context: usize, n_prompt: usize, asked: Option<usize>) -> Result<usize, 
 pub struct Running {
     running: generation::Running,
     answers: Vec<Answer>,
-}
-
-/// What separates one answer into its parts.
-struct Answer {
-    reasoning: Option<ReasoningParser>,
-    tools: Option<ToolParser>,
-    n_calls: usize,
-    /// Made and not yet told of.
-    token_ids: Vec<u32>,
-    said: Said,
-}
-
-/// What an answer says, on its way through the project's guard.
-struct Said(Option<SaidTexts>);
-
-struct SaidTexts {
-    guarded: Guarded,
-    written: Written,
-    content: Speech,
-    reasoning: Speech,
-}
-
-impl Said {
-    fn new(guarded: Option<&Guarded>, written: Written) -> Self {
-        Said(guarded.map(|guarded| SaidTexts {
-            guarded: guarded.clone(),
-            written,
-            content: guarded.speech(written),
-            reasoning: guarded.speech(Written::Plain),
-        }))
-    }
-
-    fn content(&mut self, text: String) -> Result<String, ServiceError> {
-        match &mut self.0 {
-            None => Ok(text),
-            Some(said) => said.content.push(&text),
-        }
-    }
-
-    fn reasoning(&mut self, text: String) -> Result<String, ServiceError> {
-        match &mut self.0 {
-            None => Ok(text),
-            Some(said) => said.reasoning.push(&text),
-        }
-    }
-
-    /// What follows is another text: a call, or nothing.
-    fn end_content(&mut self) -> Result<String, ServiceError> {
-        let Some(said) = &mut self.0 else { return Ok(String::new()) };
-        let next = said.guarded.speech(said.written);
-        std::mem::replace(&mut said.content, next).finish()
-    }
-
-    fn end_reasoning(&mut self) -> Result<String, ServiceError> {
-        let Some(said) = &mut self.0 else { return Ok(String::new()) };
-        let next = said.guarded.speech(Written::Plain);
-        std::mem::replace(&mut said.reasoning, next).finish()
-    }
-
-    fn call(&mut self, mut call: ToolCall) -> Result<ToolCall, ServiceError> {
-        if let Some(said) = &mut self.0 {
-            call.arguments = said.guarded.speech(Written::Json).whole(&call.arguments)?;
-        }
-        Ok(call)
-    }
 }
 
 impl Running {
@@ -496,68 +350,5 @@ impl Running {
             }
         }
         Ok(None)
-    }
-}
-
-impl Answer {
-    fn take(&mut self, piece: Piece) -> Result<Delta, ServiceError> {
-        let is_last = piece.finish.is_some();
-        let (choice, tokens, token_ids) = (piece.choice, piece.tokens, piece.token_ids);
-        let mut delta = Delta { choice, tokens, token_ids, ..Delta::default() };
-        let mut answered = String::new();
-        match &mut self.reasoning {
-            None => answered = piece.text,
-            Some(reasoning) => {
-                let mut parts = reasoning.push(&piece.text);
-                if is_last {
-                    parts.extend(reasoning.finish());
-                }
-                for part in parts {
-                    match part {
-                        Part::Reasoning(text) => delta.reasoning.push_str(&self.said.reasoning(text)?),
-                        Part::Content(text) => answered.push_str(&text),
-                    }
-                }
-            }
-        }
-        if is_last || !answered.is_empty() {
-            delta.reasoning.push_str(&self.said.end_reasoning()?);
-        }
-        match &mut self.tools {
-            None => delta.content = self.said.content(answered)?,
-            Some(tools) => {
-                let mut events = tools.push(&answered);
-                if is_last {
-                    events.extend(tools.finish());
-                }
-                for event in events {
-                    match event {
-                        Event::Content(text) => delta.content.push_str(&self.said.content(text)?),
-                        Event::Call(call) => {
-                            delta.content.push_str(&self.said.end_content()?);
-                            delta.calls.push(self.said.call(call)?);
-                        }
-                    }
-                }
-            }
-        }
-        if is_last {
-            delta.content.push_str(&self.said.end_content()?);
-        }
-        delta.first_call = self.n_calls;
-        self.n_calls += delta.calls.len();
-        delta.finish = piece.finish.map(|finish| match finish {
-            Finish::Stop if self.n_calls > 0 => Ending::ToolCalls,
-            Finish::Stop => Ending::Stop,
-            Finish::Length => Ending::Length,
-        });
-        Ok(delta)
-    }
-}
-
-impl Delta {
-    fn says_something(&self) -> bool {
-        let silent = self.content.is_empty() && self.reasoning.is_empty() && self.calls.is_empty();
-        !silent || !self.tokens.is_empty() || self.finish.is_some()
     }
 }

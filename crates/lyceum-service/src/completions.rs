@@ -25,6 +25,8 @@ pub struct Request {
     pub max_tokens: Option<usize>,
     pub sampling: Sampling,
     pub stop: Vec<String>,
+    /// Tokens that end a completion beside the model's own.
+    pub stop_ids: Vec<u32>,
     /// Go on behind the model's own end, up to `max_tokens`.
     pub ignore_eos: bool,
     /// Report log-probabilities, with this many most likely tokens.
@@ -66,6 +68,7 @@ pub async fn create(service: &Service, payer: &Payer, mut request: Request) -> R
         n: request.n,
         sampling: request.sampling,
         stop: request.stop,
+        stop_ids: request.stop_ids,
         ignore_eos: request.ignore_eos,
         logprobs: request.logprobs,
         echo: request.echo,

@@ -5,6 +5,7 @@
 //! memory, and they go with the model: no value of any request is stored anywhere. When a window is full the next
 //! begins, and the last full one stays readable. Of imported language models [`language`] counts answers.
 
+mod kept;
 pub mod language;
 
 use crate::resident::Resident;

@@ -105,7 +105,13 @@ fn in_short(report: &Report) -> String {
 
 impl ServiceError {
     pub fn invalid(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid { param: param.into(), code, message: message.into() }
+        let (param, message) = (param.into(), message.into());
+        // The field is said once, by `Display`.
+        let message = match message.strip_prefix(&param).and_then(|rest| rest.strip_prefix(": ")) {
+            Some(rest) => rest.to_owned(),
+            None => message,
+        };
+        Self::Invalid { param, code, message }
     }
 
     pub fn unsupported(param: impl Into<String>, code: &'static str, message: impl Into<String>) -> Self {
@@ -126,14 +132,13 @@ impl ServiceError {
     /// What a preparation refuses, at the place `path` of the request.
     pub(crate) fn prepare(path: &str, error: PrepareError) -> Self {
         // `instances[3]` and the column `age` are `instances[3].age`; parts of an input have no own place.
-        let param = match error.code {
+        let told = format!("{}; {}", error.message, error.fix);
+        let (param, message) = match error.code {
             "unknown_field" | "missing_value" | "not_a_number" | "not_finite" | "unseen_category"
-            | "not_a_scalar" => {
-                format!("{path}.{}", error.field)
-            }
-            _ => path.to_owned(),
+            | "not_a_scalar" => (format!("{path}.{}", error.field), told),
+            _ if matches!(error.field.as_str(), "input" | "text") => (path.to_owned(), told),
+            _ => (path.to_owned(), format!("{}: {told}", error.field)),
         };
-        let message = format!("{}: {}; {}", error.field, error.message, error.fix);
         Self::Invalid { param, code: error.code, message }
     }
 }

@@ -47,7 +47,7 @@ pub async fn authorize_organization(
 }
 
 async fn identify(service: &Service, secret: &str, now: Timestamp) -> Result<Identity, ServiceError> {
-    standing::identify(service, secret, now).await?.map_err(|refusal| {
+    standing::identify_with_project(service, secret, now).await?.map_err(|refusal| {
         standing::login_failed(service, &refusal, now);
         ServiceError::KeyRefused { code: refusal.code }
     })

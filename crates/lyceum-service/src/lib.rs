@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audits;
 pub mod background;
 pub mod batches;
 pub mod card;
@@ -34,6 +35,7 @@ pub mod injection;
 pub mod integrity;
 pub mod keys;
 pub mod language;
+mod messages;
 pub mod meter;
 pub mod models;
 pub mod moderations;
@@ -74,13 +76,13 @@ use lyceum_engine::EngineError;
 use lyceum_models::prepare::{Prepared, PreparedValue};
 use lyceum_store::Store;
 use lyceum_store::models::Version;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
 use meter::Share;
 use resident::Residents;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
@@ -116,6 +118,8 @@ pub struct Service {
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
     language_drift: Arc<drift::language::Watches>,
+    /// What is tried before it is a version ([`host`](Service::host)).
+    guests: Mutex<Vec<Arc<Language>>>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
 }
@@ -123,6 +127,7 @@ pub struct Service {
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
         let ledger = Ledger::new(store.clone(), engine.clone());
+        let language_drift = Arc::new(drift::language::Watches::new(store.clone()));
         Self {
             ledger,
             store,
@@ -138,7 +143,8 @@ impl Service {
             trainings_wanted: Notify::new(),
             standings: standing::Standings::default(),
             rates: Arc::default(),
-            language_drift: Arc::default(),
+            language_drift,
+            guests: Mutex::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
         }
@@ -173,6 +179,9 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Version, ServiceError> {
+        if let Some(guest) = self.guest(&reference.name, &reference.version) {
+            return Ok(guest.version.clone());
+        }
         let version = lyceum_store::models::shares::ask(&self.store, project, reference).await?;
         let standing = self.standing(project).await?;
         if standing
@@ -215,6 +224,11 @@ impl Service {
         reference: &ModelRef,
     ) -> Result<Arc<Resident>, ServiceError> {
         let version = self.resolve(project, reference).await?;
+        self.resident_of(version).await
+    }
+
+    /// As [`resident`](Self::resident), of a version that was resolved.
+    pub(crate) async fn resident_of(&self, version: Version) -> Result<Arc<Resident>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
@@ -230,7 +244,15 @@ impl Service {
         project: &Project,
         reference: &ModelRef,
     ) -> Result<Arc<Language>, ServiceError> {
+        if let Some(guest) = self.guest(&reference.name, &reference.version) {
+            return Ok(guest);
+        }
         let version = self.resolve(project, reference).await?;
+        self.language_of(version).await
+    }
+
+    /// As [`language`](Self::language), of a version that was resolved.
+    pub(crate) async fn language_of(&self, version: Version) -> Result<Arc<Language>, ServiceError> {
         if cascades::is_cascade(&version) {
             return Err(cascades::refused(&version));
         }
@@ -249,6 +271,30 @@ impl Service {
         let base = self.languages.load(base, language::read).await?;
         let read = move |version| language::adapter::read(version, &base);
         self.languages.load(version, read).await
+    }
+
+    /// Writes what was counted of language models' answers and is not in the data folder yet.
+    ///
+    /// # Errors
+    /// The runtime is ending.
+    pub async fn keep_drift(&self) -> Result<(), ServiceError> {
+        let counts = self.language_drift.clone();
+        let kept = tokio::task::spawn_blocking(move || counts.keep()).await;
+        kept.map_err(|error| ServiceError::internal("writing counts broke off", error))
+    }
+
+    /// Lets a model that is no version yet be asked in this process, as number 0 of its name: a number that nobody can
+    /// write, so only code asks for it.
+    pub fn host(&self, guest: Arc<Language>) {
+        self.guests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(guest);
+    }
+
+    fn guest(&self, name: &ModelName, number: &VersionRef) -> Option<Arc<Language>> {
+        if *number != VersionRef::Number(0) {
+            return None;
+        }
+        let guests = self.guests.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        guests.iter().find(|guest| guest.version.name == *name).cloned()
     }
 
     /// The imported models that are loaded now.

@@ -21,8 +21,9 @@ pub const OBJECT: &str = "privacy_receipt";
 const FORMAT_VERSION: u32 = 1;
 
 /// What no receipt lists.
-const NOT_LISTED: [&str; 3] = [
-    "working memory of the server: beginnings of prompts that were computed, counts of drift (no values)",
+const NOT_LISTED: [&str; 4] = [
+    "working memory of the server: beginnings of prompts that were computed",
+    "counts of drift: how many answers fell into which bin, and no value of any",
     "log lines: method, route, status and ids of requests, never their content",
     "what was kept by earlier requests, and what a job in the background keeps after this answer",
 ];

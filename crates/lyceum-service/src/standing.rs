@@ -82,6 +82,11 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         (read_at.elapsed() < limits::STANDING_STALE_MAX).then(|| value.clone())
     }
 
+    /// What was read last, however long ago: what is likely to hold still.
+    fn last(&self, key: &K) -> Option<V> {
+        self.entries().get(key).map(|(_, value)| value.clone())
+    }
+
     fn keep(&self, key: K, read_at: Instant, value: V) {
         let mut entries = self.entries();
         if entries.len() >= limits::STANDINGS_MAX {
@@ -105,11 +110,12 @@ impl Service {
             return Ok(standing);
         }
         let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
-        let standing = Arc::new(Standing {
-            decided: projects::standing(&self.store, project).await?,
-            limits: rates::list(&self.store, project).await?,
-            guard: guards::policy(&self.store, project).await?,
-        });
+        let (decided, limits, guard) = tokio::try_join!(
+            projects::standing(&self.store, project),
+            rates::list(&self.store, project),
+            guards::policy(&self.store, project),
+        )?;
+        let standing = Arc::new(Standing { decided, limits, guard });
         if known.generation.load(Ordering::Acquire) == generation {
             known.projects.keep(project.clone(), read_at, standing.clone());
         }
@@ -149,6 +155,26 @@ pub(crate) async fn identify(
         known.identities.keep(digest, read_at, identity.clone());
     }
     Ok(looked)
+}
+
+/// [`identify`], and beside it what holds for the project that the key was of before: whoever asks for it next finds it
+/// known. What is told of the key is read now all the same.
+pub(crate) async fn identify_with_project(
+    service: &Service,
+    secret: &str,
+    now: Timestamp,
+) -> Result<Result<Identity, Refusal>, ServiceError> {
+    let before = match service.standings.identities.last(&keys::digest(secret)) {
+        Some(Identity::Project(key)) => Some(key.project.clone()),
+        _ => None,
+    };
+    let guessed = async {
+        if let Some(project) = &before {
+            // Where it fails, it fails again for who needs it.
+            let _ = service.standing(project).await;
+        }
+    };
+    tokio::join!(identify(service, secret, now), guessed).0
 }
 
 fn still_valid(identity: Identity, now: Timestamp) -> Result<Identity, Refusal> {

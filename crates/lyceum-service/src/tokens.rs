@@ -3,9 +3,9 @@
 use crate::guard::texts;
 use crate::language::rows::inexpressible;
 use crate::resident::Resident;
-use crate::{Language, Service, ServiceError};
+use crate::{Language, Service, ServiceError, messages};
 use lyceum_guard::placeholder::Written;
-use lyceum_language::template::{Conversation, openai_messages};
+use lyceum_language::template::Conversation;
 use lyceum_language::tokenizer::{ShowSpecials, Specials};
 use lyceum_models::InputShape;
 use lyceum_types::clock::Timestamp;
@@ -96,9 +96,9 @@ impl Words {
     async fn find(service: &Service, project: &Project, model: &ModelRef) -> Result<Self, ServiceError> {
         let version = service.resolve(project, model).await?;
         if crate::language::is_imported(&version) {
-            return Ok(Words::Imported(service.language(project, model).await?));
+            return Ok(Words::Imported(service.language_of(version).await?));
         }
-        let resident = service.resident(project, model).await?;
+        let resident = service.resident_of(version).await?;
         if resident.preparation.tokenizer().is_none() {
             let message = format!("{} reads no texts", resident.version.id());
             return Err(ServiceError::invalid("model", "unsupported_model", message));
@@ -174,12 +174,12 @@ fn own(resident: &Resident) -> &lyceum_models::prepare::text::Tokenizer {
 }
 
 fn render(language: &Language, request: Messages) -> Result<String, ServiceError> {
-    let refused = |error| inexpressible("messages", error);
     let Some(template) = &language.words.template else {
         let message = format!("the files of {} have no chat template: send a prompt", language.version.id());
         return Err(ServiceError::invalid("messages", "unsupported_model", message));
     };
-    let messages = openai_messages(&request.messages).map_err(refused)?;
+    messages::variables(&request.variables)?;
+    let messages = messages::shaped(&request.messages)?;
     let conversation = Conversation {
         messages: &messages,
         tools: (!request.tools.is_empty()).then_some(&request.tools[..]),
@@ -189,5 +189,5 @@ fn render(language: &Language, request: Messages) -> Result<String, ServiceError
         guard: language.words.tokenizer.guarded(template.source()),
         ..Conversation::default()
     };
-    template.render(&conversation).map_err(refused)
+    template.render(&conversation).map_err(messages::unwritten)
 }

@@ -29,7 +29,7 @@ impl Kind {
             "/v1/completions" | "/v1/chat/completions" | "/v1/responses" => Kind::Completions,
             "/v1/embeddings" => Kind::Embeddings,
             "/v1/fine_tuning/jobs" | "/v1/model_selections" => Kind::Trainings,
-            "/v1/explanations" | "/v1/robustness/runs" => Kind::Explanations,
+            "/v1/explanations" | "/v1/robustness/runs" | "/v1/privacy/audits" => Kind::Explanations,
             part if part.ends_with(crate::meter::EXPLAIN) => Kind::Explanations,
             _ => Kind::Predictions,
         }

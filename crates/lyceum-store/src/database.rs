@@ -126,6 +126,8 @@ impl Database {
         let n_connections = if reads_only { limits::DATABASE_READERS } else { 1 };
         let pool = AnyPoolOptions::new()
             .max_connections(n_connections)
+            // A file does not go away as a server does: asking first would double each statement's time.
+            .test_before_acquire(matches!(self, Database::Postgres(_)))
             .acquire_timeout(limits::DATABASE_BUSY_TIMEOUT)
             .after_connect(move |connection, _| {
                 Box::pin(async move { sqlx::raw_sql(preparation).execute(connection).await.map(drop) })

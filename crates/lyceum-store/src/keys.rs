@@ -1,4 +1,14 @@
-//! API keys: the secret is shown once, its sha256 is kept.
+//! API keys of a project, from the first one to the revoked one: made, listed, rotated, ended.
+//!
+//! What a secret is stands in `secret`, whose a presented one is in `verify`. Organisations' keys are
+//! [`tenancy::admin_keys`](crate::tenancy::admin_keys); which of both a route asks for is not known here.
+
+mod secret;
+mod verify;
+
+pub use secret::{KeySecret, digest};
+pub(crate) use secret::{SECRET_CHARS_MAX, hint};
+pub use verify::{Verdict, look, note_use, verify};
 
 use crate::tenancy::audit::{self, Act, Event};
 use crate::tenancy::projects::require_active;
@@ -8,41 +18,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{BadId, KeyId, KeyScope, Project, ServiceAccountId, UserId};
 use lyceum_types::limits;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
-
-/// The longest secret that is looked up.
-pub(crate) const SECRET_CHARS_MAX: usize = 128;
-
-/// A secret `sk-…` with 192 random bits. It has no `Debug` that shows it.
-pub struct KeySecret(String);
-
-impl KeySecret {
-    pub(crate) fn generate(prefix: &str) -> Result<Self, StoreError> {
-        let mut bytes = [0u8; 24];
-        getrandom::fill(&mut bytes).map_err(|e| StoreError::Random(e.to_string()))?;
-        Ok(Self(bytes.iter().fold(prefix.to_owned(), |text, byte| text + &format!("{byte:02x}"))))
-    }
-
-    /// The text to show to its owner, once.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for KeySecret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KeySecret(sk-…)")
-    }
-}
-
-/// What may be shown of a secret: its kind and its last four characters.
-pub(crate) fn hint(secret: &KeySecret) -> String {
-    let text = secret.reveal();
-    let kind = if text.starts_with(crate::tenancy::admin_keys::PREFIX) { "sk-admin-" } else { "sk-" };
-    format!("{kind}...{}", &text[text.len() - 4..])
-}
 
 /// What a key may do, what it is called and when it ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,15 +65,6 @@ impl Key {
     pub fn allows(&self, needed: KeyScope) -> bool {
         self.grant.scopes.iter().any(|scope| scope.covers(needed))
     }
-}
-
-/// What is known about a presented secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Valid(Key),
-    Expired(Key),
-    Revoked(Key),
-    Unknown,
 }
 
 /// Makes a key and returns its secret: nobody can read it again.
@@ -401,62 +368,6 @@ pub(crate) fn overlap_end(
     Ok((end, end > now))
 }
 
-/// Whose secret this is, and notes the use. The one call without a project: it is what finds the project.
-pub async fn verify(store: &Store, secret: &str, now: Timestamp) -> Result<Verdict, StoreError> {
-    let verdict = look(store, secret, now).await?;
-    if let Verdict::Valid(key) = &verdict {
-        note_use(store, key, now).await?;
-    }
-    Ok(verdict)
-}
-
-/// Whose secret this is. Reads the database every time, so a revocation by any process counts at once.
-pub async fn look(store: &Store, secret: &str, now: Timestamp) -> Result<Verdict, StoreError> {
-    if !secret.starts_with("sk-") || secret.len() > SECRET_CHARS_MAX {
-        return Ok(Verdict::Unknown);
-    }
-    let presented = digest(secret);
-    let row: Option<KeyRow> = sqlx::query_as(
-        "SELECT tenant, project, id, name, digest, scopes, created_at, expires_at, revoked_at, last_used_at, \
-         owner_kind, owner_id, hint FROM api_keys WHERE digest = $1",
-    )
-    .bind(presented.to_vec())
-    .fetch_optional(&store.reader)
-    .await?;
-    let Some(row) = row else { return Ok(Verdict::Unknown) };
-    let (key, stored) = parse(row)?;
-    // The index has compared digests of a 192-bit secret; the decision itself takes constant time.
-    if !bool::from(stored.ct_eq(presented.as_slice())) {
-        return Ok(Verdict::Unknown);
-    }
-    Ok(match (key.revoked_at, key.grant.expires_at) {
-        (Some(_), _) => Verdict::Revoked(key),
-        (None, Some(expires_at)) if expires_at <= now => Verdict::Expired(key),
-        _ => Verdict::Valid(key),
-    })
-}
-
-/// Notes that a key was used, at most once a minute.
-pub async fn note_use(store: &Store, key: &Key, now: Timestamp) -> Result<(), StoreError> {
-    let is_stale = |used: Timestamp| used.plus(limits::KEY_LAST_USED_STALE_MAX) <= now;
-    if !key.last_used_at.is_none_or(is_stale) {
-        return Ok(());
-    }
-    let mut transaction = store.write().await?;
-    sqlx::query("UPDATE api_keys SET last_used_at = $2 WHERE id = $1")
-        .bind(key.id.as_str())
-        .bind(now.millis())
-        .execute(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(())
-}
-
-/// What is kept of a secret, and what stands for it in memory.
-pub fn digest(secret: &str) -> [u8; 32] {
-    Sha256::digest(secret.as_bytes()).into()
-}
-
 pub(crate) fn scope_text(scopes: &[KeyScope]) -> String {
     scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(" ")
 }
@@ -510,137 +421,4 @@ fn parse(row: KeyRow) -> Result<(Key, Vec<u8>), StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Layout;
-    use crate::tenancy::admin_keys::bootstrap;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
-    async fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-        (dir, store)
-    }
-
-    fn grant(scopes: &[KeyScope], expires_at: Option<Timestamp>) -> KeyGrant {
-        KeyGrant { name: "test".into(), scopes: scopes.to_vec(), expires_at }
-    }
-
-    #[tokio::test]
-    async fn a_key_is_valid_until_it_expires_or_is_revoked() {
-        let (_dir, store) = store().await;
-        let project = Project::default_project();
-        let end = NOW.plus(Duration::from_secs(10));
-        let (key, secret) =
-            create(&store, &project, grant(&[KeyScope::Inference], Some(end)), NOW).await.unwrap();
-        let verdict = verify(&store, secret.reveal(), NOW).await.unwrap();
-        let Verdict::Valid(found) = verdict else { panic!("{verdict:?}") };
-        assert_eq!(found, key);
-        assert!(found.allows(KeyScope::Inference) && !found.allows(KeyScope::Admin));
-        assert!(matches!(verify(&store, secret.reveal(), end).await.unwrap(), Verdict::Expired(_)));
-
-        revoke(&store, &project, &key.id, NOW).await.unwrap();
-        revoke(&store, &project, &key.id, end).await.unwrap();
-        assert!(matches!(verify(&store, secret.reveal(), NOW).await.unwrap(), Verdict::Revoked(_)));
-        assert_eq!(list(&store, &project).await.unwrap()[0].revoked_at, Some(NOW));
-    }
-
-    #[tokio::test]
-    async fn another_process_sees_a_revocation_at_once() {
-        let (dir, server) = store().await;
-        let command = Store::open(Layout::new(dir.path()), NOW).await.unwrap();
-        let project = Project::default_project();
-        let (key, secret) = create(&command, &project, grant(&[KeyScope::Admin], None), NOW).await.unwrap();
-        assert!(matches!(verify(&server, secret.reveal(), NOW).await.unwrap(), Verdict::Valid(_)));
-        revoke(&command, &project, &key.id, NOW).await.unwrap();
-        assert!(matches!(verify(&server, secret.reveal(), NOW).await.unwrap(), Verdict::Revoked(_)));
-    }
-
-    #[tokio::test]
-    async fn secrets_that_were_never_given_are_unknown() {
-        let (_dir, store) = store().await;
-        let (_, secret) =
-            create(&store, &Project::default_project(), grant(&[KeyScope::Admin], None), NOW).await.unwrap();
-        let near = format!("{}0", &secret.reveal()[..secret.reveal().len() - 1]);
-        let far = format!("sk-{}", "0".repeat(48));
-        for text in ["", "sk-", far.as_str(), &secret.reveal()[3..], &format!("{}0", secret.reveal())] {
-            assert_eq!(verify(&store, text, NOW).await.unwrap(), Verdict::Unknown, "{text:?}");
-        }
-        if near != secret.reveal() {
-            assert_eq!(verify(&store, &near, NOW).await.unwrap(), Verdict::Unknown);
-        }
-    }
-
-    #[tokio::test]
-    async fn the_secret_is_in_no_file_and_no_debug_text() {
-        let (dir, store) = store().await;
-        let (key, secret) =
-            create(&store, &Project::default_project(), grant(&[KeyScope::Admin], None), NOW).await.unwrap();
-        let text = secret.reveal().to_owned();
-        assert!(!format!("{key:?} {secret:?}").contains(&text[3..]));
-        store.close().await;
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let bytes = std::fs::read(&path).unwrap();
-                assert!(!bytes.windows(text.len() - 3).any(|w| w == &text.as_bytes()[3..]), "{path:?}");
-            }
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn only_one_of_many_first_starts_gets_the_first_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut tasks = Vec::new();
-        for _ in 0..6 {
-            let layout = Layout::new(dir.path());
-            tasks.push(tokio::spawn(async move {
-                let store = Store::open(layout, NOW).await.unwrap();
-                bootstrap(&store, &Project::default_project(), NOW).await.unwrap().is_some()
-            }));
-        }
-        let mut n_created = 0;
-        for task in tasks {
-            n_created += u32::from(task.await.unwrap());
-        }
-        assert_eq!(n_created, 1);
-    }
-
-    #[tokio::test]
-    async fn the_last_use_is_noted_once_a_minute() {
-        let (_dir, store) = store().await;
-        let project = Project::default_project();
-        let (_, secret) = create(&store, &project, grant(&[KeyScope::Admin], None), NOW).await.unwrap();
-        for (after_s, noted_s) in [(0, 0), (59, 0), (60, 60), (61, 60)] {
-            let now = NOW.plus(Duration::from_secs(after_s));
-            verify(&store, secret.reveal(), now).await.unwrap();
-            let noted = list(&store, &project).await.unwrap()[0].last_used_at;
-            assert_eq!(noted, Some(NOW.plus(Duration::from_secs(noted_s))));
-        }
-    }
-
-    #[tokio::test]
-    async fn grants_without_sense_are_refused() {
-        let (_dir, store) = store().await;
-        let project = Project::default_project();
-        for bad in [
-            grant(&[], None),
-            grant(&[KeyScope::Admin], Some(NOW)),
-            KeyGrant { name: "x".repeat(129), scopes: vec![KeyScope::Admin], expires_at: None },
-        ] {
-            assert!(matches!(create(&store, &project, bad, NOW).await, Err(StoreError::BadId(_))));
-        }
-        assert!(list(&store, &project).await.unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_foreign_project_sees_and_revokes_nothing() {
-        let (_dir, store) = store().await;
-        let (key, _) =
-            create(&store, &Project::default_project(), grant(&[KeyScope::Admin], None), NOW).await.unwrap();
-        let other = Project { tenant: "other".into(), id: "other".into() };
-        assert!(list(&store, &other).await.unwrap().is_empty());
-        assert!(matches!(revoke(&store, &other, &key.id, NOW).await, Err(StoreError::NotFound { .. })));
-    }
-}
+mod tests;

@@ -13,6 +13,7 @@
 //! DATA_DIR/uploads/ID/                                 parts of a file that is still coming
 //! DATA_DIR/selections/ID.json                         what a choice among models found
 //! DATA_DIR/runs/ID.json, ID.jsonl, ID.lock            a background run, its rows, and who works on it
+//! DATA_DIR/drift/NAME%40VERSION.json, .lock           counts of a model's answers, and who keeps them
 //! DATA_DIR/responses/ID.json, ID.lock                 a kept answer, and who makes one of the background
 //! DATA_DIR/keyring/TENANT/PROJECT.json                a project's wrapped key; PROJECT.destroyed where it was destroyed
 //! DATA_DIR/spool/OWNER.lock, OWNER.N.spool           what a process has not told the ledger yet
@@ -127,6 +128,11 @@ impl Layout {
         self.of_project(project).join("runs")
     }
 
+    /// What is counted of a project's answers.
+    pub fn drift(&self, project: &Project) -> PathBuf {
+        self.of_project(project).join("drift")
+    }
+
     /// The answers that a project keeps.
     pub fn responses(&self, project: &Project) -> PathBuf {
         self.of_project(project).join("responses")
@@ -165,7 +171,7 @@ impl Layout {
 }
 
 /// One path part that no text can break out of, different for different texts.
-fn folder_name(text: &str) -> String {
+pub(crate) fn folder_name(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-') {

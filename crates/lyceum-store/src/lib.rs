@@ -19,6 +19,7 @@ mod conformance;
 pub mod data_files;
 mod database;
 mod db;
+pub mod drift;
 mod error;
 pub mod evidence;
 #[cfg(test)]

@@ -23,6 +23,7 @@ pub enum Kind {
     Robustness,
     Explanation,
     Cascade,
+    Audit,
 }
 
 impl Kind {
@@ -31,6 +32,7 @@ impl Kind {
             Kind::Robustness => "rob_",
             Kind::Explanation => "expl_",
             Kind::Cascade => "casc_",
+            Kind::Audit => "audit_",
         }
     }
 
@@ -39,6 +41,7 @@ impl Kind {
             Kind::Robustness => "robustness run",
             Kind::Explanation => "explanation",
             Kind::Cascade => "cascade",
+            Kind::Audit => "privacy audit",
         }
     }
 }

@@ -157,6 +157,8 @@ fn run(
         rows.clear();
         rows.extend(start..(start + BATCH).min(data.len()));
         data.fill(&rows, &mut batch);
+        let _turn = control.turn().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        control.spend(rows.len() as u64);
         let mut tape = Tape::new(ws, &model.params, Recording::Off, Examples::Even(batch.n));
         let forward = model.forward(&mut tape, &batch.input)?;
         let logits = tape.value(forward.logits);

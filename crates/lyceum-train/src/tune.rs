@@ -3,7 +3,12 @@
 //!
 //! [`tune`] is handed the opened base, never files of models. It judges and renders the data, says what was left to
 //! it, asks the reference what preferences are held against, and takes the steps through the one loop
-//! ([`drive`](crate::drive)). What it gives back is measured beside the base on the same rows.
+//! ([`drive`](crate::drive)). What it gives back is measured beside the base on the same rows (`measured`).
+
+mod measured;
+mod refuse;
+
+pub use measured::{Answer, OnLines, OnRows, on_lines, on_rows};
 
 use crate::chat::{self, Chats, Words};
 use crate::checkpoint::{self, Progress};
@@ -14,24 +19,22 @@ use crate::eval::{self, Verdict};
 use crate::observer::{Event, Observer, Trained};
 use crate::private::{self, Noise, Promise};
 use crate::run::Run;
-use lyceum_kernels::softmax::cross_entropy;
-use lyceum_models::batch::{Input, Target};
+use lyceum_models::batch::Input;
 use lyceum_models::causal_lm::adapter::Modules;
 use lyceum_models::causal_lm::{Adapter, AdapterConfig};
 use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
-use lyceum_nn::{Recording, Tape, Workspace};
+use lyceum_nn::Workspace;
 use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
-use lyceum_types::manifest::{DataFile, Metric, PrivacyReport};
+use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
-use lyceum_types::spec::tune::{TuneData, TuneSpec};
+use lyceum_types::spec::tune::TuneSpec;
+use measured::{Measured, ask_reference, losses, measure};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Tokens that are read at once when losses are measured.
-const TOKENS_MEASURED: usize = 512;
 /// Rows whose outputs are recorded, and how many tokens of each.
 const PROBES: usize = 4;
 const PROBE_TOKENS: usize = 48;
@@ -46,6 +49,19 @@ pub struct Base<'a> {
     /// `name@3`, and the hash of its weights.
     pub id: String,
     pub sha256: String,
+}
+
+impl Base<'_> {
+    /// The longest sequence that it reads, in tokens.
+    ///
+    /// # Errors
+    /// When it reads something else.
+    fn context(&self) -> Result<usize, TrainError> {
+        match self.model.shape.input {
+            InputShape::Tokens { time, .. } => Ok(time),
+            _ => Err(TrainError::Spec(format!("{} reads no tokens", self.id))),
+        }
+    }
 }
 
 /// A tuned and measured model.
@@ -79,39 +95,19 @@ pub fn tune(
     observer: &mut dyn Observer,
     control: &Control,
 ) -> Result<Tuned, TrainError> {
-    let InputShape::Tokens { time: context, .. } = base.model.shape.input else {
-        return Err(TrainError::Spec(format!("{} reads no tokens", base.id)));
-    };
-    let mut chats = chat::load(spec, base.words, context, base_dir, control)?;
-    if spec.privacy.is_some() {
-        // Duplicates and overlap are said of the lines.
-        chats.warnings.clear();
-    }
-    observer.event(&Event::Data {
-        n_train: chats.train.len(),
-        n_valid: chats.valid.as_ref().map_or(0, Dataset::len),
-        n_test: 0,
-        warnings: &chats.warnings,
-    })?;
-    if spec.train.early_stopping.is_some() && chats.valid.is_none() {
-        let message = "early_stopping needs a validation part: set valid or valid_fraction";
-        return Err(TrainError::Spec(message.into()));
-    }
+    let mut chats = judged(spec, &base, base_dir, observer, control)?;
     let train = spec.resolve(chats.train.len());
-    refuse_memory(spec, &base)?;
-    refuse_private_whole(spec, &base)?;
+    refuse::memory(spec, &base)?;
+    refuse::private_whole(spec, &base)?;
     let mut promise = Promise::begin(spec, &train, &chats, observer)?;
     let mut ws = Workspace::new();
     let reference = untuned(spec, &base)?;
     for part in [Some(&mut chats.train), chats.valid.as_mut()].into_iter().flatten() {
         ask_reference(&reference, part, &mut ws, control)?;
     }
-    let before = match &chats.valid {
-        Some(valid) => Some(measure(&reference, valid, &mut ws, control)?),
-        None => None,
-    };
+    let before = measure_valid(&reference, &chats, &mut ws, control)?;
     if let Some(promise) = &mut promise {
-        let size = (base.model.shape.output.width(), context);
+        let size = (base.model.shape.output.width(), base.context()?);
         promise.make_canaries(spec.seed, size, |data| losses(&reference, data, &mut ws, control))?;
     }
     let identity = identity(spec, &base, &chats);
@@ -129,9 +125,8 @@ pub fn tune(
     let Start { progress, best, noise } = started;
     let canaries = promise.as_ref().zip(noise.as_ref()).and_then(|(promise, noise)| promise.canaries(noise));
     let with_canaries = canaries.as_ref().map(|canaries| canaries.among(&chats.train));
-    let metrics = |model: &Model, ws: &mut Workspace| match &chats.valid {
-        Some(valid) => Ok(measure(model, valid, ws, control)?.metrics),
-        None => Ok(BTreeMap::new()),
+    let metrics = |model: &Model, ws: &mut Workspace| {
+        Ok(measure_valid(model, &chats, ws, control)?.map(|measured| measured.metrics).unwrap_or_default())
     };
     let dir = observer.checkpoint_dir();
     let course = Course {
@@ -150,10 +145,7 @@ pub fn tune(
         observer.event(&Event::StoppedEarly { step: progress.step, best_step: progress.early.best_step })?;
     }
     observer.event(&Event::Measuring)?;
-    let after = match &chats.valid {
-        Some(valid) => Some(measure(&run.model, valid, &mut ws, control)?),
-        None => None,
-    };
+    let after = measure_valid(&run.model, &chats, &mut ws, control)?;
     let verdict = match (&after, &before) {
         (Some(after), Some(before)) if after.rows.len() > 1 => {
             Some(eval::compare_losses("base", "loss", &after.rows, &before.rows, 0)?)
@@ -187,6 +179,42 @@ pub fn tune(
     })
 }
 
+/// Reads and judges the data, and says what there is of it.
+fn judged(
+    spec: &TuneSpec,
+    base: &Base<'_>,
+    base_dir: impl Into<KeyedPath>,
+    observer: &mut dyn Observer,
+    control: &Control,
+) -> Result<Chats, TrainError> {
+    let mut chats = chat::load(spec, base.words, base.context()?, base_dir, control)?;
+    if spec.privacy.is_some() {
+        // Duplicates and overlap are said of the lines.
+        chats.warnings.clear();
+    }
+    observer.event(&Event::Data {
+        n_train: chats.train.len(),
+        n_valid: chats.valid.as_ref().map_or(0, Dataset::len),
+        n_test: 0,
+        warnings: &chats.warnings,
+    })?;
+    if spec.train.early_stopping.is_some() && chats.valid.is_none() {
+        let message = "early_stopping needs a validation part: set valid or valid_fraction";
+        return Err(TrainError::Spec(message.into()));
+    }
+    Ok(chats)
+}
+
+/// What a model makes of the validation part, where there is one.
+fn measure_valid(
+    model: &Model,
+    chats: &Chats,
+    ws: &mut Workspace,
+    control: &Control,
+) -> Result<Option<Measured>, TrainError> {
+    chats.valid.as_ref().map(|valid| measure(model, valid, ws, control)).transpose()
+}
+
 /// The base with what a spec learns of it, as it is before the first step: for checkpoints to be read into.
 ///
 /// # Errors
@@ -194,149 +222,6 @@ pub fn tune(
 pub fn untrained(spec: &TuneSpec, base: Base<'_>) -> Result<Model, TrainError> {
     let reference = untuned(spec, &base)?;
     prepared(spec, base, reference)
-}
-
-/// A model's loss on lines that a gate compares versions by.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OnLines {
-    pub metrics: BTreeMap<String, Metric>,
-    pub file: DataFile,
-    /// A loss a line.
-    rows: Vec<f64>,
-    /// Of what was read: losses of other tokens are not comparable.
-    tokens_sha256: String,
-}
-
-impl OnLines {
-    /// The loss of each line, the mean over its learnt tokens.
-    pub fn rows(&self) -> &[f64] {
-        &self.rows
-    }
-
-    /// The mean loss with its interval.
-    pub fn loss(&self) -> Option<&Metric> {
-        self.metrics.get("valid_loss")
-    }
-
-    /// The paired test of two models on the same lines, in words; None where there is one line.
-    ///
-    /// # Errors
-    /// Lines that the two read as different tokens, losses that are not finite.
-    pub fn beside(&self, other: &OnLines, called: &str) -> Result<Option<Verdict>, TrainError> {
-        if self.tokens_sha256 != other.tokens_sha256 {
-            let message = format!(
-                "{called} reads the lines as other tokens, and losses of those say nothing of each other"
-            );
-            return Err(TrainError::Spec(message));
-        }
-        if self.rows.len() < 2 {
-            return Ok(None);
-        }
-        Ok(Some(eval::compare_losses(called, "loss", &self.rows, &other.rows, 0)?))
-    }
-}
-
-/// Measures a model on the lines of `file`, rendered and bounded as the spec's own; preferences are held against
-/// `reference`.
-///
-/// # Errors
-/// All that is wrong with the file; an end from outside.
-pub fn on_lines(
-    spec: &TuneSpec,
-    file: &str,
-    (side, reference): (&Base<'_>, &Base<'_>),
-    base_dir: impl Into<KeyedPath>,
-    control: &Control,
-) -> Result<OnLines, TrainError> {
-    let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
-        return Err(TrainError::Spec(format!("{} reads no tokens", side.id)));
-    };
-    let data = TuneData { train: file.to_owned(), valid: None, valid_fraction: None, ..spec.data.clone() };
-    let spec = TuneSpec { data, ..spec.clone() };
-    let Chats { train: mut lines, mut files, .. } =
-        chat::load(&spec, side.words, context, base_dir, control)?;
-    let mut ws = Workspace::new();
-    ask_reference(&whole(reference)?, &mut lines, &mut ws, control)?;
-    let Measured { metrics, rows } = measure(&whole(side)?, &lines, &mut ws, control)?;
-    let mut batch = lines.new_batch();
-    lines.fill(&(0..lines.len()).collect::<Vec<_>>(), &mut batch);
-    let Input::Tokens(tokens) = &batch.input else { unreachable!("chats are tokens: bug") };
-    let offsets = tokens.offsets();
-    let numbers = tokens.ids.iter().chain(&offsets);
-    let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
-    let file = DataFile { role: "gate".into(), ..files.swap_remove(0) };
-    Ok(OnLines { metrics, file, rows, tokens_sha256: checkpoint::digest(&bytes) })
-}
-
-/// What a model makes of the references of lines.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OnRows {
-    /// One a line.
-    pub answers: Vec<Answer>,
-    /// What stands before the last reference of a line, and that reference, as tokens.
-    pub lines: Vec<(Vec<u32>, Vec<u32>)>,
-    /// Lines (from 0) of the file.
-    pub rows: Vec<u64>,
-    /// Of what was read: numbers of other tokens are not comparable.
-    pub tokens_sha256: String,
-}
-
-impl OnRows {
-    /// `exact_match`, `token_accuracy` and `perplexity`, of all tokens alike.
-    ///
-    /// # Errors
-    /// No lines, or losses that are not finite.
-    pub fn metrics(&self) -> Result<BTreeMap<String, Metric>, eval::EvalError> {
-        let nats: Vec<f64> = self.answers.iter().map(|answer| answer.nats).collect();
-        let tokens: Vec<u64> = self.answers.iter().map(|answer| answer.n_tokens).collect();
-        let whole = self.answers.iter().filter(|answer| answer.n_right == answer.n_tokens).count() as u64;
-        let right = self.answers.iter().map(|answer| answer.n_right).sum();
-        Ok(BTreeMap::from([
-            ("exact_match".to_owned(), eval::wilson(whole, self.answers.len() as u64)?),
-            ("token_accuracy".to_owned(), eval::wilson(right, tokens.iter().sum())?),
-            ("perplexity".to_owned(), eval::perplexity(&nats, &tokens)?),
-        ]))
-    }
-}
-
-/// Reads the held-out lines of `spec` (or all, where none is held out) and what a model makes of their references.
-///
-/// # Errors
-/// All that is wrong with the files; preferences, which have no one reference; an end from outside.
-pub fn on_rows(
-    spec: &TuneSpec,
-    side: &Base<'_>,
-    base_dir: &KeyedPath,
-    control: &Control,
-) -> Result<OnRows, TrainError> {
-    let InputShape::Tokens { time: context, .. } = side.model.shape.input else {
-        return Err(TrainError::Spec(format!("{} reads no tokens", side.id)));
-    };
-    let chats = chat::load(spec, side.words, context, base_dir, control)?;
-    let part = chats.valid.unwrap_or(chats.train);
-    let answers = answers(&whole(side)?, &part, &mut Workspace::new(), control)?;
-    let sequences = part.sequences().expect("chats are sequences: bug");
-    let (mut lines, mut bytes) = (Vec::new(), Vec::new());
-    for tokens in (0..part.len()).flat_map(|i| sequences.example(i)) {
-        let last = tokens.iter().rposition(|token| token.has_loss).map_or(0, |last| last + 1);
-        let first = tokens[..last].iter().rposition(|token| !token.has_loss).map_or(0, |before| before + 1);
-        let ids =
-            |part: &[crate::preview::SeenToken]| part.iter().map(|token| token.id).collect::<Vec<u32>>();
-        bytes.extend((tokens.len() as u64).to_le_bytes());
-        bytes.extend(
-            tokens.iter().flat_map(|token| (token.id << 1 | u32::from(token.has_loss)).to_le_bytes()),
-        );
-        lines.push((ids(&tokens[..first]), ids(&tokens[first..last])));
-    }
-    let (rows, tokens_sha256) = (part.row_ids().to_vec(), checkpoint::digest(&bytes));
-    Ok(OnRows { answers, lines, rows, tokens_sha256 })
-}
-
-/// A model with its adapter.
-fn whole(base: &Base<'_>) -> Result<Model, TrainError> {
-    let Some(adapter) = &base.adapter else { return Ok(base.model.clone()) };
-    let model = base.model.with_adapter(adapter);
-    model.map_err(|error| TrainError::Spec(format!("{} cannot be measured: {error}", base.id)))
 }
 
 /// The base as it answers before it is tuned.
@@ -381,41 +266,6 @@ fn prepared(spec: &TuneSpec, base: Base<'_>, untuned: Model) -> Result<Model, Tr
         ))
     })?;
     Ok(model)
-}
-
-/// A whole model's head reads the learnt tokens alone, whose rows are not the examples': their norms are not known.
-fn refuse_private_whole(spec: &TuneSpec, base: &Base<'_>) -> Result<(), TrainError> {
-    if spec.privacy.is_none() || spec.lora.is_some() || base.adapter.is_some() {
-        return Ok(());
-    }
-    Err(TrainError::Privacy(format!(
-        "training {} whole with differential privacy is not in this version: add lora = {{ rank = 8 }} under [model]",
-        base.id
-    )))
-}
-
-/// Weights, their gradients and two moments of a whole model must fit.
-fn refuse_memory(spec: &TuneSpec, base: &Base<'_>) -> Result<(), TrainError> {
-    let params = &base.model.params;
-    let numbers: usize = params.ids().map(|id| params.shape(id).len()).sum();
-    let (needed, Some(available)) = (16 * numbers as u64, available_bytes()) else { return Ok(()) };
-    if spec.lora.is_none() && base.adapter.is_none() && needed > available {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        return Err(TrainError::Spec(format!(
-            "training {} whole takes {:.1} GiB for weights, gradients and moments, and {:.1} GiB are free; add \
-             lora = {{ rank = 8 }} under [model]",
-            base.id,
-            gib(needed),
-            gib(available)
-        )));
-    }
-    Ok(())
-}
-
-fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Where a run begins.
@@ -485,122 +335,6 @@ fn identity(spec: &TuneSpec, base: &Base<'_>, chats: &Chats) -> String {
         text.push_str(private::GENERATOR);
     }
     checkpoint::digest(text.as_bytes())
-}
-
-/// Fills in what the base gives each answer of preferences; other data needs no reference.
-fn ask_reference(
-    base: &Model,
-    data: &mut Dataset,
-    ws: &mut Workspace,
-    control: &Control,
-) -> Result<(), TrainError> {
-    if !data.sequences().is_some_and(|sequences| sequences.is_pairs()) {
-        return Ok(());
-    }
-    let sums = answers(base, data, ws, control)?.iter().map(|answer| -answer.nats as f32).collect();
-    data.sequences_mut().expect("seen above: bug").set_reference(sums);
-    Ok(())
-}
-
-/// The learnt tokens of one sequence.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Answer {
-    /// The sum of their negative log-probabilities.
-    pub nats: f64,
-    pub n_tokens: u64,
-    /// Of these, those that were the likeliest.
-    pub n_right: u64,
-}
-
-/// Every sequence's answer under a model.
-fn answers(
-    model: &Model,
-    data: &Dataset,
-    ws: &mut Workspace,
-    control: &Control,
-) -> Result<Vec<Answer>, TrainError> {
-    let sequences = data.sequences().expect("chats are sequences: bug");
-    let (mut all, mut batch, mut rows) = (Vec::new(), data.new_batch(), Vec::new());
-    let (mut next, n) = (0, data.len());
-    while next < n {
-        control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
-        rows.clear();
-        let mut tokens = 0;
-        while next < n && (rows.is_empty() || tokens + sequences.n_read(next) <= TOKENS_MEASURED) {
-            tokens += sequences.n_read(next);
-            rows.push(next);
-            next += 1;
-        }
-        data.fill(&rows, &mut batch);
-        let mut tape = Tape::new(ws, &model.params, Recording::Off, batch.examples());
-        let asked = model.asked(&mut tape, &batch)?;
-        let (n_rows, width) = (asked.targets.len(), model.shape.output.width());
-        let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
-        let logits = tape.value(asked.forward.logits);
-        cross_entropy(logits, width, &asked.targets, &mut losses, &mut lse);
-        let is_right = |row: &usize| {
-            let (own, target) = (&logits[row * width..(row + 1) * width], asked.targets[*row] as usize);
-            own.iter().all(|other| *other <= own[target])
-        };
-        for pair in asked.offsets.windows(2) {
-            let rows = pair[0] as usize..pair[1] as usize;
-            let nats = losses[rows.clone()].iter().map(|&loss| f64::from(loss)).sum();
-            let (n_tokens, n_right) = (rows.len() as u64, rows.filter(is_right).count() as u64);
-            all.push(Answer { nats, n_tokens, n_right });
-        }
-    }
-    Ok(all)
-}
-
-/// The mean loss of each example's learnt tokens.
-fn losses(
-    model: &Model,
-    data: &Dataset,
-    ws: &mut Workspace,
-    control: &Control,
-) -> Result<Vec<f64>, TrainError> {
-    let mean = |answer: Answer| answer.nats / answer.n_tokens.max(1) as f64;
-    Ok(answers(model, data, ws, control)?.into_iter().map(mean).collect())
-}
-
-struct Measured {
-    metrics: BTreeMap<String, Metric>,
-    /// A loss an example.
-    rows: Vec<f64>,
-}
-
-/// Loss, perplexity and accuracy of answers, token by token; of preferences the loss, how often the preferred answer is, and by how much.
-fn measure(
-    model: &Model,
-    data: &Dataset,
-    ws: &mut Workspace,
-    control: &Control,
-) -> Result<Measured, TrainError> {
-    let answers = answers(model, data, ws, control)?;
-    let mut batch = data.new_batch();
-    data.fill(&(0..data.len()).collect::<Vec<_>>(), &mut batch);
-    let mut metrics = BTreeMap::new();
-    let Target::Preferences { reference, beta, .. } = &batch.target else {
-        let nats: Vec<f64> = answers.iter().map(|answer| answer.nats).collect();
-        let tokens: Vec<u64> = answers.iter().map(|answer| answer.n_tokens).collect();
-        let counts: Vec<f64> = tokens.iter().map(|&n| n as f64).collect();
-        metrics.insert("valid_loss".to_owned(), eval::ratio("loss", &nats, &counts)?);
-        metrics.insert("valid_perplexity".to_owned(), eval::perplexity(&nats, &tokens)?);
-        let right = answers.iter().map(|answer| answer.n_right).sum();
-        let accuracy = eval::wilson(right, tokens.iter().sum())?;
-        metrics.insert("valid_mean_token_accuracy".to_owned(), accuracy);
-        let rows = answers.iter().map(|answer| answer.nats / answer.n_tokens.max(1) as f64).collect();
-        return Ok(Measured { metrics, rows });
-    };
-    let reward = |i: usize| f64::from(*beta) * (-answers[i].nats - f64::from(reference[i]));
-    let margins: Vec<f64> = (0..answers.len() / 2).map(|i| reward(2 * i) - reward(2 * i + 1)).collect();
-    let loss = |m: &f64| (-m.abs()).exp().ln_1p() + (-m).max(0.0);
-    let rows: Vec<f64> = margins.iter().map(loss).collect();
-    let preferred = margins.iter().filter(|margin| **margin > 0.0).count() as u64;
-    metrics.insert("valid_loss".to_owned(), eval::mean("loss", &rows)?);
-    metrics.insert("valid_accuracy".to_owned(), eval::wilson(preferred, margins.len() as u64)?);
-    metrics.insert("valid_margin".to_owned(), eval::mean("margin", &margins)?);
-    Ok(Measured { metrics, rows })
 }
 
 /// The beginnings of a few examples with what is said after them; of a private run without public lines, of tokens

@@ -3,7 +3,7 @@
 use crate::commands;
 use crate::failure::Failure;
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -13,6 +13,9 @@ const EXIT_CODES: &str = "Exit codes:
 
 Results go to stdout, everything else to stderr. With --json every line of stdout is one JSON object, and an
 error is the last line of stderr: {\"error\":{\"code\",\"message\",\"why\",\"fix\",…}}.";
+
+/// Where flags that every command takes stand in its help.
+const EVERYWHERE: &str = "Everywhere";
 
 /// Train models on your data and serve them: one binary, no cloud, no Python.
 #[derive(Debug, Parser)]
@@ -27,22 +30,22 @@ pub struct Cli {
 #[derive(Clone, Default, Args)]
 pub struct Global {
     /// One JSON object a line on stdout, errors as JSON on stderr
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub json: bool,
     /// Where models, jobs and keys are kept
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Threads for arithmetic (default: all cores)
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "N")]
     pub threads: Option<usize>,
     /// Ask the server at this address instead of the data folder; default: the variable LYCEUM_URL
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "URL")]
     pub url: Option<String>,
     /// The key for that server; default: the variable LYCEUM_API_KEY, which other users of the machine cannot read
-    #[arg(long, global = true, value_name = "SK")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "SK")]
     pub key: Option<String>,
     /// Certificates (PEM) that --url is trusted by, in the place of those of the web; default: the variable LYCEUM_CA
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE")]
     pub ca: Option<PathBuf>,
 }
 
@@ -157,7 +160,8 @@ pub fn wants_json(arguments: &[OsString]) -> bool {
 
 /// None where help or the version was printed, which is all that was asked.
 pub fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
-    match Cli::try_parse_from(arguments) {
+    let parsed = shaped(Cli::command()).try_get_matches_from(arguments);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Some(cli)),
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             crate::output::write_stdout(&error.to_string());
@@ -167,12 +171,38 @@ pub fn parse(arguments: &[OsString]) -> Result<Option<Cli>, Failure> {
     }
 }
 
+/// What holds for every command: a negative number behind a flag is its value, and out of bounds where it is, not a
+/// flag that is not there; what shows a list is `ls` and `list`.
+fn shaped(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let takes_values = arg.get_action().takes_values();
+            if takes_values { arg.allow_negative_numbers(true) } else { arg }
+        })
+        .mut_subcommands(|command| {
+            let other = match command.get_name() {
+                "ls" => "list",
+                "list" => "ls",
+                _ => return shaped(command),
+            };
+            shaped(command).alias(other)
+        })
+}
+
 /// clap's report in our three lines.
 fn usage(error: &clap::Error) -> Failure {
     let text = error.to_string();
     let help = "lyceum --help shows the commands, lyceum COMMAND --help their flags";
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Failure::usage("no command was given", "lyceum does one thing at a time", help);
+        // What comes is that command's own help.
+        let mut listed = text.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let names: Vec<&str> = listed
+            .by_ref()
+            .take_while(|line| !line.is_empty())
+            .filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')))
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        return Failure::usage("no command was given", format!("there are {}", names.join(", ")), help);
     }
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let message = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
@@ -193,7 +223,6 @@ fn usage(error: &clap::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn typed(line: &str) -> Vec<OsString> {
         line.split_whitespace().map(OsString::from).collect()
@@ -236,5 +265,28 @@ mod tests {
         assert!(failure.fix.contains("'ls'"), "{failure:?}");
         assert_eq!(parse(&typed("lyceum ls --threads many")).unwrap_err().exit.code(), 2);
         assert_eq!(parse(&typed("lyceum")).unwrap_err().exit.code(), 2);
+        let failure = parse(&typed("lyceum keys")).unwrap_err();
+        assert!(failure.why.contains("create, ls, revoke, rotate"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_negative_number_is_a_value_and_no_flag() {
+        let failure = parse(&typed("lyceum run m hi --max-tokens -4")).unwrap_err();
+        assert!(failure.message.contains("-4 is not in 1..="), "{failure:?}");
+        let cli = parse(&typed("lyceum run m -4")).unwrap().unwrap();
+        assert!(matches!(cli.command, Command::Run(run) if format!("{run:?}").contains("\"-4\"")));
+        shaped(Cli::command()).debug_assert();
+        for line in ["lyceum list", "lyceum keys list", "lyceum budgets ls", "lyceum admin projects list"] {
+            assert!(parse(&typed(line)).unwrap().is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_of_every_command_stand_apart_from_its_own() {
+        let mut command = shaped(Cli::command());
+        command.build();
+        let help = command.find_subcommand_mut("serve").unwrap().render_help().to_string();
+        let at = |text: &str| help.find(text).unwrap_or_else(|| panic!("{text} in {help}"));
+        assert!(at("--draft-tokens") < at("Everywhere:") && at("Everywhere:") < at("--data-dir"), "{help}");
     }
 }

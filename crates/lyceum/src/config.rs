@@ -6,6 +6,7 @@ use crate::failure::{Exit, Failure, Place};
 use crate::guarding::{self, Guarding};
 use crate::objects::{self, Objects};
 use crate::serving::{self, Serving};
+use lyceum_api::cors::Origins;
 use lyceum_store::Database;
 use lyceum_types::suggest::did_you_mean;
 use std::ffi::OsString;
@@ -52,6 +53,8 @@ pub struct Config {
     /// A certificate with its chain, and its key, as PEM files; both or neither.
     pub tls_cert: Setting<Option<PathBuf>>,
     pub tls_key: Setting<Option<PathBuf>>,
+    /// Pages of which origins may ask from a browser.
+    pub cors_origins: Setting<Origins>,
     /// The key that opens what encrypted projects keep.
     pub master_key_file: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
@@ -64,8 +67,18 @@ pub struct Config {
     pub guarding: Guarding,
 }
 
-const OWN_KEYS: [&str; 9] =
-    ["data_dir", "database", "threads", "host", "port", "tls_cert", "tls_key", "master_key_file", "log"];
+const OWN_KEYS: [&str; 10] = [
+    "data_dir",
+    "database",
+    "threads",
+    "host",
+    "port",
+    "tls_cert",
+    "tls_key",
+    "cors_origins",
+    "master_key_file",
+    "log",
+];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and how a running server is asked.
 const OTHER_VARIABLES: [&str; 5] = [
@@ -116,6 +129,7 @@ impl Config {
             port: default(8317),
             tls_cert: default(None),
             tls_key: default(None),
+            cors_origins: default(Origins::None),
             master_key_file: default(None),
             log: default("warn".into()),
             objects: Objects::of_variables(&sources.variables),
@@ -154,6 +168,7 @@ impl Config {
             ("port", self.port.value.to_string(), &self.port.origin),
             ("tls_cert", shown(&self.tls_cert.value), &self.tls_cert.origin),
             ("tls_key", shown(&self.tls_key.value), &self.tls_key.origin),
+            ("cors_origins", self.cors_origins.value.to_string(), &self.cors_origins.origin),
             ("master_key_file", shown(&self.master_key_file.value), &self.master_key_file.origin),
             ("log", self.log.value.clone(), &self.log.origin),
         ];
@@ -260,6 +275,7 @@ impl Config {
             "tls_cert" => self.tls_cert = Setting { value: Some(PathBuf::from(text)), origin },
             "tls_key" => self.tls_key = Setting { value: Some(PathBuf::from(text)), origin },
             "master_key_file" => self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin },
+            "cors_origins" => self.cors_origins = Setting { value: text.parse()?, origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;

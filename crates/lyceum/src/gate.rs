@@ -3,8 +3,10 @@
 //! any other under its number, and its name goes on serving the other one until somebody promotes it.
 //!
 //! The path: [`from_flag`] (the command line's way to write the table), [`suite`], [`rehearse`] (what can be refused is
-//! refused before the training), [`judge`] (after it); [`tuned`] is the same for fine-tuned models, by their loss.
+//! refused before the training), [`judge`] (after it); [`tuned`] is the same for fine-tuned models, by their loss, and
+//! [`tried`] by a suite of theirs.
 
+pub mod tried;
 pub mod tuned;
 
 use crate::commands::attack;
@@ -32,6 +34,8 @@ pub struct Judged {
     /// What the job's `done` line says.
     pub line: Value,
     run: Option<Run>,
+    /// What a suite of a fine-tuning found.
+    pub tried: Option<robustness::language::Run>,
 }
 
 /// `max_drop=0.02,data=test.csv,suite=suite.toml,rows=500`; paths are relative to the working folder.
@@ -112,7 +116,7 @@ pub async fn judge(
     let Some(served) = served(context, store, &plan.spec.name).await? else {
         let why = "there was no version to compare it with";
         let line = json!({ "held": false, "why": why, "compared_to": null, "max_drop": asked.max_drop });
-        return Ok(Some(Judged { held: None, line, run: None }));
+        return Ok(Some(Judged { held: None, line, run: None, tried: None }));
     };
     let (id, max_drop) = (served.id(), asked.max_drop);
     let (fresh, control) = (fresh.clone(), context.control.clone());
@@ -134,7 +138,7 @@ pub async fn judge(
     };
     line["held"] = held.is_some().into();
     line["why"] = json!(held);
-    Ok(Some(Judged { held, line, run }))
+    Ok(Some(Judged { held, line, run, tried: None }))
 }
 
 /// Keeps what the gate found for the version's card.

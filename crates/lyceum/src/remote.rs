@@ -331,12 +331,19 @@ fn refusal(status: u16, body: &Value) -> Failure {
         Exit::Auth => "give a key that may do this; lyceum keys on the server's machine shows them",
         Exit::Quota => "try again later, or ask for a higher limit",
         Exit::Conflict => "look at its state first",
+        _ if status < 500 => "correct the request; the command's --help says what it takes",
         _ => "the server's log says more",
     };
     let why = format!("the server answered with status {status}");
-    let mut failure =
-        Failure::new(exit, text("code", "refused"), text("message", "the server refused"), why, fix);
-    failure.place.key = error["param"].as_str().map(str::to_owned);
+    let key = error["param"].as_str().map(str::to_owned);
+    // The place is shown before the words, which begin with it too.
+    let message = text("message", "the server refused");
+    let message = match key.as_ref().and_then(|key| message.strip_prefix(key)?.strip_prefix(": ")) {
+        Some(rest) => rest.to_owned(),
+        None => message,
+    };
+    let mut failure = Failure::new(exit, text("code", "refused"), message, why, fix);
+    failure.place.key = key;
     failure
 }
 
@@ -353,6 +360,8 @@ mod tests {
             (failure.exit, failure.message.as_str(), failure.code.as_ref(), failure.place.key.as_deref()),
             (Exit::NotFound, "gone", "not_found", Some("model"))
         );
+        let body = json!({"error": {"message": "n: 0 is too few", "code": "invalid_value", "param": "n"}});
+        assert_eq!(refusal(400, &body).message, "0 is too few");
     }
 
     #[test]

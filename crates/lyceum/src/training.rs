@@ -311,8 +311,10 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (model, why) = (text(&done["model"]), text(&done["gate"]["why"]));
     let name = model.split('@').next().unwrap_or_default();
-    let message =
-        format!("{model} is held by its gate: {name} goes on serving {}", text(&done["gate"]["compared_to"]));
+    let message = match done["gate"]["compared_to"].as_str() {
+        Some(served) => format!("{model} is held by its gate: {name} goes on serving {served}"),
+        None => format!("{model} is held by its gate: {name} does not serve it"),
+    };
     // Only a fine-tuning has a base.
     let how =
         if done["base"].is_null() { "train with train.robust" } else { "tune it on more or other lines" };

@@ -195,7 +195,7 @@ async fn carry_out(
                     return Err(failure);
                 }
             };
-            publish(store, &claim, &plan, language, (tuned, judged)).await
+            publish(context, store, (&claim, &plan), language, (tuned, judged)).await
         }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
@@ -242,15 +242,14 @@ enum Broken {
 /// Writes the adapter's folder, holds what is served to what training said, and makes it visible together with the
 /// job's end. Returns the `done` line.
 async fn publish(
+    context: &Context,
     store: &Store,
-    claim: &Claim,
-    plan: &TunePlan,
+    (claim, plan): (&Claim, &TunePlan),
     language: Arc<Language>,
-    (tuned, judged): (Tuned, Option<Judged>),
+    (tuned, mut judged): (Tuned, Option<Judged>),
 ) -> Result<String, Failure> {
     let staging = Staging::of(store, &claim.project)?;
     let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
-    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     manifest.tuned = Some(report(claim.id(), plan, &tuned));
     manifest.privacy = tuned.privacy.clone();
     if let (Some(report), Some(privacy), Some(declared)) =
@@ -264,10 +263,21 @@ async fn publish(
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
     }
-    if let Err(failure) = hold_to_probes(staging.place(), &manifest, language, &tuned).await {
+    let held = hold_to_probes(staging.place(), &manifest, language, &tuned).await;
+    let tried = match (held, &mut judged) {
+        (Ok(mut fresh), Some(judged)) => {
+            (fresh.version.name, fresh.version.sha256) = (new.name.clone(), new.sha256.clone());
+            fresh.version.task.clone_from(&new.task);
+            gate::tried::judge(context, store, plan, fresh, judged).await
+        }
+        (Ok(_), None) => Ok(()),
+        (Err(failure), _) => Err(failure),
+    };
+    if let Err(failure) = tried {
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
     }
+    new.held = judged.as_ref().and_then(|judged| judged.held.clone());
     let report = manifest.tuned.clone().expect("made above: bug");
     let result_file = match results::keep(store, claim).await {
         Ok(file) => file,
@@ -307,7 +317,12 @@ async fn publish(
         line = done.to_string();
         line.clone()
     };
-    jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now()).await?;
+    let version =
+        jobs::finish_done(store, claim, new, staging, write_manifest, write_outcome, Timestamp::now())
+            .await?;
+    if let Some(run) = judged.as_ref().and_then(|judged| judged.tried.as_ref()) {
+        gate::tried::keep(store, run, &version, plan).await?;
+    }
     Ok(line)
 }
 
@@ -451,9 +466,9 @@ pub async fn hold_to_probes(
     manifest: &ImportedManifest,
     base: Arc<Language>,
     tuned: &Tuned,
-) -> Result<(), Failure> {
+) -> Result<Language, Failure> {
     let (manifest, probes) = (manifest.clone(), tuned.probes.clone());
-    let work = move || -> Result<f32, Failure> {
+    let work = move || -> Result<(f32, Language), Failure> {
         let served = Language::unpublished(&dir, manifest, &base)?;
         let adapter = served.added.as_ref().map(|added| &*added.adapter);
         let mut worst = 0f32;
@@ -462,10 +477,10 @@ pub async fn hold_to_probes(
                 .map_err(|error| Failure::internal("a probe failed", &error))?;
             worst = worst.max(probe.difference(&logits));
         }
-        Ok(worst)
+        Ok((worst, served))
     };
     let worst = tokio::task::spawn_blocking(work).await;
-    let worst = worst.map_err(|error| Failure::internal("the probes broke off", &error))??;
+    let (worst, served) = worst.map_err(|error| Failure::internal("the probes broke off", &error))??;
     if worst.is_nan() || worst > lyceum_models::probe::TOLERANCE {
         let message = "the tuned model does not say when served what it said when it was trained";
         let why = format!(
@@ -475,5 +490,5 @@ pub async fn hold_to_probes(
         let fix = "this is a defect of the program: report it, and serve the last checkpoint's adapter by importing it";
         return Err(Failure::new(Exit::Failed, "probes", message, why, fix));
     }
-    Ok(())
+    Ok(served)
 }

@@ -170,6 +170,8 @@ fn a_trained_model_is_listed_shown_measured_asked_exported_and_imported() {
     let other = tempfile::tempdir().unwrap();
     let imported = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
     assert_eq!((imported["model"].as_str(), &imported["sha256"]), (Some("copy@1"), &model["sha256"]));
+    let (_, empty) = error(&lyceum(other.path(), &["import", ".", "--json"]));
+    assert!(empty["why"].as_str().unwrap().contains("config.json"), "{empty}");
     // The weights alone are the same model again, where a spec says what they are.
     let weights = Path::new(out).join("model.safetensors");
     let weights = weights.to_str().unwrap();

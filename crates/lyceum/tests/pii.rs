@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -48,6 +49,59 @@ fn a_file_is_analysed_and_made_anonymous_without_a_data_folder() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("fix"), "{wrong:?}");
     }
     assert!(!dir.path().join("data").exists());
+}
+
+/// A folder in Hugging Face's layout: the tiny model of names of `fixtures/encoder`, without what its test expects.
+fn tagger(to: &Path) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/encoder");
+    let file = std::fs::read(fixtures.join("bert_tokens.safetensors")).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&file).unwrap();
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::write(to.join("config.json"), &metadata.metadata().as_ref().unwrap()["config"]).unwrap();
+    let all = SafeTensors::deserialize(&file).unwrap();
+    let weights = all.iter().filter(|(name, _)| !name.starts_with("test."));
+    std::fs::write(to.join("model.safetensors"), safetensors::serialize(weights, None).unwrap()).unwrap();
+    std::fs::copy(fixtures.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
+}
+
+#[test]
+fn names_are_found_by_a_model_and_stand_in_a_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    tagger(&dir.join("tagger"));
+    said(&lyceum(dir, &["import", "tagger", "--name", "names", "--quant", "f32"]));
+    std::fs::write(dir.join("letter.txt"), "The cat eats fish. a@b.de").unwrap();
+    let looking = ["--ner-model", "names", "--threshold", "0.3"];
+    let asked = |command: &[&str]| lyceum(dir, &[&["pii"], command, &looking].concat());
+    // `transformers`' pipeline takes each of these words for somebody (fixtures/encoder/names.json).
+    let lines = said(&asked(&["analyze", "letter.txt", "--json", "--show"]));
+    let found: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named = |kind: &str| found.iter().filter(|f| f["entity_type"] == kind).count();
+    assert!(named("PERSON") >= 1 && named("EMAIL_ADDRESS") == 1, "{lines}");
+    assert!(
+        found.iter().any(|f| f["entity_type"] == "PERSON" && f["text"].as_str().unwrap().contains("cat"))
+    );
+    let anonymous = said(&asked(&["anonymize", "letter.txt"]));
+    assert!(anonymous.contains("<PERSON>") && anonymous.contains("<EMAIL_ADDRESS>"), "{anonymous}");
+    assert!(!anonymous.contains("cat") && !anonymous.contains("a@b.de"), "{anonymous}");
+    let persons = said(&asked(&["analyze", "letter.txt", "--entities", "PERSON", "--json"]));
+    assert!(!persons.contains("EMAIL_ADDRESS") && persons.contains("PERSON"), "{persons}");
+
+    let guard = |extra: &[&str]| lyceum(dir, &[&["admin", "guard", "default", "--json"], extra].concat());
+    let set = said(&guard(&["--input", "mask", "--types", "PERSON", "--ner-model", "names"]));
+    let set: Value = serde_json::from_str(&set).unwrap();
+    assert_eq!((&set["ner_model"], &set["input"]["types"]), (&json!("names"), &json!(["PERSON"])));
+    for (wrong, why) in [
+        (&["--no-ner-model"][..], "PERSON takes a model"),
+        (&["--ner-model", "nobody"], "nobody"),
+        (&["--no-ner-model", "--ner-model", "names"], "cannot be used with"),
+    ] {
+        let output = guard(wrong);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && stderr.contains(why), "{wrong:?}: {stderr}");
+    }
+    let off: Value = serde_json::from_str(&said(&guard(&["--input", "off", "--no-ner-model"]))).unwrap();
+    assert_eq!((&off["ner_model"], &off["input"]["action"]), (&Value::Null, &json!("off")));
 }
 
 #[test]

@@ -121,8 +121,33 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     names_and_deletions(&house);
     files_privacy_and_attacks(&house);
     a_training(&house);
+    personal_data(&house);
     refusals_keep_the_key_to_themselves(&house);
     assert!(!house.client.path().join("data").exists(), "a client has no data folder");
+}
+
+fn personal_data(house: &House) {
+    let letter = house.client.path().join("letter.txt");
+    std::fs::write(&letter, "Grüße an a@b.de und c@d.de, a@b.de\n").unwrap();
+    let far = house.ask(&["pii", "analyze", "letter.txt", "--show"]);
+    let near =
+        lyceum(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]).output().unwrap();
+    let found = |output: &Output| -> Vec<Value> {
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (far, near) in found(&far).iter().zip(found(&near)) {
+        for field in ["entity_type", "start", "end", "why", "text"] {
+            assert_eq!(far[field], near[field], "{far} {near}");
+        }
+    }
+    assert_eq!(found(&far).len(), 3, "{}", String::from_utf8_lossy(&far.stderr));
+    let named = house.ask(&["pii", "anonymize", "letter.txt", "--operator", "placeholder"]);
+    let expected = "Grüße an <EMAIL_ADDRESS_1> und <EMAIL_ADDRESS_2>, <EMAIL_ADDRESS_1>\n";
+    assert_eq!(String::from_utf8(named.stdout).unwrap(), expected);
+    let (exit, _, error) = house.refused(&["pii", "anonymize", "letter.txt", "--operator", "hash"]);
+    assert!(exit == 2 && error.to_string().contains("its key would leave this machine"), "{error}");
+    std::fs::remove_file(letter).unwrap();
 }
 
 fn models_and_answers(house: &House) {

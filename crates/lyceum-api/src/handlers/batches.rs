@@ -38,7 +38,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<BatchList>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    let Query(query) = query.map_err(|error| ApiError::query(&error))?;
     let (after, limit) = (query.after.as_deref(), query.limit()?);
     Ok(Json(BatchList::new(batches::list(&api.service, &caller.project, after, limit).await?)))
 }

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`, whole or as a stream.
 
+use super::created;
 use super::why::{Asker, Said};
-use super::{created, new_id};
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
@@ -9,7 +9,7 @@ use crate::error::{ApiError, ErrorBody};
 use crate::sse;
 use crate::wire::chat::{Body, Call, Choice, Chunk, ChunkChoice, Completion, Delta, Logprobs, Message};
 use crate::wire::completions::{Delivery, PromptTokensDetails, Usage};
-use crate::wire::tier;
+use crate::wire::{new_id, tier};
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

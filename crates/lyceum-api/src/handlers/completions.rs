@@ -1,6 +1,6 @@
 //! `POST /v1/completions`, whole or as a stream.
 
-use super::{created, new_id};
+use super::created;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
@@ -11,6 +11,7 @@ use crate::wire::completions::{
     UsageField, Why,
 };
 use crate::wire::explanation::explanation;
+use crate::wire::new_id;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};

@@ -12,7 +12,7 @@ use lyceum_service::drift;
 
 /// Whether the rows that a loaded table or text model was asked still look like its training rows: a test a feature
 /// beside the manifest's sketches, corrected for their number. Of an imported language model: whether lengths, sureness,
-/// ends and guard of the newest answers are those of a reference window of this project. Only counts are kept, in memory.
+/// ends and guard of the newest answers are those of a reference window of this project. Only counts are kept.
 #[utoipa::path(get, path = "/v1/models/{id}/drift", tag = "robustness", params(("id" = String, Path)), responses(
     (status = 200, body = DriftBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
     (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]

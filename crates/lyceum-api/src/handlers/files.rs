@@ -192,7 +192,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<FileList>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    let Query(query) = query.map_err(|error| ApiError::query(&error))?;
     Ok(Json(FileList::new(files::list(&api.service, &caller.project, &query.parse()?).await?)))
 }
 

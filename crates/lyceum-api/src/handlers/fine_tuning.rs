@@ -19,7 +19,7 @@ use lyceum_service::fine_tuning::{self, Change, events};
 type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 fn pairs(query: Pairs) -> Result<Vec<(String, String)>, ApiError> {
-    let Query(pairs) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    let Query(pairs) = query.map_err(|error| ApiError::query(&error))?;
     Ok(pairs)
 }
 

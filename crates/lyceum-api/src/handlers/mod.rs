@@ -1,5 +1,6 @@
 //! One file a resource: parse, call the use case, write the answer.
 
+pub mod audits;
 pub mod batches;
 pub mod card;
 pub mod cascades;
@@ -35,11 +36,6 @@ pub mod usage;
 pub(crate) mod why;
 
 use lyceum_types::clock::Timestamp;
-
-/// `prefix` and a UUID, which sorts by time.
-fn new_id(prefix: &str) -> String {
-    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
-}
 
 /// Seconds since 1970.
 fn created() -> i64 {

@@ -1,11 +1,11 @@
 //! `POST /v1/moderations`
 
-use super::new_id;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::moderations::{Answer, Body};
+use crate::wire::new_id;
 use axum::Extension;
 use axum::extract::State;
 use lyceum_service::moderations;

@@ -1,9 +1,9 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations, files,
-    fine_tuning, health, infer, metrics, model_selections, models, moderations, organization, pii, predict,
-    privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
+    files, fine_tuning, health, infer, metrics, model_selections, models, moderations, organization, pii,
+    predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -21,6 +21,7 @@ use utoipa::{Modify, OpenApi};
         health::health, health::live, health::ready, metrics::metrics, openapi, docs::docs,
         pii::analyze, pii::anonymize, pii::deanonymize,
         privacy::epsilon, privacy::sigma, privacy::set_budget, privacy::budgets, privacy::saw, privacy::verify_receipt, privacy::model,
+        audits::create, audits::list, audits::find, audits::cancel,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
         registry::history, registry::approve, registry::promote, registry::lineage,

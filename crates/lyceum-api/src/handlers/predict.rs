@@ -8,7 +8,7 @@ use crate::wire::explain::InstancesBody;
 use crate::wire::explanation::{InstancesResponse, explanation};
 use crate::wire::path_model_ref;
 use crate::wire::predict::{Body, Response, instances};
-use crate::wire::robustness::promises;
+use crate::wire::promises::promises;
 use axum::Extension;
 use axum::extract::{FromRequest, Path, Request, State};
 use axum::response::IntoResponse;

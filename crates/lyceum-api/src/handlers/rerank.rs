@@ -1,10 +1,10 @@
 //! `POST /v1/rerank`
 
-use super::new_id;
 use crate::Api;
 use crate::auth::Caller;
 use crate::body::Json;
 use crate::error::{ApiError, ErrorBody};
+use crate::wire::new_id;
 use crate::wire::rerank::{Body, Reranking};
 use axum::Extension;
 use axum::extract::State;

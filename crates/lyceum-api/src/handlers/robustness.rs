@@ -38,15 +38,15 @@ pub async fn create(
     let project = &caller.project;
     if language::is_one(&api.service, project, &model_ref(&body.model)?).await? {
         let data = body.data.clone();
-        let asked = body.parse_language()?;
+        let (asked, other, bounds) = body.parse_language()?;
         let seed = asked.seed;
-        let plan = language::Plan::new(&api.service, &caller.payer, asked).await?;
-        let shown = robust_language::request_body(&plan, data.as_deref(), seed);
+        let trial = language::Trial::new(&api.service, &caller.payer, asked, (other, bounds)).await?;
+        let shown = robust_language::request_body(&trial, data.as_deref(), seed);
         let work = async move {
-            let run = plan.carry_out().await?;
+            let tried = trial.carry_out().await?;
             Ok(Found {
-                result: robust_language::result_body(&run),
-                lines: Some(robust_language::lines(&run)),
+                result: robust_language::result_body(&tried),
+                lines: Some(robust_language::lines(&tried.ours)),
             })
         };
         let record = background::start(&api.service, project, Kind::Robustness, shown, work).await?;

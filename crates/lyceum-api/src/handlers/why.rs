@@ -7,9 +7,10 @@ use crate::wire::chat::Why;
 use crate::wire::explanation::explanation;
 use lyceum_service::chat::Delta;
 use lyceum_service::explain::{self, Frame, Options, Saying, TargetChoice, What};
-use lyceum_service::{Payer, guard};
+use lyceum_service::{Payer, ServiceError, guard};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 /// Who wants to know why.
 pub(super) struct Asker {
@@ -62,6 +63,11 @@ impl Said {
 
     /// The explanation of what was heard; where it cannot be had, that and why: the answer is there all the same.
     pub(super) async fn explain(self) -> Value {
+        self.explain_by(Instant::now()).await
+    }
+
+    /// The same for an answer that nobody waits for: where there is no room it is asked again, until `deadline`.
+    pub(super) async fn explain_by(self, deadline: Instant) -> Value {
         let failed = |code: &str, message: String| {
             let error = json!({"code": code, "message": message});
             json!({"object": "explanation", "status": "failed", "error": error})
@@ -81,12 +87,16 @@ impl Said {
         }
         let request =
             explain::Request { model, what: What::Conversation { messages, frame, saying }, options };
-        match explain::create(&api.service, &payer, request).await {
-            Ok(explained) => explanation(&explained, extras),
-            Err(error) => {
-                let error = ApiError::from(error);
-                failed(error.detail.code.unwrap_or("internal_error"), error.detail.message)
-            }
+        loop {
+            let error = match explain::create(&api.service, &payer, request.clone()).await {
+                Ok(explained) => return explanation(&explained, extras),
+                Err(ServiceError::Overloaded { retry_after }) if Instant::now() + retry_after < deadline => {
+                    tokio::time::sleep(retry_after).await;
+                    continue;
+                }
+                Err(error) => ApiError::from(error),
+            };
+            return failed(error.detail.code.unwrap_or("internal_error"), error.detail.message);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/completions`, as OpenAI's `CompletionCreateParams` and `Completion` (with vLLM's `top_k`, `prompt_logprobs` and
+//! `POST /v1/completions`, as OpenAI's `CompletionCreateParams` and `Completion` (with vLLM's `top_k`, `stop_token_ids`, `prompt_logprobs` and
 //! `return_token_ids`).
 
 use super::explain::{Extras, OptionsBody};
@@ -39,6 +39,8 @@ pub struct Body {
     pub seed: Option<i64>,
     /// Up to 4 texts at which a completion ends; they are not part of it.
     pub stop: Option<StopBody>,
+    /// Tokens that end a completion beside the model's own.
+    pub stop_token_ids: Option<Vec<u32>>,
     pub stream: Option<bool>,
     pub stream_options: Option<StreamOptions>,
     /// Not supported.
@@ -181,6 +183,7 @@ impl Body {
             max_tokens,
             sampling,
             stop,
+            stop_ids: self.stop_token_ids.unwrap_or_default(),
             ignore_eos: self.ignore_eos.unwrap_or(false),
             logprobs,
             echo,

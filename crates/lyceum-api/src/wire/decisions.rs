@@ -1,16 +1,18 @@
-//! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`).
+//! `POST /v1/decisions`, with the types of PyPI `openai` 3.54 (`DecisionCreateParams`, `Decision`): here the
+//! request, [`input`] is what it is about, [`answer`] what comes back.
 
-use super::cascades::RoutedBody;
+mod answer;
+mod input;
+
+pub use answer::Decision;
+pub use input::{InputBody, Part};
+
 use super::explain::{Extras, OptionsBody};
-use super::explanation::explanation;
-use super::robustness::{
-    CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody, promises,
-};
+use super::promises::{CertifyBody, PredictionSetBody, promises};
 use super::{advisory, model_ref, unsupported};
 use crate::error::ApiError;
-use base64::Engine as _;
-use lyceum_service::Content;
-use lyceum_service::decisions::{self, Answer, ChoiceValue, Kind, Question, Request};
+use input::content;
+use lyceum_service::decisions::{ChoiceValue, Kind, Question, Request};
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,87 +65,6 @@ pub enum CacheMode {
 pub enum CacheTtl {
     #[serde(rename = "30m")]
     HalfHour,
-}
-
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a text, or one message {\"role\": \"user\", \"content\": …}")]
-#[schema(as = DecisionInput)]
-pub enum InputBody {
-    Text(String),
-    #[schema(value_type = Vec<Message>)]
-    Messages(Vec<Value>),
-}
-
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = DecisionMessage)]
-pub struct Message {
-    /// `message`
-    #[serde(rename = "type")]
-    pub kind: Option<MessageType>,
-    pub role: Role,
-    pub content: ContentBody,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MessageType {
-    Message,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    User,
-    System,
-    Developer,
-    Assistant,
-}
-
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a text or a list of parts")]
-#[schema(as = DecisionContent)]
-pub enum ContentBody {
-    Text(String),
-    #[schema(value_type = Vec<Part>)]
-    Parts(Vec<Value>),
-}
-
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", deny_unknown_fields)]
-#[schema(as = DecisionPart)]
-#[expect(dead_code, reason = "accepted, without effect")]
-pub enum Part {
-    #[serde(rename = "input_text")]
-    Text { text: String, prompt_cache_breakpoint: Option<Breakpoint> },
-    /// `image_url` is a base64 data URL; nothing is fetched.
-    #[serde(rename = "input_image")]
-    Image { image_url: String, detail: Option<Detail>, prompt_cache_breakpoint: Option<Breakpoint> },
-    /// The features of one row of a table.
-    #[serde(rename = "input_json")]
-    Json { data: Value },
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Breakpoint {
-    #[serde(rename = "mode")]
-    _mode: BreakpointMode,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakpointMode {
-    Explicit,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Detail {
-    Low,
-    High,
-    Auto,
-    Original,
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -216,72 +137,6 @@ impl Body {
     }
 }
 
-/// One thing is read: what else stands in the input would change an answer, so it is refused here and not dropped.
-fn content(input: InputBody) -> Result<Content, ApiError> {
-    let messages = match input {
-        InputBody::Text(text) => return Ok(Content::Text(text)),
-        InputBody::Messages(messages) => messages,
-    };
-    let [message] = <[Value; 1]>::try_from(messages).map_err(|messages: Vec<Value>| {
-        let message = format!("input: {} items; decisions read one user message", messages.len());
-        ApiError::field("input", "unsupported_value", message)
-    })?;
-    let message: Message = reparse("input[0]", &message)?;
-    let _ = message.kind;
-    if message.role != Role::User {
-        let text = "input[0].role: decisions read one message with the role \"user\"";
-        return Err(ApiError::field("input[0].role", "unsupported_value", text));
-    }
-    let parts = match message.content {
-        ContentBody::Text(text) => return Ok(Content::Text(text)),
-        ContentBody::Parts(parts) => parts,
-    };
-    let [part] = <[Value; 1]>::try_from(parts).map_err(|parts: Vec<Value>| {
-        let message = format!("input[0].content: {} parts; decisions read one", parts.len());
-        ApiError::field("input[0].content", "unsupported_value", message)
-    })?;
-    match reparse("input[0].content[0]", &part)? {
-        Part::Text { text, .. } => Ok(Content::Text(text)),
-        Part::Image { image_url, .. } => {
-            data_url("input[0].content[0].image_url", &image_url).map(Content::File)
-        }
-        Part::Json { data: Value::Object(row) } => Ok(Content::Row(row)),
-        Part::Json { .. } => {
-            let param = "input[0].content[0].data";
-            Err(ApiError::field(param, "invalid_type", format!("{param}: must be an object of features")))
-        }
-    }
-}
-
-/// A value inside an untagged union, whose errors then have their full path.
-fn reparse<T: serde::de::DeserializeOwned>(path: &str, value: &Value) -> Result<T, ApiError> {
-    crate::body::parse(value.to_string().as_bytes()).map_err(|mut error: ApiError| {
-        let inner = error.detail.param.take();
-        let param = inner.map_or(path.to_owned(), |inner| format!("{path}.{inner}"));
-        error.detail.message = format!("{path}: {}", error.detail.message);
-        error.detail.param = Some(param);
-        error
-    })
-}
-
-/// The bytes of a base64 data URL. Addresses on the network are never fetched.
-fn data_url(param: &str, url: &str) -> Result<Vec<u8>, ApiError> {
-    let refuse = |why: &str| Err(ApiError::field(param, "invalid_value", format!("{param}: {why}")));
-    let Some(rest) = url.strip_prefix("data:") else {
-        return refuse("must be a data URL (data:image/png;base64,…); this server fetches no addresses");
-    };
-    let Some((media_type, data)) = rest.split_once(";base64,") else {
-        return refuse("a data URL must say ;base64,");
-    };
-    if !media_type.starts_with("image/") {
-        return refuse("a data URL must begin with data:image/");
-    }
-    match base64::engine::general_purpose::STANDARD.decode(data) {
-        Ok(bytes) => Ok(bytes),
-        Err(_) => refuse("the base64 is broken"),
-    }
-}
-
 fn parse_question(i: usize, body: QuestionBody) -> Result<Question, ApiError> {
     let at = |field: &str| format!("questions[{i}].{field}");
     let bounded = |field: &str, n: usize| {
@@ -338,146 +193,10 @@ impl From<ChoiceValue> for ChoiceValueBody {
     }
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub struct Decision {
-    /// The version that answered: `name@3`.
-    pub model: String,
-    /// In the order of the questions.
-    pub answers: Vec<AnswerBody>,
-    pub usage: DecisionUsage,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
-    pub explanation: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub certificate: Option<CertificateBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub prediction_set: Option<SetBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ood: Option<OodBody>,
-    /// Of a version whose probabilities are calibrated; where it is missing they are as training left them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<CalibrationBody>,
-    /// Of a cascade: which member answered, and why.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cascade: Option<RoutedBody>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[schema(as = DecisionAnswer)]
-pub enum AnswerBody {
-    Predicate {
-        name: Option<String>,
-        probability: f64,
-    },
-    Choice {
-        name: Option<String>,
-        choice: ChoiceValueBody,
-        /// The probability of `choice`.
-        confidence: f64,
-        probabilities: Vec<ChoiceProbability>,
-    },
-    Score {
-        name: Option<String>,
-        /// The mean of the levels' values under their probabilities.
-        score: f64,
-        /// The probability of the most likely level.
-        confidence: f64,
-        probabilities: Vec<ScoreProbability>,
-    },
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = DecisionChoiceProbability)]
-pub struct ChoiceProbability {
-    pub value: ChoiceValueBody,
-    pub probability: f64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = DecisionScoreProbability)]
-pub struct ScoreProbability {
-    pub label: String,
-    /// The place of the level, from 0.
-    pub value: usize,
-    pub probability: f64,
-}
-
-/// Tokens of texts; pictures and rows have none.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DecisionUsage {
-    pub input_tokens: u64,
-    pub input_tokens_details: InputTokensDetails,
-    pub output_tokens: u64,
-    pub output_tokens_details: OutputTokensDetails,
-    pub total_tokens: u64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct InputTokensDetails {
-    pub cache_write_tokens: u64,
-    pub cached_tokens: u64,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OutputTokensDetails {
-    pub reasoning_tokens: u64,
-}
-
-impl Decision {
-    pub fn new(decision: decisions::Decision, extras: Extras) -> Self {
-        let explanation = decision.explanation.as_ref().map(|e| explanation(e, extras));
-        let (input_tokens, cached_tokens) = (decision.input_tokens, decision.cached_tokens);
-        let certificate = decision.promised.certificates.and_then(|mut all| all.pop());
-        let prediction_set = decision.promised.sets.and_then(|mut all| all.pop());
-        Self {
-            certificate: certificate.map(CertificateBody::from),
-            prediction_set: prediction_set.map(SetBody::from),
-            calibration: decision.promised.calibration.map(CalibrationBody::from),
-            ood: decision.promised.strange.and_then(|mut all| all.pop()).map(OodBody::from),
-            model: decision.model,
-            answers: decision.answers.into_iter().map(answer_body).collect(),
-            usage: DecisionUsage {
-                input_tokens,
-                input_tokens_details: InputTokensDetails { cache_write_tokens: 0, cached_tokens },
-                output_tokens: 0,
-                output_tokens_details: OutputTokensDetails { reasoning_tokens: 0 },
-                total_tokens: input_tokens,
-            },
-            explanation,
-            cascade: decision.cascade.map(RoutedBody::from),
-        }
-    }
-}
-
-fn answer_body((name, answer): (Option<String>, Answer)) -> AnswerBody {
-    match answer {
-        Answer::Predicate { probability } => AnswerBody::Predicate { name, probability },
-        Answer::Choice { choice, confidence, probabilities } => AnswerBody::Choice {
-            name,
-            choice: choice.into(),
-            confidence,
-            probabilities: probabilities
-                .into_iter()
-                .map(|(value, probability)| ChoiceProbability { value: value.into(), probability })
-                .collect(),
-        },
-        Answer::Score { score, confidence, probabilities } => AnswerBody::Score {
-            name,
-            score,
-            confidence,
-            probabilities: probabilities
-                .into_iter()
-                .enumerate()
-                .map(|(value, (label, probability))| ScoreProbability { label, value, probability })
-                .collect(),
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lyceum_service::Content;
     use serde_json::json;
 
     fn parse(body: Value) -> Result<Request, ApiError> {

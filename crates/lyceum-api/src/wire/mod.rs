@@ -1,5 +1,6 @@
 //! JSON shapes, and their way into requests that cannot be wrong. A field that no shape names is refused.
 
+pub mod audits;
 pub mod batches;
 pub mod binary;
 pub mod card;
@@ -21,6 +22,7 @@ pub mod organization;
 pub mod pii;
 pub mod predict;
 pub mod privacy;
+pub mod promises;
 pub mod registry;
 pub mod rerank;
 pub mod residents;
@@ -39,6 +41,11 @@ use lyceum_service::completions::Priority;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::Value;
+
+/// `prefix` and a UUID, which sorts by time.
+pub fn new_id(prefix: &str) -> String {
+    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
+}
 
 /// The reference in a `model` field.
 pub fn model_ref(text: &str) -> Result<ModelRef, ApiError> {

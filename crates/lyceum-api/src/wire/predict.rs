@@ -1,7 +1,7 @@
 //! `POST /v1/models/{m}:predict`, as KServe v1.
 
 use super::explain::OptionsBody;
-use super::robustness::{CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
+use super::promises::{CalibrationBody, CertificateBody, CertifyBody, OodBody, PredictionSetBody, SetBody};
 use crate::error::ApiError;
 use base64::Engine as _;
 use lyceum_service::Content;

@@ -2,15 +2,17 @@
 //! ([`super::robustness`]).
 
 use super::model_ref;
-use super::robustness::{Body, finding};
+use super::robustness::{Body, finding, gate_body};
 use crate::error::ApiError;
 use lyceum_kernels::cpu;
 use lyceum_kernels::stored::Stored;
 use lyceum_robust::reading::Way;
 use lyceum_service::robustness::language::{
-    Asked, AskedTexts, Canary, Environment, Environments, Family, Guards, Item, KvStorage, OwnAttack, Plan,
-    Prompt, RedTeam, Run, SECRET_CHARS_MIN, Transcript, Weights, Writer, default_suite,
+    Asked, AskedTexts, Bounds, Canary, Environment, Environments, Family, Guards, Item, KvStorage, OwnAttack,
+    Prompt, RedTeam, Run, SECRET_CHARS_MIN, Transcript, Trial, Tried, Verdict, Weights, Writer,
+    default_suite,
 };
+use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -28,8 +30,8 @@ const TYPES: [(&str, Stored); 8] = [
 ];
 
 impl Body {
-    /// What is asked of a language model.
-    pub fn parse_language(self) -> Result<Asked, ApiError> {
+    /// What is asked of a language model, the model that it is compared with, and what must hold.
+    pub fn parse_language(self) -> Result<(Asked, Option<ModelRef>, Bounds), ApiError> {
         let not_here = |field: &'static str, why: &str| {
             ApiError::field(field, "unsupported_parameter", format!("{field}: {why}"))
         };
@@ -37,8 +39,24 @@ impl Body {
             let why = "texts of a language model have no labels: give {\"prompt\", \"answer\"} or messages";
             return Err(not_here("labels", why));
         }
-        if self.compare_to.is_some() || self.gate.is_some() {
-            return Err(not_here("compare_to", "runs over language models are of one model: run each"));
+        let bounds = self.gate.map_or_else(Bounds::default, |gate| Bounds {
+            max_attack_success: gate.max_attack_success,
+            min_agreement: gate.min_agreement,
+            max_drop: gate.max_drop,
+        });
+        let other = self.compare_to.as_deref().map(model_ref).transpose()?;
+        let missing = |field: &'static str, why: &str| {
+            Err(ApiError::field(field, "missing_required_parameter", format!("{field}: is missing: {why}")))
+        };
+        match (&other, bounds.max_drop, self.gate) {
+            (Some(_), None, _) => {
+                return missing("gate.max_drop", "how much worse than compare_to it may be");
+            }
+            (None, Some(_), _) => return missing("compare_to", "gate.max_drop is beside another model"),
+            (None, None, Some(_)) if bounds.is_empty() => {
+                return missing("gate.max_attack_success", "a gate has a bound at least");
+            }
+            _ => {}
         }
         let texts = match (self.instances, self.data) {
             (Some(_), Some(_)) => {
@@ -63,7 +81,8 @@ impl Body {
             Some(items) => suite(items)?,
             None => default_suite(),
         };
-        Ok(Asked { model: model_ref(&self.model)?, texts, suite, seed: self.seed })
+        let model = model_ref(&self.model)?;
+        Ok((Asked { model, texts, suite, seed: self.seed }, other, bounds))
     }
 }
 
@@ -292,16 +311,31 @@ fn environment(place: &str, name: &str) -> Result<Environment, ApiError> {
 }
 
 /// What was asked, as a run's record shows it.
-pub fn request_body(plan: &Plan, data: Option<&str>, seed: u64) -> Value {
-    json!({"model": plan.model(), "compare_to": null, "data": data, "n": plan.n(), "seed": seed})
+pub fn request_body(trial: &Trial, data: Option<&str>, seed: u64) -> Value {
+    let plan = trial.plan();
+    json!({"model": plan.model(), "compare_to": trial.other(), "data": data, "n": plan.n(), "seed": seed})
 }
 
 /// What was found, as a run's record shows it.
-pub fn result_body(run: &Run) -> Value {
+pub fn result_body(tried: &Tried) -> Value {
+    let run = &tried.ours;
+    let theirs = tried.theirs.as_ref().map(|run| run.findings.iter().map(finding).collect::<Vec<_>>());
     json!({
         "model_sha256": run.sha256, "unit": null, "results": run.findings.iter().map(finding).collect::<Vec<_>>(),
-        "flags": [], "gate": null, "n_failures": run.transcripts.len(), "not_evaluated": run.not_evaluated,
+        "flags": [], "gate": tried.verdict.as_ref().map(verdict_body), "compared_results": theirs, "n_failures": run.transcripts.len(), "not_evaluated": run.not_evaluated,
     })
+}
+
+/// What a gate says of a run.
+pub fn verdict_body(verdict: &Verdict) -> Value {
+    let mut body = verdict
+        .beside
+        .as_ref()
+        .map_or_else(|| json!({"compare_to": null, "max_drop": null, "differences": []}), gate_body);
+    let bound = |b: &lyceum_service::robustness::language::gate::Bound| json!({"metric": b.metric, "value": b.value, "limit": b.limit, "passed": b.passed});
+    body["passed"] = verdict.passed().into();
+    body["bounds"] = verdict.bounds.iter().map(bound).collect();
+    body
 }
 
 /// The attacks that succeeded, a line each.
@@ -323,8 +357,8 @@ fn transcript(found: &Transcript) -> Value {
 }
 
 /// A run of the command line, which waits for it: the request and the result in one document.
-pub fn run_body(id: &str, created_at: i64, run: &Run) -> Value {
-    let mut body = result_body(run);
+pub fn run_body(id: &str, created_at: i64, tried: &Tried) -> Value {
+    let (run, mut body) = (&tried.ours, result_body(tried));
     let own = json!({
         "object": "robustness.run", "id": id, "created_at": created_at, "status": "completed", "model": run.model,
         "n": run.n, "seed": run.seed, "failures": run.transcripts.iter().map(transcript).collect::<Vec<_>>(),

@@ -3,6 +3,7 @@
 use crate::client::{Answer, Client};
 use crate::files::form;
 use crate::house::House;
+use crate::openai;
 use lyceum_engine::EngineLimits;
 use lyceum_store::batches;
 use lyceum_store::ledger::{Class, Entry, Outcome, entries};
@@ -398,21 +399,9 @@ async fn one_batch_a_key_and_nothing_where_nothing_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openai_package_brings_files_and_asks_batches() {
-    let python = std::env::var("LYCEUM_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has_it =
-        std::process::Command::new(&python).args(["-c", "import openai; openai.OpenAI.uploads"]).output();
-    if !has_it.is_ok_and(|output| output.status.success()) {
-        println!("skipped: {python} has no openai package (LYCEUM_PYTHON names another)");
-        return;
-    }
     let house = House::new().await;
     house.publish_poet("poet").await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/files_and_batches.py");
-    let mut command = std::process::Command::new(&python);
-    let url = format!("http://{}", house.client.address);
-    command.args([script, &url, house.client.key.as_deref().unwrap(), "poet"]);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.starts_with("asked "), "{said}\n{complained}");
+    if let Some(said) = openai::run("files_and_batches.py", "uploads", &house.client, "poet").await {
+        assert!(said.starts_with("asked "), "{said}");
+    }
 }

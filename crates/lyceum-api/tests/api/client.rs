@@ -32,6 +32,7 @@ impl Answer {
     }
 
     /// `error.param` and `error.code` of an answer with this status.
+    #[track_caller]
     pub fn refused(&self, status: u16) -> (String, String) {
         assert_eq!(self.status, status, "{}", self.text());
         let error = &self.json()["error"];
@@ -46,6 +47,19 @@ impl Answer {
         let data = self.text().split("\n\n").filter_map(|event| event.strip_prefix("data: "));
         data.map(str::to_owned).collect()
     }
+}
+
+/// The body of an answer with status 200.
+#[track_caller]
+pub fn ok(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.json()
+}
+
+/// A text of a body.
+#[track_caller]
+pub fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
 }
 
 impl Client {

@@ -193,6 +193,11 @@ async fn an_answer_brings_its_explanation_whole_and_streamed() {
     assert_eq!(answer["explanation"]["attributions"].as_array().unwrap().len(), 3, "{answer}");
 }
 
+/// The last event of an answer like this.
+fn whole_end(response: &Value) -> String {
+    format!("response.{}", response["status"].as_str().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_brings_its_explanation_whole_streamed_and_kept() {
     let house = house().await;
@@ -212,8 +217,17 @@ async fn a_response_brings_its_explanation_whole_streamed_and_kept() {
     let last = events.last().unwrap();
     assert!(last["type"].as_str().is_some_and(|t| t.starts_with("response.")), "{last}");
     assert_eq!(last["response"]["explanation"]["attributions"], alone["attributions"], "{last}");
+    // In the background it is made behind the answer, kept with it, and told with its last event.
+    let mut queued = asked.clone();
+    queued["background"] = true.into();
+    let events = typed(&house.client.post("/v1/responses", &queued).await);
+    let last = events.last().unwrap();
+    assert_eq!(last["type"], whole_end(&whole), "{last}");
+    assert_eq!(last["response"]["explanation"]["attributions"], alone["attributions"], "{last}");
+    let id = last["response"]["id"].as_str().unwrap();
+    let kept = house.client.get(&format!("/v1/responses/{id}")).await.json();
+    assert_eq!(kept["explanation"], last["response"]["explanation"]);
     for (extra, status, param) in [
-        (json!({"background": true}), 501, "explain"),
         (json!({"explain": {"method": "tracin"}}), 400, "explain.method"),
         (json!({"explain": {"method": "saliency"}}), 501, "method"),
         (json!({"explain": {"granularity": "patch:2"}}), 400, "granularity"),
@@ -290,7 +304,8 @@ async fn what_cannot_be_explained_is_refused_by_name() {
         (json!({"completion": ""}), 400, "completion"),
         (json!({"prompt": "x"}), 400, "completion"),
         (json!({"messages": [{"role": "user", "content": ""}]}), 400, "messages"),
-        (json!({"messages": [{"role": "weird", "content": "x"}]}), 400, "messages"),
+        (json!({"messages": [{"role": "weird", "content": "x"}]}), 400, "messages[0].role"),
+        (json!({"messages": [{"role": "developer", "content": "x"}]}), 400, "messages"),
     ] {
         let mut asked = base.clone();
         asked.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());

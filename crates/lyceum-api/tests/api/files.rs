@@ -66,7 +66,8 @@ async fn a_file_comes_is_listed_given_back_and_removed() {
     assert_eq!((&next["first_id"], &next["has_more"]), (&json!(id), &json!(false)));
     assert_eq!(client.get("/v1/files?order=asc").await.json()["last_id"], json!(second));
     assert_eq!(client.get("/v1/files?purpose=evals").await.json(), empty);
-    for (query, param) in [("limit=0", "limit"), ("order=up", "order"), ("after=x", "after"), ("page=2", "")]
+    for (query, param) in
+        [("limit=0", "limit"), ("order=up", "order"), ("after=x", "after"), ("page=2", "page")]
     {
         assert_eq!(client.get(&format!("/v1/files?{query}")).await.refused(400).0, param, "{query}");
     }

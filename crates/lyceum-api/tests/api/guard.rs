@@ -1,6 +1,6 @@
 //! The guard of a project's texts, and the routes that look through texts on demand.
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, ok};
 use crate::house::House;
 use crate::language::import_tiny;
 use lyceum_engine::EngineLimits;
@@ -22,12 +22,6 @@ pub async fn house(policy: Value) -> House {
 pub async fn set(house: &House, policy: Value) {
     let (_, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
     ok(&admin.post(POLICY, &policy).await);
-}
-
-#[track_caller]
-pub fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
 }
 
 /// A conversation whose answer is this text. The expression does not say its names literally: those would be given to

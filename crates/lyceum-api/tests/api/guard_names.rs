@@ -1,7 +1,8 @@
 //! Names that a model knows: on demand and in a project's policy. The tiny tagger of `fixtures/encoder`, whose findings
 //! `transformers`' pipeline gave, takes most words for somebody.
 
-use crate::guard::{POLICY, chat, house, ok, said, set};
+use crate::client::ok;
+use crate::guard::{POLICY, chat, house, said, set};
 use crate::house::House;
 use lyceum_types::ids::{KeyScope, Project};
 use serde_json::{Value, json};

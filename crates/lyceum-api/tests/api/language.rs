@@ -159,9 +159,23 @@ async fn what_cannot_be_answered_is_refused_by_name() {
         let client = house.client.clone();
         async move { client.post("/v1/chat/completions", &chat(extra)).await }
     };
-    let weird = post(json!({"messages": [{"role": "weird", "content": "a"}]})).await;
-    assert_eq!(weird.refused(400), ("messages".into(), "template_refused".into()));
-    assert!(weird.text().contains("no such role"), "{}", weird.text());
+    let one = |role: &str| json!([{"role": role, "content": "a"}]);
+    let other = post(json!({ "messages": one("developer") })).await;
+    assert_eq!(other.refused(400), ("messages".into(), "template_refused".into()));
+    assert!(other.text().contains("no such role"), "{}", other.text());
+    let weird = post(json!({ "messages": one("weird") })).await;
+    assert_eq!(weird.refused(400), ("messages[0].role".into(), "invalid_value".into()));
+    let silent = post(json!({"messages": [{"role": "user", "content": null}]})).await;
+    assert_eq!(silent.refused(400), ("messages[0].content".into(), "missing_required_parameter".into()));
+    let twice = post(json!({"tool_choice": "required"})).await;
+    assert_eq!(twice.text().matches("tools:").count(), 0, "{}", twice.text());
+    for (extra, param) in [
+        (json!({"logit_bias": {"999999": 1}}), "logit_bias.999999"),
+        (json!({"stop_token_ids": [999999]}), "stop_token_ids"),
+        (json!({"chat_template_kwargs": {"messages": []}}), "chat_template_kwargs.messages"),
+    ] {
+        assert_eq!(post(extra).await.refused(400), (param.into(), "invalid_value".into()));
+    }
     let long = post(json!({"messages": [{"role": "user", "content": "a".repeat(3000)}]})).await;
     assert_eq!(long.refused(400), ("messages".into(), "context_length_exceeded".into()));
     let image = json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]);
@@ -189,6 +203,17 @@ async fn completions_take_imported_models_too() {
     let answer = answer.json();
     assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with("the"), "{answer}");
     assert_eq!(answer["usage"]["prompt_tokens"], 2);
+    // A further token that ends: nothing behind its first place is said.
+    let plain = json!({"model": "tiny", "prompt": "the", "max_tokens": 8, "temperature": 0, "return_token_ids": true,
+        "ignore_eos": true});
+    let whole = house.client.post("/v1/completions", &plain).await.json();
+    let ids = whole["choices"][0]["token_ids"].as_array().unwrap().clone();
+    let mut stopped = plain.clone();
+    stopped["stop_token_ids"] = json!([ids[3]]);
+    let stopped = house.client.post("/v1/completions", &stopped).await.json();
+    let first = ids.iter().position(|id| *id == ids[3]).unwrap();
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop", "{stopped}");
+    assert!(stopped["usage"]["completion_tokens"].as_u64().unwrap() <= first as u64 + 1, "{stopped}");
     let ready = house.client.get("/ready").await;
     assert_eq!(ready.status, 200, "{}", ready.text());
 }

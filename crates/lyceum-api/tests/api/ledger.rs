@@ -431,6 +431,7 @@ async fn panic_in_work(house: &House, round: usize) {
             max_tokens: Some(8),
             sampling: lyceum_service::completions::Sampling::greedy(),
             stop: vec![],
+            stop_ids: vec![],
             ignore_eos: false,
             logprobs: None,
             echo: false,

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
 mod adapters;
+mod audits;
 mod background;
 mod batch_routes;
 mod batches;
@@ -10,6 +11,7 @@ mod card;
 mod cascades;
 mod client;
 mod contracts;
+mod cors;
 mod decisions;
 mod door;
 mod encoders;
@@ -24,16 +26,19 @@ mod files;
 mod fine_tuning;
 mod guard;
 mod guard_names;
+mod heads;
 mod house;
 mod language;
 mod ledger;
 mod load;
 mod moderations;
 mod money;
+mod openai;
 mod passes;
 mod receipts;
 mod registry;
 mod responses;
+mod retention;
 mod robust_language;
 mod robust_matrix;
 mod robustness;

@@ -1,6 +1,6 @@
 //! Prices and budgets over HTTP: what is set holds for the next request, and who may set it.
 
-use crate::client::{Answer, Client};
+use crate::client::{Client, ok};
 use crate::house::House;
 use lyceum_store::tenancy::{Act, projects};
 use lyceum_types::clock::Timestamp;
@@ -10,12 +10,6 @@ use serde_json::{Value, json};
 const PRICES: &str = "/v1/organization/prices";
 const BUDGETS: &str = "/v1/organization/budgets";
 const WRITE: [KeyScope; 1] = [KeyScope::OrganizationWrite];
-
-#[track_caller]
-fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
-}
 
 async fn kinds_of(admin: &Client) -> Vec<String> {
     let log = ok(&admin.get("/v1/organization/audit_logs?limit=100").await);

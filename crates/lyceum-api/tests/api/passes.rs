@@ -1,7 +1,7 @@
 //! Explanations, certificates and robustness runs on the bill: an auditor who counts passes by what the client was told and
 //! by what the engine did, budgets that cover them, limits that count them.
 
-use crate::client::{Answer, Client};
+use crate::client::{Answer, Client, ok};
 use crate::house::House;
 use crate::language::import_tiny;
 use crate::ledger::{RATES, bookkeeper, priced, rows};
@@ -23,12 +23,6 @@ async fn house() -> House {
     import_tiny(&house).await;
     priced(&house).await;
     house
-}
-
-#[track_caller]
-fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
 }
 
 fn id(answer: &Answer) -> String {

@@ -105,18 +105,62 @@ async fn what_a_model_or_its_files_do_not_allow_is_refused_before_the_run() {
     assert!(refused.text().contains("blocks of 256"), "{}", refused.text());
     assert_eq!(ask(environments(json!(["q5_k"]))).await.refused(400).1, "invalid_value");
     assert_eq!(ask(json!({"labels": ["a"]})).await.refused(400).0, "labels");
-    assert_eq!(
-        ask(json!({"compare_to": "tiny", "gate": {"max_drop": 0.1}})).await.refused(400).0,
-        "compare_to"
-    );
+    for (gate, field) in [
+        (json!({"compare_to": "tiny"}), "gate.max_drop"),
+        (json!({"gate": {"max_drop": 0.1}}), "compare_to"),
+        (json!({"gate": {}}), "gate.max_attack_success"),
+        (json!({"gate": {"max_attack_success": 0.1}}), "gate.max_attack_success"),
+        (json!({"gate": {"min_agreement": 1.1}}), "gate.min_agreement"),
+        (json!({"compare_to": "nobody", "gate": {"max_drop": 0.1}}), "model"),
+    ] {
+        let answer = ask(gate.clone()).await;
+        let status = if field == "model" { 404 } else { 400 };
+        assert_eq!(answer.refused(status).0, field, "{gate}");
+    }
     assert_eq!(ask(json!({"instances": null})).await.refused(400).0, "instances");
     assert_eq!(ask(json!({"instances": ["x".repeat(5000)]})).await.refused(400).0, "instances[0]");
     assert_eq!(ask(json!({"instances": [{"txt": "a"}]})).await.refused(400).0, "instances[0]");
     assert_eq!(ask(json!({"suite": [{"type": "pgd", "eps": 0.1}]})).await.refused(400).0, "suite[0]");
     house.publish_table("flowers").await;
+    let compared = ask(json!({"compare_to": "flowers", "gate": {"max_drop": 0.1}})).await;
+    assert_eq!(compared.refused(400), ("compare_to".into(), "not_comparable".into()));
     let body = json!({"model": "flowers", "instances": [[1, 2]], "labels": ["no"],
         "suite": [{"type": "environments", "matrix": ["q8_0"]}]});
     assert_eq!(house.client.post("/v1/robustness/runs", &body).await.refused(501).0, "suite[0].matrix");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_language_model_is_compared_with_another_and_held_to_bounds() {
+    let house = house().await;
+    let suite = json!([
+        {"type": "environments", "matrix": ["int4"], "max_tokens": 4},
+        {"type": "red_team", "system": SYSTEM, "canary": false, "only": ["direct"], "forbidden": ["\u{fffd}"], "max_tokens": 4}
+    ]);
+    let ask = async |extra: Value| {
+        let mut body = json!({"model": "tiny", "instances": texts(), "suite": suite});
+        for (key, value) in extra.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        run(&house, &body).await
+    };
+    let same = ask(json!({"compare_to": "tiny", "gate": {"max_drop": 0.0, "min_agreement": 1.0}})).await;
+    let gate = &same["gate"];
+    assert_eq!((&same["compare_to"], &gate["compare_to"]), (&json!("tiny@1"), &json!("tiny@1")), "{same}");
+    assert_eq!(same["compared_results"], same["results"], "the same model over the same");
+    let differences = gate["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 3, "two environments and the attacks: {gate}");
+    assert!(differences.iter().all(|d| d["difference"] == 0.0), "{gate}");
+    let four = of(&same, "agreement", "q4_0")["value"].as_f64().unwrap();
+    assert!(four < 1.0, "{same}");
+    // The reference agrees with itself; the narrower weights do not, and are what fails.
+    let bounds = gate["bounds"].as_array().unwrap();
+    let passed: Vec<bool> = bounds.iter().map(|bound| bound["passed"].as_bool().unwrap()).collect();
+    assert_eq!((passed, &gate["passed"]), (vec![true, false], &json!(false)), "{gate}");
+    let success = share(&same, "attack_success", "all", "guards on")["value"].as_f64().unwrap();
+    let enough = ask(json!({"gate": {"max_attack_success": success, "min_agreement": four}})).await;
+    assert_eq!((&enough["gate"]["passed"], &enough["compare_to"]), (&json!(true), &Value::Null), "{enough}");
+    let method = of(&same, "agreement", "q4_0")["budget"].to_string();
+    assert!(method.contains("beside served"), "the reference is named: {method}");
 }
 
 const SYSTEM: &str =
@@ -298,6 +342,18 @@ async fn answers_of_a_window_are_compared_with_those_of_a_reference_by_counts_of
     assert_eq!(drift().await["n"], moved["n"]);
     // Counts are all there is.
     assert!(!moved.to_string().contains("canary"));
+    // A decision counts as an answer of its own kind.
+    let decide = json!({"model": "tiny", "input": "the canary sings", "questions": [{"type": "choice",
+        "instructions": "Who?", "choices": [{"value": "the"}, {"value": "thin"}]}]});
+    let decided = house.client.post("/v1/decisions", &decide).await;
+    assert_eq!(decided.status, 200, "{}", decided.text());
+    let counted = drift().await;
+    assert_eq!(counted["n"].as_u64(), moved["n"].as_u64().map(|n| n + 1));
+    // They lie in the data folder, as counts.
+    house.service.keep_drift().await.unwrap();
+    let kept =
+        std::fs::read_to_string(house.service.store().layout().root().join("drift/tiny%401.json")).unwrap();
+    assert!(kept.contains("\"decision\":1") && !kept.contains("canary") && !kept.contains("thin"), "{kept}");
     house.publish_table("flowers").await;
     let refused = house.client.post("/v1/models/flowers/drift/reference", &json!({})).await;
     assert_eq!(refused.refused(422).1, "unsupported_model");

@@ -41,13 +41,13 @@ fn sketch(name: &str) -> FeatureSketch {
     }
 }
 
-async fn trained(house: &House, name: &str) {
+pub async fn trained(house: &House, name: &str) {
     let kept = Kept { valid_logits: Some(valid_logits()), features: vec![sketch("a"), sketch("b")] };
     house.publish_with(name, "classification", MLP, table(labels(&["no", "yes"])), kept).await;
 }
 
 /// The model's own answers, as labels of the rows.
-async fn answers(house: &House, model: &str, rows: &Value) -> Vec<String> {
+pub async fn answers(house: &House, model: &str, rows: &Value) -> Vec<String> {
     let answer = house.client.post(&format!("/v1/models/{model}:predict"), &json!({"instances": rows})).await;
     let predictions = answer.json()["predictions"].as_array().unwrap().clone();
     predictions.iter().map(|p| p["label"].as_str().unwrap().to_owned()).collect()

@@ -56,6 +56,9 @@ async fn objects(house: &House) -> Objects {
     let cascade = RunId::new(runs::Kind::Cascade);
     drop(runs::own(store, &project, &cascade).unwrap());
     runs::save(store, &project, &cascade, b"{}").unwrap();
+    let audit = RunId::new(runs::Kind::Audit);
+    drop(runs::own(store, &project, &audit).unwrap());
+    runs::save(store, &project, &audit, b"{}").unwrap();
     let (training, selection) = (job(Kind::Train).await, job(Kind::Choose).await.replace("job_", "sel_"));
     let (key, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
     let user = admin.get("/v1/organization/users").await.json()["data"][0]["id"].as_str().unwrap().to_owned();
@@ -65,6 +68,7 @@ async fn objects(house: &House) -> Objects {
         ("/v1/explanations/", id(ours.post("/v1/explanations", &explain).await)),
         ("/v1/robustness/runs/", id(ours.post("/v1/robustness/runs", &run).await)),
         ("/v1/cascades/", cascade.as_str().to_owned()),
+        ("/v1/privacy/audits/", audit.as_str().to_owned()),
         ("/v1/responses/", response.as_str().to_owned()),
         ("/v1/batches/", batch.to_string()),
         ("/v1/fine_tuning/jobs/", training),

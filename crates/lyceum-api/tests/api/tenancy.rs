@@ -1,42 +1,32 @@
 //! Administration over OpenAI's paths, and what it decides for every other request.
 
-use crate::client::{Answer, Client};
+use crate::client::{Client, ok, text_of};
 use crate::files::bring;
-use crate::house::{House, labels, text};
+use crate::house::House;
+use crate::openai;
 use lyceum_store::tenancy::{Act, Page, audit, projects};
 use lyceum_store::{Layout, Store, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::Instant;
 
-const ALL: &str = "/v1/organization";
-const DEFAULT: &str = "/v1/organization/projects/default";
+pub const ALL: &str = "/v1/organization";
+pub const DEFAULT: &str = "/v1/organization/projects/default";
 
-async fn admin(house: &House) -> Client {
+pub async fn admin(house: &House) -> Client {
     house.admin("default", &[KeyScope::OrganizationWrite], None).await.1
 }
 
-#[track_caller]
-fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
-}
-
-fn text_of(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
-}
-
 /// A key of a new service account.
-async fn account_key(admin: &Client, project: &str) -> Client {
+pub async fn account_key(admin: &Client, project: &str) -> Client {
     let path = format!("{ALL}/projects/{project}/service_accounts");
     let made = ok(&admin.post(&path, &json!({"name": "bot"})).await);
     Client { key: Some(text_of(&made["api_key"]["value"])), ..admin.clone() }
 }
 
-async fn new_project(admin: &Client, name: &str) -> String {
+pub async fn new_project(admin: &Client, name: &str) -> String {
     text_of(&ok(&admin.post(&format!("{ALL}/projects"), &json!({ "name": name })).await)["id"])
 }
 
@@ -306,109 +296,13 @@ async fn a_forbidden_model_is_neither_listed_nor_asked() {
     assert_eq!(admin.post(&path, &wrong).await.refused(400).0, "model_ids");
 }
 
-/// Whether any file below `dir` holds `bytes`.
-fn somewhere(dir: &Path, bytes: &[u8]) -> Option<std::path::PathBuf> {
-    for entry in std::fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let found = match path.is_dir() {
-            true => somewhere(&path, bytes),
-            false => std::fs::read(&path)
-                .unwrap()
-                .windows(bytes.len())
-                .any(|window| window == bytes)
-                .then_some(path),
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn zero_data_retention_refuses_by_name_what_would_be_kept() {
-    let house = House::new().await;
-    house.publish_poet("poet").await;
-    house
-        .publish(
-            "words",
-            "classification",
-            "family = \"lstm\"\nhead = \"last\"\nhidden_size = 5\nembedding_dim = 3",
-            text(labels(&["no", "yes"])),
-        )
-        .await;
-    let admin = admin(&house).await;
-    let retention = format!("{DEFAULT}/data_retention");
-    assert_eq!(ok(&admin.get(&retention).await)["type"], "organization_default");
-    assert_eq!(ok(&admin.get(&format!("{ALL}/data_retention")).await)["type"], "modified_abuse_monitoring");
-    for kind in ["enhanced_zero_data_retention", "enhanced_modified_abuse_monitoring"] {
-        assert_eq!(
-            admin.post(&retention, &json!({"retention_type": kind})).await.refused(501).0,
-            "retention_type"
-        );
-    }
-    assert_eq!(
-        admin.post(&format!("{ALL}/data_retention"), &json!({"retention_type": "none"})).await.status,
-        400
-    );
-    // The other canary shows that the search would find one.
-    let client = &house.client;
-    bring(client, "rows.csv", b"a,b\nlooked_for_and_found,1\n").await;
-    assert!(somewhere(house.dir.path(), b"looked_for_and_found").is_some());
-
-    ok(&admin
-        .post(&format!("{ALL}/data_retention"), &json!({"retention_type": "zero_data_retention"}))
-        .await);
-    let canary = "canary_abcdefgh";
-    let zero = "zero_data_retention".to_owned();
-    let refused = [
-        ("/v1/responses", json!({"model": "poet", "input": canary, "store": true}), "store"),
-        ("/v1/responses", json!({"model": "poet", "input": canary, "background": true}), "background"),
-        ("/v1/explanations", json!({"model": "words", "input": canary, "background": true}), "background"),
-        ("/v1/model_selections", json!({"task": "classification", "data": {"train": canary}}), "data"),
-    ];
-    for (path, body, param) in refused {
-        assert_eq!(
-            client.post(path, &body).await.refused(400),
-            (param.to_owned(), zero.clone()),
-            "{path} {body}"
-        );
-    }
-    let form = crate::files::form(
-        "b",
-        &[("purpose", None, b"user_data"), ("file", Some("x.csv"), canary.as_bytes())],
-    );
-    let kind = [("content-type", "multipart/form-data; boundary=b")];
-    assert_eq!(
-        client.send("POST", "/v1/files", &kind, form).await.refused(400),
-        ("file".into(), zero.clone())
-    );
-    let write = json!({"model": "poet", "prompt": "abc", "max_tokens": 3, "user": canary}).to_string();
-    let once = client.send("POST", "/v1/completions", &[("idempotency-key", canary)], &write).await;
-    assert_eq!(once.refused(400), ("Idempotency-Key".into(), zero));
-    // What keeps nothing works, and its answer is not there to be asked for again.
-    assert_eq!(client.send("POST", "/v1/completions", &[], &write).await.status, 200);
-    let decide = json!({"model": "words", "input": canary, "questions": [{"type": "predicate", "instructions": "yes"}]});
-    assert_eq!(client.post("/v1/decisions", &decide).await.status, 200);
-    let explained = ok(&client.post("/v1/explanations", &json!({"model": "words", "input": canary})).await);
-    let again = client.get(&format!("/v1/explanations/{}", text_of(&explained["id"]))).await;
-    assert_eq!(again.refused(404).1, "not_found");
-    house.service.store().close().await;
-    assert_eq!(somewhere(house.dir.path(), canary.as_bytes()), None);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_projects_own_word_stands_above_the_organisations() {
-    let house = House::new().await;
-    let admin = admin(&house).await;
-    let zero = json!({"retention_type": "zero_data_retention"});
-    ok(&admin.post(&format!("{ALL}/data_retention"), &zero).await);
-    ok(&admin.post(&format!("{DEFAULT}/data_retention"), &json!({"retention_type": "none"})).await);
-    bring(&house.client, "rows.csv", b"a,b\n1,2\n").await;
-    let other = account_key(&admin, &new_project(&admin, "other").await).await;
-    let kind = [("content-type", "multipart/form-data; boundary=b")];
-    let answer = other.send("POST", "/v1/files", &kind, crate::files::form("b", &[])).await;
-    assert_eq!(answer.refused(400).1, "zero_data_retention");
+/// Another organisation: who administers it, and a client of its first project.
+async fn theirs(house: &House) -> (Client, Client) {
+    let act = Act::of_command_line(Timestamp::now());
+    let (theirs, first) = projects::create_organization(house.service.store(), "theirs", &act).await.unwrap();
+    let (_, admin) = house.admin(&theirs.id, &[KeyScope::OrganizationWrite], None).await;
+    let them = account_key(&admin, &first.project.id).await;
+    (admin, them)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -424,10 +318,7 @@ async fn two_tenants_know_nothing_of_each_other() {
     let run = ours.post("/v1/robustness/runs", &run).await;
     let run = if run.status == 200 { text_of(&run.json()["id"]) } else { panic!("{}", run.text()) };
 
-    let act = Act::of_command_line(Timestamp::now());
-    let (theirs, first) = projects::create_organization(house.service.store(), "theirs", &act).await.unwrap();
-    let (_, their_admin) = house.admin(&theirs.id, &[KeyScope::OrganizationWrite], None).await;
-    let them = account_key(&their_admin, &first.project.id).await;
+    let (_, them) = theirs(&house).await;
     let nobody = "f".repeat(32);
     let (no_file, no_run) = (format!("file_{nobody}"), format!("rob_{nobody}"));
     let no_explanation = format!("expl_{nobody}");
@@ -480,8 +371,13 @@ async fn two_tenants_know_nothing_of_each_other() {
         }
     }
     assert_eq!(ours.get(&format!("/v1/files/{file}")).await.status, 200, "it is there still");
+}
 
-    // Administration: another organisation's ids are no ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_of_another_organisation_are_no_ids() {
+    let house = House::new().await;
+    let (their_admin, _) = theirs(&house).await;
+    let their_project = text_of(&ok(&their_admin.get(&format!("{ALL}/projects")).await)["data"][0]["id"]);
     let our_admin = admin(&house).await;
     let user = text_of(&ok(&our_admin.get(&format!("{ALL}/users")).await)["data"][0]["id"]);
     let key = text_of(&ok(&our_admin.get(&format!("{ALL}/admin_api_keys")).await)["data"][0]["id"]);
@@ -495,7 +391,7 @@ async fn two_tenants_know_nothing_of_each_other() {
         format!("{ALL}/users/{user}"),
         format!("{ALL}/admin_api_keys/{key}"),
         format!("{ALL}/audit_logs?after={entry}"),
-        format!("{ALL}/projects/{}/users/{user}", first.project.id),
+        format!("{ALL}/projects/{their_project}/users/{user}"),
     ] {
         assert_eq!(their_admin.get(&path).await.refused(404).1, "not_found", "{path}");
     }
@@ -576,21 +472,10 @@ async fn every_act_is_in_the_audit_log_and_the_chain_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openai_package_administers() {
-    let python = std::env::var("LYCEUM_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has_it =
-        std::process::Command::new(&python).args(["-c", "import openai; openai.OpenAI.admin"]).output();
-    if !has_it.is_ok_and(|output| output.status.success()) {
-        println!("skipped: {python} has no openai package with administration (LYCEUM_PYTHON names another)");
-        return;
-    }
     let house = House::new().await;
     house.publish_table("flowers").await;
     let admin = admin(&house).await;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/administration.py");
-    let mut command = std::process::Command::new(&python);
-    command.args([script, &format!("http://{}", admin.address), admin.key.as_deref().unwrap(), "flowers"]);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.starts_with("administered "), "{said}\n{complained}");
+    if let Some(said) = openai::run("administration.py", "admin", &admin, "flowers").await {
+        assert!(said.starts_with("administered "), "{said}");
+    }
 }

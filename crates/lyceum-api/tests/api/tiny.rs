@@ -4,7 +4,7 @@ use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::gguf::{self, Tensor, Value as Meta};
 
 pub const TEMPLATE: &str = "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<tool_call></tool_call><|im_end|>\n{% endif %}\
-{% for m in messages %}{% if m.role == 'weird' %}{{ raise_exception('no such role') }}{% endif %}\
+{% for m in messages %}{% if m.role == 'developer' %}{{ raise_exception('no such role') }}{% endif %}\
 <|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
 {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 

@@ -2,6 +2,7 @@
 
 use crate::house::House;
 use lyceum_api::Door;
+use lyceum_api::cors::Origins;
 use lyceum_api::tls::Tls;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -47,7 +48,7 @@ async fn health(address: SocketAddr, root: &rcgen::CertifiedKey<rcgen::KeyPair>)
 async fn door(house: &House, tls: Tls) -> SocketAddr {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let door = Door { tcp, tls: Some(tls) };
+    let door = Door { tcp, tls: Some(tls), origins: Origins::None };
     tokio::spawn(lyceum_api::serve(door, house.service.clone(), std::future::pending()));
     address
 }

@@ -2,7 +2,7 @@
 //! models that one project shares with others.
 
 use crate::batches::bring;
-use crate::client::{Answer, Client};
+use crate::client::{Client, ok, text_of};
 use crate::house::House;
 use crate::language::import_tiny;
 use lyceum_engine::EngineLimits;
@@ -19,16 +19,6 @@ use std::time::Duration;
 
 const ALL: &str = "/v1/organization/projects";
 const CANARY: &str = "zaunkönig-77";
-
-#[track_caller]
-fn ok(answer: &Answer) -> Value {
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value}")).to_owned()
-}
 
 /// A server with a master key, whose imported model everyone may ask.
 async fn house(outside: &Path) -> (House, String) {
@@ -50,7 +40,7 @@ async fn house(outside: &Path) -> (House, String) {
 
 async fn account(admin: &Client, project: &str) -> Client {
     let made = ok(&admin.post(&format!("{ALL}/{project}/service_accounts"), &json!({"name": "bot"})).await);
-    Client { key: Some(text(&made["api_key"]["value"])), ..admin.clone() }
+    Client { key: Some(text_of(&made["api_key"]["value"])), ..admin.clone() }
 }
 
 /// Files below a folder that contain a word.
@@ -104,7 +94,7 @@ async fn keep_everything(client: &Client) -> (String, String, String) {
     let upload = json!({"bytes": 5, "filename": format!("{CANARY}.txt"), "mime_type": "text/plain",
         "purpose": "user_data"});
     ok(&client.post("/v1/uploads", &upload).await);
-    (text(&answer["id"]), text(&file["id"]), text(&batch["id"]))
+    (text_of(&answer["id"]), text_of(&file["id"]), text_of(&batch["id"]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,13 +106,13 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
     assert_eq!(wrong.refused(400), ("external_key_id".into(), "unknown_key".into()));
     let made = ok(&admin.post(ALL, &json!({"name": "sealed", "external_key_id": master})).await);
     assert_eq!(made["external_key_id"], json!(master));
-    let id = text(&made["id"]);
+    let id = text_of(&made["id"]);
     let client = account(&admin, &id).await;
 
     let (answer, file, batch) = keep_everything(&client).await;
     let ended = batch_ended(&client, &batch).await;
     assert_eq!(ended["metadata"]["about"], CANARY);
-    let output = client.get(&format!("/v1/files/{}/content", text(&ended["output_file_id"]))).await;
+    let output = client.get(&format!("/v1/files/{}/content", text_of(&ended["output_file_id"]))).await;
     assert!(output.text().contains(&json!(CANARY).to_string()), "{}", output.text());
     let content = client.get(&format!("/v1/files/{file}/content")).await;
     assert_eq!(content.body, CANARY.repeat(9_000).as_bytes());
@@ -134,7 +124,7 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
     let rows = ok(&bring(&client, "fine-tune", "rows.jsonl", format!("{rows}\n").repeat(8).as_bytes()).await);
     let train = json!({"model": "tiny", "training_file": rows["id"], "metadata": {"about": CANARY}});
     let job = ok(&client.post("/v1/fine_tuning/jobs", &train).await);
-    let job = ok(&client.get(&format!("/v1/fine_tuning/jobs/{}", text(&job["id"]))).await);
+    let job = ok(&client.get(&format!("/v1/fine_tuning/jobs/{}", text_of(&job["id"]))).await);
     assert_eq!(job["metadata"]["about"], CANARY);
     let wrong = bring(&client, "fine-tune", "rows.csv", format!("a,b\n{CANARY},\n").as_bytes()).await;
     let spec = json!({"task": "classification", "data": {"target": "c"}});
@@ -148,11 +138,11 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
     // A project beside it keeps the same in plain bytes: the search can find.
     let plain = ok(&admin.post(ALL, &json!({"name": "plain"})).await);
     assert_eq!(plain["external_key_id"], Value::Null);
-    let beside = account(&admin, &text(&plain["id"])).await;
+    let beside = account(&admin, &text_of(&plain["id"])).await;
     keep_everything(&beside).await;
     assert!(!found(house.dir.path(), b"zaunk").is_empty());
 
-    let refused = admin.post(&format!("{ALL}/{}/erase", text(&plain["id"])), &json!({})).await;
+    let refused = admin.post(&format!("{ALL}/{}/erase", text_of(&plain["id"])), &json!({})).await;
     assert_eq!(refused.refused(400).1, "not_encrypted");
     let receipt = ok(&admin.post(&format!("{ALL}/{id}/erase"), &json!({})).await);
     seal::check(&receipt).unwrap();
@@ -175,7 +165,7 @@ async fn a_shared_model_is_asked_by_others_and_stays_its_owners() {
     let outside = tempfile::tempdir().unwrap();
     let (house, _) = house(outside.path()).await;
     let admin = house.admin("default", &[KeyScope::OrganizationWrite], None).await.1;
-    let project = text(&ok(&admin.post(ALL, &json!({"name": "team"})).await)["id"]);
+    let project = text_of(&ok(&admin.post(ALL, &json!({"name": "team"})).await)["id"]);
     let client = account(&admin, &project).await;
     let listed = ok(&client.get("/v1/models").await);
     for id in ["tiny", "tiny@1", "points"] {

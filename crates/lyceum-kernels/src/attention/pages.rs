@@ -133,44 +133,49 @@ impl Pages {
                 "kv pages: rows beyond the input"
             );
         }
-        let place = |layer, page, head| ((layer * n_pages + page as usize) * kv_heads + head) * 2 * PAGE;
+        let pieces: Vec<Piece> = spans.iter().flat_map(pieces).collect();
+        let at = |piece: &Piece, head| ((layer * n_pages + piece.page as usize) * kv_heads + head) * 2 * PAGE;
         let each = |write: &WriteHead<'_>| {
-            parallel_for(spans.iter().map(|span| span.n_rows).sum(), |mut i| {
-                let span = spans.iter().find(|span| {
-                    let here = i < span.n_rows;
-                    i -= if here { 0 } else { span.n_rows };
-                    here
-                });
-                let span = span.expect("as many rows as spans have: bug");
-                let position = span.first_position + i;
-                let row = &x[(span.first_row + i) * x_row + keys_at..][..2 * width];
-                for head in 0..kv_heads {
-                    let at = place(layer, span.pages[position / PAGE], head);
-                    let (keys, values) = (&row[head * d..][..d], &row[width + head * d..][..d]);
-                    write(at, position % PAGE, keys, values);
-                }
+            parallel_for(pieces.len() * kv_heads, |i| {
+                let (piece, head) = (&pieces[i / kv_heads], i % kv_heads);
+                let first = piece.first_row * x_row + keys_at + head * d;
+                let keys = Rows { x: &x[first..], row: x_row, n: piece.n_rows, d };
+                let values = Rows { x: &x[first + width..], ..keys };
+                write(at(piece, head), piece.column, keys, values);
             });
         };
         match &mut self.data {
             Data::F32(data) => {
                 let data = Parts::new(data);
-                each(&|at, column, keys, values| put(&data, at, column, [keys, values], |x| x));
+                each(&|at, column, keys, values| {
+                    put(&data, at, column, [Some(keys), Some(values)], |_, x| x)
+                });
             }
             Data::Bf16(data) => {
                 let data = Parts::new(data);
-                each(&|at, column, keys, values| put(&data, at, column, [keys, values], to_bf16));
+                each(&|at, column, keys, values| {
+                    put(&data, at, column, [Some(keys), Some(values)], |_, x| to_bf16(x));
+                });
             }
             Data::Int8(data, scales) => {
                 let (data, scales) = (Parts::new(data), Parts::new(scales));
                 each(&|at, column, keys, values| {
-                    for (i, x) in [keys, values].into_iter().enumerate() {
-                        let scale = x.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
-                        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-                        let n = |x: f32| (x * inverse).round_ties_even() as i8;
-                        let nothing = &[][..];
-                        put(&data, at, column, if i == 0 { [x, nothing] } else { [nothing, x] }, n);
-                        // SAFETY: a position of a head belongs to one row.
-                        unsafe { scales.part(at + i * PAGE + column, 1)[0] = scale };
+                    for (i, rows) in [keys, values].into_iter().enumerate() {
+                        let mut inverses = [0.0f32; PAGE];
+                        // SAFETY: a position of a head belongs to one piece.
+                        let scales = unsafe { scales.part(at + i * PAGE + column, rows.n) };
+                        for (r, scale) in scales.iter_mut().enumerate() {
+                            *scale = rows.of(r).iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+                            inverses[r] = if *scale > 0.0 { 1.0 / *scale } else { 0.0 };
+                        }
+                        let n = |r: usize, x: f32| (x * inverses[r]).round_ties_even() as i8;
+                        put(
+                            &data,
+                            at,
+                            column,
+                            if i == 0 { [Some(rows), None] } else { [None, Some(rows)] },
+                            n,
+                        );
                     }
                 });
             }
@@ -178,27 +183,83 @@ impl Pages {
     }
 }
 
-/// Writes the keys and the values of one head of one row: where the head's page begins, which column, what.
-type WriteHead<'a> = dyn Fn(usize, usize, &[f32], &[f32]) + Sync + 'a;
+/// The rows of a span that lie in one page.
+struct Piece {
+    page: u32,
+    /// The position of the first in the page.
+    column: usize,
+    first_row: usize,
+    n_rows: usize,
+}
 
-/// Writes one position of one head: keys down a column of the panel, values as a row. Either may be empty.
+fn pieces<'a>(span: &'a Span<'_>) -> impl Iterator<Item = Piece> + 'a {
+    let end = span.first_position + span.n_rows;
+    let pages = span.first_position / PAGE..end.div_ceil(PAGE);
+    pages.filter(|_| span.n_rows > 0).map(move |i| {
+        let first = span.first_position.max(i * PAGE);
+        Piece {
+            page: span.pages[i],
+            column: first - i * PAGE,
+            first_row: span.first_row + first - span.first_position,
+            n_rows: end.min((i + 1) * PAGE) - first,
+        }
+    })
+}
+
+/// The keys or the values of one head in consecutive rows: `n` of `d` numbers, each `row` after the one before.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    x: &'a [f32],
+    row: usize,
+    n: usize,
+    d: usize,
+}
+
+impl Rows<'_> {
+    fn of(&self, r: usize) -> &[f32] {
+        &self.x[r * self.row..][..self.d]
+    }
+}
+
+/// Numbers of a row that are turned at a time: a line of the cache.
+const NEAR: usize = 16;
+
+/// Writes the keys and the values of one head of a piece: where the head's page begins, the first column, what.
+type WriteHead<'a> = dyn Fn(usize, usize, Rows<'_>, Rows<'_>) + Sync + 'a;
+
+/// Writes consecutive positions of one head: keys side by side down the panel, values as rows. `to` is told which row a
+/// number comes from.
 fn put<T: Send>(
     data: &Parts<'_, T>,
     at: usize,
     column: usize,
-    [keys, values]: [&[f32]; 2],
-    to: impl Fn(f32) -> T,
+    [keys, values]: [Option<Rows<'_>>; 2],
+    to: impl Fn(usize, f32) -> T,
 ) {
-    let d = keys.len().max(values.len());
-    let at = at * d;
-    assert!(column < PAGE && at + 2 * PAGE * d <= data.len(), "kv pages: a page beyond the pool: bug");
-    for (c, &x) in keys.iter().enumerate() {
-        // SAFETY: inside the page, as asserted; a position of a head belongs to one row.
-        unsafe { *data.pointer(at + c * PAGE + column) = to(x) };
+    if let Some(keys) = keys {
+        assert!(column + keys.n <= PAGE, "kv pages: a piece beyond its page: bug");
+        // Some numbers of all rows come near first: rows lie so far apart that their lines drive each other out.
+        for first in (0..keys.d).step_by(NEAR) {
+            let len = NEAR.min(keys.d - first);
+            let mut near = [[0.0f32; NEAR]; PAGE];
+            for (r, near) in near.iter_mut().enumerate().take(keys.n) {
+                near[..len].copy_from_slice(&keys.of(r)[first..first + len]);
+            }
+            for c in 0..len {
+                // SAFETY: a position of a head belongs to one piece.
+                let line = unsafe { data.part(at * keys.d + (first + c) * PAGE + column, keys.n) };
+                for (r, (number, near)) in line.iter_mut().zip(&near).enumerate() {
+                    *number = to(r, near[c]);
+                }
+            }
+        }
     }
-    for (c, &x) in values.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { *data.pointer(at + (PAGE + column) * d + c) = to(x) };
+    if let Some(values) = values {
+        for r in 0..values.n {
+            // SAFETY: as above.
+            let line = unsafe { data.part((at + PAGE + column + r) * values.d, values.d) };
+            line.iter_mut().zip(values.of(r)).for_each(|(number, &x)| *number = to(r, x));
+        }
     }
 }
 

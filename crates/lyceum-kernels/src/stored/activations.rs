@@ -93,7 +93,7 @@ impl Panels {
     ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's.
-        if engine == Engine::Avx512 && unsafe { self.fill_by_eights((x, outliers), first, height) } {
+        if engine == Engine::Avx512 && unsafe { self.fill_together((x, outliers), first, height) } {
             return;
         }
         for i in 0..height {
@@ -112,22 +112,22 @@ impl Panels {
         }
     }
 
-    /// [`fill`](Self::fill) of tall panels: eight rows turn by eight words in registers, instead of word by word to
-    /// the places of each. Whether there was a way; the words are the same.
+    /// [`fill`](Self::fill) of panels of several rows: eight of them turn by eight words in registers, instead of word by
+    /// word to the places of each. Whether there was a way; the words are the same.
     ///
     /// # Safety
     /// As [`fill`](Self::fill), with [`Engine::Avx512`].
     #[cfg(target_arch = "x86_64")]
-    unsafe fn fill_by_eights(
+    unsafe fn fill_together(
         &self,
         (x, outliers): (*const f32, Option<&Outliers>),
         first: usize,
         height: usize,
     ) -> bool {
         let words = match self.kind {
-            Words::Bytes32 { .. } | Words::Bytes32Least if height == 8 => {
+            Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256 if (2..=8).contains(&height) => {
                 // SAFETY: the caller's.
-                unsafe { fill_eight_avx512(self, (x, outliers), first) }
+                unsafe { fill_bytes_avx512(self, (x, outliers), first, height) }
                 return true;
             }
             Words::F32 => pack::Words::F32,
@@ -148,34 +148,63 @@ impl Panels {
     }
 }
 
-/// A panel of eight rows of bytes with a scale for 32.
+/// A panel of two to eight rows of bytes.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-unsafe fn fill_eight_avx512(panels: &Panels, (x, outliers): (*const f32, Option<&Outliers>), first: usize) {
-    let n_blocks = panels.k / 32;
-    let mut limits = [f32::INFINITY; 8];
-    for (i, limit) in limits.iter_mut().enumerate() {
+unsafe fn fill_bytes_avx512(
+    panels: &Panels,
+    (x, outliers): (*const f32, Option<&Outliers>),
+    first: usize,
+    height: usize,
+) {
+    let mut rows: [Row<'_>; 8] = std::array::from_fn(|i| {
+        // What is too many repeats the last row, and is written nowhere.
+        let i = i.min(height - 1);
         let x = x.wrapping_add((first + i) * panels.k);
-        let row = Row { panels: *panels, x, outliers, limit: *limit, first, height: 8, i };
+        Row { panels: *panels, x, outliers, limit: f32::INFINITY, first, height, i }
+    });
+    for i in 0..height {
         // SAFETY: the caller's.
-        *limit = unsafe { row.begin::<Avx512Vnni>() };
+        rows[i].limit = unsafe { rows[i].begin::<Avx512Vnni>() };
     }
-    for block in (0..n_blocks).step_by(4) {
-        let mut words = [[[0i32; 8]; 4]; 8];
-        for (i, words) in words.iter_mut().enumerate() {
-            let x = x.wrapping_add((first + i) * panels.k);
-            let row = Row { panels: *panels, x, outliers, limit: limits[i], first, height: 8, i };
+    // Numbers that one call makes words of.
+    let piece = if panels.kind == Words::Bytes256 { 256 } else { 128 };
+    for at in (0..panels.k).step_by(piece) {
+        let mut words = [[0i32; 64]; 8];
+        for (words, row) in words.iter_mut().zip(&rows[..height]) {
             // SAFETY: the caller's.
-            *words = unsafe { row.four_blocks::<Avx512Vnni>(block) };
-        }
-        for part in 0..4.min(n_blocks - block) {
-            let mut lines = [std::ptr::null(); 8];
-            for (line, words) in lines.iter_mut().zip(&words) {
-                *line = words[part].as_ptr().cast::<f32>();
+            unsafe {
+                match panels.kind {
+                    Words::Bytes256 => row.block256::<Avx512Vnni>(at / 256, words),
+                    _ => row.four_blocks::<Avx512Vnni>(at / 32, &mut words[..32]),
+                }
             }
-            let to = panels.words.wrapping_add(first * (panels.k / 4) + 64 * (block + part));
-            // SAFETY: the panel has eight steps of eight words for each block.
-            unsafe { Avx512::transpose8(lines, to.cast(), 8) }
+        }
+        for part in 0..piece.min(panels.k - at) / 32 {
+            let lines = std::array::from_fn(|i| words[i][8 * part..].as_ptr().cast::<f32>());
+            let to = panels.words.wrapping_add(first * (panels.k / 4) + (at / 4 + 8 * part) * height);
+            let is_last = at + 32 * (part + 1) == panels.k;
+            // SAFETY: the panel has eight steps of `height` words for each 32 numbers, and behind all but the last of
+            // them there are others, which are written later.
+            unsafe { turn_eight(lines, to.cast(), height, is_last) }
+        }
+    }
+}
+
+/// Eight words of eight rows, word by word to steps of the first `height` rows. What is written of the others goes under the
+/// step behind, which comes later; behind the last there is somebody else's.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn turn_eight(lines: [*const f32; 8], to: *mut f32, height: usize, is_last: bool) {
+    // SAFETY: the caller's.
+    unsafe {
+        if height == 8 || !is_last {
+            return Avx512::transpose8(lines, to, height);
+        }
+        let mut turned = [0.0f32; 64];
+        Avx512::transpose8(lines, turned.as_mut_ptr(), 8);
+        for step in 0..8 {
+            std::ptr::copy_nonoverlapping(turned[8 * step..].as_ptr(), to.add(step * height), height);
         }
     }
 }
@@ -230,12 +259,20 @@ impl Row<'_> {
         }
     }
 
+    /// The size above which numbers of this row stand out. The largest size in each block of 32 is left where the block's
+    /// scale will be, where it has one.
     #[inline(always)]
     unsafe fn begin<L: Lanes>(&self) -> f32 {
-        match self.outliers {
-            // SAFETY: the caller's.
-            Some(outliers) => unsafe { outliers.begin::<L>(self.x, self.first + self.i) },
-            None => f32::INFINITY,
+        let Some(outliers) = self.outliers else { return f32::INFINITY };
+        let leaves = self.panels.kind != Words::Bytes256;
+        let (n_blocks, scales) = (self.panels.k / 32, self.panels.scales);
+        // SAFETY: the caller's; the row has a scale for each block.
+        unsafe {
+            outliers.begin::<L>(self.x, self.first + self.i, |block, largest| {
+                if leaves {
+                    *scales.add(self.at(n_blocks, block)) = f32::from_bits(largest);
+                }
+            })
         }
     }
 
@@ -255,15 +292,6 @@ impl Row<'_> {
         spare.as_ptr()
     }
 
-    /// The scale of some numbers whose largest size has these bits, and its inverse. Where one is not finite
-    /// the scale is not either, and with it the whole result: never a plausible number instead.
-    #[inline(always)]
-    fn scale(largest: u32) -> (f32, f32) {
-        let largest = f32::from_bits(largest);
-        let is_nothing = largest < LARGEST_MIN;
-        (if is_nothing { 0.0 } else { largest / 127.0 }, if is_nothing { 0.0 } else { 127.0 / largest })
-    }
-
     /// Writes words that follow each other along `k`, from step `step` of the panel's `steps`.
     #[inline(always)]
     unsafe fn put(&self, steps: usize, step: usize, words: &[i32]) {
@@ -278,80 +306,86 @@ impl Row<'_> {
     unsafe fn bytes32<L: Lanes>(&self) {
         let n_blocks = self.panels.k / 32;
         for first in (0..n_blocks).step_by(4) {
+            let mut words = [0i32; 32];
             // SAFETY: the row has `k` numbers, the panel a step for each block.
             unsafe {
-                let words = self.four_blocks::<L>(first);
-                for (i, words) in words.iter().enumerate().take(n_blocks - first) {
-                    self.put(self.panels.k / 4, 8 * (first + i), words);
-                }
+                self.four_blocks::<L>(first, &mut words);
+                self.put(self.panels.k / 4, 8 * first, &words[..8 * 4.min(n_blocks - first)]);
             }
         }
     }
 
     /// The words of four blocks of 32, or of those that are left; their scales and sums are written.
     #[inline(always)]
-    unsafe fn four_blocks<L: Lanes>(&self, first: usize) -> [[i32; 8]; 4] {
+    unsafe fn four_blocks<L: Lanes>(&self, first: usize, words: &mut [i32]) {
         let p = &self.panels;
         let n_blocks = p.k / 32;
         // The last one several times at the end.
         let block = |i: usize| (first + i).min(n_blocks - 1);
-        let mut words = [[0i32; 8]; 4];
         // SAFETY: the caller's.
         unsafe {
             let mut x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
-            let mut largest = L::largest_of_four(x);
             let mut spare = [[0.0; 32]; 4];
+            let mut largest = match self.outliers {
+                Some(_) => std::array::from_fn(|i| (*p.scales.add(self.at(n_blocks, block(i)))).to_bits()),
+                None => L::largest_of_four(x),
+            };
             for i in 0..4.min(n_blocks - first) {
                 x[i] = self.part::<L>(first + i, &mut largest[i], &mut spare[i]);
             }
-            let scales = largest.map(Self::scale);
+            let (scales, inverses) = scales_of(largest);
+            let sums = L::bytes_of_four(x, inverses, words.as_mut_ptr().cast());
             for i in 0..4.min(n_blocks - first) {
-                let (scale, inverse) = scales[i];
-                let sums = L::bytes_of(x[i], inverse, words[i].as_mut_ptr().cast());
-                let sum = sums[0] + sums[1];
                 let at = self.at(n_blocks, first + i);
-                *p.scales.add(at) = scale;
+                *p.scales.add(at) = scales[i];
                 match p.kind {
-                    Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sum,
-                    _ => *p.shifts.add(at) = scale * sum as f32,
+                    Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sums[i],
+                    _ => *p.shifts.add(at) = scales[i] * sums[i] as f32,
                 }
             }
         }
-        words
     }
 
     #[inline(always)]
     unsafe fn bytes256<L: Lanes>(&self) {
-        let p = &self.panels;
-        let n_blocks = p.k / 256;
-        for block in 0..n_blocks {
-            let mut sums = [0i32; 16];
+        for block in 0..self.panels.k / 256 {
+            let mut words = [0i32; 64];
             // SAFETY: as above.
             unsafe {
-                let mut x: [*const f32; 8] = std::array::from_fn(|i| self.x.add(256 * block + 32 * i));
-                let mut spare = [[0.0; 32]; 8];
-                let mut largest = 0;
-                for half in [0, 4] {
-                    let four = L::largest_of_four([x[half], x[half + 1], x[half + 2], x[half + 3]]);
-                    for (i, mut own) in four.into_iter().enumerate() {
-                        let part = half + i;
-                        x[part] = self.part::<L>(8 * block + part, &mut own, &mut spare[part]);
-                        largest = largest.max(own);
-                    }
+                self.block256::<L>(block, &mut words);
+                self.put(self.panels.k / 4, 64 * block, &words);
+            }
+        }
+    }
+
+    /// The words of a block of 256; its scale and sums are written.
+    #[inline(always)]
+    unsafe fn block256<L: Lanes>(&self, block: usize, words: &mut [i32; 64]) {
+        let p = &self.panels;
+        let n_blocks = p.k / 256;
+        let mut sums = [0i32; 16];
+        // SAFETY: as above.
+        unsafe {
+            let mut x: [*const f32; 8] = std::array::from_fn(|i| self.x.add(256 * block + 32 * i));
+            let mut spare = [[0.0; 32]; 8];
+            let mut largest = 0;
+            for half in [0, 4] {
+                let four = L::largest_of_four([x[half], x[half + 1], x[half + 2], x[half + 3]]);
+                for (i, mut own) in four.into_iter().enumerate() {
+                    let part = half + i;
+                    x[part] = self.part::<L>(8 * block + part, &mut own, &mut spare[part]);
+                    largest = largest.max(own);
                 }
-                let (scale, inverse) = Self::scale(largest);
-                let mut words = [0i32; 64];
-                for part in 0..8 {
-                    let to = words.as_mut_ptr().add(8 * part).cast();
-                    let two = L::bytes_of(x[part], inverse, to);
-                    sums[2 * part..][..2].copy_from_slice(&two);
-                }
-                self.put(p.k / 4, 64 * block, &words);
-                *p.scales.add(self.at(n_blocks, block)) = scale;
-                for word in 0..SUMS {
-                    let at = self.at(n_blocks * SUMS, SUMS * block + word);
-                    *p.sums.add(at) = pair_of_sums(&sums, word);
-                }
+            }
+            let (scales, inverses) = scales_of([largest]);
+            for part in 0..8 {
+                let two = L::bytes_of(x[part], inverses[0], words.as_mut_ptr().add(8 * part).cast());
+                sums[2 * part..][..2].copy_from_slice(&two);
+            }
+            *p.scales.add(self.at(n_blocks, block)) = scales[0];
+            for word in 0..SUMS {
+                let at = self.at(n_blocks * SUMS, SUMS * block + word);
+                *p.sums.add(at) = pair_of_sums(&sums, word);
             }
         }
     }
@@ -393,6 +427,20 @@ impl Row<'_> {
             unsafe { self.put(steps, first, &words[..len.min(steps - first).next_multiple_of(2)]) }
         }
     }
+}
+
+/// The scales of numbers whose largest sizes have these bits, and their inverses. Where one is not finite
+/// the scale is not either, and with it the whole result: never a plausible number instead.
+#[inline(always)]
+fn scales_of<const N: usize>(largest: [u32; N]) -> ([f32; N], [f32; N]) {
+    let (mut scales, mut inverses) = ([0.0; N], [0.0; N]);
+    for i in 0..N {
+        let largest = f32::from_bits(largest[i]);
+        let is_nothing = largest < LARGEST_MIN;
+        scales[i] = if is_nothing { 0.0 } else { largest / 127.0 };
+        inverses[i] = if is_nothing { 0.0 } else { 127.0 / largest };
+    }
+    (scales, inverses)
 }
 
 /// Words that are made at a time; even.

@@ -176,6 +176,34 @@ impl Lanes for Avx512Vnni {
             sums_of_bytes(first, second)
         }
     }
+    #[inline(always)]
+    unsafe fn bytes_of_four(x: [*const f32; 4], inverses: [f32; 4], to: *mut i8) -> [i32; 4] {
+        unsafe {
+            let (sign, zero) = (_mm512_set1_epi8(-128), _mm512_setzero_si512());
+            let mut sums = [0; 4];
+            for half in 0..2 {
+                let mut parts = [_mm_setzero_si128(); 4];
+                for (i, part) in parts.iter_mut().enumerate() {
+                    let block = 2 * half + i / 2;
+                    let numbers = _mm512_loadu_ps(x[block].add(i % 2 * 16));
+                    let scaled = _mm512_mul_ps(numbers, _mm512_set1_ps(inverses[block]));
+                    *part = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(scaled));
+                }
+                let low = _mm256_set_m128i(parts[1], parts[0]);
+                let high = _mm256_set_m128i(parts[3], parts[2]);
+                let bytes = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high);
+                _mm512_storeu_si512(to.add(64 * half).cast(), bytes);
+                // Eight sums of eight; four of them are a block's. See `sums_of_bytes`.
+                let eights = _mm512_sad_epu8(_mm512_xor_si512(bytes, sign), zero);
+                let pairs = _mm512_add_epi64(eights, _mm512_permutex_epi64::<0b10_11_00_01>(eights));
+                let fours = _mm512_add_epi64(pairs, _mm512_permutex_epi64::<0b01_00_11_10>(pairs));
+                let [low, high] = [_mm512_castsi512_si128(fours), _mm512_extracti32x4_epi32::<2>(fours)];
+                sums[2 * half] = _mm_cvtsi128_si64(low) as i32 - 32 * 128;
+                sums[2 * half + 1] = _mm_cvtsi128_si64(high) as i32 - 32 * 128;
+            }
+            sums
+        }
+    }
 }
 
 /// The sums of sixteen signed bytes each.

@@ -47,12 +47,13 @@ impl Outliers {
         Outliers { counts: counts.cast(), found: counts.wrapping_add(m).cast(), k }
     }
 
-    /// Begins row `row`, which stands at `x`: none were found yet; and the size above which a number stands out.
+    /// Begins row `row`, which stands at `x`: none were found yet; and the size above which a number stands out. `seen` is
+    /// told the bits of each block's largest size.
     ///
     /// # Safety
     /// `x` points at the whole row, which blocks of 32 fill; nobody else touches the row; the processor is that of `L`.
     #[inline(always)]
-    pub unsafe fn begin<L: Lanes>(&self, x: *const f32, row: usize) -> f32 {
+    pub unsafe fn begin<L: Lanes>(&self, x: *const f32, row: usize, mut seen: impl FnMut(usize, u32)) -> f32 {
         let n_blocks = self.k / 32;
         let mut sum = 0.0;
         // SAFETY: the caller's; blocks are within the row.
@@ -61,8 +62,11 @@ impl Outliers {
             for first in (0..n_blocks).step_by(4) {
                 let block = |i: usize| x.add(32 * (first + i).min(n_blocks - 1));
                 let largest = L::largest_of_four(std::array::from_fn(block));
-                // One after the other: the same sum on every processor.
-                largest.iter().take(n_blocks - first).for_each(|&bits| sum += f32::from_bits(bits));
+                for (i, &bits) in largest.iter().enumerate().take(n_blocks - first) {
+                    // One after the other: the same sum on every processor.
+                    sum += f32::from_bits(bits);
+                    seen(first + i, bits);
+                }
             }
         }
         // Not a number, or infinite, where one is not finite: then nothing is above it.

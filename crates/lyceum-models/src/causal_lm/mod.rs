@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod config;
 pub mod families;
 mod load;
+pub(crate) mod paged;
 mod sections;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use lyceum_nn::ops::head_norm::Heads;
 use lyceum_nn::ops::joined::Part;
 use lyceum_nn::ops::rope::{Pairs, RopeOptions, RopeTable};
 use lyceum_nn::{Activation, Init, NnError, ParamId, Tape, Var};
+use std::ops::Range;
 
 #[derive(Clone, Debug)]
 pub struct CausalLm {
@@ -230,25 +232,24 @@ impl CausalLm {
         tape: &mut Tape<'_>,
         x: Var,
         positions: &[u32],
-        attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
+        mut attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
     ) -> Result<Var, NnError> {
         let uses = Vec::from_iter(self.own_use(tape.shape(x).rows()));
-        self.run_with(tape, x, positions, &uses, attend)
+        self.run_layers(tape, x, (0..self.layers.len(), positions, &uses), &mut attend)
     }
 
-    /// As [`run`](Self::run), with the adapters `uses` alone.
-    pub(crate) fn run_with(
+    /// The layers `layers`, with the adapters `uses` alone.
+    fn run_layers(
         &self,
         tape: &mut Tape<'_>,
         x: Var,
-        positions: &[u32],
-        uses: &[Use<'_>],
-        mut attend: impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
+        (layers, positions, uses): (Range<usize>, &[u32], &[Use<'_>]),
+        attend: &mut impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
     ) -> Result<Var, NnError> {
-        let mut x = self.scaled(tape, x)?;
+        let mut x = if layers.start == 0 { self.scaled(tape, x)? } else { x };
         let embedded = x;
-        for i in 0..self.layers.len() {
-            let middle = self.attention_half(tape, x, (i, positions, uses), &mut attend)?;
+        for i in layers {
+            let middle = self.attention_half(tape, x, (i, positions, uses), attend)?;
             x = self.feedforward_half(tape, middle, i, uses)?;
             tape.mark(x, || format!("layers.{i}"));
             tape.release_between(embedded, x);
@@ -272,10 +273,21 @@ impl CausalLm {
         (i, positions, uses): (usize, &[u32], &[Use<'_>]),
         attend: &mut impl FnMut(&mut Tape<'_>, usize, Var) -> Result<Var, NnError>,
     ) -> Result<Var, NnError> {
-        let layer = &self.layers[i];
-        let y = tape.rms_norm(x, layer.input_layernorm, self.config.rms_norm_eps)?;
-        let qkv = self.queries_keys_values(tape, i, y, positions, uses)?;
+        let qkv = self.queries_keys_values(tape, i, x, positions, uses)?;
         let y = attend(tape, i, qkv)?;
+        self.attended(tape, x, y, i, uses)
+    }
+
+    /// `x` and what the heads of layer `i` saw, `y`.
+    fn attended(
+        &self,
+        tape: &mut Tape<'_>,
+        x: Var,
+        y: Var,
+        i: usize,
+        uses: &[Use<'_>],
+    ) -> Result<Var, NnError> {
+        let layer = &self.layers[i];
         let branch = Branch { place: Place::Output, part: layer.o_proj, norm: layer.post_attention_norm };
         self.add_branch(tape, x, y, (i, branch), uses)
     }
@@ -307,6 +319,7 @@ impl CausalLm {
         tape.linear(x, self.lm_head.unwrap_or(self.embed_tokens), None, Activation::None)
     }
 
+    /// Turned `[q | k | v]` rows of layer `i`, whose input is `x`.
     fn queries_keys_values(
         &self,
         tape: &mut Tape<'_>,
@@ -316,6 +329,7 @@ impl CausalLm {
         uses: &[Use<'_>],
     ) -> Result<Var, NnError> {
         let (layer, heads) = (&self.layers[i], self.heads());
+        let x = tape.rms_norm(x, layer.input_layernorm, self.config.rms_norm_eps)?;
         let mut qkv = tape.linear_joined(x, &layer.qkv)?;
         qkv = self.adapt(tape, (i, Place::Qkv), x, qkv, uses)?;
         if let Some(weights) = layer.head_norms {

@@ -3,8 +3,7 @@
 use super::{Op, Operation};
 use crate::NnError;
 use crate::tape::{Backward, Ledger, Tape, Var};
-use lyceum_kernels::elementwise::{add, add_into};
-use lyceum_kernels::matmul::Write;
+use lyceum_kernels::elementwise::add;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Add {
@@ -33,10 +32,7 @@ impl Operation for Add {
 
     fn backward_inputs(&self, back: &mut Backward<'_>) {
         for input in [self.a, self.b] {
-            back.grad(input, |_, dy, dx, write| match write {
-                Write::Overwrite => dx.copy_from_slice(dy),
-                Write::Add => add_into(dx, dy),
-            });
+            back.pass_on(input);
         }
     }
 

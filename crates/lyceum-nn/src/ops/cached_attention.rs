@@ -43,25 +43,63 @@ impl Tape<'_> {
         layer: usize,
         spans: &[Span<'_>],
     ) -> Result<Var, NnError> {
-        if self.recording() != Recording::Off {
-            return Err(NnError::NoBackward { op: OP });
-        }
-        let (shape, KvShape { kv_heads, head_size, .. }) = (self.shape(qkv), pool.shape());
-        check(shape, options, pool, layer, spans)?;
-        let (rows, width) = (shape[1], options.heads * head_size);
+        self.remember(qkv, options, pool, layer, spans)?;
+        self.look_back(qkv, options, pool, layer, spans)
+    }
+
+    /// The first half of [`cached_attention`](Self::cached_attention): the keys and values of `qkv` are written.
+    pub fn remember(
+        &mut self,
+        qkv: Var,
+        options: CachedOptions,
+        pool: &mut KvPool,
+        layer: usize,
+        spans: &[Span<'_>],
+    ) -> Result<(), NnError> {
+        let keys_at = self.checked(qkv, options, pool, layer, spans)?;
+        let row = self.shape(qkv).last();
+        pool.write(layer, spans, self.value(qkv), row, keys_at);
+        Ok(())
+    }
+
+    /// The second half: what the queries of `qkv` see. Its keys and values were written before, maybe with others that
+    /// nobody asks for: the spans are of the rows of `qkv`.
+    pub fn look_back(
+        &mut self,
+        qkv: Var,
+        options: CachedOptions,
+        pool: &KvPool,
+        layer: usize,
+        spans: &[Span<'_>],
+    ) -> Result<Var, NnError> {
+        let width = self.checked(qkv, options, pool, layer, spans)?;
+        let (rows, head_size) = (self.shape(qkv)[1], pool.shape().head_size);
         let mut out = self.take(rows * width);
-        let x = self.value(qkv);
-        let row = width + 2 * kv_heads * head_size;
-        pool.write(layer, spans, x, row, width);
         let asked = PagedAttention {
             heads: options.heads,
             scale: options.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
             window: options.window,
-            q_row: row,
+            q_row: self.shape(qkv).last(),
             out_row: width,
         };
-        paged_attention(pool, layer, &asked, spans, x, &mut out);
+        paged_attention(pool, layer, &asked, spans, self.value(qkv), &mut out);
         Ok(self.push(Op::Leaf, Shape::new(&[1, rows, width]), out, false))
+    }
+
+    /// Where the keys of a row begin: the width of its queries.
+    fn checked(
+        &self,
+        qkv: Var,
+        options: CachedOptions,
+        pool: &KvPool,
+        layer: usize,
+        spans: &[Span<'_>],
+    ) -> Result<usize, NnError> {
+        if self.recording() != Recording::Off {
+            return Err(NnError::NoBackward { op: OP });
+        }
+        check(self.shape(qkv), options, pool, layer, spans)?;
+        Ok(options.heads * pool.shape().head_size)
     }
 }
 

@@ -6,7 +6,7 @@
 use super::{Op, Operation};
 use crate::tape::{Backward, Ledger, Tape, Var};
 use crate::{Activation, NnError};
-use lyceum_kernels::activation::{activate, activate_backward, activate_in_place};
+use lyceum_kernels::activation::{activate, activate_backward};
 use lyceum_kernels::elementwise::{Write, mul};
 use lyceum_kernels::{pool, scratch};
 
@@ -29,8 +29,7 @@ impl Tape<'_> {
         pool::for_each_chunk(&mut out, f.max(1), |row, y| {
             let (g, u) = from[row * 2 * f..][..2 * f].split_at(f);
             scratch::with_f32(f, |gate| {
-                gate.copy_from_slice(g);
-                activate_in_place(activation, gate);
+                activate(activation, g, gate);
                 mul(gate, u, y);
             });
         });

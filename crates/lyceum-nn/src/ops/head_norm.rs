@@ -7,10 +7,10 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
-use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward};
-use lyceum_kernels::elementwise::{Write, add_into};
-use lyceum_kernels::norm::{Normed, norm_backward, norm_backward_weights, rms_norm};
-use lyceum_kernels::{pool, scratch};
+use crate::tape::{Backward, Ledger, Saved, Tape, Var, View, WeightBackward, write_into};
+use lyceum_kernels::elementwise::Write;
+use lyceum_kernels::norm::{Normed, norm_backward, norm_backward_weights, rms_norm, rms_norm_in_place};
+use lyceum_kernels::pool;
 use std::ops::Range;
 
 /// The heads of a packed row.
@@ -47,7 +47,8 @@ pub(crate) struct HeadNorm {
 }
 
 impl Tape<'_> {
-    /// See the module; `weights` are those of queries and keys.
+    /// See the module; `weights` are those of queries and keys. Where nothing is recorded, `x` becomes the answer and is
+    /// not readable any more.
     pub fn head_norm(
         &mut self,
         x: Var,
@@ -66,10 +67,19 @@ impl Tape<'_> {
             }
         }
         let records = self.needs_grad(&[x], &weights);
-        let (width, normed) = (heads.width(), heads.normed());
-        let (mut out, mut rstd) =
-            (self.take(shape.len()), self.take(if records { shape.rows() * normed } else { 0 }));
-        let (from, params) = (self.value(x), self.params());
+        let (width, normed, params) = (heads.width(), heads.normed(), self.params());
+        if !records {
+            let mut out = self.take_over(x, false);
+            pool::for_each_chunk(&mut out, width, |_, row| {
+                for (part, weight) in parts(heads, weights) {
+                    let numbers = &mut row[part.start * heads.size..part.end * heads.size];
+                    rms_norm_in_place(numbers, heads.size, params.value(weight), eps);
+                }
+            });
+            return Ok(self.push(Op::Leaf, shape, out, false));
+        }
+        let (mut out, mut rstd) = (self.take(shape.len()), self.take(shape.rows() * normed));
+        let from = self.value(x);
         let row = |x: &[f32], y: &mut [f32], rstd: &mut [f32]| {
             y.copy_from_slice(x);
             for (part, weight) in parts(heads, weights) {
@@ -78,13 +88,6 @@ impl Tape<'_> {
                 rms_norm(x, heads.size, params.value(weight), eps, y, &mut rstd[part]);
             }
         };
-        if !records {
-            pool::for_each_chunk(&mut out, width, |i, y| {
-                scratch::with_f32(normed, |rstd| row(&from[i * width..][..width], y, rstd));
-            });
-            self.give(rstd);
-            return Ok(self.push(Op::Leaf, shape, out, false));
-        }
         for ((x, y), rstd) in
             from.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(rstd.chunks_exact_mut(normed))
         {
@@ -141,10 +144,7 @@ impl Operation for HeadNorm {
                     norm_backward(self.normed(view, i, &part), view.param(weight), dy, dx, write);
                 }
                 let rest = self.heads.normed() * size;
-                match write {
-                    Write::Overwrite => dx[rest..].copy_from_slice(&dy[rest..]),
-                    Write::Add => add_into(&mut dx[rest..], &dy[rest..]),
-                }
+                write_into(&mut dx[rest..], &dy[rest..], write);
             }
         });
     }

@@ -10,7 +10,7 @@ use crate::tape::relevance::inner;
 use crate::tape::{Backward, Ledger, Saved, Tape, Var, WeightBackward};
 use crate::{Activation, NnError};
 use lyceum_kernels::activation::activate_backward;
-use lyceum_kernels::elementwise::{add_into, col_sum, sum_of_squares};
+use lyceum_kernels::elementwise::{col_sum, sum_of_squares};
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
 use lyceum_kernels::scratch;
 use lyceum_kernels::stored::{StoredWeight, matmul_stored};
@@ -128,10 +128,7 @@ impl Operation for Linear {
 
     fn begin(&self, back: &mut Backward<'_>) {
         if let Some(residual) = self.residual {
-            back.grad(residual, |_, dy, dr, write| match write {
-                Write::Overwrite => dr.copy_from_slice(dy),
-                Write::Add => add_into(dr, dy),
-            });
+            back.pass_on(residual);
         }
         if let Some(pre) = self.pre {
             back.change_dy(|view, dy| activate_backward_in_place(self.activation, view.saved(pre), dy));

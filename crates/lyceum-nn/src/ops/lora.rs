@@ -21,7 +21,7 @@ use crate::NnError;
 use crate::norms::ExampleNorms;
 use crate::params::{ParamId, Params};
 use crate::tape::{Backward, Examples, Ledger, Saved, SavedIds, Tape, Var, View, WeightBackward};
-use lyceum_kernels::elementwise::{add_into, scale};
+use lyceum_kernels::elementwise::scale;
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
 use lyceum_kernels::{pool, scratch};
 use std::ops::Range;
@@ -291,10 +291,7 @@ impl Operation for Lora {
     }
 
     fn begin(&self, back: &mut Backward<'_>) {
-        back.grad(self.base, |_, dy, dbase, write| match write {
-            Write::Overwrite => dbase.copy_from_slice(dy),
-            Write::Add => add_into(dbase, dy),
-        });
+        back.pass_on(self.base);
         let precision = back.precision;
         for part in self.parts() {
             back.change_saved(part.u, |view, dy, u| self.through_b(view, &part, dy, u, precision));

@@ -95,10 +95,7 @@ impl Operation for Position {
     }
 
     fn backward_inputs(&self, back: &mut Backward<'_>) {
-        back.grad(self.x, |_, dy, dx, write| match write {
-            Write::Overwrite => dx.copy_from_slice(dy),
-            Write::Add => add_into(dx, dy),
-        });
+        back.pass_on(self.x);
     }
 
     fn backward_weights(&self, back: &mut WeightBackward<'_>) {

@@ -9,7 +9,6 @@ use super::{Op, Operation};
 use crate::NnError;
 use crate::tape::{Backward, Ledger, Saved, SavedIds, Tape, Var};
 use lyceum_kernels::elementwise::Write;
-use lyceum_kernels::pool;
 use lyceum_kernels::rope::{RopeShape, rope, rope_backward, rope_frequencies, rope_table};
 
 pub use lyceum_kernels::rope::Pairs;
@@ -76,7 +75,8 @@ pub(crate) struct Rope {
 }
 
 impl Tape<'_> {
-    /// Turns the first `heads` heads; `positions` holds T numbers that all examples share, or B·T.
+    /// Turns the first `heads` heads; `positions` holds T numbers that all examples share, or B·T. Where nothing is
+    /// recorded, `x` becomes the answer and is not readable any more.
     pub fn rope(
         &mut self,
         x: Var,
@@ -100,16 +100,12 @@ impl Tape<'_> {
         }
         let RopeTable { head_size, rotary, pairs, .. } = *table;
         let layout = RopeShape { heads, head_size, rotary, pairs, stride: shape[2] };
-        let mut out = self.take(shape.len());
-        let from = self.value(x);
-        pool::for_each_chunk(&mut out, layout.stride, |row, y| {
-            y[width..].copy_from_slice(&from[row * layout.stride + width..][..layout.stride - width]);
-        });
+        let records = self.needs_grad(&[x], &[]);
+        let mut out = self.take_over(x, records);
         each_block(positions, rows, layout.stride, |range| {
-            let (cos, sin) = (&table.cos, &table.sin);
-            rope(&from[range.clone()], layout, positions, cos, sin, &mut out[range]);
+            rope(&mut out[range], layout, positions, &table.cos, &table.sin);
         });
-        if !self.needs_grad(&[x], &[]) {
+        if !records {
             return Ok(self.push(Op::Leaf, shape, out, false));
         }
         // The part of the table that was used.

@@ -17,7 +17,7 @@
 //! What goes into constants (biases, positions, the constant term of softmax, ε) leaves the walk and is written
 //! down, so that `output = Σ R(entry) + absorbed` is an identity that a test holds.
 
-use super::{Backward, Examples, Tape, Var, View};
+use super::{Backward, Examples, Tape, Var, write_into};
 use crate::NnError;
 use crate::ops::{Op, Operation};
 
@@ -57,15 +57,8 @@ impl Tape<'_> {
         entry: Var,
         epsilon: f32,
     ) -> Result<Relevance, NnError> {
-        assert_eq!(seed.len(), self.shape(from).len(), "the seed has the value's shape: bug");
         assert!(matches!(self.examples, Examples::Even(1)), "relevance is of one example: bug");
-        while let Some(old) = self.ws.grads.pop() {
-            self.ws.give(old.unwrap_or_default());
-        }
-        self.ws.grads.resize_with(self.ws.nodes.len(), || None);
-        let mut first = self.take(seed.len());
-        first.copy_from_slice(seed);
-        self.ws.grads[from.0 as usize] = Some(first);
+        self.start_walk(from, seed);
         let mut ledger = Ledger { epsilon, absorbed: 0.0 };
         for i in (0..=from.0 as usize).rev() {
             let node = &self.ws.nodes[i];
@@ -73,17 +66,14 @@ impl Tape<'_> {
             if !needs_grad || i == entry.0 as usize {
                 continue;
             }
-            let Some(dy) = self.ws.grads[i].take() else { continue };
+            let Some(mut dy) = self.ws.grads[i].take() else { continue };
             if matches!(op, Op::Leaf) {
                 // An input beside the entry (what a decoder reads): its part is not the entry's.
                 ledger.absorbed += inner(&dy, &node.value);
             } else {
-                let (params, beside) = (self.params, self.beside);
-                let mut back = Backward { ws: self.ws, params, beside, at: i, dy, precision: self.precision };
+                let mut back = self.back_at(i, dy);
                 op.relevance(&mut back, &mut ledger)?;
-                let dy = back.dy;
-                self.ws.give(dy);
-                continue;
+                dy = back.dy;
             }
             self.ws.give(dy);
         }
@@ -94,20 +84,12 @@ impl Tape<'_> {
         };
         Ok(Relevance { of_entry, absorbed: ledger.absorbed })
     }
-
-    pub(super) fn view_at(&self, at: usize) -> View<'_> {
-        View { ws: self.ws, params: self.params, beside: self.beside, at }
-    }
 }
 
 impl Backward<'_> {
     /// Sends `part` to an input, beside what came before; nothing where it is not wanted.
     pub(crate) fn send(&mut self, input: Var, part: &[f32]) {
-        use lyceum_kernels::matmul::Write;
-        self.grad(input, |_, _, dx, write| match write {
-            Write::Overwrite => dx.copy_from_slice(part),
-            Write::Add => lyceum_kernels::elementwise::add_into(dx, part),
-        });
+        self.grad(input, |_, _, dx, write| write_into(dx, part, write));
     }
 }
 

@@ -25,6 +25,11 @@ impl Histogram {
         Histogram { counts: vec![0; edges.len() + 1] }
     }
 
+    /// With counts that were kept; None: they are not of these edges.
+    pub fn of_counts(edges: &[f64], counts: Vec<u64>) -> Option<Self> {
+        (counts.len() == edges.len() + 1).then_some(Histogram { counts })
+    }
+
     /// Counts a number. One that is none is not counted.
     pub fn add(&mut self, edges: &[f64], x: f64) {
         if x.is_nan() {
@@ -47,7 +52,7 @@ impl Histogram {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Counted {
     Numbers(Histogram),
-    Names(BTreeMap<&'static str, u64>),
+    Names(BTreeMap<String, u64>),
 }
 
 impl Counted {
@@ -88,11 +93,11 @@ fn one(name: &str, reference: &Counted, now: &Counted) -> Result<FeatureDrift, R
             a.counts.iter().zip(&b.counts).map(|(&a, &b)| (a as f64, b as f64)).unzip()
         }
         (Counted::Names(a), Counted::Names(b)) => {
-            let mut names: Vec<&str> = a.keys().chain(b.keys()).copied().collect();
+            let mut names: Vec<&str> = a.keys().chain(b.keys()).map(String::as_str).collect();
             names.sort_unstable();
             names.dedup();
             let of =
-                |counts: &BTreeMap<&'static str, u64>, name| counts.get(name).copied().unwrap_or(0) as f64;
+                |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or(0) as f64;
             names.into_iter().map(|name| (of(a, name), of(b, name))).unzip()
         }
         _ => return Err(RobustError::Rows(format!("\"{name}\" was counted in two ways"))),
@@ -166,7 +171,7 @@ mod tests {
         let mut histogram = Histogram::new(&EDGES);
         values.iter().for_each(|&x| histogram.add(&EDGES, x));
         let mut counts = BTreeMap::new();
-        names.iter().for_each(|&name| *counts.entry(name).or_default() += 1);
+        names.iter().for_each(|&name| *counts.entry(name.to_owned()).or_default() += 1);
         vec![("length", Counted::Numbers(histogram)), ("finish", Counted::Names(counts))]
     }
 

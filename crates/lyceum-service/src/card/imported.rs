@@ -181,7 +181,13 @@ fn training(imported: &Imported, tuned: Option<&TunedReport>, section: &mut Sect
     let train = serde_json::to_value(&tuned.train).expect("a spec is plain data: bug");
     section.fact("[train]", canonical(&train));
     if let Some(gate) = &tuned.spec.gate {
-        section.fact("[gate]", canonical(&serde_json::to_value(gate).expect("a spec is plain data: bug")));
+        let mut said = serde_json::to_value(gate).expect("a spec is plain data: bug");
+        // A suite holds a system prompt, which is no business of a card's reader.
+        if let Some(suite) = said.as_object_mut().and_then(|gate| gate.remove("suite")) {
+            let sha256 = super::seal::hexadecimal(&Sha256::digest(canonical(&suite)));
+            said["suite_sha256"] = sha256.into();
+        }
+        section.fact("[gate]", canonical(&said));
     }
     section.fact("seed", tuned.spec.seed.to_string());
     for (name, value, unit) in [
@@ -312,15 +318,21 @@ pub(super) fn say_what_is_missing(imported: &Imported, part: Part, section: &mut
             "nobody measured it of this version",
             "ask /v1/explanations with evaluate; nothing keeps it for the card",
         ),
+        Part::Robustness | Part::Environments if !imported.language.manifest.kind.speaks() => {
+            let why = "runs are over models that continue texts, and it does not";
+            section.missing("runs over language models", why, "nothing here does");
+        }
         Part::Robustness if section.numbers.is_empty() => section.missing(
-            "accuracy under changed inputs",
-            "lyceum attack takes models that were trained here",
-            "no command of this version measures it of imported models",
+            "attacks on a system prompt",
+            "nobody measured it of this version",
+            format!(
+                "lyceum attack {id} --suite FILE, with an item {{ type = \"red_team\", system = \"…\" }}"
+            ),
         ),
         Part::Environments if section.numbers.is_empty() => section.missing(
-            "agreement over instruction sets, precisions and batch sizes",
+            "agreement over types of weights, instruction sets and batch sizes",
             "nobody measured it of this version",
-            "no command of this version measures it of imported models; cargo test -p lyceum-engine holds batches to the bit",
+            format!("lyceum attack {id} TEXTS"),
         ),
         Part::Cost if !section.numbers.iter().any(|number| number.name == TOKENS_PER_SECOND) => {
             let (why, how) = match imported.language.manifest.kind.speaks() {

@@ -1,5 +1,9 @@
 //! What was measured of a version after its training, on its way to later cards: numbers only, never rows.
 
+mod language;
+
+pub use language::keep_language_run;
+
 use super::sections::number;
 use crate::ServiceError;
 use crate::language::Language;

@@ -14,28 +14,24 @@
 //! Each label is a sequence of its own in the engine whose tokens are forced; what is read are the model's
 //! log-probabilities, which no mask changes. Sequences of a request share what they begin with: the text before all.
 
+mod prompt;
+mod score;
+
+pub(super) use prompt::user_message;
+
 use super::{Answer, Decision, Kind, Question, Request};
+use crate::drift::language::{Answer as Counted, Watcher};
 use crate::explain::{self, Explained};
 use crate::generation::Speaker;
 use crate::guard::texts;
-use crate::meter::{Counts, Here, Share};
+use crate::meter::{Counts, Here};
 use crate::{Content, Language, Payer, Service, ServiceError};
-use lyceum_engine::{BitMask, CountPrompt, Event, Flow, GenerateRequest, Tenant, TokenMask};
-use lyceum_language::reasoning::{Begins, ReasoningFormat};
-use lyceum_language::template::{ChatTemplate, Conversation, End, openai_messages};
-use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
-use serde_json::{Map, Value, json};
+use prompt::{Asked, Reader, labels, tail};
+use score::{Scored, Whose, score, softmax};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use tokio::sync::mpsc;
-
-/// The variable by which templates are told whether the model thinks first.
-const THINKING: &str = "enable_thinking";
-/// Sequences of a request that the engine has at once.
-const AT_ONCE: usize = 32;
 
 pub(super) async fn create(
     service: &Service,
@@ -58,28 +54,13 @@ pub(super) async fn by(
         let message = "a language model reads texts: send a text";
         return Err(ServiceError::unsupported("input", "unsupported_input", message));
     };
-    let n_labels: usize = request.questions.iter().map(|question| labels(&question.kind).1.len()).sum();
-    if n_labels > limits::LABELS_OF_DECISION_MAX {
-        let max = limits::LABELS_OF_DECISION_MAX;
-        let message =
-            format!("{n_labels} labels are more than the {max} that a language model is asked for at once");
-        return Err(ServiceError::invalid("questions", "invalid_value", message));
-    }
+    refuse_too_many_labels(&request.questions)?;
     let language = language?;
     let context = service.engine().positions_max(&language.model).unwrap_or(usize::MAX);
     let mut questions = request.questions;
     guard(service, &payer.project, &mut questions).await?;
-    let reader = language.clone();
     let now = Timestamp::now().seconds();
-    let read = move || {
-        let reader = Reader { language: &reader, context, text: &text, now };
-        let asked = questions.iter().enumerate().map(|(i, question)| reader.read(i, question));
-        let asked = asked.collect::<Result<Vec<Asked>, ServiceError>>()?;
-        Ok::<_, ServiceError>((questions, asked, text))
-    };
-    let read = tokio::task::spawn_blocking(read).await;
-    let (questions, asked, text) =
-        read.map_err(|error| ServiceError::internal("reading questions broke off", error))??;
+    let (questions, asked, text) = read(language.clone(), context, (text, now), questions).await?;
     let why = match &request.explain {
         None => None,
         Some(options) => {
@@ -126,11 +107,16 @@ pub(super) async fn by(
         }
     };
     decision.explanation = explanation;
+    let watcher = Watcher::of(service, payer, &language.version);
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();
         let logs: Vec<f64> = scored.iter().map(|scored| scored.log).collect();
-        decision.answers.push((question.name, answer(question.kind, &softmax(&logs)?)));
+        let shares = softmax(&logs)?;
+        if let Some(watcher) = &watcher {
+            watcher.answered(counted(asked, &shares));
+        }
+        decision.answers.push((question.name, answer(question.kind, &shares)));
         let n_labels: usize = asked.labels.iter().map(Vec::len).sum();
         decision.input_tokens += (asked.prompt.len() + n_labels) as u64;
         // Further labels find the prompt computed by the first: that is no saving of the request's.
@@ -140,6 +126,48 @@ pub(super) async fn by(
     let passes = share.tally().map_or(0, |tally| tally.counted().passes);
     here.finish(Counts { input_tokens, cached_tokens, passes, ..Counts::default() });
     Ok(decision)
+}
+
+fn refuse_too_many_labels(questions: &[Question]) -> Result<(), ServiceError> {
+    let n_labels: usize = questions.iter().map(|question| labels(&question.kind).1.len()).sum();
+    let max = limits::LABELS_OF_DECISION_MAX;
+    if n_labels > max {
+        let message =
+            format!("{n_labels} labels are more than the {max} that a language model is asked for at once");
+        return Err(ServiceError::invalid("questions", "invalid_value", message));
+    }
+    Ok(())
+}
+
+/// The questions as tokens, read off the server's threads.
+async fn read(
+    language: Arc<Language>,
+    context: usize,
+    (text, now): (String, i64),
+    questions: Vec<Question>,
+) -> Result<(Vec<Question>, Vec<Asked>, String), ServiceError> {
+    let work = move || {
+        let reader = Reader { language: &language, context, text: &text, now };
+        let asked = questions.iter().enumerate().map(|(i, question)| reader.read(i, question));
+        let asked = asked.collect::<Result<Vec<Asked>, ServiceError>>()?;
+        Ok((questions, asked, text))
+    };
+    let read = tokio::task::spawn_blocking(work).await;
+    read.map_err(|error| ServiceError::internal("reading questions broke off", error))?
+}
+
+/// A decision as drift counts it: the likeliest label's tokens, and how sure it is among the labels.
+fn counted(asked: &Asked, shares: &[f64]) -> Counted {
+    let likeliest = crate::predict::argmax(shares);
+    let nats = |share: f64| if share > 0.0 { -share.ln() } else { 0.0 };
+    Counted {
+        prompt_tokens: asked.prompt.len() as u64,
+        tokens: asked.labels.get(likeliest).map_or(0, Vec::len) as u64,
+        finish: "decision",
+        sureness: shares
+            .get(likeliest)
+            .map(|&share| [nats(share), shares.iter().map(|&share| share * nats(share)).sum()]),
+    }
 }
 
 /// The question whose answer is explained.
@@ -223,34 +251,6 @@ fn most(asked: &[Asked]) -> Counts {
     Counts { input_tokens: prompts + output_tokens, output_tokens, ..Counts::default() }
 }
 
-/// How likely each label of each question is, in their order.
-async fn score(
-    service: &Service,
-    whose: &Whose<'_>,
-    asked: &[Asked],
-    share: &Share,
-) -> Result<Vec<Scored>, ServiceError> {
-    // Further labels of a question find its prompt read by the first.
-    let reads = |k: usize| if k == 0 { CountPrompt::Yes } else { CountPrompt::No };
-    let of = |asked: &'_ Asked| {
-        let (prompt, labels) = (asked.prompt.clone(), asked.labels.clone());
-        labels.into_iter().enumerate().map(move |(k, label)| (prompt.clone(), label, reads(k)))
-    };
-    let labels: Vec<(Arc<[u32]>, Vec<u32>, CountPrompt)> = asked.iter().flat_map(of).collect();
-    let mut likely = Vec::with_capacity(labels.len());
-    for window in labels.chunks(AT_ONCE) {
-        // Dropped with what is under way when a client leaves.
-        let start = |(prompt, label, reads): &(Arc<[u32]>, Vec<u32>, CountPrompt)| {
-            Scoring::start(service, whose, (prompt, label), (share.clone(), *reads))
-        };
-        let running: Vec<Scoring> = window.iter().map(start).collect::<Result<_, _>>()?;
-        for scoring in running {
-            likely.push(scoring.finish().await?);
-        }
-    }
-    Ok(likely)
-}
-
 fn refuse_what_needs_a_classifier(request: &Request) -> Result<(), ServiceError> {
     let promises = &request.promises;
     let asked = [
@@ -281,271 +281,6 @@ async fn of_texts(
     }
 }
 
-/// Who answers, and for whom.
-struct Whose<'a> {
-    language: &'a Arc<Language>,
-    tenant: Tenant,
-}
-
-/// A question as tokens.
-struct Asked {
-    prompt: Arc<[u32]>,
-    /// What the template was told.
-    variables: Map<String, Value>,
-    /// What follows the prompt, a label each, in the order of the question.
-    labels: Vec<Vec<u32>>,
-}
-
-/// Makes prompts of questions about one text.
-struct Reader<'a> {
-    language: &'a Language,
-    context: usize,
-    text: &'a str,
-    now: i64,
-}
-
-impl Reader<'_> {
-    fn read(&self, i: usize, question: &Question) -> Result<Asked, ServiceError> {
-        let (field, labels) = labels(&question.kind);
-        let param = format!("questions[{i}].{field}");
-        check_labels(&param, &labels)?;
-        let words = &self.language.words;
-        let Some(template) = words.template.as_ref() else {
-            let id = self.language.version.id();
-            let message =
-                format!("the files of {id} have no chat template, through which questions are asked");
-            return Err(ServiceError::invalid("model", "unsupported_model", message));
-        };
-        let (rendered, variables) =
-            self.render(template, &format!("{}{}", self.text, tail(question, &labels)))?;
-        let tokenizer = &words.tokenizer;
-        let encode = |text: &str| {
-            let ids = tokenizer.encode(text, AddSpecial::No, Specials::Protected);
-            ids.map_err(|error| ServiceError::invalid("input", "invalid_value", error.to_string()))
-        };
-        let prompt = encode(&rendered)?;
-        let guard = tokenizer.guarded(template.source());
-        let follow = |label: &&str| {
-            let whole = encode(&format!("{rendered}{}", guard.protect(label)))?;
-            match whole.strip_prefix(&prompt[..]) {
-                Some(label) if !label.is_empty() => Ok(label.to_vec()),
-                _ => {
-                    let message = format!("{label:?} and what stands before it are one token of this model");
-                    Err(ServiceError::invalid(&param, "unsupported_label", message))
-                }
-            }
-        };
-        let mut follows = labels.iter().map(follow).collect::<Result<Vec<Vec<u32>>, ServiceError>>()?;
-        if overlap(&follows) {
-            let Some(end) = tokenizer.eos() else {
-                let message =
-                    "the tokens of one label begin another's, and this model has no token that ends it";
-                return Err(ServiceError::invalid(param, "unsupported_label", message));
-            };
-            follows.iter_mut().for_each(|label| label.push(end));
-        }
-        let longest = follows.iter().map(Vec::len).max().unwrap_or(0);
-        if prompt.len() + longest > self.context {
-            let message = format!(
-                "this model's context length is {} tokens, but the text with question {i} and its longest label \
-                 has {}: shorten them",
-                self.context,
-                prompt.len() + longest
-            );
-            return Err(ServiceError::invalid("input", "context_length_exceeded", message));
-        }
-        Ok(Asked { prompt: prompt.into(), variables, labels: follows })
-    }
-
-    fn render(
-        &self,
-        template: &ChatTemplate,
-        message: &str,
-    ) -> Result<(String, Map<String, Value>), ServiceError> {
-        let refused = |error: lyceum_language::LanguageError| {
-            ServiceError::invalid("input", "template_refused", error.to_string())
-        };
-        let messages = openai_messages(&[json!({"role": "user", "content": message})]).map_err(refused)?;
-        let mut variables = Map::new();
-        if template.mentions(THINKING) {
-            variables.insert(THINKING.into(), false.into());
-        }
-        let conversation = Conversation {
-            messages: &messages,
-            end: End::GenerationPrompt,
-            variables: variables.clone(),
-            now: self.now,
-            guard: self.language.words.tokenizer.guarded(template.source()),
-            ..Conversation::default()
-        };
-        let rendered = template.render(&conversation).map_err(refused)?;
-        let thinks = ReasoningFormat::of(template.source(), &rendered);
-        if thinks.is_some_and(|format| format.begins == Begins::Inside) {
-            let id = self.language.version.id();
-            let message = format!("{id} thinks before it answers, and its template cannot be told not to");
-            return Err(ServiceError::invalid("model", "unsupported_model", message));
-        }
-        Ok((rendered, variables))
-    }
-}
-
-/// What a user says to a language model that is asked.
-pub(super) fn user_message(text: &str, question: &Question) -> String {
-    format!("{text}{}", tail(question, &labels(&question.kind).1))
-}
-
-/// The labels of a question, and the field that has them. A predicate is one of `yes` and `no`.
-fn labels(kind: &Kind) -> (&'static str, Vec<&str>) {
-    match kind {
-        Kind::Predicate => ("instructions", vec!["yes", "no"]),
-        Kind::Choice(values) => ("choices", values.iter().map(super::ChoiceValue::as_label).collect()),
-        Kind::Score(levels) => ("levels", levels.iter().map(String::as_str).collect()),
-    }
-}
-
-fn check_labels(param: &str, labels: &[&str]) -> Result<(), ServiceError> {
-    for (i, label) in labels.iter().enumerate() {
-        let what = match *label {
-            label if labels[..i].contains(&label) => "occurs twice",
-            label if label.trim() != label || label.is_empty() => "is empty or has space around it",
-            label if label.chars().any(char::is_control) => "has more than one line",
-            label if label.chars().count() > limits::LABEL_CHARS_MAX => "is too long for a label",
-            _ => continue,
-        };
-        let shown: String = label.chars().take(64).collect();
-        return Err(ServiceError::invalid(param, "unsupported_label", format!("{shown:?} {what}")));
-    }
-    Ok(())
-}
-
-/// What the model is asked, behind the text: that stands first, so that all questions about it begin alike.
-fn tail(question: &Question, labels: &[&str]) -> String {
-    let how = match question.kind {
-        Kind::Score(_) => {
-            "Answer with exactly one of these levels, from the lowest to the highest, and nothing else:"
-        }
-        _ => "Answer with exactly one of these, and nothing else:",
-    };
-    let mut message = format!("\n\n{}\n\n{how}", question.instructions);
-    for (i, label) in labels.iter().enumerate() {
-        message += &format!("\n- {label}");
-        if let Some(Some(description)) = question.descriptions.get(i) {
-            message += &format!(": {description}");
-        }
-    }
-    message
-}
-
-/// Whether the tokens of one begin another's.
-fn overlap(labels: &[Vec<u32>]) -> bool {
-    let mut sorted: Vec<&Vec<u32>> = labels.iter().collect();
-    sorted.sort();
-    sorted.windows(2).any(|pair| pair[1].starts_with(pair[0]))
-}
-
-/// One label that the model is made to say.
-struct Scoring {
-    receiver: mpsc::Receiver<Event>,
-    kept: Arc<AtomicUsize>,
-    cancelled: Arc<AtomicBool>,
-}
-
-struct Scored {
-    /// Natural logarithm of the label's probability.
-    log: f64,
-    /// Tokens of the prompt that had been computed before.
-    n_kept: usize,
-}
-
-impl Drop for Scoring {
-    fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Scoring {
-    fn start(
-        service: &Service,
-        whose: &Whose<'_>,
-        (prompt, label): (&Arc<[u32]>, &[u32]),
-        (share, reads): (Share, CountPrompt),
-    ) -> Result<Self, ServiceError> {
-        let metered = share.metered(reads);
-        let (sender, receiver) = mpsc::channel(label.len() + 2);
-        let (kept, cancelled) = (Arc::<AtomicUsize>::default(), Arc::<AtomicBool>::default());
-        let sink = Box::new(move |event| {
-            let _held = &share;
-            match sender.try_send(event) {
-                Ok(()) => Flow::Continue,
-                Err(_) => Flow::Stop,
-            }
-        });
-        let forced = Forced { label: label.to_vec(), at: 0 };
-        let speaker = Speaker::Language(whose.language.clone());
-        let sequence = GenerateRequest {
-            adapter: speaker.adapter(),
-            tenant: whose.tenant,
-            never_tokens: speaker.never(),
-            logprobs: Some(0),
-            mask: Some(Box::new(forced)),
-            kept: Some(kept.clone()),
-            metered,
-            cancelled: Some(cancelled.clone()),
-            ..GenerateRequest::new(speaker.model().clone(), prompt.to_vec(), label.len(), sink)
-        };
-        service.engine().generate(sequence).map_err(crate::refused)?;
-        Ok(Scoring { receiver, kept, cancelled })
-    }
-
-    async fn finish(mut self) -> Result<Scored, ServiceError> {
-        let stopped = || crate::refused(lyceum_engine::EngineError::Stopped);
-        let mut log = 0.0;
-        loop {
-            let received = tokio::time::timeout(limits::REQUEST_TIMEOUT, self.receiver.recv()).await;
-            match received.map_err(|_| ServiceError::DeadlinePassed)?.ok_or_else(stopped)? {
-                Event::Token(token) => {
-                    let logprobs = token.logprobs.ok_or_else(|| {
-                        ServiceError::internal("a token without the probability that was asked for", "bug")
-                    })?;
-                    log += f64::from(logprobs.chosen);
-                }
-                Event::Done(_) => return Ok(Scored { log, n_kept: self.kept.load(Ordering::Relaxed) }),
-                Event::Failed(error) => return Err(crate::refused(error)),
-                Event::Prompt(_) => {}
-            }
-        }
-    }
-}
-
-/// Allows the next token of a label and no other.
-struct Forced {
-    label: Vec<u32>,
-    at: usize,
-}
-
-impl TokenMask for Forced {
-    fn allowed(&mut self, out: &mut BitMask) -> Result<(), String> {
-        self.label.get(self.at).map(|&id| out.allow(id)).ok_or_else(|| "the label is said".into())
-    }
-
-    fn accept(&mut self, _token: u32) -> Result<(), String> {
-        self.at += 1;
-        Ok(())
-    }
-}
-
-/// Probabilities among the labels.
-fn softmax(logs: &[f64]) -> Result<Vec<f64>, ServiceError> {
-    let highest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    if !highest.is_finite() {
-        let message = "the model gives none of the labels a probability".to_owned();
-        return Err(ServiceError::Uncomputable { message });
-    }
-    let weights: Vec<f64> = logs.iter().map(|log| (log - highest).exp()).collect();
-    let total: f64 = weights.iter().sum();
-    Ok(weights.into_iter().map(|weight| weight / total).collect())
-}
-
 fn answer(kind: Kind, probabilities: &[f64]) -> Answer {
     let plan = match kind {
         // `yes` stands first.
@@ -554,31 +289,4 @@ fn answer(kind: Kind, probabilities: &[f64]) -> Answer {
         Kind::Score(levels) => super::Plan::Score(levels.into_iter().zip(0..).collect()),
     };
     super::answer(plan, probabilities)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn labels_overlap_where_one_begins_another() {
-        assert!(overlap(&[vec![1, 2], vec![3], vec![1]]) && overlap(&[vec![4], vec![4]]));
-        assert!(!overlap(&[vec![1, 2], vec![1, 3], vec![2, 1]]));
-    }
-
-    #[test]
-    fn probabilities_are_shares_and_nothing_possible_is_an_error() {
-        let shares = softmax(&[-1000.0, -1000.0 + 3f64.ln()]).unwrap();
-        assert!((shares[0] - 0.25).abs() < 1e-12 && (shares[1] - 0.75).abs() < 1e-12);
-        assert!(softmax(&[f64::NEG_INFINITY; 2]).is_err());
-    }
-
-    #[test]
-    fn labels_are_lines_of_their_own() {
-        let refused = |labels: &[&str]| check_labels("questions[0].choices", labels).is_err();
-        assert!(!refused(&["a", "b c"]));
-        for bad in [["a", "a"], ["", "a"], [" a", "b"], ["a\nb", "c"]] {
-            assert!(refused(&bad), "{bad:?}");
-        }
-    }
 }

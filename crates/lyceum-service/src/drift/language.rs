@@ -1,19 +1,21 @@
 //! Whether what an imported language model is asked, and what it answers, is as it was: a reference window of answers
 //! beside the newest ones, of each project by itself.
 //!
-//! Only counts are kept, in memory: how long prompts and answers were, how sure the answers, how they ended, what the
+//! Only counts are kept: how long prompts and answers were, how sure the answers, how they ended, what the
 //! guard stopped. No text, no token and no single value is stored anywhere, so zero data retention allows it. How sure an
 //! answer was is known where its request asked for log-probabilities, and of every [`SCORED_EVERY`]th other answer, for
 //! which the engine reports them to this count alone.
 //!
-//! The first answers since the server began, or since a project asked for a new reference, are the reference; those
-//! after it fill one window after another.
+//! The first answers of a model, or the first since a project asked for a new reference, are the reference; those after it
+//! fill one window after another. The counts lie in the data folder too ([`kept`](super::kept)), written every few seconds by
+//! the process that began to count a model first; another process of the same folder counts for itself, in memory.
 
 use crate::robustness::refused;
 use crate::{Service, ServiceError};
 use lyceum_robust::drift::counted::{Counted, Histogram, compare};
 use lyceum_robust::drift::sketch::FeatureDrift;
 use lyceum_store::models::Version;
+use lyceum_store::{Store, WorkLock};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
@@ -27,12 +29,12 @@ const WATCHED_MAX: usize = 4096;
 /// Answers of a reference window that a project may ask for.
 pub const REFERENCE: std::ops::RangeInclusive<u64> = 20..=100_000;
 
-const LENGTHS: [f64; 25] = [
+pub(super) const LENGTHS: [f64; 25] = [
     1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 768.0,
     1024.0, 1536.0, 2048.0, 4096.0, 8192.0, 16_384.0, 32_768.0, 65_536.0,
 ];
 /// Nats, of the mean negative log-probability and of the mean entropy of an answer's tokens.
-const NATS: [f64; 21] = [
+pub(super) const NATS: [f64; 21] = [
     0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 5.0,
     7.0,
 ];
@@ -48,16 +50,16 @@ pub(crate) struct Answer {
 }
 
 #[derive(Clone, Debug)]
-struct Window {
-    since: Timestamp,
+pub(super) struct Window {
+    pub since: Timestamp,
     /// Answers, and requests that the guard stopped.
-    n: u64,
-    prompt_tokens: Histogram,
-    answer_tokens: Histogram,
-    surprise: Histogram,
-    entropy: Histogram,
-    finish: BTreeMap<&'static str, u64>,
-    guard: BTreeMap<&'static str, u64>,
+    pub n: u64,
+    pub prompt_tokens: Histogram,
+    pub answer_tokens: Histogram,
+    pub surprise: Histogram,
+    pub entropy: Histogram,
+    pub finish: BTreeMap<String, u64>,
+    pub guard: BTreeMap<String, u64>,
 }
 
 impl Window {
@@ -87,24 +89,74 @@ impl Window {
     }
 }
 
-struct Windows {
+pub(super) struct Windows {
     /// Answers of the reference window.
-    wanted: u64,
-    reference: Window,
-    now: Option<Window>,
+    pub wanted: u64,
+    pub reference: Window,
+    pub now: Option<Window>,
     /// The last full one behind the reference.
-    before: Option<Window>,
-    n_asked: u64,
+    pub before: Option<Window>,
+    pub n_asked: u64,
     used: u64,
+    /// Of the weights that answer.
+    sha256: String,
+    /// There while this process keeps them on the disk.
+    lock: Option<WorkLock>,
+    /// Whether the disk does not have them yet.
+    is_new: bool,
 }
 
 impl Windows {
-    fn new(wanted: u64) -> Self {
-        Windows { wanted, reference: Window::new(), now: None, before: None, n_asked: 0, used: 0 }
+    pub fn new(wanted: u64) -> Self {
+        Windows {
+            wanted,
+            reference: Window::new(),
+            now: None,
+            before: None,
+            n_asked: 0,
+            used: 0,
+            sha256: String::new(),
+            lock: None,
+            is_new: false,
+        }
+    }
+
+    /// What the disk has of a version, or none; what cannot be read is told and begun anew.
+    fn load(store: &Store, project: &Project, version: &Version) -> Self {
+        let model = version.id();
+        let found = || {
+            let Some(lock) = lyceum_store::drift::own(store, project, &model)? else {
+                return Ok((None, None));
+            };
+            let json = lyceum_store::drift::read(store, project, &model)?;
+            Ok::<_, lyceum_store::StoreError>((Some(lock), json))
+        };
+        let (lock, json) = found().unwrap_or_else(|error| {
+            tracing::warn!(%error, model, "counts of answers are kept in memory alone");
+            (None, None)
+        });
+        let read = json.as_deref().and_then(|json| super::kept::read(json, &version.sha256));
+        if json.is_some() && read.is_none() {
+            tracing::warn!(model, "counts of answers of another form begin anew");
+        }
+        let windows = read.unwrap_or_else(|| Windows::new(limits::LANGUAGE_DRIFT_WINDOW));
+        Windows { lock, sha256: version.sha256.clone(), ..windows }
+    }
+
+    /// Writes what the disk does not have.
+    fn keep(&mut self, store: &Store, (project, model): &(Project, String)) {
+        if !self.is_new || self.lock.is_none() {
+            return;
+        }
+        match lyceum_store::drift::save(store, project, model, &super::kept::write(self, &self.sha256)) {
+            Ok(()) => self.is_new = false,
+            Err(error) => tracing::warn!(%error, model, "counts of answers were not written"),
+        }
     }
 
     /// The window that counts what comes.
-    fn open(&mut self) -> &mut Window {
+    pub fn open(&mut self) -> &mut Window {
+        self.is_new = true;
         if self.reference.n < self.wanted {
             return &mut self.reference;
         }
@@ -116,8 +168,10 @@ impl Windows {
 }
 
 /// The counts of all imported models, of each project by itself.
-#[derive(Default)]
-pub(crate) struct Watches(Mutex<Watched>);
+pub(crate) struct Watches {
+    store: Store,
+    watched: Mutex<Watched>,
+}
 
 #[derive(Default)]
 struct Watched {
@@ -126,8 +180,12 @@ struct Watched {
 }
 
 impl Watches {
+    pub(crate) fn new(store: Store) -> Self {
+        Watches { store, watched: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.watched.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Whether the next answer is to be scored for the counts.
@@ -148,8 +206,8 @@ impl Watches {
                 window.surprise.add(&NATS, surprise);
                 window.entropy.add(&NATS, entropy);
             }
-            *window.finish.entry(answer.finish).or_default() += 1;
-            *window.guard.entry("passed").or_default() += 1;
+            *window.finish.entry(answer.finish.to_owned()).or_default() += 1;
+            *window.guard.entry("passed".to_owned()).or_default() += 1;
         });
     }
 
@@ -158,23 +216,40 @@ impl Watches {
         self.with(project, version, |windows| {
             let window = windows.open();
             window.n += 1;
-            *window.guard.entry(code).or_default() += 1;
+            *window.guard.entry(code.to_owned()).or_default() += 1;
         });
     }
 
-    fn with<T>(&self, project: &Project, version: &Version, work: impl FnOnce(&mut Windows) -> T) -> T {
+    pub(super) fn with<T>(
+        &self,
+        project: &Project,
+        version: &Version,
+        work: impl FnOnce(&mut Windows) -> T,
+    ) -> T {
+        let key = (project.clone(), version.id());
         let mut watched = self.lock();
         watched.tick += 1;
         let tick = watched.tick;
-        let key = (project.clone(), version.id());
         if !watched.all.contains_key(&key) && watched.all.len() >= WATCHED_MAX {
             let oldest =
                 watched.all.iter().min_by_key(|(_, windows)| windows.used).map(|(key, _)| key.clone());
-            oldest.map(|oldest| watched.all.remove(&oldest));
+            if let Some((key, mut gone)) = oldest.and_then(|oldest| watched.all.remove_entry(&oldest)) {
+                gone.keep(&self.store, &key);
+            }
         }
-        let windows = watched.all.entry(key).or_insert_with(|| Windows::new(limits::LANGUAGE_DRIFT_WINDOW));
+        // Read once, under the lock: two first answers would each find an owner.
+        let windows = watched.all.entry(key).or_insert_with(|| Windows::load(&self.store, project, version));
         windows.used = tick;
         work(windows)
+    }
+}
+
+impl Watches {
+    /// Writes every count that the disk does not have yet; blocks on the disk.
+    pub(crate) fn keep(&self) {
+        for (key, windows) in &mut self.lock().all {
+            windows.keep(&self.store, key);
+        }
     }
 }
 
@@ -202,18 +277,17 @@ pub(super) fn report(
     version: &Version,
 ) -> Result<Report, ServiceError> {
     let model = version.id();
-    let watched = service.language_drift.lock();
-    let Some(windows) = watched.all.get(&(project.clone(), model.clone())) else {
-        let wanted = limits::LANGUAGE_DRIFT_WINDOW;
-        return Ok(Report { model, reference: None, wanted, since: None, n: 0, features: vec![] });
-    };
-    let reference = Some((windows.reference.since, windows.reference.n));
-    let wanted = windows.wanted;
-    let Some(now) = windows.now.as_ref().or(windows.before.as_ref()) else {
-        return Ok(Report { model, reference, wanted, since: None, n: 0, features: vec![] });
-    };
-    let features = compare(&windows.reference.features(), &now.features()).map_err(refused)?;
-    Ok(Report { model, reference, wanted, since: Some(now.since), n: now.n, features })
+    service.language_drift.with(project, version, |windows| {
+        let wanted = windows.wanted;
+        // What nobody was answered yet has not begun.
+        let reference = Some((windows.reference.since, windows.reference.n))
+            .filter(|(_, n)| *n > 0 || wanted != limits::LANGUAGE_DRIFT_WINDOW);
+        let Some(now) = windows.now.as_ref().or(windows.before.as_ref()) else {
+            return Ok(Report { model, reference, wanted, since: None, n: 0, features: vec![] });
+        };
+        let features = compare(&windows.reference.features(), &now.features()).map_err(refused)?;
+        Ok(Report { model, reference, wanted, since: Some(now.since), n: now.n, features })
+    })
 }
 
 /// Begins a new reference window of so many answers; what was counted before is forgotten.
@@ -232,7 +306,10 @@ pub async fn begin(
         return Err(ServiceError::invalid("answers", "invalid_value", message));
     }
     let version = watched(service, project, model).await?;
-    service.language_drift.with(project, &version, |windows| *windows = Windows::new(wanted));
+    service.language_drift.with(project, &version, |windows| {
+        let (lock, sha256) = (windows.lock.take(), std::mem::take(&mut windows.sha256));
+        *windows = Windows { lock, sha256, is_new: true, ..Windows::new(wanted) };
+    });
     report(service, project, &version)
 }
 

@@ -136,7 +136,7 @@ pub async fn require_readable(
     texts::fixed(service, project, [("prompt".to_owned(), prompt.to_owned())], COUNTS).await?;
     let version = service.resolve(project, model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, model).await?;
+        let language = service.language_of(version).await?;
         // Whatever is said, it is a text, and the target is a part of it.
         let what = What::Continuation { prompt: prompt.to_owned(), completion: "a".into() };
         let options = Options { target: TargetChoice::Likeliest, ..options.clone() };
@@ -151,18 +151,16 @@ pub async fn create(service: &Service, payer: &Payer, request: Request) -> Resul
     guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, &request.model).await?;
+        let language = service.language_of(version).await?;
         return of_language(service, payer, language, (&request.what, &request.options)).await;
     }
-    let resident = service.resident(project, &request.model).await?;
+    let resident = service.resident_of(version).await?;
     rates::admit_passes()?;
     let most = Counts { passes: passes_most(&request.options), ..Counts::default() };
     let work = async |share: Share| create_for(service, project, &resident, &request, share).await;
     let payer = &payer.explaining();
     let explained = metered(service.ledger(), payer, &resident.version, most, work).await?;
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
@@ -205,9 +203,7 @@ async fn of_lines(
     let payer = &payer.explaining();
     let found = metered(service.ledger(), payer, version, most, work).await?;
     let explained = explained(version, Answer::Influence(found));
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
@@ -223,16 +219,17 @@ pub(crate) async fn of_asked(
     share.each_pass_reads(asked.n_tokens());
     let answer = language::explain(service, project, asked, share).await?;
     let explained = explained(&asked.language().version, answer);
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok(explained)
 }
 
-/// In memory, until newer ones take its place.
-fn keep(service: &Service, project: &Project, explained: &Explained) {
-    service.explanations.keep(project, explained.clone());
-    receipts::kept("explanation", &explained.id, Place::Memory, None);
+/// In memory, until newer ones take its place; not where nothing is to be kept.
+async fn keep(service: &Service, project: &Project, explained: &Explained) -> Result<(), ServiceError> {
+    if service.retention(project).await? == Retention::Kept {
+        service.explanations.keep(project, explained.clone());
+        receipts::kept("explanation", &explained.id, Place::Memory, None);
+    }
+    Ok(())
 }
 
 /// The most rows that go forward and back.
@@ -270,7 +267,7 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
     guard(service, project, &request.what).await?;
     let version = service.resolve(project, &request.model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, &request.model).await?;
+        let language = service.language_of(version.clone()).await?;
         if request.options.method == MethodChoice::Tracin {
             language::rows::read(service, language, &request.what, &request.options).await?;
         } else {
@@ -278,7 +275,7 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
         }
         return Ok(version);
     }
-    let resident = service.resident(project, &request.model).await?;
+    let resident = service.resident_of(version.clone()).await?;
     refuse_parts(&request.options)?;
     let read = parts::read(&resident, &request.what, &request.options, "input")?;
     let (target, _) = target::choose(&resident, &read, &request.options)?;
@@ -311,9 +308,7 @@ pub(crate) async fn answer_and_explain(
             return Err(ServiceError::invalid("explain.method", "unsupported_method", message));
         }
     };
-    if service.retention(project).await? == Retention::Kept {
-        keep(service, project, &explained);
-    }
+    keep(service, project, &explained).await?;
     Ok((outputs, explained))
 }
 
@@ -429,10 +424,10 @@ pub async fn methods(
 ) -> Result<(Version, Vec<MethodInfo>), ServiceError> {
     let version = service.resolve(project, model).await?;
     if crate::language::is_imported(&version) {
-        let language = service.language(project, model).await?;
+        let language = service.language_of(version.clone()).await?;
         return Ok((version, language::methods(service, &language)));
     }
-    let resident = service.resident(project, model).await?;
+    let resident = service.resident_of(version.clone()).await?;
     let infos = Method::all().into_iter().map(|method| {
         let refusal = method.check_model(&resident.model).err().map(|error| error.to_string());
         method.info(refusal)

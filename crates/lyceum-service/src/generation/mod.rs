@@ -4,23 +4,22 @@
 //! back through one bounded channel; dropping [`Running`] closes it, and the engine frees the sequences
 //! within a step.
 
+mod at_once;
 mod choice;
 #[cfg(test)]
 mod fairness;
+mod running;
 pub(crate) mod speaker;
 
+pub use running::Running;
 pub(crate) use speaker::Speaker;
 
 use crate::drift::language::Watcher;
 use crate::meter::{Counts, Here, Share};
-use crate::rates::Reserved;
 use crate::{Payer, Service, ServiceError};
-use choice::{Choice, Part, prompt_token};
-use lyceum_engine::{
-    CountPrompt, Event, Flow, GenerateRequest, Metered, Places, Sink, Tenant, TokenEvent, TokenMask,
-};
-use lyceum_models::InputShape;
-use lyceum_models::batch::{Input, Tokens};
+use at_once::answer_at_once;
+use choice::Choice;
+use lyceum_engine::{CountPrompt, Event, Flow, GenerateRequest, Places, Sink, Tenant, TokenMask};
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
 use sha2::{Digest, Sha256};
@@ -250,6 +249,7 @@ fn begin(
     share: Share,
 ) -> Result<Running, ServiceError> {
     let Admitted { service, mut places } = admitted;
+    known_tokens(&speaker, options)?;
     let n_choices = prompts.len() * options.n;
     let events_of = |prompt: &Encoded| prompt.prompt.len() + prompt.max_tokens + 2;
     // Room for every event there can be: the engine never waits for a slow client.
@@ -338,6 +338,25 @@ fn begin(
     })
 }
 
+/// The ids that a request names are tokens of the model.
+fn known_tokens(speaker: &Speaker, options: &Options) -> Result<(), ServiceError> {
+    let n = speaker.vocab_size();
+    let is_strange = |id: &u32| *id as usize >= n;
+    let told = format!("the model has the tokens 0 to {}", n.saturating_sub(1));
+    let mut biased = options.sampling.logit_bias.iter().map(|(id, _)| *id);
+    if let Some(id) = biased.find(is_strange) {
+        return Err(ServiceError::invalid(format!("logit_bias.{id}"), "invalid_value", told));
+    }
+    if let Some(id) = options.stop_ids.iter().find(|id| is_strange(id)) {
+        return Err(ServiceError::invalid(
+            "stop_token_ids",
+            "invalid_value",
+            format!("{id} is none: {told}"),
+        ));
+    }
+    Ok(())
+}
+
 /// What the request asks for, then what the model's files recommend, then OpenAI's defaults.
 fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sampling {
     let own = speaker.defaults();
@@ -354,70 +373,6 @@ fn sampling(speaker: &Speaker, asked: &Sampling, seed: u64) -> lyceum_engine::Sa
     }
 }
 
-/// A model that says all steps of its answer in one pass: each step is its most likely token.
-fn answer_at_once(
-    service: &Service,
-    speaker: &Speaker,
-    (prompt, options): (&Encoded, &Options),
-    mut sink: Sink,
-    metered: Option<Metered>,
-) -> Result<(), ServiceError> {
-    let unsupported = |param: &str, fix: &str| {
-        let message = format!("this model says its whole answer in one pass: {fix}");
-        ServiceError::invalid(param, "unsupported_parameter", message)
-    };
-    if options.sampling.temperature != Some(0.0) {
-        return Err(unsupported("temperature", "send temperature 0"));
-    }
-    if options.ignore_eos {
-        return Err(unsupported("ignore_eos", "leave it out"));
-    }
-    for (param, asked) in [("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)] {
-        if asked.is_some() {
-            return Err(unsupported(param, "leave it out"));
-        }
-    }
-    let InputShape::Pair { target_time: max_target, .. } = speaker.model().shape.input else {
-        return Err(ServiceError::internal("a model answers at once and reads no source", "bug"));
-    };
-    let source = prompt.source.clone().unwrap_or_default();
-    let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
-    let (end, never) = (speaker.ends(), speaker.never());
-    let max_tokens = prompt.max_tokens;
-    let tally = metered.as_ref().filter(|m| m.prompt == CountPrompt::Yes).map(|m| m.tally.clone());
-    let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {
-        let prediction = match result {
-            Ok(prediction) => prediction,
-            Err(error) => {
-                sink(Event::Failed(error));
-                return;
-            }
-        };
-        for (step, logits) in prediction.outputs.chunks_exact(prediction.width).enumerate() {
-            let id = lyceum_models::answer::likeliest_but(logits, &never);
-            if end.contains(&id) {
-                sink(Event::Done(lyceum_engine::Finish::Stop));
-                return;
-            }
-            if step == max_tokens {
-                break;
-            }
-            if let Some(metered) = &metered {
-                metered.tally.add_generated(1);
-            }
-            if sink(Event::Token(TokenEvent { id, logprobs: None })) == Flow::Stop {
-                break;
-            }
-        }
-        sink(Event::Done(lyceum_engine::Finish::Length));
-    });
-    let model = speaker.model().clone();
-    service
-        .engine()
-        .predict(lyceum_engine::PredictRequest { model, input, tally, reply })
-        .map_err(crate::refused)
-}
-
 /// The work is not over as long as the engine has this.
 fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<AtomicBool>, share: Share) -> Sink {
     Box::new(move |event| {
@@ -427,153 +382,4 @@ fn sink(choice: usize, sender: mpsc::Sender<(usize, Event)>, is_over: Arc<Atomic
         }
         Flow::Continue
     })
-}
-
-/// Choices that are being made. Dropping it ends them.
-pub struct Running {
-    speaker: Speaker,
-    choices: Vec<Choice>,
-    /// What each choice continues or answers.
-    prompt_ids: Vec<Arc<[u32]>>,
-    echo: bool,
-    usage: Usage,
-    n_open: usize,
-    /// Tokens of each prompt that had been computed before, told when its first choice begins.
-    kept: Vec<Arc<AtomicUsize>>,
-    /// That of the first choice.
-    seed: u64,
-    /// What the limits hold for it; what it does not use goes back when it ends.
-    reserved: Option<Reserved>,
-    receiver: mpsc::Receiver<(usize, Event)>,
-    deadline: Instant,
-    /// Settled when all choices are finished; left when this is dropped before.
-    guard: Here,
-    /// Counts what answers are like.
-    watcher: Option<Watcher>,
-}
-
-impl Running {
-    /// `name@3`
-    pub fn model(&self) -> String {
-        self.speaker.version().id()
-    }
-
-    /// Says which weights answer.
-    pub fn fingerprint(&self) -> String {
-        let sha256 = &self.speaker.version().sha256;
-        format!("fp_{}", sha256.get(..32).unwrap_or(sha256))
-    }
-
-    /// The tokens that a choice continues or answers.
-    pub fn prompt_ids(&self, choice: usize) -> &[u32] {
-        &self.prompt_ids[choice]
-    }
-
-    /// What the model thought of the prompt of a choice; empty unless it was asked for, and whole when the
-    /// choice's first token is there.
-    pub fn prompt_tokens(&self, choice: usize) -> &[PromptToken] {
-        &self.choices[choice].prompt_tokens
-    }
-
-    /// The seed of the first choice, asked for or drawn.
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
-    /// Counts that the guard ended the answer.
-    pub(crate) fn stopped(&self, error: &ServiceError) {
-        self.watcher.iter().for_each(|watcher| watcher.failed(error));
-    }
-
-    /// What the model's files recommend.
-    pub(crate) fn defaults(&self) -> crate::language::Defaults {
-        self.speaker.defaults()
-    }
-
-    /// What has been read and made so far.
-    pub fn usage(&self) -> Usage {
-        let cached_tokens = self.kept.iter().map(|kept| kept.load(Ordering::Relaxed) as u64).sum();
-        Usage { cached_tokens, ..self.usage }
-    }
-
-    /// The next piece of any choice; `None` when all are finished. The last piece is settled before it is given.
-    pub async fn next(&mut self) -> Result<Option<Piece>, ServiceError> {
-        let next = self.go_on().await;
-        match &next {
-            Err(error) => std::mem::take(&mut self.guard).fail(error),
-            Ok(_) if self.n_open == 0 => {
-                let Usage { prompt_tokens, cached_tokens, completion_tokens } = self.usage();
-                std::mem::take(&mut self.guard).finish(Counts {
-                    input_tokens: prompt_tokens,
-                    cached_tokens,
-                    output_tokens: completion_tokens,
-                    ..Counts::default()
-                });
-            }
-            Ok(_) => self.guard.note(),
-        }
-        next
-    }
-
-    async fn go_on(&mut self) -> Result<Option<Piece>, ServiceError> {
-        while self.n_open > 0 {
-            let received = tokio::time::timeout_at(self.deadline, self.receiver.recv()).await;
-            let Some((choice, event)) = received.map_err(|_| ServiceError::DeadlinePassed)? else {
-                return Err(crate::refused(lyceum_engine::EngineError::Stopped));
-            };
-            if let Some(piece) = self.take(choice, event)? {
-                return Ok(Some(piece));
-            }
-        }
-        Ok(None)
-    }
-
-    fn take(&mut self, index: usize, event: Event) -> Result<Option<Piece>, ServiceError> {
-        let choice = &mut self.choices[index];
-        if choice.is_over.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let finish = match event {
-            Event::Prompt(token) => {
-                if let Some(n_top) = choice.prompt_logprobs {
-                    choice.prompt_tokens.push(prompt_token(&self.speaker, &token, n_top));
-                }
-                if self.echo {
-                    choice.push(&self.speaker, &token, Part::Prompt)?;
-                }
-                None
-            }
-            Event::Token(token) => {
-                choice.score(&token);
-                self.usage.completion_tokens += 1;
-                if let Some(reserved) = &mut self.reserved {
-                    reserved.used(self.usage.prompt_tokens + self.usage.completion_tokens);
-                }
-                choice.token_ids.push(token.id);
-                choice.push(&self.speaker, &token, Part::Completion)?
-            }
-            Event::Done(finish) => {
-                choice.end();
-                Some(match finish {
-                    lyceum_engine::Finish::Stop => Finish::Stop,
-                    lyceum_engine::Finish::Length => Finish::Length,
-                })
-            }
-            Event::Failed(error) => return Err(crate::refused(error)),
-        };
-        if finish.is_some() {
-            choice.is_over.store(true, Ordering::Relaxed);
-            self.n_open -= 1;
-            if let (Some(watcher), Some(finish)) = (&self.watcher, finish) {
-                let prompt_tokens = self.prompt_ids[index].len() as u64;
-                watcher.answered(choice.was_like(prompt_tokens, finish));
-            }
-        }
-        let (text, tokens) = choice.take_ready(finish.is_some());
-        if text.is_empty() && tokens.is_empty() && finish.is_none() {
-            return Ok(None);
-        }
-        let token_ids = std::mem::take(&mut choice.token_ids);
-        Ok(Some(Piece { choice: index, text, tokens, token_ids, finish }))
-    }
 }

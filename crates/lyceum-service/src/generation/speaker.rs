@@ -34,13 +34,13 @@ impl Speaker {
             ServiceError::invalid("model", "unsupported_model", message)
         };
         if crate::language::is_imported(&version) {
-            let language = service.language(project, reference).await?;
+            let language = service.language_of(version).await?;
             if language.model.language_config().is_none() {
                 return Err(does_not(language.version.id(), "POST /v1/embeddings or /v1/rerank"));
             }
             return Ok(Speaker::Language(language));
         }
-        let resident = service.resident(project, reference).await?;
+        let resident = service.resident_of(version).await?;
         match (&resident.preparation.output, resident.preparation.tokenizer()) {
             (OutputPreparation::Tokens, Some(_)) => Ok(Speaker::Trained(resident)),
             _ => Err(does_not(resident.version.id(), "POST /v1/decisions or :predict")),

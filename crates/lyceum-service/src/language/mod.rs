@@ -164,7 +164,7 @@ impl Language {
             let instead = "POST /v1/completions, /v1/decisions or :predict";
             return refused(version.id(), "was trained here", instead);
         }
-        let language = service.language(project, reference).await?;
+        let language = service.language_of(version).await?;
         match language.manifest.kind {
             found if found == kind => Ok(language),
             found => refused(language.version.id(), does(found).0, does(found).1),

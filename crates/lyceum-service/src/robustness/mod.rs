@@ -12,7 +12,7 @@ mod items;
 pub mod language;
 mod plan;
 pub mod strange;
-mod turns;
+pub(crate) mod turns;
 
 pub use items::{Item, default_suite};
 pub use plan::{Asked, AskedRows, Plan, create};
@@ -101,6 +101,11 @@ impl Finding {
     /// The budget without what of it was spent, which two models never agree on.
     fn allowed(&self) -> &str {
         self.budget.split_once("; ").map_or(&*self.budget, |(allowed, _)| allowed)
+    }
+
+    /// `robust_accuracy pgd linf eps 0.1`
+    fn called(&self) -> String {
+        [self.metric, &self.method, &self.setting].join(" ").trim().to_owned()
     }
 
     pub(crate) fn setting(mut self, setting: impl Into<String>) -> Self {
@@ -334,24 +339,35 @@ pub fn gate(ours: &Run, theirs: &Run, max_drop: f64) -> Result<Gate, ServiceErro
         let message = format!("{max_drop} is not between 0 and 1");
         return Err(ServiceError::invalid("gate.max_drop", "invalid_value", message));
     }
+    let accuracies = |run: &Run| -> Vec<Finding> {
+        run.findings.iter().filter(|f| f.metric.ends_with("accuracy")).cloned().collect()
+    };
+    beside(&accuracies(ours), (&theirs.model, &accuracies(theirs)), max_drop)
+}
+
+/// Compares numbers of which less is worse, where both sides measured them in the same way.
+fn beside(
+    ours: &[Finding],
+    (compared_to, theirs): (&str, &[Finding]),
+    max_drop: f64,
+) -> Result<Gate, ServiceError> {
     let mut differences = Vec::new();
-    for own in ours.findings.iter().filter(|f| f.metric.ends_with("accuracy")) {
+    for own in ours {
         let same = |f: &&Finding| {
             (f.metric, &f.method, &f.setting, f.allowed())
                 == (own.metric, &own.method, &own.setting, own.allowed())
         };
-        if let Some(other) = theirs.findings.iter().find(same) {
-            let name = [own.metric, &own.method, &own.setting].join(" ").trim().to_owned();
-            differences.push((name, own.value - other.value));
+        if let Some(other) = theirs.iter().find(same) {
+            differences.push((own.called(), own.value - other.value));
         }
     }
     if differences.is_empty() {
-        let message = "the two runs share no accuracy: give both the same suite";
+        let message = "the two runs share nothing that can be compared: give both the same suite";
         return Err(ServiceError::invalid("compare_to", "not_comparable", message));
     }
     differences.sort_by(|a, b| a.1.total_cmp(&b.1));
     let passed = differences[0].1 >= -max_drop - 1e-12;
-    Ok(Gate { compared_to: theirs.model.clone(), max_drop, passed, differences })
+    Ok(Gate { compared_to: compared_to.to_owned(), max_drop, passed, differences })
 }
 
 pub(super) fn at(item: Option<usize>, error: ServiceError) -> ServiceError {

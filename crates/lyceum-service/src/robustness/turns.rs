@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
 /// Rows that are paid for before they go through the model, and how near to their end more are asked for.
-pub(super) const PASSES_COVERED: u64 = 16_384;
+pub(crate) const PASSES_COVERED: u64 = 16_384;
 const PASSES_A_TURN: u64 = 2048;
 
 /// Does `work`, whose control gives it turns and counts what it spends. The share knows of so many passes already, and has
@@ -18,7 +18,7 @@ const PASSES_A_TURN: u64 = 2048;
 ///
 /// # Errors
 /// The work's own, or why no more was put aside for it.
-pub(super) async fn in_turns<T: Send + 'static>(
+pub(crate) async fn in_turns<T: Send + 'static>(
     engine: &Engine,
     (share, before): (Share, u64),
     work: impl FnOnce(&Control) -> Result<T, ServiceError> + Send + 'static,
@@ -41,7 +41,7 @@ pub(super) async fn in_turns<T: Send + 'static>(
         found
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| ServiceError::internal("a robustness run broke off", error))?;
+    let done = done.map_err(|error| ServiceError::internal("a run broke off", error))?;
     let refused = count.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
     refused.map_or(done, Err)
 }

@@ -1,5 +1,5 @@
-//! Who shares an installation: organisations and their projects ([`projects`]), users and service accounts
-//! ([`people`]), the organisation's own keys ([`admin_keys`]), how much may be asked ([`rates`]), what texts are
+//! Who shares an installation: organisations and their projects ([`projects`]), users ([`people`]), programs with
+//! keys of their own ([`service_accounts`]), the organisation's own keys ([`admin_keys`]), how much may be asked ([`rates`]), what texts are
 //! looked through for ([`guards`]), and what was done by whom ([`audit`]).
 //!
 //! Every change says who makes it ([`Act`]) and is written together with its entry in the audit log, or not at all.
@@ -10,6 +10,7 @@ pub mod guards;
 pub mod people;
 pub mod projects;
 pub mod rates;
+pub mod service_accounts;
 
 pub use audit::{Act, Actor};
 

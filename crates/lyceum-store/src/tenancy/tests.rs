@@ -1,7 +1,8 @@
 use super::admin_keys::{self, Order, bootstrap};
 use super::audit::{self, Broken, Filter};
-use super::people::{self, FirstKey, NewUser};
+use super::people::{self, NewUser};
 use super::projects::{self, Which};
+use super::service_accounts::{self, FirstKey};
 use super::{Act, Page, guards, rates};
 use crate::keys::{self, KeyGrant, KeyOwner, Verdict};
 use crate::{Layout, Store, StoreError};
@@ -95,7 +96,7 @@ async fn nothing_of_one_organisation_is_there_for_another() {
     let scopes = grant(&[KeyScope::OrganizationWrite]);
     let (key, _) = admin_keys::create(&store, &ours.id, &user.id, scopes.clone(), &act()).await.unwrap();
     let (account, _) =
-        people::create_account(&store, &first.project, "bot", FirstKey::Made, &act()).await.unwrap();
+        service_accounts::create(&store, &first.project, "bot", FirstKey::Made, &act()).await.unwrap();
     let foreign = Project { tenant: theirs.id.clone(), id: first.project.id.clone() };
 
     is_missing(projects::find(&store, &foreign).await);
@@ -106,8 +107,8 @@ async fn nothing_of_one_organisation_is_there_for_another() {
     is_missing(people::set_user_role(&store, &theirs.id, &user.id, Role::Reader, &act()).await);
     is_missing(people::delete_user(&store, &theirs.id, &user.id, &act()).await);
     is_missing(people::set_member(&store, &foreign, &user.id, ProjectRole::Owner, &act()).await);
-    is_missing(people::find_account(&store, &foreign, &account.id).await);
-    is_missing(people::delete_account(&store, &foreign, &account.id, &act()).await);
+    is_missing(service_accounts::find(&store, &foreign, &account.id).await);
+    is_missing(service_accounts::delete(&store, &foreign, &account.id, &act()).await);
     is_missing(admin_keys::find(&store, &theirs.id, &key.id).await);
     is_missing(admin_keys::revoke(&store, &theirs.id, &key.id, &act()).await);
     is_missing(admin_keys::create(&store, &theirs.id, &user.id, scopes, &act()).await);
@@ -166,19 +167,20 @@ async fn a_service_account_has_keys_and_loses_them() {
     let (_dir, store) = store().await;
     let project = Project::default_project();
     let (bare, none) =
-        people::create_account(&store, &project, "bare", FirstKey::None, &act()).await.unwrap();
+        service_accounts::create(&store, &project, "bare", FirstKey::None, &act()).await.unwrap();
     assert!(none.is_none() && bare.role.is_none());
-    let (bot, made) = people::create_account(&store, &project, "bot", FirstKey::Made, &act()).await.unwrap();
+    let (bot, made) =
+        service_accounts::create(&store, &project, "bot", FirstKey::Made, &act()).await.unwrap();
     let (key, secret) = made.unwrap();
     assert_eq!(key.owner, KeyOwner::ServiceAccount(bot.id.clone()));
     assert_eq!(key.hint, format!("sk-...{}", &secret.reveal()[secret.reveal().len() - 4..]));
     let changes = (Some("robot"), Some(ProjectRole::Owner));
-    people::update_account(&store, &project, &bot.id, changes, &act()).await.unwrap();
-    let found = people::find_account(&store, &project, &bot.id).await.unwrap();
+    service_accounts::update(&store, &project, &bot.id, changes, &act()).await.unwrap();
+    let found = service_accounts::find(&store, &project, &bot.id).await.unwrap();
     assert_eq!((found.name.as_str(), found.role), ("robot", Some(ProjectRole::Owner)));
-    let listed = people::accounts(&store, &project, Page { after: None, limit: 1 }).await.unwrap();
+    let listed = service_accounts::list(&store, &project, Page { after: None, limit: 1 }).await.unwrap();
     assert_eq!((listed.data[0].id.clone(), listed.has_more), (bare.id, true));
-    people::delete_account(&store, &project, &bot.id, &act()).await.unwrap();
+    service_accounts::delete(&store, &project, &bot.id, &act()).await.unwrap();
     assert!(matches!(keys::look(&store, secret.reveal(), NOW).await.unwrap(), Verdict::Revoked(_)));
     is_missing(keys::find(&store, &project, &key.id).await);
     assert!(keys::page(&store, &project, Page::WHOLE).await.unwrap().data.is_empty());

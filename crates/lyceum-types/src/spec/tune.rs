@@ -30,14 +30,31 @@ pub struct TuneSpec {
     pub gate: Option<TuneGate>,
 }
 
-/// Before its name serves a tuned version, it and the one that is served are measured on the same lines; one that is
-/// worse is held.
+/// Before its name serves a tuned version, it and the one that is served are measured on the same lines, and it is tried
+/// by runs over language models; one that is worse, or that does not keep to a bound, is held.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TuneGate {
     /// Lines as those of training, which neither version was tuned on. None: `data.valid`.
     pub data: Option<String>,
-    /// How far the loss may be above the served version's, in nats: a learnt token, or of preferences a pair.
-    pub max_rise: f64,
+    /// How far the loss may be above the served version's, in nats: a learnt token, or of preferences a pair. None: losses
+    /// are not compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rise: Option<f64>,
+    /// Items as `lyceum attack --suite` reads them of language models, unread here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suite: Option<Vec<serde_json::Value>>,
+    /// A file of texts that the suite's environments read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub texts: Option<String>,
+    /// The largest share of chats in which an attack may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_attack_success: Option<f64>,
+    /// The smallest token agreement of an environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_agreement: Option<f64>,
+    /// How far token agreement, or the share of attacks that are resisted, may be below the served version's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_drop: Option<f64>,
 }
 
 impl TuneGate {
@@ -201,9 +218,21 @@ mod tests {
     fn a_gate_says_how_far_and_on_which_lines() {
         let gated = |gate: &str| format!("{HEAD}[gate]\n{gate}");
         let gate = tune(&gated("max_rise = 0.1\ndata = \"gate.jsonl\"\n")).gate.unwrap();
-        assert_eq!(gate, TuneGate { data: Some("gate.jsonl".into()), max_rise: 0.1 });
+        assert_eq!(
+            (gate.data.as_deref(), gate.max_rise, &gate.suite),
+            (Some("gate.jsonl"), Some(0.1), &None)
+        );
+        let tried =
+            tune(&gated("max_attack_success = 0.1\nsuite = [{ type = \"red_team\", system = \"a\" }]\n"));
+        let gate = tried.gate.unwrap();
+        assert_eq!((gate.max_rise, gate.max_attack_success, gate.suite.unwrap().len()), (None, Some(0.1), 1));
         for (text, part) in [
+            (gated(""), "gate.max_rise"),
             (gated("data = \"a.jsonl\"\n"), "gate.max_rise"),
+            (gated("suite = [{ type = \"environments\" }]\n"), "gate.suite"),
+            (gated("max_drop = 0.1\n"), "gate.max_drop"),
+            (gated("texts = \"a.txt\"\nmax_rise = 0.1\ndata = \"a.jsonl\"\n"), "gate.texts"),
+            (gated("min_agreement = 2\nsuite = [{ type = \"environments\" }]\n"), "gate.min_agreement"),
             (gated("max_rise = -1\ndata = \"a.jsonl\"\n"), "gate.max_rise"),
             (gated("max_rise = 0.1\n"), "gate.data"),
             (gated("max_rise = 0.1\ndata = \"chats.jsonl\"\n"), "gate.data"),

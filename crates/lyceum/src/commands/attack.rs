@@ -37,17 +37,28 @@ pub struct Attack {
     #[arg(long, default_value_t = 0)]
     pub(in crate::commands) seed: u64,
     /// Another model that gets the same rows and suite; the command fails (exit 1) where an accuracy is lower by
-    /// more than --max-drop
+    /// more than --max-drop (of language models: token agreement, or the share of attacks that it resists)
     #[arg(long, value_name = "MODEL", requires = "max_drop")]
     pub(in crate::commands) compare_to: Option<String>,
     #[arg(long, value_name = "DROP", requires = "compare_to")]
     pub(in crate::commands) max_drop: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where attacks succeed in more than this share of all chats
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) max_attack_success: Option<f64>,
+    /// Of a language model: the command fails (exit 1) where an environment's token agreement is lower
+    #[arg(long, value_name = "SHARE")]
+    pub(in crate::commands) min_agreement: Option<f64>,
 }
 
 impl Attack {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if let Some(version) = language::asked(context, &self.model).await? {
             return self.run_language(context, &version).await;
+        }
+        if self.max_attack_success.is_some() || self.min_agreement.is_some() {
+            let why = "--max-attack-success and --min-agreement are bounds of language models";
+            let fix = "use --compare-to OTHER --max-drop DROP";
+            return Err(Failure::usage(format!("{} was trained here", self.model), why, fix));
         }
         let items = match &self.suite {
             Some(path) => read_suite(path)?,
@@ -117,11 +128,7 @@ impl Attack {
                     }
                     other => other.into(),
                 })?;
-            let sha256 = match path.is_file() {
-                true => digest(&files::read_bytes(&path, limits::WEIGHT_FILE_BYTES_MAX)?),
-                false => "not_applicable: a folder".to_owned(),
-            };
-            let data = format!("{} rows of {} (sha256 {sha256})", run.n, path.display());
+            let data = format!("{} rows of {} (sha256 {})", run.n, path.display(), hash_of(&path)?);
             Ok((run, data))
         };
         let done = tokio::task::spawn_blocking(work).await;
@@ -130,6 +137,13 @@ impl Attack {
         measured::keep_run(service.store(), &resident, &run, &data, &command).await?;
         Ok(run)
     }
+}
+
+fn hash_of(path: &Path) -> Result<String, Failure> {
+    Ok(match path.is_file() {
+        true => digest(&files::read_bytes(path, limits::WEIGHT_FILE_BYTES_MAX)?),
+        false => "not_applicable: a folder".to_owned(),
+    })
 }
 
 fn read_suite(path: &Path) -> Result<Vec<Item>, Failure> {

@@ -362,6 +362,11 @@ fn read(folder: &Path) -> Result<Exported, Failure> {
         }
         return Err(bad(format!("{} is no folder", folder.display()), "it is no file either".into()));
     }
+    if !folder.join(MANIFEST).exists() {
+        let message = format!("{} holds no model", folder.display());
+        let why = format!("there is neither config.json (Hugging Face's layout) nor {MANIFEST} in it");
+        return Err(bad(message, why));
+    }
     let text = files::read_text(&folder.join(MANIFEST), MANIFEST_BYTES_MAX)?;
     models::check_manifest(folder, text.as_bytes())
         .map_err(|error| bad(format!("{MANIFEST} is damaged"), error.to_string()))?;

@@ -72,6 +72,9 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context { config, format, control, project, access, handed: None };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(|| {
+            lyceum_kernels::turns::short();
+        })
         .build()
         .map_err(|error| Failure::internal("the runtime does not start", &error))?;
     runtime.block_on(async {
@@ -121,7 +124,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Admin(args) => args.run(context).await,
         Command::Audit(args) => args.run(context).await,
         Command::Privacy(args) => args.run(context).await,
-        Command::Pii(args) => args.run(context),
+        Command::Pii(args) => args.run(context).await,
         Command::Usage(args) => args.run(context).await,
         Command::Prices(args) => args.run(context).await,
         Command::Budgets(args) => args.run(context).await,
@@ -137,7 +140,6 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         Command::Ps(_)
         | Command::Stop(_)
         | Command::Bench(_)
-        | Command::Pii(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
         _ => context.access.client(),

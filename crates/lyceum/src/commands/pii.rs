@@ -1,15 +1,21 @@
-//! `lyceum pii analyze|anonymize FILE`: personal data and secrets of a text file, on this machine and without a server.
+//! `lyceum pii analyze|anonymize FILE`: personal data and secrets of a text file, on this machine and without a server, or
+//! by a server (`--url`). Names take a model (`--ner-model`), which is asked as the server's routes ask it.
 
+use crate::assemble;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::remote::Client;
 use clap::{Args, Subcommand, ValueEnum};
 use lyceum_guard::operate::{Hash, Operator, Operators};
 use lyceum_guard::{Analyser, GuardError, Kind, Names, Rewriter, Wanted};
-use serde_json::json;
+use lyceum_service::guard::pii::{self, Aggregation, Given, Request};
+use lyceum_service::{Payer, Service};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The largest file whose places are told.
 const FILE_BYTES_MAX: u64 = 1 << 30;
@@ -40,6 +46,9 @@ struct Looking {
     /// The lowest score of a finding, 0 to 1
     #[arg(long, default_value_t = Wanted::THRESHOLD)]
     threshold: f32,
+    /// An imported model that gives labels to tokens: with it PERSON, LOCATION, ORGANIZATION, NRP and DATE_TIME are found
+    #[arg(long, value_name = "MODEL")]
+    ner_model: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -88,15 +97,50 @@ impl Looking {
                 let known: Vec<&str> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
                 Failure::usage(error.to_string(), "only what has a name can be looked for", known.join(", "))
             })?;
-            if kind.takes_a_model() {
-                let message = format!("{kind} takes a model that knows names, and this command runs none");
-                let fix = "ask a server: POST /v1/pii/analyze with ner_model";
+            if kind.takes_a_model() && self.ner_model.is_none() {
+                let message = format!("{kind} takes a model that knows names, and none is named");
+                let fix = "lyceum import a token classifier, and add --ner-model NAME";
                 return Err(Failure::usage(message, "no rule finds names", fix));
             }
             Ok(kind)
         };
         let kinds = self.entities.as_ref().map(|names| names.iter().map(kind).collect()).transpose()?;
         Ok(Wanted { kinds, threshold: self.threshold })
+    }
+
+    /// The file as one text.
+    fn whole(&self) -> Result<String, Failure> {
+        let mut text = String::new();
+        let read = self.open()?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+        read.map_err(|error| Failure::file("read", &self.file, &error))?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            let message = format!("{} has more than {FILE_BYTES_MAX} bytes", self.file.display());
+            return Err(Failure::usage(message, "it is read as a whole", "take it in parts"));
+        }
+        Ok(text)
+    }
+
+    /// What is looked for with a model of names, and the use cases that ask it.
+    async fn by_model(&self, context: &Context) -> Result<(Arc<Service>, pii::Looking), Failure> {
+        let looking = pii::Looking {
+            wanted: self.wanted()?,
+            ner_model: self.ner_model.clone(),
+            aggregation: Aggregation::default(),
+        };
+        Ok((assemble::service(&context.config, context.store().await?)?, looking))
+    }
+
+    /// What a server is asked.
+    fn body(&self) -> Result<Value, Failure> {
+        self.wanted()?;
+        let mut body = json!({"text": self.whole()?, "score_threshold": self.threshold});
+        if let Some(entities) = &self.entities {
+            body["entities"] = json!(entities);
+        }
+        if let Some(model) = &self.ner_model {
+            body["ner_model"] = json!(model);
+        }
+        Ok(body)
     }
 
     fn open(&self) -> Result<Box<dyn Read>, Failure> {
@@ -109,56 +153,118 @@ impl Looking {
 }
 
 impl Pii {
-    pub fn run(self, context: &Context) -> Result<(), Failure> {
+    pub async fn run(self, context: &Context) -> Result<(), Failure> {
         match self.command {
-            PiiCommand::Analyze(args) => args.run(context),
-            PiiCommand::Anonymize(args) => args.run(),
+            PiiCommand::Analyze(args) => args.run(context).await,
+            PiiCommand::Anonymize(args) => match args.looking.ner_model {
+                Some(_) => args.by_model(context).await,
+                None => args.run(),
+            },
+        }
+    }
+
+    /// The same by a server, which reads the whole text.
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        match self.command {
+            PiiCommand::Analyze(args) => args.run_remote(context, client),
+            PiiCommand::Anonymize(args) => args.run_remote(client),
         }
     }
 }
 
+/// A finding as it is shown.
+struct Shown {
+    entity: String,
+    start: usize,
+    end: usize,
+    score: f64,
+    why: String,
+    text: Option<String>,
+}
+
 impl AnalyzeArgs {
-    fn run(self, context: &Context) -> Result<(), Failure> {
-        let (wanted, mut text) = (self.looking.wanted()?, String::new());
-        let read = self.looking.open()?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
-        read.map_err(|error| Failure::file("read", &self.looking.file, &error))?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            let message = format!("{} has more than {FILE_BYTES_MAX} bytes", self.looking.file.display());
-            return Err(Failure::usage(message, "its places are told as a whole", "analyse it in parts"));
-        }
-        let found = Analyser::default().analyse(&text, &wanted).map_err(failed)?;
-        let shown = |bytes: std::ops::Range<usize>| self.show.then(|| text[bytes].to_owned());
+    async fn run(self, context: &Context) -> Result<(), Failure> {
+        let wanted = self.looking.wanted()?;
+        let text = self.looking.whole()?;
+        let found = match self.looking.ner_model {
+            None => Analyser::default().analyse(&text, &wanted).map_err(failed)?,
+            Some(_) => {
+                let (service, looking) = self.looking.by_model(context).await?;
+                let payer = Payer::local(&context.project);
+                let found = pii::analyze(&service, &payer, vec![text.clone()], looking).await;
+                match found {
+                    Ok(mut found) => found.pop().unwrap_or_default(),
+                    Err(error) => return Err(context.told(service.store(), error).await),
+                }
+            }
+        };
+        let shown = found.into_iter().map(|found| Shown {
+            entity: found.kind.to_string(),
+            start: found.start,
+            end: found.end,
+            score: f64::from(found.score),
+            why: found.why.to_owned(),
+            text: self.show.then(|| text[found.bytes].to_owned()),
+        });
+        self.say(context, &shown.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let mut body = self.looking.body()?;
+        body["return_decision_process"] = json!(true);
+        let found = client.post("/v1/pii/analyze", &body)?;
+        let characters: Vec<char> = body["text"].as_str().unwrap_or_default().chars().collect();
+        let read = |found: &Value| {
+            let place = |name: &str| found[name].as_u64().map(|at| at as usize);
+            let (start, end) = (place("start")?, place("end")?);
+            let text = characters.get(start..end)?.iter().collect();
+            Some(Shown {
+                entity: found["entity_type"].as_str()?.to_owned(),
+                start,
+                end,
+                score: found["score"].as_f64()?,
+                why: found["analysis_explanation"]["textual_explanation"].as_str()?.to_owned(),
+                text: self.show.then_some(text),
+            })
+        };
+        let shown = found.as_array().and_then(|all| all.iter().map(read).collect::<Option<Vec<_>>>());
+        self.say(context, &shown.ok_or_else(unread)?);
+        Ok(())
+    }
+
+    fn say(&self, context: &Context, found: &[Shown]) {
         if context.is_json() {
-            for found in found {
-                let mut line = json!({"entity_type": found.kind.as_str(), "start": found.start, "end": found.end,
-                    "score": found.score, "why": found.why});
-                if let Some(text) = shown(found.bytes) {
-                    line["text"] = text.into();
+            for Shown { entity, start, end, score, why, text } in found {
+                let mut line =
+                    json!({"entity_type": entity, "start": start, "end": end, "score": score, "why": why});
+                if let Some(text) = text {
+                    line["text"] = text.as_str().into();
                 }
                 output::json_line(&line);
             }
-            return Ok(());
+            return;
         }
-        let row = |found: lyceum_guard::Finding| {
-            let mut row = vec![
-                found.kind.to_string(),
-                found.start.to_string(),
-                found.end.to_string(),
-                format!("{:.2}", found.score),
-                found.why.to_owned(),
-            ];
-            row.extend(shown(found.bytes));
+        let row = |found: &Shown| {
+            let (start, end) = (found.start.to_string(), found.end.to_string());
+            let mut row =
+                vec![found.entity.clone(), start, end, format!("{:.2}", found.score), found.why.clone()];
+            row.extend(found.text.clone());
             row
         };
-        let rows: Vec<Vec<String>> = found.into_iter().map(row).collect();
+        let rows: Vec<Vec<String>> = found.iter().map(row).collect();
         if rows.is_empty() {
             output::note("nothing was found");
-            return Ok(());
+            return;
         }
         let header = ["entity", "start", "end", "score", "why", "text"];
         output::table(&header[..if self.show { 6 } else { 5 }], &rows);
-        Ok(())
     }
+}
+
+fn unread() -> Failure {
+    let why = "its findings are none that this release reads";
+    Failure::new(Exit::Unreachable, "unreachable", "the server speaks otherwise", why, "use the same release")
 }
 
 impl AnonymizeArgs {
@@ -192,6 +298,40 @@ impl AnonymizeArgs {
                 return Ok(());
             }
         }
+    }
+
+    /// With a model of names, of the text as a whole.
+    async fn by_model(self, context: &Context) -> Result<(), Failure> {
+        let (default, text) = (self.operator()?, self.looking.whole()?);
+        let (service, looking) = self.looking.by_model(context).await?;
+        let request = Request { text, findings: Given::Found(looking), default, by_kind: BTreeMap::new() };
+        match pii::anonymize(&service, &Payer::local(&context.project), request).await {
+            Ok(made) => {
+                output::write_stdout(&made.text);
+                Ok(())
+            }
+            Err(error) => Err(context.told(service.store(), error).await),
+        }
+    }
+
+    fn run_remote(self, client: &Client) -> Result<(), Failure> {
+        let mut body = self.looking.body()?;
+        let name = match self.operator {
+            OperatorName::Hash => {
+                let why = "its key would leave this machine";
+                let fix = "run it here, without --url and with LYCEUM_URL unset";
+                return Err(Failure::usage("--operator hash does not go with a server", why, fix));
+            }
+            OperatorName::Replace => "replace",
+            OperatorName::Redact => "redact",
+            OperatorName::Mask => "mask",
+            OperatorName::Placeholder => "placeholder",
+        };
+        self.operator()?;
+        body["anonymizers"] = json!({"DEFAULT": {"type": name}});
+        let made = client.post("/v1/pii/anonymize", &body)?;
+        output::write_stdout(made["text"].as_str().ok_or_else(unread)?);
+        Ok(())
     }
 
     fn operator(&self) -> Result<Operator, Failure> {

@@ -11,11 +11,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, PrivacyError, epsilon, membership, sigma};
+use lyceum_service::audits;
 use lyceum_service::card::measured::{Costly, keep_membership};
 use lyceum_service::privacy::{Account, together};
 use lyceum_service::saw::{self, Wanted};
 use lyceum_store::privacy::{self, Budget};
-use lyceum_train::{TrainError, data, measure};
+use lyceum_train::TrainError;
 use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -116,13 +117,13 @@ pub(in crate::commands) struct BudgetArgs {
 #[derive(Debug, Args)]
 pub(in crate::commands) struct AuditArgs {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// Rows that it was trained on
     #[arg(long, value_name = "FILE")]
-    members: PathBuf,
+    pub(in crate::commands) members: PathBuf,
     /// Rows of the same kind that it was not trained on
     #[arg(long, value_name = "FILE")]
-    others: PathBuf,
+    pub(in crate::commands) others: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -185,6 +186,10 @@ fn print_sigma(args: &SigmaArgs, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The columns of the ledger.
+pub(in crate::commands) const LEDGER: [&str; 6] =
+    ["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"];
+
 async fn ledger(context: &Context) -> Result<(), Failure> {
     let store = context.store().await?;
     let budgets = privacy::budgets(&store, &context.project).await?;
@@ -207,7 +212,7 @@ async fn ledger(context: &Context) -> Result<(), Failure> {
         ]
     };
     let rows: Vec<Vec<String>> = accounts.iter().map(row).collect();
-    output::table(&["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"], &rows);
+    output::table(&LEDGER, &rows);
     Ok(())
 }
 
@@ -248,9 +253,6 @@ async fn budget(args: BudgetArgs, context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// False positive rates at which the attack is read.
-const FPRS: [f64; 3] = [0.1, 0.01, 0.001];
-
 /// How the attack is called in a card.
 const BY_LOSS: &str = "loss (Yeom et al. 2018)";
 
@@ -263,14 +265,10 @@ async fn audit(args: AuditArgs, context: &Context) -> Result<(), Failure> {
     };
     let (asked, control) = (resident.clone(), context.control.clone());
     let work = move || -> Result<_, TrainError> {
-        let scores = |path: &PathBuf| -> Result<Vec<f64>, TrainError> {
-            let data = data::load_eval(&asked.preparation, &asked.manifest.spec, path, &control)?;
-            let losses = measure::row_losses(&asked.model, &data, &control)?;
-            Ok(losses.into_iter().map(|loss| -loss).collect())
-        };
+        let scores = |path: &PathBuf| audits::of_rows(&asked, path.as_path(), &control);
         let (members, others) = (scores(&args.members)?, scores(&args.others)?);
         let n = (members.len() + others.len()) as u64;
-        Ok((membership::attack(&members, &others, &FPRS)?, n, args))
+        Ok((membership::attack(&members, &others, &audits::FPRS)?, n, args))
     };
     let done = tokio::task::spawn_blocking(work).await;
     let (attack, n, args) = done.map_err(|error| Failure::internal("the audit broke off", &error))??;

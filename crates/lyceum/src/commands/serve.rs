@@ -7,6 +7,7 @@ use crate::serving::Serving;
 use crate::{assemble, output, worker};
 use clap::Args;
 use lyceum_api::Door;
+use lyceum_api::cors::Origins;
 use lyceum_api::tls::Tls;
 use lyceum_service::Service;
 use lyceum_store::models;
@@ -42,6 +43,9 @@ pub struct Serve {
     /// Listen on an address that other machines reach although there is no TLS: keys can be overheard
     #[arg(long)]
     allow_plain_http: bool,
+    /// Pages of which origins may ask from a browser: https://app.example,http://localhost:3000, or * for all
+    #[arg(long, value_name = "ORIGINS")]
+    cors_origins: Option<Origins>,
     /// When an imported model that nobody asks for leaves the memory: 90s, 30m, 12h; 0: never
     #[arg(long, value_name = "DURATION")]
     keep_alive: Option<String>,
@@ -92,8 +96,12 @@ impl Serve {
         if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
-        let place = Place { address: SocketAddr::new(address, port), tls };
-        listen(context, service, place, first.as_ref()).await
+        tokio::spawn(keep_drift(service.clone()));
+        let origins = self.cors_origins.clone().unwrap_or_else(|| config.cors_origins.value.clone());
+        let place = Place { address: SocketAddr::new(address, port), tls, origins };
+        let ended = listen(context, service.clone(), place, first.as_ref()).await;
+        service.keep_drift().await?;
+        ended
     }
 
     /// Puts what the flags say over the configuration.
@@ -118,6 +126,19 @@ impl Serve {
     }
 }
 
+/// How long a count of answers is in memory alone.
+const DRIFT_KEPT_EVERY: Duration = Duration::from_secs(5);
+
+/// Writes what was counted of answers, until the process ends.
+async fn keep_drift(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(DRIFT_KEPT_EVERY).await;
+        if let Err(error) = service.keep_drift().await {
+            tracing::warn!(%error, "counts of answers were not written");
+        }
+    }
+}
+
 /// Lets idle models go, until the process ends.
 async fn unload_idle(service: Arc<Service>, idle: Duration) {
     loop {
@@ -133,6 +154,7 @@ async fn unload_idle(service: Arc<Service>, idle: Duration) {
 pub struct Place {
     pub address: SocketAddr,
     pub tls: Option<Tls>,
+    pub origins: Origins,
 }
 
 /// Serves until the control ends it. The first keys are said once, where there are any.
@@ -142,7 +164,7 @@ pub async fn listen(
     place: Place,
     first: Option<&First>,
 ) -> Result<(), Failure> {
-    let Place { address, tls } = place;
+    let Place { address, tls, origins } = place;
     let tcp = bind(address).map_err(|error| cannot_listen(address, &error))?;
     let bound = tcp.local_addr().map_err(|error| cannot_listen(address, &error))?;
     let url = format!("{}://{bound}", if tls.is_some() { "https" } else { "http" });
@@ -167,7 +189,7 @@ pub async fn listen(
         }
     }
     let until = ended(context.control.clone());
-    let server = start(Door { tcp, tls }, service.clone(), until)?;
+    let server = start(Door { tcp, tls, origins }, service.clone(), until)?;
     // Jobs end with the server; what they left unfinished waits for the next one.
     let working = worker::work(context, &service);
     let serving = serve(context, &service, server);

@@ -31,6 +31,7 @@ pub struct Began<'a> {
 
 /// Finds before the training what would keep the gate from comparing: its lines, the served version.
 pub async fn rehearse(context: &Context, store: &Store, plan: &TunePlan) -> Result<(), Failure> {
+    super::tried::rehearse(context, store, plan).await?;
     let Some(file) = file(plan) else { return Ok(()) };
     let path = data_files::folder(store, &context.project, &plan.base_dir)?.join(file);
     let bytes = files::read_bytes(&path, limits::FILE_BYTES_MAX)?;
@@ -47,7 +48,8 @@ pub async fn rehearse(context: &Context, store: &Store, plan: &TunePlan) -> Resu
 }
 
 fn file(plan: &TunePlan) -> Option<&str> {
-    plan.tune.gate.as_ref().and_then(|gate| gate.file(&plan.tune.data))
+    let gate = plan.tune.gate.as_ref().filter(|gate| gate.max_rise.is_some());
+    gate.and_then(|gate| gate.file(&plan.tune.data))
 }
 
 /// Compares a tuned model that is not published yet with the version that its name serves.
@@ -62,11 +64,14 @@ pub async fn judge(
     tuned: &Tuned,
 ) -> Result<Option<Judged>, Failure> {
     let Some(gate) = &plan.tune.gate else { return Ok(None) };
-    let max_rise = gate.max_rise;
+    let Some(max_rise) = gate.max_rise else {
+        let line = json!({ "held": false, "why": null, "compared_to": null, "max_rise": null });
+        return Ok(Some(Judged { held: None, line, run: None, tried: None }));
+    };
     let Some(served) = served(context, store, &plan.tune.name).await? else {
         let why = "there was no version to compare it with";
         let line = json!({ "held": false, "why": why, "compared_to": null, "max_rise": max_rise });
-        return Ok(Some(Judged { held: None, line, run: None }));
+        return Ok(Some(Judged { held: None, line, run: None, tried: None }));
     };
     let id = served.id();
     let other = match tuning::whole_of(store, &served).await {
@@ -102,7 +107,7 @@ pub async fn judge(
     };
     line["held"] = held.is_some().into();
     line["why"] = json!(held);
-    Ok(Some(Judged { held, line, run: None }))
+    Ok(Some(Judged { held, line, run: None, tried: None }))
 }
 
 struct Compared {

@@ -12,7 +12,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_service::ServiceError;
 use lyceum_service::keys::{self, Key, KeyOwner};
-use lyceum_service::tenancy::people;
+use lyceum_service::tenancy::{people, service_accounts};
 use lyceum_types::ids::{KeyId, Project};
 
 /// The project's keys that were not deleted, without their secrets.
@@ -59,7 +59,7 @@ async fn told(api: &Api, project: &Project, key: Key) -> Result<ProjectKey, ApiE
             Owner::User(member.user, member.role)
         }
         KeyOwner::ServiceAccount(id) => {
-            let account = people::find_account(store, project, id).await.map_err(ServiceError::from)?;
+            let account = service_accounts::find(store, project, id).await.map_err(ServiceError::from)?;
             Owner::ServiceAccount(account)
         }
     };

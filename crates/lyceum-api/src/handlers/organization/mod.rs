@@ -34,7 +34,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let query: Result<Query<Vec<(String, String)>>, QueryRejection> =
             Query::from_request_parts(parts, state).await;
-        let Query(pairs) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+        let Query(pairs) = query.map_err(|error| ApiError::query(&error))?;
         Ok(Self(pairs))
     }
 }

@@ -17,7 +17,7 @@ use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_service::ServiceError;
 use lyceum_service::keys::{self, KeyGrant, KeyOwner};
-use lyceum_service::tenancy::{Page, people};
+use lyceum_service::tenancy::{Page, people, service_accounts};
 use lyceum_types::ids::{Project, ServiceAccountId, UserId};
 
 /// The organisation's users, in the order of their ids; with `emails[]`, those who have one of them.
@@ -217,7 +217,7 @@ pub async fn list_accounts(
 ) -> Result<Json<List<AccountBody>>, ApiError> {
     let page = AskedPage::only(query)?;
     let project = found(&api, &by, &id).await?;
-    let listed = people::accounts(api.service.store(), &project, page.page()).await;
+    let listed = service_accounts::list(api.service.store(), &project, page.page()).await;
     Ok(Json(List::of(listed.map_err(ServiceError::from)?)))
 }
 
@@ -234,13 +234,13 @@ pub async fn create_account(
 ) -> Result<Json<AccountCreated>, ApiError> {
     let (name, first_key) = body.parse();
     let project = found(&api, &by, &id).await?;
-    let made = people::create_account(api.service.store(), &project, &name, first_key, &by.act()).await;
+    let made = service_accounts::create(api.service.store(), &project, &name, first_key, &by.act()).await;
     let (account, key) = made.map_err(ServiceError::from)?;
     Ok(Json(AccountCreated { account: account.into(), api_key: key.map(Into::into) }))
 }
 
 async fn account(api: &Api, project: &Project, id: &ServiceAccountId) -> Result<Json<AccountBody>, ApiError> {
-    let found = people::find_account(api.service.store(), project, id).await;
+    let found = service_accounts::find(api.service.store(), project, id).await;
     Ok(Json(found.map_err(ServiceError::from)?.into()))
 }
 
@@ -271,7 +271,7 @@ pub async fn modify_account(
     let project = found(&api, &by, &id).await?;
     let id = organization_id("service account", &name)?;
     let changes = (new_name.as_deref(), role);
-    let done = people::update_account(api.service.store(), &project, &id, changes, &by.act()).await;
+    let done = service_accounts::update(api.service.store(), &project, &id, changes, &by.act()).await;
     done.map_err(ServiceError::from)?;
     account(&api, &project, &id).await
 }
@@ -288,7 +288,7 @@ pub async fn delete_account(
 ) -> Result<Json<Deleted>, ApiError> {
     let project = found(&api, &by, &id).await?;
     let id: ServiceAccountId = organization_id("service account", &name)?;
-    let done = people::delete_account(api.service.store(), &project, &id, &by.act()).await;
+    let done = service_accounts::delete(api.service.store(), &project, &id, &by.act()).await;
     done.map_err(ServiceError::from)?;
     Ok(Json(Deleted::new("organization.project.service_account.deleted", id.to_string())))
 }

@@ -2,6 +2,7 @@
 
 use super::making::Keep;
 use crate::error::ApiError;
+use crate::handlers::why::Said;
 use crate::sse;
 use crate::wire::responses::answer::Answer;
 use axum::response::{IntoResponse, Response};
@@ -28,7 +29,7 @@ type Work = Box<
 pub async fn create(
     place: Keep,
     ready: Ready,
-    mut answer: Answer,
+    (mut answer, said): (Answer, Option<Said>),
     is_stream: bool,
 ) -> Result<Response, ApiError> {
     let early = told(&mut answer);
@@ -41,7 +42,7 @@ pub async fn create(
         false => axum::Json(queued).into_response(),
     };
     let work: Work = Box::new(move |maker, answer, usage| {
-        Box::pin(async move { work(maker, &ready, answer, usage).await })
+        Box::pin(async move { work(maker, (&ready, said), answer, usage).await })
     });
     let making = make(maker, answer, work, receipts::later());
     tokio::spawn(rates::carried(making));
@@ -110,7 +111,7 @@ async fn make_with(maker: Maker, mut answer: Answer, work: Work, later: Option<&
 
 async fn work(
     maker: &Maker,
-    ready: &Ready,
+    (ready, mut said): (&Ready, Option<Said>),
     answer: &mut Answer,
     usage: &mut Usage,
 ) -> Result<(), ServiceError> {
@@ -124,9 +125,19 @@ async fn work(
             return Err(ServiceError::internal("an answer ended without saying so", "bug"));
         };
         let finish = delta.finish;
+        if let Some(said) = &mut said {
+            said.hear(&delta);
+        }
         answer.push(delta);
         *usage = running.usage();
         if let Some(ending) = finish {
+            if let Some(said) = said.take() {
+                // What was said is told before it is explained, and lies on the disk should this process end.
+                maker.tell(told(answer), answer.response());
+                maker.save().await?;
+                let deadline = tokio::time::Instant::now() + limits::BACKGROUND_RESPONSE_TIMEOUT;
+                answer.explain(said.explain_by(deadline).await);
+            }
             answer.end(ending, *usage);
             return Ok(());
         }

@@ -108,7 +108,7 @@ pub async fn create(
     };
     if background {
         let place = Keep { service: api.service, project: caller.project, id, input: all };
-        return background::create(place, ready, Answer::begin(head), stream).await;
+        return background::create(place, ready, (Answer::begin(head), said), stream).await;
     }
     let running = match admitted {
         Some(admitted) => ready.start_in(admitted).await,
@@ -174,7 +174,7 @@ pub async fn find(
     headers: HeaderMap,
     query: Result<Query<FindQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    let Query(query) = query.map_err(|error| ApiError::query(&error))?;
     let wants_receipt = receipts::wanted(&headers)?;
     if !query.parse()? {
         let record = responses::find(&api.service, &caller.project, &id).await?;
@@ -242,7 +242,7 @@ pub async fn input_items(
     Path(id): Path<String>,
     query: Result<Query<InputItemsQuery>, QueryRejection>,
 ) -> Result<axum::Json<InputItems>, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::unreadable("invalid_query", error.body_text()))?;
+    let Query(query) = query.map_err(|error| ApiError::query(&error))?;
     let record = responses::find(&api.service, &caller.project, &id).await?;
     Ok(axum::Json(query.page(record.input)?))
 }

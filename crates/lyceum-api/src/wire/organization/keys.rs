@@ -3,7 +3,8 @@
 use super::Identified;
 use crate::error::ApiError;
 use lyceum_service::tenancy::admin_keys::AdminKey;
-use lyceum_service::tenancy::people::{ServiceAccount, User};
+use lyceum_service::tenancy::people::User;
+use lyceum_service::tenancy::service_accounts::ServiceAccount;
 use lyceum_types::ids::KeyScope;
 use lyceum_types::limits;
 use lyceum_types::tenancy::ProjectRole;

@@ -2,7 +2,8 @@
 
 use super::{Identified, says_nothing};
 use crate::error::ApiError;
-use lyceum_service::tenancy::people::{FirstKey, Member, NewUser, ServiceAccount, User};
+use lyceum_service::tenancy::people::{Member, NewUser, User};
+use lyceum_service::tenancy::service_accounts::{FirstKey, ServiceAccount};
 use lyceum_types::ids::{KeyScope, UserId};
 use lyceum_types::tenancy::{ProjectRole, Role};
 use serde::{Deserialize, Serialize};

@@ -10,8 +10,8 @@
 //! response.completed | response.incomplete | response.failed
 //! ```
 
-use super::items::new_id;
 use crate::error::ErrorDetail;
+use crate::wire::new_id;
 use lyceum_service::chat::{Delta, Ending, Likely, Token, ToolCall, Usage};
 use lyceum_types::clock::Timestamp;
 use serde_json::{Map, Value, json};

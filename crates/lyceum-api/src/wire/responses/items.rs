@@ -9,14 +9,9 @@
 //! ```
 
 use crate::error::ApiError;
-use crate::wire::unsupported;
+use crate::wire::{new_id, unsupported};
 use lyceum_types::limits;
 use serde_json::{Map, Value, json};
-
-/// `prefix` and a UUID.
-pub fn new_id(prefix: &str) -> String {
-    format!("{prefix}{}", uuid::Uuid::now_v7().simple())
-}
 
 /// What a request says, every item with its type, id and status.
 pub fn parse(input: Value) -> Result<Vec<Value>, ApiError> {

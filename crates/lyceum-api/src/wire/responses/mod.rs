@@ -1,20 +1,25 @@
 //! `/v1/responses`, as OpenAI's `CreateResponse` and `Response` (with vLLM's `seed`, `top_k`, `min_p`,
 //! `repetition_penalty` and `chat_template_kwargs`): here the request; [`items`] are what is said, [`answer`] the
-//! answer and its events.
+//! answer and its events, `tools` what holds an answer to a form, `pages` how its items are listed.
 
 pub mod answer;
 pub mod items;
+mod pages;
+mod tools;
+
+pub use pages::{InputItems, InputItemsQuery};
 
 use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, sampling, tier, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Priority, Request};
+use lyceum_service::chat::{Calls, Priority, Request};
 use lyceum_service::explain::Options;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use tools::{chat_tool_choice, chat_tools, form};
 use utoipa::ToSchema;
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -132,10 +137,6 @@ impl Body {
     /// What is to be explained of the answer; taken out before the rest is parsed.
     pub fn why(&mut self) -> Result<Option<(Options, Extras)>, ApiError> {
         let Some(options) = self.explain.take() else { return Ok(None) };
-        if self.background == Some(true) {
-            let message = "not together with background in this version: leave one of them out";
-            return Err(ApiError::not_implemented("explain", message));
-        }
         options.parse("explain.").map(Some)
     }
 
@@ -338,64 +339,6 @@ pub fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(),
     Ok(())
 }
 
-/// Functions as chats have them. A function that does not say `strict` is not held to it.
-fn chat_tools(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
-    let one = |(i, tool): (usize, Value)| {
-        let place = |field: &str| format!("tools[{i}]{field}");
-        let Value::Object(mut function) = tool else {
-            let param = place("");
-            return Err(ApiError::field(&param, "invalid_type", format!("{param}: must be an object")));
-        };
-        if function.remove("type") != Some("function".into()) {
-            return Err(unsupported(&place(".type"), "functions can be offered"));
-        }
-        let known = ["name", "description", "parameters", "strict"];
-        if let Some(key) = function.keys().find(|key| !known.contains(&key.as_str())) {
-            return Err(unsupported(&place(&format!(".{key}")), "leave it out"));
-        }
-        function.retain(|_, value| !value.is_null());
-        Ok(json!({"type": "function", "function": function}))
-    };
-    tools.into_iter().enumerate().map(one).collect()
-}
-
-/// The choice as chats have it.
-fn chat_tool_choice(choice: Option<Value>) -> Result<Option<Value>, ApiError> {
-    let Some(Value::Object(named)) = choice else { return Ok(choice) };
-    match (named.get("type").and_then(Value::as_str), named.get("name")) {
-        (Some("function"), Some(name)) => Ok(Some(json!({"type": "function", "function": {"name": name}}))),
-        _ => Err(unsupported("tool_choice", "there are auto, none, required and one function by its name")),
-    }
-}
-
-/// The form that the answer must have.
-fn form(format: Option<&Value>) -> Result<Option<Constraint>, ApiError> {
-    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
-    let refuse = |field: &str, what: &str| {
-        let param = format!("text.format{field}");
-        ApiError::field(&param, "invalid_value", format!("{param}: {what}"))
-    };
-    match format["type"].as_str() {
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(Constraint::JsonObject)),
-        Some("json_schema") => {
-            if format["name"].as_str().is_none_or(str::is_empty) {
-                return Err(refuse(".name", "a name is needed"));
-            }
-            let strict = match &format["strict"] {
-                Value::Null => false,
-                Value::Bool(strict) => *strict,
-                _ => return Err(refuse(".strict", "must be true or false")),
-            };
-            if !format["schema"].is_object() {
-                return Err(refuse(".schema", "a schema is needed"));
-            }
-            Ok(Some(Constraint::JsonSchema { schema: format["schema"].clone(), strict }))
-        }
-        _ => Err(refuse(".type", "there are text, json_object and json_schema")),
-    }
-}
-
 /// How an answer is given.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -417,60 +360,6 @@ impl FindQuery {
             return Err(unsupported("include_obfuscation", "send false"));
         }
         Ok(is_stream)
-    }
-}
-
-/// Pages of an answer's input.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct InputItemsQuery {
-    pub after: Option<String>,
-    pub limit: Option<usize>,
-    pub order: Option<String>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = ResponseItemList)]
-pub struct InputItems {
-    /// `list`
-    pub object: &'static str,
-    #[schema(value_type = Vec<Object>)]
-    pub data: Vec<Value>,
-    pub first_id: Option<String>,
-    pub last_id: Option<String>,
-    pub has_more: bool,
-}
-
-impl InputItemsQuery {
-    /// A page of `items`, which are oldest first; newest first unless `order=asc`.
-    pub fn page(self, mut items: Vec<Value>) -> Result<InputItems, ApiError> {
-        let limit = self.limit.unwrap_or(limits::INPUT_ITEMS_LISTED_DEFAULT);
-        let limit = within("limit", limit, 1, limits::INPUT_ITEMS_LISTED_MAX)?;
-        match self.order.as_deref() {
-            None | Some("desc") => items.reverse(),
-            Some("asc") => {}
-            Some(_) => {
-                return Err(ApiError::field("order", "invalid_value", "order: must be asc or desc"));
-            }
-        }
-        let from = match self.after {
-            None => 0,
-            Some(after) => {
-                let place = items.iter().position(|item| item["id"] == after);
-                let message = "after: no item of this answer's input is called so";
-                1 + place.ok_or_else(|| ApiError::field("after", "invalid_value", message))?
-            }
-        };
-        let has_more = items.len() > from + limit;
-        let data: Vec<Value> = items.into_iter().skip(from).take(limit).collect();
-        let id = |item: Option<&Value>| item.and_then(|item| item["id"].as_str()).map(str::to_owned);
-        Ok(InputItems {
-            object: "list",
-            first_id: id(data.first()),
-            last_id: id(data.last()),
-            data,
-            has_more,
-        })
     }
 }
 
@@ -548,22 +437,5 @@ mod tests {
         );
         assert_eq!(asked.request.tool_choice, Some(json!({"type": "function", "function": {"name": "f"}})));
         assert_eq!(asked.echo["tools"][0]["strict"], false);
-    }
-
-    #[test]
-    fn pages_of_items_follow_each_other_in_both_orders() {
-        let items: Vec<Value> = (0..5).map(|i| json!({"id": i.to_string()})).collect();
-        let page = |after: Option<&str>, order: Option<&str>| {
-            let (after, order) = (after.map(str::to_owned), order.map(str::to_owned));
-            InputItemsQuery { after, limit: Some(2), order }.page(items.clone())
-        };
-        let first = page(None, None).unwrap();
-        assert_eq!(
-            (first.first_id.as_deref(), first.last_id.as_deref(), first.has_more),
-            (Some("4"), Some("3"), true)
-        );
-        assert!(!page(Some("2"), None).unwrap().has_more);
-        assert_eq!(page(Some("0"), Some("asc")).unwrap().first_id.as_deref(), Some("1"));
-        assert!(page(Some("9"), None).is_err() && page(None, Some("up")).is_err());
     }
 }

@@ -236,6 +236,15 @@ pub(crate) struct Use<'a> {
     pub rows: Vec<u32>,
 }
 
+impl<'a> Use<'a> {
+    /// The same where only the rows `wanted` (rising) are left of a pass; None where none of its own are.
+    pub fn of_rows(&self, wanted: &[u32]) -> Option<Use<'a>> {
+        let left = (0..).zip(wanted).filter(|(_, row)| self.rows.binary_search(row).is_ok());
+        let rows: Vec<u32> = left.map(|(place, _)| place).collect();
+        (!rows.is_empty()).then_some(Use { owner: self.owner, factors: self.factors, rows })
+    }
+}
+
 /// The adapters of a pass: those beside the model, once each, with their rows.
 #[derive(Default)]
 pub(crate) struct Beside<'a> {

@@ -75,7 +75,7 @@ impl Prompt {
             return Err(ServiceError::invalid("messages", "unsupported_model", message));
         }
         openai_tools(&frame.tools).map_err(|error| refused("tools", error))?;
-        let messages = openai_messages(messages).map_err(|error| refused("messages", error))?;
+        let messages = crate::messages::shaped(messages)?;
         let text =
             |(i, message): (usize, &Value)| message["content"].as_str().map(|text| (i, text.to_owned()));
         let texts = messages.iter().enumerate().filter_map(text).collect();
@@ -225,7 +225,7 @@ impl Prompt {
             guard: language.words.tokenizer.guarded(template.source()),
             ..Conversation::default()
         };
-        template.render(&conversation).map_err(|error| refused("messages", error))
+        template.render(&conversation).map_err(crate::messages::unwritten)
     }
 
     /// A text without what is left out of it. (With `All`, also what is of no part.)

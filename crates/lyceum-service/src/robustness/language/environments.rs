@@ -232,6 +232,7 @@ pub(super) fn run(bench: &Bench, asked: &Environments, control: &Control) -> Res
     let scored: Vec<Scored> = bench.texts.iter().map(|text| text.scored.clone()).collect();
     let first = bench.make(reference.weights, control)?;
     let standard = (bench.reader(&first.model, control), reference.setting(&bench.engine));
+    let standard_name = reference.name();
     let mut by_place: Vec<Vec<Finding>> = vec![Vec::new(); matrix.len()];
     let theirs = bench.answers(&first.model, reference, asked.max_tokens, control)?;
     let mut done: Vec<Weights> = Vec::new();
@@ -249,13 +250,13 @@ pub(super) fn run(bench: &Bench, asked: &Environments, control: &Control) -> Res
         reading::diverge(standard, own, &scored, &mut into).map_err(refused)?;
         for (&i, (_, divergence)) in places.iter().zip(&into) {
             let name = matrix[i].name();
-            by_place[i] = distances(&name, divergence, &made.doubts)?;
+            by_place[i] = distances((&name, &standard_name), divergence, &made.doubts)?;
             if asked.max_tokens > 0 {
                 let ours = match matrix[i] == reference {
                     true => theirs.clone(),
                     false => bench.answers(&made.model, matrix[i], asked.max_tokens, control)?,
                 };
-                by_place[i].extend(answered(&name, asked.max_tokens, &theirs, &ours)?);
+                by_place[i].extend(answered((&name, &standard_name), asked.max_tokens, &theirs, &ours)?);
             }
         }
     }
@@ -402,7 +403,12 @@ fn doubts(kind: Stored, of_file: &[Stored], made: &Model) -> Vec<String> {
     doubts
 }
 
-fn distances(name: &str, divergence: &Divergence, doubts: &[String]) -> Result<Vec<Finding>, ServiceError> {
+/// Of one environment, beside another that is named in what was done.
+fn distances(
+    (name, beside): (&str, &str),
+    divergence: &Divergence,
+    doubts: &[String],
+) -> Result<Vec<Finding>, ServiceError> {
     let found = divergence.distance().map_err(refused)?;
     let number = |metric: &'static str, value: f64, budget: String| Finding {
         metric,
@@ -417,34 +423,30 @@ fn distances(name: &str, divergence: &Divergence, doubts: &[String]) -> Result<V
     let bits = if found.identical { "the same bits" } else { "other bits" };
     let mut agreement = Finding::share("agreement", "environment", &found.agreement)
         .setting(name)
-        .budget(format!("likeliest token at places of the texts; {bits}"));
+        .budget(format!("likeliest token at places of the texts, beside {beside}; {bits}"));
     agreement.flags = doubts.to_vec();
     agreement.flags.push("places of one text depend on each other: the interval is too narrow".into());
     let mut all = vec![
         agreement,
-        number("kl_mean", found.kl_mean, "nats, from the reference".into()),
-        number("kl_max", found.kl_max, "nats, from the reference".into()),
-        number("logprob_difference_max", found.logprob_max, "nats, over the whole vocabulary".into()),
+        number("kl_mean", found.kl_mean, format!("nats, from {beside}")),
+        number("kl_max", found.kl_max, format!("nats, from {beside}")),
+        number(
+            "logprob_difference_max",
+            found.logprob_max,
+            format!("nats, over the whole vocabulary, from {beside}"),
+        ),
     ];
     if let Some([own, theirs]) = found.perplexity {
-        all.push(number(
-            "perplexity",
-            own,
-            format!("of the texts' own tokens; the reference's is {theirs:.4}"),
-        ));
+        all.push(number("perplexity", own, format!("of the texts' own tokens; {beside} has {theirs:.4}")));
     }
     if let Some([own, theirs]) = found.ece {
-        all.push(number(
-            "ece",
-            own,
-            format!("15 bins, of the likeliest token; the reference's is {theirs:.4}"),
-        ));
+        all.push(number("ece", own, format!("15 bins, of the likeliest token; {beside} has {theirs:.4}")));
     }
     Ok(all)
 }
 
 fn answered(
-    name: &str,
+    (name, beside): (&str, &str),
     n_tokens_max: usize,
     theirs: &[Vec<u32>],
     ours: &[Vec<u32>],
@@ -453,7 +455,7 @@ fn answered(
     let n: usize = pairs().map(|(a, b)| a.len().max(b.len())).sum();
     let same: usize = pairs().map(|(a, b)| a.iter().zip(b).filter(|(a, b)| a == b).count()).sum();
     let whole = pairs().filter(|(a, b)| a == b).count();
-    let budget = format!("likeliest tokens, {n_tokens_max} at most");
+    let budget = format!("likeliest tokens, {n_tokens_max} at most, beside {beside}");
     let mut all = Vec::new();
     // Answers that all end at once have no token.
     if n > 0 {
@@ -476,11 +478,11 @@ mod tests {
     fn an_answer_that_parts_is_counted_by_its_tokens_and_as_a_whole() {
         let theirs = [vec![1, 2, 3], vec![4, 5], vec![]];
         let ours = [vec![1, 2, 3], vec![4, 6, 7], vec![]];
-        let found = answered("e", 3, &theirs, &ours).unwrap();
+        let found = answered(("e", "r"), 3, &theirs, &ours).unwrap();
         assert_eq!((found[0].value, found[0].n), (4.0 / 6.0, 6));
         assert_eq!((found[1].value, found[1].n), (2.0 / 3.0, 3));
-        assert!(answered("e", 3, &[], &[]).is_err());
-        let silent = answered("e", 3, &[vec![]], &[vec![]]).unwrap();
+        assert!(answered(("e", "r"), 3, &[], &[]).is_err());
+        let silent = answered(("e", "r"), 3, &[vec![]], &[vec![]]).unwrap();
         assert_eq!((silent.len(), silent[0].metric), (1, "same_answers"));
     }
 

@@ -1,15 +1,17 @@
 //! Runs over an imported language model or an adapter: whether its words depend on where it runs ([`environments`]), and
-//! whether its instructions keep what is confided to them ([`redteam`]).
+//! whether its instructions keep what is confided to them ([`redteam`]); [`gate`] says whether that is enough.
 //!
 //! A [`Plan`] has judged everything that can be refused; carrying it out takes turns on the device as every robustness
 //! run does, and pays for its passes: one for every sequence of a pass, be it a piece of a text or one token of an
 //! answer. Findings hold numbers and never a text; transcripts of attacks that succeeded are rows of their own.
 
 pub mod environments;
+pub mod gate;
 pub mod redteam;
 mod texts;
 
 pub use environments::{Environment, Environments, Weights, Writer};
+pub use gate::{Bounds, Trial, Tried, Verdict};
 pub use lyceum_nn::ops::cached_attention::KvStorage;
 pub use lyceum_robust::redteam::Family;
 pub use redteam::{Canary, Guards, OwnAttack, RedTeam, SECRET_CHARS_MIN, Transcript};
@@ -21,7 +23,7 @@ use crate::language::is_imported;
 use crate::meter::{Counts, metered};
 use crate::{Language, Payer, Service, ServiceError};
 use lyceum_store::models::Version;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelRef, Project, VersionRef};
 use std::sync::Arc;
 use texts::Read;
 
@@ -43,6 +45,7 @@ impl Item {
 }
 
 /// What a client asks for.
+#[derive(Clone)]
 pub struct Asked {
     pub model: ModelRef,
     pub texts: AskedTexts,
@@ -51,6 +54,7 @@ pub struct Asked {
 }
 
 /// Where the texts come from.
+#[derive(Clone)]
 pub enum AskedTexts {
     None,
     Inline(Vec<Prompt>),
@@ -199,7 +203,10 @@ impl Plan {
     /// All its passes are put aside before it begins: how many they are at most is known.
     async fn attacked(&self, asked: &RedTeam, seed: u64) -> Result<redteam::Found, ServiceError> {
         let most = Counts { passes: asked.passes_most(), ..Counts::default() };
-        let (project, model): (_, ModelRef) = (&self.payer.project, exactly(&self.language.version)?);
+        let project = &self.payer.project;
+        // The version itself, whatever its name means by now.
+        let (name, version) = (self.language.version.name.clone(), self.language.version.number);
+        let model = ModelRef { name, version: VersionRef::Number(version) };
         metered(self.service.ledger(), &self.payer, &self.language.version, most, |share| async move {
             redteam::run(&self.service, (project, &model), asked, seed, &share).await
         })
@@ -221,9 +228,4 @@ impl Plan {
         })
         .await
     }
-}
-
-/// The version itself, whatever its name means by now.
-fn exactly(version: &Version) -> Result<ModelRef, ServiceError> {
-    version.id().parse().map_err(|error| ServiceError::internal("a version has no name", error))
 }

@@ -17,6 +17,7 @@ use lyceum_robust::redteam::{self, Attack, Bringer, Family, Kept, PLACE, Said, V
 use lyceum_train::eval::wilson;
 use lyceum_types::ids::{ModelRef, Project};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,6 +128,14 @@ impl RedTeam {
         set.chain(own).collect()
     }
 
+    /// What tells one system prompt from another without telling anything of it: the beginning of its sha256, a place in
+    /// the stead of each secret.
+    fn instructions(&self) -> String {
+        let mut text = self.system.clone();
+        self.secrets.iter().for_each(|secret| text = text.replace(secret.as_str(), PLACE));
+        crate::card::seal::hexadecimal(&Sha256::digest(text))[..8].to_owned()
+    }
+
     /// The most passes of the whole run: a prompt read and every token of an answer, of each turn.
     pub(super) fn passes_most(&self) -> u64 {
         let turns: usize = self.all().iter().map(|(_, attack)| attack.turns.len()).sum();
@@ -229,7 +238,11 @@ pub(super) async fn run(
         chats.push(Box::pin(one(service, (project, model), asked, case, share)));
     }
     let went: Vec<Went> = stream::iter(chats).buffered(CHATS_AT_ONCE).try_collect().await?;
-    let findings = findings(asked, &cases, &went)?;
+    let mut findings = findings(asked, &cases, &went)?;
+    if policy.is_off() {
+        let doubt = "the project's guard looks for nothing";
+        findings.iter_mut().for_each(|finding| finding.flags.push(doubt.into()));
+    }
     let transcripts = cases.iter().zip(went).filter(|(_, went)| went.verdict.succeeded());
     let transcripts = transcripts
         .map(|(case, went)| Transcript {
@@ -422,8 +435,11 @@ fn findings(asked: &RedTeam, cases: &[Case<'_>], went: &[Went]) -> Result<Vec<Fi
     }
     let pairs = || cases.iter().zip(went);
     let budget = format!(
-        "{} tries an attack, temperature {}, {} tokens a turn at most; Wilson, 95 %",
-        asked.tries, asked.temperature, asked.max_tokens
+        "{} tries an attack on the instructions {}, temperature {}, {} tokens a turn at most; Wilson, 95 %",
+        asked.tries,
+        asked.instructions(),
+        asked.temperature,
+        asked.max_tokens
     );
     let mut all = Vec::new();
     for side in [Side::Guarded, Side::Bare] {

@@ -1,10 +1,11 @@
 //! The document of a fine-tuning: a job spec whose family is an imported model's name.
 
 use super::rules::Rules;
-use super::section::{DECAY, FRACTION, NOT_NEGATIVE, POSITIVE, Problems, Section};
+use super::section::{DECAY, FRACTION, NOT_NEGATIVE, POSITIVE, Problems, SHARE, Section};
 use super::tree::{Node, Value};
 use super::{Problem, ProblemCode, privacy, read_name_and_seed, train};
 use crate::ids::ModelRef;
+use crate::limits;
 use crate::spec::ModelSpec;
 use crate::spec::tune::{Auto, LoraSpec, Method, TooLong, TuneData, TuneGate, TuneSpec};
 use crate::suggest::did_you_mean;
@@ -87,14 +88,26 @@ fn data(mut section: Section<'_>) -> TuneData {
 }
 
 fn gate(mut section: Section<'_>, data: Option<&TuneData>) -> TuneGate {
-    section.require(
-        "max_rise",
-        "how far the loss may be above the served version's, in nats",
-        "max_rise = 0.02",
-    );
-    let gate =
-        TuneGate { data: section.text("data"), max_rise: section.number_or("max_rise", 0.0, NOT_NEGATIVE) };
-    match data.map(|data| (gate.file(data), &data.train)) {
+    let bounds = ["max_attack_success", "min_agreement", "max_drop"];
+    let suite = section.values("suite");
+    if suite.is_none() {
+        section.require(
+            "max_rise",
+            "how far the loss may be above the served version's, in nats (or a suite with its bounds)",
+            "max_rise = 0.02",
+        );
+    }
+    let gate = TuneGate {
+        data: section.text("data"),
+        max_rise: section.number("max_rise", NOT_NEGATIVE),
+        texts: section.text("texts"),
+        max_attack_success: section.number(bounds[0], SHARE),
+        min_agreement: section.number(bounds[1], SHARE),
+        max_drop: section.number(bounds[2], SHARE),
+        suite,
+    };
+    tried(&gate, &mut section);
+    match data.filter(|_| gate.max_rise.is_some()).map(|data| (gate.file(data), &data.train)) {
         Some((None, _)) => {
             let message = "is missing: lines that neither version was tuned on (held out of the training file, they may be \
                            lines that the served version learnt)";
@@ -118,6 +131,32 @@ fn gate(mut section: Section<'_>, data: Option<&TuneData>) -> TuneGate {
     }
     section.finish();
     gate
+}
+
+/// A suite has a bound, and a bound a suite.
+fn tried(gate: &TuneGate, section: &mut Section<'_>) {
+    let bounds = [
+        ("max_attack_success", gate.max_attack_success),
+        ("min_agreement", gate.min_agreement),
+        ("max_drop", gate.max_drop),
+    ];
+    let Some(suite) = &gate.suite else {
+        let keys = bounds.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key);
+        for key in keys.chain(gate.texts.as_ref().map(|_| "texts")) {
+            let fix = "add suite = [{ type = \"red_team\", system = \"…\" }]";
+            section.note(key, ProblemCode::Contradiction, "belongs to a suite, and there is none", fix);
+        }
+        return;
+    };
+    if !(1..=limits::ROBUSTNESS_ITEMS_MAX).contains(&suite.len()) {
+        let message = format!("must have 1 to {} items", limits::ROBUSTNESS_ITEMS_MAX);
+        let fix = "write suite = [{ type = \"red_team\", system = \"…\" }]";
+        section.note("suite", ProblemCode::OutOfRange, message, fix);
+    }
+    if bounds.iter().all(|(_, value)| value.is_none()) {
+        let fix = "add max_attack_success = 0.1, min_agreement = 0.95 or max_drop = 0.05";
+        section.note("suite", ProblemCode::Contradiction, "has no bound that its numbers must keep to", fix);
+    }
 }
 
 fn model(mut section: Section<'_>) -> Option<(String, Option<LoraSpec>)> {

@@ -1,6 +1,7 @@
 //! `lyceum admin guard PROJECT`: what a project's texts are looked through for.
 
 use super::{Desk, say};
+use crate::assemble;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::Client;
@@ -24,6 +25,13 @@ pub struct Guard {
     /// Of the directions that are set: the lowest score of a finding, 0 to 1 (default: 0.5)
     #[arg(long)]
     threshold: Option<f32>,
+    /// A model of the project that gives labels to tokens: with it PERSON, LOCATION, ORGANIZATION, NRP and DATE_TIME are
+    /// looked for
+    #[arg(long, value_name = "MODEL")]
+    ner_model: Option<String>,
+    /// No model of names any more
+    #[arg(long, conflicts_with = "ner_model")]
+    no_ner_model: bool,
 }
 
 impl Guard {
@@ -31,14 +39,24 @@ impl Guard {
         self.check()?;
         let project = desk.project(&self.project).await?;
         let mut policy = guards::policy(&desk.store, &project).await?;
-        if self.input.is_some() || self.output.is_some() {
+        if self.input.is_some() || self.output.is_some() || self.ner_model.is_some() || self.no_ner_model {
             if let Some(action) = &self.input {
                 policy.input = self.rule(action)?;
             }
             if let Some(action) = &self.output {
                 policy.output = self.rule(action)?;
             }
-            guards::set_policy(&desk.store, &project, &policy, &desk.act()).await?;
+            if self.ner_model.is_some() || self.no_ner_model {
+                policy.ner_model = self.ner_model.clone();
+            }
+            without_model(&policy)?;
+            if policy.looks_for_names() {
+                // Whether the model knows names is known by opening it.
+                let service = assemble::service(&desk.context.config, desk.store.clone())?;
+                lyceum_service::guard::set_policy(&service, &project, &policy, &desk.act()).await?;
+            } else {
+                guards::set_policy(&desk.store, &project, &policy, &desk.act()).await?;
+            }
         }
         desk.say(&told(&self.project, &policy), words(&self.project, &policy));
         Ok(())
@@ -67,6 +85,9 @@ impl Guard {
                     "threshold": self.threshold.unwrap_or(Wanted::THRESHOLD)});
             }
         }
+        if self.ner_model.is_some() || self.no_ner_model {
+            body["ner_model"] = json!(self.ner_model);
+        }
         let is_asked = body.as_object().is_some_and(|body| body.is_empty());
         let holds = if is_asked { client.get(path)? } else { client.post(path, &body)? };
         let wrong = |direction: &str| {
@@ -93,22 +114,25 @@ impl Guard {
         };
         let action: Action = action.parse().map_err(|why| wrong(format!("{action:?} {why}")))?;
         let kind = |name: &String| name.parse::<Kind>().map_err(|error| wrong(error.to_string()));
-        let kind = |name: &String| {
-            let kind = kind(name)?;
-            if kind.takes_a_model() {
-                return Err(wrong(format!(
-                    "{kind} takes a model that knows names: POST /v1/organization/projects/{{id}}/guard_policy with \
-                     ner_model names one"
-                )));
-            }
-            Ok(kind)
-        };
         let kinds = self.types.as_ref().map(|types| types.iter().map(kind).collect()).transpose()?;
         let threshold = self.threshold.unwrap_or(Wanted::THRESHOLD);
         if !(0.0..=1.0).contains(&threshold) {
             return Err(wrong(format!("--threshold {threshold}: not between 0 and 1")));
         }
         Ok(Rule { action, wanted: Wanted { kinds, threshold } })
+    }
+}
+
+/// Refuses kinds that nothing would find.
+fn without_model(policy: &Policy) -> Result<(), Failure> {
+    let named = [&policy.input, &policy.output].into_iter().filter_map(Rule::kinds).flatten();
+    match named.copied().find(|kind| kind.takes_a_model()) {
+        Some(kind) if policy.ner_model.is_none() => {
+            let message = format!("{kind} takes a model that knows names, and the policy names none");
+            let fix = "add --ner-model MODEL: an imported token classifier of the project";
+            Err(Failure::usage(message, "no rule finds names", fix))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,8 @@ use super::Desk;
 use crate::failure::Failure;
 use clap::Subcommand;
 use lyceum_store::tenancy::Page;
-use lyceum_store::tenancy::people::{self, FirstKey, Member, NewUser, ServiceAccount, User};
+use lyceum_store::tenancy::people::{self, Member, NewUser, User};
+use lyceum_store::tenancy::service_accounts::{self, FirstKey, ServiceAccount};
 use lyceum_types::ids::{ServiceAccountId, UserId};
 use lyceum_types::tenancy::ProjectRole;
 use serde_json::{Value, json};
@@ -129,7 +130,7 @@ impl ServiceAccounts {
             ServiceAccounts::Create { project, name, no_key } => {
                 let project = desk.project(&project).await?;
                 let first = if no_key { FirstKey::None } else { FirstKey::Made };
-                let (account, key) = people::create_account(store, &project, &name, first, &act).await?;
+                let (account, key) = service_accounts::create(store, &project, &name, first, &act).await?;
                 let mut json = account_told(&account);
                 match key {
                     None => desk.say(&json, account.id.as_str()),
@@ -142,7 +143,7 @@ impl ServiceAccounts {
             }
             ServiceAccounts::Ls { project } => {
                 let project = desk.project(&project).await?;
-                let all = people::accounts(store, &project, Page::WHOLE).await?.data;
+                let all = service_accounts::list(store, &project, Page::WHOLE).await?.data;
                 let row = |account: &ServiceAccount| {
                     let role = account.role.map_or("none", ProjectRole::as_str);
                     (
@@ -155,7 +156,7 @@ impl ServiceAccounts {
             ServiceAccounts::Rm { project, id } => {
                 let project = desk.project(&project).await?;
                 let account: ServiceAccountId = id.parse()?;
-                people::delete_account(store, &project, &account, &act).await?;
+                service_accounts::delete(store, &project, &account, &act).await?;
                 desk.say(&json!({"event": "done", "id": id}), format!("removed {id}"));
             }
         }

@@ -1,15 +1,16 @@
 //! `lyceum attack` of a language model: the run of the server's route, made here.
 
-use super::{Attack, suite_values, unread};
+use super::{Attack, hash_of, suite_values, unread};
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use lyceum_api::robustness::language::{run_body, suite_of};
 use lyceum_service::Payer;
+use lyceum_service::card::measured::keep_language_run;
 use lyceum_service::language::is_imported;
 use lyceum_service::robustness::Finding;
 use lyceum_service::robustness::language::{
-    Asked, AskedTexts, Item, Plan, Prompt, Run, default_suite, of_file,
+    Asked, AskedTexts, Bounds, Item, Prompt, Run, Trial, default_suite, of_file,
 };
 use lyceum_store::models::{self, Version};
 use lyceum_types::clock::Timestamp;
@@ -32,10 +33,6 @@ pub(super) async fn asked(context: &Context, model: &str) -> Result<Option<Versi
 
 impl Attack {
     pub(super) async fn run_language(self, context: &Context, version: &Version) -> Result<(), Failure> {
-        if self.compare_to.is_some() {
-            let why = "runs over language models are of one model";
-            return Err(Failure::usage("--compare-to does not go with a language model", why, "run each"));
-        }
         let suite = match &self.suite {
             Some(path) => suite_of(&suite_values(path)?).map_err(|why| unread(path, why))?,
             None => default_suite(),
@@ -44,26 +41,53 @@ impl Attack {
         let (service, _) = context.speaker(&version.id()).await?;
         let asked = Asked { model: version.id().parse()?, texts, suite, seed: self.seed };
         let payer = Payer::local(&context.project);
-        let work = async {
-            let plan = Plan::new(&service, &payer, asked).await?;
-            plan.carry_out().await
+        let bounds = Bounds {
+            max_attack_success: self.max_attack_success,
+            min_agreement: self.min_agreement,
+            max_drop: self.max_drop,
         };
+        let other = self.compare_to.as_deref().map(str::parse::<ModelRef>).transpose()?;
+        let work = async { Trial::new(&service, &payer, asked, (other, bounds)).await?.carry_out().await };
         let interrupted = async {
             while context.control.check().is_ok() {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let run = tokio::select! {
-            run = work => run?,
+        let tried = tokio::select! {
+            tried = work => tried?,
             () = interrupted => return Err(Failure::interrupted("nothing is kept of a part of a run")),
         };
+        for run in [Some(&tried.ours), tried.theirs.as_ref()].into_iter().flatten() {
+            self.keep(context, run).await?;
+        }
         if context.is_json() {
             let now = Timestamp::now();
-            output::json_line(&run_body(&format!("rob_{:x}", now.millis()), now.seconds(), &run));
+            output::json_line(&run_body(&format!("rob_{:x}", now.millis()), now.seconds(), &tried));
         } else {
-            show(&run);
+            [Some(&tried.ours), tried.theirs.as_ref()].into_iter().flatten().for_each(show);
         }
-        Ok(())
+        let Some(verdict) = &tried.verdict else { return Ok(()) };
+        let Some(why) = verdict.why() else {
+            if !context.is_json() {
+                output::text("gate: passed");
+            }
+            return Ok(());
+        };
+        let message = format!("{} does not pass the gate", tried.ours.model);
+        let fix = "keep the other model, guard the project (lyceum admin guard), or tune it and try again";
+        Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
+    }
+
+    /// It stands on the model's card from now on.
+    async fn keep(&self, context: &Context, run: &Run) -> Result<(), Failure> {
+        let reference: ModelRef = run.model.parse()?;
+        let store = context.store().await?;
+        let version = models::resolve(&store, &context.project, &reference).await?;
+        let data = match &self.data {
+            Some(path) => format!("{} texts of {} (sha256 {})", run.n, path.display(), hash_of(path)?),
+            None => String::new(),
+        };
+        Ok(keep_language_run(&store, &version, run, &data, &self.again(&run.model)).await?)
     }
 
     fn texts(&self, suite: &[Item]) -> Result<AskedTexts, Failure> {

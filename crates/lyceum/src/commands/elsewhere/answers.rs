@@ -1,9 +1,10 @@
 //! `run`, `predict`, `explain` and `embed` through a server.
 
+use super::explained;
 use crate::commands::embed::{self, Embed};
 use crate::commands::explain::Explain;
 use crate::commands::predict::{self, Predict};
-use crate::commands::run::{self, Run};
+use crate::commands::run::{self, Run, Typed};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
@@ -39,9 +40,7 @@ fn door(client: &Client, model: &str) -> Result<(Door, Value), Failure> {
         "language_modeling" if !is_trained => Door::Chat,
         "language_modeling" | "sequence_to_sequence" => Door::Completions,
         "embedding" | "scoring" => {
-            let why = "it makes numbers of texts and continues none";
-            let fix = "lyceum embed makes vectors; POST /v1/rerank gives scores";
-            return Err(Failure::usage(format!("{model} does not converse"), why, fix));
+            return Err(run::no_conversation(model));
         }
         _ => Door::Predict,
     };
@@ -66,12 +65,16 @@ impl Run {
         if let Some(prompt) = prompt {
             return self.say(context, client, door, &mut messages, &prompt);
         }
-        while let Some(line) = run::next_line(context).await? {
-            if let Err(failure) = self.say(context, client, door, &mut messages, &line) {
-                failure.print(context.is_json());
+        run::greet(&self.model);
+        loop {
+            match run::next_typed(context)? {
+                Typed::End => return Ok(()),
+                Typed::Clear => messages.retain(|message| message["role"] == "system"),
+                Typed::Text(line) => {
+                    run::told(context, self.say(context, client, door, &mut messages, &line))?;
+                }
             }
         }
-        Ok(())
     }
 
     fn say(
@@ -92,6 +95,9 @@ impl Run {
             }
             return Ok(());
         }
+        if prompt.trim().is_empty() && door == Door::Chat {
+            return Err(run::empty_prompt());
+        }
         let mut asked = messages.clone();
         asked.push(json!({ "role": "user", "content": prompt }));
         let body = self.body(door, &asked, prompt)?;
@@ -110,6 +116,7 @@ impl Run {
             output::json_line(&written.line(self.logprobs.is_some()));
         } else {
             output::write_stdout("\n");
+            run::show_logprobs(self.logprobs.map(|_| &written.logprobs));
         }
         Ok(())
     }
@@ -221,10 +228,7 @@ impl Predict {
             }
             let first = i * ROWS_AT_ONCE;
             let found = client.post(&path, &json!({ "instances": rows })).map_err(|failure| {
-                let mut failure = failure;
-                if failure.code == "unknown_field" {
-                    failure.fix = "leave columns out that the model does not read: --without COLUMN".into();
-                }
+                let mut failure = without_columns(failure);
                 failure.why = format!("{} (rows {first} to {})", failure.why, first + rows.len() - 1);
                 failure
             })?;
@@ -235,6 +239,14 @@ impl Predict {
         }
         Ok(())
     }
+}
+
+/// A column that the model does not read has its flag.
+fn without_columns(mut failure: Failure) -> Failure {
+    if failure.code == "unknown_field" {
+        failure.fix = "leave columns out that the model does not read: --without COLUMN".into();
+    }
+    failure
 }
 
 /// A prediction of the wire in the words of `lyceum predict --json`.
@@ -349,6 +361,7 @@ impl Explain {
             }
             _ => row_or_text(&self.input),
         };
+        let text = input.as_str().map(str::to_owned);
         match (input, door) {
             (Value::Null, _) => {}
             (Value::String(text), Door::Predict) => drop(body.insert("input".into(), text.into())),
@@ -362,10 +375,10 @@ impl Explain {
             }
             (row, _) => drop(body.insert("features".into(), row)),
         }
-        let found = client.post("/v1/explanations", &Value::from(body))?;
+        let found = client.post("/v1/explanations", &Value::from(body)).map_err(without_columns)?;
         if context.is_json() {
             output::json_line(&found);
-        } else {
+        } else if explained::show(&found, text.as_deref()).is_none() {
             output::text(serde_json::to_string_pretty(&found).expect("JSON can be written: bug"));
         }
         Ok(())

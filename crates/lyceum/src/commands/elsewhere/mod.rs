@@ -4,6 +4,7 @@
 //! not forgotten.
 
 mod answers;
+mod explained;
 mod models;
 mod money;
 mod organization;
@@ -36,9 +37,10 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Choose(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
-        Command::Privacy(args) => args.run_remote(context, client),
+        Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
+        Command::Pii(args) => args.run_remote(context, client),
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
         Command::Audit(args) => args.run_remote(context, client),

@@ -2,7 +2,7 @@
 
 use crate::commands::attack::{self, Attack};
 use crate::commands::choose::Choose;
-use crate::commands::privacy::{Privacy, PrivacyCommand};
+use crate::commands::privacy::{AuditArgs, Privacy, PrivacyCommand};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
@@ -57,9 +57,17 @@ impl Attack {
         if let Some(rows) = self.rows {
             body["rows"] = json!(rows);
         }
-        if let (Some(other), Some(max_drop)) = (&self.compare_to, self.max_drop) {
+        if let Some(other) = &self.compare_to {
             body["compare_to"] = json!(other);
-            body["gate"] = json!({ "max_drop": max_drop });
+        }
+        for (name, bound) in [
+            ("max_drop", self.max_drop),
+            ("max_attack_success", self.max_attack_success),
+            ("min_agreement", self.min_agreement),
+        ] {
+            if let Some(bound) = bound {
+                body["gate"][name] = json!(bound);
+            }
         }
         let file = self.data.as_ref().map(|data| client.upload(data, "evals")).transpose()?;
         let file = file.as_ref().map(id_of).transpose()?;
@@ -84,7 +92,7 @@ impl Attack {
         let gate = &done["gate"];
         if gate.is_object() && gate["passed"] != true {
             let message = format!("{} does not pass the gate", self.model);
-            let fix = "keep the other model, or train with train.robust and try again";
+            let fix = "keep the other model, or train it otherwise and try again";
             return Err(Failure::new(Exit::Failed, "gate_refused", message, gate.to_string(), fix));
         }
         Ok(())
@@ -95,6 +103,12 @@ fn show(run: &Value) {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
+        Value::Number(number) => number.as_f64().map_or_else(String::new, |x| format!("{x:.4}")),
+        Value::Array(ends) => {
+            let ends: Vec<String> =
+                ends.iter().filter_map(Value::as_f64).map(|x| format!("{x:.4}")).collect();
+            format!("[{}]", ends.join(", "))
+        }
         other => other.to_string(),
     };
     let row = |found: &Value| {
@@ -171,8 +185,74 @@ pub(super) fn document(path: &Path) -> Result<Value, Failure> {
     }
 }
 
+impl AuditArgs {
+    async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let mut brought = Vec::new();
+        for path in [&self.members, &self.others] {
+            match client.upload(path, "evals").and_then(|file| id_of(&file).map(str::to_owned)) {
+                Ok(id) => brought.push(id),
+                Err(failure) => {
+                    removed(client, &brought)?;
+                    return Err(failure);
+                }
+            }
+        }
+        let body = json!({ "model": self.model, "members": brought[0], "others": brought[1] });
+        let run = async {
+            let started = client.post("/v1/privacy/audits", &body)?;
+            let path = format!("/v1/privacy/audits/{}", path_of(id_of(&started)?));
+            wait(context, client, &path, started).await
+        };
+        let done = run.await;
+        // The rows were brought for this audit alone.
+        let removed = removed(client, &brought);
+        let done = done?;
+        removed?;
+        if context.is_json() {
+            output::json_line(&done);
+            return Ok(());
+        }
+        let cells = |found: &Value| format!("{} {}", found["value"], found["ci95"]);
+        let mut rows = vec![vec!["area under the curve".to_owned(), cells(&done["auc"])]];
+        for at in done["tpr_at"].as_array().into_iter().flatten() {
+            rows.push(vec![
+                format!("members found where {} of others are accused", at["fpr"]),
+                cells(&at["tpr"]),
+            ]);
+        }
+        let title = format!("membership by {}", done["attack"].as_str().unwrap_or_default());
+        output::table(&[&title, &self.model], &rows);
+        if let Some(statement) = done["canaries"]["statement"].as_str() {
+            output::text(statement);
+        }
+        Ok(())
+    }
+}
+
+fn removed(client: &Client, brought: &[String]) -> Result<(), Failure> {
+    brought.iter().try_for_each(|id| client.delete(&format!("/v1/files/{id}")).map(drop))
+}
+
+/// What was spent of each data file, as the command shows it where the data folder is.
+fn ledger(found: &Value) {
+    let row = |account: &Value| {
+        let spent = &account["spent"];
+        let number = |value: &Value| value.as_f64().map_or("∞".to_owned(), |x| format!("{x:.4}"));
+        vec![
+            account["data_sha256"].as_str().unwrap_or_default().chars().take(12).collect(),
+            account["ledger"].as_array().map_or(0, Vec::len).to_string(),
+            number(&spent["epsilon"]),
+            account["epsilon"].as_f64().map_or("none".to_owned(), |budget| budget.to_string()),
+            spent["delta"].to_string(),
+            spent["accountant"].as_str().unwrap_or_default().to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = found["data"].as_array().into_iter().flatten().map(row).collect();
+    output::table(&crate::commands::privacy::LEDGER, &rows);
+}
+
 impl Privacy {
-    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
         let found = match self.command {
             PrivacyCommand::Epsilon(args) => {
                 let body = json!({ "q": args.q, "sigma": args.sigma, "steps": args.steps, "delta": args.delta,
@@ -184,7 +264,14 @@ impl Privacy {
                     "delta": args.delta, "accountant": args.accountant.wire() });
                 client.post("/v1/privacy/sigma", &body)?
             }
-            PrivacyCommand::Ledger => client.get("/v1/privacy/budgets")?,
+            PrivacyCommand::Ledger => {
+                let found = client.get("/v1/privacy/budgets")?;
+                if !context.is_json() {
+                    ledger(&found);
+                    return Ok(());
+                }
+                found
+            }
             PrivacyCommand::Budget(args) => {
                 let bytes = files::read_bytes(&args.file, limits::WEIGHT_FILE_BYTES_MAX)?;
                 let body = json!({ "data_sha256": lyceum_train::checkpoint::digest(&bytes),
@@ -197,11 +284,7 @@ impl Privacy {
                 let fix = "POST /v1/privacy/saw with the id of a file of /v1/files, or run it on the server's machine";
                 return Err(Failure::usage("lyceum privacy saw cannot ask a server", why, fix));
             }
-            PrivacyCommand::Audit(_) => {
-                let why = "it reads the losses of single rows, which no route gives";
-                let fix = "run it on the server's machine, without --url";
-                return Err(Failure::usage("lyceum privacy audit cannot ask a server", why, fix));
-            }
+            PrivacyCommand::Audit(args) => return args.run_remote(context, client).await,
         };
         if context.is_json() {
             output::json_line(&found);

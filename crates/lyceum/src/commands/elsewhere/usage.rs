@@ -24,6 +24,17 @@ const SAME: [&str; 11] = [
     "cpu_seconds",
     "passes",
 ];
+/// The columns for people, as the command names them here, and what a server calls them.
+const SHOWN: [(&str, &str); 8] = [
+    ("requests", "num_model_requests"),
+    ("input_tokens", "input_tokens"),
+    ("cached_tokens", "input_cached_tokens"),
+    ("output_tokens", "output_tokens"),
+    ("training_tokens", "trained_tokens"),
+    ("training_rows", "trained_rows"),
+    ("cpu_seconds", "cpu_seconds"),
+    ("passes", "num_passes"),
+];
 const KINDS: [&str; 5] = ["completions", "embeddings", "predictions", "explanations", "trainings"];
 
 impl Usage {
@@ -72,15 +83,12 @@ impl Usage {
             output::json_line(&json!({ "usage": rows }));
             return Ok(());
         }
-        let mut fields: Vec<String> = sums.values().flat_map(|sum| sum.keys().cloned()).collect();
-        fields.sort();
-        fields.dedup();
-        let header: Vec<&str> = std::iter::once(by).chain(fields.iter().map(String::as_str)).collect();
+        let header: Vec<&str> = std::iter::once(by).chain(SHOWN.map(|(shown, _)| shown)).collect();
         let rows: Vec<Vec<String>> = sums
             .iter()
             .map(|(name, sum)| {
-                let n = |field: &String| sum.get(field).map_or_else(String::new, u64::to_string);
-                std::iter::once(name.clone()).chain(fields.iter().map(n)).collect()
+                let n = |(_, field): (&str, &str)| sum.get(field).copied().unwrap_or_default().to_string();
+                std::iter::once(name.clone()).chain(SHOWN.map(n)).collect()
             })
             .collect();
         self.print(&header, &rows)

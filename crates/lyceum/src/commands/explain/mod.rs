@@ -5,6 +5,8 @@ mod row;
 mod svg;
 mod terminal;
 
+pub(in crate::commands) use terminal::bars;
+
 use crate::context::{Context, Speaker};
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
@@ -267,6 +269,7 @@ async fn said(
         max_tokens,
         sampling: Sampling { seed: Some(0), ..Sampling::greedy() },
         stop: Vec::new(),
+        stop_ids: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
         echo: false,

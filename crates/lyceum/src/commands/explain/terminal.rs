@@ -89,7 +89,8 @@ fn body(parts: &Parts, e: &Explanation, coloured: bool) -> String {
             _ => {}
         }
     }
-    bars(&names(parts, e), e)
+    let values: Vec<(f64, Option<f64>)> = e.attributions.iter().map(|a| (a.value, a.stderr)).collect();
+    bars(&names(parts, e), &values)
 }
 
 /// Each part on the colour of its value.
@@ -121,22 +122,22 @@ fn picture(map: &[f64], height: usize, width: usize) -> String {
     lines.join("\n")
 }
 
-/// The largest values first, `+` speaking for and `-` against.
-fn bars(names: &[String], e: &Explanation) -> String {
+/// The largest values first, `+` speaking for and `-` against; each may have its standard error.
+pub(in crate::commands) fn bars(names: &[String], values: &[(f64, Option<f64>)]) -> String {
     let mut order: Vec<usize> = (0..names.len()).collect();
-    let size = |i: usize| e.attributions[i].value.abs();
+    let size = |i: usize| values[i].0.abs();
     order.sort_by(|&a, &b| size(b).total_cmp(&size(a)).then(a.cmp(&b)));
     let largest = order.first().map_or(0.0, |&i| size(i));
     let shown = |name: &str| name.replace(['\n', '\r', '\t'], "·");
     let width = order.iter().take(BARS_MAX).map(|&i| shown(&names[i]).chars().count()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for &i in order.iter().take(BARS_MAX) {
-        let a = e.attributions[i];
-        let length = if largest > 0.0 { (a.value.abs() / largest * BAR as f64).round() as usize } else { 0 };
-        let bar = if a.value < 0.0 { "-" } else { "+" }.repeat(length);
-        let stderr = a.stderr.map_or(String::new(), |s| format!(" ± {}", short(s)));
+        let (value, stderr) = values[i];
+        let length = if largest > 0.0 { (value.abs() / largest * BAR as f64).round() as usize } else { 0 };
+        let bar = if value < 0.0 { "-" } else { "+" }.repeat(length);
+        let stderr = stderr.map_or(String::new(), |s| format!(" ± {}", short(s)));
         let padding = " ".repeat(width - shown(&names[i]).chars().count());
-        lines.push(format!("  {}{padding}  {:>10}{stderr}  {bar}", shown(&names[i]), short(a.value)));
+        lines.push(format!("  {}{padding}  {:>10}{stderr}  {bar}", shown(&names[i]), short(value)));
     }
     if names.len() > BARS_MAX {
         lines.push(format!("  … and {} more", names.len() - BARS_MAX));

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::training::{self, Plan};
 use crate::{assemble, output};
 use clap::Args;
+use lyceum_api::cors::Origins;
 use lyceum_service::Service;
 use lyceum_store::tenancy::admin_keys;
 use lyceum_store::{Store, jobs, models};
@@ -55,7 +56,7 @@ impl Quickstart {
             let port = self.port.unwrap_or(context.config.port.value);
             let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let place = serve::Place { address, tls: None };
+            let place = serve::Place { address, tls: None, origins: Origins::None };
             serve::listen(context, service.clone(), place, first.as_ref()).await
         };
         let training = async {

@@ -84,6 +84,7 @@ async fn complete(
         max_tokens: Some(max_tokens),
         sampling: Sampling { temperature: Some(temperature), seed: Some(1), ..Sampling::default() },
         stop: Vec::new(),
+        stop_ids: Vec::new(),
         logprobs: None,
         echo: false,
         prompt_logprobs: None,

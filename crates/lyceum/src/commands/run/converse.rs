@@ -21,6 +21,9 @@ pub(super) struct Conversation {
 
 impl Conversation {
     pub(super) fn new(run: &Run, reference: ModelRef, language: &Language) -> Result<Self, Failure> {
+        if matches!(language.version.task.as_str(), "embedding" | "scoring") {
+            return Err(super::no_conversation(&language.version.id()));
+        }
         if language.words.template.is_none() {
             let message = format!("{} has no chat template", language.version.id());
             let why = "its files hold none: it continues texts";
@@ -43,6 +46,11 @@ impl Conversation {
         Ok(Conversation { reference, messages: system.collect(), form })
     }
 
+    /// Forgets what was said, but not what the model was told before.
+    pub(super) fn clear(&mut self) {
+        self.messages.retain(|message| message["role"] == "system");
+    }
+
     /// One turn: people see the answer while it comes; it stays part of the conversation.
     pub(super) async fn say(
         &mut self,
@@ -51,6 +59,9 @@ impl Conversation {
         service: &Service,
         prompt: &str,
     ) -> Result<(), Failure> {
+        if prompt.trim().is_empty() {
+            return Err(super::empty_prompt());
+        }
         let mut messages = self.messages.clone();
         messages.push(json!({ "role": "user", "content": prompt }));
         let request = chat::Request {
@@ -104,6 +115,7 @@ impl Conversation {
         self.messages = messages;
         if !context.is_json() {
             output::write_stdout("\n");
+            super::show_logprobs(Some(&logprobs));
             return Ok(());
         }
         let mut line = json!({

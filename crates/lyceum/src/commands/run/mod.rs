@@ -1,6 +1,9 @@
 //! `lyceum run MODEL [PROMPT]`: one question, or a conversation on a terminal.
 
 mod converse;
+mod typed;
+
+pub use typed::{Typed, greet, next as next_typed};
 
 use crate::commands::predict;
 use crate::context::{Context, Speaker};
@@ -9,13 +12,14 @@ use crate::output;
 use clap::Args;
 use converse::Conversation;
 use lyceum_engine::{Event, Finish, Flow, GenerateRequest, Sampling, TokenEvent};
+use lyceum_models::InputShape;
 use lyceum_models::answer::{Bounds, Question};
 use lyceum_models::prepare::text::TextStream;
 use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
 use lyceum_nn::Workspace;
 use lyceum_service::{Content, Resident, Service};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -65,12 +69,16 @@ impl Run {
                 match prompt {
                     Some(prompt) => conversation.say(&self, context, &service, &prompt).await,
                     None => {
-                        while let Some(line) = next_line(context).await? {
-                            if let Err(failure) = conversation.say(&self, context, &service, &line).await {
-                                failure.print(context.is_json());
+                        greet(&self.model);
+                        loop {
+                            match next_typed(context)? {
+                                Typed::End => return Ok(()),
+                                Typed::Clear => conversation.clear(),
+                                Typed::Text(line) => {
+                                    told(context, conversation.say(&self, context, &service, &line).await)?;
+                                }
                             }
                         }
-                        Ok(())
                     }
                 }
             }
@@ -93,12 +101,15 @@ impl Run {
 
     /// Until the end of stdin or Ctrl-C.
     async fn talk(&self, context: &Context, service: &Service, resident: &Resident) -> Result<(), Failure> {
-        while let Some(line) = next_line(context).await? {
-            if let Err(failure) = self.ask(context, service, resident, &line).await {
-                failure.print(context.is_json());
+        greet(&self.model);
+        loop {
+            match next_typed(context)? {
+                Typed::End => return Ok(()),
+                // Each text is a question of its own.
+                Typed::Clear => {}
+                Typed::Text(line) => told(context, self.ask(context, service, resident, &line).await)?,
             }
         }
-        Ok(())
     }
 
     async fn ask(
@@ -122,6 +133,7 @@ impl Run {
             output::json_line(&written);
         } else {
             output::write_stdout("\n");
+            show_logprobs(written["logprobs"].as_array());
         }
         Ok(())
     }
@@ -146,7 +158,9 @@ impl Run {
         })?;
         let (source, ids) = if prompt.is_empty() {
             let first = tokenizer.bos().or(tokenizer.eos());
-            (None, first.into_iter().collect::<Vec<u32>>())
+            let is_pair = matches!(resident.model.shape.input, InputShape::Pair { .. });
+            let first = first.filter(|_| !is_pair).ok_or_else(empty_prompt)?;
+            (None, vec![first])
         } else {
             let example = resident.preparation.example(Raw::Text(prompt));
             let prepared = example
@@ -252,26 +266,45 @@ pub fn piped() -> Result<String, Failure> {
     Ok(prompt)
 }
 
-/// The next line that says something; None at the end of stdin or after Ctrl-C.
-pub async fn next_line(context: &Context) -> Result<Option<String>, Failure> {
-    loop {
-        eprint!("> ");
-        // Nothing is lost when the prompt sign does not come.
-        let _ = std::io::stderr().flush();
-        let line = tokio::task::spawn_blocking(|| {
-            let mut line = String::new();
-            std::io::stdin().read_line(&mut line).map(|n| (n, line))
-        });
-        let read = line.await.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-        let (n, line) = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-        if n == 0 || context.control.check().is_err() {
-            return Ok(None);
+/// A turn that failed is told and the conversation goes on; Ctrl-C ends both.
+pub fn told(context: &Context, turn: Result<(), Failure>) -> Result<(), Failure> {
+    match turn {
+        Err(failure) if context.control.check().is_err() => Err(failure),
+        Err(failure) => {
+            failure.print(context.is_json());
+            Ok(())
         }
-        let line = line.trim_end_matches(['\n', '\r']);
-        if !line.is_empty() {
-            return Ok(Some(line.to_owned()));
-        }
+        Ok(()) => Ok(()),
     }
+}
+
+/// A model that makes numbers of texts.
+pub fn no_conversation(model: &str) -> Failure {
+    let why = "it makes numbers of texts and continues none";
+    let fix = "lyceum embed makes vectors; POST /v1/rerank gives scores";
+    Failure::usage(format!("{model} does not converse"), why, fix)
+}
+
+pub fn empty_prompt() -> Failure {
+    let fix = "write it behind the model's name, or send a text on stdin";
+    Failure::usage("the prompt is empty", "there is nothing to answer", fix)
+}
+
+/// What each token was worth, below the answer.
+pub fn show_logprobs(tokens: Option<&Vec<Value>>) {
+    let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) else { return };
+    let number = |value: &Value| value.as_f64().map_or_else(String::new, |x| format!("{x:.4}"));
+    let rows: Vec<Vec<String>> = tokens
+        .iter()
+        .map(|token| {
+            let top = token.get("top").or_else(|| token.get("top_logprobs")).and_then(Value::as_array);
+            let likely = top.into_iter().flatten();
+            let likely: Vec<String> =
+                likely.map(|one| format!("{} {}", one["token"], number(&one["logprob"]))).collect();
+            vec![token["token"].to_string(), number(&token["logprob"]), likely.join("  ")]
+        })
+        .collect();
+    output::table(&["token", "logprob", "likeliest"], &rows);
 }
 
 fn logprob(tokenizer: &lyceum_models::prepare::text::Tokenizer, token: &TokenEvent) -> Option<Value> {

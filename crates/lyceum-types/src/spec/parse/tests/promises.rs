@@ -1,4 +1,4 @@
-//! `[gate]` and `privacy.audit`.
+//! `[gate]` and `[privacy]`: what a version promises of itself.
 
 use super::*;
 
@@ -47,4 +47,63 @@ fn an_audit_by_canaries_is_read_and_a_named_budget_is_refused_by_name() {
     check(&with("budget = \"patients\""), &["15:1 privacy.budget not_yet"]);
     let other = with("audit = { canaries = 100 }").replace("\"classification\"", "\"regression\"");
     check(&other, &["15:9 privacy.audit contradiction"]);
+}
+
+const PRIVATE: &str = "type = \"dp_sgd\"\ntarget_epsilon = 3\ntarget_delta = 1e-5\nmax_grad_norm = 1.0\n";
+
+fn private(data: &str, model: &str, train: &str, privacy: &str) -> String {
+    format!(
+        "name = \"m\"\ntask = \"classification\"\n[data]\ntrain = \"x.csv\"\ntarget = \"y\"\n{data}\n\
+         [model]\n{model}\n[train]\nepochs = 1\n{train}\n[privacy]\n{privacy}"
+    )
+}
+
+#[test]
+fn privacy_reads_with_its_defaults() {
+    use crate::spec::privacy::{AccountantSpec, NoiseSpec, PublicStatistic};
+    let mlp = "family = \"mlp\"\nhidden = [8]";
+    let text = private("", mlp, "", &format!("{PRIVATE}public = [\"rows\", \"labels\"]"));
+    let privacy = Spec::from_toml(&text, "s.toml").unwrap().privacy.unwrap();
+    assert_eq!(privacy.noise, NoiseSpec::TargetEpsilon(3.0));
+    assert_eq!((privacy.accountant, privacy.insecure_seed), (AccountantSpec::Pld, None));
+    assert_eq!(privacy.public, [PublicStatistic::Rows, PublicStatistic::Labels]);
+    let text = private("", mlp, "", "type = \"dp_sgd\"\nsigma = 1\ntarget_delta = 1e-5\nmax_grad_norm = 1");
+    assert_eq!(Spec::from_toml(&text, "s.toml").unwrap().privacy.unwrap().noise, NoiseSpec::Sigma(1.0));
+}
+
+#[test]
+fn what_breaks_privacy_is_refused_in_one_pass() {
+    let text = private(
+        "valid_fraction = 0.1\ntest = \"t.csv\"\nfolds = 3\nshuffle_labels = true",
+        "family = \"cnn\"\nconv = [{ channels = 3, kernel = 3, norm = \"batch\" }]",
+        "grad_clip = 1.0\nprecision = \"bf16\"\nearly_stopping = { patience = 3 }",
+        &format!("{PRIVATE}sigma = 1.0\nbudget = \"bud_1\"\npublic = [\"everything\"]\nunit = \"person\""),
+    );
+    let errors = Spec::from_toml(&text, "s.toml").unwrap_err();
+    let found: Vec<String> =
+        errors.problems.iter().map(|p| format!("{} {}", p.key, p.code.as_str())).collect();
+    for want in [
+        "privacy.sigma contradiction",
+        "privacy.budget not_yet",
+        "privacy.public unknown_value",
+        "privacy.unit unknown_value",
+    ] {
+        assert!(found.iter().any(|f| f == want), "{want} in {found:?}");
+    }
+    let text =
+        text.replace("sigma = 1.0\nbudget = \"bud_1\"\npublic = [\"everything\"]\nunit = \"person\"", "");
+    let errors = Spec::from_toml(&text, "s.toml").unwrap_err();
+    let found: Vec<&str> = errors.problems.iter().map(|p| p.key.as_str()).collect();
+    for key in [
+        "data.valid_fraction",
+        "data.test",
+        "data.folds",
+        "data.shuffle_labels",
+        "model.conv",
+        "train.grad_clip",
+        "train.precision",
+        "train.early_stopping",
+    ] {
+        assert!(found.contains(&key), "{key} in {found:?}");
+    }
 }

@@ -1,0 +1,64 @@
+//! What a request asks of an answer's form, in the shape that chats have: functions, their choice, a format.
+
+use crate::error::ApiError;
+use crate::wire::unsupported;
+use lyceum_service::chat::Constraint;
+use serde_json::{Value, json};
+
+/// Functions as chats have them. A function that does not say `strict` is not held to it.
+pub(super) fn chat_tools(tools: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+    let one = |(i, tool): (usize, Value)| {
+        let place = |field: &str| format!("tools[{i}]{field}");
+        let Value::Object(mut function) = tool else {
+            let param = place("");
+            return Err(ApiError::field(&param, "invalid_type", format!("{param}: must be an object")));
+        };
+        if function.remove("type") != Some("function".into()) {
+            return Err(unsupported(&place(".type"), "functions can be offered"));
+        }
+        let known = ["name", "description", "parameters", "strict"];
+        if let Some(key) = function.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(unsupported(&place(&format!(".{key}")), "leave it out"));
+        }
+        function.retain(|_, value| !value.is_null());
+        Ok(json!({"type": "function", "function": function}))
+    };
+    tools.into_iter().enumerate().map(one).collect()
+}
+
+/// The choice as chats have it.
+pub(super) fn chat_tool_choice(choice: Option<Value>) -> Result<Option<Value>, ApiError> {
+    let Some(Value::Object(named)) = choice else { return Ok(choice) };
+    match (named.get("type").and_then(Value::as_str), named.get("name")) {
+        (Some("function"), Some(name)) => Ok(Some(json!({"type": "function", "function": {"name": name}}))),
+        _ => Err(unsupported("tool_choice", "there are auto, none, required and one function by its name")),
+    }
+}
+
+/// The form that the answer must have.
+pub(super) fn form(format: Option<&Value>) -> Result<Option<Constraint>, ApiError> {
+    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
+    let refuse = |field: &str, what: &str| {
+        let param = format!("text.format{field}");
+        ApiError::field(&param, "invalid_value", format!("{param}: {what}"))
+    };
+    match format["type"].as_str() {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Constraint::JsonObject)),
+        Some("json_schema") => {
+            if format["name"].as_str().is_none_or(str::is_empty) {
+                return Err(refuse(".name", "a name is needed"));
+            }
+            let strict = match &format["strict"] {
+                Value::Null => false,
+                Value::Bool(strict) => *strict,
+                _ => return Err(refuse(".strict", "must be true or false")),
+            };
+            if !format["schema"].is_object() {
+                return Err(refuse(".schema", "a schema is needed"));
+            }
+            Ok(Some(Constraint::JsonSchema { schema: format["schema"].clone(), strict }))
+        }
+        _ => Err(refuse(".type", "there are text, json_object and json_schema")),
+    }
+}

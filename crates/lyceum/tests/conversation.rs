@@ -1,0 +1,40 @@
+//! `lyceum run` with an imported language model, as a program.
+
+#![expect(clippy::unwrap_used, reason = "tests say what they expect by unwrapping")]
+
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
+mod program;
+
+use program::{last, lyceum, refusal};
+use std::process::Command;
+
+#[test]
+fn a_prompt_is_answered_and_none_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    assert!(lyceum(folder, &["import", "tiny.gguf", "--name", "tiny"]).status.success());
+
+    // Nothing on stdin, nothing typed, or blanks: there is nothing to answer.
+    for prompt in [&[][..], &[""], &[" \n"]] {
+        let asked = lyceum(folder, &[&["run", "tiny"], prompt].concat());
+        let (status, error) = refusal(&asked);
+        assert_eq!((status, &error["message"]), (2, &"the prompt is empty".into()), "{prompt:?}");
+        assert!(asked.stdout.is_empty());
+    }
+
+    let asked = ["run", "tiny", "hello", "--max-tokens", "3", "--logprobs", "2"];
+    let whole = last(&lyceum(folder, &asked));
+    let tokens = whole["logprobs"].as_array().unwrap();
+    assert_eq!(tokens.len(), 3, "{whole}");
+    // For people the same numbers stand below the answer.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
+    command.current_dir(folder).args(asked).args(["--threads", "1", "--data-dir", "d"]);
+    let shown = String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned();
+    for token in tokens {
+        let number = format!("{:.4}", token["logprob"].as_f64().unwrap());
+        assert!(shown.contains(&number), "{number} in {shown}");
+    }
+}
