@@ -334,7 +334,7 @@ fn administration_is_done_on_the_folder_and_told_in_json() {
 fn the_rest_of_the_commands_speak_json_too() {
     let folder = tempfile::tempdir().unwrap();
     let config = last_line(&lyceum(folder.path(), &["config", "show", "--origin", "--json"]));
-    assert_eq!(config["config"]["threads"], serde_json::json!({ "value": "2", "origin": "LYCEUM_THREADS" }));
+    assert_eq!(config["config"]["threads"], serde_json::json!({ "value": "1", "origin": "LYCEUM_THREADS" }));
     let doctor = last_line(&lyceum(folder.path(), &["doctor", "--json"]));
     assert!(doctor["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{doctor}");
     let script = lyceum(folder.path(), &["completions", "bash"]);

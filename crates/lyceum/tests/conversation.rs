@@ -8,7 +8,6 @@ mod tiny;
 mod program;
 
 use program::{last, lyceum, refusal};
-use std::process::Command;
 
 #[test]
 fn a_prompt_is_answered_and_none_is_refused() {
@@ -30,9 +29,8 @@ fn a_prompt_is_answered_and_none_is_refused() {
     let tokens = whole["logprobs"].as_array().unwrap();
     assert_eq!(tokens.len(), 3, "{whole}");
     // For people the same numbers stand below the answer.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(asked).args(["--threads", "1", "--data-dir", "d"]);
-    let shown = String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned();
+    let shown = program::command(folder, &asked).output().unwrap().stdout;
+    let shown = String::from_utf8_lossy(&shown);
     for token in tokens {
         let number = format!("{:.4}", token["logprob"].as_f64().unwrap());
         assert!(shown.contains(&number), "{number} in {shown}");
