@@ -130,6 +130,7 @@ async fn serve_as(
     let (stop, stopping) = tokio::sync::watch::channel(false);
     // Ends with this future, however that ends.
     let mut working = tokio::task::JoinSet::new();
+    working.spawn(lyceum_service::standing::keep_fresh(service.clone(), stopping.clone()));
     working.spawn(lyceum_service::batches::run(service, Arc::new(batches::Routes(api.clone())), stopping));
     let shutdown = async move {
         shutdown.await;

@@ -62,8 +62,20 @@ impl Standings {
     }
 }
 
-/// Values with the moment at which they were read.
-struct Memory<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+/// Values that were read.
+struct Memory<K, V>(Mutex<HashMap<K, Read<V>>>);
+
+struct Read<V> {
+    read_at: Instant,
+    used_at: Instant,
+    value: V,
+}
+
+impl<V> Read<V> {
+    fn is_fresh(&self) -> bool {
+        self.read_at.elapsed() < limits::STANDING_STALE_MAX
+    }
+}
 
 impl<K, V> Default for Memory<K, V> {
     fn default() -> Self {
@@ -71,30 +83,47 @@ impl<K, V> Default for Memory<K, V> {
     }
 }
 
-impl<K: Eq + Hash, V: Clone> Memory<K, V> {
-    fn entries(&self) -> MutexGuard<'_, HashMap<K, (Instant, V)>> {
+impl<K: Clone + Eq + Hash, V: Clone> Memory<K, V> {
+    fn entries(&self) -> MutexGuard<'_, HashMap<K, Read<V>>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn fresh(&self, key: &K) -> Option<V> {
-        let entries = self.entries();
-        let (read_at, value) = entries.get(key)?;
-        (read_at.elapsed() < limits::STANDING_STALE_MAX).then(|| value.clone())
+        let mut entries = self.entries();
+        let read = entries.get_mut(key)?;
+        read.used_at = Instant::now();
+        read.is_fresh().then(|| read.value.clone())
     }
 
     /// What was read last, however long ago: what is likely to hold still.
     fn last(&self, key: &K) -> Option<V> {
-        self.entries().get(key).map(|(_, value)| value.clone())
+        self.entries().get(key).map(|read| read.value.clone())
+    }
+
+    /// What was used lately, the last first: as many as are read again.
+    fn in_use(&self) -> Vec<(K, V)> {
+        let entries = self.entries();
+        let in_use = entries.iter().filter(|(_, read)| read.used_at.elapsed() < limits::STANDING_IN_USE);
+        let mut in_use: Vec<(&K, &Read<V>)> = in_use.collect();
+        in_use.sort_by_key(|(_, read)| std::cmp::Reverse(read.used_at));
+        in_use.truncate(limits::STANDINGS_REFRESHED_MAX);
+        in_use.into_iter().map(|(key, read)| (key.clone(), read.value.clone())).collect()
     }
 
     fn keep(&self, key: K, read_at: Instant, value: V) {
         let mut entries = self.entries();
         if entries.len() >= limits::STANDINGS_MAX {
-            entries.retain(|_, (read_at, _)| read_at.elapsed() < limits::STANDING_STALE_MAX);
+            entries.retain(|_, read| read.is_fresh());
         }
+        // What is only read again was not used meanwhile.
+        let used_at = entries.get(&key).map_or(read_at, |before| before.used_at);
         if entries.len() < limits::STANDINGS_MAX {
-            entries.insert(key, (read_at, value));
+            entries.insert(key, Read { read_at, used_at, value });
         }
+    }
+
+    fn remove(&self, key: &K) {
+        self.entries().remove(key);
     }
 
     fn clear(&self) {
@@ -102,13 +131,55 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
     }
 }
 
+/// Reads again, until `stopping` says so, what requests of the last seconds rested on, before it is too old to rest on: a
+/// client that asks every other second waits for no statement. A key that is refused meanwhile is forgotten.
+pub async fn keep_fresh(service: Arc<Service>, mut stopping: tokio::sync::watch::Receiver<bool>) {
+    while !*stopping.borrow() {
+        if let Err(error) = refresh(&service, Timestamp::now()).await {
+            // Whoever asks reads it, or is told.
+            tracing::debug!(%error, "what is known of keys and projects was not read again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(limits::STANDING_REFRESH_EVERY) => {}
+            changed = stopping.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+async fn refresh(service: &Service, now: Timestamp) -> Result<(), ServiceError> {
+    let known = &service.standings;
+    for (digest, identity) in known.identities.in_use() {
+        let Identity::Project(_) = identity else { continue };
+        let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
+        match keys::look_digest(&service.store, &digest, now).await? {
+            keys::Verdict::Valid(key) => {
+                let key = Arc::new(key);
+                if known.generation.load(Ordering::Acquire) == generation {
+                    known.identities.keep(digest, read_at, Identity::Project(key.clone()));
+                }
+                keys::note_use(&service.store, &key, now).await?;
+            }
+            _ => known.identities.remove(&digest),
+        }
+    }
+    for (project, _) in known.projects.in_use() {
+        service.read_standing(&project).await?;
+    }
+    Ok(())
+}
+
 impl Service {
     /// What holds for a project now.
     pub async fn standing(&self, project: &Project) -> Result<Arc<Standing>, ServiceError> {
         let known = &self.standings;
-        if let Some(standing) = known.projects.fresh(project) {
-            return Ok(standing);
+        match known.projects.fresh(project) {
+            Some(standing) => Ok(standing),
+            None => self.read_standing(project).await,
         }
+    }
+
+    async fn read_standing(&self, project: &Project) -> Result<Arc<Standing>, ServiceError> {
+        let known = &self.standings;
         let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
         let (decided, limits, guard) = tokio::try_join!(
             projects::standing(&self.store, project),

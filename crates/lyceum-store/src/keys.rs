@@ -8,7 +8,7 @@ mod verify;
 
 pub use secret::{KeySecret, digest};
 pub(crate) use secret::{SECRET_CHARS_MAX, hint};
-pub use verify::{Verdict, look, note_use, verify};
+pub use verify::{Verdict, look, look_digest, note_use, verify};
 
 use crate::tenancy::audit::{self, Act, Event};
 use crate::tenancy::projects::require_active;

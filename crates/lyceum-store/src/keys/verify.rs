@@ -30,7 +30,14 @@ pub async fn look(store: &Store, secret: &str, now: Timestamp) -> Result<Verdict
     if !secret.starts_with("sk-") || secret.len() > SECRET_CHARS_MAX {
         return Ok(Verdict::Unknown);
     }
-    let presented = digest(secret);
+    look_digest(store, &digest(secret), now).await
+}
+
+/// [`look`] for a secret that was seen before, of which only the digest is known.
+///
+/// # Errors
+/// The database.
+pub async fn look_digest(store: &Store, presented: &[u8; 32], now: Timestamp) -> Result<Verdict, StoreError> {
     let row: Option<KeyRow> = sqlx::query_as(
         "SELECT tenant, project, id, name, digest, scopes, created_at, expires_at, revoked_at, last_used_at, \
          owner_kind, owner_id, hint FROM api_keys WHERE digest = $1",
