@@ -22,6 +22,8 @@ use tokio::task::JoinHandle;
 const BROUGHT_TIMEOUT: Duration = Duration::from_secs(300);
 /// Between two looks at Ctrl-C.
 const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at whether the job is to be cancelled.
+const ROW_LOOK: Duration = Duration::from_secs(1);
 
 /// Brings what an observer tells of from now on, and all that is kept when it is closed.
 pub fn bring(store: &Store, claim: &Arc<Claim>, observer: &mut JobObserver) -> JoinHandle<()> {
@@ -55,14 +57,25 @@ impl Ended {
 
 /// Waits until all is there, where somebody will ask for it. What the object store does not take in time, and a fault of the
 /// bringing itself, is told in the log and keeps no job from its end.
-pub async fn brought(bringing: Option<JoinHandle<()>>, ended: Ended, control: &Control) {
-    brought_within(bringing, ended, (control, BROUGHT_TIMEOUT)).await;
+pub async fn brought(
+    bringing: Option<JoinHandle<()>>,
+    ended: Ended,
+    (store, claim, control): (&Store, &Claim, &Control),
+) {
+    let cancelled = async {
+        // What cannot be asked for now is asked for again.
+        while !jobs::find(store, &claim.project, claim.id()).await.is_ok_and(|job| job.cancel_requested) {
+            tokio::time::sleep(ROW_LOOK).await;
+        }
+    };
+    brought_within(bringing, ended, (control, BROUGHT_TIMEOUT), cancelled).await;
 }
 
 async fn brought_within(
     bringing: Option<JoinHandle<()>>,
     ended: Ended,
     (control, timeout): (&Control, Duration),
+    cancelled: impl Future<Output = ()>,
 ) {
     let Some(mut bringing) = bringing else { return };
     let interrupted = async {
@@ -81,6 +94,7 @@ async fn brought_within(
             return;
         }
         () = interrupted, if waits => tracing::warn!("interrupted: newest checkpoints are on this machine alone"),
+        () = cancelled, if waits => tracing::warn!("cancelled: newest checkpoints are on this machine alone"),
         () = for_how_long, if waits => {
             tracing::warn!(?timeout, "the object store is too slow: newest checkpoints are on this machine alone");
         }
@@ -161,26 +175,31 @@ mod tests {
         Some(tokio::spawn(std::future::pending()))
     }
 
+    async fn within(bringing: Option<JoinHandle<()>>, ended: Ended, limits: (&Control, Duration)) {
+        brought_within(bringing, ended, limits, std::future::pending()).await;
+    }
+
     #[tokio::test]
     async fn a_job_waits_for_the_object_store_no_longer_than_it_must() {
         let (control, long) = (Control::new(), Duration::from_secs(3600));
-        brought_within(never(), Ended::Otherwise, (&control, long)).await;
-        brought_within(never(), Ended::Done, (&control, Duration::ZERO)).await;
-        brought_within(None, Ended::Done, (&control, long)).await;
+        within(never(), Ended::Otherwise, (&control, long)).await;
+        within(never(), Ended::Done, (&control, Duration::ZERO)).await;
+        within(None, Ended::Done, (&control, long)).await;
+        brought_within(never(), Ended::Done, (&control, long), std::future::ready(())).await;
         // A bringing that breaks is no reason to lose the job's end.
         let broken = tokio::spawn(async { panic!("of a test") });
-        brought_within(Some(broken), Ended::Done, (&control, long)).await;
+        within(Some(broken), Ended::Done, (&control, long)).await;
         control.cancel();
-        brought_within(never(), Ended::Done, (&control, long)).await;
+        within(never(), Ended::Done, (&control, long)).await;
         // A pause cancels the training, and waits all the same.
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let short = async move {
             tokio::time::sleep(LOOK * 2).await;
             sender.send(()).ok();
         };
-        brought_within(Some(tokio::spawn(short)), Ended::Paused, (&control, long)).await;
+        within(Some(tokio::spawn(short)), Ended::Paused, (&control, long)).await;
         receiver.await.expect("it came to its end");
-        brought_within(never(), Ended::Paused, (&control, Duration::ZERO)).await;
+        within(never(), Ended::Paused, (&control, Duration::ZERO)).await;
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub async fn carry_out(
     })
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
-    bucket::brought(bringing, bucket::Ended::of(&result, wish), &context.control).await;
+    bucket::brought(bringing, bucket::Ended::of(&result, wish), (store, &claim, &context.control)).await;
     match result {
         Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
         Err(error) => Err(ended(store, &claim, error, wish).await),

@@ -189,7 +189,7 @@ async fn carry_out(
         Err(Broken::Training(error)) => bucket::Ended::of_error(error, wish),
         Err(Broken::Base(_)) => bucket::Ended::Otherwise,
     };
-    bucket::brought(bringing, ended, &context.control).await;
+    bucket::brought(bringing, ended, (store, &claim, &context.control)).await;
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
