@@ -70,6 +70,29 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     if !is_origin {
         return Err(format!("{text:?} is no origin: {shape}"));
     }
+    let rest = rest.unwrap_or_default();
+    // The colons of an address of version 6 stand in brackets.
+    let after_host = rest.rfind(']').map_or(0, |at| at + 1);
+    let (host, port) = match rest[after_host..].split_once(':') {
+        Some((name, port)) => (&rest[..after_host + name.len()], Some(port)),
+        None => (rest, None),
+    };
+    if host.is_empty() || host == "[]" {
+        return Err(format!("{text:?} is no origin: it has no host; {shape}"));
+    }
+    if let Some(port) = port {
+        let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) && !port.starts_with('0');
+        let Some(number) = port.parse::<u16>().ok().filter(|_| digits) else {
+            return Err(format!("{text:?} is no origin: {port:?} is no port; {shape}"));
+        };
+        let usual = if text.starts_with("https://") { 443 } else { 80 };
+        if number == usual {
+            let without = text.strip_suffix(port).and_then(|text| text.strip_suffix(':')).unwrap_or(text);
+            return Err(format!(
+                "{text:?} is never sent: browsers leave the port {usual} out; write {without}"
+            ));
+        }
+    }
     HeaderValue::from_str(text).map_err(|_| format!("{text:?} is no origin: {shape}"))
 }
 
@@ -96,6 +119,11 @@ mod tests {
         assert_eq!(" * ".parse(), Ok(Origins::Any));
         let two: Origins = "https://app.example, http://localhost:3000".parse().unwrap();
         assert_eq!(two.to_string(), "https://app.example, http://localhost:3000");
+        for right in ["https://a:80", "http://a:443", "http://[::1]:3000", "http://[::1]"] {
+            assert_eq!(right.parse::<Origins>().map(|origins| origins.to_string()), Ok(right.to_owned()));
+        }
+        let usual = "https://app.example:443".parse::<Origins>().unwrap_err();
+        assert!(usual.ends_with("write https://app.example"), "{usual}");
         for wrong in [
             "",
             "app.example",
@@ -107,6 +135,18 @@ mod tests {
             "https://A",
             "https://a,",
             "ftp://a",
+            "https://:8443",
+            "https://[]:8443",
+            "https://a:",
+            "https://a:port",
+            "https://a:+1",
+            "https://a:0",
+            "https://a:080",
+            "https://a:65536",
+            "https://a:1:2",
+            "https://a:443",
+            "http://a:80",
+            "http://[::1]:80",
         ] {
             assert!(wrong.parse::<Origins>().is_err(), "{wrong}");
         }

@@ -2,19 +2,28 @@
 //! lease is renewed while it has nothing to report.
 //!
 //! Training waits for neither. The newest checkpoint is brought when the one before it is there, so a slow object store
-//! is behind, never in the way; when training has ended, whatever is kept is brought before the job ends.
+//! is behind, never in the way. When training has come to its end, or pauses to go on elsewhere, whatever is kept is brought before
+//! the job ends: for so long, and no longer than nobody interrupts it. What was cancelled or failed waits for nothing.
 
-use crate::failure::Failure;
-use crate::training::JobObserver;
+use crate::training::{JobObserver, Wish, is_stop};
 use lyceum_store::jobs::{self, Claim, kept};
 use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError, vault};
-use lyceum_train::checkpoint;
+use lyceum_train::{TrainError, checkpoint};
 use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
 use lyceum_types::limits;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// How long a job that is done, or pauses, waits for the object store.
+const BROUGHT_TIMEOUT: Duration = Duration::from_secs(300);
+/// Between two looks at Ctrl-C.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks at whether the job is to be cancelled.
+const ROW_LOOK: Duration = Duration::from_secs(1);
 
 /// Brings what an observer tells of from now on, and all that is kept when it is closed.
 pub fn bring(store: &Store, claim: &Arc<Claim>, observer: &mut JobObserver) -> JoinHandle<()> {
@@ -23,10 +32,75 @@ pub fn bring(store: &Store, claim: &Arc<Claim>, observer: &mut JobObserver) -> J
     tokio::spawn(work(store.clone(), claim.clone(), told))
 }
 
-/// Waits until all is there.
-pub async fn brought(bringing: Option<JoinHandle<()>>) -> Result<(), Failure> {
-    let Some(bringing) = bringing else { return Ok(()) };
-    bringing.await.map_err(|error| Failure::internal("bringing checkpoints broke off", &error))
+/// How a training ended, as far as its checkpoints are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Done,
+    /// It goes on later, perhaps on another machine.
+    Paused,
+    /// Cancelled or failed.
+    Otherwise,
+}
+
+impl Ended {
+    pub fn of<T>(result: &Result<T, TrainError>, wish: Wish) -> Self {
+        result.as_ref().err().map_or(Ended::Done, |error| Ended::of_error(error, wish))
+    }
+
+    pub fn of_error(error: &TrainError, wish: Wish) -> Self {
+        match wish == Wish::Pause && is_stop(error) {
+            true => Ended::Paused,
+            false => Ended::Otherwise,
+        }
+    }
+}
+
+/// Waits until all is there, where somebody will ask for it. What the object store does not take in time, and a fault of the
+/// bringing itself, is told in the log and keeps no job from its end.
+pub async fn brought(
+    bringing: Option<JoinHandle<()>>,
+    ended: Ended,
+    (store, claim, control): (&Store, &Claim, &Control),
+) {
+    let cancelled = async {
+        // What cannot be asked for now is asked for again.
+        while !jobs::find(store, &claim.project, claim.id()).await.is_ok_and(|job| job.cancel_requested) {
+            tokio::time::sleep(ROW_LOOK).await;
+        }
+    };
+    brought_within(bringing, ended, (control, BROUGHT_TIMEOUT), cancelled).await;
+}
+
+async fn brought_within(
+    bringing: Option<JoinHandle<()>>,
+    ended: Ended,
+    (control, timeout): (&Control, Duration),
+    cancelled: impl Future<Output = ()>,
+) {
+    let Some(mut bringing) = bringing else { return };
+    let interrupted = async {
+        // A pause is itself an interruption of the training.
+        while ended == Ended::Paused || control.check().is_ok() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let (waits, for_how_long) = (ended != Ended::Otherwise, tokio::time::sleep(timeout));
+    tokio::select! {
+        biased;
+        brought = &mut bringing, if waits => {
+            if let Err(error) = brought {
+                tracing::warn!(%error, "bringing checkpoints broke off");
+            }
+            return;
+        }
+        () = interrupted, if waits => tracing::warn!("interrupted: newest checkpoints are on this machine alone"),
+        () = cancelled, if waits => tracing::warn!("cancelled: newest checkpoints are on this machine alone"),
+        () = for_how_long, if waits => {
+            tracing::warn!(?timeout, "the object store is too slow: newest checkpoints are on this machine alone");
+        }
+        else => {}
+    }
+    bringing.abort();
 }
 
 async fn work(store: Store, claim: Arc<Claim>, mut told: watch::Receiver<Option<KeyedPath>>) {
@@ -89,5 +163,52 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_types::control::Stop;
+
+    fn never() -> Option<JoinHandle<()>> {
+        Some(tokio::spawn(std::future::pending()))
+    }
+
+    async fn within(bringing: Option<JoinHandle<()>>, ended: Ended, limits: (&Control, Duration)) {
+        brought_within(bringing, ended, limits, std::future::pending()).await;
+    }
+
+    #[tokio::test]
+    async fn a_job_waits_for_the_object_store_no_longer_than_it_must() {
+        let (control, long) = (Control::new(), Duration::from_secs(3600));
+        within(never(), Ended::Otherwise, (&control, long)).await;
+        within(never(), Ended::Done, (&control, Duration::ZERO)).await;
+        within(None, Ended::Done, (&control, long)).await;
+        brought_within(never(), Ended::Done, (&control, long), std::future::ready(())).await;
+        // A bringing that breaks is no reason to lose the job's end.
+        let broken = tokio::spawn(async { panic!("of a test") });
+        within(Some(broken), Ended::Done, (&control, long)).await;
+        control.cancel();
+        within(never(), Ended::Done, (&control, long)).await;
+        // A pause cancels the training, and waits all the same.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let short = async move {
+            tokio::time::sleep(LOOK * 2).await;
+            sender.send(()).ok();
+        };
+        within(Some(tokio::spawn(short)), Ended::Paused, (&control, long)).await;
+        receiver.await.expect("it came to its end");
+        within(never(), Ended::Paused, (&control, Duration::ZERO)).await;
+    }
+
+    #[test]
+    fn only_a_stop_that_somebody_meant_as_a_pause_is_one() {
+        let stopped = || Err::<(), _>(TrainError::Stopped { step: 1, stop: Stop::Cancelled });
+        assert_eq!(Ended::of(&stopped(), Wish::Pause), Ended::Paused);
+        assert_eq!(Ended::of(&stopped(), Wish::End), Ended::Otherwise);
+        let failed = Err::<(), _>(TrainError::Privacy("no".into()));
+        assert_eq!(Ended::of(&failed, Wish::Pause), Ended::Otherwise);
+        assert_eq!(Ended::of(&Ok(()), Wish::End), Ended::Done);
     }
 }

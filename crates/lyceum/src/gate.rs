@@ -130,9 +130,8 @@ pub async fn judge(
             let differences = gate.differences.iter();
             line["differences"] =
                 differences.map(|(name, by)| json!({ "metric": name, "difference": by })).collect();
-            let (metric, by) = &gate.differences[0];
-            let why = format!("{metric} is {:.4} below that of {id}, and {max_drop} is allowed", -by);
-            ((!gate.passed).then_some(why), Some(run))
+            line["missing"] = json!(gate.missing);
+            (gate.why(), Some(run))
         }
         Err(why) => (Some(format!("it could not be compared with {id}: {why}")), None),
     };

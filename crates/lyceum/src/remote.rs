@@ -33,6 +33,8 @@ const WORDS_CHARS_MAX: usize = 4096;
 #[derive(Clone, Default)]
 pub struct Access {
     url: Option<String>,
+    /// The URL was typed with this command, and no variable gave it.
+    url_is_typed: bool,
     key: Option<String>,
     ca: Option<PathBuf>,
 }
@@ -42,6 +44,7 @@ impl Access {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Access {
             url: flags.url.clone().or_else(|| variable(URL_VARIABLE)),
+            url_is_typed: flags.url.is_some(),
             key: flags.key.clone().or_else(|| variable(KEY_VARIABLE)),
             ca: flags.ca.clone().or_else(|| variable(CA_VARIABLE).map(PathBuf::from)),
         }
@@ -50,6 +53,11 @@ impl Access {
     /// The client of the server that was named; None: the data folder is meant.
     pub fn client(&self) -> Result<Option<Client>, Failure> {
         self.url.as_deref().map(|url| self.client_at(url)).transpose()
+    }
+
+    /// The client of the server that `--url` names; None: a variable names one, or nothing does.
+    pub fn client_typed(&self) -> Result<Option<Client>, Failure> {
+        if self.url_is_typed { self.client() } else { Ok(None) }
     }
 
     fn client_at(&self, url: &str) -> Result<Client, Failure> {

@@ -116,20 +116,22 @@ pub async fn carry_out(
     })
     .await
     .map_err(|error| Failure::internal("training broke off", &error))?;
-    bucket::brought(bringing).await?;
+    bucket::brought(bringing, bucket::Ended::of(&result, wish), (store, &claim, &context.control)).await;
     match result {
         Ok(fitted) => publish(context, store, &claim, &plan, fitted).await,
         Err(error) => Err(ended(store, &claim, error, wish).await),
     }
 }
 
+/// Whether somebody had the training stop.
+pub fn is_stop(error: &TrainError) -> bool {
+    matches!(error, TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_)))
+}
+
 /// Writes how a job ended that training gave up, and says what can be done.
 pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) -> Failure {
     let (id, now) = (claim.id(), Timestamp::now());
-    let stopped = matches!(
-        error,
-        TrainError::Stopped { .. } | TrainError::Data(lyceum_train::data::DataError::Stopped(_))
-    );
+    let stopped = is_stop(&error);
     let message = error.to_string();
     let ended = match (stopped, wish) {
         (true, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,

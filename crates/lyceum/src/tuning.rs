@@ -184,7 +184,12 @@ async fn carry_out(
         // The observer is closed: it ends with what it is about.
         serving.await.map_err(|error| Failure::internal("serving checkpoints broke off", &error))?;
     }
-    bucket::brought(bringing).await?;
+    let ended = match &result {
+        Ok(_) => bucket::Ended::Done,
+        Err(Broken::Training(error)) => bucket::Ended::of_error(error, wish),
+        Err(Broken::Base(_)) => bucket::Ended::Otherwise,
+    };
+    bucket::brought(bringing, ended, (store, &claim, &context.control)).await;
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };

@@ -106,12 +106,18 @@ fn personal_data(house: &House) {
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
+    let lengths = (found(&far).len(), found(&near).len());
+    assert_eq!(lengths, (3, 3), "{}", String::from_utf8_lossy(&far.stderr));
     for (far, near) in found(&far).iter().zip(found(&near)) {
         for field in ["entity_type", "start", "end", "why", "text"] {
             assert_eq!(far[field], near[field], "{far} {near}");
         }
     }
-    assert_eq!(found(&far).len(), 3, "{}", String::from_utf8_lossy(&far.stderr));
+    // A variable alone sends no text away: nobody listens there, and nobody is asked.
+    let mut unasked = command(house.client.path(), &["pii", "analyze", "letter.txt", "--show", "--json"]);
+    let unasked =
+        unasked.env("LYCEUM_URL", "http://127.0.0.1:9").env("LYCEUM_API_KEY", "sk-none").output().unwrap();
+    assert_eq!(found(&unasked), found(&near), "{}", String::from_utf8_lossy(&unasked.stderr));
     let named = house.ask(&["pii", "anonymize", "letter.txt", "--operator", "placeholder"]);
     let expected = "Grüße an <EMAIL_ADDRESS_1> und <EMAIL_ADDRESS_2>, <EMAIL_ADDRESS_1>\n";
     assert_eq!(String::from_utf8(named.stdout).unwrap(), expected);
@@ -154,6 +160,13 @@ fn models_and_answers(house: &House) {
     let near: Value = serde_json::from_slice(&near.stdout).unwrap();
     assert_eq!(far["text"], near["text"]);
     assert_eq!(far["usage"]["completion_tokens"], 8);
+    let far = house.line(&["run", "poet", "the cat", "--max-tokens", "3", "--logprobs", "2"]);
+    let tokens = far["logprobs"].as_array().unwrap();
+    assert_eq!(tokens.len(), 3, "{far}");
+    for token in tokens {
+        assert!(token["token"].is_string() && token["logprob"].is_number(), "{far}");
+        assert_eq!(token["top_logprobs"].as_array().unwrap().len(), 2, "{far}");
+    }
     let explained = house.line(&["explain", "points", "--input", "{\"x\": 0.9, \"y\": 0.9}"]);
     assert!(explained["attributions"].is_array(), "{explained}");
     let card = house.line(&["card", "points"]);
@@ -283,7 +296,7 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         .unwrap()
         .iter()
         .find(|row| row["model"].as_str().is_some_and(|model| model.starts_with("poet")));
-    assert_eq!(poet.unwrap()["output_tokens"], 8, "{usage}");
+    assert_eq!(poet.unwrap()["output_tokens"], 8 + 3, "{usage}");
     administration(house, admin);
 }
 

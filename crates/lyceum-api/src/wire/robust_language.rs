@@ -332,6 +332,8 @@ pub fn verdict_body(verdict: &Verdict) -> Value {
         .beside
         .as_ref()
         .map_or_else(|| json!({"compare_to": null, "max_drop": null, "differences": []}), gate_body);
+    let alone = verdict.beside.iter().flat_map(|gate| &gate.missing);
+    body["missing"] = verdict.missing.iter().chain(alone).map(String::as_str).collect();
     let bound = |b: &lyceum_service::robustness::language::gate::Bound| json!({"metric": b.metric, "value": b.value, "limit": b.limit, "passed": b.passed});
     body["passed"] = verdict.passed().into();
     body["bounds"] = verdict.bounds.iter().map(bound).collect();

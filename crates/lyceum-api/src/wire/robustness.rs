@@ -279,6 +279,6 @@ pub(super) fn gate_body(gate: &Gate) -> Value {
     let difference = |(metric, value): &(String, f64)| json!({"metric": metric, "difference": value});
     json!({
         "compare_to": gate.compared_to, "max_drop": gate.max_drop, "passed": gate.passed,
-        "differences": gate.differences.iter().map(difference).collect::<Vec<_>>(),
+        "differences": gate.differences.iter().map(difference).collect::<Vec<_>>(), "missing": gate.missing,
     })
 }

@@ -327,10 +327,35 @@ pub struct Gate {
     pub passed: bool,
     /// The accuracies that both runs have, ours less theirs, worst first.
     pub differences: Vec<(String, f64)>,
+    /// What one of the two runs has and the other does not, in words. Nobody knows how that compares: it does not pass.
+    pub missing: Vec<String>,
+}
+
+impl Gate {
+    /// What did not pass, in words.
+    pub fn why(&self) -> Option<String> {
+        if self.passed {
+            return None;
+        }
+        let Gate { compared_to, max_drop, .. } = self;
+        let worst = self.differences.first().filter(|(_, by)| !keeps(*by, *max_drop));
+        Some(match (worst, self.missing.first()) {
+            (None, Some(missing)) => missing.clone(),
+            (None, None) => format!("nothing was compared with {compared_to}"),
+            (Some((metric, by)), _) => {
+                format!("{metric} is {:.4} below that of {compared_to}, and {max_drop} is allowed", -by)
+            }
+        })
+    }
+}
+
+/// Whether a difference is no larger drop than is allowed; what is no number is not.
+fn keeps(by: f64, max_drop: f64) -> bool {
+    by >= -max_drop - 1e-12
 }
 
 /// Compares every accuracy that both runs measured in the same way; it passes where none is lower by more than
-/// `max_drop`.
+/// `max_drop`, and neither run has one that the other lacks.
 ///
 /// # Errors
 /// Runs that share no accuracy, or a drop that is not between 0 and 1.
@@ -342,32 +367,38 @@ pub fn gate(ours: &Run, theirs: &Run, max_drop: f64) -> Result<Gate, ServiceErro
     let accuracies = |run: &Run| -> Vec<Finding> {
         run.findings.iter().filter(|f| f.metric.ends_with("accuracy")).cloned().collect()
     };
-    beside(&accuracies(ours), (&theirs.model, &accuracies(theirs)), max_drop)
+    beside((&ours.model, &accuracies(ours)), (&theirs.model, &accuracies(theirs)), max_drop)
 }
 
-/// Compares numbers of which less is worse, where both sides measured them in the same way.
+/// Compares numbers of which less is worse, where both sides measured them in the same way. What one side alone measured
+/// is named, and does not pass.
 fn beside(
-    ours: &[Finding],
+    (model, ours): (&str, &[Finding]),
     (compared_to, theirs): (&str, &[Finding]),
     max_drop: f64,
 ) -> Result<Gate, ServiceError> {
-    let mut differences = Vec::new();
+    let are_same = |a: &Finding, b: &Finding| {
+        (a.metric, &a.method, &a.setting, a.allowed()) == (b.metric, &b.method, &b.setting, b.allowed())
+    };
+    let lacks = |model: &str, other: &str, finding: &Finding| {
+        format!("{} was measured of {other} and not, in the same way, of {model}", finding.called())
+    };
+    let (mut differences, mut missing) = (Vec::new(), Vec::new());
     for own in ours {
-        let same = |f: &&Finding| {
-            (f.metric, &f.method, &f.setting, f.allowed())
-                == (own.metric, &own.method, &own.setting, own.allowed())
-        };
-        if let Some(other) = theirs.iter().find(same) {
-            differences.push((own.called(), own.value - other.value));
+        match theirs.iter().find(|other| are_same(own, other)) {
+            Some(other) => differences.push((own.called(), own.value - other.value)),
+            None => missing.push(lacks(compared_to, model, own)),
         }
     }
+    let theirs_alone = theirs.iter().filter(|other| !ours.iter().any(|own| are_same(own, other)));
+    missing.extend(theirs_alone.map(|other| lacks(model, compared_to, other)));
     if differences.is_empty() {
         let message = "the two runs share nothing that can be compared: give both the same suite";
         return Err(ServiceError::invalid("compare_to", "not_comparable", message));
     }
     differences.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let passed = differences[0].1 >= -max_drop - 1e-12;
-    Ok(Gate { compared_to: compared_to.to_owned(), max_drop, passed, differences })
+    let passed = missing.is_empty() && differences.iter().all(|(_, by)| keeps(*by, max_drop));
+    Ok(Gate { compared_to: compared_to.to_owned(), max_drop, passed, differences, missing })
 }
 
 pub(super) fn at(item: Option<usize>, error: ServiceError) -> ServiceError {
@@ -449,6 +480,13 @@ mod tests {
         let found = gate(&ours, &theirs, 0.02).unwrap();
         assert!(!found.passed && found.differences[0].0.ends_with("eps 0.2"), "{found:?}");
         assert!(gate(&ours, &theirs, 0.03).unwrap().passed);
+        // What one of them alone has passes nothing, whosever it is.
+        let alone = run_of("m@3", &[("linf eps 0.1", 0.9)]);
+        for (ours, theirs) in [(&alone, &theirs), (&theirs, &alone)] {
+            let found = gate(ours, theirs, 0.2).unwrap();
+            assert!(!found.passed && found.missing.len() == 1, "{found:?}");
+            assert!(found.why().unwrap().contains("linf eps 0.2 was measured of m@1 and not"), "{found:?}");
+        }
         assert!(gate(&ours, &run_of("n@1", &[("l2 eps 1", 0.1)]), 0.1).is_err());
         assert!(gate(&ours, &theirs, 1.5).is_err());
     }

@@ -8,9 +8,9 @@ use crate::failure::{Exit, Failure};
 use crate::{files, output};
 use clap::Args;
 use lyceum_api::robustness::{RunBody, suite_of};
-use lyceum_service::ServiceError;
 use lyceum_service::card::measured;
 use lyceum_service::robustness::{self, Gate, Item, Run, file};
+use lyceum_service::{Resident, Service, ServiceError};
 use lyceum_train::checkpoint::digest;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
@@ -65,25 +65,30 @@ impl Attack {
             None => robustness::default_suite()?,
         };
         let items = Arc::new(items);
-        let ours = self.try_model(context, &self.model, &items).await?;
+        let tried = self.try_model(context, &self.model, &items).await?;
+        let ours = &tried.run;
         let gate = match (&self.compare_to, self.max_drop) {
             (Some(other), Some(max_drop)) => {
                 let theirs = self.try_model(context, other, &items).await?;
-                Some(robustness::gate(&ours, &theirs, max_drop)?)
+                Some(robustness::gate(ours, &theirs.run, max_drop)?)
             }
             _ => None,
         };
         if context.is_json() {
             let now = Timestamp::now();
-            let body = RunBody::new(&format!("rob_{:x}", now.millis()), now.seconds(), &ours, gate.as_ref());
+            let body = RunBody::new(&format!("rob_{:x}", now.millis()), now.seconds(), ours, gate.as_ref());
             let value = serde_json::to_value(body)
                 .map_err(|error| Failure::internal("the run cannot be written", &error))?;
             output::json_line(&value);
         } else {
-            show_run(&ours, gate.as_ref());
+            show_run(ours, gate.as_ref());
+        }
+        // What was found counts, whether or not it can be kept.
+        if let Err(failure) = tried.keep().await {
+            not_kept(&ours.model, &failure);
         }
         match gate {
-            Some(gate) if !gate.passed => Err(refused(&ours, &gate)),
+            Some(gate) if !gate.passed => Err(refused(ours, &gate)),
             _ => Ok(()),
         }
     }
@@ -108,7 +113,7 @@ impl Attack {
         context: &Context,
         model: &str,
         items: &Arc<Vec<Item>>,
-    ) -> Result<Run, Failure> {
+    ) -> Result<Tried, Failure> {
         let (service, resident) = context.resident(model).await?;
         let tried = resident.clone();
         let (control, items, seed) = (context.control.clone(), items.clone(), self.seed);
@@ -133,10 +138,30 @@ impl Attack {
         };
         let done = tokio::task::spawn_blocking(work).await;
         let (run, data) = done.map_err(|error| Failure::internal("the attack broke off", &error))??;
-        // It stands on the model's card from now on.
-        measured::keep_run(service.store(), &resident, &run, &data, &command).await?;
-        Ok(run)
+        Ok(Tried { service, resident, run, data, command })
     }
+}
+
+/// A run, and what its model's card says of it.
+struct Tried {
+    service: Arc<Service>,
+    resident: Arc<Resident>,
+    run: Run,
+    data: String,
+    command: String,
+}
+
+impl Tried {
+    /// It stands on the model's card from now on.
+    async fn keep(&self) -> Result<(), Failure> {
+        let Tried { service, resident, run, data, command } = self;
+        Ok(measured::keep_run(service.store(), resident, run, data, command).await?)
+    }
+}
+
+fn not_kept(model: &str, failure: &Failure) {
+    let (message, why, fix) = (&failure.message, &failure.why, &failure.fix);
+    output::note(format!("warning: what was found is not on the card of {model}: {message}: {why}; {fix}"));
 }
 
 fn hash_of(path: &Path) -> Result<String, Failure> {
@@ -183,9 +208,8 @@ fn unread(path: &Path, why: String) -> Failure {
 }
 
 fn refused(run: &Run, gate: &Gate) -> Failure {
-    let (metric, difference) = &gate.differences[0];
     let message = format!("{} does not pass the gate beside {}", run.model, gate.compared_to);
-    let why = format!("{metric} is {:.4} lower, and {} is allowed", -difference, gate.max_drop);
+    let why = gate.why().unwrap_or_default();
     let mut failure =
         Failure::usage(message, why, "keep the other model, or train with train.robust and try again");
     failure.exit = Exit::Failed;

@@ -142,6 +142,8 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         | Command::Bench(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
+        // Its texts hold what should go nowhere: only who says so with the command sends them.
+        Command::Pii(_) => context.access.client_typed(),
         _ => context.access.client(),
     }
 }

@@ -1,5 +1,6 @@
 //! `lyceum pii analyze|anonymize FILE`: personal data and secrets of a text file, on this machine and without a server, or
-//! by a server (`--url`). Names take a model (`--ner-model`), which is asked as the server's routes ask it.
+//! by a server where `--url` is typed (`LYCEUM_URL` alone sends no text away). Names take a model (`--ner-model`), which is
+//! asked as the server's routes ask it.
 
 use crate::assemble;
 use crate::context::Context;
@@ -38,7 +39,8 @@ enum PiiCommand {
 
 #[derive(Debug, Args)]
 struct Looking {
-    /// A text file; `-` is stdin
+    /// A text file; `-` is stdin. It is read on this machine, and goes to a server only where --url names one: the
+    /// variable LYCEUM_URL is not followed
     file: PathBuf,
     /// What is looked for, as EMAIL_ADDRESS,IBAN_CODE (default: everything that is known)
     #[arg(long, value_name = "ENTITIES", value_delimiter = ',')]
@@ -319,7 +321,7 @@ impl AnonymizeArgs {
         let name = match self.operator {
             OperatorName::Hash => {
                 let why = "its key would leave this machine";
-                let fix = "run it here, without --url and with LYCEUM_URL unset";
+                let fix = "run it here, without --url";
                 return Err(Failure::usage("--operator hash does not go with a server", why, fix));
             }
             OperatorName::Replace => "replace",

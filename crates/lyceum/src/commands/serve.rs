@@ -96,12 +96,9 @@ impl Serve {
         if let Some(idle) = config.serving.keep_alive.value {
             tokio::spawn(unload_idle(service.clone(), idle));
         }
-        tokio::spawn(keep_drift(service.clone()));
         let origins = self.cors_origins.clone().unwrap_or_else(|| config.cors_origins.value.clone());
         let place = Place { address: SocketAddr::new(address, port), tls, origins };
-        let ended = listen(context, service.clone(), place, first.as_ref()).await;
-        service.keep_drift().await?;
-        ended
+        listen(context, service, place, first.as_ref()).await
     }
 
     /// Puts what the flags say over the configuration.
@@ -129,7 +126,7 @@ impl Serve {
 /// How long a count of answers is in memory alone.
 const DRIFT_KEPT_EVERY: Duration = Duration::from_secs(5);
 
-/// Writes what was counted of answers, until the process ends.
+/// Writes what was counted of answers, until the server ends.
 async fn keep_drift(service: Arc<Service>) {
     loop {
         tokio::time::sleep(DRIFT_KEPT_EVERY).await;
@@ -193,8 +190,13 @@ pub async fn listen(
     // Jobs end with the server; what they left unfinished waits for the next one.
     let working = worker::work(context, &service);
     let serving = serve(context, &service, server);
-    let ((), ()) = tokio::try_join!(working, serving)?;
-    Ok(())
+    let keeping = tokio::spawn(keep_drift(service.clone()));
+    let ended = tokio::try_join!(working, serving);
+    keeping.abort();
+    // What was counted since it was last kept.
+    let kept = service.keep_drift().await;
+    ended?;
+    Ok(kept?)
 }
 
 type Served = JoinHandle<std::io::Result<()>>;

@@ -92,7 +92,6 @@ pub async fn judge(
     let nobody = ModelRef { name: fresh.version.name.clone(), version: VersionRef::Number(0) };
     let Some((asked, bounds)) = asked(context, store, plan, nobody)? else { return Ok(()) };
     let now = served(context, store, &plan.tune.name).await?;
-    judged.line["compared_to"] = json!(now.as_ref().map(Version::id));
     let beside = now.filter(|_| bounds.max_drop.is_some());
     let other =
         beside.map(|version| ModelRef { name: version.name, version: VersionRef::Number(version.number) });
@@ -112,6 +111,10 @@ pub async fn judge(
     let why = match tried {
         Err(error) => Some(format!("its gate's suite could not be run: {error}")),
         Ok(tried) => {
+            // Where the loss was compared, its version stands there already.
+            if let Some(theirs) = &tried.theirs {
+                judged.line["compared_to"] = json!(theirs.model);
+            }
             let verdict = tried.verdict.unwrap_or_default();
             judged.line["tried"] = verdict_body(&verdict);
             judged.tried = Some(tried.ours);

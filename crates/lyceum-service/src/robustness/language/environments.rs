@@ -30,6 +30,8 @@ use std::time::Duration;
 const TOGETHER: usize = 8;
 /// Answers that are streamed at once.
 const STREAMS: usize = 8;
+/// How a sentence begins that names an environment which was not run.
+pub(super) const LEFT_OUT: &str = "environments ";
 
 /// Of which type the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl Environments {
         for kind in [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0, Stored::Q4K] {
             match impossible(language, kind, room) {
                 None => add(Environment { weights: Weights::Stored(kind), ..served }),
-                Some(why) => left_out.push(format!("environments {}: {why}", kind.name())),
+                Some(why) => left_out.push(format!("{LEFT_OUT}{}: {why}", kind.name())),
             }
         }
         add(Environment { together: 1, ..served });

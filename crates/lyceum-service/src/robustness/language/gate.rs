@@ -2,6 +2,7 @@
 //! got the same texts and attacks. Estimates are compared, not their intervals.
 
 use super::super::{Finding, Gate, beside};
+use super::environments::LEFT_OUT;
 use super::{Asked, Item, Plan, Run};
 use crate::{Payer, Service, ServiceError};
 use lyceum_types::ids::ModelRef;
@@ -33,6 +34,8 @@ pub struct Bound {
 pub struct Verdict {
     pub beside: Option<Gate>,
     pub bounds: Vec<Bound>,
+    /// What was to be judged and was not measured, in words: it does not pass.
+    pub missing: Vec<String>,
 }
 
 impl Bounds {
@@ -86,8 +89,20 @@ impl Bounds {
                 verdict.bounds.push(Bound { metric: finding.called(), value: finding.value, limit, passed });
             }
         }
-        if let (Some(theirs), Some(max_drop)) = (theirs, self.max_drop) {
-            verdict.beside = Some(beside(&turned(ours), (&theirs.model, &turned(theirs)), max_drop)?);
+        if self.max_attack_success.is_some() && !ours.findings.iter().any(is_attacked) {
+            verdict.missing.push(format!("no attack was said to {}", ours.model));
+        }
+        if self.min_agreement.is_some() && !ours.findings.iter().any(is_agreement) {
+            verdict.missing.push(format!("{} was run in no environment", ours.model));
+        }
+        let theirs = theirs.zip(self.max_drop);
+        if self.min_agreement.is_some() || theirs.is_some() {
+            verdict.missing.extend(not_run(ours));
+        }
+        if let Some((theirs, max_drop)) = theirs {
+            verdict.missing.extend(not_run(theirs));
+            let ours = (&*ours.model, &*turned(ours));
+            verdict.beside = Some(beside(ours, (&theirs.model, &turned(theirs)), max_drop)?);
         }
         Ok(verdict)
     }
@@ -95,7 +110,9 @@ impl Bounds {
 
 impl Verdict {
     pub fn passed(&self) -> bool {
-        self.beside.as_ref().is_none_or(|gate| gate.passed) && self.bounds.iter().all(|bound| bound.passed)
+        self.missing.is_empty()
+            && self.beside.as_ref().is_none_or(|gate| gate.passed)
+            && self.bounds.iter().all(|bound| bound.passed)
     }
 
     /// What did not pass, in words.
@@ -104,13 +121,19 @@ impl Verdict {
             let Bound { metric, value, limit, .. } = bound;
             return Some(format!("{metric} is {value:.4}, and {limit} is the limit"));
         }
-        let gate = self.beside.as_ref().filter(|gate| !gate.passed)?;
-        let (metric, by) = &gate.differences[0];
-        Some(format!(
-            "{metric} is {:.4} below that of {}, and {} is allowed",
-            -by, gate.compared_to, gate.max_drop
-        ))
+        if let Some(why) = self.beside.as_ref().and_then(Gate::why) {
+            return Some(why);
+        }
+        self.missing.first().cloned()
     }
+}
+
+/// The environments that a run was to have and had not: what they would have shown, nobody knows.
+fn not_run(run: &Run) -> impl Iterator<Item = String> {
+    let left_out = run.not_evaluated.iter().filter(|why| why.starts_with(LEFT_OUT));
+    left_out.map(|why| {
+        format!("{} was not run in {why} (a matrix that names the others is held to those alone)", run.model)
+    })
 }
 
 /// How all attacks together fared where the project's guard stood.
@@ -271,6 +294,38 @@ mod tests {
         assert!(
             bounds.judge(&run("m@2", 0.1, 0.9), Some(&Run { findings: vec![], ..theirs.clone() })).is_err()
         );
+    }
+
+    #[test]
+    fn what_was_not_measured_passes_nothing() {
+        let least = Bounds { min_agreement: Some(0.5), ..Bounds::default() };
+        let most = Bounds { max_attack_success: Some(1.0), ..Bounds::default() };
+        let drop = Bounds { max_drop: Some(0.5), ..Bounds::default() };
+        let (whole, mut part) = (run("m@1", 0.2, 0.9), run("m@2", 0.2, 0.9));
+        assert!(least.judge(&part, None).unwrap().passed());
+        // What is left out of red teaming says nothing of environments.
+        part.not_evaluated = vec!["red_team guards off: the project's guard looks for nothing".into()];
+        assert!(least.judge(&part, None).unwrap().passed());
+        part.not_evaluated.push("environments q4_0: there is no room".into());
+        for found in
+            [least.judge(&part, None), drop.judge(&part, Some(&whole)), drop.judge(&whole, Some(&part))]
+        {
+            let found = found.unwrap();
+            let why = found.why().unwrap();
+            assert!(!found.passed() && why.starts_with("m@2 was not run in environments q4_0"), "{why}");
+        }
+        // Neither bound asks for it.
+        assert!(most.judge(&part, None).unwrap().passed());
+        assert!(drop.judge(&part, None).unwrap().passed());
+        let nothing = Run { findings: vec![], ..whole.clone() };
+        assert!(!least.judge(&nothing, None).unwrap().passed());
+        assert!(!most.judge(&nothing, None).unwrap().passed());
+        let mut less = run("m@2", 0.2, 0.9);
+        less.findings.retain(|finding| !is_agreement(finding));
+        for (ours, theirs) in [(&less, &whole), (&whole, &less)] {
+            let why = drop.judge(ours, Some(theirs)).unwrap().why().unwrap();
+            assert!(why.contains("agreement environment q4_0 was measured of m@1 and not"), "{why}");
+        }
     }
 
     #[test]

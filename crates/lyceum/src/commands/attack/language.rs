@@ -1,6 +1,6 @@
 //! `lyceum attack` of a language model: the run of the server's route, made here.
 
-use super::{Attack, hash_of, suite_values, unread};
+use super::{Attack, hash_of, not_kept, suite_values, unread};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
@@ -57,14 +57,15 @@ impl Attack {
             tried = work => tried?,
             () = interrupted => return Err(Failure::interrupted("nothing is kept of a part of a run")),
         };
-        for run in [Some(&tried.ours), tried.theirs.as_ref()].into_iter().flatten() {
-            self.keep(context, run).await?;
-        }
         if context.is_json() {
             let now = Timestamp::now();
             output::json_line(&run_body(&format!("rob_{:x}", now.millis()), now.seconds(), &tried));
         } else {
             [Some(&tried.ours), tried.theirs.as_ref()].into_iter().flatten().for_each(show);
+        }
+        // What was found counts, whether or not it can be kept.
+        if let Err(failure) = self.keep(context, &tried.ours).await {
+            not_kept(&tried.ours.model, &failure);
         }
         let Some(verdict) = &tried.verdict else { return Ok(()) };
         let Some(why) = verdict.why() else {

@@ -193,8 +193,7 @@ impl Written {
             Value::Object(of_chat) if of_chat.contains_key("content") => {
                 self.logprobs.extend(of_chat["content"].as_array().into_iter().flatten().cloned());
             }
-            Value::Null => {}
-            other => self.logprobs.push(other.clone()),
+            older => self.logprobs.extend(of_completion(older)),
         }
         if !choice["finish_reason"].is_null() {
             self.finish = choice["finish_reason"].clone();
@@ -211,6 +210,21 @@ impl Written {
         }
         line
     }
+}
+
+/// Lists side by side, `{tokens, token_logprobs, top_logprobs}`, as the chat route gives them: an object a token.
+fn of_completion(lists: &Value) -> Vec<Value> {
+    let tokens = lists["tokens"].as_array().into_iter().flatten().enumerate();
+    let one = |(i, token): (usize, &Value)| {
+        let likeliest = lists["top_logprobs"][i].as_object().into_iter().flatten();
+        let mut top: Vec<(&String, &Value)> = likeliest.collect();
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NEG_INFINITY);
+        top.sort_by(|a, b| number(b.1).total_cmp(&number(a.1)));
+        let top: Vec<Value> =
+            top.into_iter().map(|(token, logprob)| json!({ "token": token, "logprob": logprob })).collect();
+        json!({ "token": token, "logprob": lists["token_logprobs"][i], "top_logprobs": top })
+    };
+    tokens.map(one).collect()
 }
 
 impl Predict {
@@ -418,5 +432,25 @@ impl Embed {
             first += texts.len();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_completions_become_an_object_a_token() {
+        let lists = json!({
+            "tokens": ["a", " b"], "token_logprobs": [-0.5, -1.5], "text_offset": [0, 1],
+            "top_logprobs": [{ "z": -2.0, "a": -0.5 }, {}],
+        });
+        let expected = json!([
+            { "token": "a", "logprob": -0.5,
+              "top_logprobs": [{ "token": "a", "logprob": -0.5 }, { "token": "z", "logprob": -2.0 }] },
+            { "token": " b", "logprob": -1.5, "top_logprobs": [] },
+        ]);
+        assert_eq!(Value::from(of_completion(&lists)), expected);
+        assert!(of_completion(&Value::Null).is_empty());
     }
 }

@@ -14,7 +14,6 @@ use crate::failure::Failure;
 use crate::training::{self, Plan};
 use crate::{assemble, output};
 use clap::Args;
-use lyceum_api::cors::Origins;
 use lyceum_service::Service;
 use lyceum_store::tenancy::admin_keys;
 use lyceum_store::{Store, jobs, models};
@@ -56,7 +55,8 @@ impl Quickstart {
             let port = self.port.unwrap_or(context.config.port.value);
             let first = admin_keys::bootstrap(&store, &context.project, Timestamp::now()).await?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let place = serve::Place { address, tls: None, origins: Origins::None };
+            let origins = context.config.cors_origins.value.clone();
+            let place = serve::Place { address, tls: None, origins };
             serve::listen(context, service.clone(), place, first.as_ref()).await
         };
         let training = async {

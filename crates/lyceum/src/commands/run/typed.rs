@@ -48,10 +48,18 @@ pub fn greet(model: &str) {
 /// # Errors
 /// Ctrl-C, or a stdin that cannot be read.
 pub fn next(context: &Context) -> Result<Typed, Failure> {
+    next_of(|sign| read_line(context, sign))
+}
+
+/// The same of any lines. Where they end within a text, what was typed of it is the text.
+fn next_of(mut read: impl FnMut(&str) -> Result<Option<String>, Failure>) -> Result<Typed, Failure> {
     let mut lines: Option<Vec<String>> = None;
     loop {
         let sign = if lines.is_some() { ". " } else { "> " };
-        let Some(line) = read_line(context, sign)? else { return Ok(Typed::End) };
+        let Some(line) = read(sign)? else {
+            let begun = lines.map(|lines| lines.join("\n").trim().to_owned());
+            return Ok(begun.filter(|text| !text.is_empty()).map_or(Typed::End, Typed::Text));
+        };
         if let Some(begun) = &mut lines {
             match line.trim_end().strip_suffix(QUOTES) {
                 None => begun.push(line),
@@ -129,6 +137,25 @@ fn wait<T>(context: &Context, receiver: &Receiver<T>) -> Result<T, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_of_several_lines_ends_at_its_quotes_or_with_the_input() {
+        let typed = |text: &str| {
+            let mut lines = text.lines();
+            let mut all = Vec::new();
+            loop {
+                match next_of(|_| Ok(lines.next().map(str::to_owned))).unwrap() {
+                    Typed::End => return all,
+                    Typed::Text(text) => all.push(text),
+                    Typed::Clear => all.push("/clear".into()),
+                }
+            }
+        };
+        assert_eq!(typed("\"\"\"a\nb\"\"\"\nc\n"), ["a\nb", "c"]);
+        assert_eq!(typed("\"\"\"one\"\"\"\n/clear\n"), ["one", "/clear"]);
+        assert_eq!(typed("\"\"\"a\nb\n"), ["a\nb"], "the input ended first");
+        assert_eq!(typed("\"\"\"\n \n"), [""; 0], "nothing was typed of it");
+    }
 
     #[test]
     fn a_slash_and_one_word_are_a_command_and_nothing_else_is() {
