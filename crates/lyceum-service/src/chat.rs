@@ -169,7 +169,7 @@ pub async fn prepare(service: &Service, payer: &Payer, mut request: Request) -> 
         let message = format!("{} cannot be told how much to think: leave it out", language.version.id());
         return Err(ServiceError::invalid("reasoning.effort", "unsupported_parameter", message));
     }
-    let watcher = Watcher::of(service, payer, &language.version);
+    let watcher = Watcher::of(service, payer, &language.version).await?;
     let guarded = guarded(service, payer, &mut request).await.inspect_err(|error| {
         watcher.iter().for_each(|watcher| watcher.failed(error));
     })?;

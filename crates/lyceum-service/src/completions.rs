@@ -52,7 +52,7 @@ pub async fn create(service: &Service, payer: &Payer, mut request: Request) -> R
     let n_choices = request.prompts.len() * request.n;
     let admitted = generation::admit(service, &payer.project, request.priority, n_choices)?;
     let speaker = Speaker::find(service, &payer.project, &request.model).await?;
-    let watcher = Watcher::of(service, payer, speaker.version());
+    let watcher = Watcher::of(service, payer, speaker.version()).await?;
     let guarded = guard(service, payer, &mut request).await.inspect_err(|error| {
         watcher.iter().for_each(|watcher| watcher.failed(error));
     })?;

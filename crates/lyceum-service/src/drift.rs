@@ -7,6 +7,7 @@
 
 mod kept;
 pub mod language;
+pub(crate) mod watched;
 
 use crate::resident::Resident;
 use crate::{Service, ServiceError, robustness};
@@ -146,7 +147,7 @@ fn add(resident: &Resident, row: &Prepared, features: &mut [(String, Counter)]) 
 pub async fn report(service: &Service, project: &Project, model: &ModelRef) -> Result<Drift, ServiceError> {
     let version = service.resolve(project, model).await?;
     if language::writes(&version) {
-        return language::report(service, project, &version).map(Drift::Language);
+        return language::report(service, project, &version).await.map(Drift::Language);
     }
     of_rows(service, project, model).await.map(Drift::Rows)
 }

@@ -117,7 +117,7 @@ pub struct Service {
     ledger: Arc<Ledger>,
     standings: standing::Standings,
     rates: Arc<rates::Rates>,
-    language_drift: Arc<drift::language::Watches>,
+    language_drift: Arc<drift::watched::Watches>,
     /// What is tried before it is a version ([`host`](Service::host)).
     guests: Mutex<Vec<Arc<Language>>>,
     /// What guards reported and left, of all requests.
@@ -129,7 +129,7 @@ pub struct Service {
 impl Service {
     pub fn new(store: Store, engine: Engine) -> Self {
         let ledger = Ledger::new(store.clone(), engine.clone());
-        let language_drift = Arc::new(drift::language::Watches::new(store.clone()));
+        let language_drift = Arc::new(drift::watched::Watches::new(store.clone()));
         Self {
             ledger,
             store,
@@ -276,16 +276,6 @@ impl Service {
         self.languages.load(version, read).await
     }
 
-    /// Writes what was counted of language models' answers and is not in the data folder yet.
-    ///
-    /// # Errors
-    /// The runtime is ending.
-    pub async fn keep_drift(&self) -> Result<(), ServiceError> {
-        let counts = self.language_drift.clone();
-        let kept = tokio::task::spawn_blocking(move || counts.keep()).await;
-        kept.map_err(|error| ServiceError::internal("writing counts broke off", error))
-    }
-
     /// What guards reported and left as it was, since the start.
     pub fn flagged(&self) -> &guard::flags::Flags {
         &self.flagged
@@ -319,6 +309,7 @@ impl Service {
     pub fn unload_project(&self, project: &Project) {
         self.residents.unload_project(project);
         self.languages.unload_project(project);
+        self.language_drift.unload_project(project);
     }
 
     /// Lets imported models go that nobody asked for since `idle`; how many.

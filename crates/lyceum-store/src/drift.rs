@@ -32,6 +32,20 @@ pub fn read(store: &Store, project: &Project, model: &str) -> Result<Option<Vec<
     read_document(store, project, &path(store, project, model, "json"))
 }
 
+/// Takes the document away; well where there is none.
+///
+/// # Errors
+/// The disk.
+pub fn remove(store: &Store, project: &Project, model: &str) -> Result<(), StoreError> {
+    let path = path(store, project, model, "json");
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StoreError::file("remove", &path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn path(store: &Store, project: &Project, model: &str, extension: &str) -> PathBuf {
     let name = crate::layout::folder_name(model);
     store.layout().drift(project).join(format!("{name}.{extension}"))

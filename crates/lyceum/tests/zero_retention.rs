@@ -60,6 +60,12 @@ fn found(folder: &Path, word: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The files of what is counted of answers.
+fn counts(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder.join("data/drift"));
+    entries.into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
 /// Everything that may be asked, with a canary in every text; how many were answered, and how many refused.
 fn everything(server: &Server) -> (usize, usize) {
     let n = std::cell::Cell::new(0);
@@ -162,6 +168,7 @@ fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
     assert_eq!(ask(&server, "/v1/responses", "", &kept).0, 200);
     let key = server.end("-INT");
     assert!(!found(&path.join("data"), KEPT).is_empty(), "the search finds what is kept");
+    assert_eq!(counts(path).len(), 1, "and counts of answers");
 
     run(path, &["admin", "retention", "zero_data_retention", "--project", "default"]);
     for (n, signal) in [(1, "-INT"), (2, "-9")] {
@@ -169,7 +176,13 @@ fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
         let (answered, refused) = everything(&server);
         // What has an Idempotency-Key would have to be kept: all of it is refused.
         assert!(answered >= 10 && refused >= 30, "{answered} answered, {refused} refused");
+        assert_eq!(
+            counts(path),
+            Vec::<PathBuf>::new(),
+            "what was counted before is gone, and no lock is taken"
+        );
         server.end(signal);
+        assert_eq!(counts(path), Vec::<PathBuf>::new(), "counts of answers after {signal}");
         for place in [path.join("data"), path.join("tmp")] {
             assert_eq!(found(&place, CANARY), Vec::<PathBuf>::new(), "after {signal}");
         }

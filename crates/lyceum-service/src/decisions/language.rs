@@ -84,6 +84,7 @@ pub(super) async fn by(
     if why.is_some() {
         crate::rates::admit_passes()?;
     }
+    let watcher = Watcher::of(service, payer, &language.version).await?;
     let most = Counts { passes, ..most(&asked) };
     let here = Here(Some(service.ledger().open(payer, &language.version, most).await?));
     let share = here.share();
@@ -107,7 +108,6 @@ pub(super) async fn by(
         }
     };
     decision.explanation = explanation;
-    let watcher = Watcher::of(service, payer, &language.version);
     let mut likely = likely.into_iter();
     for (question, asked) in questions.into_iter().zip(&asked) {
         let scored: Vec<Scored> = likely.by_ref().take(asked.labels.len()).collect();

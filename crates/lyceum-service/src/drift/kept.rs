@@ -115,7 +115,8 @@ mod tests {
 
     #[tokio::test]
     async fn counts_outlive_the_process_that_keeps_them_and_one_at_a_time_does() {
-        use super::super::language::{Answer, Watches};
+        use super::super::language::Answer;
+        use super::super::watched::{Fate, Watches};
         use lyceum_store::models::Version;
         use lyceum_types::ids::Project;
         let folder = tempfile::tempdir().unwrap();
@@ -139,18 +140,46 @@ mod tests {
             dir: folder.path().into(),
         };
         let answer = Answer { prompt_tokens: 5, tokens: 7, finish: "stop", sureness: Some([0.5, 0.7]) };
-        let n = |watches: &Watches| watches.with(&project, &version, |windows| windows.reference.n);
+        let of = async |watches: &Watches, is_kept| watches.entry(&project, &version, is_kept).await.unwrap();
+        let n = async |watches: &Watches| of(watches, true).await.with(|windows| windows.reference.n);
+        let count =
+            async |watches: &Watches| of(watches, true).await.with(|windows| windows.answered(answer));
+        let settle = |watches: &Watches, fate| {
+            watches.settle(watches.unwritten().into_iter().map(|entry| (entry, fate)).collect());
+        };
         let first = Watches::new(store.clone());
-        (0..3).for_each(|_| first.answered(&project, &version, answer));
-        first.keep();
+        for _ in 0..3 {
+            count(&first).await;
+        }
+        settle(&first, Fate::Written);
+        assert!(first.unwritten().is_empty(), "all is written");
         let beside = Watches::new(store.clone());
-        assert_eq!((n(&first), n(&beside)), (3, 0), "another process counts for itself");
-        beside.answered(&project, &version, answer);
-        beside.keep();
+        assert_eq!((n(&first).await, n(&beside).await), (3, 0), "another process counts for itself");
+        count(&beside).await;
+        settle(&beside, Fate::Written);
         drop((first, beside));
-        let next = Watches::new(store);
-        assert_eq!(n(&next), 3, "what the keeper had");
-        next.answered(&project, &version, answer);
-        assert_eq!(n(&next), 4);
+        let next = Watches::new(store.clone());
+        assert_eq!(n(&next).await, 3, "what the keeper had");
+        count(&next).await;
+        assert_eq!(n(&next).await, 4);
+        // Zero retention from here: what lay there goes, and what is counted stays in memory.
+        let files = || std::fs::read_dir(store.layout().drift(&project)).unwrap().count();
+        settle(&next, Fate::Written);
+        assert_eq!(files(), 2, "the counts and their lock");
+        let kept = of(&next, true).await;
+        let zero = of(&next, false).await;
+        assert_eq!(files(), 0);
+        zero.with(|windows| windows.answered(answer));
+        kept.with(|windows| windows.answered(answer));
+        settle(&next, Fate::Written);
+        assert_eq!(files(), 0, "who counted before does not write any more");
+        assert_eq!(of(&next, false).await.with(|windows| windows.reference.n), 1);
+        assert_eq!(n(&next).await, 0, "what was counted meanwhile is not what is written later");
+        // A model that is gone.
+        count(&next).await;
+        settle(&next, Fate::Written);
+        count(&next).await;
+        settle(&next, Fate::Forgotten);
+        assert_eq!(files(), 0);
     }
 }

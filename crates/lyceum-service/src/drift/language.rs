@@ -2,30 +2,27 @@
 //! beside the newest ones, of each project by itself.
 //!
 //! Only counts are kept: how long prompts and answers were, how sure the answers, how they ended, what the
-//! guard stopped. No text, no token and no single value is stored anywhere, so zero data retention allows it. How sure an
+//! guard stopped. No text, no token and no single value is stored anywhere. How sure an
 //! answer was is known where its request asked for log-probabilities, and of every [`SCORED_EVERY`]th other answer, for
 //! which the engine reports them to this count alone.
 //!
 //! The first answers of a model, or the first since a project asked for a new reference, are the reference; those after it
-//! fill one window after another. The counts lie in the data folder too ([`kept`](super::kept)), written every few seconds by
-//! the process that began to count a model first; another process of the same folder counts for itself, in memory.
+//! fill one window after another. Where they lie meanwhile, [`watched`](super::watched) says.
 
+use super::watched::Entry;
 use crate::robustness::refused;
 use crate::{Service, ServiceError};
 use lyceum_robust::drift::counted::{Counted, Histogram, compare};
 use lyceum_robust::drift::sketch::FeatureDrift;
 use lyceum_store::models::Version;
-use lyceum_store::{Store, WorkLock};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Of so many answers that nobody wants log-probabilities of, one is scored for the counts.
 const SCORED_EVERY: u64 = 8;
-/// Models of projects that are counted at once; the one that was counted longest ago leaves first.
-const WATCHED_MAX: usize = 4096;
 /// Answers of a reference window that a project may ask for.
 pub const REFERENCE: std::ops::RangeInclusive<u64> = 20..=100_000;
 
@@ -97,61 +94,13 @@ pub(super) struct Windows {
     /// The last full one behind the reference.
     pub before: Option<Window>,
     pub n_asked: u64,
-    used: u64,
-    /// Of the weights that answer.
-    sha256: String,
-    /// There while this process keeps them on the disk.
-    lock: Option<WorkLock>,
     /// Whether the disk does not have them yet.
-    is_new: bool,
+    pub is_new: bool,
 }
 
 impl Windows {
     pub fn new(wanted: u64) -> Self {
-        Windows {
-            wanted,
-            reference: Window::new(),
-            now: None,
-            before: None,
-            n_asked: 0,
-            used: 0,
-            sha256: String::new(),
-            lock: None,
-            is_new: false,
-        }
-    }
-
-    /// What the disk has of a version, or none; what cannot be read is told and begun anew.
-    fn load(store: &Store, project: &Project, version: &Version) -> Self {
-        let model = version.id();
-        let found = || {
-            let Some(lock) = lyceum_store::drift::own(store, project, &model)? else {
-                return Ok((None, None));
-            };
-            let json = lyceum_store::drift::read(store, project, &model)?;
-            Ok::<_, lyceum_store::StoreError>((Some(lock), json))
-        };
-        let (lock, json) = found().unwrap_or_else(|error| {
-            tracing::warn!(%error, model, "counts of answers are kept in memory alone");
-            (None, None)
-        });
-        let read = json.as_deref().and_then(|json| super::kept::read(json, &version.sha256));
-        if json.is_some() && read.is_none() {
-            tracing::warn!(model, "counts of answers of another form begin anew");
-        }
-        let windows = read.unwrap_or_else(|| Windows::new(limits::LANGUAGE_DRIFT_WINDOW));
-        Windows { lock, sha256: version.sha256.clone(), ..windows }
-    }
-
-    /// Writes what the disk does not have.
-    fn keep(&mut self, store: &Store, (project, model): &(Project, String)) {
-        if !self.is_new || self.lock.is_none() {
-            return;
-        }
-        match lyceum_store::drift::save(store, project, model, &super::kept::write(self, &self.sha256)) {
-            Ok(()) => self.is_new = false,
-            Err(error) => tracing::warn!(%error, model, "counts of answers were not written"),
-        }
+        Windows { wanted, reference: Window::new(), now: None, before: None, n_asked: 0, is_new: false }
     }
 
     /// The window that counts what comes.
@@ -167,89 +116,31 @@ impl Windows {
     }
 }
 
-/// The counts of all imported models, of each project by itself.
-pub(crate) struct Watches {
-    store: Store,
-    watched: Mutex<Watched>,
-}
-
-#[derive(Default)]
-struct Watched {
-    all: HashMap<(Project, String), Windows>,
-    tick: u64,
-}
-
-impl Watches {
-    pub(crate) fn new(store: Store) -> Self {
-        Watches { store, watched: Mutex::default() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
+impl Windows {
     /// Whether the next answer is to be scored for the counts.
-    pub(crate) fn scores_next(&self, project: &Project, version: &Version) -> bool {
-        self.with(project, version, |windows| {
-            windows.n_asked += 1;
-            windows.n_asked % SCORED_EVERY == 1
-        })
+    fn scores_next(&mut self) -> bool {
+        self.n_asked += 1;
+        self.n_asked % SCORED_EVERY == 1
     }
 
-    pub(crate) fn answered(&self, project: &Project, version: &Version, answer: Answer) {
-        self.with(project, version, |windows| {
-            let window = windows.open();
-            window.n += 1;
-            window.prompt_tokens.add(&LENGTHS, answer.prompt_tokens as f64);
-            window.answer_tokens.add(&LENGTHS, answer.tokens as f64);
-            if let Some([surprise, entropy]) = answer.sureness {
-                window.surprise.add(&NATS, surprise);
-                window.entropy.add(&NATS, entropy);
-            }
-            *window.finish.entry(answer.finish.to_owned()).or_default() += 1;
-            *window.guard.entry("passed".to_owned()).or_default() += 1;
-        });
+    pub fn answered(&mut self, answer: Answer) {
+        let window = self.open();
+        window.n += 1;
+        window.prompt_tokens.add(&LENGTHS, answer.prompt_tokens as f64);
+        window.answer_tokens.add(&LENGTHS, answer.tokens as f64);
+        if let Some([surprise, entropy]) = answer.sureness {
+            window.surprise.add(&NATS, surprise);
+            window.entropy.add(&NATS, entropy);
+        }
+        *window.finish.entry(answer.finish.to_owned()).or_default() += 1;
+        *window.guard.entry("passed".to_owned()).or_default() += 1;
     }
 
     /// The guard ended a request, by the code that the client reads.
-    pub(crate) fn stopped(&self, project: &Project, version: &Version, code: &'static str) {
-        self.with(project, version, |windows| {
-            let window = windows.open();
-            window.n += 1;
-            *window.guard.entry(code.to_owned()).or_default() += 1;
-        });
-    }
-
-    pub(super) fn with<T>(
-        &self,
-        project: &Project,
-        version: &Version,
-        work: impl FnOnce(&mut Windows) -> T,
-    ) -> T {
-        let key = (project.clone(), version.id());
-        let mut watched = self.lock();
-        watched.tick += 1;
-        let tick = watched.tick;
-        if !watched.all.contains_key(&key) && watched.all.len() >= WATCHED_MAX {
-            let oldest =
-                watched.all.iter().min_by_key(|(_, windows)| windows.used).map(|(key, _)| key.clone());
-            if let Some((key, mut gone)) = oldest.and_then(|oldest| watched.all.remove_entry(&oldest)) {
-                gone.keep(&self.store, &key);
-            }
-        }
-        // Read once, under the lock: two first answers would each find an owner.
-        let windows = watched.all.entry(key).or_insert_with(|| Windows::load(&self.store, project, version));
-        windows.used = tick;
-        work(windows)
-    }
-}
-
-impl Watches {
-    /// Writes every count that the disk does not have yet; blocks on the disk.
-    pub(crate) fn keep(&self) {
-        for (key, windows) in &mut self.lock().all {
-            windows.keep(&self.store, key);
-        }
+    fn stopped(&mut self, code: &'static str) {
+        let window = self.open();
+        window.n += 1;
+        *window.guard.entry(code.to_owned()).or_default() += 1;
     }
 }
 
@@ -271,13 +162,13 @@ pub struct Report {
 ///
 /// # Errors
 /// A fault of ours.
-pub(super) fn report(
+pub(super) async fn report(
     service: &Service,
     project: &Project,
     version: &Version,
 ) -> Result<Report, ServiceError> {
     let model = version.id();
-    service.language_drift.with(project, version, |windows| {
+    Entry::of(service, project, version).await?.with(|windows| {
         let wanted = windows.wanted;
         // What nobody was answered yet has not begun.
         let reference = Some((windows.reference.since, windows.reference.n))
@@ -306,11 +197,9 @@ pub async fn begin(
         return Err(ServiceError::invalid("answers", "invalid_value", message));
     }
     let version = watched(service, project, model).await?;
-    service.language_drift.with(project, &version, |windows| {
-        let (lock, sha256) = (windows.lock.take(), std::mem::take(&mut windows.sha256));
-        *windows = Windows { lock, sha256, is_new: true, ..Windows::new(wanted) };
-    });
-    report(service, project, &version)
+    let entry = Entry::of(service, project, &version).await?;
+    entry.with(|windows| *windows = Windows { is_new: true, ..Windows::new(wanted) });
+    report(service, project, &version).await
 }
 
 /// The imported version that a reference means, if it writes text.
@@ -335,35 +224,36 @@ pub(super) fn writes(version: &Version) -> bool {
 
 /// The counts that one request's answers go to.
 #[derive(Clone)]
-pub(crate) struct Watcher {
-    watches: Arc<Watches>,
-    project: Project,
-    version: Version,
-}
+pub(crate) struct Watcher(Arc<Entry>);
 
 impl Watcher {
-    /// For a request that came in from a client; None: it is not counted.
-    pub(crate) fn of(service: &Service, payer: &crate::Payer, version: &Version) -> Option<Self> {
-        let counts = payer.is_client() && writes(version);
-        counts.then(|| Watcher {
-            watches: service.language_drift.clone(),
-            project: payer.project.clone(),
-            version: version.clone(),
-        })
+    /// For a request that came in from a client; `Ok(None)`: it is not counted.
+    ///
+    /// # Errors
+    /// What the project lets be kept is not known.
+    pub(crate) async fn of(
+        service: &Service,
+        payer: &crate::Payer,
+        version: &Version,
+    ) -> Result<Option<Self>, ServiceError> {
+        if !payer.is_client() || !writes(version) {
+            return Ok(None);
+        }
+        Ok(Some(Watcher(Entry::of(service, &payer.project, version).await?)))
     }
 
     pub(crate) fn scores_next(&self) -> bool {
-        self.watches.scores_next(&self.project, &self.version)
+        self.0.with(Windows::scores_next)
     }
 
     pub(crate) fn answered(&self, answer: Answer) {
-        self.watches.answered(&self.project, &self.version, answer);
+        self.0.with(|windows| windows.answered(answer));
     }
 
     /// Counts what the guard stopped; other errors are none of its.
     pub(crate) fn failed(&self, error: &ServiceError) {
         if let ServiceError::Guarded { code, .. } = error {
-            self.watches.stopped(&self.project, &self.version, code);
+            self.0.with(|windows| windows.stopped(code));
         }
     }
 }

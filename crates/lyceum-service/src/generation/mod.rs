@@ -216,9 +216,9 @@ pub(crate) async fn start(
     (prompts, options): (Vec<Encoded>, &Options),
     mask: Option<MaskOf<'_>>,
 ) -> Result<Running, ServiceError> {
+    let watcher = Watcher::of(admitted.service, payer, speaker.version()).await?;
     let guard = admitted.service.ledger().open(payer, speaker.version(), most(&prompts, options)).await?;
     let here = Here(Some(guard));
-    let watcher = Watcher::of(admitted.service, payer, speaker.version());
     let options = &Options {
         in_background: options.in_background || payer.is_batch(),
         is_scored: watcher.as_ref().is_some_and(Watcher::scores_next),

@@ -106,7 +106,11 @@ async fn delete_versions(
     .execute(&mut *transaction)
     .await?;
     transaction.commit().await?;
-    store.finish_deletions().await
+    store.finish_deletions().await?;
+    for version in versions {
+        crate::drift::remove(store, project, &version.id())?;
+    }
+    Ok(())
 }
 
 impl Store {
