@@ -99,12 +99,13 @@ pub async fn carry_out(
     plan: Plan,
 ) -> Result<String, Failure> {
     let claim = Arc::new(claim);
+    // First: what follows may fetch models and data, for longer than the claim alone holds.
+    let _lease = Lease::hold(store, &claim);
     if let Err(failure) = gate::rehearse(context, store, &plan).await {
         end_failed(store, &claim, &failure).await;
         return Err(failure);
     }
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
-    let _lease = Lease::hold(store, &claim);
     let mut observer = JobObserver::begin(context, store, &claim).await?;
     // Its noise is a secret of this machine.
     let bringing = plan.spec.privacy.is_none().then(|| bucket::bring(store, &claim, &mut observer));

@@ -133,22 +133,21 @@ async fn carry_out(
     plan: TunePlan,
 ) -> Result<String, Failure> {
     let claim = Arc::new(claim);
-    let version = match base_of(context, store, &plan).await {
-        Ok(version) => version,
-        Err(failure) => {
-            training::end_failed(store, &claim, &failure).await;
-            return Err(failure);
-        }
+    // First: what follows may fetch the base, for longer than the claim alone holds.
+    let _lease = Lease::hold(store, &claim);
+    let found = async {
+        let version = base_of(context, store, &plan).await?;
+        let whole = whole_of(store, &version).await?;
+        Ok((version, whole))
     };
-    let whole = match whole_of(store, &version).await {
-        Ok(whole) => whole,
+    let (version, whole) = match found.await {
+        Ok(found) => found,
         Err(failure) => {
             training::end_failed(store, &claim, &failure).await;
             return Err(failure);
         }
     };
     let files = data_files::folder(store, &claim.project, &plan.base_dir)?;
-    let _lease = Lease::hold(store, &claim);
     let mut observer = JobObserver::begin(context, store, &claim).await?;
     // Its noise is a secret of this machine.
     let bringing = plan.tune.privacy.is_none().then(|| bucket::bring(store, &claim, &mut observer));
