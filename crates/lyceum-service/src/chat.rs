@@ -230,6 +230,11 @@ impl Ready {
         self.speaker.version().id()
     }
 
+    /// The same, as a request names it.
+    pub fn reference(&self) -> ModelRef {
+        self.speaker.reference()
+    }
+
     /// What holds where a request says nothing of its own.
     pub fn defaults(&self) -> Defaults {
         self.speaker.defaults()
@@ -321,6 +326,11 @@ impl Running {
     /// `name@3`
     pub fn model(&self) -> String {
         self.running.model()
+    }
+
+    /// The same, as a request names it.
+    pub fn reference(&self) -> ModelRef {
+        self.running.reference()
     }
 
     /// Says which weights answer.

@@ -161,6 +161,7 @@ impl From<StoreError> for ServiceError {
             StoreError::NotFound { what, id } => Self::NotFound { what, id },
             StoreError::TooMuch { .. } => Self::invalid("limit", "too_much", error.to_string()),
             StoreError::Refused { code, message } => Self::Refused { code, message },
+            StoreError::BudgetExhausted(_) => Self::BudgetExhausted { message: error.to_string() },
             StoreError::Held { .. } => Self::Conflict { code: "held", message: error.to_string() },
             StoreError::NotApproved { .. } => {
                 Self::Conflict { code: "not_approved", message: error.to_string() }

@@ -9,12 +9,13 @@ use serde_json::{Map, Value};
 /// What a template is given by other fields of a request.
 const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+/// Roles of OpenAI's API. Templates know others: whether one writes a role is for it to say.
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Messages of OpenAI's API in the shape that templates read.
 ///
 /// # Errors
-/// A message that is no object, without a role that there is, or without content where it must have one.
+/// A message that is no object, without a role, or without content where it must have one.
 pub(crate) fn shaped(messages: &[Value]) -> Result<Vec<Value>, ServiceError> {
     messages.iter().enumerate().try_for_each(|(i, message)| check(i, message))?;
     openai_messages(messages)
@@ -41,10 +42,10 @@ fn check(i: usize, message: &Value) -> Result<(), ServiceError> {
             let told = format!("missing; there are {}", ROLES.join(", "));
             return refused(place, "missing_required_parameter", &told);
         }
-        Some(role) => role.as_str().filter(|role| ROLES.contains(role)),
+        Some(role) => role.as_str().filter(|role| !role.is_empty()),
     };
     let Some(role) = role else {
-        return refused(place, "invalid_value", &format!("there are {}", ROLES.join(", ")));
+        return refused(place, "invalid_value", &format!("must be a word, as {}", ROLES.join(", ")));
     };
     let place = format!("messages[{i}].content");
     match members.get("content") {
@@ -105,12 +106,19 @@ mod tests {
         check(json!({"content": "x"}), ".role", "missing_required_parameter");
         check(json!({"role": null, "content": "x"}), ".role", "missing_required_parameter");
         check(json!({"role": 5, "content": "x"}), ".role", "invalid_value");
-        check(json!({"role": "wizard", "content": "x"}), ".role", "invalid_value");
+        check(json!({"role": "", "content": "x"}), ".role", "invalid_value");
         check(json!({"role": "user"}), ".content", "missing_required_parameter");
         check(json!({"role": "tool", "content": null}), ".content", "missing_required_parameter");
         check(json!({"role": "assistant", "content": null}), ".content", "missing_required_parameter");
         check(json!({"role": "user", "content": 5}), ".content", "invalid_type");
         check(json!({"role": "user", "content": {"a": 1}}), ".content", "invalid_type");
+    }
+
+    #[test]
+    fn a_role_that_a_template_may_know_is_left_to_it() {
+        for role in ["function", "documents", "control"] {
+            assert!(shaped(&[json!({"role": role, "name": "f", "content": "x"})]).is_ok(), "{role}");
+        }
     }
 
     #[test]

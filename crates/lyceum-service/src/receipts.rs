@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 pub const OBJECT: &str = "privacy_receipt";
 const FORMAT_VERSION: u32 = 1;
@@ -33,6 +34,8 @@ const NOT_LISTED: [&str; 4] = [
 pub(crate) enum Place {
     Database,
     DataFolder,
+    /// The bucket that `blobs` names.
+    ObjectStore,
     Memory,
 }
 
@@ -41,6 +44,7 @@ impl Place {
         match self {
             Place::Database => "database",
             Place::DataFolder => "data_folder",
+            Place::ObjectStore => "object_store",
             Place::Memory => "memory",
         }
     }
@@ -53,6 +57,8 @@ struct Kept {
     id: String,
     place: Place,
     until: Option<Timestamp>,
+    /// From when its file is made, where that is still to come.
+    in_file_for: Option<Duration>,
     holds: &'static str,
     /// Content lies there, so that an encrypted project's is sealed.
     is_content: bool,
@@ -143,7 +149,8 @@ pub(crate) fn counted(id: &str) {
     if let Some(witness) = current() {
         let holds = "ids, counts and amounts";
         let (what, place) = ("ledger_entry", Place::Database);
-        let kept = Kept { what, id: id.to_owned(), place, until: None, holds, is_content: false };
+        let (id, until, in_file_for) = (id.to_owned(), None, None);
+        let kept = Kept { what, id, place, until, in_file_for, holds, is_content: false };
         witness.seen().kept.push(kept);
     }
 }
@@ -175,8 +182,25 @@ impl Witness {
 
     /// As [`kept`], for who works for the request outside of its scope.
     pub(crate) fn kept(&self, what: &'static str, id: &str, place: Place, until: Option<Timestamp>) {
-        let holds = "content of the request and its answer";
-        let kept = Kept { what, id: id.to_owned(), place, until, holds, is_content: true };
+        self.note(what, id, (place, until, None));
+    }
+
+    /// Notes content that a file will have, for this long from when it is made: wherever files of `service` lie.
+    pub(crate) fn kept_in_file(&self, what: &'static str, id: &str, (service, kept): (&Service, Duration)) {
+        self.note(what, id, (Place::DataFolder, None, Some(kept)));
+        if service.store.blobs().is_some() {
+            self.note(what, id, (Place::ObjectStore, None, Some(kept)));
+        }
+    }
+
+    fn note(
+        &self,
+        what: &'static str,
+        id: &str,
+        (place, until, in_file_for): (Place, Option<Timestamp>, Option<Duration>),
+    ) {
+        let (id, holds) = (id.to_owned(), "content of the request and its answer");
+        let kept = Kept { what, id, place, until, in_file_for, holds, is_content: true };
         self.seen().kept.push(kept);
     }
 
@@ -285,9 +309,13 @@ pub async fn issue(service: &Arc<Service>, witness: &Witness, ended: Ended) -> R
 }
 
 fn told(kept: &Kept, is_encrypted: bool) -> Value {
-    json!({"what": kept.what, "id": kept.id, "where": kept.place.as_str(), "holds": kept.holds,
+    let mut told = json!({"what": kept.what, "id": kept.id, "where": kept.place.as_str(), "holds": kept.holds,
         "until": kept.until.map(Timestamp::seconds),
-        "sealed": is_encrypted && kept.is_content && kept.place != Place::Memory})
+        "sealed": is_encrypted && kept.is_content && kept.place != Place::Memory});
+    if let Some(kept) = kept.in_file_for {
+        told["expires_after"] = json!({"anchor": "file_created_at", "seconds": kept.as_secs()});
+    }
+    told
 }
 
 /// A version, and what its training promises of single rows.

@@ -67,6 +67,7 @@ pub async fn create(service: &Service, project: &Project, new: NewUpload) -> Res
         expires_at: now.plus(limits::UPLOAD_KEPT).seconds(),
         file_expires_after: new.expires_after.map(|after| after.as_secs()),
         file: None,
+        made_of: None,
         status: Status::Pending,
     };
     let kept = upload.clone();
@@ -131,8 +132,12 @@ pub async fn complete(
     };
     let parts: Vec<PartId> =
         parts.iter().map(|part| part.parse().map_err(|_| unknown(part))).collect::<Result<_, _>>()?;
-    if let Some(recovered) = recover(service, project, &upload).await? {
-        return Ok(recovered);
+    if let Some((upload, file)) = recover(service, project, &upload).await? {
+        if upload.made_of.as_ref().is_some_and(|made_of| made_of.is(&parts, md5.as_deref())) {
+            return Ok((upload, file));
+        }
+        let message = "the upload was completed before, with other parts or another MD5".into();
+        return Err(ServiceError::Refused { code: "upload_not_pending", message });
     }
     let of = upload.clone();
     let completing = with_store(service, project, move |store, project| {
@@ -145,12 +150,35 @@ pub async fn complete(
         expires_after: said.file_expires_after.map(Duration::from_secs),
     };
     let id = said.file.as_deref().map(str::parse).transpose().map_err(StoreError::from)?;
-    let file = files::create_as(service, project, id, described, Received(arrived)).await?;
+    let file = match files::create_as(service, project, id, described, Received(arrived)).await {
+        Ok(file) => file,
+        Err(error) => {
+            if is_refusal(&error) {
+                let reopened = with_store(service, project, move |store, project| {
+                    let _lock = lock;
+                    uploads::reopen(store, project, &upload, said)
+                });
+                reopened.await?;
+            }
+            return Err(error);
+        }
+    };
     let ended = with_store(service, project, move |store, project| {
         let _lock = lock;
         uploads::end(store, project, &upload, (said, Status::Completed))
     });
     Ok((ended.await?, file))
+}
+
+/// Whether no file was made: what else fails may have made it.
+fn is_refusal(error: &ServiceError) -> bool {
+    matches!(
+        error,
+        ServiceError::WrongFile { .. }
+            | ServiceError::Invalid { .. }
+            | ServiceError::TooLarge { .. }
+            | ServiceError::QuotaReached { .. }
+    )
 }
 
 /// Writes the end of an upload whose file is there already: a process died between the two. What the same call of

@@ -38,6 +38,27 @@ impl Status {
     }
 }
 
+/// The bytes that an upload is completed with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Composition {
+    /// In their order.
+    pub parts: Vec<String>,
+    /// Of all bytes, in lower-case hexadecimal digits.
+    pub md5: String,
+}
+
+impl Composition {
+    fn new(parts: &[PartId], md5: String) -> Self {
+        Self { parts: parts.iter().map(ToString::to_string).collect(), md5 }
+    }
+
+    /// Whether a request for these parts, with this MD5 if it names one, asks for these bytes.
+    pub fn is(&self, parts: &[PartId], md5: Option<&str>) -> bool {
+        self.parts.iter().map(String::as_str).eq(parts.iter().map(PartId::as_str))
+            && md5.is_none_or(|md5| md5.eq_ignore_ascii_case(&self.md5))
+    }
+}
+
 /// An upload as its folder says it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upload {
@@ -55,6 +76,9 @@ pub struct Upload {
     /// The file that it becomes, written down before that is made: who finds it there finds the upload complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// What that file is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<Composition>,
     pub status: Status,
 }
 
@@ -239,8 +263,11 @@ pub fn complete(
     }
     let arrived = incoming.end()?;
     let mut upload = upload;
-    if upload.file.is_none() {
-        upload.file = Some(FileId::from_bits(uuid::Uuid::now_v7().as_u128()).to_string());
+    let made_of = Some(Composition::new(parts, found));
+    if upload.file.is_none() || upload.made_of != made_of {
+        let draw = || FileId::from_bits(uuid::Uuid::now_v7().as_u128()).to_string();
+        upload.file.get_or_insert_with(draw);
+        upload.made_of = made_of;
         save(store, project, id, &upload)?;
     }
     Ok(Completing { upload, arrived, lock })
@@ -305,6 +332,15 @@ pub fn end(
         }
     }
     Ok(upload)
+}
+
+/// Takes back which file an upload that is held becomes: it was refused, and other parts may make another.
+///
+/// # Errors
+/// The disk.
+pub fn reopen(store: &Store, project: &Project, id: &UploadId, mut upload: Upload) -> Result<(), StoreError> {
+    (upload.file, upload.made_of) = (None, None);
+    save(store, project, id, &upload)
 }
 
 /// Ends an upload without a file.

@@ -41,6 +41,9 @@ pub async fn create(
         None => None,
     };
     let running = chat::create(&api.service, &caller.payer, request).await?;
+    if let Some(said) = &mut said {
+        said.of(running.reference());
+    }
     let head = Head {
         id: new_id("chatcmpl-"),
         created: created(),

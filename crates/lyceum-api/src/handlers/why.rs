@@ -55,6 +55,11 @@ impl Said {
         Said { asker, text: String::new(), token_ids: Vec::new(), is_plain: true }
     }
 
+    /// Whose answer it is: the name that was asked may mean a newer version when it is explained.
+    pub(super) fn of(&mut self, answering: ModelRef) {
+        self.asker.model = answering;
+    }
+
     pub(super) fn hear(&mut self, delta: &Delta) {
         self.text.push_str(&delta.content);
         self.token_ids.extend(&delta.token_ids);

@@ -191,6 +191,10 @@ async fn each_line_of_a_batch_has_a_receipt_where_its_batch_was_asked_for_with_t
             assert_eq!(receipt["request"], told["response"]["request_id"]);
             assert_eq!((&receipt["status"], &receipt["route"]), (&json!(status), &json!("/v1/completions")));
             assert!(kept(receipt).contains(&("batch_line", "data_folder")), "{receipt}");
+            let line = receipt["kept"].as_array().unwrap().iter().find(|kept| kept["what"] == "batch_line");
+            let expires_after = json!({"anchor": "file_created_at", "seconds": 30 * 24 * 3600});
+            assert_eq!(line.unwrap()["expires_after"], expires_after, "as its files do");
+            assert!(!kept(receipt).contains(&("batch_line", "object_store")), "there is none");
             let is_paid = kept(receipt).contains(&("ledger_entry", "database"));
             assert_eq!(is_paid, status == 200);
             assert_eq!(receipt["models"].as_array().unwrap().len(), usize::from(status == 200), "{receipt}");

@@ -68,6 +68,9 @@ async fn parts_become_a_file_with_their_md5() {
     let id = part(client, &upload, b"nope\n").await.json()["id"].clone();
     let refused = client.post(&format!("/v1/uploads/{upload}/complete"), &json!({"part_ids": [id]})).await;
     assert_eq!(refused.refused(400), ("file".into(), "invalid_file".into()));
+    let folder = house.service.store().layout().uploads(&lyceum_types::ids::Project::default_project());
+    let said = std::fs::read_to_string(folder.join(&upload).join("upload.json")).unwrap();
+    assert!(!said.contains("\"file\":") && !said.contains("made_of"), "it becomes no file: {said}");
     let large = json!({"bytes": 9u64 << 30, "filename": "a", "mime_type": "a/b", "purpose": "evals"});
     assert_eq!(client.post("/v1/uploads", &large).await.refused(400).0, "bytes");
 }
@@ -77,7 +80,8 @@ async fn an_upload_whose_file_was_made_before_its_process_died_is_complete() {
     let house = House::new().await;
     let client = &house.client;
     let upload = begin(client, "user_data", 5).await;
-    let ids = json!({"part_ids": [part(client, &upload, b"hello").await.json()["id"]]});
+    let id = part(client, &upload, b"hello").await.json()["id"].clone();
+    let ids = json!({"part_ids": [id]});
     let complete = async || client.post(&format!("/v1/uploads/{upload}/complete"), &ids).await;
     let done = complete().await.json();
     // As its folder was between the file and the word that it is complete; the parts may be gone.
@@ -91,6 +95,12 @@ async fn an_upload_whose_file_was_made_before_its_process_died_is_complete() {
     let again = complete().await;
     assert_eq!((again.status, again.json()), (200, done));
     assert_eq!(client.get("/v1/files").await.json()["data"].as_array().unwrap().len(), 1);
+    // Who asks for other bytes is not told that these are theirs.
+    for other in [json!({"part_ids": [id], "md5": "00"}), json!({"part_ids": [id, id]})] {
+        std::fs::write(&path, &before).unwrap();
+        let refused = client.post(&format!("/v1/uploads/{upload}/complete"), &other).await;
+        assert_eq!(refused.refused(400).1, "upload_not_pending", "{other}");
+    }
     std::fs::write(&path, &before).unwrap();
     let late = client.send("POST", &format!("/v1/uploads/{upload}/cancel"), &[], "").await;
     assert_eq!(late.refused(400).1, "upload_not_pending", "it has a file");

@@ -74,8 +74,30 @@ pub(super) struct Asker {
     pub input: Arc<Contents>,
     /// Who makes receipts; None: none is wanted.
     pub receipts: Option<Arc<Service>>,
-    /// True when no line is to be begun any more.
-    pub ending: watch::Receiver<bool>,
+    pub phase: watch::Receiver<Phase>,
+    /// How long a file of the batch is kept.
+    pub file_kept: Duration,
+}
+
+/// What becomes of the lines of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// They are begun.
+    Open,
+    /// None is begun any more; those under way may end.
+    Ending,
+    /// What is not answered is dropped; what is answered is written.
+    Over,
+}
+
+impl Phase {
+    pub(super) fn of(is_ending: bool, is_over: bool) -> Phase {
+        match (is_ending, is_over) {
+            (_, true) => Phase::Over,
+            (true, false) => Phase::Ending,
+            (false, false) => Phase::Open,
+        }
+    }
 }
 
 /// The requests of a batch begin so in the ledger; no other's do.
@@ -132,8 +154,10 @@ impl Asker {
                 let asking =
                     self.answers.answer(Asking { project, key, payer, endpoint, body: body.clone() });
                 match &witness {
-                    Some(witness) => receipts::scope(witness.clone(), asking).await,
-                    None => asking.await,
+                    Some(witness) => {
+                        self.before(Phase::Over, receipts::scope(witness.clone(), asking)).await?
+                    }
+                    None => self.before(Phase::Over, asking).await?,
                 }
             };
             n_not_ready += u32::from(answered.status == 503);
@@ -144,10 +168,8 @@ impl Asker {
                     self.unless_ending(tokio::time::sleep(after)).await?;
                 }
                 _ => {
-                    let receipt = match self.receipt(&line, witness.as_deref(), &answered).await {
-                        Ok(receipt) => receipt,
-                        Err(error) => return Some(Err(error)),
-                    };
+                    // It is paid for: no phase ends it from here on.
+                    let receipt = self.receipt(&line, witness.as_deref(), &answered).await;
                     let request = attempt_id(&request, &attempt);
                     return Some(Ok(done(&self.id, &line, &request, (&answered, receipt.as_ref()))));
                 }
@@ -155,24 +177,32 @@ impl Asker {
         }
     }
 
-    /// The receipt of what a line was answered; its answer lies in the batch's files.
-    async fn receipt(
-        &self,
-        line: &Line,
-        witness: Option<&Witness>,
-        answered: &Answered,
-    ) -> Result<Option<Value>, ServiceError> {
-        let (Some(service), Some(witness)) = (&self.receipts, witness) else { return Ok(None) };
-        witness.kept("batch_line", &line_id(&self.id, line), receipts::Place::DataFolder, None);
+    /// The receipt of what a line was answered; its answer lies in the batch's files. None where none is wanted, and
+    /// where it cannot be made: the answer is there all the same.
+    async fn receipt(&self, line: &Line, witness: Option<&Witness>, answered: &Answered) -> Option<Value> {
+        let (service, witness) = (self.receipts.as_ref()?, witness?);
+        let id = line_id(&self.id, line);
+        witness.kept_in_file("batch_line", &id, (service, self.file_kept));
         let (status, answered) = (answered.status, Hash::of(answered.body.as_bytes()));
-        receipts::issue(service, witness, Ended { status, answered, replayed: false }).await.map(Some)
+        match receipts::issue(service, witness, Ended { status, answered, replayed: false }).await {
+            Ok(receipt) => Some(receipt),
+            Err(error) => {
+                tracing::error!(%error, id, "a line of a batch has no receipt");
+                None
+            }
+        }
     }
 
     async fn unless_ending<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
-        let mut ending = self.ending.clone();
+        self.before(Phase::Ending, wait).await
+    }
+
+    /// What `wait` gives, unless the batch is in `phase` before.
+    async fn before<T>(&self, phase: Phase, wait: impl Future<Output = T>) -> Option<T> {
+        let mut now = self.phase.clone();
         tokio::select! {
             biased;
-            _ = ending.wait_for(|ending| *ending) => None,
+            _ = now.wait_for(|now| *now >= phase) => None,
             waited = wait => Some(waited),
         }
     }

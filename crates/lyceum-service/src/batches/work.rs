@@ -5,7 +5,7 @@
 
 pub use super::ask::{Answered, Answers, Asking};
 
-use super::ask::{Asker, Places, attempts, count, request_prefix, undone};
+use super::ask::{Asker, Phase, Places, attempts, count, request_prefix, undone};
 use super::lines::{Line, judge};
 use super::{Batch, Problem, Status, of_row};
 use crate::{Service, ServiceError};
@@ -222,16 +222,17 @@ impl Desk {
         self.service.ledger().settle_for_the_gone().await?;
         let prefix = request_prefix(id);
         let mut known = attempts(&prefix, &entries::of_requests(self.service.store(), &prefix).await?);
-        let (end, ending) = watch::channel(false);
-        let asker = self.asker(project, id, (batch, ending)).await?;
+        let (phase, phases) = watch::channel(Phase::Open);
+        let asker = self.asker(project, id, (batch, phases)).await?;
         let mut waiting =
             lines.iter().rev().filter(|line| !answered.contains(&line.number)).collect::<Vec<_>>();
         let mut under_way = FuturesUnordered::new();
         let mut ends: Option<(Ending, Instant)> = self.ending(project, id, batch).await?;
         let mut looks = tokio::time::interval(limits::BATCHES_LOOK_EVERY);
         let mut stopping = self.stopping.clone();
+        let mut is_over = false;
         loop {
-            end.send_replace(ends.is_some());
+            phase.send_replace(Phase::of(ends.is_some(), is_over));
             while ends.is_none() && under_way.len() < limits::BATCH_LINES_AT_ONCE {
                 let Some(line) = waiting.pop() else { break };
                 let attempt = known.remove(&line.number).unwrap_or_default();
@@ -262,11 +263,10 @@ impl Desk {
                 () = stopped(&mut stopping), if ends.is_none_or(|(ending, _)| ending != Ending::Stopped) => {
                     ends = Some((Ending::Stopped, Instant::now() + limits::BATCH_STOP_GRACE));
                 }
-                () = tokio::time::sleep_until(deadline) => break,
+                // Those not answered yet are dropped, and not charged; what is answered is paid for, and written.
+                () = tokio::time::sleep_until(deadline), if !is_over => is_over = true,
             }
         }
-        // Those still under way are dropped here, and not charged.
-        drop(under_way);
         let ending = ends.map(|(ending, _)| ending);
         let (code, message) = match ending {
             Some(Ending::Expired) => {
@@ -309,7 +309,7 @@ impl Desk {
         &self,
         project: &Project,
         id: &BatchId,
-        (batch, ending): (&Batch, watch::Receiver<bool>),
+        (batch, phase): (&Batch, watch::Receiver<Phase>),
     ) -> Result<Asker, ServiceError> {
         let input = batches::input(self.service.store(), project, id)?;
         Ok(Asker {
@@ -321,7 +321,8 @@ impl Desk {
             endpoint: batch.endpoint,
             input: Arc::new(input),
             receipts: batch.receipts.then(|| self.service.clone()),
-            ending,
+            phase,
+            file_kept: file_kept(batch),
         })
     }
 
@@ -411,7 +412,7 @@ impl Desk {
             let Some(file) = file else { continue };
             let file: FileId = file.parse().map_err(StoreError::from)?;
             let name = format!("{id}_{what}.jsonl");
-            self.make_file(project, id, (to, file, name), batch.output_expires_after).await?;
+            self.make_file(project, id, (to, file, name), file_kept(batch)).await?;
         }
         let (from, now) = (batch.status, Some(Timestamp::now().seconds()));
         batch.status = batch.ends_as.unwrap_or(Status::Completed);
@@ -429,7 +430,7 @@ impl Desk {
         project: &Project,
         id: &BatchId,
         (to, file, name): (To, FileId, String),
-        expires_after: Option<u64>,
+        kept: Duration,
     ) -> Result<(), ServiceError> {
         let now = Timestamp::now();
         let store = self.service.store();
@@ -452,11 +453,15 @@ impl Desk {
             Ok(incoming.end()?)
         })
         .await?;
-        let kept = expires_after.map_or(limits::BATCH_FILES_KEPT, Duration::from_secs);
         let new = NewFile { name, purpose: "batch_output".into(), expires_at: Some(now.plus(kept)) };
         data_files::keep_as(store, project, (file, Room::Owed), new, (arrived, now)).await?;
         Ok(())
     }
+}
+
+/// How long a file of a batch is kept, from when it is made.
+fn file_kept(batch: &Batch) -> Duration {
+    batch.output_expires_after.map_or(limits::BATCH_FILES_KEPT, Duration::from_secs)
 }
 
 async fn stopped(stopping: &mut watch::Receiver<bool>) {

@@ -57,6 +57,11 @@ pub struct RowShown {
 
 /// Why row influence says nothing of this version; None where it can be asked.
 pub(super) fn refusal(service: &Service, resident: &Resident) -> Option<String> {
+    refusal_of(resident).or_else(|| lacks_checkpoints(service, resident))
+}
+
+/// That of what the version is, whatever its job kept.
+fn refusal_of(resident: &Resident) -> Option<String> {
     let id = resident.version.id();
     if resident.manifest.privacy.is_some() {
         return Some(format!(
@@ -66,9 +71,14 @@ pub(super) fn refusal(service: &Service, resident: &Resident) -> Option<String> 
     if !matches!(resident.preparation.output, OutputPreparation::Labels { .. }) {
         return Some(format!("{id} does not answer with a label: {NAME} follows the loss of a label"));
     }
-    let Some(job) = &resident.version.job else {
+    if resident.version.job.is_none() {
         return Some(format!("{id} was not trained here: there is no job that kept checkpoints"));
-    };
+    }
+    None
+}
+
+fn lacks_checkpoints(service: &Service, resident: &Resident) -> Option<String> {
+    let job = resident.version.job.as_ref()?;
     let dir = service.store().layout().checkpoints_dir(job);
     match checkpoint::list(&dir) {
         Ok(found) if !found.is_empty() => None,
@@ -86,18 +96,18 @@ pub(super) async fn follow(
     options: &Options,
     share: Share,
 ) -> Result<InfluenceShown, ServiceError> {
-    if let Some(job) = &resident.version.job {
-        kept::have(service.store(), job).await?;
-    }
-    if let Some(why) = refusal(service, resident) {
-        return Err(ServiceError::invalid("method", "unsupported_method", why));
-    }
+    refuse(refusal_of(resident))?;
     refuse_settings(options)?;
     super::refuse_parts(options)?;
     let OutputPreparation::Labels { names } = &resident.preparation.output else {
         return Err(ServiceError::internal("labels were checked", "bug"));
     };
     let read = parts::read(resident, what, options, "input")?;
+    // Behind what needs no files: they may have to be fetched.
+    if let Some(job) = &resident.version.job {
+        kept::have(service.store(), job).await?;
+    }
+    refuse(lacks_checkpoints(service, resident))?;
     let class = class((service, resident, &share), what, options, names).await?;
     let example = Batch { n: 1, input: read.input, target: Target::Classes(vec![class as i32]) };
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
@@ -117,6 +127,13 @@ pub(super) async fn follow(
     drop(cancel);
     let usage = Usage { forward_passes: needed, backward_passes: needed };
     Ok(shown(&rows, &sums, names, names[class].clone(), usage))
+}
+
+pub(super) fn refuse(why: Option<String>) -> Result<(), ServiceError> {
+    match why {
+        None => Ok(()),
+        Some(why) => Err(ServiceError::invalid("method", "unsupported_method", why)),
+    }
 }
 
 /// The loss has no features: what chooses them has no meaning here.

@@ -191,9 +191,10 @@ async fn of_lines(
     (what, options): (&What, &Options),
 ) -> Result<Explained, ServiceError> {
     let project = &payer.project;
-    let asked = language::rows::read(service, language, what, options).await?;
+    let asked = language::rows::read(service, language, what, options)?;
     let version = &asked.language().version;
     rates::admit_passes()?;
+    language::rows::have(service, &asked).await?;
     let most = Counts { passes: passes_most(options), ..Counts::default() };
     let work = async |share: Share| {
         let place = service.explaining.try_acquire();
@@ -269,7 +270,7 @@ pub async fn check(service: &Service, project: &Project, request: &Request) -> R
     if crate::language::is_imported(&version) {
         let language = service.language_of(version.clone()).await?;
         if request.options.method == MethodChoice::Tracin {
-            language::rows::read(service, language, &request.what, &request.options).await?;
+            language::rows::read(service, language, &request.what, &request.options)?;
         } else {
             language::read(service, language, &request.what, &request.options)?;
         }

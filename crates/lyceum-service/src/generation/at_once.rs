@@ -48,7 +48,8 @@ pub(super) fn answer_at_once(
     };
     let source = prompt.source.clone().unwrap_or_default();
     let input = Input::Pair { source: Tokens::single(&source), target: Tokens::single(&vec![0; max_target]) };
-    let (end, never) = (speaker.ends(), speaker.never());
+    let (mut end, never) = (speaker.ends(), speaker.never());
+    end.extend(&options.stop_ids);
     let max_tokens = prompt.max_tokens;
     let tally = metered.as_ref().filter(|m| m.prompt == CountPrompt::Yes).map(|m| m.tally.clone());
     let reply = Box::new(move |result: Result<lyceum_engine::Prediction, lyceum_engine::EngineError>| {

@@ -7,6 +7,7 @@ use crate::drift::language::Watcher;
 use crate::meter::{Counts, Here};
 use crate::rates::Reserved;
 use lyceum_engine::Event;
+use lyceum_types::ids::ModelRef;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -39,6 +40,11 @@ impl Running {
     /// `name@3`
     pub fn model(&self) -> String {
         self.speaker.version().id()
+    }
+
+    /// The same, as a request names it.
+    pub fn reference(&self) -> ModelRef {
+        self.speaker.reference()
     }
 
     /// Says which weights answer.

@@ -9,7 +9,7 @@ use lyceum_models::causal_lm::Adapter;
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_models::prepare::text::{self, Tokenizer};
 use lyceum_store::models::Version;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{ModelRef, Project, VersionRef};
 use std::sync::Arc;
 
 #[derive(Clone)]
@@ -52,6 +52,12 @@ impl Speaker {
             Speaker::Trained(resident) => &resident.version,
             Speaker::Language(language) => &language.version,
         }
+    }
+
+    /// The version that was found, whatever the request's name means later.
+    pub fn reference(&self) -> ModelRef {
+        let Version { name, number, .. } = self.version();
+        ModelRef { name: name.clone(), version: VersionRef::Number(*number) }
     }
 
     pub fn model(&self) -> &Arc<Model> {

@@ -163,6 +163,10 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
             }
             StoreError::BadId(bad) => bad.into(),
+            StoreError::BudgetExhausted(_) => {
+                let fix = "lyceum budgets list shows where each budget stands";
+                Failure::new(Exit::Quota, "insufficient_quota", text, "a budget does not cover it", fix)
+            }
             StoreError::TooMuch { .. } => {
                 let why = "an answer has a bound";
                 Failure::usage(error.to_string(), why, "ask for a shorter time, as in --since 1d")
@@ -238,6 +242,25 @@ impl From<StoreError> for Failure {
                 )
             }
             other => Failure::internal("the data folder's database failed", &other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_store::ledger::budgets::{Budget, Period, Place};
+
+    #[test]
+    fn a_spent_budget_is_a_quota_whoever_says_so() {
+        let spent = || {
+            let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
+            let budget = Budget { id: "budget_1".into(), place, period: Period::Month, limit: 5 };
+            StoreError::BudgetExhausted(Box::new(budget))
+        };
+        for failure in [Failure::from(spent()), Failure::from(ServiceError::from(spent()))] {
+            assert_eq!((failure.exit, failure.code), (Exit::Quota, "insufficient_quota"));
+            assert!(failure.message.contains("budget_1"), "{}", failure.message);
         }
     }
 }

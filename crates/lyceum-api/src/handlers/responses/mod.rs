@@ -78,7 +78,7 @@ pub async fn create(
         return Err(ApiError::field("input", "invalid_value", message));
     }
     request.messages = items::messages(instructions.as_deref(), &all)?;
-    let said = match why {
+    let mut said = match why {
         None => None,
         Some((options, extras)) => {
             let why = Why { messages: request.messages.clone(), options, extras };
@@ -91,6 +91,9 @@ pub async fn create(
         false => Some(chat::admit(&api.service, &caller.project, &request)?),
     };
     let ready = chat::prepare(&api.service, &caller.payer, request).await.map_err(in_own_words)?;
+    if let Some(said) = &mut said {
+        said.of(ready.reference());
+    }
     let defaults = ready.defaults();
     for (name, own) in [("temperature", defaults.temperature), ("top_p", defaults.top_p)] {
         if echo.get(name).is_none_or(Value::is_null) {

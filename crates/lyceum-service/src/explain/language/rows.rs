@@ -6,7 +6,7 @@
 //! checkpoint, forward and back, and one turn on the device.
 
 use super::super::device::{CancelOnDrop, EngineDevice};
-use super::super::influence::{InfluenceShown, NAME, RowShown, refuse_settings, strongest};
+use super::super::influence::{InfluenceShown, NAME, RowShown, refuse, refuse_settings, strongest};
 use super::super::{Options, TargetShown, Usage, What, refused, run};
 use super::target::{self, Target};
 use super::text::Left;
@@ -35,6 +35,11 @@ const SHOWN: usize = 120;
 
 /// Why the lines behind this version's answers are not known; None where they can be asked for.
 pub(crate) fn refusal(service: &Service, language: &Language) -> Option<String> {
+    refusal_of(language).or_else(|| lacks_checkpoints(service, language))
+}
+
+/// That of what the version is, whatever its job kept.
+fn refusal_of(language: &Language) -> Option<String> {
     let id = language.version.id();
     if language.manifest.privacy.is_some() {
         return Some(format!(
@@ -52,6 +57,11 @@ pub(crate) fn refusal(service: &Service, language: &Language) -> Option<String> 
             "{id} was tuned whole: {NAME} follows the numbers of an adapter; tune with lora"
         ));
     }
+    None
+}
+
+fn lacks_checkpoints(service: &Service, language: &Language) -> Option<String> {
+    let tuned = language.manifest.tuned.as_ref()?;
     let kept = language.version.job.as_ref().map(|job| service.store().layout().checkpoints_dir(job));
     match kept.map(|dir| checkpoint::list(&dir)) {
         Some(Ok(found)) if !found.is_empty() => None,
@@ -81,21 +91,19 @@ impl Asked {
     }
 }
 
-/// Reads a question, without a pass.
+/// Reads a question, without a pass. Checkpoints that lie elsewhere are looked for by [`have`].
 ///
 /// # Errors
 /// What does not fit the version, the prompt or the answer, at its field.
-pub(crate) async fn read(
+pub(crate) fn read(
     service: &Service,
     language: Arc<Language>,
     what: &What,
     options: &Options,
 ) -> Result<Asked, ServiceError> {
-    if let Some(job) = &language.version.job {
-        kept::have(service.store(), job).await?;
-    }
-    if let Some(why) = refusal(service, &language) {
-        return Err(ServiceError::invalid("method", "unsupported_method", why));
+    refuse(refusal_of(&language))?;
+    if service.store().blobs().is_none() {
+        refuse(lacks_checkpoints(service, &language))?;
     }
     refuse_settings(options)?;
     let (prompt, said) = super::asked_of(&language, what, options)?;
@@ -114,6 +122,17 @@ pub(crate) async fn read(
     }
     let example = answer(&prompt, &tokens[..range.end], range);
     Ok(Asked { language, example, shown, max_passes: options.max_passes })
+}
+
+/// Before [`follow`]: what its job kept, from wherever it lies.
+///
+/// # Errors
+/// It kept no checkpoints; the object store.
+pub(crate) async fn have(service: &Service, asked: &Asked) -> Result<(), ServiceError> {
+    if let Some(job) = &asked.language.version.job {
+        kept::have(service.store(), job).await?;
+    }
+    refuse(lacks_checkpoints(service, &asked.language))
 }
 
 /// Follows the loss of the answer back to the lines.
