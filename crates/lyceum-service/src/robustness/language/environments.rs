@@ -30,8 +30,10 @@ use std::time::Duration;
 const TOGETHER: usize = 8;
 /// Answers that are streamed at once.
 const STREAMS: usize = 8;
-/// How a sentence begins that names an environment which was not run.
+/// How a sentence begins that names an environment which was not run, though there is one.
 pub(super) const LEFT_OUT: &str = "environments ";
+/// How one begins of an environment that the model cannot have at all: nobody will serve it so.
+const NONE_SUCH: &str = "no environment ";
 
 /// Of which type the weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +136,8 @@ impl Environments {
         for kind in [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0, Stored::Q4K] {
             match impossible(language, kind, room) {
                 None => add(Environment { weights: Weights::Stored(kind), ..served }),
-                Some(why) => left_out.push(format!("{LEFT_OUT}{}: {why}", kind.name())),
+                Some(Impossible::Ever(why)) => left_out.push(format!("{NONE_SUCH}{}: {why}", kind.name())),
+                Some(Impossible::Now(why)) => left_out.push(format!("{LEFT_OUT}{}: {why}", kind.name())),
             }
         }
         add(Environment { together: 1, ..served });
@@ -146,8 +149,23 @@ impl Environments {
     }
 }
 
+/// Why weights of a type cannot be made of a version's files.
+enum Impossible {
+    /// Of this model, on any machine.
+    Ever(String),
+    /// Here and now.
+    Now(String),
+}
+
+impl Impossible {
+    fn why(self) -> String {
+        let (Impossible::Ever(why) | Impossible::Now(why)) = self;
+        why
+    }
+}
+
 /// Why weights of this type cannot be made of a version's files; None where they can.
-fn impossible(language: &Language, kind: Stored, room: usize) -> Option<String> {
+fn impossible(language: &Language, kind: Stored, room: usize) -> Option<Impossible> {
     let (mut n_fit, mut n, mut bytes) = (0, 0, 0);
     for (rows, k) in matrices(&language.model) {
         n += 1;
@@ -156,10 +174,14 @@ fn impossible(language: &Language, kind: Stored, room: usize) -> Option<String> 
     }
     if n_fit == 0 {
         let block = kind.block_len();
-        return Some(format!("none of its {n} matrices has rows of whole blocks of {block} numbers"));
+        let why = format!("none of its {n} matrices has rows of whole blocks of {block} numbers");
+        return Some(Impossible::Ever(why));
     }
-    (bytes > room)
-        .then(|| format!("its weights would take {bytes} bytes beside what is loaded, and {room} are left"))
+    (bytes > room).then(|| {
+        Impossible::Now(format!(
+            "its weights would take {bytes} bytes beside what is loaded, and {room} are left"
+        ))
+    })
 }
 
 /// Rows and their lengths of a model's matrices.
@@ -193,7 +215,7 @@ pub(super) fn judge(
     for environment in matrix {
         let why = match environment.weights {
             Weights::Served => None,
-            Weights::Stored(kind) => impossible(language, kind, room),
+            Weights::Stored(kind) => impossible(language, kind, room).map(Impossible::why),
         };
         if let Some(why) = why {
             let message = format!("{}: {why}", environment.name());
