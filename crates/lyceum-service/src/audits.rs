@@ -6,16 +6,16 @@
 //! areas and rates, never the loss of a row. A [`Plan`] has read both files, so what is wrong with them is told before a
 //! run begins; carrying it out takes turns on the device and pays a pass for each row that goes through a model.
 
-use crate::meter::{Counts, metered};
+use crate::meter::{Counts, metered_as_it_goes};
 use crate::resident::Resident;
 use crate::robustness::turns::{PASSES_COVERED, in_turns};
 use crate::{Engine, Language, Ledger, Payer, Service, ServiceError, files, language};
 use lyceum_privacy::membership::{Attack, attack};
 use lyceum_store::models::Version;
 use lyceum_store::vault::KeyedPath;
-use lyceum_train::chat::{self, Words};
-use lyceum_train::data::{self, DataError, Report};
-use lyceum_train::tune::{Base, on_lines};
+use lyceum_train::chat::Words;
+use lyceum_train::data::{self, DataError};
+use lyceum_train::tune::{Base, lines_of, on_lines};
 use lyceum_train::{TrainError, measure};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
@@ -54,12 +54,14 @@ pub struct Audit {
     pub canaries: Option<AuditReport>,
 }
 
+#[derive(Clone)]
 enum Subject {
     Rows(Arc<Resident>),
     Lines { before: Arc<Language>, after: Arc<Language>, spec: Box<TuneSpec> },
 }
 
 /// A file, and its folder with its name in it.
+#[derive(Clone)]
 struct Place {
     file: KeyedPath,
     folder: KeyedPath,
@@ -107,7 +109,7 @@ impl Plan {
             };
             let folder = lyceum_store::data_files::folder(service.store(), project, &root)?;
             let place = Place { file: place, folder, name };
-            let n = subject.n_rows(&place.file, (param, &file.name)).await?;
+            let n = subject.n_rows(&place, (param, &file.name)).await?;
             if !(2..=limits::ROBUSTNESS_ROWS_MAX).contains(&n) {
                 let most = limits::ROBUSTNESS_ROWS_MAX;
                 let message = format!("{param}: {n} rows are not between 2 and {most}");
@@ -135,7 +137,7 @@ impl Plan {
         let most = Counts { passes: PASSES_COVERED, ..Counts::default() };
         let version = self.subject.version().clone();
         let Plan { subject, members, others, engine, ledger, payer } = self;
-        metered(&ledger, &payer, &version, most, |share| {
+        metered_as_it_goes(&ledger, &payer, &version, most, |share| {
             in_turns(&engine, (share, 0), move |control| subject.audit(&members, &others, control))
         })
         .await
@@ -150,40 +152,47 @@ impl Subject {
         }
     }
 
-    /// How many rows a file has, read as a run will.
-    async fn n_rows(&self, place: &KeyedPath, (param, name): (&str, &str)) -> Result<usize, ServiceError> {
+    /// How many rows a file has, read by what the run reads it with.
+    async fn n_rows(
+        &self,
+        place: &Place,
+        (param, name): (&'static str, &str),
+    ) -> Result<usize, ServiceError> {
         let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
-        let (place, shown) = (place.clone(), place.display().to_string());
-        let resident = match self {
-            Subject::Rows(resident) => Some(resident.clone()),
-            Subject::Lines { .. } => None,
-        };
-        let file = name.to_owned();
-        let read = move || match resident {
-            Some(resident) => {
+        let shown = [place.file.display().to_string(), place.name.clone()];
+        let (subject, place) = (self.clone(), place.clone());
+        let read = tokio::task::spawn_blocking(move || subject.rows_of(&place, &control)).await;
+        let read = read.map_err(|error| ServiceError::internal("reading rows broke off", error))?;
+        read.map_err(|error| match failed(param, error) {
+            ServiceError::Invalid { param, code, message } => {
+                let message = shown.iter().fold(message, |message, shown| message.replace(shown, name));
+                ServiceError::Invalid { param, code, message }
+            }
+            other => other,
+        })
+    }
+
+    fn rows_of(&self, place: &Place, control: &Control) -> Result<usize, TrainError> {
+        match self {
+            Subject::Rows(resident) => {
                 let spec = &resident.manifest.spec;
-                let data = data::load_eval(&resident.preparation, spec, &place, &control)?;
+                let data = data::load_eval(&resident.preparation, spec, &place.file, control)?;
+                if !measure::has_losses(&data) {
+                    let message = "its rows have no answers (labels, values), and so no losses";
+                    return Err(TrainError::Spec(message.to_owned()));
+                }
                 Ok(data.len())
             }
-            None => {
-                let bytes =
-                    place.read().map_err(|source| DataError::Io { path: place.path().to_owned(), source })?;
-                let mut report = Report::default();
-                let (_, lines) = chat::lines::judge(&bytes, &file, &control, &mut report)?;
-                report.into_result()?;
-                Ok(lines.len())
+            Subject::Lines { before, after, spec } => {
+                let now = Timestamp::now().seconds();
+                let n = |language: &Language| {
+                    let side = side(language, now);
+                    Ok(lines_of(spec, &place.name, &side, &place.folder, control)?.train.len())
+                };
+                n(before)?;
+                n(after)
             }
-        };
-        let read: Result<Result<usize, DataError>, _> = tokio::task::spawn_blocking(read).await;
-        read.map_err(|error| ServiceError::internal("reading rows broke off", error))?.map_err(|error| {
-            match error {
-                DataError::Report(_) => {
-                    ServiceError::invalid(param, "invalid_data", error.to_string().replace(&shown, name))
-                }
-                DataError::Io { source, .. } => ServiceError::internal("a file cannot be read", source),
-                DataError::Stopped(_) => ServiceError::DeadlinePassed,
-            }
-        })
+        }
     }
 
     fn audit(&self, members: &Place, others: &Place, control: &Control) -> Result<Audit, ServiceError> {
@@ -193,18 +202,20 @@ impl Subject {
         };
         match self {
             Subject::Rows(resident) => {
-                let of = |place: &Place| of_rows(resident, &place.file, control).map_err(failed);
-                let (members, others) = (of(members)?, of(others)?);
+                let of = |param, place: &Place| {
+                    of_rows(resident, &place.file, control).map_err(|error| failed(param, error))
+                };
+                let (members, others) = (of("members", members)?, of("others", others)?);
                 let found = by(&members, &others)?;
                 let claimed = resident.manifest.privacy.as_ref();
                 Ok(self.told("loss", (found, None), [members.len(), others.len()], claimed))
             }
             Subject::Lines { before, after, spec } => {
-                let of = |place: &Place| {
+                let of = |param, place: &Place| {
                     let file = (place.folder.clone(), &*place.name);
-                    of_lines(spec, file, (before, after), control).map_err(failed)
+                    of_lines(spec, file, (before, after), control).map_err(|error| failed(param, error))
                 };
-                let (members, others) = (of(members)?, of(others)?);
+                let (members, others) = (of("members", members)?, of("others", others)?);
                 let column =
                     |rows: &[[f64; 2]], i: usize| rows.iter().map(|row| row[i]).collect::<Vec<f64>>();
                 let found = by(&column(&members, 0), &column(&others, 0))?;
@@ -313,12 +324,14 @@ fn side(language: &Language, now: i64) -> Base<'_> {
     }
 }
 
-fn failed(error: TrainError) -> ServiceError {
+/// What is wrong with a file, as the field that named it tells it.
+fn failed(param: &'static str, error: TrainError) -> ServiceError {
     match error {
         TrainError::Stopped { .. } | TrainError::Data(DataError::Stopped(_)) => ServiceError::DeadlinePassed,
-        TrainError::Data(DataError::Report(report)) => {
-            ServiceError::invalid("members", "invalid_data", DataError::Report(report).to_string())
+        TrainError::Data(error @ DataError::Report(_)) => {
+            ServiceError::invalid(param, "invalid_data", error.to_string())
         }
+        TrainError::Spec(why) => ServiceError::invalid(param, "invalid_data", format!("{param}: {why}")),
         error => ServiceError::internal("an audit broke off", error),
     }
 }

@@ -75,6 +75,11 @@ pub fn row_losses(model: &Model, data: &Dataset, control: &Control) -> Result<Ve
     Ok(outputs.losses.iter().map(|&(sum, n)| sum / (n.max(1) as f64)).collect())
 }
 
+/// Whether examples of this data have losses: [`row_losses`] finds some.
+pub fn has_losses(data: &Dataset) -> bool {
+    !matches!(data.new_batch().target, Target::None | Target::Preferences { .. })
+}
+
 /// All metrics of a model on a part.
 pub fn measure_model(
     model: &Model,

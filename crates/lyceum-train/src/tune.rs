@@ -8,7 +8,7 @@
 mod measured;
 mod refuse;
 
-pub use measured::{Answer, OnLines, OnRows, on_lines, on_rows};
+pub use measured::{Answer, OnLines, OnRows, lines_of, on_lines, on_rows};
 
 use crate::chat::{self, Chats, Words};
 use crate::checkpoint::{self, Progress};

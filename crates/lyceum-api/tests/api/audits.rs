@@ -96,5 +96,8 @@ async fn what_cannot_be_audited_is_refused_before_a_run() {
     let refused = ask("table", &rows, &wrong).await;
     assert_eq!(refused.refused(400), ("others".into(), "invalid_data".into()));
     assert!(refused.text().contains("wrong.csv:2") && !refused.text().contains("/tmp"), "{}", refused.text());
+    let bare = bring(&house.client, "bare.csv", b"a,b\n1,2\n2,1\n").await;
+    let refused = ask("table", &rows, &bare).await;
+    assert_eq!(refused.refused(400), ("others".into(), "invalid_data".into()), "no labels, so no losses");
     assert_eq!(house.client.get(&format!("{AUDITS}/audit_0")).await.status, 404);
 }

@@ -201,6 +201,11 @@ impl Share {
         }
     }
 
+    /// Whether anything was done so far.
+    fn has_counted(&self) -> bool {
+        self.0.as_ref().is_some_and(|work| counts(&work.tally.counted()) != Counts::default())
+    }
+
     /// An input was read, outside sequences and predictions.
     pub(crate) fn add_read(&self, n: u64) {
         if let Some(work) = &self.0 {
@@ -307,6 +312,30 @@ pub(crate) async fn metered<T, W: Future<Output = Result<T, ServiceError>>>(
     let done = work(here.share()).await;
     match &done {
         Ok(_) => here.finish_as_counted(),
+        Err(error) => here.fail(error),
+    }
+    done
+}
+
+/// As [`metered`], of a run that is paid for as it goes: where what was asked ends it, or a budget, what was done is
+/// charged as of one that was cancelled. A fault of ours costs nothing.
+pub(crate) async fn metered_as_it_goes<T, W: Future<Output = Result<T, ServiceError>>>(
+    ledger: &Arc<Ledger>,
+    payer: &Payer,
+    version: &Version,
+    most: Counts,
+    work: impl FnOnce(Share) -> W,
+) -> Result<T, ServiceError> {
+    let here = Here(Some(ledger.open(payer, version, most).await?));
+    let done = work(here.share()).await;
+    match &done {
+        Ok(_) => here.finish_as_counted(),
+        Err(
+            ServiceError::Invalid { .. }
+            | ServiceError::Unsupported { .. }
+            | ServiceError::Uncomputable { .. }
+            | ServiceError::BudgetExhausted { .. },
+        ) if here.share().has_counted() => drop(here),
         Err(error) => here.fail(error),
     }
     done

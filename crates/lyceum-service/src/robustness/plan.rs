@@ -3,7 +3,7 @@
 
 use super::turns::{PASSES_COVERED, in_turns};
 use super::{Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, reads_text, refused, run};
-use crate::meter::{Counts, Share, metered};
+use crate::meter::{Counts, Share, metered_as_it_goes};
 use crate::resident::Resident;
 use crate::{Content, Ledger, Payer, Service, ServiceError, predict};
 use lyceum_engine::Engine;
@@ -142,7 +142,7 @@ impl Plan {
             share.add_passes(rehearsed);
             Ok(self.side(resident.clone(), rows.clone(), self.suite.clone(), (share, rehearsed)).await?.0)
         };
-        metered(&self.ledger, &self.payer, &resident.version, most, work).await
+        metered_as_it_goes(&self.ledger, &self.payer, &resident.version, most, work).await
     }
 
     async fn side(

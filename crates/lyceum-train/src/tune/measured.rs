@@ -74,10 +74,7 @@ pub fn on_lines(
     base_dir: impl Into<KeyedPath>,
     control: &Control,
 ) -> Result<OnLines, TrainError> {
-    let data = TuneData { train: file.to_owned(), valid: None, valid_fraction: None, ..spec.data.clone() };
-    let spec = TuneSpec { data, ..spec.clone() };
-    let Chats { train: mut lines, mut files, .. } =
-        chat::load(&spec, side.words, side.context()?, base_dir, control)?;
+    let Chats { train: mut lines, mut files, .. } = lines_of(spec, file, side, base_dir, control)?;
     let mut ws = Workspace::new();
     ask_reference(&whole(reference)?, &mut lines, &mut ws, control)?;
     let Measured { metrics, rows } = measure(&whole(side)?, &lines, &mut ws, control)?;
@@ -89,6 +86,22 @@ pub fn on_lines(
     let bytes: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
     let file = DataFile { role: "gate".into(), ..files.swap_remove(0) };
     Ok(OnLines { metrics, file, rows, tokens_sha256: checkpoint::digest(&bytes) })
+}
+
+/// The lines of `file`, all of them, as [`on_lines`] reads them for a model.
+///
+/// # Errors
+/// All that is wrong with the file.
+pub fn lines_of(
+    spec: &TuneSpec,
+    file: &str,
+    side: &Base<'_>,
+    base_dir: impl Into<KeyedPath>,
+    control: &Control,
+) -> Result<Chats, TrainError> {
+    let data = TuneData { train: file.to_owned(), valid: None, valid_fraction: None, ..spec.data.clone() };
+    let spec = TuneSpec { data, ..spec.clone() };
+    Ok(chat::load(&spec, side.words, side.context()?, base_dir, control)?)
 }
 
 /// What a model makes of the references of lines.

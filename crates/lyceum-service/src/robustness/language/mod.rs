@@ -20,7 +20,7 @@ pub use texts::{Prompt, of_file};
 use super::Finding;
 use super::turns::{PASSES_COVERED, in_turns};
 use crate::language::is_imported;
-use crate::meter::{Counts, metered};
+use crate::meter::{Counts, metered_as_it_goes};
 use crate::{Language, Payer, Service, ServiceError};
 use lyceum_store::models::Version;
 use lyceum_types::ids::{ModelRef, Project, VersionRef};
@@ -207,9 +207,13 @@ impl Plan {
         // The version itself, whatever its name means by now.
         let (name, version) = (self.language.version.name.clone(), self.language.version.number);
         let model = ModelRef { name, version: VersionRef::Number(version) };
-        metered(self.service.ledger(), &self.payer, &self.language.version, most, |share| async move {
-            redteam::run(&self.service, (project, &model), asked, seed, &share).await
-        })
+        metered_as_it_goes(
+            self.service.ledger(),
+            &self.payer,
+            &self.language.version,
+            most,
+            |share| async move { redteam::run(&self.service, (project, &model), asked, seed, &share).await },
+        )
         .await
     }
 
@@ -223,7 +227,7 @@ impl Plan {
             tenant: crate::generation::tenant(&self.payer.project),
             room: self.service.language_room(),
         };
-        metered(ledger, &self.payer, &self.language.version, most, |share| {
+        metered_as_it_goes(ledger, &self.payer, &self.language.version, most, |share| {
             in_turns(engine, (share, 0), move |control| environments::run(&bench, &asked, control))
         })
         .await
