@@ -259,7 +259,7 @@ mod tests {
             StoreError::BudgetExhausted(Box::new(budget))
         };
         for failure in [Failure::from(spent()), Failure::from(ServiceError::from(spent()))] {
-            assert_eq!((failure.exit, failure.code), (Exit::Quota, "insufficient_quota"));
+            assert_eq!((failure.exit, &*failure.code), (Exit::Quota, "insufficient_quota"));
             assert!(failure.message.contains("budget_1"), "{}", failure.message);
         }
     }
