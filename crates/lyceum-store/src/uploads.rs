@@ -392,6 +392,7 @@ mod tests {
             expires_at: NOW.seconds() + 3600,
             file_expires_after: None,
             file: None,
+            made_of: None,
             status: Status::Pending,
         };
         create(&store, &ours, &id, &upload).unwrap();
