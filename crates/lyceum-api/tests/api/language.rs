@@ -163,8 +163,9 @@ async fn what_cannot_be_answered_is_refused_by_name() {
     let other = post(json!({ "messages": one("developer") })).await;
     assert_eq!(other.refused(400), ("messages".into(), "template_refused".into()));
     assert!(other.text().contains("no such role"), "{}", other.text());
-    let weird = post(json!({ "messages": one("weird") })).await;
-    assert_eq!(weird.refused(400), ("messages[0].role".into(), "invalid_value".into()));
+    let nobody = post(json!({ "messages": one("") })).await;
+    assert_eq!(nobody.refused(400), ("messages[0].role".into(), "invalid_value".into()));
+    assert_eq!(post(json!({ "messages": one("function") })).await.status, 200, "its template writes it");
     let silent = post(json!({"messages": [{"role": "user", "content": null}]})).await;
     assert_eq!(silent.refused(400), ("messages[0].content".into(), "missing_required_parameter".into()));
     let twice = post(json!({"tool_choice": "required"})).await;
