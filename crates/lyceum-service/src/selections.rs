@@ -235,14 +235,17 @@ async fn bill(service: &Service, project: &Project, job: &JobId) -> Result<Value
 pub async fn find(service: &Service, project: &Project, id: &str) -> Result<Value, ServiceError> {
     let unknown = || ServiceError::NotFound { what: "model selection", id: id.chars().take(64).collect() };
     let asked: SelectionId = id.parse().map_err(|_| unknown())?;
-    if let Some(mut document) = read(service, project, vec![asked.clone()]).await?.pop() {
+    let job = jobs::find(service.store(), project, &asked.job()).await;
+    // What was found lies there a moment before its job has ended, and with it the bill.
+    let goes_on = job.as_ref().is_ok_and(|job| matches!(job.state, State::Queued | State::Running));
+    if !goes_on && let Some(mut document) = read(service, project, vec![asked.clone()]).await?.pop() {
         let bill = bill(service, project, &asked.job()).await?;
         if !bill.is_null() {
             document["bill"] = bill;
         }
         return Ok(document);
     }
-    match jobs::find(service.store(), project, &asked.job()).await {
+    match job {
         Ok(job) if job.kind == Kind::Choose => status(service, &job).await,
         Ok(_) | Err(StoreError::NotFound { .. }) => Err(unknown()),
         Err(error) => Err(error.into()),
