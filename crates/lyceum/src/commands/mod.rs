@@ -55,6 +55,7 @@ use lyceum_types::ids::Project;
 /// Runs what was typed.
 pub fn run(cli: Cli) -> Result<(), Failure> {
     let is_doctor = matches!(cli.command, Command::Doctor(_));
+    let answers = matches!(cli.command, Command::Serve(_) | Command::Quickstart(_) | Command::Bench(_));
     let config = Config::load(&cli.global, &Sources::of_process()).map_err(|failure| match is_doctor {
         true => doctor::only_configuration(cli.global.json, failure),
         false => failure,
@@ -72,8 +73,10 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
     let context = Context { config, format, control, project, access, handed: None };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .on_thread_start(|| {
-            lyceum_kernels::turns::short();
+        .on_thread_start(move || {
+            if answers {
+                lyceum_kernels::turns::short();
+            }
         })
         .build()
         .map_err(|error| Failure::internal("the runtime does not start", &error))?;
