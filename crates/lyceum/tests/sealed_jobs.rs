@@ -5,8 +5,7 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
-#[path = "program/client.rs"]
-mod client;
+mod program;
 #[path = "program/sealed.rs"]
 mod sealed;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
@@ -15,7 +14,8 @@ mod tiny;
 use lyceum_store::{StoreError, data_files, jobs, models, vault};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{FileId, JobId, ModelRef};
-use sealed::{CANARY, Server, found, has, pieces, project, run, text_of, with_store};
+use program::server::Server;
+use sealed::{CANARY, found, has, pieces, project, run, serve, text_of, with_store};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,7 +85,7 @@ fn is_done(job: &Value) -> bool {
 /// The same jobs where nothing is sealed.
 fn clear() -> Clear {
     let folder = with_model();
-    let server = Server::start(folder.path());
+    let server = serve(folder.path(), None);
     let asked = asked(
         &server.bring("fine-tune", "chats.jsonl", &chats()),
         &server.bring("fine-tune", "rows.csv", &rows()),
@@ -120,8 +120,7 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     run(path, &["admin", "master-key", "create", path.join("master.key").to_str().unwrap()]);
     let id = text_of(&run(path, &["admin", "projects", "create", "sealed", "--encrypted"]), "id");
     let key = text_of(&run(path, &["admin", "service-accounts", "create", &id, "bot"]), "key");
-    let mut server = Server::start(path);
-    server.client.key = key;
+    let server = serve(path, Some(key));
     let asked_of = asked(
         &server.bring("fine-tune", "chats.jsonl", &chats()),
         &server.bring("fine-tune", "rows.csv", &rows()),

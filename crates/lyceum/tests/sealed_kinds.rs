@@ -5,10 +5,9 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
-#[path = "program/client.rs"]
-mod client;
 #[path = "../../lyceum-api/tests/api/families.rs"]
 mod families;
+mod program;
 #[path = "program/sealed.rs"]
 mod sealed;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
@@ -20,7 +19,8 @@ use lyceum_store::registry::{Act, Actor};
 use lyceum_store::vault;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelRef, Project};
-use sealed::{CANARY, Server, found, pieces, project, run, text_of, with_store};
+use program::server::Server;
+use sealed::{CANARY, found, pieces, project, run, serve, text_of, with_store};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -273,7 +273,7 @@ fn make(world: &World<'_>) -> Made {
 fn every_kind_of_job_in_an_encrypted_project_ends_as_in_a_clear_one_and_is_in_no_byte() {
     let folder = with_models();
     let world =
-        World { folder: folder.path(), server: Server::start(folder.path()), project: project("default") };
+        World { folder: folder.path(), server: serve(folder.path(), None), project: project("default") };
     let clear = make(&world);
     let canary = [CANARY.as_bytes().to_vec()];
     assert!(found(&folder.path().join("data"), &canary).len() > 10, "the search finds what is kept");
@@ -283,8 +283,7 @@ fn every_kind_of_job_in_an_encrypted_project_ends_as_in_a_clear_one_and_is_in_no
     let path = folder.path();
     let id = text_of(&run(path, &["admin", "projects", "create", "sealed", "--encrypted"]), "id");
     let key = text_of(&run(path, &["admin", "service-accounts", "create", &id, "bot"]), "key");
-    let mut server = Server::start(path);
-    server.client.key = key;
+    let server = serve(path, Some(key));
     let world = World { folder: path, server, project: project(&id) };
     let sealed = make(&world);
     for (i, (sealed, clear)) in sealed.answers.iter().zip(&clear.answers).enumerate() {

@@ -354,10 +354,10 @@ async fn a_completion_says_why_also_at_the_end_of_a_stream() {
 async fn others_are_served_between_the_passes_and_limits_are_kept() {
     let house = house().await;
     let long = json!({"model": "text", "input": "good work there", "method": "shapley_sampling",
-        "granularity": "token", "n_permutations": 3000, "max_passes": 65536, "baseline": {"type": "zeros"}});
+        "granularity": "token", "n_permutations": 4300, "max_passes": 65536, "baseline": {"type": "zeros"}});
     let client = house.client.clone();
     let slow = tokio::spawn(async move { client.post("/v1/explanations", &long).await.status });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     let plain = json!({"model": "text", "input": "good", "questions": [{"type": "predicate", "instructions": "yes"}]});
     for _ in 0..20 {
         assert_eq!(house.client.post("/v1/decisions", &plain).await.status, 200);

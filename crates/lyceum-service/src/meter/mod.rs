@@ -310,10 +310,7 @@ pub(crate) async fn metered<T, W: Future<Output = Result<T, ServiceError>>>(
 ) -> Result<T, ServiceError> {
     let here = Here(Some(ledger.open(payer, version, most).await?));
     let done = work(here.share()).await;
-    match &done {
-        Ok(_) => here.finish_as_counted(),
-        Err(error) => here.fail(error),
-    }
+    here.conclude(&done);
     done
 }
 
@@ -328,15 +325,17 @@ pub(crate) async fn metered_as_it_goes<T, W: Future<Output = Result<T, ServiceEr
 ) -> Result<T, ServiceError> {
     let here = Here(Some(ledger.open(payer, version, most).await?));
     let done = work(here.share()).await;
-    match &done {
-        Ok(_) => here.finish_as_counted(),
-        Err(
-            ServiceError::Invalid { .. }
+    let is_of_who_asks = matches!(
+        &done,
+        Err(ServiceError::Invalid { .. }
             | ServiceError::Unsupported { .. }
             | ServiceError::Uncomputable { .. }
-            | ServiceError::BudgetExhausted { .. },
-        ) if here.share().has_counted() => drop(here),
-        Err(error) => here.fail(error),
+            | ServiceError::BudgetExhausted { .. })
+    );
+    if is_of_who_asks && here.share().has_counted() {
+        drop(here)
+    } else {
+        here.conclude(&done)
     }
     done
 }
@@ -346,6 +345,14 @@ pub(crate) async fn metered_as_it_goes<T, W: Future<Output = Result<T, ServiceEr
 pub(crate) struct Here(pub(crate) Option<Guard>);
 
 impl Here {
+    /// Finished where the work succeeded, failed where it did not.
+    fn conclude<T>(self, done: &Result<T, ServiceError>) {
+        match done {
+            Ok(_) => self.finish_as_counted(),
+            Err(error) => self.fail(error),
+        }
+    }
+
     pub fn share(&self) -> Share {
         self.0.as_ref().map_or_else(Share::none, Guard::share)
     }

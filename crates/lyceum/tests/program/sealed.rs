@@ -1,26 +1,24 @@
 //! A server over a folder with an encrypted project, and the search for what must be in no byte of it.
 
-use crate::client::{Client, children_of};
+use crate::program::{
+    self,
+    server::{SERVE, Server},
+};
 use lyceum_store::vault::MasterKey;
 use lyceum_store::{Layout, Store};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 /// Stands in every text of the sealed project.
 pub const CANARY: &str = "kanarienvogel";
 
 pub fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lyceum"));
-    command.current_dir(folder).args(arguments).env("LYCEUM_DATA_DIR", folder.join("data"));
-    command.env("LYCEUM_THREADS", "1").env("LYCEUM_CONFIG", folder.join("none.toml")).env("NO_COLOR", "1");
-    command.env("TMPDIR", folder.join("tmp")).env_remove("LYCEUM_PYTHON");
+    let mut command = program::command(folder, arguments);
+    command.env("TMPDIR", folder.join("tmp"));
     if folder.join("master.key").exists() {
         command.env("LYCEUM_MASTER_KEY_FILE", folder.join("master.key"));
     }
@@ -36,76 +34,9 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Value {
     said.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).unwrap_or(Value::Null))
 }
 
-pub struct Server {
-    pub process: Child,
-    pub client: Client,
-}
-
-impl Server {
-    /// What it says goes to `said` in the folder.
-    #[expect(clippy::zombie_processes, reason = "who gets it drops it")]
-    pub fn start(folder: &Path) -> Self {
-        let said = File::options().create(true).append(true).open(folder.join("said")).unwrap();
-        let from = said.metadata().unwrap().len();
-        let mut command = lyceum(folder, &["serve", "--port", "0", "--json"]);
-        command.env("LYCEUM_LOG", "debug").stdout(said.try_clone().unwrap()).stderr(said);
-        let process = command.spawn().unwrap();
-        let begun = Instant::now();
-        loop {
-            let text = std::fs::read(folder.join("said")).unwrap();
-            let lines = text[from as usize..].lines().map_while(Result::ok);
-            let events = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-            if let Some(event) = { events }.find(|event| event["event"] == "listening") {
-                let address = event["url"].as_str().unwrap().trim_start_matches("http://").to_owned();
-                let key = event["key"].as_str().unwrap_or_default().to_owned();
-                return Self { process, client: Client { address, key } };
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Asks until `done` says so.
-    #[track_caller]
-    pub fn wait(&self, path: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let begun = Instant::now();
-        loop {
-            let found = self.get(path);
-            if done(&found) {
-                return found;
-            }
-            let is_over = found["status"] == "failed" || found["status"] == "cancelled";
-            assert!(!is_over && begun.elapsed() < Duration::from_secs(180), "{found}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The process that works on a job.
-    #[allow(dead_code, reason = "not every test looks for it")]
-    pub fn worker(&self) -> u32 {
-        let begun = Instant::now();
-        loop {
-            if let Some(&pid) = children_of(self.process.id()).first() {
-                return pid;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl std::ops::Deref for Server {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.client
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
-        let _ = self.process.wait();
-    }
+/// A server over the folder; what it says goes to `said` in it. `key`: none at the first start, which prints one.
+pub fn serve(folder: &Path, key: Option<String>) -> Server {
+    Server::start_telling(lyceum(folder, &SERVE), &folder.join("said"), key)
 }
 
 pub fn text_of(value: &Value, key: &str) -> String {

@@ -66,6 +66,19 @@ impl Server {
         }
     }
 
+    /// The process that works on a job.
+    #[cfg(target_os = "linux")]
+    pub fn worker(&self) -> u32 {
+        let begun = Instant::now();
+        loop {
+            if let Some(&pid) = self.children().first() {
+                return pid;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "no process works");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The processes that this one started.
     #[cfg(target_os = "linux")]
     pub fn children(&self) -> Vec<u32> {
