@@ -1,7 +1,7 @@
 //! Which instructions this processor has, and which of them we use.
 //!
 //! The path is chosen once from what the processor reports and can be forced by
-//! `LYCEUM_CPU=avx512|avx2|portable` or, in tests, by [`with_path`]. A kernel resolves the path on the
+//! `LYCEUM_CPU=amx|avx512|avx2|portable` or, in tests, by [`with_path`]. A kernel resolves the path on the
 //! calling thread before it hands work to the pool, so that one call never mixes paths.
 
 use std::cell::Cell;
@@ -16,7 +16,13 @@ pub enum CpuPath {
     Avx2,
     /// 512-bit lanes (F, BW, DQ, VL).
     Avx512,
+    /// The same, and products of bf16 and of bytes in tiles of 16 by 16 ([`crate::amx`]); exact f32 products are those of
+    /// [`CpuPath::Avx512`].
+    Amx,
 }
+
+/// All paths, slowest first.
+const ALL: [CpuPath; 4] = [CpuPath::Portable, CpuPath::Avx2, CpuPath::Avx512, CpuPath::Amx];
 
 impl CpuPath {
     /// The name that `LYCEUM_CPU` takes.
@@ -25,7 +31,13 @@ impl CpuPath {
             CpuPath::Portable => "portable",
             CpuPath::Avx2 => "avx2",
             CpuPath::Avx512 => "avx512",
+            CpuPath::Amx => "amx",
         }
+    }
+
+    /// Whether lanes have 512 bits.
+    pub fn is_512(self) -> bool {
+        matches!(self, CpuPath::Avx512 | CpuPath::Amx)
     }
 }
 
@@ -50,6 +62,9 @@ pub fn available() -> &'static [CpuPath] {
         }
         if has_avx512() {
             paths.push(CpuPath::Avx512);
+        }
+        if has_amx() {
+            paths.push(CpuPath::Amx);
         }
         paths
     })
@@ -76,9 +91,8 @@ pub fn check_env() -> Result<CpuPath, CpuError> {
     let best = *available().last().expect("portable is always there: bug");
     let Some(asked) = std::env::var_os("LYCEUM_CPU") else { return Ok(best) };
     let asked = asked.to_string_lossy().to_lowercase();
-    let known = [CpuPath::Portable, CpuPath::Avx2, CpuPath::Avx512];
-    let Some(path) = known.into_iter().find(|p| p.name() == asked) else {
-        return Err(CpuError(format!("LYCEUM_CPU: \"{asked}\" is not one of avx512, avx2, portable")));
+    let Some(path) = ALL.into_iter().find(|p| p.name() == asked) else {
+        return Err(CpuError(format!("LYCEUM_CPU: \"{asked}\" is not one of amx, avx512, avx2, portable")));
     };
     if !available().contains(&path) {
         return Err(CpuError(format!(
@@ -130,6 +144,17 @@ fn has_avx512() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+}
+
+/// Tiles of bytes and bf16, with what the same products of few rows need; asked of the system once.
+#[cfg(target_arch = "x86_64")]
+fn has_amx() -> bool {
+    has_bf16() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("f16c") && crate::amx::is_granted()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_amx() -> bool {
+    false
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -15,6 +15,8 @@
 #![allow(clippy::too_many_arguments, reason = "a kernel takes its shapes beside its slices")]
 #![allow(unsafe_code, reason = "the one crate for it; every block says why it is sound")]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod chacha;
 pub mod cpu;
 pub mod pool;

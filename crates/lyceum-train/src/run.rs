@@ -185,7 +185,7 @@ pub fn precision(spec: PrecisionSpec) -> Precision {
     match spec {
         PrecisionSpec::F32 => Precision::F32,
         PrecisionSpec::Bf16 => Precision::Bf16,
-        PrecisionSpec::Auto if cpu::has_bf16() && cpu::path() == cpu::CpuPath::Avx512 => Precision::Bf16,
+        PrecisionSpec::Auto if cpu::has_bf16() && cpu::path().is_512() => Precision::Bf16,
         PrecisionSpec::Auto => Precision::F32,
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Target {
 
 /// Rows of a tile for a product of `m` rows: what registers allow, where that pads least.
 pub(super) fn rows_per_tile(path: CpuPath, m: usize) -> usize {
-    if path == CpuPath::Avx512 {
+    if path.is_512() {
         return m.next_power_of_two().min(8);
     }
     if m <= 6 {

@@ -126,7 +126,7 @@ struct Layout {
 impl Layout {
     fn new(path: CpuPath, shape: &ConvShape) -> Layout {
         let (c_in, c_out) = (shape.in_channels / shape.groups, shape.out_channels / shape.groups);
-        let (lanes, taps) = (if path == CpuPath::Avx512 { 16 } else { 8 }, shape.taps());
+        let (lanes, taps) = (if path.is_512() { 16 } else { 8 }, shape.taps());
         let base = Layout { c_in, c_out, taps_padded: taps, kr: 1, width: 1, blocks: c_out, by_pixels: true };
         if c_out * 4 <= lanes {
             return base;

@@ -146,7 +146,7 @@ fn arithmetic(path: CpuPath, precision: Precision) -> (&'static Tiles, Words) {
     match precision {
         Precision::F32 => (Tiles::f32(path), Words::F32),
         #[cfg(target_arch = "x86_64")]
-        Precision::Bf16 if path == CpuPath::Avx512 && cpu::has_bf16() => (Tiles::bf16_pairs(), Words::Pairs),
+        Precision::Bf16 if path.is_512() && cpu::has_bf16() => (Tiles::bf16_pairs(), Words::Pairs),
         Precision::Bf16 => (Tiles::f32(path), Words::Rounded),
     }
 }

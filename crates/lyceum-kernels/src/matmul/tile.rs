@@ -64,7 +64,7 @@ impl Tiles {
     pub fn f32(path: CpuPath) -> &'static Tiles {
         match path {
             #[cfg(target_arch = "x86_64")]
-            CpuPath::Avx512 => &F32_AVX512,
+            CpuPath::Avx512 | CpuPath::Amx => &F32_AVX512,
             #[cfg(target_arch = "x86_64")]
             CpuPath::Avx2 => &F32_AVX2,
             _ => &F32_PORTABLE,
@@ -258,9 +258,9 @@ pub(super) type PeakFn = unsafe fn(usize, f32) -> f32;
 pub(super) fn peak_of(path: CpuPath, precision: Precision) -> (usize, PeakFn) {
     match (path, precision) {
         #[cfg(target_arch = "x86_64")]
-        (CpuPath::Avx512, Precision::Bf16) if crate::cpu::has_bf16() => (32, peak_avx512_bf16),
+        (CpuPath::Avx512 | CpuPath::Amx, Precision::Bf16) if crate::cpu::has_bf16() => (32, peak_avx512_bf16),
         #[cfg(target_arch = "x86_64")]
-        (CpuPath::Avx512, _) => (16, peak_avx512),
+        (CpuPath::Avx512 | CpuPath::Amx, _) => (16, peak_avx512),
         #[cfg(target_arch = "x86_64")]
         (CpuPath::Avx2, _) => (8, peak_avx2),
         _ => (8, peak_portable),

@@ -223,7 +223,7 @@ impl Cut {
 
 fn lanes(path: CpuPath) -> usize {
     match path {
-        CpuPath::Avx512 => 16,
+        CpuPath::Avx512 | CpuPath::Amx => 16,
         CpuPath::Avx2 | CpuPath::Portable => 8,
     }
 }

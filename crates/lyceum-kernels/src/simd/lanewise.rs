@@ -63,7 +63,7 @@ pub(crate) unsafe fn apply_here<const IN: usize, const OUT: usize, O: Lanewise<I
     unsafe {
         match path {
             #[cfg(target_arch = "x86_64")]
-            CpuPath::Avx512 => avx512(op, src, dst, len),
+            CpuPath::Avx512 | CpuPath::Amx => avx512(op, src, dst, len),
             #[cfg(target_arch = "x86_64")]
             CpuPath::Avx2 => avx2(op, src, dst, len),
             _ => body::<IN, OUT, Portable, O>(op, src, dst, len),

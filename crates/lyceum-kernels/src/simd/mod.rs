@@ -101,7 +101,7 @@ macro_rules! on_path {
         match $path {
             // SAFETY: `cpu::path` names a path only where the processor has it.
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::CpuPath::Avx512 => unsafe { avx512($($arg),*) },
+            $crate::cpu::CpuPath::Avx512 | $crate::cpu::CpuPath::Amx => unsafe { avx512($($arg),*) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             $crate::cpu::CpuPath::Avx2 => unsafe { avx2($($arg),*) },

@@ -9,7 +9,7 @@
 //!
 //! A row's scales depend on that row alone.
 
-use super::engine::{Engine, Words};
+use super::engine::{Engine, LINE_NUMBERS, Order, Words};
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
@@ -30,6 +30,7 @@ const LARGEST_MIN: f32 = 1e-30;
 #[derive(Clone, Copy)]
 pub(super) struct Panels {
     pub kind: Words,
+    pub order: Order,
     pub words: *mut i32,
     pub scales: *mut f32,
     pub sums: *mut i32,
@@ -52,11 +53,12 @@ pub(super) struct RowLen {
 }
 
 impl RowLen {
-    pub fn of(kind: Words, k: usize) -> RowLen {
+    pub fn of(kind: Words, order: Order, k: usize) -> RowLen {
         let (words, scales, sums, shifts) = match kind {
             Words::Bytes32 { .. } => (k / 4, k / 32, k / 32, 0),
             Words::Bytes32Least => (k / 4, k / 32, 0, k / 32),
             Words::Bytes256 => (k / 4, k / 256, k / 256 * SUMS, 0),
+            Words::Pairs if order == Order::Lines => (k.next_multiple_of(LINE_NUMBERS) / 2, 0, 0, 0),
             Words::Pairs => (k.div_ceil(2), 0, 0, 0),
             Words::Rounded | Words::F32 => (k.next_multiple_of(2), 0, 0, 0),
         };
@@ -70,14 +72,14 @@ impl RowLen {
 
 impl Panels {
     /// Panels of `m` rows in `buffer`, which has room for [`RowLen::total`] words a row.
-    pub fn new(kind: Words, k: usize, m: usize, buffer: &mut [f32]) -> Panels {
-        let len = RowLen::of(kind, k);
+    pub fn new((kind, order): (Words, Order), k: usize, m: usize, buffer: &mut [f32]) -> Panels {
+        let len = RowLen::of(kind, order, k);
         assert!(buffer.len() >= m * len.total(), "the panels' buffer is too short: bug");
         let words: *mut f32 = buffer.as_mut_ptr();
         let scales = words.wrapping_add(m * len.words);
         let sums = scales.wrapping_add(m * len.scales);
         let shifts = sums.wrapping_add(m * len.sums);
-        Panels { kind, words: words.cast(), scales, sums: sums.cast(), shifts, k }
+        Panels { kind, order, words: words.cast(), scales, sums: sums.cast(), shifts, k }
     }
 
     /// Fills the panel of `height` rows that begins at row `first` of `x`.
@@ -92,8 +94,13 @@ impl Panels {
         height: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
+        if self.order == Order::Lines {
+            // SAFETY: the caller's; only processors with tiles have this order.
+            return unsafe { self.fill_lines((x, outliers), first, height) };
+        }
+        #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's.
-        if engine == Engine::Avx512 && unsafe { self.fill_together((x, outliers), first, height) } {
+        if matches!(engine, Engine::Amx | Engine::Avx512) && unsafe { self.fill_together((x, outliers), first, height) } {
             return;
         }
         for i in 0..height {
@@ -103,10 +110,32 @@ impl Panels {
             unsafe {
                 match engine {
                     #[cfg(target_arch = "x86_64")]
-                    Engine::Avx512 => fill_avx512(row),
+                    Engine::Amx | Engine::Avx512 => fill_avx512(row),
                     #[cfg(target_arch = "x86_64")]
                     Engine::AvxVnni | Engine::Avx2 => fill_avx2(row),
                     Engine::Plain => row.fill::<Plain>(),
+                }
+            }
+        }
+    }
+
+    /// [`fill`](Self::fill) in [`Order::Lines`].
+    ///
+    /// # Safety
+    /// As [`fill`](Self::fill); the processor has AMX, and AVX-512 with it.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn fill_lines(&self, (x, outliers): (*const f32, Option<&Outliers>), first: usize, height: usize) {
+        for i in 0..height {
+            let x = x.wrapping_add((first + i) * self.k);
+            // SAFETY: the caller's.
+            unsafe {
+                if self.kind == Words::Pairs {
+                    let row_words = RowLen::of(self.kind, self.order, self.k).words;
+                    let to = self.words.wrapping_add(first * row_words + i * LINE_NUMBERS / 2);
+                    pair_lines(x, self.k, to.cast(), height);
+                } else {
+                    let limit = f32::INFINITY;
+                    fill_avx512(Row { panels: *self, x, outliers, limit, first, height, i });
                 }
             }
         }
@@ -140,11 +169,31 @@ impl Panels {
         }
         let src = x.wrapping_add(first * self.k);
         let panel = pack::Panel { src, stride: self.k, rows: height, width: height, k: self.k };
-        let to = self.words.wrapping_add(first * RowLen::of(self.kind, self.k).words);
+        let to = self.words.wrapping_add(first * RowLen::of(self.kind, self.order, self.k).words);
         // SAFETY: the caller's; a panel of eight rows or more spills nothing, and words are pairs only where the
         // processor has them.
         unsafe { pack::pack(CpuPath::Avx512, words, panel, to.cast()) }
         true
+    }
+}
+
+/// A row's numbers as bf16, its lines `height` lines apart.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn pair_lines(x: *const f32, k: usize, to: *mut u8, height: usize) {
+    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_storeu_si512};
+    const HALF: usize = LINE_NUMBERS / 2;
+    for at in (0..k).step_by(LINE_NUMBERS) {
+        // SAFETY: the caller's: the masks keep loads inside the row, the panel has the line.
+        unsafe {
+            let half = |at: usize| match k.saturating_sub(at) {
+                HALF.. => _mm512_loadu_ps(x.add(at)),
+                left => _mm512_maskz_loadu_ps((1u16 << left) - 1, x.wrapping_add(at)),
+            };
+            let line = _mm512_cvtne2ps_pbh(half(at + HALF), half(at));
+            let line = std::mem::transmute::<std::arch::x86_64::__m512bh, std::arch::x86_64::__m512i>(line);
+            _mm512_storeu_si512(to.add(at / LINE_NUMBERS * height * 2 * LINE_NUMBERS).cast(), line);
+        }
     }
 }
 
@@ -295,6 +344,15 @@ impl Row<'_> {
     /// Writes words that follow each other along `k`, from step `step` of the panel's `steps`.
     #[inline(always)]
     unsafe fn put(&self, steps: usize, step: usize, words: &[i32]) {
+        const LINE_WORDS: usize = LINE_NUMBERS / 4;
+        if self.panels.order == Order::Lines {
+            for (i, line) in words.chunks_exact(LINE_WORDS).enumerate() {
+                let at = self.first * steps + (step / LINE_WORDS + i) * LINE_WORDS * self.height + self.i * LINE_WORDS;
+                // SAFETY: the panel has these lines.
+                unsafe { std::ptr::copy_nonoverlapping(line.as_ptr(), self.panels.words.add(at), LINE_WORDS) }
+            }
+            return;
+        }
         let to = self.panels.words.wrapping_add(self.at(steps, step));
         for (i, &word) in words.iter().enumerate() {
             // SAFETY: the panel has these steps.

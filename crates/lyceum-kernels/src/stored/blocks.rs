@@ -6,13 +6,13 @@
 //!   for a stretch of k:                          (all of it for a lone panel: the weight streams by once)
 //!     open the weight                            (for many panels, where its type has an opened form)
 //!     for panels of rows, the tallest first:
-//!       for the tiles that one call spans:  one call
+//!       for the woven tiles of a group, and in them the tiles that one call spans:  one call
 //!   the epilogue
 //! ```
 //! A stretch of the woven tiles stays in the cache while the panels pass by.
 
 use super::activations::{Panels, RowLen};
-use super::engine::{Engine, Opened, Shape, Shapes, Words};
+use super::engine::{Blocking, Engine, GROUP_MAX, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
 use super::opened::Opening;
@@ -25,9 +25,6 @@ use crate::pool::{self, SendPtr};
 use crate::scratch;
 use std::ops::Range;
 
-/// Bytes of weight that stay in L2 while the panels pass by: in L1 they are no faster, and shorter stretches
-/// visit the result more often.
-const STRETCH_BYTES: usize = 128 * 1024;
 /// Multiply-adds below which waking other threads costs more than it brings.
 const ALONE_MAX: usize = 512 * 1024;
 /// Numbers below which the calling thread fills the panels.
@@ -76,7 +73,7 @@ fn kinds_of(p: &Product<'_>) -> [Option<Words>; KINDS_MAX] {
 /// `k` is not 0; the processor has the engine; `out` is good for `[m, n]` and the epilogue's pointers for its shapes.
 pub(super) unsafe fn run(p: &Product<'_>) {
     let kinds = kinds_of(p);
-    let len_of = |words: Words| p.m * RowLen::of(words, p.k).total();
+    let len_of = |words: Words| p.m * RowLen::of(words, p.engine.order(words, p.m), p.k).total();
     let total: usize = kinds.iter().flatten().map(|&words| len_of(words)).sum();
     let has_bytes = kinds.iter().flatten().any(|words| words.are_bytes());
     let parted = if has_bytes { p.m * Outliers::row_len(p.k) } else { 0 };
@@ -87,7 +84,7 @@ pub(super) unsafe fn run(p: &Product<'_>) {
             let words = words?;
             let (own, others) = std::mem::take(&mut rest).split_at_mut(len_of(words));
             rest = others;
-            let own = Panels::new(words, p.k, p.m, own);
+            let own = Panels::new((words, p.engine.order(words, p.m)), p.k, p.m, own);
             // SAFETY: the processor has the engine.
             unsafe { fill(p, &own, outliers.as_ref()) };
             Some(own)
@@ -150,7 +147,9 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
 unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<&Outliers>) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
-    let wanted = if alone { 1 } else { TASKS_PER_THREAD * pool::threads() };
+    let first = p.parts.first().map(|weight| p.engine.blocking(p.engine.words(weight.tile_kind()), p.m).group);
+    let group = first.unwrap_or(1);
+    let wanted = if alone { 1 } else { TASKS_PER_THREAD / group * pool::threads() };
     // Whole woven tiles; not too many, or the last task is waited for.
     let per_task = (all_tiles / wanted).next_multiple_of(WOVEN).clamp(WOVEN, TILES_MAX);
     let tasks_of = |w: &StoredWeight| w.n_tiles().div_ceil(per_task);
@@ -193,29 +192,41 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     let n_panels: usize = stacks(p.engine.shapes(words, p.m), p.m).map(|stack| stack.n_panels).sum();
     let opened = p.engine.opened(kind, p.m);
     let (head, body) = opened.map_or_else(|| block_parts(kind), |opened| (opened.head, opened.body));
-    let most = if n_panels == 1 { n_blocks } else { (STRETCH_BYTES / ((head + body) * WOVEN)).max(1) };
-    // All of them about equally long.
-    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(most));
-    let room = if opened.is_some() { stretch * (head + body) * WOVEN / size_of::<f32>() } else { 0 };
-    scratch::with_f32(room, |buffer| {
+    let Blocking { stretch_bytes, group } = p.engine.blocking(words, p.m);
+    let most = if n_panels == 1 { n_blocks } else { (stretch_bytes / ((head + body) * WOVEN)).max(1) };
+    // All of them about equally long, and of whole lines where words lie so.
+    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(most)).next_multiple_of(words.line_blocks()).min(n_blocks);
+    let woven_bytes = stretch * (head + body) * WOVEN;
+    let room = if opened.is_some() { woven_bytes * group.min(tiles.len().div_ceil(WOVEN)) } else { 0 };
+    scratch::with_f32(room / size_of::<f32>(), |buffer| {
         let buffer: *mut u8 = buffer.as_mut_ptr().cast();
-        for first in tiles.clone().step_by(WOVEN) {
-            let woven = first..tiles.end.min(first + WOVEN);
+        for first in tiles.clone().step_by(group * WOVEN) {
+            let together = first..tiles.end.min(first + group * WOVEN);
+            let woven = |first: usize| first..together.end.min(first + WOVEN);
             for at in (0..n_blocks).step_by(stretch) {
                 let blocks = at..n_blocks.min(at + stretch);
-                let source = match opened {
-                    None => Source::of(place.weight, &woven, blocks.start),
-                    // SAFETY: the buffer has room for a stretch; the rest is the caller's.
-                    Some(opened) => unsafe { Source::open(place.weight, &woven, &blocks, opened, buffer) },
+                let source = |i: usize, first: usize| match opened {
+                    None => Source::of(place.weight, &woven(first), blocks.start),
+                    // SAFETY: the buffer has room for a stretch of each; the rest is the caller's.
+                    Some(opened) => unsafe {
+                        let to = buffer.wrapping_add(i * woven_bytes);
+                        Source::open(place.weight, &woven(first), &blocks, opened, to)
+                    },
                 };
+                let mut sources = [const { None }; GROUP_MAX];
+                for ((i, first), to) in together.clone().step_by(WOVEN).enumerate().zip(&mut sources) {
+                    *to = Some((source(i, first), woven(first)));
+                }
                 // SAFETY: the caller's; the tiles are woven.
-                unsafe { woven_tiles(p, place, &source, woven.clone(), blocks) }
+                unsafe { together_by_rows(p, place, &sources, blocks) }
             }
             if let (Some(outliers), Some(complete)) = (place.outliers, p.engine.complete(kind)) {
                 let out = p.out.wrapping_add(place.column);
-                let (weight, tiles) = (place.weight, woven);
-                // SAFETY: the rests' sums are complete, and the columns this task's alone.
-                unsafe { complete(&Completion { outliers, weight, tiles, m: p.m, out, out_row: p.n }) }
+                for tiles in together.clone().step_by(WOVEN).map(woven) {
+                    let weight = place.weight;
+                    // SAFETY: the rests' sums are complete, and the columns this task's alone.
+                    unsafe { complete(&Completion { outliers, weight, tiles, m: p.m, out, out_row: p.n }) }
+                }
             }
         }
     });
@@ -270,53 +281,72 @@ impl Source {
     }
 }
 
-/// A stretch of some tiles that are woven together, for all rows.
+/// A stretch of some woven tiles, for all rows: a panel of rows meets all of them before the next one.
 ///
 /// # Safety
 /// As [`columns`].
-unsafe fn woven_tiles(
+unsafe fn together_by_rows(
     p: &Product<'_>,
     place: &Place<'_>,
-    source: &Source,
-    woven: Range<usize>,
+    sources: &[Option<(Source, Range<usize>)>],
     blocks: Range<usize>,
 ) {
-    let (weight, a) = (place.weight, &place.panels);
-    let (len, n_blocks) = (RowLen::of(a.kind, p.k), p.k.div_ceil(a.kind.block_len()));
-    // What a row has of each array before the stretch.
-    let skip = |len: usize| blocks.start * (len / n_blocks);
-    for stack in stacks(p.engine.shapes(a.kind, p.m), p.m) {
-        let tile = match source.opened {
-            Some(opened) => opened.tiles[stack.shape],
-            None => p.engine.tile(weight.tile_kind(), stack.shape),
-        };
+    let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
+    for stack in stacks(p.engine.shapes(words, p.m), p.m) {
+        // SAFETY: the processor has the engine; sessions end with the panels of their height.
+        #[cfg(target_arch = "x86_64")]
+        let _session = unsafe { p.engine.begin(kind, stack.shape, p.m) };
         for row in (0..stack.n_panels).map(|i| stack.first_row + i * stack.height) {
-            let from = |len: usize| row * len + skip(len) * stack.height;
-            for first in woven.clone().step_by(stack.span) {
-                let n_tiles = stack.span.min(woven.end - first);
-                let i = first - woven.start;
-                // The first panel asks for the weight; the others find it in the cache.
-                let is_first = row == 0 && i == 0 && source.opened.is_none();
-                let t = Tile {
-                    heads: source.heads.wrapping_add(i * source.head),
-                    bodies: source.bodies.wrapping_add(i * source.body),
-                    block_step: source.block_step,
-                    n_tiles,
-                    stream: if is_first { Stream::Memory } else { Stream::Cache },
-                    words: a.words.wrapping_add(from(len.words)),
-                    scales: a.scales.wrapping_add(from(len.scales)),
-                    sums: a.sums.wrapping_add(from(len.sums)),
-                    shifts: a.shifts.wrapping_add(from(len.shifts)),
-                    n_blocks: blocks.len(),
-                    out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
-                    out_row: p.n,
-                    cols: (n_tiles * ROWS).min(weight.n() - first * ROWS),
-                    start: if blocks.start == 0 { Start::Zero } else { Start::Output },
-                };
-                // SAFETY: the weight's tiles, the panel and the columns are there; the processor has the
-                // engine.
-                unsafe { tile(&t) }
+            for (source, woven) in sources.iter().flatten() {
+                // SAFETY: the caller's.
+                unsafe { panel(p, place, (source, woven), blocks.clone(), (stack, row)) }
             }
         }
+    }
+}
+
+/// A stretch of some woven tiles, for the panel of rows that begins at `row`.
+///
+/// # Safety
+/// As [`columns`].
+unsafe fn panel(
+    p: &Product<'_>,
+    place: &Place<'_>,
+    (source, woven): (&Source, &Range<usize>),
+    blocks: Range<usize>,
+    (stack, row): (Stack, usize),
+) {
+    let (weight, a) = (place.weight, &place.panels);
+    let (len, n_blocks) = (RowLen::of(a.kind, a.order, p.k), p.k.div_ceil(a.kind.block_len()));
+    // Where the panel has the stretch in an array of `len` numbers a row.
+    let from = |len: usize| row * len + blocks.start * (len / n_blocks) * stack.height;
+    let tile = match source.opened {
+        Some(opened) => opened.tiles[stack.shape],
+        None => p.engine.tile(weight.tile_kind(), stack.shape),
+    };
+    for first in woven.clone().step_by(stack.span) {
+        let n_tiles = stack.span.min(woven.end - first);
+        let i = first - woven.start;
+        // The first panel asks for the weight; the others find it in the cache.
+        let is_first = row == 0 && i == 0 && source.opened.is_none();
+        let t = Tile {
+            heads: source.heads.wrapping_add(i * source.head),
+            bodies: source.bodies.wrapping_add(i * source.body),
+            block_step: source.block_step,
+            n_tiles,
+            stream: if is_first { Stream::Memory } else { Stream::Cache },
+            words: a.words.wrapping_add(from(len.words)),
+            scales: a.scales.wrapping_add(from(len.scales)),
+            sums: a.sums.wrapping_add(from(len.sums)),
+            shifts: a.shifts.wrapping_add(from(len.shifts)),
+            n_blocks: blocks.len(),
+            out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
+            out_row: p.n,
+            cols: (n_tiles * ROWS).min(weight.n() - first * ROWS),
+            start: if blocks.start == 0 { Start::Zero } else { Start::Output },
+        };
+        // SAFETY: the weight's tiles, the panel and the columns are there; the processor has the
+        // engine.
+        unsafe { tile(&t) }
     }
 }

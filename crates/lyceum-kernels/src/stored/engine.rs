@@ -5,6 +5,10 @@ use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Session;
 use super::opened::OpenFn;
 use super::outliers::{self, Column, CompleteFn, Of32, Of256};
 use super::tile::{self, Tile, TileFn};
@@ -17,9 +21,32 @@ const OPENED_MIN: usize = 72;
 /// stay in registers.
 const LOW: Range<usize> = 9..OPENED_MIN;
 
+/// Rows from which on bytes are multiplied by AMX's tiles.
+#[cfg(target_arch = "x86_64")]
+const AMX_BYTES_MIN: usize = 16;
+
+/// Rows from which on they are read too often if few columns pass by at a time.
+#[cfg(target_arch = "x86_64")]
+const AMX_GROUP_MIN: usize = 64;
+/// Woven tiles of a group at most.
+pub(super) const GROUP_MAX: usize = 4;
+
+/// What stays in the second cache while rows pass by.
+#[derive(Clone, Copy)]
+pub(super) struct Blocking {
+    /// Bytes of a stretch of woven tiles: in the first cache they are no faster, and shorter ones visit the result more
+    /// often.
+    pub stretch_bytes: usize,
+    /// Woven tiles that a panel of rows meets before the next one.
+    pub group: usize,
+}
+
 /// An implementation of the tiles. Of every path's, the first that the processor has is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Engine {
+    /// AVX-512 with VNNI, and tiles.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -37,7 +64,10 @@ impl Engine {
         let mut engines = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if path == CpuPath::Avx512 && is_x86_feature_detected!("avx512vnni") {
+            if path == CpuPath::Amx {
+                engines.push(Engine::Amx);
+            }
+            if path.is_512() && is_x86_feature_detected!("avx512vnni") {
                 engines.push(Engine::Avx512);
             }
             if path != CpuPath::Portable && is_x86_feature_detected!("f16c") {
@@ -61,7 +91,7 @@ impl Engine {
     fn has_pairs(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            self == Engine::Avx512 && cpu::has_bf16()
+            self == Engine::Amx || self == Engine::Avx512 && cpu::has_bf16()
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
@@ -87,7 +117,7 @@ impl Engine {
     fn wide_offset(self) -> i32 {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512 => Avx512Vnni::OFFSET,
+            Engine::Amx | Engine::Avx512 => Avx512Vnni::OFFSET,
             #[cfg(target_arch = "x86_64")]
             Engine::AvxVnni => Avx2::<Vnni>::OFFSET,
             #[cfg(target_arch = "x86_64")]
@@ -96,9 +126,54 @@ impl Engine {
         }
     }
 
+    /// The engine whose tiles multiply `m` rows of some words: tiles of bytes bring nothing where rows are few, and no
+    /// other bits.
+    fn for_rows(self, words: Words, m: usize) -> Engine {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx if words == Words::Pairs || words.are_bytes() && m >= AMX_BYTES_MIN => Engine::Amx,
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx => Engine::Avx512,
+            other => other,
+        }
+    }
+
+    /// How `m` rows of some words pass by a weight.
+    pub fn blocking(self, words: Words, m: usize) -> Blocking {
+        match self.for_rows(words, m) {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx if m >= AMX_GROUP_MIN => {
+                Blocking { stretch_bytes: if words == Words::Pairs { 64 << 10 } else { 128 << 10 }, group: GROUP_MAX }
+            }
+            _ => Blocking { stretch_bytes: 128 << 10, group: 1 },
+        }
+    }
+
+    /// How the panels of `m` rows lie.
+    pub fn order(self, words: Words, m: usize) -> Order {
+        match self.for_rows(words, m) {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx => Order::Lines,
+            _ => Order::Steps,
+        }
+    }
+
+    /// Lays this thread's tiles out, where it has some, for a shape of `m` rows until the session ends.
+    ///
+    /// # Safety
+    /// The processor has the engine; the thread has no session.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn begin(self, kind: Stored, shape: usize, m: usize) -> Option<Session> {
+        let is_amx = self.for_rows(self.words(kind), m) == Engine::Amx;
+        // SAFETY: the caller's.
+        is_amx.then(|| unsafe { amx::layout(kind, shape).begin() })
+    }
+
     /// The shapes of the tiles over some words.
     pub fn shapes(self, words: Words, m: usize) -> Shapes {
-        match (self, words) {
+        match (self.for_rows(words, m), words) {
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Amx, _) => Shapes { all: &amx::SHAPES, main: amx::MAIN },
             #[cfg(target_arch = "x86_64")]
             (Engine::Avx512, Words::Bytes32 { .. } | Words::Bytes32Least) => {
                 Shapes { all: &SMALL_AVX512, main: 3 }
@@ -117,9 +192,11 @@ impl Engine {
     pub fn tile(self, kind: Stored, shape: usize) -> TileFn {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Engine::Amx if kind == Stored::Bf16 => amx::BF16[shape],
+            #[cfg(target_arch = "x86_64")]
             Engine::Avx512 if kind == Stored::Bf16 && self.has_pairs() => PAIRS_AVX512[shape],
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512 => table_avx512(kind, shape),
+            Engine::Amx | Engine::Avx512 => table_avx512(kind, shape),
             #[cfg(target_arch = "x86_64")]
             Engine::AvxVnni => table_avx_vnni(kind, shape),
             #[cfg(target_arch = "x86_64")]
@@ -132,7 +209,7 @@ impl Engine {
     pub fn complete(self, kind: Stored) -> Option<CompleteFn> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512 => complete_avx512(kind),
+            Engine::Amx | Engine::Avx512 => complete_avx512(kind),
             #[cfg(target_arch = "x86_64")]
             Engine::AvxVnni => complete_avx_vnni(kind),
             #[cfg(target_arch = "x86_64")]
@@ -145,7 +222,9 @@ impl Engine {
     pub fn opened(self, kind: Stored, m: usize) -> Option<&'static Opened> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512 if m >= OPENED_MIN => match kind {
+            Engine::Amx if m >= AMX_BYTES_MIN => amx::opened(kind),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx | Engine::Avx512 if m >= OPENED_MIN => match kind {
                 Stored::Q4K => Some(&avx512::Q4K),
                 Stored::Q5K => Some(&avx512::Q5K),
                 Stored::Q6K => Some(&avx512::Q6K),
@@ -198,6 +277,18 @@ mod avx512 {
     }
 }
 
+/// Numbers of a row that stand together in [`Order::Lines`].
+pub(super) const LINE_NUMBERS: usize = 32;
+
+/// How a panel's words follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// A word of each row, then the next word of each.
+    Steps,
+    /// 32 numbers of the first row, of the second, ..., then the next 32 of each; what is missing at the end is zero.
+    Lines,
+}
+
 /// What a panel of activations holds along `k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
@@ -220,6 +311,11 @@ impl Words {
     /// Whether activations become bytes, and lose what stands out before.
     pub fn are_bytes(self) -> bool {
         matches!(self, Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256)
+    }
+
+    /// Blocks of a weight that a line of activations ([`Order::Lines`]) takes, where several.
+    pub fn line_blocks(self) -> usize {
+        if self == Words::Pairs { LINE_NUMBERS / self.block_len() } else { 1 }
     }
 
     /// Numbers along `k` of a weight's block.
@@ -248,19 +344,21 @@ pub(super) struct Shapes {
     pub main: usize,
 }
 
-const fn shape(height: usize, span: usize) -> Shape {
-    Shape { height, span }
+impl Shape {
+    pub const fn new(height: usize, span: usize) -> Shape {
+        Shape { height, span }
+    }
 }
 
 // Accumulators (of integers two sets: a block's, and the whole's), the weights of a step and one broadcast within 32
 // or 16 registers; the tallest of integers goes beyond, which costs less than two rows alone.
 #[cfg(target_arch = "x86_64")]
-static SMALL_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2), shape(8, 2)];
+static SMALL_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
 #[cfg(target_arch = "x86_64")]
-static SUPER_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 2), shape(6, 2), shape(8, 2)];
+static SUPER_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
 #[cfg(target_arch = "x86_64")]
-static FLOATS_AVX512: [Shape; 5] = [shape(1, 4), shape(2, 4), shape(4, 4), shape(6, 4), shape(12, 2)];
-static NARROW: [Shape; 2] = [shape(1, 2), shape(4, 1)];
+static FLOATS_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(6, 4), Shape::new(12, 2)];
+static NARROW: [Shape; 2] = [Shape::new(1, 2), Shape::new(4, 1)];
 
 macro_rules! table {
     ($table:ident, $complete:ident, $lanes:ty, per_tile $pt:literal, small [$($r:literal x $s:literal),*], large [$($lr:literal x $ls:literal),*],

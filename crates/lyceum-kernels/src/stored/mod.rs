@@ -7,9 +7,11 @@
 //! Reading order: `kind` (the types), `dequantise` and `quantise` (numbers in and out), `weight` (laid out in
 //! tiles; `formats` and `layout` say how, `convert` what has no tile), this door, `activations` (rows
 //! quantised into panels), `blocks` (who computes what), `outliers` (what stands out of a row, multiplied apart), `opened` (blocks of 256 taken apart once for many rows), `tile` (the innermost loops, written once over
-//! `lanes`), `engine` (which tiles a processor has).
+//! `lanes`; `amx` where a processor has tiles of its own), `engine` (which tiles a processor has).
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod blocks;
 mod convert;
 mod dequantise;

@@ -1,6 +1,7 @@
 //! Stretches of a weight with blocks of 256, opened: one byte for each number and floats for its parts' scales.
 //! Many rows of activations are multiplied by these, so that bits are taken apart once and not for every panel.
-//! (With blocks of 32 that is no faster: there is little to take apart.)
+//! (With blocks of 32 that is no faster, there being little to take apart, but where [`super::amx`] wants their numbers
+//! with signs.)
 //!
 //! Opened blocks are types of their own for the tiles: the same integers and the same floats, so the same
 //! chains and the same bits as the blocks that they were made from. They lie woven as those do.
@@ -84,15 +85,15 @@ pub(super) struct Opening {
 pub(super) type OpenFn = unsafe fn(&Opening);
 
 /// A tile's head and body in a block, and the head and body that it becomes.
-struct Pair {
-    from: [*const u8; 2],
-    to: [*mut u8; 2],
+pub(super) struct Pair {
+    pub from: [*const u8; 2],
+    pub to: [*mut u8; 2],
 }
 
 impl Opening {
     /// Tile `i % n_tiles` in block `i / n_tiles`, given the bytes of heads and bodies.
     #[inline(always)]
-    fn pair(&self, i: usize, [head, body]: [usize; 2], [to_head, to_body]: [usize; 2]) -> Pair {
+    pub fn pair(&self, i: usize, [head, body]: [usize; 2], [to_head, to_body]: [usize; 2]) -> Pair {
         let (block, tile) = (i / self.n_tiles, i % self.n_tiles);
         let from = block * self.block_step;
         let to = self.to.wrapping_add(block * self.n_tiles * (to_head + to_body));

@@ -105,7 +105,7 @@ unsafe fn on_engine(engine: Engine, work: Work) -> (f32, usize) {
     unsafe {
         match engine {
             #[cfg(target_arch = "x86_64")]
-            Engine::Avx512 => avx512(work),
+            Engine::Amx | Engine::Avx512 => avx512(work),
             #[cfg(target_arch = "x86_64")]
             Engine::AvxVnni => avx_vnni(work),
             #[cfg(target_arch = "x86_64")]

@@ -73,10 +73,10 @@ pub(super) type TileFn = unsafe fn(&Tile);
 
 /// A vector's rows in a block: the head of their scales, their tile's body, and the bytes into its groups.
 #[derive(Clone, Copy)]
-struct Column {
-    head: *const u8,
-    body: *const u8,
-    at: usize,
+pub(super) struct Column {
+    pub head: *const u8,
+    pub body: *const u8,
+    pub at: usize,
 }
 
 impl Tile {
@@ -143,7 +143,7 @@ impl Tile {
 
 /// Adds a block of 256 to the sums: `whole`, less what the constants say, times the activations' scales.
 #[inline(always)]
-unsafe fn add_block<L: Lanes, F: Super, const R: usize, const V: usize>(
+pub(super) unsafe fn add_block<L: Lanes, F: Super, const R: usize, const V: usize>(
     sums: &mut [[L::F; V]; R],
     w: &[Column; V],
     whole: [[L::F; V]; R],

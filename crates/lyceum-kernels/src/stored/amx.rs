@@ -1,0 +1,432 @@
+//! The innermost loops where the processor has tiles ([`crate::amx`]): integers of a block come from one instruction
+//! for 16 rows by 16 columns, and become floats by the chains of [`super::tile`], so with its bits. Products of bf16
+//! have an order of their own, for one row as for many.
+//!
+//! Rows of activations lie behind each other, 32 numbers of a row at a time ([`super::engine::Order::Lines`]).
+
+use super::engine::{Opened, Shape};
+use super::formats::{GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
+use super::lanes::Lanes;
+use super::lanes_x86::Avx512Vnni as L;
+use super::opened::{Opened16, Opened32, Opening, Pair, open_super};
+use super::tile::{Column, SUMS, Start, Stream, Tile, TileFn, add_block};
+use super::{formats, kind::Stored};
+use crate::amx::{self, LINE, Layout};
+use crate::simd::prefetch;
+use std::arch::x86_64::{
+    __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi8,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_epi8,
+};
+
+/// Rows of the tiles, and the weight's tiles that one call spans.
+pub(super) static SHAPES: [Shape; 5] =
+    [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(8, 4), Shape::new(ROWS, 4)];
+pub(super) const MAIN: usize = 4;
+
+/// Numbers along `k` of a line of activations, and blocks of two that they are.
+pub(super) const STEP: usize = 32;
+pub(super) const PAIRS: usize = STEP / 2;
+
+/// How a thread's tiles are laid out for products of rows with a shape.
+pub(super) fn layout(kind: Stored, shape: usize) -> &'static Layout {
+    const fn of(bytes: usize) -> [Layout; 5] {
+        let mut layouts = [Layout::new(1, bytes); 5];
+        let mut i = 1;
+        while i < 5 {
+            layouts[i] = Layout::new(1 << i, bytes);
+            i += 1;
+        }
+        layouts
+    }
+    static PAIRS: [Layout; 5] = of(LINE);
+    static PARTS_OF_32: [Layout; 5] = of(32);
+    static PARTS_OF_16: [Layout; 5] = of(16);
+    match kind {
+        Stored::Bf16 => &PAIRS[shape],
+        Stored::Q6K => &PARTS_OF_16[shape],
+        _ => &PARTS_OF_32[shape],
+    }
+}
+
+/// Sums of a tile's 16 columns, row by row.
+#[repr(align(64))]
+struct Sums<T, const R: usize>([[T; ROWS]; R]);
+
+/// Products of bf16 by the shapes.
+pub(super) static BF16: [TileFn; 5] = [pairs::<1>, pairs::<2>, pairs::<4>, pairs::<8>, pairs::<ROWS>];
+
+/// bf16 weights and activations: 32 numbers along `k` at a time, from the first on.
+///
+/// # Safety
+/// As [`super::tile::small`]; the tiles are laid out.
+unsafe fn pairs<const R: usize>(t: &Tile) {
+    // SAFETY: the caller's.
+    unsafe {
+        match t.n_tiles {
+            1 => pairs_of::<R, 1>(t),
+            2 => pairs_of::<R, 2>(t),
+            3 => pairs_of::<R, 3>(t),
+            _ => pairs_of::<R, 4>(t),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
+    let out_step = t.out_row * size_of::<f32>();
+    let whole = |v: usize| t.cols >= (v + 1) * ROWS;
+    let mut edge = Sums([[0.0f32; ROWS]; R]);
+    let edge_at = edge.0.as_mut_ptr().cast::<f32>();
+    let part = t.cols % ROWS;
+    // SAFETY: the output is good for `R` rows of `cols`; blocks and rows of activations are there, and where the last
+    // blocks are fewer than a tile takes, a copy stands for them.
+    unsafe {
+        // The sums of tile `v`, and from a row to the next.
+        let place = |v: usize| if whole(v) { (t.out.add(v * ROWS), out_step) } else { (edge_at, LINE) };
+        if t.start == Start::Output {
+            if part != 0 {
+                for i in 0..R {
+                    std::ptr::copy_nonoverlapping(t.out.add(i * t.out_row + t.cols - part), edge_at.add(i * ROWS), part);
+                }
+            }
+            let (p, step) = place(0);
+            amx::load!("0", p, step);
+            if V > 1 {
+                let (p, step) = place(1);
+                amx::load!("1", p, step);
+            }
+            if V > 2 {
+                let (p, step) = place(2);
+                amx::load!("2", p, step);
+            }
+            if V > 3 {
+                let (p, step) = place(3);
+                amx::load!("3", p, step);
+            }
+        } else {
+            amx::zero!("0");
+            amx::zero!("1");
+            amx::zero!("2");
+            amx::zero!("3");
+        }
+        let (mut x, mut w) = (t.words, t.bodies);
+        for _ in 0..t.n_blocks / PAIRS {
+            if t.stream == Stream::Memory {
+                ask(w, t.block_step);
+            }
+            step::<V>(x, w, GROUP, t.block_step);
+            x = x.add(R * PAIRS);
+            w = w.wrapping_add(PAIRS * t.block_step);
+        }
+        let rest = t.n_blocks % PAIRS;
+        if rest > 0 {
+            let mut copy = Sums([[0u32; ROWS]; 4 * PAIRS]);
+            let to = copy.0.as_mut_ptr().cast::<u8>();
+            for block in 0..rest {
+                for v in 0..V {
+                    let from = w.wrapping_add(block * t.block_step + v * GROUP);
+                    std::ptr::copy_nonoverlapping(from, to.add((v * PAIRS + block) * GROUP), GROUP);
+                }
+            }
+            step::<V>(x, to, PAIRS * GROUP, GROUP);
+        }
+        let (p, step) = place(0);
+        amx::store!("0", p, step);
+        if V > 1 {
+            let (p, step) = place(1);
+            amx::store!("1", p, step);
+        }
+        if V > 2 {
+            let (p, step) = place(2);
+            amx::store!("2", p, step);
+        }
+        if V > 3 {
+            let (p, step) = place(3);
+            amx::store!("3", p, step);
+        }
+        if part != 0 {
+            for i in 0..R {
+                std::ptr::copy_nonoverlapping(edge_at.add(i * ROWS), t.out.add(i * t.out_row + t.cols - part), part);
+            }
+        }
+    }
+}
+
+/// 32 numbers along `k`: the rows at `x` by `V` tiles that are `tile` bytes apart, their blocks `block`.
+#[inline(always)]
+unsafe fn step<const V: usize>(x: *const i32, w: *const u8, tile: usize, block: usize) {
+    // SAFETY: the caller's.
+    unsafe {
+        amx::load!("4", x, LINE);
+        amx::load!("6", w, block);
+        amx::dot_bf16!("0", "4", "6");
+        if V > 1 {
+            amx::load!("7", w.wrapping_add(tile), block);
+            amx::dot_bf16!("1", "4", "7");
+        }
+        if V > 2 {
+            amx::load!("6", w.wrapping_add(2 * tile), block);
+            amx::dot_bf16!("2", "4", "6");
+        }
+        if V > 3 {
+            amx::load!("7", w.wrapping_add(3 * tile), block);
+            amx::dot_bf16!("3", "4", "7");
+        }
+    }
+}
+
+/// How far ahead a weight is asked for, in bytes.
+const AHEAD: usize = 8192;
+
+/// Asks for the weight of a later step.
+#[inline(always)]
+fn ask(w: *const u8, block: usize) {
+    for line in (0..PAIRS * block).step_by(64) {
+        prefetch(w.wrapping_add(AHEAD + line).cast());
+    }
+}
+
+/// How a type is opened, and its tiles.
+pub(super) fn opened(kind: Stored) -> Option<&'static Opened> {
+    Some(match kind {
+        Stored::Q4_0 => &Q4_0_SIGNED,
+        Stored::Q4_1 => &Q4_1_SIGNED,
+        Stored::Q5_0 => &Q5_0_SIGNED,
+        Stored::Q5_1 => &Q5_1_SIGNED,
+        Stored::Q8_0 => &Q8_0_SIGNED,
+        Stored::Q4K => &Q4K,
+        Stored::Q5K => &Q5K,
+        Stored::Q6K => &Q6K,
+        Stored::F32 | Stored::F16 | Stored::Bf16 | Stored::Q2K | Stored::Q3K => return None,
+    })
+}
+
+/// A block of 32 as bytes with signs: scales and, where the type has them, minima as floats, then the numbers.
+struct Signed<const LEAST: bool>;
+
+impl<const LEAST: bool> Signed<LEAST> {
+    const HEAD: usize = if LEAST { 2 * GROUP } else { GROUP };
+    const BODY: usize = STEP / 4 * GROUP;
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn open_signed<F: Small, const LEAST: bool>(opening: &Opening) {
+    const { assert!(F::LEAST == LEAST) };
+    let zero = _mm512_set1_epi8(F::ZERO as u8 as i8);
+    for i in 0..opening.n_blocks * opening.n_tiles {
+        let Pair { from: [head, body], to: [to_head, to_body] } =
+            opening.pair(i, [F::HEAD, F::BODY], [Signed::<LEAST>::HEAD, Signed::<LEAST>::BODY]);
+        for line in (0..F::HEAD + F::BODY).step_by(64) {
+            prefetch(body.wrapping_add(AHEAD + line).cast());
+        }
+        // SAFETY: the caller's: the blocks are there, and room for what they become.
+        unsafe {
+            L::store_up_to(to_head.cast(), F::scale::<L>(head, 0), ROWS);
+            if LEAST {
+                L::store_up_to(to_head.add(GROUP).cast(), F::least::<L>(head, 0), ROWS);
+            }
+            for pair in 0..STEP / 8 {
+                let (first, second) = F::pair::<L>(body, pair, 0);
+                L::store(to_body.add(2 * pair * GROUP), _mm512_sub_epi8(first, zero));
+                L::store(to_body.add((2 * pair + 1) * GROUP), _mm512_sub_epi8(second, zero));
+            }
+        }
+    }
+}
+
+macro_rules! signed {
+    ($name:ident, $kind:ty, $least:literal) => {
+        static $name: Opened = Opened {
+            open: open_signed::<$kind, $least>,
+            head: Signed::<$least>::HEAD,
+            body: Signed::<$least>::BODY,
+            tiles: &[
+                small::<$least, 1>,
+                small::<$least, 2>,
+                small::<$least, 4>,
+                small::<$least, 8>,
+                small::<$least, ROWS>,
+            ],
+        };
+    };
+}
+signed!(Q4_0_SIGNED, Q4_0, false);
+signed!(Q4_1_SIGNED, Q4_1, true);
+signed!(Q5_0_SIGNED, Q5_0, false);
+signed!(Q5_1_SIGNED, Q5_1, true);
+signed!(Q8_0_SIGNED, Q8_0, false);
+
+macro_rules! opened {
+    ($kind:ident, $opened:ident) => {
+        static $kind: Opened = {
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+            unsafe fn open(opening: &Opening) {
+                // SAFETY: the caller's; the features are enabled here.
+                unsafe { open_super::<L, formats::$kind, $opened>(opening) }
+            }
+            let tiles: &[TileFn] = &[
+                large::<$opened, 1>,
+                large::<$opened, 2>,
+                large::<$opened, 4>,
+                large::<$opened, 8>,
+                large::<$opened, ROWS>,
+            ];
+            Opened { open, head: $opened::HEAD, body: $opened::BODY, tiles }
+        };
+    };
+}
+opened!(Q4K, Opened32);
+opened!(Q5K, Opened32);
+opened!(Q6K, Opened16);
+
+/// The integers of `R` rows at `x` by a tile's numbers at `w`, to `to`.
+macro_rules! integers {
+    ($tile:literal, $x:expr, $w:expr, $to:expr) => {
+        amx::zero!($tile);
+        amx::load!("4", $x, STEP);
+        amx::load!("6", $w, GROUP);
+        amx::dot_bytes!($tile, "4", "6");
+        amx::store!($tile, $to, LINE);
+    };
+}
+
+/// Blocks of 32, as [`super::tile::small`].
+///
+/// # Safety
+/// As there; the tiles are laid out.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
+    let mut buffers = [Sums([[0i32; ROWS]; R]), Sums([[0i32; ROWS]; R])];
+    let [even, odd] = &mut buffers;
+    let (even, odd) = (even.0.as_mut_ptr().cast::<i32>(), odd.0.as_mut_ptr().cast::<i32>());
+    for v in 0..t.n_tiles {
+        let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
+        // SAFETY: the caller's; a block behind the last is not read.
+        unsafe {
+            let mut sums = begin::<R>(t, out, cols);
+            let mut head = t.heads.wrapping_add(v * Signed::<LEAST>::HEAD);
+            let mut body = t.bodies.wrapping_add(v * Signed::<LEAST>::BODY);
+            let (mut x, mut scales, mut shifts) = (t.words.cast::<i8>(), t.scales, t.shifts);
+            integers!("0", x, body, even);
+            for block in 0..t.n_blocks {
+                // The next block's integers are under way while this one's become floats.
+                let next = block + 1 < t.n_blocks;
+                body = body.wrapping_add(t.block_step);
+                x = x.wrapping_add(R * STEP);
+                let now = if block % 2 == 0 {
+                    if next {
+                        integers!("1", x, body, odd);
+                    }
+                    even
+                } else {
+                    if next {
+                        integers!("0", x, body, even);
+                    }
+                    odd
+                };
+                let d = L::load_float(head.cast());
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let whole = _mm512_cvtepi32_ps(_mm512_load_si512(now.add(i * ROWS).cast()));
+                    *sum = _mm512_fmadd_ps(_mm512_mul_ps(whole, d), _mm512_set1_ps(*scales.add(i)), *sum);
+                }
+                if LEAST {
+                    let least = L::load_float(head.add(GROUP).cast());
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        *sum = _mm512_fmadd_ps(least, _mm512_set1_ps(*shifts.add(i)), *sum);
+                    }
+                    shifts = shifts.add(R);
+                }
+                head = head.wrapping_add(t.block_step);
+                scales = scales.add(R);
+            }
+            end(t, sums, out, cols);
+        }
+    }
+}
+
+/// Blocks of 256, as [`super::tile::super_blocks`].
+///
+/// # Safety
+/// As there; the tiles are laid out.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn large<F: Super, const R: usize>(t: &Tile) {
+    let mut buffers = [Sums([[0i32; ROWS]; R]), Sums([[0i32; ROWS]; R])];
+    let [even, odd] = &mut buffers;
+    let (even, odd) = (even.0.as_mut_ptr().cast::<i32>(), odd.0.as_mut_ptr().cast::<i32>());
+    let n_parts = 256 / F::PART;
+    for v in 0..t.n_tiles {
+        let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
+        // SAFETY: the caller's.
+        unsafe {
+            let mut sums = begin::<R>(t, out, cols).map(|sum| [sum]);
+            let mut w = Column {
+                head: t.heads.wrapping_add(v * F::HEAD),
+                body: t.bodies.wrapping_add(v * F::BODY),
+                at: 0,
+            };
+            let (mut words, mut scales, mut constants) = (t.words.cast::<i8>(), t.scales, t.sums);
+            // Where a part's rows begin: in their line of 32.
+            let line = |words: *const i8, part: usize| {
+                words.wrapping_add(part * F::PART / STEP * STEP * R + part * F::PART % STEP)
+            };
+            for _ in 0..t.n_blocks {
+                let mut whole = [[_mm512_setzero_ps(); 1]; R];
+                integers!("0", words, w.body, even);
+                for part in 0..n_parts {
+                    let (x, body) = (line(words, part + 1), w.body.wrapping_add((part + 1) * F::PART / 4 * GROUP));
+                    let next = part + 1 < n_parts;
+                    let now = if part % 2 == 0 {
+                        if next {
+                            integers!("1", x, body, odd);
+                        }
+                        even
+                    } else {
+                        if next {
+                            integers!("0", x, body, even);
+                        }
+                        odd
+                    };
+                    let factor = F::factor::<L>(&mut L::splat(0), w.head, part, 0);
+                    for (i, whole) in whole.iter_mut().enumerate() {
+                        let part = _mm512_cvtepi32_ps(_mm512_load_si512(now.add(i * ROWS).cast()));
+                        whole[0] = _mm512_fmadd_ps(part, factor, whole[0]);
+                    }
+                }
+                add_block::<L, F, R, 1>(&mut sums, &[w], whole, (scales, constants));
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
+                words = words.add(256 * R);
+                scales = scales.add(R);
+                constants = constants.add(SUMS * R);
+            }
+            end(t, sums.map(|[sum]| sum), out, cols);
+        }
+    }
+}
+
+/// What the sums of a tile's columns start from.
+#[inline(always)]
+unsafe fn begin<const R: usize>(t: &Tile, out: *const f32, cols: usize) -> [__m512; R] {
+    // SAFETY: the output is good for `R` rows of `cols`.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); R];
+        if t.start == Start::Output {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let from = out.add(i * t.out_row);
+                *sum = if cols == ROWS { _mm512_loadu_ps(from) } else { L::load_up_to(from, cols) };
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+unsafe fn end<const R: usize>(t: &Tile, sums: [__m512; R], out: *mut f32, cols: usize) {
+    // SAFETY: as above.
+    unsafe {
+        for (i, sum) in sums.into_iter().enumerate() {
+            let to = out.add(i * t.out_row);
+            if cols == ROWS { _mm512_storeu_ps(to, sum) } else { L::store_up_to(to, sum, cols) }
+        }
+    }
+}
