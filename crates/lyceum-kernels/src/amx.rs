@@ -33,7 +33,9 @@ pub(crate) fn is_granted() -> bool {
     }
     let (low, high): (u32, u32);
     // SAFETY: the system saves extended states, so the register can be read.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) }
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    }
     if (u64::from(high) << 32 | u64::from(low)) & TILE_STATE != TILE_STATE {
         return false;
     }
@@ -56,16 +58,31 @@ impl Layout {
     /// Sums of `rows` rows; activations of as many rows and weights of as many columns as numbers of 32 bits fit
     /// ([`SIDE`]), both `bytes` along `k`.
     pub const fn new(rows: usize, bytes: usize) -> Layout {
-        assert!(rows >= 1 && rows <= SIDE && bytes >= 4 && bytes <= LINE && bytes.is_multiple_of(4));
+        Layout::of([rows, rows], bytes)
+    }
+
+    /// For two blocks of rows and lines of [`LINE`] bytes: tiles 0, 1 and 4 are of the first [`SIDE`] rows, 2, 3 and 5 of
+    /// those that are left.
+    pub const fn of_two(rows: usize) -> Layout {
+        let first = if rows < SIDE { rows } else { SIDE };
+        // A tile without rows cannot be: one stands for none.
+        Layout::of([first, if rows > SIDE { rows - SIDE } else { 1 }], LINE)
+    }
+
+    const fn of(rows: [usize; 2], bytes: usize) -> Layout {
+        assert!(bytes >= 4 && bytes <= LINE && bytes.is_multiple_of(4));
         let mut layout = [0; 64];
         layout[0] = 1;
         let mut tile = 0;
         while tile < 8 {
             let (n_rows, width) = match tile {
-                0..4 => (rows, LINE),
-                4..6 => (rows, bytes),
+                0 | 1 => (rows[0], LINE),
+                2 | 3 => (rows[1], LINE),
+                4 => (rows[0], bytes),
+                5 => (rows[1], bytes),
                 _ => (bytes / 4, LINE),
             };
+            assert!(n_rows >= 1 && n_rows <= SIDE);
             layout[16 + 2 * tile] = width as u8;
             layout[48 + tile] = n_rows as u8;
             tile += 1;
@@ -79,7 +96,9 @@ impl Layout {
     /// [`is_granted`]; there is no other session on this thread.
     pub unsafe fn begin(&self) -> Session {
         // SAFETY: the caller's.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) self.0.as_ptr(), options(nostack, preserves_flags, readonly)) }
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) self.0.as_ptr(), options(nostack, preserves_flags, readonly))
+        }
         Session(PhantomData)
     }
 }

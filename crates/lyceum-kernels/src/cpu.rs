@@ -149,7 +149,10 @@ fn has_avx512() -> bool {
 /// Tiles of bytes and bf16, with what the same products of few rows need; asked of the system once.
 #[cfg(target_arch = "x86_64")]
 fn has_amx() -> bool {
-    has_bf16() && is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("f16c") && crate::amx::is_granted()
+    has_bf16()
+        && is_x86_feature_detected!("avx512vnni")
+        && is_x86_feature_detected!("f16c")
+        && crate::amx::is_granted()
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -45,6 +45,9 @@ pub(super) unsafe fn pack_across(path: CpuPath, words: Words, piece: Across) {
         // SAFETY: the caller has the instructions.
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { super::bf16::spread_pairs(piece) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Words::Lines => unsafe { super::amx::spread_lines(piece) },
     }
 }
 

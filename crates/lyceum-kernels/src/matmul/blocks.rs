@@ -76,6 +76,24 @@ impl Product {
     fn column_panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }
+
+    /// What the left operand's panels hold.
+    fn left_words(&self) -> Words {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles.is_amx {
+            return Words::Lines;
+        }
+        self.words
+    }
+
+    /// Words along `k` that are not parted: a stretch has a multiple of them, but the last.
+    fn words_together(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.tiles.is_amx {
+            return super::amx::LINE_WORDS;
+        }
+        4
+    }
 }
 
 /// Who packs an operand.
@@ -223,7 +241,7 @@ fn direct_b(p: &Product) -> bool {
 }
 
 fn a_panel_words(p: &Product, k_words: usize) -> usize {
-    (k_words * p.tiles.mr + SPILL).next_multiple_of(PANEL)
+    (k_words.next_multiple_of(p.words_together()) * p.tiles.mr + SPILL).next_multiple_of(PANEL)
 }
 
 /// Where the tiles of a stretch find their words.
@@ -281,8 +299,8 @@ unsafe fn pack_shared(p: &Product, plan: &Plan, stretch: Stretch, a_to: SendPtr<
         // SAFETY: each panel and each number along `k` has its own room, the spill of narrow panels included.
         unsafe {
             match (&a, &b) {
-                (Some(a), _) if task < a_tasks => a.pack(p, stretch, task, a_to.get()),
-                (_, Some(b)) => b.pack(p, stretch, task - a_tasks, b_to.get()),
+                (Some(a), _) if task < a_tasks => a.pack((p, p.left_words()), stretch, task, a_to.get()),
+                (_, Some(b)) => b.pack((p, p.words), stretch, task - a_tasks, b_to.get()),
                 _ => unreachable!("a packing task belongs to an operand: bug"),
             }
         }
@@ -314,7 +332,7 @@ impl SharedPacking {
 
     /// # Safety
     /// As [`pack_group`], for the whole stretch and all panels.
-    unsafe fn pack(&self, p: &Product, stretch: Stretch, task: usize, to: *mut f32) {
+    unsafe fn pack(&self, (p, words): (&Product, Words), stretch: Stretch, task: usize, to: *mut f32) {
         let at = task * self.step;
         let (group, panels, piece) = match self.group.x.lines {
             Lines::AlongK => (self.group, at..self.n_panels.min(at + self.step), stretch),
@@ -324,7 +342,7 @@ impl SharedPacking {
             }
         };
         // SAFETY: the caller's; `LINES` is a whole number of words, so that pieces share none.
-        unsafe { pack_group(p.path, p.words, group, panels, piece, to) }
+        unsafe { pack_group(p.path, words, group, panels, piece, to) }
     }
 }
 
@@ -349,7 +367,7 @@ unsafe fn block(p: &Product, plan: &Plan, stretch: Stretch, sources: &Sources, t
     let columns = j * plan.block_panels..((j + 1) * plan.block_panels).min(p.column_panels());
     let depth = p.words.depth();
     let n_parts = stretch.len.div_ceil(KC * depth);
-    let part_len = stretch.len.div_ceil(n_parts).next_multiple_of(4 * depth);
+    let part_len = stretch.len.div_ceil(n_parts).next_multiple_of(p.words_together() * depth);
     let part_words = part_len.div_ceil(depth);
     let a_panel = a_panel_words(p, part_words);
     let a_words = if matches!(sources.a, Source::Own) { rows.len() * a_panel } else { 0 };
@@ -367,7 +385,7 @@ unsafe fn block(p: &Product, plan: &Plan, stretch: Stretch, sources: &Sources, t
                 let a = match sources.a {
                     Source::Own => {
                         let to = a_local.as_mut_ptr().wrapping_sub(rows.start * a_panel);
-                        pack_group(p.path, p.words, rows_of(p, a_panel), rows.clone(), part, to);
+                        pack_group(p.path, p.left_words(), rows_of(p, a_panel), rows.clone(), part, to);
                         Left { source: Source::Packed { base: to, panel: a_panel }, words_in: 0 }
                     }
                     source => Left { source, words_in },
@@ -417,6 +435,9 @@ unsafe fn part_of_block(p: &Product, part: &Part, a: &Left, b: Source, b_local: 
         if group.is_empty() {
             continue;
         }
+        // SAFETY: the processor has the tiles; sessions end with the panels of their height.
+        #[cfg(target_arch = "x86_64")]
+        let _session = unsafe { p.tiles.begin(height) };
         let span = p.tiles.panels(height);
         let mut j = part.columns.start;
         while j < part.columns.end {

@@ -9,6 +9,8 @@
 
 mod across;
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod bf16;
 mod blocks;
 mod epilogue;
@@ -23,6 +25,8 @@ mod tile;
 use crate::activation::Activation;
 use crate::cpu::{self, CpuPath};
 pub use crate::elementwise::Write;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::lines;
 use blocks::{Product, Right, run};
 pub(crate) use epilogue::Finish;
 use pack::{Lines, Words};
@@ -146,7 +150,9 @@ fn arithmetic(path: CpuPath, precision: Precision) -> (&'static Tiles, Words) {
     match precision {
         Precision::F32 => (Tiles::f32(path), Words::F32),
         #[cfg(target_arch = "x86_64")]
-        Precision::Bf16 if path.is_512() && cpu::has_bf16() => (Tiles::bf16_pairs(), Words::Pairs),
+        Precision::Bf16 if path == CpuPath::Amx => (Tiles::bf16_amx(), Words::Pairs),
+        #[cfg(target_arch = "x86_64")]
+        Precision::Bf16 if path == CpuPath::Avx512 && cpu::has_bf16() => (Tiles::bf16_pairs(), Words::Pairs),
         Precision::Bf16 => (Tiles::f32(path), Words::Rounded),
     }
 }

@@ -15,6 +15,9 @@ pub(crate) enum Words {
     Rounded,
     #[cfg(target_arch = "x86_64")]
     Pairs,
+    /// Pairs in the order of [`super::amx`], of left operands.
+    #[cfg(target_arch = "x86_64")]
+    Lines,
 }
 
 impl Words {
@@ -23,7 +26,7 @@ impl Words {
         match self {
             Words::F32 | Words::Rounded => 1,
             #[cfg(target_arch = "x86_64")]
-            Words::Pairs => 2,
+            Words::Pairs | Words::Lines => 2,
         }
     }
 }
@@ -65,6 +68,9 @@ pub(crate) unsafe fn pack(path: CpuPath, words: Words, panel: Panel, dst: *mut f
         // SAFETY: the caller has the instructions.
         #[cfg(target_arch = "x86_64")]
         Words::Pairs => unsafe { super::bf16::pack_pairs(panel, dst) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Words::Lines => unsafe { super::amx::pack_lines(panel, dst) },
     }
 }
 

@@ -12,6 +12,10 @@
 //! shape: that is why a row's bits do not depend on the rows beside it.
 
 use super::Precision;
+#[cfg(target_arch = "x86_64")]
+use super::amx;
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Session;
 use crate::cpu::CpuPath;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
@@ -20,7 +24,7 @@ use crate::simd::{Portable, Simd};
 /// Columns of a panel of `b`, on every path.
 pub(super) const PANEL: usize = 16;
 /// No path has a taller tile.
-pub(super) const MR_MAX: usize = 12;
+pub(super) const MR_MAX: usize = 32;
 
 /// What a tile's sums start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,7 +38,7 @@ pub(super) enum Start {
 pub(super) struct Tile {
     pub k: usize,
     pub a: *const f32,
-    /// From one word along `k` to the next; the tile's rows lie side by side.
+    /// From one word along `k` to the next; the tile's rows lie side by side. Where they are packed that is how many.
     pub a_step: usize,
     pub b: *const f32,
     pub b_step: usize,
@@ -57,6 +61,9 @@ pub(super) struct Tiles {
     wide: [(usize, TileFn); MR_MAX],
     /// By rows − 1: tiles that span one panel.
     narrow: [TileFn; MR_MAX],
+    /// Whether they are a processor's own, and the left operand lies in lines ([`super::amx`]).
+    #[cfg(target_arch = "x86_64")]
+    pub is_amx: bool,
 }
 
 impl Tiles {
@@ -75,6 +82,28 @@ impl Tiles {
     #[cfg(target_arch = "x86_64")]
     pub fn bf16_pairs() -> &'static Tiles {
         &BF16_AVX512
+    }
+
+    /// Tiles of bf16 that are the processor's own; only on [`CpuPath::Amx`].
+    #[cfg(target_arch = "x86_64")]
+    pub fn bf16_amx() -> &'static Tiles {
+        static TILES: Tiles = Tiles {
+            mr: amx::MR,
+            wide: [(2, amx::tile::<2>); MR_MAX],
+            narrow: [amx::tile::<1>; MR_MAX],
+            is_amx: true,
+        };
+        &TILES
+    }
+
+    /// Lays this thread's tiles out, where it has some, for panels of `rows` rows until the session ends.
+    ///
+    /// # Safety
+    /// The processor has the tiles; the thread has no session.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn begin(&self, rows: usize) -> Option<Session> {
+        // SAFETY: the caller's.
+        self.is_amx.then(|| unsafe { amx::layout(rows).begin() })
     }
 
     /// Panels that a tile of `rows` rows spans.
@@ -227,7 +256,13 @@ macro_rules! tiles {
         let rows = [$($r),*];
         let wide: &[(usize, TileFn)] = &[$(($p, $f::<$r, { $p * $pp }>)),*];
         let narrow: &[TileFn] = &[$($f::<$r, $pp>),*];
-        let mut table = Tiles { mr: rows.len(), wide: [wide[0]; MR_MAX], narrow: [narrow[0]; MR_MAX] };
+        let mut table = Tiles {
+            mr: rows.len(),
+            wide: [wide[0]; MR_MAX],
+            narrow: [narrow[0]; MR_MAX],
+            #[cfg(target_arch = "x86_64")]
+            is_amx: false,
+        };
         let mut i = 0;
         while i < rows.len() {
             assert!(rows[i] == i + 1);
@@ -258,7 +293,9 @@ pub(super) type PeakFn = unsafe fn(usize, f32) -> f32;
 pub(super) fn peak_of(path: CpuPath, precision: Precision) -> (usize, PeakFn) {
     match (path, precision) {
         #[cfg(target_arch = "x86_64")]
-        (CpuPath::Avx512 | CpuPath::Amx, Precision::Bf16) if crate::cpu::has_bf16() => (32, peak_avx512_bf16),
+        (CpuPath::Amx, Precision::Bf16) => (16 * 16 * 32, amx::peak),
+        #[cfg(target_arch = "x86_64")]
+        (CpuPath::Avx512, Precision::Bf16) if crate::cpu::has_bf16() => (32, peak_avx512_bf16),
         #[cfg(target_arch = "x86_64")]
         (CpuPath::Avx512 | CpuPath::Amx, _) => (16, peak_avx512),
         #[cfg(target_arch = "x86_64")]

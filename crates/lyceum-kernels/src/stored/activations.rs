@@ -2,9 +2,9 @@
 //! order in which the tiles read them.
 //!
 //! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
-//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, [`START`]` − offset · sum`
-//! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
-//! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
+//! numbers; beside them stand, for every [`SCALED`] blocks of 32 numbers, a scale, and for every block what an integer sum
+//! starts from, [`START`]` − offset · sum` of the bytes (weights with an offset), or their sum (weights with a minimum);
+//! or, for every 256, a scale and [`SUMS`] words, each a pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
 //! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
 //!
 //! A row's scales depend on that row alone.
@@ -14,7 +14,7 @@ use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
 use super::outliers::Outliers;
-use super::tile::{START, SUMS};
+use super::tile::{SCALED, START, SUMS};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::CpuPath;
 #[cfg(target_arch = "x86_64")]
@@ -55,8 +55,8 @@ pub(super) struct RowLen {
 impl RowLen {
     pub fn of(kind: Words, order: Order, k: usize) -> RowLen {
         let (words, scales, sums, shifts) = match kind {
-            Words::Bytes32 { .. } => (k / 4, k / 32, k / 32, 0),
-            Words::Bytes32Least => (k / 4, k / 32, 0, k / 32),
+            Words::Bytes32 { .. } => (k / 4, k.div_ceil(32 * SCALED), k / 32, 0),
+            Words::Bytes32Least => (k / 4, k.div_ceil(32 * SCALED), 0, k / 32),
             Words::Bytes256 => (k / 4, k / 256, k / 256 * SUMS, 0),
             Words::Pairs if order == Order::Lines => (k.next_multiple_of(LINE_NUMBERS) / 2, 0, 0, 0),
             Words::Pairs => (k.div_ceil(2), 0, 0, 0),
@@ -100,7 +100,9 @@ impl Panels {
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's.
-        if matches!(engine, Engine::Amx | Engine::Avx512) && unsafe { self.fill_together((x, outliers), first, height) } {
+        if matches!(engine, Engine::Amx | Engine::Avx512)
+            && unsafe { self.fill_together((x, outliers), first, height) }
+        {
             return;
         }
         for i in 0..height {
@@ -132,7 +134,7 @@ impl Panels {
                 if self.kind == Words::Pairs {
                     let row_words = RowLen::of(self.kind, self.order, self.k).words;
                     let to = self.words.wrapping_add(first * row_words + i * LINE_NUMBERS / 2);
-                    pair_lines(x, self.k, to.cast(), height);
+                    crate::matmul::lines(x, self.k, to.cast(), height * 2 * LINE_NUMBERS);
                 } else {
                     let limit = f32::INFINITY;
                     fill_avx512(Row { panels: *self, x, outliers, limit, first, height, i });
@@ -174,26 +176,6 @@ impl Panels {
         // processor has them.
         unsafe { pack::pack(CpuPath::Avx512, words, panel, to.cast()) }
         true
-    }
-}
-
-/// A row's numbers as bf16, its lines `height` lines apart.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn pair_lines(x: *const f32, k: usize, to: *mut u8, height: usize) {
-    use std::arch::x86_64::{_mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_storeu_si512};
-    const HALF: usize = LINE_NUMBERS / 2;
-    for at in (0..k).step_by(LINE_NUMBERS) {
-        // SAFETY: the caller's: the masks keep loads inside the row, the panel has the line.
-        unsafe {
-            let half = |at: usize| match k.saturating_sub(at) {
-                HALF.. => _mm512_loadu_ps(x.add(at)),
-                left => _mm512_maskz_loadu_ps((1u16 << left) - 1, x.wrapping_add(at)),
-            };
-            let line = _mm512_cvtne2ps_pbh(half(at + HALF), half(at));
-            let line = std::mem::transmute::<std::arch::x86_64::__m512bh, std::arch::x86_64::__m512i>(line);
-            _mm512_storeu_si512(to.add(at / LINE_NUMBERS * height * 2 * LINE_NUMBERS).cast(), line);
-        }
     }
 }
 
@@ -308,20 +290,30 @@ impl Row<'_> {
         }
     }
 
-    /// The size above which numbers of this row stand out. The largest size in each block of 32 is left where the block's
-    /// scale will be, where it has one.
+    /// The size above which numbers of this row stand out. The bits of the largest size in each block of 32 are left where
+    /// the sum of the block's bytes will be, where it has one.
     #[inline(always)]
     unsafe fn begin<L: Lanes>(&self) -> f32 {
         let Some(outliers) = self.outliers else { return f32::INFINITY };
-        let leaves = self.panels.kind != Words::Bytes256;
-        let (n_blocks, scales) = (self.panels.k / 32, self.panels.scales);
-        // SAFETY: the caller's; the row has a scale for each block.
+        let to = self.sums_of_blocks();
+        let n_blocks = self.panels.k / 32;
+        // SAFETY: the caller's; the row has a sum for each block.
         unsafe {
             outliers.begin::<L>(self.x, self.first + self.i, |block, largest| {
-                if leaves {
-                    *scales.add(self.at(n_blocks, block)) = f32::from_bits(largest);
+                if let Some(to) = to {
+                    *to.add(self.at(n_blocks, block)) = largest;
                 }
             })
+        }
+    }
+
+    /// Where each block of 32 has a word for the sum of its bytes, if it has one.
+    #[inline(always)]
+    fn sums_of_blocks(&self) -> Option<*mut u32> {
+        match self.panels.kind {
+            Words::Bytes32 { .. } => Some(self.panels.sums.cast()),
+            Words::Bytes32Least => Some(self.panels.shifts.cast()),
+            _ => None,
         }
     }
 
@@ -347,7 +339,9 @@ impl Row<'_> {
         const LINE_WORDS: usize = LINE_NUMBERS / 4;
         if self.panels.order == Order::Lines {
             for (i, line) in words.chunks_exact(LINE_WORDS).enumerate() {
-                let at = self.first * steps + (step / LINE_WORDS + i) * LINE_WORDS * self.height + self.i * LINE_WORDS;
+                let at = self.first * steps
+                    + (step / LINE_WORDS + i) * LINE_WORDS * self.height
+                    + self.i * LINE_WORDS;
                 // SAFETY: the panel has these lines.
                 unsafe { std::ptr::copy_nonoverlapping(line.as_ptr(), self.panels.words.add(at), LINE_WORDS) }
             }
@@ -363,7 +357,8 @@ impl Row<'_> {
     #[inline(always)]
     unsafe fn bytes32<L: Lanes>(&self) {
         let n_blocks = self.panels.k / 32;
-        for first in (0..n_blocks).step_by(4) {
+        const { assert!(SCALED == 4) };
+        for first in (0..n_blocks).step_by(SCALED) {
             let mut words = [0i32; 32];
             // SAFETY: the row has `k` numbers, the panel a step for each block.
             unsafe {
@@ -373,7 +368,7 @@ impl Row<'_> {
         }
     }
 
-    /// The words of four blocks of 32, or of those that are left; their scales and sums are written.
+    /// The words of four blocks of 32, or of those that are left; their scale and sums are written.
     #[inline(always)]
     unsafe fn four_blocks<L: Lanes>(&self, first: usize, words: &mut [i32]) {
         let p = &self.panels;
@@ -384,21 +379,23 @@ impl Row<'_> {
         unsafe {
             let mut x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
             let mut spare = [[0.0; 32]; 4];
-            let mut largest = match self.outliers {
-                Some(_) => std::array::from_fn(|i| (*p.scales.add(self.at(n_blocks, block(i)))).to_bits()),
-                None => L::largest_of_four(x),
+            let mut own = match (self.outliers, self.sums_of_blocks()) {
+                (Some(_), Some(left)) => std::array::from_fn(|i| *left.add(self.at(n_blocks, block(i)))),
+                _ => L::largest_of_four(x),
             };
+            let mut largest = 0;
             for i in 0..4.min(n_blocks - first) {
-                x[i] = self.part::<L>(first + i, &mut largest[i], &mut spare[i]);
+                x[i] = self.part::<L>(first + i, &mut own[i], &mut spare[i]);
+                largest = largest.max(own[i]);
             }
-            let (scales, inverses) = scales_of(largest);
-            let sums = L::bytes_of_four(x, inverses, words.as_mut_ptr().cast());
+            let (scale, inverse) = scale_of(largest);
+            let sums = L::bytes_of_four(x, inverse, words.as_mut_ptr().cast());
+            *p.scales.add(self.at(n_blocks.div_ceil(SCALED), first / SCALED)) = scale;
             for i in 0..4.min(n_blocks - first) {
                 let at = self.at(n_blocks, first + i);
-                *p.scales.add(at) = scales[i];
                 match p.kind {
                     Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sums[i],
-                    _ => *p.shifts.add(at) = scales[i] * sums[i] as f32,
+                    _ => *p.shifts.add(at) = sums[i] as f32,
                 }
             }
         }
@@ -435,12 +432,12 @@ impl Row<'_> {
                     largest = largest.max(own);
                 }
             }
-            let (scales, inverses) = scales_of([largest]);
+            let (scale, inverse) = scale_of(largest);
             for part in 0..8 {
-                let two = L::bytes_of(x[part], inverses[0], words.as_mut_ptr().add(8 * part).cast());
+                let two = L::bytes_of(x[part], inverse, words.as_mut_ptr().add(8 * part).cast());
                 sums[2 * part..][..2].copy_from_slice(&two);
             }
-            *p.scales.add(self.at(n_blocks, block)) = scales[0];
+            *p.scales.add(self.at(n_blocks, block)) = scale;
             for word in 0..SUMS {
                 let at = self.at(n_blocks * SUMS, SUMS * block + word);
                 *p.sums.add(at) = pair_of_sums(&sums, word);
@@ -487,18 +484,12 @@ impl Row<'_> {
     }
 }
 
-/// The scales of numbers whose largest sizes have these bits, and their inverses. Where one is not finite
-/// the scale is not either, and with it the whole result: never a plausible number instead.
+/// The scale of numbers whose largest size has these bits, and its inverse. Where it is not finite the scale is not
+/// either, and with it the whole result: never a plausible number instead.
 #[inline(always)]
-fn scales_of<const N: usize>(largest: [u32; N]) -> ([f32; N], [f32; N]) {
-    let (mut scales, mut inverses) = ([0.0; N], [0.0; N]);
-    for i in 0..N {
-        let largest = f32::from_bits(largest[i]);
-        let is_nothing = largest < LARGEST_MIN;
-        scales[i] = if is_nothing { 0.0 } else { largest / 127.0 };
-        inverses[i] = if is_nothing { 0.0 } else { 127.0 / largest };
-    }
-    (scales, inverses)
+fn scale_of(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest);
+    if largest < LARGEST_MIN { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
 }
 
 /// Words that are made at a time; even.

@@ -9,13 +9,13 @@ use super::formats::{GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
 use super::lanes::Lanes;
 use super::lanes_x86::Avx512Vnni as L;
 use super::opened::{Opened16, Opened32, Opening, Pair, open_super};
-use super::tile::{Column, SUMS, Start, Stream, Tile, TileFn, add_block};
+use super::tile::{Column, SCALED, SUMS, Start, Stream, Tile, TileFn};
 use super::{formats, kind::Stored};
 use crate::amx::{self, LINE, Layout};
 use crate::simd::prefetch;
 use std::arch::x86_64::{
-    __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_epi8,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_epi8,
+    __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_set1_epi8,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_epi8,
 };
 
 /// Rows of the tiles, and the weight's tiles that one call spans.
@@ -50,7 +50,7 @@ pub(super) fn layout(kind: Stored, shape: usize) -> &'static Layout {
 
 /// Sums of a tile's 16 columns, row by row.
 #[repr(align(64))]
-struct Sums<T, const R: usize>([[T; ROWS]; R]);
+struct Sums<T>(T);
 
 /// Products of bf16 by the shapes.
 pub(super) static BF16: [TileFn; 5] = [pairs::<1>, pairs::<2>, pairs::<4>, pairs::<8>, pairs::<ROWS>];
@@ -86,7 +86,11 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
         if t.start == Start::Output {
             if part != 0 {
                 for i in 0..R {
-                    std::ptr::copy_nonoverlapping(t.out.add(i * t.out_row + t.cols - part), edge_at.add(i * ROWS), part);
+                    std::ptr::copy_nonoverlapping(
+                        t.out.add(i * t.out_row + t.cols - part),
+                        edge_at.add(i * ROWS),
+                        part,
+                    );
                 }
             }
             let (p, step) = place(0);
@@ -146,7 +150,11 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
         }
         if part != 0 {
             for i in 0..R {
-                std::ptr::copy_nonoverlapping(edge_at.add(i * ROWS), t.out.add(i * t.out_row + t.cols - part), part);
+                std::ptr::copy_nonoverlapping(
+                    edge_at.add(i * ROWS),
+                    t.out.add(i * t.out_row + t.cols - part),
+                    part,
+                );
             }
         }
     }
@@ -279,15 +287,43 @@ opened!(Q4K, Opened32);
 opened!(Q5K, Opened32);
 opened!(Q6K, Opened16);
 
-/// The integers of `R` rows at `x` by a tile's numbers at `w`, to `to`.
-macro_rules! integers {
-    ($tile:literal, $x:expr, $w:expr, $to:expr) => {
-        amx::zero!($tile);
-        amx::load!("4", $x, STEP);
-        amx::load!("6", $w, GROUP);
-        amx::dot_bytes!($tile, "4", "6");
-        amx::store!($tile, $to, LINE);
-    };
+/// Adds a block's integers, as floats times the scales of the columns, and its minima times the sums of the activations'
+/// bytes at `shifts`.
+#[inline(always)]
+unsafe fn add<const LEAST: bool, const R: usize>(
+    whole: &mut [__m512; R],
+    integers: *const i32,
+    head: *const u8,
+    shifts: *const f32,
+) {
+    // SAFETY: the caller's: there are 16 integers for each row, and what a head holds.
+    unsafe {
+        let d = L::load_float(head.cast());
+        for i in 0..R {
+            let part = _mm512_cvtepi32_ps(_mm512_load_si512(integers.add(i * ROWS).cast()));
+            whole[i] = _mm512_fmadd_ps(part, d, whole[i]);
+        }
+        if LEAST {
+            let least = L::load_float(head.add(GROUP).cast());
+            for i in 0..R {
+                whole[i] = _mm512_fmadd_ps(least, _mm512_set1_ps(*shifts.add(i)), whole[i]);
+            }
+        }
+    }
+}
+
+/// Adds what shares a scale of the activations, times it, to the sums, and begins anew.
+#[inline(always)]
+unsafe fn scale<const R: usize>(sums: *mut f32, whole: &mut [__m512; R], scales: *const f32) {
+    for i in 0..R {
+        // SAFETY: the caller's: there are 16 sums and a scale for each row.
+        unsafe {
+            let sum = _mm512_load_ps(sums.add(i * ROWS));
+            let sum = _mm512_fmadd_ps(whole[i], _mm512_set1_ps(*scales.add(i)), sum);
+            _mm512_store_ps(sums.add(i * ROWS), sum);
+            whole[i] = _mm512_setzero_ps();
+        }
+    }
 }
 
 /// Blocks of 32, as [`super::tile::small`].
@@ -296,50 +332,77 @@ macro_rules! integers {
 /// As there; the tiles are laid out.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
-    let mut buffers = [Sums([[0i32; ROWS]; R]), Sums([[0i32; ROWS]; R])];
-    let [even, odd] = &mut buffers;
-    let (even, odd) = (even.0.as_mut_ptr().cast::<i32>(), odd.0.as_mut_ptr().cast::<i32>());
+    let mut buffers = Sums([[[0i32; ROWS]; R]; 2]);
+    let even = buffers.0.as_mut_ptr().cast::<i32>();
+    let odd = even.wrapping_add(R * ROWS);
+    let mut sums = Sums([[0.0f32; ROWS]; R]);
+    let sums = sums.0.as_mut_ptr().cast::<f32>();
+    let n_whole = t.n_blocks / SCALED;
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
-        // SAFETY: the caller's; a block behind the last is not read.
-        unsafe {
-            let mut sums = begin::<R>(t, out, cols);
-            let mut head = t.heads.wrapping_add(v * Signed::<LEAST>::HEAD);
-            let mut body = t.bodies.wrapping_add(v * Signed::<LEAST>::BODY);
-            let (mut x, mut scales, mut shifts) = (t.words.cast::<i8>(), t.scales, t.shifts);
-            integers!("0", x, body, even);
-            for block in 0..t.n_blocks {
-                // The next block's integers are under way while this one's become floats.
-                let next = block + 1 < t.n_blocks;
-                body = body.wrapping_add(t.block_step);
+        let mut head = t.heads.wrapping_add(v * Signed::<LEAST>::HEAD);
+        let mut body = t.bodies.wrapping_add(v * Signed::<LEAST>::BODY);
+        let (mut x, mut scales, mut shifts) = (t.words.cast::<i8>(), t.scales, t.shifts);
+        let mut whole = [_mm512_setzero_ps(); R];
+        // The block at which all of them stand becomes integers in a tile.
+        macro_rules! integers {
+            ($tile:literal) => {
+                amx::zero!($tile);
+                amx::load!("4", x, STEP);
+                amx::load!("6", body, GROUP);
+                amx::dot_bytes!($tile, "4", "6");
                 x = x.wrapping_add(R * STEP);
-                let now = if block % 2 == 0 {
-                    if next {
-                        integers!("1", x, body, odd);
-                    }
-                    even
-                } else {
-                    if next {
-                        integers!("0", x, body, even);
-                    }
-                    odd
-                };
-                let d = L::load_float(head.cast());
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let whole = _mm512_cvtepi32_ps(_mm512_load_si512(now.add(i * ROWS).cast()));
-                    *sum = _mm512_fmadd_ps(_mm512_mul_ps(whole, d), _mm512_set1_ps(*scales.add(i)), *sum);
-                }
-                if LEAST {
-                    let least = L::load_float(head.add(GROUP).cast());
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        *sum = _mm512_fmadd_ps(least, _mm512_set1_ps(*shifts.add(i)), *sum);
-                    }
-                    shifts = shifts.add(R);
-                }
+                body = body.wrapping_add(t.block_step);
+            };
+        }
+        macro_rules! add {
+            ($from:expr) => {
+                add::<LEAST, R>(&mut whole, $from, head, shifts);
                 head = head.wrapping_add(t.block_step);
-                scales = scales.add(R);
+                shifts = shifts.wrapping_add(R);
+            };
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            begin::<R>(t, out, cols, sums);
+            // While a block's integers are computed those of the one before are stored, and the ones before become
+            // floats.
+            for first in 0..n_whole {
+                integers!("0");
+                if first > 0 {
+                    amx::store!("3", odd, LINE);
+                    add!(even);
+                }
+                integers!("1");
+                amx::store!("0", even, LINE);
+                if first > 0 {
+                    add!(odd);
+                    scale::<R>(sums, &mut whole, scales);
+                    scales = scales.add(R);
+                }
+                integers!("2");
+                amx::store!("1", odd, LINE);
+                add!(even);
+                integers!("3");
+                amx::store!("2", even, LINE);
+                add!(odd);
             }
-            end(t, sums, out, cols);
+            if n_whole > 0 {
+                amx::store!("3", odd, LINE);
+                add!(even);
+                add!(odd);
+                scale::<R>(sums, &mut whole, scales);
+                scales = scales.wrapping_add(R);
+            }
+            if t.n_blocks % SCALED > 0 {
+                for _ in 0..t.n_blocks % SCALED {
+                    integers!("0");
+                    amx::store!("0", even, LINE);
+                    add!(even);
+                }
+                scale::<R>(sums, &mut whole, scales);
+            }
+            end::<R>(t, out, cols, sums);
         }
     }
 }
@@ -350,83 +413,112 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
 /// As there; the tiles are laid out.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn large<F: Super, const R: usize>(t: &Tile) {
-    let mut buffers = [Sums([[0i32; ROWS]; R]), Sums([[0i32; ROWS]; R])];
-    let [even, odd] = &mut buffers;
-    let (even, odd) = (even.0.as_mut_ptr().cast::<i32>(), odd.0.as_mut_ptr().cast::<i32>());
-    let n_parts = 256 / F::PART;
+    let mut buffers = Sums([[[0i32; ROWS]; R]; 2]);
+    let even = buffers.0.as_mut_ptr().cast::<i32>();
+    let odd = even.wrapping_add(R * ROWS);
+    let mut sums = Sums([[0.0f32; ROWS]; R]);
+    let sums = sums.0.as_mut_ptr().cast::<f32>();
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
         // SAFETY: the caller's.
         unsafe {
-            let mut sums = begin::<R>(t, out, cols).map(|sum| [sum]);
-            let mut w = Column {
-                head: t.heads.wrapping_add(v * F::HEAD),
-                body: t.bodies.wrapping_add(v * F::BODY),
-                at: 0,
-            };
+            begin::<R>(t, out, cols, sums);
+            let (head, body) = (t.heads.wrapping_add(v * F::HEAD), t.bodies.wrapping_add(v * F::BODY));
+            let mut w = Column { head, body, at: 0 };
             let (mut words, mut scales, mut constants) = (t.words.cast::<i8>(), t.scales, t.sums);
-            // Where a part's rows begin: in their line of 32.
-            let line = |words: *const i8, part: usize| {
-                words.wrapping_add(part * F::PART / STEP * STEP * R + part * F::PART % STEP)
-            };
             for _ in 0..t.n_blocks {
-                let mut whole = [[_mm512_setzero_ps(); 1]; R];
-                integers!("0", words, w.body, even);
-                for part in 0..n_parts {
-                    let (x, body) = (line(words, part + 1), w.body.wrapping_add((part + 1) * F::PART / 4 * GROUP));
-                    let next = part + 1 < n_parts;
-                    let now = if part % 2 == 0 {
-                        if next {
-                            integers!("1", x, body, odd);
-                        }
-                        even
-                    } else {
-                        if next {
-                            integers!("0", x, body, even);
-                        }
-                        odd
+                let mut whole = [_mm512_setzero_ps(); R];
+                // Part `$part` becomes integers in a tile: a part of 16 is half of its rows' lines.
+                macro_rules! integers {
+                    ($tile:literal, $part:expr) => {
+                        let at = $part * F::PART;
+                        amx::zero!($tile);
+                        amx::load!("4", words.add(at / STEP * STEP * R + at % STEP), STEP);
+                        amx::load!("6", w.body.add(at / 4 * GROUP), GROUP);
+                        amx::dot_bytes!($tile, "4", "6");
                     };
-                    let factor = F::factor::<L>(&mut L::splat(0), w.head, part, 0);
-                    for (i, whole) in whole.iter_mut().enumerate() {
-                        let part = _mm512_cvtepi32_ps(_mm512_load_si512(now.add(i * ROWS).cast()));
-                        whole[0] = _mm512_fmadd_ps(part, factor, whole[0]);
-                    }
                 }
-                add_block::<L, F, R, 1>(&mut sums, &[w], whole, (scales, constants));
+                macro_rules! add {
+                    ($from:expr, $part:expr) => {
+                        let factor = F::factor::<L>(&mut L::splat(0), w.head, $part, 0);
+                        for i in 0..R {
+                            let part = _mm512_cvtepi32_ps(_mm512_load_si512($from.add(i * ROWS).cast()));
+                            whole[i] = _mm512_fmadd_ps(part, factor, whole[i]);
+                        }
+                    };
+                }
+                for part in (0..256 / F::PART).step_by(4) {
+                    integers!("0", part);
+                    if part > 0 {
+                        amx::store!("3", odd, LINE);
+                        add!(even, part - 2);
+                    }
+                    integers!("1", part + 1);
+                    amx::store!("0", even, LINE);
+                    if part > 0 {
+                        add!(odd, part - 1);
+                    }
+                    integers!("2", part + 2);
+                    amx::store!("1", odd, LINE);
+                    add!(even, part);
+                    integers!("3", part + 3);
+                    amx::store!("2", even, LINE);
+                    add!(odd, part + 1);
+                }
+                amx::store!("3", odd, LINE);
+                add!(even, 256 / F::PART - 2);
+                add!(odd, 256 / F::PART - 1);
+                constants_of::<F, R>(&w, &mut whole, constants);
+                scale::<R>(sums, &mut whole, scales);
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
                 words = words.add(256 * R);
                 scales = scales.add(R);
                 constants = constants.add(SUMS * R);
             }
-            end(t, sums.map(|[sum]| sum), out, cols);
+            end::<R>(t, out, cols, sums);
+        }
+    }
+}
+
+/// Takes off what the constants of a block say, as [`super::tile`]'s `add_block`.
+#[inline(always)]
+unsafe fn constants_of<F: Super, const R: usize>(w: &Column, whole: &mut [__m512; R], constants: *const i32) {
+    let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
+    // SAFETY: the caller's.
+    unsafe {
+        let d = F::least::<L>(w.head, 0);
+        for i in 0..R {
+            let mut part = L::splat(0);
+            for word in 0..n_words {
+                let constant = F::constant::<L>(w.body, word, 0);
+                part = L::dot16(part, constant, L::splat(*constants.add((first + word) * R + i)));
+            }
+            whole[i] = L::fnma(_mm512_cvtepi32_ps(part), d, whole[i]);
         }
     }
 }
 
 /// What the sums of a tile's columns start from.
 #[inline(always)]
-unsafe fn begin<const R: usize>(t: &Tile, out: *const f32, cols: usize) -> [__m512; R] {
-    // SAFETY: the output is good for `R` rows of `cols`.
-    unsafe {
-        let mut sums = [_mm512_setzero_ps(); R];
-        if t.start == Start::Output {
-            for (i, sum) in sums.iter_mut().enumerate() {
-                let from = out.add(i * t.out_row);
-                *sum = if cols == ROWS { _mm512_loadu_ps(from) } else { L::load_up_to(from, cols) };
-            }
+unsafe fn begin<const R: usize>(t: &Tile, out: *const f32, cols: usize, sums: *mut f32) {
+    for i in 0..R {
+        // SAFETY: the output is good for `R` rows of `cols`, and there are 16 sums for each.
+        unsafe {
+            let sum = if t.start == Start::Output {
+                L::load_up_to(out.add(i * t.out_row), cols)
+            } else {
+                _mm512_setzero_ps()
+            };
+            _mm512_store_ps(sums.add(i * ROWS), sum);
         }
-        sums
     }
 }
 
 #[inline(always)]
-unsafe fn end<const R: usize>(t: &Tile, sums: [__m512; R], out: *mut f32, cols: usize) {
-    // SAFETY: as above.
-    unsafe {
-        for (i, sum) in sums.into_iter().enumerate() {
-            let to = out.add(i * t.out_row);
-            if cols == ROWS { _mm512_storeu_ps(to, sum) } else { L::store_up_to(to, sum, cols) }
-        }
+unsafe fn end<const R: usize>(t: &Tile, out: *mut f32, cols: usize, sums: *const f32) {
+    for i in 0..R {
+        // SAFETY: as above.
+        unsafe { L::store_up_to(out.add(i * t.out_row), _mm512_load_ps(sums.add(i * ROWS)), cols) }
     }
 }

@@ -147,7 +147,8 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
 unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<&Outliers>) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
-    let first = p.parts.first().map(|weight| p.engine.blocking(p.engine.words(weight.tile_kind()), p.m).group);
+    let first =
+        p.parts.first().map(|weight| p.engine.blocking(p.engine.words(weight.tile_kind()), p.m).group);
     let group = first.unwrap_or(1);
     let wanted = if alone { 1 } else { TASKS_PER_THREAD / group * pool::threads() };
     // Whole woven tiles; not too many, or the last task is waited for.
@@ -194,8 +195,9 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     let (head, body) = opened.map_or_else(|| block_parts(kind), |opened| (opened.head, opened.body));
     let Blocking { stretch_bytes, group } = p.engine.blocking(words, p.m);
     let most = if n_panels == 1 { n_blocks } else { (stretch_bytes / ((head + body) * WOVEN)).max(1) };
-    // All of them about equally long, and of whole lines where words lie so.
-    let stretch = n_blocks.div_ceil(n_blocks.div_ceil(most)).next_multiple_of(words.line_blocks()).min(n_blocks);
+    // All of them about equally long, and of blocks that belong together.
+    let stretch =
+        n_blocks.div_ceil(n_blocks.div_ceil(most)).next_multiple_of(words.blocks_together()).min(n_blocks);
     let woven_bytes = stretch * (head + body) * WOVEN;
     let room = if opened.is_some() { woven_bytes * group.min(tiles.len().div_ceil(WOVEN)) } else { 0 };
     scratch::with_f32(room / size_of::<f32>(), |buffer| {
@@ -317,9 +319,10 @@ unsafe fn panel(
     (stack, row): (Stack, usize),
 ) {
     let (weight, a) = (place.weight, &place.panels);
-    let (len, n_blocks) = (RowLen::of(a.kind, a.order, p.k), p.k.div_ceil(a.kind.block_len()));
-    // Where the panel has the stretch in an array of `len` numbers a row.
-    let from = |len: usize| row * len + blocks.start * (len / n_blocks) * stack.height;
+    let len = RowLen::of(a.kind, a.order, p.k);
+    let before = RowLen::of(a.kind, a.order, blocks.start * a.kind.block_len());
+    // Where the panel has the stretch in an array of so many numbers a row, so many of them before the stretch.
+    let from = |len: usize, before: usize| row * len + before * stack.height;
     let tile = match source.opened {
         Some(opened) => opened.tiles[stack.shape],
         None => p.engine.tile(weight.tile_kind(), stack.shape),
@@ -335,10 +338,10 @@ unsafe fn panel(
             block_step: source.block_step,
             n_tiles,
             stream: if is_first { Stream::Memory } else { Stream::Cache },
-            words: a.words.wrapping_add(from(len.words)),
-            scales: a.scales.wrapping_add(from(len.scales)),
-            sums: a.sums.wrapping_add(from(len.sums)),
-            shifts: a.shifts.wrapping_add(from(len.shifts)),
+            words: a.words.wrapping_add(from(len.words, before.words)),
+            scales: a.scales.wrapping_add(from(len.scales, before.scales)),
+            sums: a.sums.wrapping_add(from(len.sums, before.sums)),
+            shifts: a.shifts.wrapping_add(from(len.shifts, before.shifts)),
             n_blocks: blocks.len(),
             out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
             out_row: p.n,

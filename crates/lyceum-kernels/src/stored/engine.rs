@@ -1,17 +1,17 @@
 //! Which tiles a processor has for which type, and how tall they are.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::formats::{Bf16, F16, F32, Floats, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Small, Super};
 use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
-#[cfg(target_arch = "x86_64")]
-use super::amx;
-#[cfg(target_arch = "x86_64")]
-use crate::amx::Session;
 use super::opened::OpenFn;
 use super::outliers::{self, Column, CompleteFn, Of32, Of256};
-use super::tile::{self, Tile, TileFn};
+use super::tile::{self, SCALED, Tile, TileFn};
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Session;
 use crate::cpu::{self, CpuPath};
 use std::ops::Range;
 
@@ -142,9 +142,7 @@ impl Engine {
     pub fn blocking(self, words: Words, m: usize) -> Blocking {
         match self.for_rows(words, m) {
             #[cfg(target_arch = "x86_64")]
-            Engine::Amx if m >= AMX_GROUP_MIN => {
-                Blocking { stretch_bytes: if words == Words::Pairs { 64 << 10 } else { 128 << 10 }, group: GROUP_MAX }
-            }
+            Engine::Amx if m >= AMX_GROUP_MIN => Blocking { stretch_bytes: 128 << 10, group: GROUP_MAX },
             _ => Blocking { stretch_bytes: 128 << 10, group: 1 },
         }
     }
@@ -292,7 +290,7 @@ pub(super) enum Order {
 /// What a panel of activations holds along `k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// Four bytes in a word, a scale for 32 numbers; for weights that mean `q − offset`.
+    /// Four bytes in a word, a scale for [`SCALED`] blocks of 32 numbers; for weights that mean `q − offset`.
     Bytes32 {
         offset: i32,
     },
@@ -313,9 +311,14 @@ impl Words {
         matches!(self, Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256)
     }
 
-    /// Blocks of a weight that a line of activations ([`Order::Lines`]) takes, where several.
-    pub fn line_blocks(self) -> usize {
-        if self == Words::Pairs { LINE_NUMBERS / self.block_len() } else { 1 }
+    /// Blocks of a weight that a stretch has a multiple of, but the last: those that share a scale, or a line of
+    /// activations ([`Order::Lines`]).
+    pub fn blocks_together(self) -> usize {
+        match self {
+            Words::Bytes32 { .. } | Words::Bytes32Least => SCALED,
+            Words::Pairs => LINE_NUMBERS / self.block_len(),
+            Words::Bytes256 | Words::Rounded | Words::F32 => 1,
+        }
     }
 
     /// Numbers along `k` of a weight's block.
@@ -353,11 +356,14 @@ impl Shape {
 // Accumulators (of integers two sets: a block's, and the whole's), the weights of a step and one broadcast within 32
 // or 16 registers; the tallest of integers goes beyond, which costs less than two rows alone.
 #[cfg(target_arch = "x86_64")]
-static SMALL_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
+static SMALL_AVX512: [Shape; 5] =
+    [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
 #[cfg(target_arch = "x86_64")]
-static SUPER_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
+static SUPER_AVX512: [Shape; 5] =
+    [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 2), Shape::new(6, 2), Shape::new(8, 2)];
 #[cfg(target_arch = "x86_64")]
-static FLOATS_AVX512: [Shape; 5] = [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(6, 4), Shape::new(12, 2)];
+static FLOATS_AVX512: [Shape; 5] =
+    [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(6, 4), Shape::new(12, 2)];
 static NARROW: [Shape; 2] = [Shape::new(1, 2), Shape::new(4, 1)];
 
 macro_rules! table {
