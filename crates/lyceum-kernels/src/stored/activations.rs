@@ -22,6 +22,7 @@ use crate::matmul::pack;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx512, Simd};
 use half::bf16;
+use std::mem::MaybeUninit;
 
 /// Smaller numbers than this are zero beside what a product keeps of them, and their inverse overflows.
 const LARGEST_MIN: f32 = 1e-30;
@@ -320,17 +321,17 @@ impl Row<'_> {
     /// Block `block` of 32 whose largest size has these bits, without what stands out; in `spare` where something
     /// does.
     #[inline(always)]
-    unsafe fn part<L: Lanes>(&self, block: usize, largest: &mut u32, spare: &mut [f32; 32]) -> *const f32 {
+    unsafe fn part<L: Lanes>(&self, block: usize, largest: &mut u32, spare: &mut MaybeUninit<[f32; 32]>) -> *const f32 {
         let x = self.x.wrapping_add(32 * block);
         let is_even = f32::from_bits(*largest) <= self.limit || f32::from_bits(*largest).is_nan();
         let Some(outliers) = self.outliers.filter(|_| !is_even) else { return x };
         // SAFETY: the caller's: the row has the block.
         unsafe {
-            *spare = *x.cast::<[f32; 32]>();
+            let spare = spare.write(*x.cast::<[f32; 32]>());
             outliers.take(self.first + self.i, block, spare, self.limit);
             *largest = L::largest(spare.as_ptr());
+            spare.as_ptr()
         }
-        spare.as_ptr()
     }
 
     /// Writes words that follow each other along `k`, from step `step` of the panel's `steps`.
@@ -378,7 +379,7 @@ impl Row<'_> {
         // SAFETY: the caller's.
         unsafe {
             let mut x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
-            let mut spare = [[0.0; 32]; 4];
+            let mut spare = [const { MaybeUninit::uninit() }; 4];
             let mut own = match (self.outliers, self.sums_of_blocks()) {
                 (Some(_), Some(left)) => std::array::from_fn(|i| *left.add(self.at(n_blocks, block(i)))),
                 _ => L::largest_of_four(x),
@@ -422,7 +423,7 @@ impl Row<'_> {
         // SAFETY: as above.
         unsafe {
             let mut x: [*const f32; 8] = std::array::from_fn(|i| self.x.add(256 * block + 32 * i));
-            let mut spare = [[0.0; 32]; 8];
+            let mut spare = [const { MaybeUninit::uninit() }; 8];
             let mut largest = 0;
             for half in [0, 4] {
                 let four = L::largest_of_four([x[half], x[half + 1], x[half + 2], x[half + 3]]);

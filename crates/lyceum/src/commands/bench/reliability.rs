@@ -170,19 +170,28 @@ impl ReliabilityBench {
     /// As many clients as fit, then many times more; each asks again at once when it was answered, and after a moment
     /// when it was refused.
     async fn overload(&self, load: &Load) -> Result<Value, Failure> {
-        let (before, seconds_before) = self.crowd(load, self.streams, Duration::ZERO).await?;
+        if self.seconds < 3 {
+            let why = "the first second is that in which clients come";
+            return Err(Failure::usage("bench reliability overload: --seconds is below 3", why, "give 3 or more"));
+        }
+        let before = self.crowd(load, self.streams, Duration::ZERO).await?;
         let crowd = self.streams * self.times;
-        let (after, seconds_after) = self.crowd(load, crowd, Duration::from_secs(1)).await?;
+        let after = self.crowd(load, crowd, COMING).await?;
         let left = load.settled().await?;
+        let window = COMING.as_secs_f64()..self.seconds as f64;
+        // Tokens that came while all clients were there, of answers that came whole.
+        let good = |all: &[Asked]| -> f64 {
+            let whole = all.iter().filter(|(_, told)| told.status == 200 && told.completion_tokens == load.tokens);
+            let in_time = whole.filter(|(_, told)| told.n_done == 1);
+            let tokens = in_time.flat_map(|(at, told)| told.tokens.iter().map(move |token| at + token));
+            tokens.filter(|at| window.contains(at)).count() as f64 / (window.end - window.start)
+        };
+        let (peak, goodput) = (good(&before), good(&after));
+        let told = |all: Vec<Asked>| all.into_iter().map(|(_, told)| told).collect::<Vec<Told>>();
+        let (before, after) = (told(before), told(after));
         let refused: Vec<&Told> = after.iter().filter(|told| told.status == 429).collect();
         let other = after.iter().filter(|told| !matches!(told.status, 200 | 429)).count();
         let silent = refused.iter().filter(|told| !told.retry_after).count();
-        let good = |all: &[Told]| -> f64 {
-            let whole = all.iter().filter(|told| told.status == 200 && told.completion_tokens == load.tokens);
-            let in_time = whole.filter(|told| told.n_done == 1);
-            in_time.map(|told| told.completion_tokens).sum::<usize>() as f64
-        };
-        let (peak, goodput) = (good(&before) / seconds_before, good(&after) / seconds_after);
         let report = json!({
             "clients": { "fit": self.streams, "overload": crowd },
             "answered": after.iter().filter(|told| told.status == 200).count(), "refused": refused.len(),
@@ -199,9 +208,9 @@ impl ReliabilityBench {
         }
     }
 
-    /// What `n` clients were told, who come within `pause` and ask again about as long after a refusal, and the seconds
-    /// until the last of them was answered.
-    async fn crowd(&self, load: &Load, n: usize, pause: Duration) -> Result<(Vec<Told>, f64), Failure> {
+    /// What `n` clients were told, who come within `pause` and ask again about as long after a refusal, until the seconds
+    /// are over.
+    async fn crowd(&self, load: &Load, n: usize, pause: Duration) -> Result<Vec<Asked>, Failure> {
         let began = Instant::now();
         let is_over = Arc::new(AtomicBool::new(false));
         let clients = (0..n as u64).map(|client| {
@@ -215,12 +224,13 @@ impl ReliabilityBench {
                         break;
                     }
                     let dice = mix(seed ^ (client << 32) ^ turn);
+                    let at = began.elapsed().as_secs_f64();
                     let answer = load.ask(dice, None).await?;
                     if answer.status == 429 {
                         // Not all at the same moment.
                         tokio::time::sleep(pause.mul_f64(0.5 + (dice % 1000) as f64 / 1000.0)).await;
                     }
-                    told.push(answer);
+                    told.push((at, answer));
                 }
                 Ok::<_, Failure>(told)
             })
@@ -228,10 +238,15 @@ impl ReliabilityBench {
         let clients = clients.collect();
         tokio::time::sleep(Duration::from_secs(self.seconds)).await;
         is_over.store(true, Ordering::Relaxed);
-        let told = joined(clients).await?;
-        Ok((told, began.elapsed().as_secs_f64()))
+        joined(clients).await
     }
 }
+
+/// A request: seconds from the beginning to it, and what its client was told.
+type Asked = (f64, Told);
+
+/// While so many come that all cannot be answered.
+const COMING: Duration = Duration::from_secs(1);
 
 /// What is asked, and of whom.
 #[derive(Clone)]
@@ -273,9 +288,9 @@ impl Load {
     }
 }
 
-async fn joined(
-    clients: Vec<tokio::task::JoinHandle<Result<Vec<Told>, Failure>>>,
-) -> Result<Vec<Told>, Failure> {
+async fn joined<T>(
+    clients: Vec<tokio::task::JoinHandle<Result<Vec<T>, Failure>>>,
+) -> Result<Vec<T>, Failure> {
     let mut all = Vec::new();
     for client in clients {
         let told = client.await.map_err(|error| Failure::internal("a client broke off", &error))?;
