@@ -321,7 +321,12 @@ impl Row<'_> {
     /// Block `block` of 32 whose largest size has these bits, without what stands out; in `spare` where something
     /// does.
     #[inline(always)]
-    unsafe fn part<L: Lanes>(&self, block: usize, largest: &mut u32, spare: &mut MaybeUninit<[f32; 32]>) -> *const f32 {
+    unsafe fn part<L: Lanes>(
+        &self,
+        block: usize,
+        largest: &mut u32,
+        spare: &mut MaybeUninit<[f32; 32]>,
+    ) -> *const f32 {
         let x = self.x.wrapping_add(32 * block);
         let is_even = f32::from_bits(*largest) <= self.limit || f32::from_bits(*largest).is_nan();
         let Some(outliers) = self.outliers.filter(|_| !is_even) else { return x };

@@ -115,7 +115,7 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
         }
         let (mut x, mut w) = (t.words, t.bodies);
         for _ in 0..t.n_blocks / PAIRS {
-            if t.stream == Stream::Memory {
+            if R > 1 && t.stream == Stream::Memory {
                 ask(w, t.block_step);
             }
             step::<V>(x, w, GROUP, t.block_step);

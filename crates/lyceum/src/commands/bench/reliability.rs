@@ -172,7 +172,11 @@ impl ReliabilityBench {
     async fn overload(&self, load: &Load) -> Result<Value, Failure> {
         if self.seconds < 3 {
             let why = "the first second is that in which clients come";
-            return Err(Failure::usage("bench reliability overload: --seconds is below 3", why, "give 3 or more"));
+            return Err(Failure::usage(
+                "bench reliability overload: --seconds is below 3",
+                why,
+                "give 3 or more",
+            ));
         }
         let before = self.crowd(load, self.streams, Duration::ZERO).await?;
         let crowd = self.streams * self.times;
@@ -181,7 +185,8 @@ impl ReliabilityBench {
         let window = COMING.as_secs_f64()..self.seconds as f64;
         // Tokens that came while all clients were there, of answers that came whole.
         let good = |all: &[Asked]| -> f64 {
-            let whole = all.iter().filter(|(_, told)| told.status == 200 && told.completion_tokens == load.tokens);
+            let whole =
+                all.iter().filter(|(_, told)| told.status == 200 && told.completion_tokens == load.tokens);
             let in_time = whole.filter(|(_, told)| told.n_done == 1);
             let tokens = in_time.flat_map(|(at, told)| told.tokens.iter().map(move |token| at + token));
             tokens.filter(|at| window.contains(at)).count() as f64 / (window.end - window.start)
