@@ -2,9 +2,9 @@
 //! order in which the tiles read them.
 //!
 //! A panel is some rows side by side at every step along `k`: `[steps][rows]`. With bytes a step is four
-//! numbers; beside them stand, for every [`SCALED`] blocks of 32 numbers, a scale, and for every block what an integer sum
-//! starts from, [`START`]` − offset · sum` of the bytes (weights with an offset), or their sum (weights with a minimum);
-//! or, for every 256, a scale and [`SUMS`] words, each a pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
+//! numbers; beside them stand, for every 32 numbers, a scale and what an integer sum starts from, [`START`]` − offset · sum`
+//! of the bytes (weights with an offset), or `scale · sum` (weights with a minimum); or, for every 256, a scale and [`SUMS`] words, each a
+//! pair of 16-bit sums in the order in which the small constants of the weights come: of 32 numbers, parts
 //! (0, 2), (1, 3), (4, 6), (5, 7), and of 16 numbers the same four by four.
 //!
 //! A row's scales depend on that row alone.
@@ -14,7 +14,7 @@ use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs};
 use super::outliers::Outliers;
-use super::tile::{SCALED, START, SUMS};
+use super::tile::{START, SUMS};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::CpuPath;
 #[cfg(target_arch = "x86_64")]
@@ -56,8 +56,8 @@ pub(super) struct RowLen {
 impl RowLen {
     pub fn of(kind: Words, order: Order, k: usize) -> RowLen {
         let (words, scales, sums, shifts) = match kind {
-            Words::Bytes32 { .. } => (k / 4, k.div_ceil(32 * SCALED), k / 32, 0),
-            Words::Bytes32Least => (k / 4, k.div_ceil(32 * SCALED), 0, k / 32),
+            Words::Bytes32 { .. } => (k / 4, k / 32, k / 32, 0),
+            Words::Bytes32Least => (k / 4, k / 32, 0, k / 32),
             Words::Bytes256 => (k / 4, k / 256, k / 256 * SUMS, 0),
             Words::Pairs if order == Order::Lines => (k.next_multiple_of(LINE_NUMBERS) / 2, 0, 0, 0),
             Words::Pairs => (k.div_ceil(2), 0, 0, 0),
@@ -291,30 +291,20 @@ impl Row<'_> {
         }
     }
 
-    /// The size above which numbers of this row stand out. The bits of the largest size in each block of 32 are left where
-    /// the sum of the block's bytes will be, where it has one.
+    /// The size above which numbers of this row stand out. The largest size in each block of 32 is left where the block's
+    /// scale will be, where it has one.
     #[inline(always)]
     unsafe fn begin<L: Lanes>(&self) -> f32 {
         let Some(outliers) = self.outliers else { return f32::INFINITY };
-        let to = self.sums_of_blocks();
-        let n_blocks = self.panels.k / 32;
-        // SAFETY: the caller's; the row has a sum for each block.
+        let leaves = self.panels.kind != Words::Bytes256;
+        let (n_blocks, scales) = (self.panels.k / 32, self.panels.scales);
+        // SAFETY: the caller's; the row has a scale for each block.
         unsafe {
             outliers.begin::<L>(self.x, self.first + self.i, |block, largest| {
-                if let Some(to) = to {
-                    *to.add(self.at(n_blocks, block)) = largest;
+                if leaves {
+                    *scales.add(self.at(n_blocks, block)) = f32::from_bits(largest);
                 }
             })
-        }
-    }
-
-    /// Where each block of 32 has a word for the sum of its bytes, if it has one.
-    #[inline(always)]
-    fn sums_of_blocks(&self) -> Option<*mut u32> {
-        match self.panels.kind {
-            Words::Bytes32 { .. } => Some(self.panels.sums.cast()),
-            Words::Bytes32Least => Some(self.panels.shifts.cast()),
-            _ => None,
         }
     }
 
@@ -363,8 +353,7 @@ impl Row<'_> {
     #[inline(always)]
     unsafe fn bytes32<L: Lanes>(&self) {
         let n_blocks = self.panels.k / 32;
-        const { assert!(SCALED == 4) };
-        for first in (0..n_blocks).step_by(SCALED) {
+        for first in (0..n_blocks).step_by(4) {
             let mut words = [0i32; 32];
             // SAFETY: the row has `k` numbers, the panel a step for each block.
             unsafe {
@@ -374,7 +363,7 @@ impl Row<'_> {
         }
     }
 
-    /// The words of four blocks of 32, or of those that are left; their scale and sums are written.
+    /// The words of four blocks of 32, or of those that are left; their scales and sums are written.
     #[inline(always)]
     unsafe fn four_blocks<L: Lanes>(&self, first: usize, words: &mut [i32]) {
         let p = &self.panels;
@@ -385,23 +374,21 @@ impl Row<'_> {
         unsafe {
             let mut x: [*const f32; 4] = std::array::from_fn(|i| self.x.add(32 * block(i)));
             let mut spare = [const { MaybeUninit::uninit() }; 4];
-            let mut own = match (self.outliers, self.sums_of_blocks()) {
-                (Some(_), Some(left)) => std::array::from_fn(|i| *left.add(self.at(n_blocks, block(i)))),
-                _ => L::largest_of_four(x),
+            let mut largest = match self.outliers {
+                Some(_) => std::array::from_fn(|i| (*p.scales.add(self.at(n_blocks, block(i)))).to_bits()),
+                None => L::largest_of_four(x),
             };
-            let mut largest = 0;
             for i in 0..4.min(n_blocks - first) {
-                x[i] = self.part::<L>(first + i, &mut own[i], &mut spare[i]);
-                largest = largest.max(own[i]);
+                x[i] = self.part::<L>(first + i, &mut largest[i], &mut spare[i]);
             }
-            let (scale, inverse) = scale_of(largest);
-            let sums = L::bytes_of_four(x, inverse, words.as_mut_ptr().cast());
-            *p.scales.add(self.at(n_blocks.div_ceil(SCALED), first / SCALED)) = scale;
+            let (scales, inverses) = scales_of(largest);
+            let sums = L::bytes_of_four(x, inverses, words.as_mut_ptr().cast());
             for i in 0..4.min(n_blocks - first) {
                 let at = self.at(n_blocks, first + i);
+                *p.scales.add(at) = scales[i];
                 match p.kind {
                     Words::Bytes32 { offset } => *p.sums.add(at) = START - offset * sums[i],
-                    _ => *p.shifts.add(at) = sums[i] as f32,
+                    _ => *p.shifts.add(at) = scales[i] * sums[i] as f32,
                 }
             }
         }
@@ -438,12 +425,12 @@ impl Row<'_> {
                     largest = largest.max(own);
                 }
             }
-            let (scale, inverse) = scale_of(largest);
+            let (scales, inverses) = scales_of([largest]);
             for part in 0..8 {
-                let two = L::bytes_of(x[part], inverse, words.as_mut_ptr().add(8 * part).cast());
+                let two = L::bytes_of(x[part], inverses[0], words.as_mut_ptr().add(8 * part).cast());
                 sums[2 * part..][..2].copy_from_slice(&two);
             }
-            *p.scales.add(self.at(n_blocks, block)) = scale;
+            *p.scales.add(self.at(n_blocks, block)) = scales[0];
             for word in 0..SUMS {
                 let at = self.at(n_blocks * SUMS, SUMS * block + word);
                 *p.sums.add(at) = pair_of_sums(&sums, word);
@@ -490,12 +477,18 @@ impl Row<'_> {
     }
 }
 
-/// The scale of numbers whose largest size has these bits, and its inverse. Where it is not finite the scale is not
-/// either, and with it the whole result: never a plausible number instead.
+/// The scales of numbers whose largest sizes have these bits, and their inverses. Where one is not finite
+/// the scale is not either, and with it the whole result: never a plausible number instead.
 #[inline(always)]
-fn scale_of(largest: u32) -> (f32, f32) {
-    let largest = f32::from_bits(largest);
-    if largest < LARGEST_MIN { (0.0, 0.0) } else { (largest / 127.0, 127.0 / largest) }
+fn scales_of<const N: usize>(largest: [u32; N]) -> ([f32; N], [f32; N]) {
+    let (mut scales, mut inverses) = ([0.0; N], [0.0; N]);
+    for i in 0..N {
+        let largest = f32::from_bits(largest[i]);
+        let is_nothing = largest < LARGEST_MIN;
+        scales[i] = if is_nothing { 0.0 } else { largest / 127.0 };
+        inverses[i] = if is_nothing { 0.0 } else { 127.0 / largest };
+    }
+    (scales, inverses)
 }
 
 /// Words that are made at a time; even.

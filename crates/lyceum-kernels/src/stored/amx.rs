@@ -4,18 +4,18 @@
 //!
 //! Rows of activations lie behind each other, 32 numbers of a row at a time ([`super::engine::Order::Lines`]).
 
-use super::engine::{Opened, Shape};
+use super::engine::{LINE_NUMBERS as STEP, Opened, Shape};
 use super::formats::{GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
 use super::lanes::Lanes;
 use super::lanes_x86::Avx512Vnni as L;
 use super::opened::{Opened16, Opened32, Opening, Pair, open_super};
-use super::tile::{Column, SCALED, SUMS, Start, Stream, Tile, TileFn};
+use super::tile::{Column, SUMS, Start, Stream, Tile, TileFn};
 use super::{formats, kind::Stored};
 use crate::amx::{self, LINE, Layout};
 use crate::simd::prefetch;
 use std::arch::x86_64::{
-    __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_set1_epi8,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_epi8,
+    __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps,
+    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_epi8,
 };
 
 /// Rows of the tiles, and the weight's tiles that one call spans.
@@ -23,9 +23,8 @@ pub(super) static SHAPES: [Shape; 5] =
     [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(8, 4), Shape::new(ROWS, 4)];
 pub(super) const MAIN: usize = 4;
 
-/// Numbers along `k` of a line of activations, and blocks of two that they are.
-pub(super) const STEP: usize = 32;
-pub(super) const PAIRS: usize = STEP / 2;
+/// Blocks of two numbers that a line of activations is.
+const PAIRS: usize = STEP / 2;
 
 /// How a thread's tiles are laid out for products of rows with a shape.
 pub(super) fn layout(kind: Stored, shape: usize) -> &'static Layout {
@@ -48,9 +47,9 @@ pub(super) fn layout(kind: Stored, shape: usize) -> &'static Layout {
     }
 }
 
-/// Sums of a tile's 16 columns, row by row.
+/// What tiles are stored to and loaded from.
 #[repr(align(64))]
-struct Sums<T>(T);
+struct Aligned<T>(T);
 
 /// Products of bf16 by the shapes.
 pub(super) static BF16: [TileFn; 5] = [pairs::<1>, pairs::<2>, pairs::<4>, pairs::<8>, pairs::<ROWS>];
@@ -75,7 +74,7 @@ unsafe fn pairs<const R: usize>(t: &Tile) {
 unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
     let out_step = t.out_row * size_of::<f32>();
     let whole = |v: usize| t.cols >= (v + 1) * ROWS;
-    let mut edge = Sums([[0.0f32; ROWS]; R]);
+    let mut edge = Aligned([[0.0f32; ROWS]; R]);
     let edge_at = edge.0.as_mut_ptr().cast::<f32>();
     let part = t.cols % ROWS;
     // SAFETY: the output is good for `R` rows of `cols`; blocks and rows of activations are there, and where the last
@@ -124,7 +123,7 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
         }
         let rest = t.n_blocks % PAIRS;
         if rest > 0 {
-            let mut copy = Sums([[0u32; ROWS]; 4 * PAIRS]);
+            let mut copy = Aligned([[0u32; ROWS]; 4 * PAIRS]);
             let to = copy.0.as_mut_ptr().cast::<u8>();
             for block in 0..rest {
                 for v in 0..V {
@@ -287,41 +286,27 @@ opened!(Q4K, Opened32);
 opened!(Q5K, Opened32);
 opened!(Q6K, Opened16);
 
-/// Adds a block's integers, as floats times the scales of the columns, and its minima times the sums of the activations'
-/// bytes at `shifts`.
+/// Adds a block's integers to the sums, as floats times the scales of the columns and of the rows, and its minima times
+/// the rows' own factors.
 #[inline(always)]
 unsafe fn add<const LEAST: bool, const R: usize>(
-    whole: &mut [__m512; R],
+    sums: &mut [__m512; R],
     integers: *const i32,
     head: *const u8,
-    shifts: *const f32,
+    (scales, shifts): (*const f32, *const f32),
 ) {
-    // SAFETY: the caller's: there are 16 integers for each row, and what a head holds.
+    // SAFETY: the caller's: there are 16 integers and a scale for each row, and what a head holds.
     unsafe {
         let d = L::load_float(head.cast());
         for i in 0..R {
-            let part = _mm512_cvtepi32_ps(_mm512_load_si512(integers.add(i * ROWS).cast()));
-            whole[i] = _mm512_fmadd_ps(part, d, whole[i]);
+            let whole = _mm512_cvtepi32_ps(_mm512_load_si512(integers.add(i * ROWS).cast()));
+            sums[i] = _mm512_fmadd_ps(_mm512_mul_ps(whole, d), _mm512_set1_ps(*scales.add(i)), sums[i]);
         }
         if LEAST {
             let least = L::load_float(head.add(GROUP).cast());
             for i in 0..R {
-                whole[i] = _mm512_fmadd_ps(least, _mm512_set1_ps(*shifts.add(i)), whole[i]);
+                sums[i] = _mm512_fmadd_ps(least, _mm512_set1_ps(*shifts.add(i)), sums[i]);
             }
-        }
-    }
-}
-
-/// Adds what shares a scale of the activations, times it, to the sums, and begins anew.
-#[inline(always)]
-unsafe fn scale<const R: usize>(sums: *mut f32, whole: &mut [__m512; R], scales: *const f32) {
-    for i in 0..R {
-        // SAFETY: the caller's: there are 16 sums and a scale for each row.
-        unsafe {
-            let sum = _mm512_load_ps(sums.add(i * ROWS));
-            let sum = _mm512_fmadd_ps(whole[i], _mm512_set1_ps(*scales.add(i)), sum);
-            _mm512_store_ps(sums.add(i * ROWS), sum);
-            whole[i] = _mm512_setzero_ps();
         }
     }
 }
@@ -332,18 +317,15 @@ unsafe fn scale<const R: usize>(sums: *mut f32, whole: &mut [__m512; R], scales:
 /// As there; the tiles are laid out.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
-    let mut buffers = Sums([[[0i32; ROWS]; R]; 2]);
+    let mut buffers = Aligned([[[0i32; ROWS]; R]; 2]);
     let even = buffers.0.as_mut_ptr().cast::<i32>();
     let odd = even.wrapping_add(R * ROWS);
-    let mut sums = Sums([[0.0f32; ROWS]; R]);
-    let sums = sums.0.as_mut_ptr().cast::<f32>();
-    let n_whole = t.n_blocks / SCALED;
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
         let mut head = t.heads.wrapping_add(v * Signed::<LEAST>::HEAD);
         let mut body = t.bodies.wrapping_add(v * Signed::<LEAST>::BODY);
         let (mut x, mut scales, mut shifts) = (t.words.cast::<i8>(), t.scales, t.shifts);
-        let mut whole = [_mm512_setzero_ps(); R];
+        let mut sums = [_mm512_setzero_ps(); R];
         // The block at which all of them stand becomes integers in a tile.
         macro_rules! integers {
             ($tile:literal) => {
@@ -357,17 +339,22 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
         }
         macro_rules! add {
             ($from:expr) => {
-                add::<LEAST, R>(&mut whole, $from, head, shifts);
+                add::<LEAST, R>(&mut sums, $from, head, (scales, shifts));
                 head = head.wrapping_add(t.block_step);
-                shifts = shifts.wrapping_add(R);
+                (scales, shifts) = (scales.wrapping_add(R), shifts.wrapping_add(R));
             };
         }
         // SAFETY: the caller's.
         unsafe {
-            begin::<R>(t, out, cols, sums);
+            if t.start == Start::Output {
+                for i in 0..R {
+                    sums[i] = L::load_up_to(out.add(i * t.out_row), cols);
+                }
+            }
             // While a block's integers are computed those of the one before are stored, and the ones before become
             // floats.
-            for first in 0..n_whole {
+            let n_fours = t.n_blocks / 4;
+            for first in 0..n_fours {
                 integers!("0");
                 if first > 0 {
                     amx::store!("3", odd, LINE);
@@ -377,8 +364,6 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
                 amx::store!("0", even, LINE);
                 if first > 0 {
                     add!(odd);
-                    scale::<R>(sums, &mut whole, scales);
-                    scales = scales.add(R);
                 }
                 integers!("2");
                 amx::store!("1", odd, LINE);
@@ -387,22 +372,19 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
                 amx::store!("2", even, LINE);
                 add!(odd);
             }
-            if n_whole > 0 {
+            if n_fours > 0 {
                 amx::store!("3", odd, LINE);
                 add!(even);
                 add!(odd);
-                scale::<R>(sums, &mut whole, scales);
-                scales = scales.wrapping_add(R);
             }
-            if t.n_blocks % SCALED > 0 {
-                for _ in 0..t.n_blocks % SCALED {
-                    integers!("0");
-                    amx::store!("0", even, LINE);
-                    add!(even);
-                }
-                scale::<R>(sums, &mut whole, scales);
+            for _ in 0..t.n_blocks % 4 {
+                integers!("0");
+                amx::store!("0", even, LINE);
+                add!(even);
             }
-            end::<R>(t, out, cols, sums);
+            for i in 0..R {
+                L::store_up_to(out.add(i * t.out_row), sums[i], cols);
+            }
         }
     }
 }
@@ -413,10 +395,10 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
 /// As there; the tiles are laid out.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn large<F: Super, const R: usize>(t: &Tile) {
-    let mut buffers = Sums([[[0i32; ROWS]; R]; 2]);
+    let mut buffers = Aligned([[[0i32; ROWS]; R]; 2]);
     let even = buffers.0.as_mut_ptr().cast::<i32>();
     let odd = even.wrapping_add(R * ROWS);
-    let mut sums = Sums([[0.0f32; ROWS]; R]);
+    let mut sums = Aligned([[0.0f32; ROWS]; R]);
     let sums = sums.0.as_mut_ptr().cast::<f32>();
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
@@ -469,7 +451,11 @@ unsafe fn large<F: Super, const R: usize>(t: &Tile) {
                 add!(even, 256 / F::PART - 2);
                 add!(odd, 256 / F::PART - 1);
                 constants_of::<F, R>(&w, &mut whole, constants);
-                scale::<R>(sums, &mut whole, scales);
+                for i in 0..R {
+                    let sum = _mm512_load_ps(sums.add(i * ROWS));
+                    let sum = _mm512_fmadd_ps(whole[i], _mm512_set1_ps(*scales.add(i)), sum);
+                    _mm512_store_ps(sums.add(i * ROWS), sum);
+                }
                 w.head = w.head.wrapping_add(t.block_step);
                 w.body = w.body.wrapping_add(t.block_step);
                 words = words.add(256 * R);

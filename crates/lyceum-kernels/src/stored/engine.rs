@@ -9,7 +9,7 @@ use super::lanes::{Lanes, Plain};
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::opened::OpenFn;
 use super::outliers::{self, Column, CompleteFn, Of32, Of256};
-use super::tile::{self, SCALED, Tile, TileFn};
+use super::tile::{self, Tile, TileFn};
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
 use crate::cpu::{self, CpuPath};
@@ -290,7 +290,7 @@ pub(super) enum Order {
 /// What a panel of activations holds along `k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Words {
-    /// Four bytes in a word, a scale for [`SCALED`] blocks of 32 numbers; for weights that mean `q − offset`.
+    /// Four bytes in a word, a scale for 32 numbers; for weights that mean `q − offset`.
     Bytes32 {
         offset: i32,
     },
@@ -311,13 +311,12 @@ impl Words {
         matches!(self, Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256)
     }
 
-    /// Blocks of a weight that a stretch has a multiple of, but the last: those that share a scale, or a line of
-    /// activations ([`Order::Lines`]).
+    /// Blocks of a weight that a stretch has a multiple of, but the last: those of a line of activations
+    /// ([`Order::Lines`]).
     pub fn blocks_together(self) -> usize {
         match self {
-            Words::Bytes32 { .. } | Words::Bytes32Least => SCALED,
             Words::Pairs => LINE_NUMBERS / self.block_len(),
-            Words::Bytes256 | Words::Rounded | Words::F32 => 1,
+            _ => 1,
         }
     }
 

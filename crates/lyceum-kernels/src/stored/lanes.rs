@@ -78,16 +78,16 @@ pub(super) trait Lanes: Copy + 'static {
     /// The nearest integers of `x · inverse`, halves to even, as 32 bytes, and the sums of both sixteen; those
     /// that are not in reach of a byte are of no use.
     unsafe fn bytes_of(x: *const f32, inverse: f32, to: *mut i8) -> [i32; 2];
-    /// [`bytes_of`](Self::bytes_of) of four times 32 numbers; their sums.
+    /// [`bytes_of`](Self::bytes_of) of four times 32 numbers, each times its own inverse; their sums.
     ///
     /// # Safety
     /// The processor has the instructions; each has 32 numbers, and there is room for 128 bytes.
     #[inline(always)]
-    unsafe fn bytes_of_four(x: [*const f32; 4], inverse: f32, to: *mut i8) -> [i32; 4] {
+    unsafe fn bytes_of_four(x: [*const f32; 4], inverses: [f32; 4], to: *mut i8) -> [i32; 4] {
         let mut sums = [0; 4];
         for (i, sum) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's.
-            let two = unsafe { Self::bytes_of(x[i], inverse, to.add(32 * i)) };
+            let two = unsafe { Self::bytes_of(x[i], inverses[i], to.add(32 * i)) };
             *sum = two[0] + two[1];
         }
         sums

@@ -177,7 +177,7 @@ impl Lanes for Avx512Vnni {
         }
     }
     #[inline(always)]
-    unsafe fn bytes_of_four(x: [*const f32; 4], inverse: f32, to: *mut i8) -> [i32; 4] {
+    unsafe fn bytes_of_four(x: [*const f32; 4], inverses: [f32; 4], to: *mut i8) -> [i32; 4] {
         unsafe {
             let (sign, zero) = (_mm512_set1_epi8(-128), _mm512_setzero_si512());
             let mut sums = [0; 4];
@@ -186,7 +186,7 @@ impl Lanes for Avx512Vnni {
                 for (i, part) in parts.iter_mut().enumerate() {
                     let block = 2 * half + i / 2;
                     let numbers = _mm512_loadu_ps(x[block].add(i % 2 * 16));
-                    let scaled = _mm512_mul_ps(numbers, _mm512_set1_ps(inverse));
+                    let scaled = _mm512_mul_ps(numbers, _mm512_set1_ps(inverses[block]));
                     *part = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(scaled));
                 }
                 let low = _mm256_set_m128i(parts[1], parts[0]);

@@ -277,7 +277,6 @@ fn products_are_those_of_the_dequantised_weight_and_the_rounded_activations() {
             let rounded = match weight.tile_kind().block_len() {
                 1 if kind == Stored::Bf16 => x.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect(),
                 1 => x.clone(),
-                32 => x.chunks_exact(k).flat_map(|x| as_bytes(x, 128)).collect(),
                 len => x.chunks_exact(k).flat_map(|x| as_bytes(x, len)).collect(),
             };
             let (want, loose) = (slow_product(&rounded, &w, k), slow_product(&x, &w, k));

@@ -1,7 +1,7 @@
 //! The innermost loops: some rows of activations times some tiles of a weight, over a stretch of `k`.
 //!
 //! Every number of the result is one chain over `k`, in rising order: integers summed exactly over a block,
-//! then one float operation per block (two where minima are added) and one for what shares a scale. The chain is the same whatever the
+//! then one float operation per block (two where minima are added). The chain is the same whatever the
 //! tile's height, so a row's bits do not depend on the rows beside it; integers being exact and every float
 //! operation being one rounding, nor do they depend on the processor (but where bf16 products are an instruction).
 
@@ -20,9 +20,6 @@ unsafe fn float_of<L: Lanes>(sum: L::I) -> L::F {
     // SAFETY: the caller's.
     unsafe { L::sub_float(L::as_float(sum), L::float(START_FLOAT)) }
 }
-
-/// Blocks of 32 of activations that share a scale; the last of a row may be fewer.
-pub(super) const SCALED: usize = 4;
 
 /// Words of a panel's activations that stand beside each block of 256: see [`super::activations`].
 pub(super) const SUMS: usize = 12;
@@ -202,8 +199,7 @@ unsafe fn dots<L: Lanes, N: super::formats::Numbers, const R: usize, const V: us
     }
 }
 
-/// Blocks of 32, [`SCALED`] of which share a scale of the activations: `Σ d_x · Σ d_w · Σ (q − offset) · s`, or with minima
-/// `Σ d_x · Σ (d_w · Σ q · s + least · Σ s)`.
+/// Blocks of 32: `Σ d_w · d_x · Σ (q − offset) · s`, or with minima `+ Σ least · d_x · Σ s`.
 ///
 /// # Safety
 /// The processor is that of `L`; the tile's pointers are good for `n_blocks` blocks and `R` rows.
@@ -214,49 +210,48 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
         let mut sums = t.begin::<L, R, V>(t.start);
         let mut w: [_; V] = t.columns::<L, V>(F::HEAD, F::BODY);
         let (mut words, mut scales, mut starts, mut shifts) = (t.words, t.scales, t.sums, t.shifts);
-        for first in (0..t.n_blocks).step_by(SCALED) {
-            let mut whole = [[L::float(0.0); V]; R];
-            for _ in first..t.n_blocks.min(first + SCALED) {
-                let mut acc = [[L::splat(START); V]; R];
-                if !F::LEAST {
-                    for i in 0..R {
-                        acc[i] = [L::splat(*starts.add(i)); V];
-                    }
-                    starts = starts.add(R);
+        for _ in 0..t.n_blocks {
+            let mut acc = [[L::splat(START); V]; R];
+            if !F::LEAST {
+                for i in 0..R {
+                    acc[i] = [L::splat(*starts.add(i)); V];
                 }
-                for pair in 0..4 {
-                    dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
-                }
-                for v in 0..V {
-                    let d = F::scale::<L>(w[v].head, w[v].at);
-                    for i in 0..R {
-                        whole[i][v] = L::fma(float_of::<L>(acc[i][v]), d, whole[i][v]);
-                    }
-                }
-                if F::LEAST {
-                    for v in 0..V {
-                        let least = F::least::<L>(w[v].head, w[v].at);
-                        for i in 0..R {
-                            whole[i][v] = L::fma(least, L::float(*shifts.add(i)), whole[i][v]);
-                        }
-                    }
-                    shifts = shifts.add(R);
-                }
-                if R > 1 || !F::WIDE {
-                    t.prefetch(&w[0], AHEAD, 0, 1);
-                }
-                for w in &mut w {
-                    w.head = w.head.wrapping_add(t.block_step);
-                    w.body = w.body.wrapping_add(t.block_step);
-                }
-                words = words.add(8 * R);
+                starts = starts.add(R);
+            }
+            for pair in 0..4 {
+                dots::<L, F, R, V>(&mut acc, &w, pair, words.add(2 * R * pair));
+            }
+            let mut d = [L::float(0.0); V];
+            for v in 0..V {
+                d[v] = F::scale::<L>(w[v].head, w[v].at);
             }
             for i in 0..R {
                 let scale = L::float(*scales.add(i));
                 for v in 0..V {
-                    sums[i][v] = L::fma(whole[i][v], scale, sums[i][v]);
+                    let numbers = L::mul_float(float_of::<L>(acc[i][v]), d[v]);
+                    sums[i][v] = L::fma(numbers, scale, sums[i][v]);
                 }
             }
+            if F::LEAST {
+                for v in 0..V {
+                    d[v] = F::least::<L>(w[v].head, w[v].at);
+                }
+                for i in 0..R {
+                    let shift = L::float(*shifts.add(i));
+                    for v in 0..V {
+                        sums[i][v] = L::fma(d[v], shift, sums[i][v]);
+                    }
+                }
+                shifts = shifts.add(R);
+            }
+            if R > 1 || !F::WIDE {
+                t.prefetch(&w[0], AHEAD, 0, 1);
+            }
+            for w in &mut w {
+                w.head = w.head.wrapping_add(t.block_step);
+                w.body = w.body.wrapping_add(t.block_step);
+            }
+            words = words.add(8 * R);
             scales = scales.add(R);
         }
         t.end::<L, R, V>(sums);
