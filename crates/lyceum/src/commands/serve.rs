@@ -261,7 +261,7 @@ async fn serve(context: &Context, service: &Service, server: Served) -> Result<(
 
 fn tls(cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>, Failure> {
     let unusable = |message: String, why: &str| {
-        let fix = "give both PEM files: --tls-cert FILE --tls-key FILE";
+        let fix = "give both PEM files, which this user may read: --tls-cert FILE --tls-key FILE";
         Failure::new(Exit::Usage, "invalid_tls", message, why, fix)
     };
     match (cert, key) {
