@@ -26,6 +26,9 @@ pub struct OptionsBody {
     pub method: Option<String>,
     /// `token`, `word`, `sentence`, `paragraph`, `message`, `feature`, `patch:16`, `step` or `channel`.
     pub granularity: Option<String>,
+    /// Of a conversation with an imported language model: only these messages, by number from 0, are cut into parts; the
+    /// others stay as they are.
+    pub sources: Option<Vec<usize>>,
     pub target: Option<TargetBody>,
     /// `logit`, `probability` or `logprob`.
     pub quantity: Option<String>,
@@ -171,6 +174,9 @@ impl OptionsBody {
             Some(baseline) => baseline.parse(&at("baseline"))?,
         };
         let method = self.method(&at)?;
+        if let Some(sources) = &self.sources {
+            within(&at("sources"), sources.len(), 1, limits::MESSAGES_MAX)?;
+        }
         let counterfactual = match &self.counterfactual {
             None => None,
             Some(wish) => {
@@ -188,6 +194,7 @@ impl OptionsBody {
             quantity,
             baseline,
             granularity,
+            sources: self.sources,
             evaluate,
             counterfactual,
             max_passes,

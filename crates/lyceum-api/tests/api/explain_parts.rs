@@ -196,3 +196,50 @@ async fn a_conversation_of_several_turns_is_explained_by_message() {
     let text = json!({"model": "tiny", "prompt": "a b", "completion": "c", "granularity": "message"});
     assert_eq!(house.client.post("/v1/explanations", &text).await.refused(400).0, "granularity");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_those_of_the_named_messages_and_the_others_stay() {
+    let house = house().await;
+    let alone = |turns: Value| {
+        json!({"model": "tiny", "messages": turns, "completion": "It is.", "granularity": "sentence",
+            "max_passes": 64})
+    };
+    let value = |why: &Value| why["output"]["value"].as_f64().unwrap();
+    let all = ask(&house, "/v1/explanations", &alone(messages())).await;
+    let body = with(alone(messages()), json!({"sources": [0]}));
+    let why = ask(&house, "/v1/explanations", &body).await;
+    let parts = why["attributions"].as_array().unwrap();
+    assert_eq!((parts.len(), &parts[..]), (2, &all["attributions"].as_array().unwrap()[..2]));
+    assert_eq!(value(&why), value(&all));
+    // Without all of them the other message is still there.
+    let mut without = messages();
+    without[0]["content"] = "".into();
+    let without = ask(&house, "/v1/explanations", &alone(without)).await;
+    assert_eq!(why["output"]["base_value"], without["output"]["value"]);
+    // And gradients begin where these alone have no embedding.
+    for method in ["integrated_gradients", "gradient_x_input", "contextcite"] {
+        let found = ask(
+            &house,
+            "/v1/explanations",
+            &with(body.clone(), json!({"method": method, "max_passes": 2048})),
+        )
+        .await;
+        let places: Vec<&Value> =
+            found["attributions"].as_array().unwrap().iter().map(|part| &part["message"]).collect();
+        assert_eq!(places, [&json!(0), &json!(0)], "{method}");
+    }
+    let chat = json!({"model": "tiny", "messages": messages(), "max_tokens": 4, "seed": 3,
+        "explain": {"granularity": "message", "sources": [1], "max_passes": 64}});
+    let inline = ask(&house, "/v1/chat/completions", &chat).await;
+    let parts = inline["explanation"]["attributions"].as_array().unwrap();
+    assert_eq!((parts.len(), &parts[0]["message"]), (1, &json!(1)), "{inline}");
+    let text = json!({"model": "tiny", "prompt": "a b", "completion": "c"});
+    for (body, sources, code) in [
+        (alone(messages()), json!([2]), "invalid_value"),
+        (alone(messages()), json!([]), "invalid_value"),
+        (text, json!([0]), "unsupported_parameter"),
+    ] {
+        let refused = house.client.post("/v1/explanations", &with(body, json!({"sources": sources}))).await;
+        assert_eq!(refused.refused(400), ("sources".to_owned(), code.to_owned()), "{sources}");
+    }
+}

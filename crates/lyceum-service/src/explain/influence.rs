@@ -140,6 +140,7 @@ pub(super) fn refuse(why: Option<String>) -> Result<(), ServiceError> {
 pub(super) fn refuse_settings(options: &Options) -> Result<(), ServiceError> {
     let given = [
         ("granularity", options.granularity.is_some()),
+        ("sources", options.sources.is_some()),
         ("quantity", options.quantity.is_some()),
         ("baseline", options.baseline != BaselineChoice::Auto),
         ("evaluate", !options.evaluate.is_empty()),

@@ -21,6 +21,8 @@ pub struct Options {
     pub baseline: BaselineChoice,
     /// None: words, columns, steps, or patches that make at most 256 of a picture.
     pub granularity: Option<Granularity>,
+    /// Of a conversation: the messages whose texts are cut into parts, by number; None: all.
+    pub sources: Option<Vec<usize>>,
     pub evaluate: Vec<Check>,
     /// Also the smallest change of a row that gives another answer.
     pub counterfactual: Option<Wish>,
@@ -37,6 +39,7 @@ impl Default for Options {
             quantity: None,
             baseline: BaselineChoice::Auto,
             granularity: None,
+            sources: None,
             evaluate: Vec::new(),
             counterfactual: None,
             max_passes: limits::EXPLAIN_PASSES_DEFAULT,

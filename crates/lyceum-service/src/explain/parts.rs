@@ -54,6 +54,10 @@ pub(super) fn read(
     path: &str,
 ) -> Result<Read, ServiceError> {
     let preparation = &resident.preparation;
+    if options.sources.is_some() {
+        let message = "sources are messages of a conversation with an imported language model: leave it out";
+        return Err(ServiceError::invalid("sources", "unsupported_parameter", message));
+    }
     match (what, &preparation.output) {
         (What::Conversation { .. }, _) => {
             let message =

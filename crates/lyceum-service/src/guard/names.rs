@@ -6,7 +6,9 @@
 //!
 //! Grouping is that of `transformers`' token-classification pipeline: `simple` takes each token for itself, `first` gives a
 //! word the label of its first token; neighbours of one label are one finding, a `B-` begins another, and its score is the
-//! mean of its words'. Policies take `first`, so that no finding ends inside a word.
+//! mean of its words'. Policies take `first`, so that no finding ends inside a word. Models of personal data label the parts
+//! of a name or an address apart (`GIVEN_NAME`, `SURNAME`): parts of one kind that follow each other with nothing but white
+//! space between are one finding, until one comes a second time.
 //!
 //! A sentence is read as one row on the device thread; whoever waits for it waits for that row. A model that fails, or is
 //! not there, fails the text.
@@ -108,7 +110,7 @@ impl NameModel {
         let labels = labels(&language)?;
         if !labels.iter().any(|label| kind(parts(label).1).is_some()) {
             let message = format!(
-                "{} knows none of PER, LOC, ORG, NORP and DATE: its labels are {}",
+                "{} knows none of PER, LOC, ORG, NORP, DATE, GIVEN_NAME and CITY: its labels are {}",
                 language.version.id(),
                 labels.join(", ")
             );
@@ -168,7 +170,7 @@ impl NameModel {
                 .take(part.len())
                 .map(crate::predict::softmax)
                 .collect();
-            groups.extend(grouped(part, &rows, labels, self.how));
+            groups.extend(together(grouped(part, &rows, labels, self.how), text));
         }
         Ok(groups)
     }
@@ -241,14 +243,31 @@ fn labels(language: &Language) -> Result<&[String], ServiceError> {
 
 /// What a label's name stands for.
 fn kind(label: &str) -> Option<Kind> {
-    match label.to_ascii_uppercase().as_str() {
+    match plain(label).as_str() {
         "PER" | "PERSON" => Some(Kind::Person),
         "LOC" | "LOCATION" | "GPE" | "FAC" => Some(Kind::Location),
         "ORG" | "ORGANIZATION" | "ORGANISATION" => Some(Kind::Organization),
         "NORP" | "NRP" => Some(Kind::Nrp),
-        "DATE" | "TIME" | "DATE_TIME" => Some(Kind::DateTime),
+        "DATE" | "TIME" | "DATETIME" => Some(Kind::DateTime),
+        _ => kind_of_part(label),
+    }
+}
+
+/// What a label stands for that is a part of a name or of an address, as models of personal data have them.
+fn kind_of_part(label: &str) -> Option<Kind> {
+    match plain(label).as_str() {
+        "GIVENNAME" | "FIRSTNAME" | "MIDDLENAME" | "SURNAME" | "LASTNAME" => Some(Kind::Person),
+        "CITY" | "COUNTY" | "STATE" | "COUNTRY" | "STREET" | "STREETNAME" | "BUILDINGNUM"
+        | "BUILDINGNUMBER" | "SECONDARYADDRESS" | "ZIPCODE" | "POSTCODE" | "POSTALCODE" => {
+            Some(Kind::Location)
+        }
         _ => None,
     }
+}
+
+/// `GIVEN_NAME`, `given-name` and `GivenName` are one label.
+fn plain(label: &str) -> String {
+    label.chars().filter(|c| !matches!(c, '_' | '-' | ' ')).map(|c| c.to_ascii_uppercase()).collect()
 }
 
 /// Whether a label begins a name, and the label itself.
@@ -301,6 +320,29 @@ fn grouped(spans: &[Span], rows: &[Vec<f64>], labels: &[String], how: Aggregatio
     }
     groups.retain(|(group, _)| group.label != "O");
     groups.into_iter().map(|(group, n)| Group { score: group.score / n as f64, ..group }).collect()
+}
+
+/// Parts of one name or address put together: the score is the mean of its parts'.
+fn together(groups: Vec<Group>, text: &str) -> Vec<Group> {
+    let mut whole: Vec<(Group, Vec<(String, f64)>)> = Vec::new();
+    for group in groups {
+        let part = (group.label.clone(), group.score);
+        let kind = kind_of_part(&group.label);
+        match whole.last_mut() {
+            Some((before, parts))
+                if kind.is_some()
+                    && kind == kind_of_part(&before.label)
+                    && parts.iter().all(|(label, _)| *label != group.label)
+                    && text[before.bytes.end..group.bytes.start].trim().is_empty() =>
+            {
+                before.bytes.end = group.bytes.end;
+                parts.push(part);
+                before.score = parts.iter().map(|(_, score)| score).sum::<f64>() / parts.len() as f64;
+            }
+            _ => whole.push((group, vec![part])),
+        }
+    }
+    whole.into_iter().map(|(group, _)| group).collect()
 }
 
 /// A name without what writes JSON: a finding holds no quote.
@@ -369,6 +411,34 @@ mod tests {
         assert_eq!(
             groups(&rows, Aggregation::Simple),
             [("PER".to_owned(), 0.9, 0..3), ("LOC".into(), 0.7, 8..11)]
+        );
+    }
+
+    #[test]
+    fn parts_of_a_name_are_one_finding_until_one_comes_again() {
+        let text = "Ann Lee Bob Ray, 5 Elm St Rome";
+        let group = |label: &str, score, word: &str| {
+            let start = text.find(word).unwrap();
+            Group { label: label.to_owned(), score, bytes: start..start + word.len() }
+        };
+        let found = together(
+            vec![
+                group("GIVEN_NAME", 0.8, "Ann"),
+                group("SURNAME", 0.6, "Lee"),
+                group("GIVEN_NAME", 0.9, "Bob"),
+                group("lastname", 0.7, "Ray"),
+                group("BUILDING_NUMBER", 0.5, "5"),
+                group("STREET_NAME", 1.0, "Elm St"),
+                group("LOC", 0.4, "Rome"),
+            ],
+            text,
+        );
+        let told: Vec<(&str, f64)> =
+            found.iter().map(|g| (&text[g.bytes.clone()], (g.score * 1e6).round() / 1e6)).collect();
+        assert_eq!(told, [("Ann Lee", 0.7), ("Bob Ray", 0.8), ("5 Elm St", 0.75), ("Rome", 0.4)]);
+        assert_eq!(
+            (kind("Given-Name"), kind("ZIPCODE"), kind("EMAIL")),
+            (Some(Kind::Person), Some(Kind::Location), None)
         );
     }
 

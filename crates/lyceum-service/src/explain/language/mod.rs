@@ -125,6 +125,7 @@ fn planned(
     options: &Options,
 ) -> Result<Asked, ServiceError> {
     let most = usize::try_from(options.max_passes).unwrap_or(usize::MAX) / target.n_texts();
+    let prompt = prompt.with_sources(options.sources.as_deref())?;
     let prompt = prompt.cut(&language, options.granularity, most.saturating_sub(2))?;
     let how = match tape::method(&options.method) {
         Some(method) => {

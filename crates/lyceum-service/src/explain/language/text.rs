@@ -25,6 +25,8 @@ pub(super) struct Prompt {
     source: Source,
     /// Of each part: the text that it is in, and where, in characters.
     parts: Vec<(usize, Range<usize>)>,
+    /// Of each text: whether it is cut into parts.
+    is_source: Vec<bool>,
 }
 
 enum Source {
@@ -58,8 +60,7 @@ pub(super) enum Pieces {
 
 impl Prompt {
     pub(super) fn text(language: &Language, prompt: &str) -> Result<Self, ServiceError> {
-        let prompt = Prompt { source: Source::Text(prompt.to_owned()), parts: Vec::new() };
-        prompt.not_empty(language, "prompt")
+        Prompt::of(Source::Text(prompt.to_owned())).not_empty(language, "prompt")
     }
 
     pub(super) fn conversation(
@@ -81,7 +82,7 @@ impl Prompt {
         let texts = messages.iter().enumerate().filter_map(text).collect();
         let (frame, now) = (frame.clone(), Timestamp::now().seconds());
         let source = Source::Conversation { messages, texts, frame, tail: None, now };
-        Prompt { source, parts: Vec::new() }.not_empty(language, "messages")
+        Prompt::of(source).not_empty(language, "messages")
     }
 
     /// A question about a text, in one message of a user.
@@ -95,7 +96,13 @@ impl Prompt {
         let frame = Frame { tools: Vec::new(), variables: variables.clone() };
         let (texts, tail) = (vec![(0, text.to_owned())], Some(tail.to_owned()));
         let source = Source::Conversation { messages, texts, frame, tail, now };
-        Prompt { source, parts: Vec::new() }.not_empty(language, "input")
+        Prompt::of(source).not_empty(language, "input")
+    }
+
+    fn of(source: Source) -> Self {
+        let mut prompt = Prompt { source, parts: Vec::new(), is_source: Vec::new() };
+        prompt.is_source = vec![true; prompt.texts().len()];
+        prompt
     }
 
     fn not_empty(self, language: &Language, param: &str) -> Result<Self, ServiceError> {
@@ -122,6 +129,35 @@ impl Prompt {
 
     pub(super) fn n_parts(&self) -> usize {
         self.parts.len()
+    }
+
+    /// With parts in these messages alone.
+    ///
+    /// # Errors
+    /// There are no messages, or one of these has no text.
+    pub(super) fn with_sources(mut self, sources: Option<&[usize]>) -> Result<Self, ServiceError> {
+        let Some(sources) = sources else { return Ok(self) };
+        let Source::Conversation { texts, tail: None, .. } = &self.source else {
+            let message = "sources are messages of a conversation: leave it out";
+            return Err(ServiceError::invalid("sources", "unsupported_parameter", message));
+        };
+        self.is_source = vec![false; texts.len()];
+        for source in sources {
+            let place = texts.iter().position(|(message, text)| message == source && !text.trim().is_empty());
+            let Some(place) = place else {
+                let message =
+                    format!("sources: message {source} is not there, or has no text (they count from 0)");
+                return Err(ServiceError::invalid("sources", "invalid_value", message));
+            };
+            self.is_source[place] = true;
+        }
+        Ok(self)
+    }
+
+    /// The texts of which there are parts.
+    fn sources(&self) -> impl Iterator<Item = (usize, &str)> {
+        let texts = self.texts().into_iter().enumerate();
+        texts.filter(|(i, text)| self.is_source[*i] && !text.is_empty())
     }
 
     /// Cut as is asked; unasked into sentences, or words where there is one sentence, or paragraphs where there are
@@ -153,8 +189,7 @@ impl Prompt {
             let message = "message is a part of a conversation: use token, word, sentence or paragraph";
             return Err(ServiceError::invalid("granularity", "unsupported_granularity", message));
         }
-        let texts = self.texts().into_iter().enumerate().filter(|(_, text)| !text.is_empty());
-        Ok(texts.map(|(i, text)| (i, 0..text.chars().count())).collect())
+        Ok(self.sources().map(|(i, text)| (i, 0..text.chars().count())).collect())
     }
 
     fn cut_into(
@@ -163,7 +198,7 @@ impl Prompt {
         granularity: Granularity,
     ) -> Result<Vec<(usize, Range<usize>)>, ServiceError> {
         let mut parts = Vec::new();
-        for (i, text) in self.texts().into_iter().enumerate().filter(|(_, text)| !text.is_empty()) {
+        for (i, text) in self.sources() {
             let tokens = tokens_with_spans(&language.words.tokenizer, text, "prompt")?;
             parts.extend(spans(text, &tokens, Some(granularity))?.into_iter().map(|span| (i, span)));
         }
@@ -228,14 +263,14 @@ impl Prompt {
         template.render(&conversation).map_err(crate::messages::unwritten)
     }
 
-    /// A text without what is left out of it. (With `All`, also what is of no part.)
+    /// A text without what is left out of it. (With `All`, also what is of no part; a text that is no source stays.)
     fn without(&self, which: usize, text: &str, left: Left<'_>) -> String {
         let is_out = |part: usize| match left {
             Left::Nothing | Left::All => false,
             Left::Part(out) => part == out,
             Left::Only(kept) => !kept[part],
         };
-        if left == Left::All {
+        if left == Left::All && self.is_source[which] {
             return String::new();
         }
         let own = self.parts.iter().enumerate().filter(|(_, (of, _))| *of == which);
