@@ -51,7 +51,7 @@ pub fn read(stream: &Stream) -> f64 {
 }
 
 /// Operations a second (two per multiply-add) that all threads together do on registers, with the
-/// instructions that products with a type use.
+/// instructions that products with a type use; of bytes always those of vectors, which products in AMX's tiles may exceed.
 pub fn operations(kind: Stored) -> f64 {
     let (path, threads) = (cpu::path(), pool::threads());
     let engine = Engine::of(path);
