@@ -136,6 +136,16 @@ macro_rules! store {
 }
 pub(crate) use store;
 
+/// Loads or stores those tiles of sums for which there is a place, and the bytes from a row of it to the next.
+macro_rules! sums {
+    ($load_or_store:ident, $($t:literal: $place:expr),+) => {
+        $(if let Some((p, step)) = $place {
+            $crate::amx::$load_or_store!($t, p, step);
+        })+
+    };
+}
+pub(crate) use sums;
+
 /// Tile `$t` becomes zero.
 macro_rules! zero {
     ($t:literal) => {

@@ -50,10 +50,12 @@ pub(super) unsafe fn tile<const V: usize>(t: &Tile) {
     unsafe {
         // Where the sums of panel `v` are, from row `row` on.
         let place = |v: usize, row: usize| {
-            if v < whole {
-                (t.c.wrapping_add(row * t.c_row + v * PANEL), c_step)
+            if v >= V || row >= rows {
+                None
+            } else if v < whole {
+                Some((t.c.wrapping_add(row * t.c_row + v * PANEL), c_step))
             } else {
-                (edge_at.wrapping_add(row * PANEL), LINE)
+                Some((edge_at.wrapping_add(row * PANEL), LINE))
             }
         };
         if t.start == Start::Output {
@@ -64,20 +66,7 @@ pub(super) unsafe fn tile<const V: usize>(t: &Tile) {
                     part,
                 );
             }
-            let (p, step) = place(0, 0);
-            amx::load!("0", p, step);
-            if V > 1 {
-                let (p, step) = place(1, 0);
-                amx::load!("1", p, step);
-            }
-            if is_tall {
-                let (p, step) = place(0, SIDE);
-                amx::load!("2", p, step);
-                if V > 1 {
-                    let (p, step) = place(1, SIDE);
-                    amx::load!("3", p, step);
-                }
-            }
+            amx::sums!(load, "0": place(0, 0), "1": place(1, 0), "2": place(0, SIDE), "3": place(1, SIDE));
         } else {
             amx::zero!("0");
             amx::zero!("1");
@@ -101,20 +90,7 @@ pub(super) unsafe fn tile<const V: usize>(t: &Tile) {
             }
             step::<V>(a, copy.as_ptr().cast(), LINE_WORDS * PANEL, LINE, is_tall);
         }
-        let (p, step) = place(0, 0);
-        amx::store!("0", p, step);
-        if V > 1 {
-            let (p, step) = place(1, 0);
-            amx::store!("1", p, step);
-        }
-        if is_tall {
-            let (p, step) = place(0, SIDE);
-            amx::store!("2", p, step);
-            if V > 1 {
-                let (p, step) = place(1, SIDE);
-                amx::store!("3", p, step);
-            }
-        }
+        amx::sums!(store, "0": place(0, 0), "1": place(1, 0), "2": place(0, SIDE), "3": place(1, SIDE));
         for i in 0..if part > 0 { rows } else { 0 } {
             std::ptr::copy_nonoverlapping(edge_at.add(i * PANEL), t.c.add(i * t.c_row + whole * PANEL), part);
         }

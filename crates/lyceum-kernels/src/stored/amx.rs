@@ -81,7 +81,11 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
     // blocks are fewer than a tile takes, a copy stands for them.
     unsafe {
         // The sums of tile `v`, and from a row to the next.
-        let place = |v: usize| if whole(v) { (t.out.add(v * ROWS), out_step) } else { (edge_at, LINE) };
+        let place = |v: usize| match v {
+            v if v >= V => None,
+            v if whole(v) => Some((t.out.wrapping_add(v * ROWS), out_step)),
+            _ => Some((edge_at, LINE)),
+        };
         if t.start == Start::Output {
             if part != 0 {
                 for i in 0..R {
@@ -92,20 +96,7 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
                     );
                 }
             }
-            let (p, step) = place(0);
-            amx::load!("0", p, step);
-            if V > 1 {
-                let (p, step) = place(1);
-                amx::load!("1", p, step);
-            }
-            if V > 2 {
-                let (p, step) = place(2);
-                amx::load!("2", p, step);
-            }
-            if V > 3 {
-                let (p, step) = place(3);
-                amx::load!("3", p, step);
-            }
+            amx::sums!(load, "0": place(0), "1": place(1), "2": place(2), "3": place(3));
         } else {
             amx::zero!("0");
             amx::zero!("1");
@@ -133,20 +124,7 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
             }
             step::<V>(x, to, PAIRS * GROUP, GROUP);
         }
-        let (p, step) = place(0);
-        amx::store!("0", p, step);
-        if V > 1 {
-            let (p, step) = place(1);
-            amx::store!("1", p, step);
-        }
-        if V > 2 {
-            let (p, step) = place(2);
-            amx::store!("2", p, step);
-        }
-        if V > 3 {
-            let (p, step) = place(3);
-            amx::store!("3", p, step);
-        }
+        amx::sums!(store, "0": place(0), "1": place(1), "2": place(2), "3": place(3));
         if part != 0 {
             for i in 0..R {
                 std::ptr::copy_nonoverlapping(
