@@ -7,16 +7,16 @@
 //!     open the weight                            (for many panels, where its type has an opened form)
 //!     for panels of rows, the tallest first:
 //!       for the woven tiles of a group, and in them the tiles that one call spans:  one call
-//!   the epilogue
+//!       behind the last stretch:                 what stood out of the rows, and the epilogue
 //! ```
-//! A stretch of the woven tiles stays in the cache while the panels pass by.
+//! A stretch of the woven tiles stays in the cache while the panels pass by, and a panel's sums until they are finished.
 
 use super::activations::{Panels, RowLen};
 use super::engine::{Blocking, Engine, GROUP_MAX, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
 use super::opened::Opening;
-use super::outliers::{Completion, Outliers};
+use super::outliers::{CompleteFn, Completion, Known, Outliers};
 use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::cpu::CpuPath;
@@ -31,6 +31,8 @@ const ALONE_MAX: usize = 512 * 1024;
 const FILL_ALONE_MAX: usize = 16 * 1024;
 /// Tasks that each thread should find.
 const TASKS_PER_THREAD: usize = 20;
+/// Rows from which on steps of a weight are kept for what stands out of several.
+const KNOWN_MIN: usize = 16;
 /// Tiles that a task takes at most.
 const TILES_MAX: usize = 16 * WOVEN;
 
@@ -199,12 +201,22 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     let stretch =
         n_blocks.div_ceil(n_blocks.div_ceil(most)).next_multiple_of(words.blocks_together()).min(n_blocks);
     let woven_bytes = stretch * (head + body) * WOVEN;
-    let room = if opened.is_some() { woven_bytes * group.min(tiles.len().div_ceil(WOVEN)) } else { 0 };
-    scratch::with_f32(room / size_of::<f32>(), |buffer| {
+    let n_woven = group.min(tiles.len().div_ceil(WOVEN));
+    let room = if opened.is_some() { woven_bytes * n_woven / size_of::<f32>() } else { 0 };
+    let complete = place.outliers.zip(p.engine.complete(kind));
+    let known = if complete.is_some() && p.m >= KNOWN_MIN { Known::len(p.k) } else { 0 };
+    scratch::with_f32(room + known * n_woven, |buffer| {
+        let (buffer, known_by) = buffer.split_at_mut(room);
         let buffer: *mut u8 = buffer.as_mut_ptr().cast();
         for first in tiles.clone().step_by(group * WOVEN) {
             let together = first..tiles.end.min(first + group * WOVEN);
             let woven = |first: usize| first..together.end.min(first + WOVEN);
+            let mut ending = Ending { complete, known: [const { None }; GROUP_MAX] };
+            if known > 0 {
+                for (to, buffer) in ending.known.iter_mut().zip(known_by.chunks_exact_mut(known)) {
+                    *to = Some(Known::new(p.k, buffer));
+                }
+            }
             for at in (0..n_blocks).step_by(stretch) {
                 let blocks = at..n_blocks.min(at + stretch);
                 let source = |i: usize, first: usize| match opened {
@@ -219,24 +231,47 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
                 for ((i, first), to) in together.clone().step_by(WOVEN).enumerate().zip(&mut sources) {
                     *to = Some((source(i, first), woven(first)));
                 }
+                let ending = (blocks.end == n_blocks).then_some(&mut ending);
                 // SAFETY: the caller's; the tiles are woven.
-                unsafe { together_by_rows(p, place, &sources, blocks) }
-            }
-            if let (Some(outliers), Some(complete)) = (place.outliers, p.engine.complete(kind)) {
-                let out = p.out.wrapping_add(place.column);
-                for tiles in together.clone().step_by(WOVEN).map(woven) {
-                    let weight = place.weight;
-                    // SAFETY: the rests' sums are complete, and the columns this task's alone.
-                    unsafe { complete(&Completion { outliers, weight, tiles, m: p.m, out, out_row: p.n }) }
-                }
+                unsafe { together_by_rows(p, place, &sources, blocks, ending) }
             }
         }
     });
-    if let Some(finish) = &p.finish {
-        let first = place.column + tiles.start * ROWS;
-        let last = place.column + place.weight.n().min(tiles.end * ROWS);
-        // SAFETY: the columns are complete and this task's alone.
-        unsafe { finish.run(p.path, p.out, p.n, p.n, 0..p.m, first..last) }
+}
+
+/// What is done to sums that are complete but for what stood out.
+struct Ending<'a> {
+    complete: Option<(&'a Outliers, CompleteFn)>,
+    /// Of each of the woven tiles of a group.
+    known: [Option<Known>; GROUP_MAX],
+}
+
+impl Ending<'_> {
+    /// Ends some rows of some woven tiles.
+    ///
+    /// # Safety
+    /// As [`columns`].
+    unsafe fn run(
+        &mut self,
+        p: &Product<'_>,
+        place: &Place<'_>,
+        i: usize,
+        tiles: &Range<usize>,
+        rows: &Range<usize>,
+    ) {
+        let weight = place.weight;
+        if let Some((outliers, complete)) = self.complete {
+            let (out, known) = (p.out.wrapping_add(place.column), self.known[i].as_mut());
+            let (tiles, rows) = (tiles.clone(), rows.clone());
+            let mut completion = Completion { outliers, weight, tiles, rows, out, out_row: p.n, known };
+            // SAFETY: the rests' sums are complete, and the columns this task's alone.
+            unsafe { complete(&mut completion) }
+        }
+        if let Some(finish) = &p.finish {
+            let columns = place.column + tiles.start * ROWS..place.column + weight.n().min(tiles.end * ROWS);
+            // SAFETY: the columns are complete and this task's alone.
+            unsafe { finish.run(p.path, p.out, p.n, p.n, rows.clone(), columns) }
+        }
     }
 }
 
@@ -283,7 +318,8 @@ impl Source {
     }
 }
 
-/// A stretch of some woven tiles, for all rows: a panel of rows meets all of them before the next one.
+/// A stretch of some woven tiles, for all rows: a panel of rows meets all of them before the next one. Behind the last
+/// stretch the panel is ended.
 ///
 /// # Safety
 /// As [`columns`].
@@ -292,6 +328,7 @@ unsafe fn together_by_rows(
     place: &Place<'_>,
     sources: &[Option<(Source, Range<usize>)>],
     blocks: Range<usize>,
+    mut ending: Option<&mut Ending<'_>>,
 ) {
     let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
     for stack in stacks(p.engine.shapes(words, p.m), p.m) {
@@ -302,6 +339,11 @@ unsafe fn together_by_rows(
             for (source, woven) in sources.iter().flatten() {
                 // SAFETY: the caller's.
                 unsafe { panel(p, place, (source, woven), blocks.clone(), (stack, row)) }
+            }
+            let Some(ending) = &mut ending else { continue };
+            for (i, (_, woven)) in sources.iter().flatten().enumerate() {
+                // SAFETY: the caller's: no stretch is left.
+                unsafe { ending.run(p, place, i, woven, &(row..row + stack.height)) }
             }
         }
     }

@@ -408,7 +408,7 @@ macro_rules! table {
 
         fn $complete(kind: Stored) -> Option<CompleteFn> {
             $(#[target_feature(enable = $feature)])?
-            unsafe fn complete<F: Column>(c: &outliers::Completion<'_>) {
+            unsafe fn complete<F: Column>(c: &mut outliers::Completion<'_>) {
                 // SAFETY: as above.
                 unsafe { outliers::complete::<$lanes, F>(c) }
             }

@@ -6,7 +6,7 @@
 //! (512 tokens) 0.3 to 0.5 % of the numbers do, and the error of its log-probabilities is halved. The
 //! decomposition is that of Dettmers et al., "LLM.int8()" (2022), here by row, so that no row depends on another.
 
-use super::formats::{GROUP, ROWS, Small, Super};
+use super::formats::{GROUP, ROWS, Small, Super, WOVEN};
 use super::lanes::Lanes;
 use super::weight::StoredWeight;
 use std::ops::Range;
@@ -108,33 +108,125 @@ fn most(k: usize) -> usize {
     k / ONE_IN
 }
 
-/// Some tiles of a weight and the result whose rows they complete.
+/// Some woven tiles of a weight and the result whose rows they complete.
 pub(super) struct Completion<'a> {
     pub outliers: &'a Outliers,
     pub weight: &'a StoredWeight,
     pub tiles: Range<usize>,
-    pub m: usize,
+    pub rows: Range<usize>,
     /// The first column of the weight's in the first row.
     pub out: *mut f32,
     pub out_row: usize,
+    /// Where what many rows ask for is kept.
+    pub known: Option<&'a mut Known>,
 }
 
-pub(super) type CompleteFn = unsafe fn(&Completion<'_>);
+pub(super) type CompleteFn = unsafe fn(&mut Completion<'_>);
+
+/// Steps of `k` of some woven tiles as floats, each made when it is first asked for: what stands out stands at few
+/// places, and those are the same in many rows.
+pub(super) struct Known {
+    /// Of each step of `k`, where it is; [`UNKNOWN`].
+    places: *mut u32,
+    numbers: *mut f32,
+    n: u32,
+}
+
+const UNKNOWN: u32 = u32::MAX;
+/// Steps that are kept at most: they stay in the second cache.
+const KNOWN_MAX: usize = 512;
+/// Numbers of a step.
+const STEP: usize = WOVEN * ROWS;
+
+impl Known {
+    /// Numbers of 32 bits that it needs.
+    pub fn len(k: usize) -> usize {
+        k.next_multiple_of(STEP) + k.min(KNOWN_MAX) * STEP
+    }
+
+    /// Nothing known yet.
+    pub fn new(k: usize, buffer: &mut [f32]) -> Known {
+        assert!(buffer.len() >= Self::len(k), "the buffer of steps is too short: bug");
+        buffer[..k].fill(f32::from_bits(UNKNOWN));
+        let (places, numbers) = buffer.split_at_mut(k.next_multiple_of(STEP));
+        Known { places: places.as_mut_ptr().cast(), numbers: numbers.as_mut_ptr(), n: 0 }
+    }
+
+    /// The numbers of step `k`, where they are known.
+    ///
+    /// # Safety
+    /// The weight has the step.
+    #[inline(always)]
+    unsafe fn of(&self, k: u32) -> Option<*const f32> {
+        // SAFETY: the caller's; places are within the numbers.
+        unsafe {
+            match *self.places.add(k as usize) {
+                UNKNOWN => None,
+                place => Some(self.numbers.add(place as usize * STEP).cast_const()),
+            }
+        }
+    }
+
+    /// Makes step `k` known where there is room.
+    ///
+    /// # Safety
+    /// As [`complete`].
+    #[inline(always)]
+    unsafe fn learn<L: Lanes, F: Column>(&mut self, k: u32, weight: &StoredWeight, tiles: Range<usize>) {
+        // SAFETY: the caller's; there is room for so many steps.
+        unsafe {
+            if *self.places.add(k as usize) != UNKNOWN || self.n as usize == weight.k().min(KNOWN_MAX) {
+                return;
+            }
+            let to = self.numbers.add(self.n as usize * STEP);
+            for (i, tile) in tiles.enumerate() {
+                for at in (0..GROUP).step_by(4 * L::N) {
+                    let numbers = column::<L, F>(weight.tile(tile), k, at);
+                    L::store_up_to(to.add(i * ROWS + at / 4), numbers, L::N);
+                }
+            }
+            *self.places.add(k as usize) = self.n;
+            self.n += 1;
+        }
+    }
+}
+
+/// Step `k` of a tile.
+#[inline(always)]
+unsafe fn column<L: Lanes, F: Column>(
+    (heads, bodies, block_step): (*const u8, *const u8, usize),
+    k: u32,
+    at: usize,
+) -> L::F {
+    let (block, i) = (k as usize / F::LEN, k as usize % F::LEN);
+    // SAFETY: the caller's.
+    unsafe { F::column::<L>(heads.add(block * block_step), bodies.add(block * block_step), i, at) }
+}
 
 /// Adds to every row what its outliers multiply, in rising order of their places.
 ///
 /// # Safety
 /// The processor is that of `L`; `out` holds the sums of the rows' rests, and is nobody else's.
 #[inline(always)]
-pub(super) unsafe fn complete<L: Lanes, F: Column>(c: &Completion<'_>) {
-    for row in 0..c.m {
+pub(super) unsafe fn complete<L: Lanes, F: Column>(c: &mut Completion<'_>) {
+    for row in c.rows.clone() {
         // SAFETY: the caller's.
         let outliers = unsafe { c.outliers.of(row) };
         if outliers.is_empty() {
             continue;
         }
-        for tile in c.tiles.clone() {
-            let (heads, bodies, block_step) = c.weight.tile(tile);
+        if let Some(known) = &mut c.known {
+            for outlier in outliers {
+                // SAFETY: the caller's.
+                unsafe { known.learn::<L, F>(outlier.k, c.weight, c.tiles.clone()) }
+            }
+        }
+        // SAFETY: the caller's.
+        if unsafe { complete_known::<L>(c, row, outliers) } {
+            continue;
+        }
+        for (t, tile) in c.tiles.clone().enumerate() {
+            let from = c.weight.tile(tile);
             let cols = (c.weight.n() - tile * ROWS).min(ROWS);
             for at in (0..GROUP).step_by(4 * L::N) {
                 let first = at / 4;
@@ -146,15 +238,55 @@ pub(super) unsafe fn complete<L: Lanes, F: Column>(c: &Completion<'_>) {
                     let to = c.out.add(row * c.out_row + tile * ROWS + first);
                     let mut sum = L::load_up_to(to, cols - first);
                     for outlier in outliers {
-                        let (block, i) = (outlier.k as usize / F::LEN, outlier.k as usize % F::LEN);
-                        let (head, body) = (heads.add(block * block_step), bodies.add(block * block_step));
-                        sum = L::fma(F::column::<L>(head, body, i, at), L::float(outlier.value), sum);
+                        let known = match &c.known {
+                            Some(known) => known.of(outlier.k),
+                            None => None,
+                        };
+                        let numbers = match known {
+                            Some(known) => L::load_float(known.add(t * ROWS + first)),
+                            None => column::<L, F>(from, outlier.k, at),
+                        };
+                        sum = L::fma(numbers, L::float(outlier.value), sum);
                     }
                     L::store_up_to(to, sum, cols - first);
                 }
             }
         }
     }
+}
+
+/// [`complete`] of one row where the woven tiles are whole and all steps known: all columns at once, so that sums need not
+/// wait for each other. Whether it was done; the sums are the same.
+///
+/// # Safety
+/// As [`complete`].
+#[inline(always)]
+unsafe fn complete_known<L: Lanes>(c: &Completion<'_>, row: usize, outliers: &[Outlier]) -> bool {
+    const VECTORS_MAX: usize = STEP / 8;
+    const { assert!(STEP / L::N <= VECTORS_MAX) };
+    let Some(known) = &c.known else { return false };
+    if c.tiles.len() < WOVEN || c.tiles.end * ROWS > c.weight.n() {
+        return false;
+    }
+    // SAFETY: the caller's; the columns are there.
+    unsafe {
+        let to = c.out.add(row * c.out_row + c.tiles.start * ROWS);
+        let mut sums = [L::float(0.0); VECTORS_MAX];
+        for v in 0..STEP / L::N {
+            sums[v] = L::load_float(to.add(v * L::N));
+        }
+        for outlier in outliers {
+            let Some(numbers) = known.of(outlier.k) else { return false };
+            let value = L::float(outlier.value);
+            for v in 0..STEP / L::N {
+                sums[v] = L::fma(L::load_float(numbers.add(v * L::N)), value, sums[v]);
+            }
+        }
+        for v in 0..STEP / L::N {
+            L::store_up_to(to.add(v * L::N), sums[v], L::N);
+        }
+    }
+    true
 }
 
 /// A type whose weights can be read one step of `k` at a time.
