@@ -82,6 +82,14 @@ pub(crate) fn prefetch(p: *const f32) {
     let _ = p;
 }
 
+/// [`prefetch`] into the second cache only.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn prefetch_second(p: *const f32) {
+    // SAFETY: as there.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast()) }
+}
+
 /// Runs `body::<S>(args…)` compiled for the given path: `on_path!(path, body(a: A, b: B) -> R)`, where the
 /// names are both the arguments' names in scope and the parameters of the compiled functions.
 macro_rules! on_path {

@@ -379,7 +379,7 @@ unsafe fn panel(
             bodies: source.bodies.wrapping_add(i * source.body),
             block_step: source.block_step,
             n_tiles,
-            stream: if is_first { Stream::Memory } else { Stream::Cache },
+            stream: if is_first { p.engine.stream() } else { Stream::Cache },
             words: a.words.wrapping_add(from(len.words, before.words)),
             scales: a.scales.wrapping_add(from(len.scales, before.scales)),
             sums: a.sums.wrapping_add(from(len.sums, before.sums)),

@@ -9,7 +9,7 @@ use super::lanes::{Lanes, Plain};
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::opened::OpenFn;
 use super::outliers::{self, Column, CompleteFn, Of32, Of256};
-use super::tile::{self, Tile, TileFn};
+use super::tile::{self, Stream, Tile, TileFn};
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
 use crate::cpu::{self, CpuPath};
@@ -165,6 +165,15 @@ impl Engine {
         let is_amx = self.for_rows(self.words(kind), m) == Engine::Amx;
         // SAFETY: the caller's.
         is_amx.then(|| unsafe { amx::layout(kind, shape).begin() })
+    }
+
+    /// How a weight comes from memory.
+    pub fn stream(self) -> Stream {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx => Stream::MemoryByTwo,
+            _ => Stream::Memory,
+        }
     }
 
     /// The shapes of the tiles over some words.

@@ -57,10 +57,19 @@ pub(super) enum Stream {
     /// In memory: it is asked for some time before it is used, but for one row of what needs so little work that the
     /// loads themselves run far enough ahead.
     Memory,
+    /// The same, asked for twice: far ahead into the second cache, and near into the first, to which a core of this kind
+    /// has fewer lines under way than memory takes time for.
+    #[cfg(target_arch = "x86_64")]
+    MemoryByTwo,
 }
 
 /// How far ahead that is, in bytes, for small blocks.
 const AHEAD: usize = 4096;
+/// How far ahead what is asked for twice.
+#[cfg(target_arch = "x86_64")]
+pub(super) const FAR: usize = 16384;
+#[cfg(target_arch = "x86_64")]
+pub(super) const NEAR: usize = 2048;
 
 /// What a tile's sums start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,10 +107,21 @@ impl Tile {
     /// Asks for what is `ahead` bytes after part `part` of a block's `n_parts`, if the weight streams by.
     #[inline(always)]
     fn prefetch(&self, column: &Column, ahead: usize, part: usize, n_parts: usize) {
-        if self.stream == Stream::Memory {
-            let len = self.block_step / n_parts;
-            for at in (0..len).step_by(64) {
-                crate::simd::prefetch(column.head.wrapping_add(ahead + part * len + at).cast());
+        let len = self.block_step / n_parts;
+        let from = column.head.wrapping_add(part * len);
+        match self.stream {
+            Stream::Cache => {}
+            Stream::Memory => {
+                for at in (0..len).step_by(64) {
+                    crate::simd::prefetch(from.wrapping_add(ahead + at).cast());
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Stream::MemoryByTwo => {
+                for at in (0..len).step_by(64) {
+                    crate::simd::prefetch_second(from.wrapping_add(FAR + at).cast());
+                    crate::simd::prefetch(from.wrapping_add(NEAR + at).cast());
+                }
             }
         }
     }
@@ -244,7 +264,7 @@ pub(super) unsafe fn small<L: Lanes, F: Small, const R: usize, const V: usize>(t
                 }
                 shifts = shifts.add(R);
             }
-            if R > 1 || !F::WIDE {
+            if R > 1 || !F::WIDE || t.stream != Stream::Memory {
                 t.prefetch(&w[0], AHEAD, 0, 1);
             }
             for w in &mut w {
