@@ -167,6 +167,16 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
     }
 
+    /// A field that was refused here, for a use case that knows where it stands in the request.
+    pub fn into_refusal(self) -> ServiceError {
+        let ErrorDetail { message, param, code, .. } = self.detail;
+        let param = param.unwrap_or_default();
+        match self.status {
+            StatusCode::NOT_IMPLEMENTED => ServiceError::not_implemented(param, message),
+            _ => ServiceError::invalid(param, code.unwrap_or("invalid_value"), message),
+        }
+    }
+
     fn at(mut self, param: Option<String>) -> Self {
         self.detail.param = param;
         self

@@ -131,6 +131,7 @@ async fn serve_as(
     // Ends with this future, however that ends.
     let mut working = tokio::task::JoinSet::new();
     working.spawn(lyceum_service::standing::keep_fresh(service.clone(), stopping.clone()));
+    working.spawn(lyceum_service::background::settle(service.clone()));
     working.spawn(lyceum_service::batches::run(service, Arc::new(batches::Routes(api.clone())), stopping));
     let shutdown = async move {
         shutdown.await;

@@ -3,12 +3,14 @@
 //! A run is a document in the store: `queued → in_progress → completed | failed | cancelled`. A few work at once, a
 //! bounded number waits, and cancelling one drops its future, which ends it at its next pass on the device. Doors say
 //! what the document holds; this module knows no shape of it. Where the process that worked on a run is gone, the run
-//! is `failed` with the code `interrupted`: it is not begun again by itself.
+//! is `failed` with the code `interrupted`: it is not begun again by itself. The next server of its machine says so to
+//! every machine, or whoever asks there before.
 
 use crate::receipts::{self, Place};
 use crate::{Service, ServiceError};
 use lyceum_store::WorkLock;
 use lyceum_store::runs::{self, Kind, RunId};
+use lyceum_store::tenancy::{Page, projects};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
@@ -226,11 +228,16 @@ impl Run {
             tracing::error!(?error, id = self.record.id, "a background run was not written");
             return;
         }
-        if self.record.status.has_ended()
-            && let Err(error) = runs::keep(self.service.store(), &self.project, &self.id).await
-        {
-            tracing::error!(%error, id = self.record.id, "a background run is on this machine alone");
+        if self.record.status.has_ended() {
+            keep(&self.service, &self.project, &self.id).await;
         }
+    }
+}
+
+/// Gives a run that has ended to every machine.
+async fn keep(service: &Service, project: &Project, id: &RunId) {
+    if let Err(error) = runs::keep(service.store(), project, id).await {
+        tracing::error!(%error, id = id.as_str(), "a background run is on this machine alone");
     }
 }
 
@@ -284,17 +291,31 @@ pub async fn find(
     let unknown = || ServiceError::NotFound { what: kind.name(), id: id.to_owned() };
     let id = RunId::parse(kind, id).ok_or_else(unknown)?;
     runs::have(service.store(), project, &id).await?;
-    let project = project.clone();
-    off_runtime(service, move |service| find_here(service, &project, kind, &id)).await
+    let (of, this) = (project.clone(), id.clone());
+    let look = move |service: &Service| {
+        let record = read(service, &of, kind, &this)?;
+        let left = if record.status.has_ended() { None } else { left_here(service, &of, kind, &this)? };
+        Ok(left.map_or((record, None), |(record, lock)| (record, Some(lock))))
+    };
+    let (record, lock) = off_runtime(service, look).await?;
+    if lock.is_some() {
+        keep(service, project, &id).await;
+    }
+    Ok(record)
 }
 
-fn find_here(service: &Service, project: &Project, kind: Kind, id: &RunId) -> Result<Record, ServiceError> {
-    let record = read(service, project, kind, id)?;
-    if record.status.has_ended() || service.background.live().contains_key(id.as_str()) {
-        return Ok(record);
+/// A run that nobody works on any more, ended where it had not; held, so that nobody else gives it to every machine.
+fn left_here(
+    service: &Service,
+    project: &Project,
+    kind: Kind,
+    id: &RunId,
+) -> Result<Option<(Record, WorkLock)>, ServiceError> {
+    if service.background.live().contains_key(id.as_str()) {
+        return Ok(None);
     }
     // Nobody here works on it; the lock says whether another process does.
-    let Some(_lock) = runs::own(service.store(), project, id)? else { return Ok(record) };
+    let Some(lock) = runs::own(service.store(), project, id)? else { return Ok(None) };
     let mut record = read(service, project, kind, id)?;
     if !record.status.has_ended() {
         record.status = Status::Failed;
@@ -302,7 +323,46 @@ fn find_here(service: &Service, project: &Project, kind: Kind, id: &RunId) -> Re
         record.error = Some(Failed { code: "interrupted".into(), message: message.into() });
         save(service, project, id, &record)?;
     }
-    Ok(record)
+    Ok(Some((record, lock)))
+}
+
+/// Ends the runs that processes of this machine left which are gone, and gives them to every machine, so that each says
+/// what became of them. One that cannot be settled is told to whoever asks for it.
+pub async fn settle(service: Arc<Service>) {
+    if let Err(error) = settle_all(&service).await {
+        tracing::warn!(%error, "runs that were interrupted are known to this machine alone");
+    }
+}
+
+async fn settle_all(service: &Arc<Service>) -> Result<(), ServiceError> {
+    let store = service.store();
+    for organization in projects::organizations(store).await? {
+        let listed = projects::list(store, &organization.id, projects::Which::All, Page::WHOLE).await?;
+        for project in listed.data.into_iter().map(|described| described.project) {
+            let of = project.clone();
+            let owned = off_runtime(service, move |service| Ok(runs::owned(service.store(), &of)?)).await?;
+            for (kind, id) in owned {
+                if let Err(error) = settle_one(service, &project, kind, &id).await {
+                    tracing::debug!(%error, id = id.as_str(), "an interrupted run was not settled");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn settle_one(
+    service: &Arc<Service>,
+    project: &Project,
+    kind: Kind,
+    id: &RunId,
+) -> Result<(), ServiceError> {
+    let (of, this) = (project.clone(), id.clone());
+    let left = off_runtime(service, move |service| left_here(service, &of, kind, &this)).await?;
+    if left.is_some() {
+        keep(service, project, id).await;
+    }
+    Ok(())
 }
 
 fn read(service: &Service, project: &Project, kind: Kind, id: &RunId) -> Result<Record, ServiceError> {

@@ -135,9 +135,9 @@ impl<K: Clone + Eq + Hash, V: Clone> Memory<K, V> {
 /// client that asks every other second waits for no statement. A key that is refused meanwhile is forgotten.
 pub async fn keep_fresh(service: Arc<Service>, mut stopping: tokio::sync::watch::Receiver<bool>) {
     while !*stopping.borrow() {
-        if let Err(error) = refresh(&service, Timestamp::now()).await {
+        for error in refresh(&service, Timestamp::now()).await {
             // Whoever asks reads it, or is told.
-            tracing::debug!(%error, "what is known of keys and projects was not read again");
+            tracing::debug!(%error, "what is known of a key or a project was not read again");
         }
         tokio::select! {
             () = tokio::time::sleep(limits::STANDING_REFRESH_EVERY) => {}
@@ -146,24 +146,31 @@ pub async fn keep_fresh(service: Arc<Service>, mut stopping: tokio::sync::watch:
     }
 }
 
-async fn refresh(service: &Service, now: Timestamp) -> Result<(), ServiceError> {
-    let known = &service.standings;
+/// Each by itself: one that cannot be read keeps no other one old. What went wrong, in the order of the entries.
+async fn refresh(service: &Service, now: Timestamp) -> Vec<ServiceError> {
+    let (known, mut errors) = (&service.standings, Vec::new());
     for (digest, identity) in known.identities.in_use() {
         let Identity::Project(_) = identity else { continue };
-        let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
-        match keys::look_digest(&service.store, &digest, now).await? {
-            keys::Verdict::Valid(key) => {
-                let key = Arc::new(key);
-                if known.generation.load(Ordering::Acquire) == generation {
-                    known.identities.keep(digest, read_at, Identity::Project(key.clone()));
-                }
-                keys::note_use(&service.store, &key, now).await?;
-            }
-            _ => known.identities.remove(&digest),
-        }
+        errors.extend(refresh_key(service, digest, now).await.err());
     }
     for (project, _) in known.projects.in_use() {
-        service.read_standing(&project).await?;
+        errors.extend(service.read_standing(&project).await.err());
+    }
+    errors
+}
+
+async fn refresh_key(service: &Service, digest: [u8; 32], now: Timestamp) -> Result<(), ServiceError> {
+    let known = &service.standings;
+    let (generation, read_at) = (known.generation.load(Ordering::Acquire), Instant::now());
+    match keys::look_digest(&service.store, &digest, now).await? {
+        keys::Verdict::Valid(key) => {
+            let key = Arc::new(key);
+            if known.generation.load(Ordering::Acquire) == generation {
+                known.identities.keep(digest, read_at, Identity::Project(key.clone()));
+            }
+            keys::note_use(&service.store, &key, now).await?;
+        }
+        _ => known.identities.remove(&digest),
     }
     Ok(())
 }

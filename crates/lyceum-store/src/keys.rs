@@ -219,6 +219,15 @@ pub async fn page(store: &Store, project: &Project, page: Page<'_>) -> Result<Li
 
 /// A key that was not revoked.
 pub async fn find(store: &Store, project: &Project, id: &KeyId) -> Result<Key, StoreError> {
+    find_in(&store.reader, project, id).await
+}
+
+/// As [`find`], where who changes it already reads.
+async fn find_in<'c>(
+    from: impl sqlx::Executor<'c, Database = sqlx::Any>,
+    project: &Project,
+    id: &KeyId,
+) -> Result<Key, StoreError> {
     let row: Option<KeyRow> = sqlx::query_as(
         "SELECT tenant, project, id, name, digest, scopes, created_at, expires_at, revoked_at, last_used_at, \
          owner_kind, owner_id, hint FROM api_keys \
@@ -227,7 +236,7 @@ pub async fn find(store: &Store, project: &Project, id: &KeyId) -> Result<Key, S
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(id.as_str())
-    .fetch_optional(&store.reader)
+    .fetch_optional(from)
     .await?;
     row.map_or_else(|| Err(missing(id)), |row| parse(row).map(|(key, _)| key))
 }
@@ -317,7 +326,8 @@ pub async fn rotate(
 ) -> Result<(Key, KeySecret), StoreError> {
     let mut transaction = store.write().await?;
     require_active(&mut transaction, project).await?;
-    let old = find(store, project, id).await?;
+    // One that was revoked or rotated meanwhile has no successor, and is not called back to life.
+    let old = find_in(&mut *transaction, project, id).await?;
     let (end, still_lives) = overlap_end(&old.grant, overlap, act.now)?;
     sqlx::query(
         "UPDATE api_keys SET expires_at = $4, revoked_at = $5 WHERE tenant = $1 AND project = $2 AND id = $3",

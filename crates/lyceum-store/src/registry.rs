@@ -128,7 +128,7 @@ pub async fn approve(
     Ok(())
 }
 
-/// Points an alias at a version. `protect` sets whether its next moves need an approval; None leaves that as it is.
+/// Points an alias at a version that no gate holds back. `protect` sets whether its next moves need an approval; None leaves that as it is.
 /// Returns where it pointed before.
 ///
 /// # Errors
@@ -148,15 +148,15 @@ pub async fn set_alias(
     let held = state_of(&mut transaction, project, name, number).await?;
     let old = pointer(&mut transaction, project, name, alias).await?;
     let protected = protect.unwrap_or(old.as_ref().is_some_and(|old| old.protected));
+    let id = format!("{name}@{number}");
+    // Whoever asks by an alias asks for what somebody stands behind: a promotion says so first.
+    if let Some(why) = held {
+        return Err(StoreError::Held { id, why });
+    }
     // Neither the first move nor the one that lifts the protection slips past an approval.
-    if protected || old.as_ref().is_some_and(|old| old.protected) {
-        let id = format!("{name}@{number}");
-        if let Some(why) = held {
-            return Err(StoreError::Held { id, why });
-        }
-        if !is_approved(&mut transaction, project, name, number).await? {
-            return Err(StoreError::NotApproved { id, alias: alias.to_string() });
-        }
+    let asks_approval = protected || old.as_ref().is_some_and(|old| old.protected);
+    if asks_approval && !is_approved(&mut transaction, project, name, number).await? {
+        return Err(StoreError::NotApproved { id, alias: alias.to_string() });
     }
     point(&mut transaction, project, name, &Pointer { alias: alias.clone(), version: number, protected })
         .await?;

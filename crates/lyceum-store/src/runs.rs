@@ -27,6 +27,8 @@ pub enum Kind {
 }
 
 impl Kind {
+    const ALL: [Kind; 4] = [Kind::Robustness, Kind::Explanation, Kind::Cascade, Kind::Audit];
+
     fn prefix(self) -> &'static str {
         match self {
             Kind::Robustness => "rob_",
@@ -155,14 +157,31 @@ pub async fn list(store: &Store, project: &Project, kind: Kind) -> Result<Vec<Ru
 }
 
 fn list_here(store: &Store, project: &Project, kind: Kind) -> Result<Vec<RunId>, StoreError> {
+    Ok(names_here(store, project)?.iter().filter_map(|name| id_of(kind, name)).collect())
+}
+
+fn names_here(store: &Store, project: &Project) -> Result<Vec<String>, StoreError> {
     let folder = store.layout().runs(project);
     let entries = match std::fs::read_dir(&folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(StoreError::file("list", &folder, error)),
     };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    Ok(names.filter_map(|name| id_of(kind, &name)).collect())
+    Ok(entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// Runs of this machine that somebody works on, or whose process was gone before every machine had them: a lock lies
+/// beside each.
+///
+/// # Errors
+/// The disk.
+pub fn owned(store: &Store, project: &Project) -> Result<Vec<(Kind, RunId)>, StoreError> {
+    let names = names_here(store, project)?;
+    let run = |name: &String| {
+        let name = name.strip_suffix(".lock")?;
+        Kind::ALL.into_iter().find_map(|kind| Some((kind, RunId::parse(kind, name)?)))
+    };
+    Ok(names.iter().filter_map(run).collect())
 }
 
 /// The run that a file is the document of.
@@ -228,7 +247,9 @@ mod tests {
         assert!(list(&store, &ours, Kind::Explanation).await.unwrap().is_empty());
         trim(&store, &ours, Kind::Robustness, 0).await.unwrap();
         assert_eq!(list(&store, &ours, Kind::Robustness).await.unwrap(), std::slice::from_ref(&first));
+        assert_eq!(owned(&store, &ours).unwrap(), [(Kind::Robustness, first.clone())]);
         drop(lock);
+        assert!(owned(&store, &ours).unwrap().is_empty());
         trim(&store, &ours, Kind::Robustness, 0).await.unwrap();
         assert!(list(&store, &ours, Kind::Robustness).await.unwrap().is_empty());
         assert_eq!(std::fs::read_dir(store.layout().runs(&ours)).unwrap().count(), 0, "no file is left");

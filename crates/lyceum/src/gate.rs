@@ -171,6 +171,8 @@ async fn served(context: &Context, store: &Store, name: &str) -> Result<Option<V
 
 struct Asked {
     data: KeyedPath,
+    /// As the spec names it.
+    file: String,
     rows: Option<usize>,
     items: Vec<Item>,
     max_drop: f64,
@@ -186,13 +188,16 @@ impl Asked {
             Failure::usage("the gate names no file of rows", why, "add data = \"test.csv\" under [gate]")
         })?;
         let (data, items) = (base_dir.join(file), suite(gate)?);
-        Ok(Some(Asked { data, rows: gate.rows, items, max_drop: gate.max_drop, seed: spec.seed }))
+        let (file, max_drop) = (file.to_owned(), gate.max_drop);
+        Ok(Some(Asked { data, file, rows: gate.rows, items, max_drop, seed: spec.seed }))
     }
 
     fn compare(&self, fresh: &Resident, served: Version, control: &Control) -> Result<(Run, Gate), String> {
         let try_one = |resident: &Resident| -> Result<Run, String> {
-            let rows =
-                file::rows(resident, &self.data, self.rows, control).map_err(|error| error.to_string())?;
+            // Clients read it: where the file lies is the server's matter.
+            let place = self.data.display().to_string();
+            let rows = file::rows(resident, &self.data, self.rows, control)
+                .map_err(|error| error.to_string().replace(&place, &self.file))?;
             robustness::run(resident, &rows, &self.items, self.seed, control)
                 .map_err(|error| error.to_string())
         };

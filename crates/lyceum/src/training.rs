@@ -306,8 +306,8 @@ pub fn say_done(context: &Context, outcome: &str) -> Result<(), Failure> {
     refuse_held(&done)
 }
 
-/// A version that its gate holds is a job that is done and a command that says no.
-fn refuse_held(done: &Value) -> Result<(), Failure> {
+/// A version that its gate holds is a job that is done and a command that says no. `done` has its `model` and its `gate`.
+pub fn refuse_held(done: &Value) -> Result<(), Failure> {
     if done["gate"]["held"] != true {
         return Ok(());
     }
@@ -318,9 +318,11 @@ fn refuse_held(done: &Value) -> Result<(), Failure> {
         Some(served) => format!("{model} is held by its gate: {name} goes on serving {served}"),
         None => format!("{model} is held by its gate: {name} does not serve it"),
     };
-    // Only a fine-tuning has a base.
-    let how =
-        if done["base"].is_null() { "train with train.robust" } else { "tune it on more or other lines" };
+    // Losses are what fine-tunings are compared by.
+    let how = match done["gate"].get("max_rise") {
+        None => "train with train.robust",
+        Some(_) => "tune it on more or other lines",
+    };
     let fix = format!("{how}, or lyceum promote {model} to serve it all the same");
     Err(Failure::new(Exit::Failed, "gate_refused", message, why, fix))
 }

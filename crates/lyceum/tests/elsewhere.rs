@@ -19,7 +19,8 @@ use lyceum_types::limits;
 use program::server::{SERVE, Server, send};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 const STEPS: usize = 1200;
@@ -163,4 +164,91 @@ fn a_machine_with_an_empty_disk_goes_on_with_what_the_bucket_and_the_database_ha
     // From checkpoints of a job that ended there, and its file.
     let rows = server.client.post("/v1/explanations", &asked);
     assert_eq!((&rows["rows"], &rows["checkpoints"]), (&why["rows"], &why["checkpoints"]));
+}
+
+#[test]
+fn a_run_that_was_interrupted_is_told_on_every_machine_when_its_own_is_back() {
+    let bucket = bucket::Server::start();
+    let (first, second) = (Machine::new(&bucket.endpoint), Machine::new(&bucket.endpoint));
+    let spec = "name = \"points\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\nvalid_fraction = 0.25\n\
+        target = \"label\"\n[model]\nfamily = \"mlp\"\nhidden = [64, 64]\n[train]\nepochs = 1\nbatch_size = 8\n";
+    std::fs::write(first.folder.path().join("spec.toml"), spec).unwrap();
+    std::fs::write(first.folder.path().join("rows.csv"), program::points(80, ["x", "y"], program::side))
+        .unwrap();
+    first.run(&["train", "spec.toml"]);
+    let server = first.serve(None);
+    let suite = json!([{"type": "smoothing", "sigma": 0.25, "n": 1_000_000}, {"type": "smoothing", "sigma": 0.5, "n": 1_000_000}]);
+    let body = json!({"model": "points", "instances": [[0.1, 0.2]], "labels": ["above"], "suite": suite});
+    let path = format!(
+        "/v1/robustness/runs/{}",
+        server.client.post("/v1/robustness/runs", &body)["id"].as_str().unwrap()
+    );
+    server.wait(&path, |run| run["status"] == "in_progress");
+    let key = server.client.key.clone();
+    cut_power(server);
+    // Nobody asks for it there.
+    let server = first.serve(Some(&key));
+    let begun = Instant::now();
+    let runs = first.data().join("runs");
+    let is_locked = || {
+        std::fs::read_dir(&runs)
+            .unwrap()
+            .any(|entry| entry.unwrap().path().extension().is_some_and(|e| e == "lock"))
+    };
+    while is_locked() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it is not settled");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    server.end("-INT");
+    second.takes_database_of(&first);
+    let server = second.serve(Some(&key));
+    let found = server.client.get(&path);
+    assert_eq!(
+        (&found["status"], &found["error"]["code"]),
+        (&json!("failed"), &json!("interrupted")),
+        "{found}"
+    );
+    assert_eq!(server.client.get("/v1/robustness/runs")["data"][0], found);
+}
+
+#[test]
+fn an_interrupted_training_whose_folder_is_lost_goes_on_from_the_bucket() {
+    let bucket = bucket::Server::start();
+    let machine = Machine::new(&bucket.endpoint);
+    let folder = machine.folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    std::fs::write(folder.join("chats.jsonl"), chats()).unwrap();
+    let spec = |name: &str| {
+        let spec = format!(
+            "name = \"{name}\"\nseed = 5\n[data]\ntrain = \"chats.jsonl\"\n[model]\nfamily = \"tiny\"\n\
+             lora = {{ rank = 4 }}\n[train]\nsteps = {STEPS}\nbatch_size = 2\n"
+        );
+        std::fs::write(folder.join("spec.toml"), spec).unwrap();
+    };
+    machine.run(&["import", "tiny.gguf", "--name", "tiny"]);
+    spec("whole");
+    machine.run(&["train", "spec.toml"]);
+    spec("cut");
+    let mut training =
+        machine.command(&["train", "spec.toml", "--json"]).stdout(Stdio::null()).spawn().unwrap();
+    let begun = Instant::now();
+    let job = loop {
+        let jobs = machine.run(&["jobs", "ls"]);
+        let job = jobs["jobs"].as_array().unwrap().iter().find(|job| job["model"] == "cut").cloned();
+        if let Some(job) = job.filter(|job| job["step"].as_u64() > Some(200)) {
+            break job["id"].as_str().unwrap().to_owned();
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{jobs}");
+    };
+    assert!(send("-INT", training.id()));
+    assert_eq!(training.wait().unwrap().code(), Some(130));
+    std::fs::remove_dir_all(machine.data().join("jobs").join(&job)).unwrap();
+    let output = machine.command(&["jobs", "resume", &job]).arg("--json").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let events = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let resumed = { events }.find(|event| event["event"] == "resumed").unwrap();
+    let step = resumed["step"].as_u64().unwrap();
+    assert!(step > 0 && step < STEPS as u64, "{resumed}");
+    assert!(weights(&machine, &json!("cut")) == weights(&machine, &json!("whole")), "bit for bit");
 }

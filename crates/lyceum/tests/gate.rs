@@ -5,8 +5,9 @@
 
 mod program;
 
-use program::{last, lyceum, refusal};
-use serde_json::Value;
+use program::server::{SERVE, Server};
+use program::{command, last, lyceum, refusal};
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// One column that is right of 85 % of the rows and that no small change turns, and twenty that together are right of
@@ -40,6 +41,7 @@ fn write_spec(folder: &Path, robust: &str, more: &str) {
 }
 
 const ROBUST: &str = "robust = { method = \"adversarial\", eps = 0.5, steps = 5 }";
+const JOBS: &str = "/v1/fine_tuning/jobs";
 const GATE: &str =
     "[gate]\nmax_drop = 0.05\nrows = 200\nsuite = [{ type = \"pgd\", eps = 0.5, steps = 10 }]\n";
 
@@ -138,4 +140,57 @@ fn a_gate_that_cannot_compare_is_refused_before_the_training() {
     let done = last(&lyceum(folder, &["train", "spec.toml", "--gate", gate]));
     assert_eq!((&done["model"], &done["gate"]["held"]), (&"gated@2".into(), &false.into()), "{done}");
     assert_eq!(last(&lyceum(folder, &["show", "gated"]))["version"], 2);
+}
+
+#[test]
+fn over_http_a_gate_judges_on_files_that_were_brought() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let server = Server::start(command(folder, &SERVE), None);
+    let [train, test] = [("train.csv", 600, 1), ("test.csv", 300, 2)].map(|(name, n, seed)| {
+        write_rows(&folder.join(name), n, seed);
+        server.bring("fine-tune", name, &std::fs::read_to_string(folder.join(name)).unwrap())
+    });
+    let trained = |robust: Value| {
+        let mut spec = json!({"name": "gated", "task": "classification", "data": {"target": "label"},
+            "model": {"hidden": [16]},
+            "train": {"epochs": 20, "batch_size": 40, "precision": "f32", "optimizer": {"name": "adam", "lr": 0.01}},
+            "gate": {"max_drop": 0.05, "rows": 200, "data": test, "suite": [{"type": "pgd", "eps": 0.5, "steps": 10}]}});
+        if !robust.is_null() {
+            spec["train"]["robust"] = robust;
+        }
+        let body = json!({"model": "mlp", "training_file": train, "seed": 3,
+            "method": {"type": "train", "train": {"spec": spec}}});
+        let job = server.post(JOBS, &body);
+        let path = format!("{JOBS}/{}", job["id"].as_str().unwrap());
+        let job = server.wait(&path, |job| job["status"] == "succeeded");
+        (job, server.get(&format!("{path}/events")))
+    };
+    let (first, events) = trained(json!({"method": "adversarial", "eps": 0.5, "steps": 5}));
+    let gate = &first["lyceum"]["gate"];
+    assert_eq!((&first["fine_tuned_model"], &gate["held"]), (&json!("gated@1"), &json!(false)), "{first}");
+    let told = "Its gate let it pass: there was no version to compare it with";
+    assert_eq!(events["data"][1]["message"], told);
+
+    let (second, events) = trained(Value::Null);
+    let gate = &second["lyceum"]["gate"];
+    assert_eq!((&second["fine_tuned_model"], &gate["held"]), (&json!("gated@2"), &json!(true)), "{second}");
+    assert_eq!(gate["compared_to"], "gated@1");
+    assert!(gate["differences"][0]["difference"].as_f64().unwrap() < -0.2, "{gate}");
+    let message = events["data"][1]["message"].as_str().unwrap();
+    assert!(message.starts_with("Its gate holds gated@2: robust_accuracy pgd"), "{message}");
+    assert_eq!(server.get("/v1/models/gated")["root"], "gated@1");
+    let card = server.get("/v1/models/gated@2/card").to_string();
+    assert!(card.contains("held back by its gate") && card.contains("rows of file_"), "{card}");
+    let alias = |body: &Value| {
+        let body = body.to_string();
+        server.send("POST", "/v1/models/gated@2/aliases", "application/json", body.as_bytes())
+    };
+    let (status, refused) = alias(&json!({"alias": "prod"}));
+    assert!(status == 409 && refused.contains("\"held\""), "{refused}");
+    server.post("/v1/models/gated@2/promote", &json!({}));
+    assert_eq!(
+        (alias(&json!({"alias": "prod"})).0, &server.get("/v1/models/gated")["root"]),
+        (200, &json!("gated@2"))
+    );
 }

@@ -242,8 +242,14 @@ fn a_training(house: &House) {
     let events = house.line(&["jobs", "logs", id]);
     assert!(events["data"].as_array().unwrap().len() > 2, "{events}");
     assert_ne!(house.refused(&["jobs", "cancel", id]).0, 0, "it has ended");
-    let wrong = house.refused(&["train", "brought.toml", "--gate", "max_drop=0.1"]);
+    // With a gate, whose rows are brought too; what cannot be read is refused here.
+    let gated = house.line(&["train", "brought.toml", "--gate", "max_drop=1,data=rows.csv,rows=20"]);
+    let gate = &gated["lyceum"]["gate"];
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&false.into(), &"brought@1".into()), "{gated}");
+    let wrong = house.refused(&["train", "brought.toml", "--gate", "max_drop=2"]);
     assert_eq!((wrong.0, wrong.1.as_str()), (2, "usage"));
+    let wrong = house.refused(&["train", "brought.toml", "--gate", "max_drop=0.1"]);
+    assert!(wrong.2.to_string().contains("gate.data"), "{}", wrong.2);
 }
 
 fn refusals_keep_the_key_to_themselves(house: &House) {

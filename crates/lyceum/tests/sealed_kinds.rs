@@ -13,17 +13,15 @@ mod sealed;
 #[path = "../../lyceum-api/tests/api/tiny.rs"]
 mod tiny;
 
-use lyceum_store::jobs::{self, Kind, NewJob, State};
 use lyceum_store::models;
 use lyceum_store::registry::{Act, Actor};
 use lyceum_store::vault;
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{JobId, ModelRef, Project};
+use lyceum_types::ids::{ModelRef, Project};
 use program::server::Server;
 use sealed::{CANARY, found, pieces, project, run, serve, text_of, with_store};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
 
@@ -111,40 +109,13 @@ impl World<'_> {
         self.server.post("/v1/chat/completions", &chat)["choices"].clone()
     }
 
-    /// A job of the command line's, which alone has gates: its outcome.
-    fn gated(&self, like: &str, files: [&str; 2]) -> Value {
-        let id = with_store(self.folder, async |store| {
-            let like = jobs::find(&store, &self.project, &like.parse().unwrap()).await.unwrap();
-            let mut plan: Value = serde_json::from_str(&like.spec).unwrap();
-            plan["tune"]["name"] = json!("bot");
-            plan["tune"]["data"]["train"] = json!(files[0]);
-            plan["tune"]["gate"] = json!({"data": files[1], "max_rise": 0.05});
-            let new = NewJob {
-                kind: Kind::Train,
-                spec: plan.to_string(),
-                request: like.request,
-                model: "bot".into(),
-                steps: 0,
-                bill: None,
-            };
-            let id = jobs::create(&store, &self.project, new, Timestamp::now()).await.unwrap();
-            store.close().await;
-            id
-        });
-        let outcome = |id: JobId| {
-            with_store(self.folder, async |store| {
-                for _ in 0..3000 {
-                    let job = jobs::find(&store, &self.project, &id).await.unwrap();
-                    match job.state {
-                        State::Queued | State::Running => tokio::time::sleep(Duration::from_millis(20)).await,
-                        State::Done => return job.outcome.unwrap(),
-                        state => panic!("{state:?}: {}", job.message),
-                    }
-                }
-                panic!("the job does not end");
-            })
-        };
-        serde_json::from_str(&outcome(id)).unwrap()
+    /// The job that tunes the next `bot` behind a gate, and what that said.
+    fn gated(&self, [train, lines]: [&str; 2]) -> (Value, Value) {
+        let spec = json!({"name": "bot", "model": {"lora": {}}, "gate": {"data": lines, "max_rise": 0.05},
+            "train": {"epochs": 8, "batch_size": 2, "optimizer": {"name": "adamw", "lr": 0.01}}});
+        let job = self.done(&json!({"model": "tiny", "training_file": train, "seed": 5,
+            "method": {"type": "train", "train": {"spec": spec}}}));
+        (job["fine_tuned_model"].clone(), job["lyceum"]["gate"].clone())
     }
 
     fn tuned(&self, made: &mut Made) {
@@ -160,18 +131,13 @@ impl World<'_> {
             made.weights.push(self.weights(model.as_str().unwrap(), file));
             made.answers.push(self.say(&model));
         }
-        let lora = json!({"model": "tiny", "training_file": good, "seed": 5, "method": {"type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 50}}}});
-        let like = text_of(&self.done(&lora), "id");
         let other = bring("other.jsonl", &chats(20, "quite another answer"));
-        let gate = bring("gate.jsonl", &chats(6, "th th"));
-        let (good, other) = (format!("{good}/chats.jsonl"), format!("{other}/other.jsonl"));
-        let gate = format!("{gate}/gate.jsonl");
-        let first = self.gated(&like, [&good, &gate]);
-        assert_eq!((&first["model"], &first["gate"]["held"]), (&json!("bot@1"), &json!(false)), "{first}");
-        let second = self.gated(&like, [&other, &gate]);
-        assert_eq!((&second["model"], &second["gate"]["held"]), (&json!("bot@2"), &json!(true)), "{second}");
-        made.gate = json!([second["gate"]["loss"], second["gate"]["served_loss"]]);
+        let lines = bring("gate.jsonl", &chats(6, "th th"));
+        let (model, gate) = self.gated([&good, &lines]);
+        assert_eq!((&model, &gate["held"]), (&json!("bot@1"), &json!(false)), "{gate}");
+        let (model, gate) = self.gated([&other, &lines]);
+        assert_eq!((&model, &gate["held"]), (&json!("bot@2"), &json!(true)), "{gate}");
+        made.gate = json!([gate["loss"], gate["served_loss"]]);
         let held = self.say(&json!("bot"));
         for version in ["bot@1", "bot@2"] {
             made.weights.push(self.weights(version, "adapter_model.safetensors"));
@@ -184,13 +150,6 @@ impl World<'_> {
             store.close().await;
         });
         assert_eq!(self.say(&json!("bot")), made.answers[3], "promoted");
-        // Over HTTP a gate is refused by name, whatever the project.
-        let spec = json!({"name": "side", "task": "classification", "data": {"target": "label"},
-            "model": {"hidden": [4]}, "train": {"epochs": 1}, "gate": {"max_drop": 0.1, "data": "test.csv"}});
-        let asked = json!({"model": "mlp", "training_file": good.split('/').next(),
-            "method": {"type": "train", "train": {"spec": spec}}});
-        let (status, why) = self.server.send("POST", JOBS, "application/json", asked.to_string().as_bytes());
-        assert!(status == 501 && why.contains("gate"), "{status} {why}");
     }
 
     fn cascaded(&self, made: &mut Made) {

@@ -5,7 +5,7 @@ use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::fine_tuning::{
     CreateFineTuningJob, FineTuningCheckpointList, FineTuningEvent, FineTuningEventList, FineTuningJob,
-    FineTuningJobList, event_query, query,
+    FineTuningJobList, SUITES, event_query, query,
 };
 use crate::wire::privacy::JobPrivacyBody;
 use crate::{Api, body, sse};
@@ -34,7 +34,8 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<CreateFineTuningJob>,
 ) -> Result<Json<FineTuningJob>, ApiError> {
-    Ok(Json(fine_tuning::create(&api.service, &caller.payer, body.parse()?).await?.into()))
+    let made = fine_tuning::create(&api.service, &caller.payer, body.parse()?, SUITES).await?;
+    Ok(Json(made.into()))
 }
 
 /// A page of trainings, newest first; `metadata[key]=value` leaves those that have it.

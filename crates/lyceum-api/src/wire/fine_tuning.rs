@@ -1,9 +1,9 @@
 //! `/v1/fine_tuning/jobs`, as OpenAI's, with `method.type` `train` and `lora` beside its hyperparameters.
 
 use crate::error::ApiError;
-use crate::wire::{responses, unsupported};
+use crate::wire::{responses, robust_language, robustness, unsupported};
 use lyceum_service::fine_tuning::events::{self, Checkpoint, Event};
-use lyceum_service::fine_tuning::{Ask, Bill, Hyperparameters, Lora, Method, Query, State, Training};
+use lyceum_service::fine_tuning::{Ask, Bill, Hyperparameters, Lora, Method, Query, State, Suites, Training};
 use lyceum_service::usage::UNIT;
 use lyceum_types::ids::JobId;
 use lyceum_types::limits;
@@ -11,6 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
+
+/// Suites of gates, as robustness runs have them.
+pub const SUITES: Suites = Suites {
+    rows: |items| robustness::suite::items(items).map_err(ApiError::into_refusal),
+    texts: |items| robust_language::suite(items).map_err(ApiError::into_refusal),
+};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +56,7 @@ pub struct FineTuningMethod {
     /// The same, with `hyperparameters.beta`.
     #[schema(value_type = Option<Object>)]
     pub dpo: Option<Map<String, Value>>,
-    /// `spec`: a job spec as `lyceum train` reads it, with ids of files in the place of paths.
+    /// `spec`: a job spec as `lyceum train` reads it, with ids of files in the place of paths, also in its `gate`.
     #[schema(value_type = Option<Object>)]
     pub train: Option<Map<String, Value>>,
     /// Refused: not in this version.
@@ -306,13 +312,17 @@ pub struct Extension {
     /// What it will cost its file in privacy (`q`, `sigma`, `steps`, `epsilon`, `delta`, …); null: nothing is promised.
     #[schema(value_type = Option<Object>)]
     pub privacy: Value,
+    /// What its gate said (`held`, `why`, `compared_to`, …); null where it has none, and until it has ended. What is held is
+    /// served by its number alone.
+    #[schema(value_type = Option<Object>)]
+    pub gate: Value,
 }
 
 impl From<Training> for FineTuningJob {
     fn from(training: Training) -> Self {
         let Training { job, asked, state, model, trained_tokens, .. } = training;
-        let (trained_rows, estimated_finish, bill) =
-            (training.trained_rows, training.estimated_finish, training.bill);
+        let (trained_rows, estimated_finish) = (training.trained_rows, training.estimated_finish);
+        let (gate, bill) = (training.gate, training.bill);
         let usd = |amount: i64| amount as f64 / UNIT as f64;
         let error = (state == State::Failed).then(|| FineTuningError {
             code: "job_failed",
@@ -354,6 +364,7 @@ impl From<Training> for FineTuningJob {
                 max_cost_usd: bill.as_ref().map(|bill| usd(bill.worst())),
                 cost_usd: bill.as_ref().and_then(Bill::cost).map(usd),
                 privacy: serde_json::to_value(asked.privacy).expect("a quote is plain data: bug"),
+                gate,
             },
         }
     }

@@ -124,7 +124,6 @@ async fn a_job_spec_trains_any_family() {
         ("data", json!({"target": "label", "test": "/etc/passwd"}), 400, "data.test"),
         ("data", json!({"target": "label", "tokenizer": "x.json"}), 501, "data.tokenizer"),
         ("model", json!({"family": "cnn"}), 400, "model.family"),
-        ("gate", json!({"max_drop": 0.1, "data": "test.csv"}), 501, "gate"),
     ] {
         let mut wrong = spec.clone();
         wrong[key] = value;

@@ -24,6 +24,7 @@ mod extras;
 mod families;
 mod files;
 mod fine_tuning;
+mod gates;
 mod guard;
 mod guard_names;
 mod heads;

@@ -479,3 +479,42 @@ async fn the_openai_package_administers() {
         assert!(said.starts_with("administered "), "{said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_cannot_be_read_keeps_no_other_one_from_being_read_again() {
+    use sqlx::{Connection, SqliteConnection};
+    let house = House::new().await;
+    let (damaged, secret) = house.key(&[KeyScope::Inference], None).await;
+    let other = Client { key: Some(secret), ..house.client.clone() };
+    for client in [&house.client, &other] {
+        assert_eq!(client.get("/v1/models").await.status, 200);
+    }
+    let url = format!("sqlite://{}", house.dir.path().join("lyceum.db").display());
+    let mut database = SqliteConnection::connect(&url).await.unwrap();
+    let mut wait_until_they_are = async |n: i64, which: &'static str| {
+        let begun = Instant::now();
+        loop {
+            let (found,): (i64,) = sqlx::query_as(which).fetch_one(&mut database).await.unwrap();
+            if found == n {
+                return;
+            }
+            assert!(begun.elapsed() < limits::STANDING_IN_USE, "{found} of {which}");
+            tokio::time::sleep(limits::STANDING_REFRESH_EVERY).await;
+        }
+    };
+    // The use is noted behind the answer.
+    wait_until_they_are(2, "SELECT COUNT(*) FROM api_keys WHERE last_used_at > 1").await;
+    let mut second = SqliteConnection::connect(&url).await.unwrap();
+    // Who asked last is read again first.
+    sqlx::query(
+        "UPDATE api_keys SET last_used_at = 1, scopes = CASE id WHEN ? THEN 'nonsense' ELSE scopes END",
+    )
+    .bind(damaged.id.as_str())
+    .execute(&mut second)
+    .await
+    .unwrap();
+    wait_until_they_are(1, "SELECT COUNT(*) FROM api_keys WHERE last_used_at > 1").await;
+    tokio::time::sleep(limits::STANDING_STALE_MAX).await;
+    assert_eq!(other.get("/v1/models").await.status, 500, "it is told to whoever has that key");
+    assert_eq!(house.client.get("/v1/models").await.status, 200);
+}

@@ -1,7 +1,7 @@
 //! What is asked, as the job spec that `lyceum train` reads: the same grammar, the same words for what is wrong, at the
 //! fields of the request.
 
-use super::{Asked, Quote, is_below, tuned_name};
+use super::{Asked, Quote, gate, is_below, tuned_name};
 use crate::{Service, ServiceError, files};
 use lyceum_types::ids::{JobId, ModelRef, Project};
 use lyceum_types::spec::parse::{Job, ProblemCode, SpecErrors};
@@ -218,6 +218,7 @@ async fn train_body(
         }
     }
     body.insert("data".into(), Value::Object(data));
+    gate::take_files(service, project, &mut body).await?;
     let mut model = table(&mut body, "model")?;
     match model.get("family").map(Value::as_str) {
         None => drop(model.insert("family".into(), ask.model.clone().into())),
@@ -239,7 +240,8 @@ async fn train_body(
     Ok(Value::Object(body))
 }
 
-fn place(key: &str) -> String {
+/// The request's field of a key of a job spec.
+pub(super) fn place(key: &str) -> String {
     format!("method.train.spec.{key}")
 }
 
@@ -255,10 +257,8 @@ fn answerable(spec: &Spec) -> Result<(), ServiceError> {
             "sound is a folder of files, which one file of /v1/files does not hold",
         );
     }
-    if spec.gate.is_some() {
-        return not_yet("gate", "a gate names files of the server; it is not taken over HTTP");
-    }
-    let parts = [Some(&spec.data.train), spec.data.valid.as_ref(), spec.data.test.as_ref()];
+    let of_gate = spec.gate.as_ref().and_then(|gate| gate.data.as_ref());
+    let parts = [Some(&spec.data.train), spec.data.valid.as_ref(), spec.data.test.as_ref(), of_gate];
     assert!(parts.into_iter().flatten().all(|path| is_below(path)), "files have places of their own: bug");
     Ok(())
 }

@@ -52,6 +52,8 @@ pub enum Mark {
     Asked(u64),
     /// A line of the log that begins at this byte.
     Logged(u64),
+    /// What its gate said, at this attempt.
+    Judged(u64),
     /// How it ended, or that it is paused, at this attempt.
     Ended(u64),
 }
@@ -62,6 +64,7 @@ impl Mark {
         let (phase, number) = match self {
             Mark::Asked(number) => ('a', number),
             Mark::Logged(number) => ('b', number),
+            Mark::Judged(number) => ('g', number),
             Mark::Ended(number) => ('c', number),
         };
         format!("ftevent_{}_{phase}{number:x}", &job.as_str()["job_".len()..])
@@ -74,6 +77,7 @@ impl Mark {
         match rest.get(..1)? {
             "a" => Some(Mark::Asked(number)),
             "b" => Some(Mark::Logged(number)),
+            "g" => Some(Mark::Judged(number)),
             "c" => Some(Mark::Ended(number)),
             _ => None,
         }
@@ -160,12 +164,13 @@ async fn all(service: &Service, training: Training, from: Option<Mark>) -> Resul
     let work = move || {
         let start = match from {
             Some(Mark::Logged(at)) => at,
-            Some(Mark::Ended(_)) => u64::MAX,
+            Some(Mark::Judged(_) | Mark::Ended(_)) => u64::MAX,
             Some(Mark::Asked(_)) | None => 0,
         };
         let mut events = asked(&training);
         let steps = training.job.steps;
         events.extend(lines(&path, start)?.into_iter().filter_map(|(at, line)| logged(at, &line, steps)));
+        events.extend(judged(&training));
         events.extend(ended(&training));
         Ok(events)
     };
@@ -283,6 +288,25 @@ fn logged(at: u64, line: &Value, steps: u64) -> Option<Event> {
     Some(Event { mark: Mark::Logged(at), at: at_time, level, message, data, is_metrics })
 }
 
+/// What its gate said of what it made.
+fn judged(training: &Training) -> Option<Event> {
+    let (job, gate) = (&training.job, &training.gate);
+    let (made, why) = (training.model.as_deref()?, gate["why"].as_str().unwrap_or_default());
+    let name = &job.model;
+    let (level, message) = match (gate["held"].as_bool()?, gate["compared_to"].as_str()) {
+        (true, Some(served)) => {
+            (Level::Warn, format!("Its gate holds {made}: {why}; {name} goes on serving {served}"))
+        }
+        (true, None) => (Level::Warn, format!("Its gate holds {made}: {why}; {name} does not serve it")),
+        (false, Some(served)) => (Level::Info, format!("Its gate let it pass beside {served}")),
+        (false, None) if why.is_empty() => (Level::Info, "Its gate let it pass".to_owned()),
+        (false, None) => (Level::Info, format!("Its gate let it pass: {why}")),
+    };
+    let at = job.finished_at.unwrap_or(job.created_at);
+    let mark = Mark::Judged(u64::from(job.attempt));
+    Some(Event { mark, at, level, message, data: gate.clone(), is_metrics: false })
+}
+
 /// How it ended, or that it stands still.
 fn ended(training: &Training) -> Option<Event> {
     let job = &training.job;
@@ -341,7 +365,9 @@ pub async fn checkpoints(
     for version in models::list(service.store(), project).await? {
         let name = version.name.as_str();
         if name == training.job.model && training.state == State::Done && name.starts_with("ft:") {
-            served.insert(training.job.step, (name.to_owned(), version.created_at));
+            // The bare name passes over what a gate holds.
+            let called = version.held.as_ref().map_or_else(|| name.to_owned(), |_| version.id());
+            served.insert(training.job.step, (called, version.created_at));
         } else if let Some(step) = name.strip_prefix(&prefix).and_then(|step| step.parse().ok()) {
             served.insert(step, (name.to_owned(), version.created_at));
         }

@@ -1,14 +1,16 @@
 //! Trainings that are asked for over HTTP: judged whole, put into the queue, watched.
 //!
 //! Nothing is trained here: the binary's worker gives what waits to `lyceum jobs resume`, in a process of its own. What is
-//! asked ([`ask`]) becomes the job spec that `lyceum train` reads, with files of `/v1/files` in the place of paths; what
-//! happened ([`events`]) is read from the job's own log.
+//! asked ([`ask`]) becomes the job spec that `lyceum train` reads, with files of `/v1/files` in the place of paths, those
+//! of its [`gate`] too; what happened ([`events`]) is read from the job's own log.
 
 pub mod ask;
 pub mod events;
+mod gate;
 pub mod privacy;
 
 pub use ask::{Ask, Hyperparameters, Lora, Method};
+pub use gate::Suites;
 pub use lyceum_store::jobs::State;
 pub use lyceum_store::ledger::Bill;
 
@@ -32,6 +34,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a job's row keeps of the request.
@@ -92,6 +95,8 @@ pub struct Training {
     /// The id of the file with what was measured on the way.
     pub result_file: Option<String>,
     pub estimated_finish: Option<Timestamp>,
+    /// What its gate said of what it made; null where there is none, and before its end.
+    pub gate: Value,
     /// None: nobody's key pays for it.
     pub bill: Option<Bill>,
 }
@@ -100,7 +105,12 @@ pub struct Training {
 ///
 /// # Errors
 /// At its field, what cannot be trained; of the files every error, with its line; a budget does not cover it.
-pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Training, ServiceError> {
+pub async fn create(
+    service: &Arc<Service>,
+    payer: &Payer,
+    ask: Ask,
+    suites: Suites,
+) -> Result<Training, ServiceError> {
     let project = &payer.project;
     crate::retention::require_kept(service, project, "training_file", "the examples and what is learnt")
         .await?;
@@ -119,12 +129,16 @@ pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Traini
     let files = data_files::folder(service.store(), project, &folder)?;
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
     let Queued { spec, name, priced, asked } = match document {
-        Document::Tune(tune) => judged(service, project, &ask, *tune, (folder, files)).await?,
+        Document::Tune(tune) => {
+            gate::rehearse_texts(service, payer, &tune, suites).await?;
+            judged(service, project, &ask, *tune, (folder, files)).await?
+        }
         Document::Train(spec) => {
             let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
             let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
             let (plan, quote, planned) = blocking(move || {
                 let loaded = lyceum_train::data::load(&plan.spec, &files, &control).map_err(wrong_data)?;
+                gate::judge_rows(&plan.spec, &loaded, &files, &control)?;
                 let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
                 let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
@@ -137,6 +151,7 @@ pub async fn create(service: &Service, payer: &Payer, ask: Ask) -> Result<Traini
                 Ok((plan, quote, planned))
             })
             .await?;
+            gate::rehearse_rows(service, payer, &plan.spec, suites).await?;
             let mut asked = ask.asked_of(&plan.spec, quote);
             asked.privacy = planned;
             let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
@@ -220,6 +235,7 @@ async fn judged(
         };
         let context = language.manifest.context as usize;
         let chats = chat::load(&plan.tune, words, context, &files, &control).map_err(wrong_data)?;
+        gate::judge_lines(&plan.tune, words, context, &files, &control)?;
         let train = plan.tune.resolve(chats.train.len());
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
@@ -254,10 +270,12 @@ async fn blocking<T: Send + 'static>(
 
 /// Everything that is wrong with the files, at the field of the first of them.
 fn wrong_data(error: DataError) -> ServiceError {
+    wrong_data_at("training_file", error)
+}
+
+fn wrong_data_at(param: &'static str, error: DataError) -> ServiceError {
     match error {
-        DataError::Report(report) => {
-            ServiceError::WrongFile { param: "training_file", report: Box::new(report) }
-        }
+        DataError::Report(report) => ServiceError::WrongFile { param, report: Box::new(report) },
         DataError::Io { source, .. } => ServiceError::internal("reading a file that was brought", source),
         DataError::Stopped(_) => ServiceError::DeadlinePassed,
     }
@@ -299,10 +317,11 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         job.outcome.as_deref().map_or(Ok(Value::Null), serde_json::from_str).map_err(damaged)?;
     let is_dead = jobs::is_broken_off(service.store(), &job, Timestamp::now())?;
     let state = if is_dead { State::Queued } else { job.state };
+    let gate = outcome["gate"].clone();
     let model = outcome["model"].as_str().map(|model| match job.model.starts_with("ft:") {
-        // Made once: the bare name is this version.
-        true => job.model.clone(),
-        false => model.to_owned(),
+        // Made once: the bare name is this version, unless its gate holds it back.
+        true if gate["held"] != true => job.model.clone(),
+        _ => model.to_owned(),
     });
     let estimated_finish = match state {
         State::Running => events::estimated_finish(&log(service, &job)?),
@@ -317,6 +336,7 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         trained_rows: None,
         result_file: outcome["result_file"].as_str().map(str::to_owned),
         estimated_finish,
+        gate,
         bill: None,
         job,
     })

@@ -1,6 +1,6 @@
 use super::*;
 use crate::Layout;
-use crate::tenancy::admin_keys::bootstrap;
+use crate::tenancy::admin_keys::{self, bootstrap};
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -129,4 +129,29 @@ async fn a_foreign_project_sees_and_revokes_nothing() {
     let other = Project { tenant: "other".into(), id: "other".into() };
     assert!(list(&store, &other).await.unwrap().is_empty());
     assert!(matches!(revoke(&store, &other, &key.id, NOW).await, Err(StoreError::NotFound { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_ends_while_its_rotation_waits_has_no_successor() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    let first = bootstrap(&store, &project, NOW).await.unwrap().unwrap();
+    let ((key, _), (admin, _)) = (first.key, first.admin_key);
+    let mut writing = store.write().await.unwrap();
+    for sql in ["UPDATE api_keys SET revoked_at = 1", "UPDATE admin_keys SET revoked_at = 1"] {
+        sqlx::query(sql).execute(&mut *writing).await.unwrap();
+    }
+    let (act, none) = (Act::of_command_line(NOW), Duration::ZERO);
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        writing.commit().await.unwrap();
+    };
+    let (of_project, of_organization, ()) = tokio::join!(
+        rotate(&store, &project, &key.id, none, &act),
+        admin_keys::rotate(&store, &admin.tenant, &admin.id, none, &act),
+        end,
+    );
+    assert!(matches!(of_project, Err(StoreError::NotFound { what: "key", .. })), "{of_project:?}");
+    assert!(matches!(of_organization, Err(StoreError::NotFound { .. })), "{of_organization:?}");
+    assert_eq!(list(&store, &project).await.unwrap().len(), 1);
 }

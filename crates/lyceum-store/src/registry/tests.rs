@@ -88,6 +88,20 @@ async fn a_protected_alias_moves_to_approved_versions_only() {
 }
 
 #[tokio::test]
+async fn no_alias_points_at_what_a_gate_holds_until_somebody_promotes_it() {
+    let house = House::with(2).await;
+    house.set(1, None).await.unwrap();
+    let refused = house.set(2, None).await;
+    assert!(
+        matches!(&refused, Err(StoreError::Held { id, why }) if id == "digits@2" && why == "worse under pgd")
+    );
+    assert_eq!(house.served().await, 1);
+    models::promote(&house.store, &house.project, &house.name, 2, &act()).await.unwrap();
+    assert_eq!(house.set(2, None).await.unwrap(), Some(1));
+    assert_eq!(house.served().await, 2);
+}
+
+#[tokio::test]
 async fn rolling_back_walks_the_moves_that_stand() {
     let house = House::with(6).await;
     for number in [1, 2, 3] {

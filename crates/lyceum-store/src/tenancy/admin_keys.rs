@@ -196,18 +196,25 @@ pub async fn list(
 }
 
 pub async fn find(store: &Store, tenant: &str, id: &AdminKeyId) -> Result<AdminKey, StoreError> {
+    let row = row_in(&store.reader, tenant, id).await?;
+    Ok(parse(store, row).await?.0)
+}
+
+/// The row of a key that was not revoked, where who changes it already reads.
+async fn row_in<'c>(
+    from: impl sqlx::Executor<'c, Database = sqlx::Any>,
+    tenant: &str,
+    id: &AdminKeyId,
+) -> Result<KeyRow, StoreError> {
     let row: Option<KeyRow> = sqlx::query_as(
         "SELECT tenant, id, name, digest, hint, owner, scopes, created_at, expires_at, revoked_at, last_used_at \
          FROM admin_keys WHERE tenant = $1 AND id = $2 AND revoked_at IS NULL",
     )
     .bind(tenant)
     .bind(id.as_str())
-    .fetch_optional(&store.reader)
+    .fetch_optional(from)
     .await?;
-    match row {
-        Some(row) => Ok(parse(store, row).await?.0),
-        None => Err(missing(id)),
-    }
+    row.ok_or_else(|| missing(id))
 }
 
 fn missing(id: &AdminKeyId) -> StoreError {
@@ -264,21 +271,18 @@ pub async fn rotate(
     overlap: Duration,
     act: &Act,
 ) -> Result<(AdminKey, KeySecret), StoreError> {
-    let old = find(store, tenant, id).await?;
-    let (end, still_lives) = keys::overlap_end(&old.grant, overlap, act.now)?;
     let mut transaction = store.write().await?;
-    let done = sqlx::query(
-        "UPDATE admin_keys SET expires_at = $3, revoked_at = $4 WHERE tenant = $1 AND id = $2 AND revoked_at IS NULL",
-    )
-    .bind(tenant)
-    .bind(id.as_str())
-    .bind(end.millis())
-    .bind((!still_lives).then_some(act.now.millis()))
-    .execute(&mut *transaction)
-    .await?;
-    if done.rows_affected() == 0 {
-        return Err(missing(id));
-    }
+    // One that was revoked or rotated meanwhile has no successor with what it was before.
+    let row = row_in(&mut *transaction, tenant, id).await?;
+    let old = parse(store, row).await?.0;
+    let (end, still_lives) = keys::overlap_end(&old.grant, overlap, act.now)?;
+    sqlx::query("UPDATE admin_keys SET expires_at = $3, revoked_at = $4 WHERE tenant = $1 AND id = $2")
+        .bind(tenant)
+        .bind(id.as_str())
+        .bind(end.millis())
+        .bind((!still_lives).then_some(act.now.millis()))
+        .execute(&mut *transaction)
+        .await?;
     let data = json!({"changes_requested": {"expires_at": end.seconds()}});
     let event = Event { kind: "api_key.updated", project: None, resource: id.as_str(), data };
     audit::append(&mut transaction, tenant, act, event).await?;

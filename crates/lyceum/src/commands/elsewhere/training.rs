@@ -5,23 +5,32 @@ use crate::commands::jobs::{Command as JobsCommand, Jobs};
 use crate::commands::train::Train;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::output;
 use crate::remote::{Client, path_of};
+use crate::training::refuse_held;
+use crate::{gate, output};
+use lyceum_types::spec::GateSpec;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
+/// What a spec names by their paths and a request by their ids, and the request's own field of it.
+const FILES: [(&str, &str, &str); 5] = [
+    ("data", "train", "training_file"),
+    ("data", "valid", "validation_file"),
+    ("data", "test", ""),
+    ("gate", "data", ""),
+    ("gate", "texts", ""),
+];
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Train {
     pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
-        if self.gate.is_some() {
-            let why = "the server's route takes no gate";
-            return Err(Failure::usage("--gate does not go with --url", why, "leave it out"));
-        }
         let mut spec = document(&self.spec)?;
+        if let Some(flag) = &self.gate {
+            spec["gate"] = written(&gate::from_flag(flag)?);
+        }
         let folder = self.spec.parent().unwrap_or(Path::new("."));
         if let Some(name) = &self.name {
             spec["name"] = json!(name);
@@ -36,12 +45,12 @@ impl Train {
             return Err(Failure::usage("the spec has no data.train or no model.family", why, fix));
         }
         let mut request = json!({ "model": family, "method": { "type": "train" } });
-        for (part, field) in [("train", "training_file"), ("valid", "validation_file"), ("test", "")] {
-            let Some(name) = spec["data"][part].as_str().map(str::to_owned) else { continue };
+        for (table, part, field) in FILES {
+            let Some(name) = spec[table][part].as_str().map(str::to_owned) else { continue };
             let kept = client.upload(&folder.join(&name), "fine-tune")?;
             let id = id_of(&kept)?;
             output::note(format!("{name} is {id} there"));
-            spec["data"][part] = json!(id);
+            spec[table][part] = json!(id);
             if !field.is_empty() {
                 request[field] = json!(id);
             }
@@ -51,6 +60,15 @@ impl Train {
         output::note(format!("{} is under way", id_of(&started)?));
         follow(context, client, started).await
     }
+}
+
+/// A gate as a spec has it.
+fn written(gate: &GateSpec) -> Value {
+    let mut table = serde_json::to_value(gate).expect("a gate is plain data: bug");
+    if let Some(table) = table.as_object_mut() {
+        table.retain(|_, value| !value.is_null());
+    }
+    table
 }
 
 /// Looks until the job has ended or is paused; Ctrl-C leaves it running there.
@@ -83,13 +101,13 @@ async fn follow(context: &Context, client: &Client, mut job: Value) -> Result<()
     }
     if context.is_json() {
         output::json_line(&job);
-        return Ok(());
+    } else {
+        output::text(match job["fine_tuned_model"].as_str() {
+            Some(model) => format!("{model} is served there"),
+            None => format!("{} is {}", id_of(&job)?, job["status"].as_str().unwrap_or_default()),
+        });
     }
-    output::text(match job["fine_tuned_model"].as_str() {
-        Some(model) => format!("{model} is served there"),
-        None => format!("{} is {}", id_of(&job)?, job["status"].as_str().unwrap_or_default()),
-    });
-    Ok(())
+    refuse_held(&json!({ "model": job["fine_tuned_model"], "gate": job["lyceum"]["gate"] }))
 }
 
 impl Jobs {
