@@ -5,8 +5,9 @@
 Asks `/v1/pii/analyze` for PERSON and LOCATION in 60 sentences that hold such (people of many countries, first names alone, cities,
 countries, addresses, in small letters too) and in 60 that hold none, though months, verbs, animals, products, companies and code in
 them look like some. Written for this by hand, by nobody who trained a model. A true span is found where a finding of its kind
-overlaps it, `whole` where both ends agree; a finding is right where it overlaps a true span of its kind. Intervals are
-Wilson's, 95 %. Then the time of 1,000 characters, the median of 20. Standard library only.
+overlaps it, `whole` where both ends agree; a finding is right where it overlaps a true span of its kind. Then 38 sentences of
+English, German, French and Spanish where a title or an initial stands before a name. Intervals are Wilson's, 95 %. Then the time
+of 1,000 characters, the median of 20. Standard library only.
 """
 
 import json
@@ -146,6 +147,46 @@ The engineers tested the bridge for a week.
 Let me know if the colours look right.
 Kind regards from the whole team.
 """
+TITLED = """
+The keys are with Ms. [P:Delgado] on Sunset Boulevard.
+Where does Dr. [P:Anna Kowalska] live?
+Please ask Mr. [P:Okafor] to call back.
+I spoke to Prof. [P:Tanaka] yesterday.
+Mrs. [P:Whitfield] has paid her bill.
+The house belongs to J. [P:Thompson] and his wife.
+We sent it to Robert J. [P:Hale] last week.
+Rev. [P:Johansson] will marry them.
+My boss is Capt. [P:Miller].
+The letter is for Lt. [P:Brandon Lee].
+Send the refund to Sr. [P:Mendes], please.
+It was signed by Hon. [P:Catherine Walsh].
+My dentist is dr. [P:Elena Petrova].
+Gen. [P:Morrison] retired in May.
+Call Sgt. [P:Daniel Cohen] if it happens again.
+The tenant of no. 5 is Ms. [P:Aisha Rahman].
+Frau Dr. [P:Sabine Vogel] kommt morgen.
+Bitte rufen Sie Hr. [P:Weber] an.
+Der Vertrag wurde von Prof. Dr. [P:Müller] unterschrieben.
+Die Rechnung geht an Fam. [P:Schneider] in Köln.
+Sie heißt Anna Vogel, geb. [P:Krause].
+Das Paket ist für Fr. [P:Hoffmann].
+Ich habe mit Dipl.-Ing. [P:Peter Lange] gesprochen.
+Am 3. Mai kommt Hr. [P:Becker] zu uns.
+J'ai parlé avec M. [P:Dupont] hier.
+Le dossier de Mme. [P:Laurent] est prêt.
+Veuillez appeler Mlle. [P:Isabelle Petit].
+Le docteur est le Dr. [P:Moreau].
+La facture est pour M. [P:Pierre Dubois].
+C'est signé par Mgr. [P:Rousseau].
+El Sr. [P:García] no contesta.
+La Sra. [P:López] vive en Madrid.
+Mi médico es el Dr. [P:Carlos Mendoza].
+Envíe el paquete a la Srta. [P:Ana Torres].
+El contrato es de D. [P:Miguel Torres].
+La Dra. [P:Fernández] llega a las tres.
+Pregunte por el Lic. [P:Rodríguez].
+Escriba a Dña. [P:María Ruiz], por favor.
+"""
 
 
 def read(line):
@@ -175,10 +216,14 @@ def share(k, n):
 
 
 rows = [read(line) for part in (WITH, WITHOUT) for line in part.strip().splitlines()]
-found_in = []
-for text, _ in rows:
+
+
+def ask(text):
     found = post({"text": text, "entities": list(KINDS.values()), "score_threshold": THRESHOLD})
-    found_in.append([(f["entity_type"], f["start"], f["end"]) for f in found])
+    return [(f["entity_type"], f["start"], f["end"]) for f in found]
+
+
+found_in = [ask(text) for text, _ in rows]
 overlaps = lambda a, b: a[0] == b[0] and a[1] < b[2] and b[1] < a[2]
 wrong = []
 for kind in KINDS.values():
@@ -196,7 +241,10 @@ quiet = sum(not found for found in found_in[60:])
 print(f"sentences without: nothing found in {share(quiet, len(found_in) - 60)}")
 any_kind = sum(any(t[1] < f[2] and f[1] < t[2] for f in found) for (_, true), found in zip(rows, found_in) for t in true)
 print(f"names and places found as either: {share(any_kind, sum(len(true) for _, true in rows))}")
-print("\n".join(wrong))
+titled = [(text, span, ask(text)) for text, spans in map(read, TITLED.strip().splitlines()) for span in spans]
+lost = [f"missed PERSON {text[t[1]:t[2]]!r} in {text!r}" for text, t, found in titled if not any(overlaps(t, f) for f in found)]
+print(f"persons behind titles and initials: {share(len(titled) - len(lost), len(titled))}")
+print("\n".join(wrong + lost))
 long = " ".join(text for text, _ in rows)
 times = []
 for i in range(20):

@@ -173,7 +173,7 @@ impl Reader {
     pub fn new(analyser: Analyser, wanted: Wanted) -> Self {
         let segmenter = match analyser.cuts {
             Cuts::Blocks => Pieces::Blocks(Segmenter::default()),
-            Cuts::Sentences => Pieces::Sentences(Sentences),
+            Cuts::Sentences => Pieces::Sentences(Sentences::default()),
         };
         Self { analyser, wanted, segmenter, inside: None, bytes_done: 0, chars_done: 0 }
     }

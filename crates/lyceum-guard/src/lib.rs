@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abbreviation;
 pub mod analyse;
 mod checks;
 mod context;

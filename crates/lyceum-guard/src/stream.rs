@@ -176,7 +176,8 @@ impl Replace for Block {
 mod tests {
     use super::*;
     use crate::segment::HELD_BYTES_MAX;
-    use crate::{Names, Redact};
+    use crate::sentence::SENTENCE_BYTES_MAX;
+    use crate::{Candidate, Kind, Names, Passage, Recogniser, Redact};
     use proptest::prelude::*;
 
     const WANTED: Wanted = Wanted { kinds: None, threshold: 0.3 };
@@ -210,6 +211,60 @@ mod tests {
             cuts.sort_unstable();
             let parts: Vec<&str> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
             prop_assert_eq!(streamed(&parts), whole(&text));
+        }
+    }
+
+    /// Knows a name by what stands in front of it, as a model of names does.
+    struct Titled;
+
+    impl Recogniser for Titled {
+        fn name(&self) -> &'static str {
+            "titled"
+        }
+
+        fn kinds(&self) -> &'static [Kind] {
+            &[Kind::Person]
+        }
+
+        fn find(&self, passage: Passage<'_>, found: &mut Vec<Candidate>) -> Result<(), GuardError> {
+            let text = &passage.text()[passage.from()..];
+            for (at, title) in ["Ms. ", "Dr. ", "J. "].into_iter().flat_map(|title| text.match_indices(title))
+            {
+                let name = &text[at + title.len()..];
+                let n = name.find(|c: char| !c.is_alphabetic()).unwrap_or(name.len());
+                let start = passage.from() + at + title.len();
+                found.push(Candidate {
+                    kind: Kind::Person,
+                    bytes: start..start + n,
+                    score: 1.0,
+                    why: "a title",
+                });
+            }
+            found.retain(|candidate| !candidate.bytes.is_empty());
+            Ok(())
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_behind_titles_are_masked_however_a_stream_is_cut(
+            text in r"([a-z]{1,6} |(Ms|Dr|J)\. Delgado[.,]? |[.!?] |no\. |5 |\n|é ){0,40}",
+            cuts in proptest::collection::vec(0usize..400, 0..20),
+        ) {
+            let mut cuts: Vec<usize> =
+                cuts.into_iter().filter(|&cut| cut < text.len() && text.is_char_boundary(cut)).collect();
+            cuts.extend([0, text.len()]);
+            cuts.sort_unstable();
+            let analyser = Analyser::of_sentences(vec![Box::new(Titled)]);
+            let expected = rewrite(&analyser, &WANTED, &text, &mut Names::default()).unwrap();
+            prop_assert!(text.len() > SENTENCE_BYTES_MAX || !expected.contains("Delgado"), "{}", expected);
+            let (mut rewriter, mut names) = (Rewriter::new(&analyser, &WANTED), Names::default());
+            let mut out = String::new();
+            for cut in cuts.windows(2) {
+                out += &rewriter.push(&text[cut[0]..cut[1]], &mut names).unwrap();
+                prop_assert!(rewriter.held() <= SENTENCE_BYTES_MAX);
+            }
+            prop_assert_eq!(out + &rewriter.finish(&mut names).unwrap(), expected);
         }
     }
 

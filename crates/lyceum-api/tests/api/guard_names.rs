@@ -99,6 +99,70 @@ async fn a_policy_masks_names_on_the_way_in_and_out_streamed_as_whole() {
     ok(&house.client.post("/v1/completions", &prompt).await);
 }
 
+/// What a route makes of a text at temperature 0, whole or streamed, and how many tokens its model read.
+async fn read(house: &House, path: &str, text: &str, stream: bool) -> (String, u64) {
+    let mut body = match path {
+        "/v1/completions" => json!({"prompt": text, "max_tokens": 12}),
+        "/v1/chat/completions" => json!({"messages": [{"role": "user", "content": text}], "max_tokens": 12}),
+        _ => json!({"input": text, "max_output_tokens": 12}),
+    };
+    (body["model"], body["temperature"]) = (json!("tiny"), json!(0));
+    let mut events = Vec::new();
+    if stream {
+        body["stream"] = json!(true);
+        if path != "/v1/responses" {
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        let answer = house.client.post(path, &body).await;
+        let data = answer.text().lines().filter_map(|line| line.strip_prefix("data: "));
+        events.extend(data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()));
+    } else {
+        events.push(ok(&house.client.post(path, &body).await));
+    }
+    let (mut said, mut n_read) = (String::new(), 0);
+    for event in &events {
+        let choice = &event["choices"][0];
+        let whole =
+            [&choice["text"], &choice["message"]["content"], &event["output"][0]["content"][0]["text"]];
+        let parts = whole.into_iter().chain([&choice["delta"]["content"], &event["delta"]]);
+        said.extend(parts.filter_map(Value::as_str));
+        let usage = if event["usage"].is_object() { &event["usage"] } else { &event["response"]["usage"] };
+        n_read = usage["prompt_tokens"].as_u64().or(usage["input_tokens"].as_u64()).unwrap_or(n_read);
+    }
+    (said, n_read)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_reads_the_masked_names_on_every_route_streamed_or_not() {
+    let off = json!({"input": {"action": "off"}});
+    let house = house(json!({})).await;
+    house.import_encoder("bert_tokens").await;
+    let text = "Is the cat a fish?";
+    for (action, by_hand) in [
+        ("mask", "<PERSON_1> <PERSON_2> <LOCATION_1> <PERSON_3> <PERSON_4>?"),
+        ("redact", "<PERSON> <PERSON> <LOCATION> <PERSON> <PERSON>?"),
+    ] {
+        let rule = json!({"action": action, "types": ["PERSON", "LOCATION"], "threshold": 0.2});
+        for path in ["/v1/completions", "/v1/chat/completions", "/v1/responses"] {
+            for stream in [false, true] {
+                set(&house, off.clone()).await;
+                let (_, open) = read(&house, path, text, stream).await;
+                let expected = read(&house, path, by_hand, stream).await;
+                set(&house, json!({"input": rule, "ner_model": "bert_tokens"})).await;
+                let guarded = read(&house, path, text, stream).await;
+                assert_eq!(guarded, expected, "{action} {path} {stream}");
+                assert!(guarded.1 > open && !guarded.0.is_empty(), "{action} {path} {stream}: {guarded:?}");
+            }
+        }
+    }
+    // What counts the tokens of the text that came is refused.
+    for asked in [json!({"logprobs": 1}), json!({"prompt_logprobs": 1})] {
+        let mut body = json!({"model": "tiny", "prompt": text, "max_tokens": 1});
+        body.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
+        assert_eq!(house.client.post("/v1/completions", &body).await.refused(400).1, "guard_unplaceable");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn names_without_a_model_that_knows_them_are_refused() {
     let house = House::new().await;
