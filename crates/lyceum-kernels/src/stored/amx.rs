@@ -9,10 +9,10 @@ use super::formats::{GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
 use super::lanes::Lanes;
 use super::lanes_x86::Avx512Vnni as L;
 use super::opened::{Opened16, Opened32, Opening, Pair, open_super};
-use super::tile::{Column, FAR, NEAR, SUMS, Start, Stream, Tile, TileFn};
+use super::tile::{Column, SUMS, Start, Stream, Tile, TileFn};
 use super::{formats, kind::Stored};
 use crate::amx::{self, LINE, Layout};
-use crate::simd::{prefetch, prefetch_second};
+use crate::simd::prefetch;
 use std::arch::x86_64::{
     __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps,
     _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_epi8,
@@ -106,7 +106,7 @@ unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
         let (mut x, mut w) = (t.words, t.bodies);
         for _ in 0..t.n_blocks / PAIRS {
             if t.stream != Stream::Cache {
-                ask(w, t.block_step);
+                ask(t.stream, w, t.block_step);
             }
             step::<V>(x, w, GROUP, t.block_step);
             x = x.add(R * PAIRS);
@@ -160,15 +160,14 @@ unsafe fn step<const V: usize>(x: *const i32, w: *const u8, tile: usize, block: 
     }
 }
 
-/// How far ahead a weight is asked for that is opened, in bytes.
+/// How far ahead a weight is asked for once, in bytes.
 const AHEAD: usize = 8192;
 
 /// Asks for the weight of a later step.
 #[inline(always)]
-fn ask(w: *const u8, block: usize) {
+fn ask(stream: Stream, w: *const u8, block: usize) {
     for line in (0..PAIRS * block).step_by(64) {
-        prefetch_second(w.wrapping_add(FAR + line).cast());
-        prefetch(w.wrapping_add(NEAR + line).cast());
+        stream.ask(w.wrapping_add(line), AHEAD);
     }
 }
 

@@ -6,6 +6,7 @@ use super::lanes::{Lanes, Plain};
 #[cfg(target_arch = "x86_64")]
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::memory::Memory;
+use super::tile::Stream as Source;
 use crate::cpu;
 use crate::matmul::Precision;
 use crate::matmul::peak::multiply_adds;
@@ -45,7 +46,7 @@ pub fn read(stream: &Stream) -> f64 {
     pool::parallel_for(stream.len() / PIECE, |i| {
         let piece = &stream[i * PIECE..][..PIECE];
         // SAFETY: the piece is there; the processor has the engine.
-        unsafe { black_box(on_engine(engine, Work::Read(piece.as_ptr()))) };
+        unsafe { black_box(on_engine(engine, Work::Read(piece.as_ptr(), engine.stream()))) };
     });
     (stream.len() / PIECE * PIECE) as f64 / start.elapsed().as_secs_f64()
 }
@@ -74,7 +75,8 @@ pub fn operations(kind: Stored) -> f64 {
 
 #[derive(Clone, Copy)]
 enum Work {
-    Read(*const u8),
+    /// As a weight comes from memory.
+    Read(*const u8, Source),
     Multiply(i32),
 }
 
@@ -121,10 +123,10 @@ unsafe fn run<L: Lanes>(work: Work) -> (f32, usize) {
     unsafe {
         let mut acc = [L::splat(1); CHAINS];
         match work {
-            Work::Read(piece) => {
+            Work::Read(piece, ask) => {
                 for at in (0..PIECE).step_by(16 * L::N) {
                     for line in (0..16 * L::N).step_by(64) {
-                        crate::simd::prefetch(piece.wrapping_add(at + line + AHEAD).cast());
+                        ask.ask(piece.wrapping_add(at + line), AHEAD);
                     }
                     for i in 0..4 {
                         acc[i] = L::or(acc[i], L::load(piece.add(at + i * 4 * L::N)));

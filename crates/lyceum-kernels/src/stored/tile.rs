@@ -7,6 +7,9 @@
 
 use super::formats::{Floats, GROUP, ROWS, Small, Super};
 use super::lanes::Lanes;
+use crate::simd::prefetch;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::prefetch_second;
 
 /// What a sum of integers starts from that is to become a float: the bits of [`START_FLOAT`], whose steps are 1,
 /// so that the sum's bits are those of `START_FLOAT + sum` while the sum is within ±2²². Taking that off again
@@ -63,13 +66,29 @@ pub(super) enum Stream {
     MemoryByTwo,
 }
 
+impl Stream {
+    /// Asks for what is `ahead` bytes behind `p`, or, where it is asked for twice, as far as that is best.
+    #[inline(always)]
+    pub fn ask(self, p: *const u8, ahead: usize) {
+        match self {
+            Stream::Cache => {}
+            Stream::Memory => prefetch(p.wrapping_add(ahead).cast()),
+            #[cfg(target_arch = "x86_64")]
+            Stream::MemoryByTwo => {
+                prefetch_second(p.wrapping_add(FAR).cast());
+                prefetch(p.wrapping_add(NEAR).cast());
+            }
+        }
+    }
+}
+
 /// How far ahead that is, in bytes, for small blocks.
 const AHEAD: usize = 4096;
 /// How far ahead what is asked for twice.
 #[cfg(target_arch = "x86_64")]
-pub(super) const FAR: usize = 16384;
+const FAR: usize = 16384;
 #[cfg(target_arch = "x86_64")]
-pub(super) const NEAR: usize = 2048;
+const NEAR: usize = 2048;
 
 /// What a tile's sums start from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,20 +128,8 @@ impl Tile {
     fn prefetch(&self, column: &Column, ahead: usize, part: usize, n_parts: usize) {
         let len = self.block_step / n_parts;
         let from = column.head.wrapping_add(part * len);
-        match self.stream {
-            Stream::Cache => {}
-            Stream::Memory => {
-                for at in (0..len).step_by(64) {
-                    crate::simd::prefetch(from.wrapping_add(ahead + at).cast());
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            Stream::MemoryByTwo => {
-                for at in (0..len).step_by(64) {
-                    crate::simd::prefetch_second(from.wrapping_add(FAR + at).cast());
-                    crate::simd::prefetch(from.wrapping_add(NEAR + at).cast());
-                }
-            }
+        for at in (0..len).step_by(64) {
+            self.stream.ask(from.wrapping_add(at), ahead);
         }
     }
 
