@@ -174,7 +174,9 @@ where
         shutdown.await;
         let _ = stopping.send(true);
     };
-    let server = axum::serve(listener, routes::router(api)).with_graceful_shutdown(graceful);
+    // A router by itself would be built anew for each connection, all of its routes.
+    let router = routes::router(api).into_make_service();
+    let server = axum::serve(listener, router).with_graceful_shutdown(graceful);
     let last_moment = async move {
         // An error means that the server ended first.
         if stopped.wait_for(|stopping| *stopping).await.is_ok() {
