@@ -31,6 +31,7 @@ pub mod activation;
 pub mod attention;
 pub mod batch_norm;
 pub mod conv;
+pub mod distribution;
 pub mod dropout;
 pub mod elementwise;
 pub mod embedding;

@@ -7,6 +7,7 @@
 
 use super::mask::{BitMask, TokenMask};
 use crate::EngineError;
+use lyceum_kernels::distribution::{self, BLOCK, Moments};
 use lyceum_models::answer::likeliest;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -90,9 +91,11 @@ pub(crate) struct Sampler {
     mask: Option<Box<dyn TokenMask>>,
     /// Tokens of prompt and answer, and how often each is in the answer; kept only where it is asked for.
     said: HashMap<u32, u32>,
-    /// Reused: the logits as changed, what is allowed, and (logit, id) as far as it is in order.
+    /// Reused: the logits as changed, what is allowed, weights with their sums, and (logit, id) as far as it is in order.
     logits: Vec<f32>,
     allowed: BitMask,
+    weights: Vec<f32>,
+    sums: Vec<f64>,
     order: Vec<(f32, u32)>,
 }
 
@@ -103,8 +106,8 @@ impl Sampler {
             true => prompt.iter().map(|&id| (id, 0)).collect(),
             false => HashMap::new(),
         };
-        let (logits, allowed, order) = Default::default();
-        Sampler { sampling, rng, mask, said, logits, allowed, order }
+        let (logits, allowed, weights, sums, order) = Default::default();
+        Sampler { sampling, rng, mask, said, logits, allowed, weights, sums, order }
     }
 
     /// The next token.
@@ -166,41 +169,45 @@ impl Sampler {
             return likeliest(logits);
         }
         let Sampling { temperature, top_p, top_k, min_p, .. } = self.sampling;
-        self.order.clear();
-        self.order.extend(logits.iter().zip(0..).map(|(&x, id)| (x, id)));
-        let mut order = Descending { all: &mut self.order, n_sorted: 0 };
-        let highest = order.get(0).0;
-        // Weights in f64, relative to the likeliest.
-        let weight = |x: f32| (f64::from(x - highest) / f64::from(temperature)).exp();
+        self.weights.resize(logits.len(), 0.0);
+        self.sums.resize(logits.len().div_ceil(BLOCK), 0.0);
+        distribution::weigh(logits, temperature, &mut self.weights, &mut self.sums);
+        let all: f64 = self.sums.iter().sum();
+        let chance = self.rng.random::<f64>();
         let mut n = if top_k == 0 { logits.len() } else { top_k.min(logits.len()) };
-        if min_p > 0.0 {
-            n = (0..n).find(|&i| weight(order.get(i).0) < f64::from(min_p)).unwrap_or(n);
+        if n == logits.len() && min_p == 0.0 && top_p >= 1.0 {
+            return drawn(&self.weights, &self.sums, chance * all);
         }
-        // One fixed order of summation: by id where all count, from the likeliest where some do.
-        let total: f64 = match n == logits.len() {
-            true => logits.iter().map(|&x| weight(x)).sum(),
-            false => (0..n).map(|i| weight(order.get(i).0)).sum(),
+        let mut order = Descending::new(logits, &mut self.order);
+        let weights = &self.weights;
+        let mut ranked = |i: usize| {
+            let id = order.get(i).1;
+            (id, f64::from(weights[id as usize]))
         };
+        if min_p > 0.0 {
+            n = (0..n).find(|&i| ranked(i).1 < f64::from(min_p)).unwrap_or(n);
+        }
+        let total = if n == logits.len() { all } else { (0..n).map(|i| ranked(i).1).sum() };
         let mut nucleus = total;
         if top_p < 1.0 {
             nucleus = 0.0;
             for i in 0..n {
-                nucleus += weight(order.get(i).0);
+                nucleus += ranked(i).1;
                 if nucleus >= f64::from(top_p) * total {
                     n = i + 1;
                     break;
                 }
             }
         }
-        let mut point = self.rng.random::<f64>() * nucleus;
-        let mut last = order.get(0).1;
+        let mut point = chance * nucleus;
+        let mut last = ranked(0).0;
         for i in 0..n {
-            let (x, id) = order.get(i);
-            if x == f32::NEG_INFINITY {
+            let (id, weight) = ranked(i);
+            if weight == 0.0 {
                 break;
             }
             last = id;
-            point -= weight(x);
+            point -= weight;
             if point < 0.0 {
                 break;
             }
@@ -209,18 +216,51 @@ impl Sampler {
     }
 }
 
-/// Tokens from the likeliest on (the lower id of equals first), put in order as far as anybody looks.
-struct Descending<'a> {
-    all: &'a mut [(f32, u32)],
-    n_sorted: usize,
+/// The first position at which the weights, summed from the first on, are more than `point`; where rounding leaves none, the
+/// last that weighs something, and the first where none does.
+fn drawn(weights: &[f32], sums: &[f64], mut point: f64) -> u32 {
+    for (block, (part, &sum)) in weights.chunks(BLOCK).zip(sums).enumerate() {
+        if point >= sum {
+            point -= sum;
+            continue;
+        }
+        for (i, &weight) in part.iter().enumerate() {
+            point -= f64::from(weight);
+            if point < 0.0 {
+                return (block * BLOCK + i) as u32;
+            }
+        }
+    }
+    weights.iter().rposition(|&weight| weight > 0.0).unwrap_or(0) as u32
 }
 
-impl Descending<'_> {
+/// Tokens from the likeliest on (the lower id of equals first), put in order as far as anybody looks: the highest logits are
+/// taken out of the row first, then those of a wider range, and all in the end.
+struct Descending<'a> {
+    row: &'a [f32],
+    taken: &'a mut Vec<(f32, u32)>,
+    n_sorted: usize,
+    /// What is at least this high has been taken.
+    floor: Option<f32>,
+    /// How far below the likeliest the next floor is.
+    reach: f32,
+}
+
+impl<'a> Descending<'a> {
+    fn new(row: &'a [f32], taken: &'a mut Vec<(f32, u32)>) -> Self {
+        taken.clear();
+        Descending { row, taken, n_sorted: 0, floor: None, reach: 4.0 }
+    }
+
     fn get(&mut self, i: usize) -> (f32, u32) {
         let before = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         while i >= self.n_sorted {
-            let n = (8 * self.n_sorted).max(64).min(self.all.len());
-            let rest = &mut self.all[self.n_sorted..];
+            if self.n_sorted == self.taken.len() {
+                self.take();
+                continue;
+            }
+            let n = (8 * self.n_sorted).max(64).min(self.taken.len());
+            let rest = &mut self.taken[self.n_sorted..];
             let more = n - self.n_sorted;
             if more < rest.len() {
                 rest.select_nth_unstable_by(more, before);
@@ -228,7 +268,20 @@ impl Descending<'_> {
             rest[..more].sort_unstable_by(before);
             self.n_sorted = n;
         }
-        self.all[i]
+        self.taken[i]
+    }
+
+    /// Takes out of the row what comes next.
+    fn take(&mut self) {
+        let highest = self.row[likeliest(self.row) as usize];
+        if highest.is_finite() && self.reach < 1e3 {
+            let floor = highest - self.reach;
+            distribution::within(self.row, floor..self.floor.unwrap_or(f32::INFINITY), self.taken);
+            (self.floor, self.reach) = (Some(floor), 4.0 * self.reach);
+        } else {
+            let is_left = |x: f32| self.floor.is_none_or(|floor| x < floor || x.is_nan());
+            self.taken.extend(self.row.iter().copied().zip(0..).filter(|(x, _)| is_left(*x)));
+        }
     }
 }
 
@@ -237,32 +290,20 @@ pub(crate) fn report(row: &[f32], id: u32, n_top: usize) -> super::Logprobs {
     let (lse, entropy) = log_sum_exp_and_entropy(row);
     let log = |x: f32| (f64::from(x) - lse) as f32;
     let chosen = row[id as usize];
-    let ahead = row.iter().zip(0..).filter(|&(&x, other)| x > chosen || x == chosen && other < id);
-    let rank = 1 + ahead.count();
-    let mut all: Vec<(f32, u32)> = Vec::new();
-    if n_top > 0 {
-        all.extend(row.iter().zip(0..).map(|(&x, id)| (x, id)));
-    }
-    let mut order = Descending { all: &mut all, n_sorted: 0 };
+    let higher = row.iter().filter(|&&x| x > chosen).count();
+    let as_high = row[..id as usize].iter().filter(|&&x| x == chosen).count();
+    let mut taken = Vec::new();
+    let mut order = Descending::new(row, &mut taken);
     let top = (0..n_top.min(row.len())).map(|i| order.get(i));
     // What is never said is no alternative.
     let top = top.filter(|(x, _)| *x > f32::NEG_INFINITY).map(|(x, id)| (id, log(x))).collect();
-    super::Logprobs { chosen: log(chosen), rank, entropy: entropy as f32, top }
+    super::Logprobs { chosen: log(chosen), rank: 1 + higher + as_high, entropy: entropy as f32, top }
 }
 
-/// `log Σ exp` of a row, and the entropy of its softmax, in f64: with `d = z − max` and `S = Σ e^d`,
-/// `H = ln S − Σ d·e^d / S`.
+/// `log Σ exp` of a row, and the entropy of its softmax.
 fn log_sum_exp_and_entropy(logits: &[f32]) -> (f64, f64) {
-    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let (mut sum, mut inner) = (0.0f64, 0.0f64);
-    for &x in logits {
-        let d = f64::from(x - highest);
-        let e = d.exp();
-        sum += e;
-        // What is never said has no part in it: 0 · ln 0 = 0.
-        inner += if e > 0.0 { d * e } else { 0.0 };
-    }
-    (f64::from(highest) + sum.ln(), (sum.ln() - inner / sum).max(0.0))
+    let Moments { largest, sum, inner } = distribution::moments(logits);
+    (f64::from(largest) + sum.ln(), (sum.ln() - inner / sum).max(0.0))
 }
 
 #[cfg(test)]
@@ -308,6 +349,21 @@ mod tests {
     }
 
     #[test]
+    fn tokens_of_a_large_vocabulary_are_drawn_as_often_as_their_weights_say() {
+        let mut logits = vec![-30.0; 2_000];
+        let places = [0, 3, 255, 256, 700, 1_999];
+        (1..).zip(places).for_each(|(weight, id)| logits[id] = f32::ln(weight as f32));
+        // With a cut tokens are drawn from the likeliest on, without one by their ids.
+        for top_p in [1.0, 0.9999] {
+            let draws = drawn(&Sampling { top_p, ..warm(4) }, &logits, 20_000);
+            for (weight, id) in (1..).zip(places) {
+                let got = draws.iter().filter(|&&d| d as usize == id).count() as f32 / 20_000.0;
+                assert!((got - weight as f32 / 21.0).abs() < 0.015, "{id}: {got}");
+            }
+        }
+    }
+
+    #[test]
     fn an_impossible_token_is_never_drawn_and_the_others_share_its_probability() {
         let logits = [1.0, f32::NEG_INFINITY, 0.5, f32::NEG_INFINITY];
         for temperature in [0.0, 0.7, 2.0] {
@@ -331,11 +387,14 @@ mod tests {
     #[test]
     fn a_large_vocabulary_is_put_in_order_piece_by_piece() {
         let logits: Vec<f32> = (0..5_000).map(|i| ((i * 7919) % 4_999) as f32 / 100.0).collect();
-        let mut all: Vec<(f32, u32)> = logits.iter().zip(0..).map(|(&x, id)| (x, id)).collect();
-        let mut want = all.clone();
+        let mut want: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
         want.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut order = Descending { all: &mut all, n_sorted: 0 };
+        let mut taken = Vec::new();
+        let mut order = Descending::new(&logits, &mut taken);
         assert!((0..5_000).all(|i| order.get(i) == want[i]));
+        let far = [-1e30, f32::NEG_INFINITY, 7.0, 7.0, 6.5, -900.0];
+        let mut order = Descending::new(&far, &mut taken);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|i| order.get(i).1), [2, 3, 4, 5, 0, 1]);
         let reported = report(&logits, want[7].1, 5);
         assert_eq!(reported.rank, 8);
         assert_eq!(
