@@ -132,6 +132,7 @@ async fn serve_as(
     let mut working = tokio::task::JoinSet::new();
     working.spawn(lyceum_service::standing::keep_fresh(service.clone(), stopping.clone()));
     working.spawn(lyceum_service::background::settle(service.clone()));
+    working.spawn(lyceum_service::residency::let_deleted_go(service.clone(), stopping.clone()));
     working.spawn(lyceum_service::batches::run(service, Arc::new(batches::Routes(api.clone())), stopping));
     let shutdown = async move {
         shutdown.await;

@@ -277,7 +277,7 @@ fn render(
     offer: &Offer,
 ) -> Result<String, ServiceError> {
     messages::variables(&request.template_variables)?;
-    let messages = messages::shaped(&request.messages)?;
+    let messages = messages::shaped(&request.messages, template)?;
     let conversation = Conversation {
         messages: &messages,
         tools: offer.is_callable().then_some(&request.tools[..]),

@@ -296,6 +296,14 @@ pub(crate) async fn named(
     }
 }
 
+/// What an error says, without the folder that this server keeps its data in: whoever asks sees names, not places.
+pub(crate) fn without_folder(store: &Store, told: &str) -> String {
+    let root = store.layout().root();
+    let absolute = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+    let told = told.replace(&format!("{}/", absolute.display()), "");
+    told.replace(&format!("{}/", root.display()), "")
+}
+
 /// Sees to it that the files that a job names by their ids are on this machine, and says in `base_dir` where they are: it
 /// may have been asked for on another. Of a job of the command line nothing changes.
 ///
@@ -336,4 +344,18 @@ fn ids_in(value: &Value, found: &mut Vec<FileId>) {
 fn parse(id: &str) -> Result<FileId, ServiceError> {
     let shown = || id.chars().take(64).collect();
     id.parse().map_err(|_| ServiceError::NotFound { what: "file", id: shown() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn errors_name_files_and_not_the_folder_that_they_are_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(lyceum_store::Layout::new(dir.path()), Timestamp::now()).await.unwrap();
+        let place = store.layout().data_files().join("file_1/ft.jsonl");
+        let told = without_folder(&store, &format!("{}: cannot be read", place.display()));
+        assert_eq!(told, "files/file_1/ft.jsonl: cannot be read");
+    }
 }

@@ -1,11 +1,13 @@
 //! Whether the process lives, and whether it can answer.
 
+use crate::language::{Language, rows};
 use crate::meter::Share;
 use crate::resident::Resident;
 use crate::{Service, ServiceError};
-use lyceum_engine::{Event, Flow, GenerateRequest};
+use lyceum_engine::{Event, Flow, GenerateRequest, Sink};
 use lyceum_models::InputShape;
 use lyceum_models::prepare::{OutputPreparation, Prepared, PreparedValue};
+use lyceum_store::models::Version;
 use lyceum_types::limits;
 use tokio::sync::oneshot;
 
@@ -28,11 +30,14 @@ pub async fn ready(service: &Service) -> Result<Ready, ServiceError> {
     let proof = async {
         service.store().check().await?;
         answer_of_device(service).await?;
-        let residents = service.residents();
+        let (residents, languages) = (service.residents(), service.languages.loaded());
         for resident in &residents {
-            prove(service, resident).await?;
+            but_for_work(prove(service, resident).await)?;
         }
-        Ok(Ready { models: residents.len() })
+        for language in &languages {
+            but_for_work(prove_language(service, language).await)?;
+        }
+        Ok(Ready { models: residents.len() + languages.len() })
     };
     match tokio::time::timeout(deadline, proof).await {
         Ok(result) => result,
@@ -65,36 +70,66 @@ async fn prove(service: &Service, resident: &Resident) -> Result<(), ServiceErro
     let rows = service.predict(resident, vec![Prepared { value, n_truncated: 0 }], &Share::none()).await?;
     match rows.iter().flatten().all(|number| number.is_finite()) {
         true => Ok(()),
-        false => Err(not_finite(resident)),
+        false => Err(not_finite(&resident.version)),
+    }
+}
+
+/// A server that has all the work it takes answers many, and is not unready for refusing one more.
+fn but_for_work(proof: Result<(), ServiceError>) -> Result<(), ServiceError> {
+    match proof {
+        Err(ServiceError::Overloaded { .. }) => Ok(()),
+        proof => proof,
     }
 }
 
 async fn prove_token(service: &Service, resident: &Resident) -> Result<(), ServiceError> {
+    let reads_source = matches!(resident.model.shape.input, InputShape::Pair { .. });
+    let source = reads_source.then(|| vec![0]);
+    let proved =
+        |sink| GenerateRequest { source, ..GenerateRequest::new(resident.model.clone(), vec![0], 1, sink) };
+    token(service, &resident.version, proved).await
+}
+
+/// An imported model: a token, or the vector of a text of one.
+async fn prove_language(service: &Service, language: &Language) -> Result<(), ServiceError> {
+    if language.model.encoder_config().is_some() {
+        let row = rows::Row { ids: vec![0], second: None };
+        let vectors = rows::encode(service, language, &[row], &Share::none()).await?;
+        return match vectors.iter().flatten().all(|number| number.is_finite()) {
+            true => Ok(()),
+            false => Err(not_finite(&language.version)),
+        };
+    }
+    let adapter = language.added.as_ref().map(|added| added.adapter.clone());
+    let proved =
+        |sink| GenerateRequest { adapter, ..GenerateRequest::new(language.model.clone(), vec![0], 1, sink) };
+    token(service, &language.version, proved).await
+}
+
+/// The first token of a request with this sink.
+async fn token(
+    service: &Service,
+    version: &Version,
+    request: impl FnOnce(Sink) -> GenerateRequest,
+) -> Result<(), ServiceError> {
     let (sender, receiver) = oneshot::channel();
     let mut sender = Some(sender);
-    let reads_source = matches!(resident.model.shape.input, InputShape::Pair { .. });
     let sink = Box::new(move |event| {
         if let Some(sender) = sender.take() {
             let _ = sender.send(event);
         }
         Flow::Stop
     });
-    let request = GenerateRequest {
-        source: reads_source.then(|| vec![0]),
-        logprobs: Some(0),
-        ..GenerateRequest::new(resident.model.clone(), vec![0], 1, sink)
-    };
+    let request = GenerateRequest { logprobs: Some(0), ..request(sink) };
     service.engine().generate(request).map_err(crate::refused)?;
     match receiver.await {
         Ok(Event::Token(token)) if token.logprobs.as_ref().is_some_and(|l| l.chosen.is_finite()) => Ok(()),
         Ok(Event::Failed(error)) => Err(crate::refused(error)),
-        Ok(_) => Err(not_finite(resident)),
+        Ok(_) => Err(not_finite(version)),
         Err(_) => Err(crate::refused(lyceum_engine::EngineError::Stopped)),
     }
 }
 
-fn not_finite(resident: &Resident) -> ServiceError {
-    ServiceError::NotReady {
-        message: format!("{} answers with numbers that are not finite", resident.version.id()),
-    }
+fn not_finite(version: &Version) -> ServiceError {
+    ServiceError::NotReady { message: format!("{} answers with numbers that are not finite", version.id()) }
 }

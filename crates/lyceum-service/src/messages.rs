@@ -3,21 +3,18 @@
 
 use crate::ServiceError;
 use lyceum_language::LanguageError;
-use lyceum_language::template::openai_messages;
+use lyceum_language::template::{ChatTemplate, ROLES, openai_messages, unknown_role};
 use serde_json::{Map, Value};
 
 /// What a template is given by other fields of a request.
 const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
-/// Roles of OpenAI's API. Templates know others: whether one writes a role is for it to say.
-const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
-
 /// Messages of OpenAI's API in the shape that templates read.
 ///
 /// # Errors
-/// A message that is no object, without a role, or without content where it must have one.
-pub(crate) fn shaped(messages: &[Value]) -> Result<Vec<Value>, ServiceError> {
-    messages.iter().enumerate().try_for_each(|(i, message)| check(i, message))?;
+/// A message that is no object, without a role that the template has, or without content where it must have one.
+pub(crate) fn shaped(messages: &[Value], template: &ChatTemplate) -> Result<Vec<Value>, ServiceError> {
+    messages.iter().enumerate().try_for_each(|(i, message)| check(i, message, template))?;
     openai_messages(messages)
         .map_err(|error| ServiceError::invalid("messages", "invalid_value", plain(error)))
 }
@@ -30,7 +27,7 @@ pub(crate) fn plain(error: LanguageError) -> String {
     }
 }
 
-fn check(i: usize, message: &Value) -> Result<(), ServiceError> {
+fn check(i: usize, message: &Value, template: &ChatTemplate) -> Result<(), ServiceError> {
     let refused = |param: String, code, told: &str| Err(ServiceError::invalid(param, code, told));
     let Some(members) = message.as_object() else {
         let told = r#"must be an object, as {"role": "user", "content": "Hello"}"#;
@@ -47,6 +44,9 @@ fn check(i: usize, message: &Value) -> Result<(), ServiceError> {
     let Some(role) = role else {
         return refused(place, "invalid_value", &format!("must be a word, as {}", ROLES.join(", ")));
     };
+    if template.role(role).is_none() {
+        return refused(place, "invalid_value", &unknown_role(role));
+    }
     let place = format!("messages[{i}].content");
     match members.get("content") {
         Some(Value::String(_) | Value::Array(_)) => Ok(()),
@@ -90,8 +90,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn of(messages: &[Value]) -> Result<Vec<Value>, ServiceError> {
+        let source =
+            "{% for m in messages %}{% if m.role == 'documents' %}D{% endif %}{{ m.content }}{% endfor %}";
+        shaped(messages, &ChatTemplate::new(source, Map::new()).unwrap())
+    }
+
     fn refused(message: Value) -> (String, &'static str) {
-        match shaped(&[json!({"role": "user", "content": "a"}), message]).unwrap_err() {
+        match of(&[json!({"role": "user", "content": "a"}), message]).unwrap_err() {
             ServiceError::Invalid { param, code, .. } => (param, code),
             other => panic!("{other}"),
         }
@@ -115,16 +121,20 @@ mod tests {
     }
 
     #[test]
-    fn a_role_that_a_template_may_know_is_left_to_it() {
-        for role in ["function", "documents", "control"] {
-            assert!(shaped(&[json!({"role": role, "name": "f", "content": "x"})]).is_ok(), "{role}");
+    fn a_role_is_taken_where_openai_or_the_template_has_it() {
+        for role in ["function", "developer", "documents"] {
+            assert!(of(&[json!({"role": role, "name": "f", "content": "x"})]).is_ok(), "{role}");
+        }
+        for role in ["control", "asistant", "User"] {
+            let found = refused(json!({"role": role, "content": "x"}));
+            assert_eq!(found, ("messages[1].role".to_owned(), "invalid_value"), "{role}");
         }
     }
 
     #[test]
     fn an_assistant_who_called_needs_no_content() {
         let calls = json!([{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]);
-        assert!(shaped(&[json!({"role": "assistant", "content": null, "tool_calls": calls})]).is_ok());
-        assert!(shaped(&[json!({"role": "assistant", "refusal": "no"})]).is_ok());
+        assert!(of(&[json!({"role": "assistant", "content": null, "tool_calls": calls})]).is_ok());
+        assert!(of(&[json!({"role": "assistant", "refusal": "no"})]).is_ok());
     }
 }

@@ -2,8 +2,13 @@
 
 use crate::resident::Weighs;
 use crate::{Service, ServiceError};
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_store::StoreError;
+use lyceum_store::models::{self, Version};
+use lyceum_types::ids::{ModelRef, Project, VersionRef};
+use lyceum_types::limits;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// An imported model in memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +40,8 @@ pub fn list(service: &Service, project: &Project) -> Vec<Loaded> {
     all
 }
 
-/// Lets a model go, with the adapters that add to it: its id. Requests under way keep it until they end; the next one loads it again.
+/// Lets a model go, with the adapters that add to it: its id. Requests under way keep it until they end; the next one loads it
+/// again. A version that another process deleted is let go by its own id.
 ///
 /// # Errors
 /// There is no such model, or it is not loaded.
@@ -44,9 +50,46 @@ pub async fn unload(
     project: &Project,
     reference: &ModelRef,
 ) -> Result<String, ServiceError> {
-    let version = service.own(project, reference).await?;
+    let version = match service.own(project, reference).await {
+        Err(gone @ ServiceError::ModelNotFound { .. }) => {
+            let id = reference.to_string();
+            let loaded = service.languages.of_project(project).into_iter();
+            let of_id =
+                loaded.map(|(language, _)| language.version.clone()).find(|version| version.id() == id);
+            of_id.ok_or(gone)?
+        }
+        found => found?,
+    };
     if service.languages.unload(&version) {
         return Ok(version.id());
     }
     Err(ServiceError::NotFound { what: "loaded model", id: version.id() })
+}
+
+/// Lets versions go that another process deleted, until the server stops.
+pub async fn let_deleted_go(service: Arc<Service>, mut stopping: watch::Receiver<bool>) {
+    while !*stopping.borrow() {
+        tokio::select! {
+            () = tokio::time::sleep(limits::DELETED_SOUGHT_EVERY) => {}
+            changed = stopping.changed() => if changed.is_err() { return },
+        }
+        let languages = service.languages.loaded().into_iter().map(|language| language.version.clone());
+        let trained = service.residents().into_iter().map(|resident| resident.version.clone());
+        for version in languages.chain(trained) {
+            match is_deleted(&service, &version).await {
+                Ok(true) => service.forget(&[version]),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "whether a loaded model still exists was not read"),
+            }
+        }
+    }
+}
+
+async fn is_deleted(service: &Service, version: &Version) -> Result<bool, StoreError> {
+    let reference = ModelRef { name: version.name.clone(), version: VersionRef::Number(version.number) };
+    match models::find(service.store(), &version.owner, &reference).await {
+        Ok(found) => Ok(found.sha256 != version.sha256),
+        Err(StoreError::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
 }

@@ -179,7 +179,7 @@ fn render(language: &Language, request: Messages) -> Result<String, ServiceError
         return Err(ServiceError::invalid("messages", "unsupported_model", message));
     };
     messages::variables(&request.variables)?;
-    let messages = messages::shaped(&request.messages)?;
+    let messages = messages::shaped(&request.messages, template)?;
     let conversation = Conversation {
         messages: &messages,
         tools: (!request.tools.is_empty()).then_some(&request.tools[..]),

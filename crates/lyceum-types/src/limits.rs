@@ -367,6 +367,8 @@ pub const RATE_LIMITS_MAX: i64 = 10_000;
 pub const RATE_MAX: u64 = 1_000_000_000;
 /// How old what is known of a key or a project may be: what another process changes counts after it.
 pub const STANDING_STALE_MAX: Duration = Duration::from_millis(500);
+/// How often loaded models are looked for that another process deleted.
+pub const DELETED_SOUGHT_EVERY: Duration = Duration::from_secs(5);
 /// How often what requests of the last [`STANDING_IN_USE`] rested on is read again, so that the next finds it known.
 pub const STANDING_REFRESH_EVERY: Duration = Duration::from_millis(250);
 pub const STANDING_IN_USE: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use lyceum_service::residency;
     (status = 200, body = ResidentList), (status = 401, body = ErrorBody)))]
 pub async fn list(State(api): State<Api>, Extension(caller): Extension<Caller>) -> Json<ResidentList> {
     let data = residency::list(&api.service, &caller.project).into_iter().map(Resident::from).collect();
-    Json(ResidentList { object: "list", data, kv_pages_used: api.service.engine().load().kv_pages_used })
+    Json(ResidentList { object: "list", data })
 }
 
 /// Lets a model go from memory; the next request loads it again.

@@ -24,8 +24,6 @@ pub struct ResidentList {
     /// `list`
     pub object: &'static str,
     pub data: Vec<Resident>,
-    /// Pages of keys and values that sequences hold now, of every model together.
-    pub kv_pages_used: usize,
 }
 
 /// What was let go.

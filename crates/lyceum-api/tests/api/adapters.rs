@@ -198,7 +198,7 @@ async fn a_base_stays_while_an_adapter_adds_to_it_and_what_is_deleted_leaves_mem
     assert_eq!(house.client.get("/v1/models").await.json()["data"], json!([]));
 }
 
-fn act() -> lyceum_store::registry::Act {
+pub(crate) fn act() -> lyceum_store::registry::Act {
     let now = lyceum_types::clock::Timestamp::now();
     lyceum_store::registry::Act {
         actor: lyceum_store::registry::Actor::User("test".into()),

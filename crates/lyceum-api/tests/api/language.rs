@@ -165,6 +165,8 @@ async fn what_cannot_be_answered_is_refused_by_name() {
     assert!(other.text().contains("no such role"), "{}", other.text());
     let nobody = post(json!({ "messages": one("") })).await;
     assert_eq!(nobody.refused(400), ("messages[0].role".into(), "invalid_value".into()));
+    let misspelt = post(json!({ "messages": one("asistant") })).await;
+    assert_eq!(misspelt.refused(400), ("messages[0].role".into(), "invalid_value".into()));
     assert_eq!(post(json!({ "messages": one("function") })).await.status, 200, "its template writes it");
     let silent = post(json!({"messages": [{"role": "user", "content": null}]})).await;
     assert_eq!(silent.refused(400), ("messages[0].content".into(), "missing_required_parameter".into()));
@@ -216,7 +218,7 @@ async fn completions_take_imported_models_too() {
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop", "{stopped}");
     assert!(stopped["usage"]["completion_tokens"].as_u64().unwrap() <= first as u64 + 1, "{stopped}");
     let ready = house.client.get("/ready").await;
-    assert_eq!(ready.status, 200, "{}", ready.text());
+    assert_eq!(ready.json(), json!({"status": "ready", "models": 1}), "it made a token");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,10 @@
 //! `/v1/responses` over the tiny imported model: state, events, what is refused; and which models are in memory.
 
+use crate::adapters::act;
 use crate::client::Answer;
 use crate::house::House;
 use crate::language::house;
-use lyceum_types::ids::KeyScope;
+use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
 
@@ -200,6 +201,11 @@ async fn models_in_memory_are_listed_and_let_go() {
     assert_eq!(residents().await["data"], json!([]));
     assert_eq!(house.client.send("DELETE", "/v1/residents/tiny", &[], "").await.refused(404).1, "not_found");
     create(&house, json!({})).await;
+    // Another process deletes it: it can be let go by its id, and is gone before long in any case.
+    let (store, project) = (house.service.store(), Project::default_project());
+    lyceum_store::models::delete_all(store, &project, &"tiny".parse().unwrap(), &act()).await.unwrap();
+    assert_eq!(house.client.send("DELETE", "/v1/residents/tiny@1", &[], "").await.json()["unloaded"], true);
+    assert_eq!(residents().await["data"], json!([]));
 }
 
 /// An answer of the background, as its reply says it.

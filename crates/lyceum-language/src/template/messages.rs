@@ -1,11 +1,15 @@
 //! Messages in the shape that chat templates read.
 
+use super::ChatTemplate;
 use crate::LanguageError;
 use crate::tokenizer::Guard;
 use serde_json::{Map, Value as Json};
 
 /// Why messages cannot be put in shape; `message` counts from 0.
 pub type MessagesError = LanguageError;
+
+/// Roles of OpenAI's API. A template may know others.
+pub const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
 /// Messages of OpenAI's API in the shape that Hugging Face's templates read: members that are null are left out,
 /// `arguments` of tool calls become objects, a content of text parts becomes one string, reasoning is
@@ -67,6 +71,28 @@ fn with_object_arguments(call: &Json) -> Json {
         *arguments = parsed;
     }
     call
+}
+
+/// Roles in the template's words.
+///
+/// # Errors
+/// One that the template does not name.
+pub(super) fn name_roles(messages: &mut [Json], template: &ChatTemplate) -> Result<(), MessagesError> {
+    for (i, message) in messages.iter_mut().enumerate() {
+        let Some(Json::String(role)) = message.get_mut("role") else { continue };
+        let Some(named) = template.role(role) else {
+            return Err(LanguageError::Text(format!("messages[{i}].role: {}", unknown_role(role))));
+        };
+        if named != role.as_str() {
+            *role = named.to_owned();
+        }
+    }
+    Ok(())
+}
+
+/// Why a role is refused.
+pub fn unknown_role(role: &str) -> String {
+    format!("the model's chat template has no role {role:?}: there are {}", ROLES.join(", "))
 }
 
 /// The value with every string in it guarded. Keys are names, not texts, and stay.

@@ -12,7 +12,7 @@ mod strftime;
 #[cfg(test)]
 mod tests;
 
-pub use messages::{MessagesError, openai_messages};
+pub use messages::{MessagesError, ROLES, openai_messages, unknown_role};
 
 use crate::LanguageError;
 use crate::tokenizer::Guard;
@@ -117,10 +117,22 @@ impl ChatTemplate {
         self.source.contains(name)
     }
 
+    /// What the template calls a role of a message: its own word, or where it has none for `developer`, `system`. None: a role
+    /// that its text does not name, which it would leave out or write as a turn that no model has seen.
+    pub fn role<'a>(&self, role: &'a str) -> Option<&'a str> {
+        let names = |role: &str| self.mentions(&format!("'{role}'")) || self.mentions(&format!("\"{role}\""));
+        match role {
+            "developer" if !names(role) => Some("system"),
+            _ if messages::ROLES.contains(&role) || names(role) => Some(role),
+            _ => None,
+        }
+    }
+
     /// The text of a conversation.
     ///
     /// # Errors
-    /// The template refuses the conversation ([`LanguageError::Refused`]), fails, or reaches a bound.
+    /// A message has a role that the template does not know, the template refuses the conversation
+    /// ([`LanguageError::Refused`]), fails, or reaches a bound.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, LanguageError> {
         if let Some(name) = RESERVED.iter().find(|name| conversation.variables.contains_key(**name)) {
             return Err(LanguageError::Template(format!("the variable {name:?} cannot be set by a request")));
@@ -129,6 +141,7 @@ impl ChatTemplate {
             values.iter().map(|value| messages::protect(value, &conversation.guard)).collect()
         };
         let mut messages = guarded(conversation.messages);
+        messages::name_roles(&mut messages, self)?;
         if conversation.end == End::ContinueFinalMessage {
             messages::tag_last(&mut messages, CONTINUE_HERE)?;
         }

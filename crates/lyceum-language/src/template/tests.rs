@@ -108,6 +108,23 @@ fn users_cannot_forge_what_the_template_writes() {
 }
 
 #[test]
+fn roles_are_the_templates_and_none_is_left_out() {
+    let render = |source: &str, role: &str| {
+        let messages = [json!({"role": "user", "content": "a"}), json!({"role": role, "content": "b"})];
+        let template = ChatTemplate::new(source, Map::new()).unwrap();
+        template.render(&Conversation { messages: &messages, ..Conversation::default() })
+    };
+    let plain = "{% for m in messages %}{% if m.role == 'system' %}S{% endif %}{{ m.content }}{% endfor %}";
+    assert_eq!(render(plain, "developer").unwrap(), "aSb");
+    assert_eq!(render(plain, "tool").unwrap(), "ab");
+    let error = render(plain, "asistant").unwrap_err().to_string();
+    assert!(error.contains("messages[1].role") && error.contains("\"asistant\""), "{error}");
+    let knows = "{% for m in messages %}{% if m.role in [\"developer\", \"ipython\"] %}D{% endif %}{{ m.content }}{% endfor %}";
+    assert_eq!(render(knows, "developer").unwrap(), "aDb");
+    assert_eq!(render(knows, "ipython").unwrap(), "aDb");
+}
+
+#[test]
 fn messages_of_the_api_are_put_in_shape() {
     let shaped = openai_messages(&[
         json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": null}),

@@ -8,7 +8,7 @@ use super::device::{CancelOnDrop, EngineDevice};
 use super::{BaselineChoice, Options, TargetShown, Usage, parts};
 use crate::meter::Share;
 use crate::resident::Resident;
-use crate::{Service, ServiceError, predict};
+use crate::{Service, ServiceError, files, predict};
 use lyceum_explain::ExplainError;
 use lyceum_explain::influence::{gradient, product};
 use lyceum_models::batch::{Batch, Target};
@@ -192,19 +192,26 @@ async fn load(
     resident: &Arc<Resident>,
     control: &Control,
 ) -> Result<Rows, ServiceError> {
-    let changed = |message: String| ServiceError::unsupported("method", "training_rows_unavailable", message);
+    let store = service.store().clone();
+    let changed = move |message: String| {
+        let message = files::without_folder(&store, &message);
+        ServiceError::unsupported("method", "training_rows_unavailable", message)
+    };
     let id =
         resident.version.job.clone().ok_or_else(|| ServiceError::internal("a job was checked", "bug"))?;
     let job = jobs::find(service.store(), project, &id).await?;
     let mut plan: Plan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
-    crate::files::of_job(service.store(), &job, &mut plan.base_dir).await?;
+    files::of_job(service.store(), &job, &mut plan.base_dir).await?;
     let dir = vault::job_folder(service.store(), project, &id)?.join("checkpoints");
     let files = data_files::folder(service.store(), project, &plan.base_dir)?;
     let (resident, control) = (resident.clone(), control.clone());
     let work = move || {
-        let loaded = data::load(&plan.spec, &files, &control)
-            .map_err(|error| changed(format!("the rows of job {id} cannot be read again: {error}")))?;
+        let loaded = data::load(&plan.spec, &files, &control).map_err(|error| {
+            changed(format!(
+                "the rows that job {id} learnt from are needed, and cannot be read again: {error}"
+            ))
+        })?;
         let of = |files: &[lyceum_types::manifest::DataFile]| {
             let train = files.iter().filter(|file| file.role == "train");
             train.map(|file| file.sha256.clone()).collect::<Vec<_>>()

@@ -13,6 +13,8 @@ use serde_json::Value;
 pub(crate) enum Author {
     User,
     Tool,
+    /// A role that a template has beside OpenAI's: what is asked of either holds.
+    Other,
 }
 
 /// A text that a model would read, in a field of the request.
@@ -23,14 +25,15 @@ pub(crate) struct Said {
     pub text: String,
 }
 
-/// What users and tools say in messages of OpenAI's shape. Operators and the model itself are not suspected.
+/// What users, tools and others say in messages of OpenAI's shape. Operators and the model itself are not suspected.
 pub(crate) fn of_messages(messages: &[Value]) -> Vec<Said> {
     let mut said = Vec::new();
     for (i, message) in messages.iter().enumerate() {
         let author = match message["role"].as_str() {
             Some("user") => Author::User,
             Some("tool" | "function") => Author::Tool,
-            _ => continue,
+            Some("system" | "developer" | "assistant") => continue,
+            _ => Author::Other,
         };
         let mut message = [message.clone()];
         conversation("messages", &mut message, &mut |_, _, text| {
@@ -106,11 +109,12 @@ async fn refuse_injections(
 }
 
 fn stops(stops: &Stops, author: Author) -> bool {
-    let stop = match author {
-        Author::User => stops.user,
-        Author::Tool => stops.tool,
+    let of: &[Stop] = match author {
+        Author::User => &[stops.user],
+        Author::Tool => &[stops.tool],
+        Author::Other => &[stops.user, stops.tool],
     };
-    stop == Stop::Block
+    of.contains(&Stop::Block)
 }
 
 fn blocked(param: &str, what: &str) -> ServiceError {
@@ -130,9 +134,21 @@ mod tests {
             json!({"role": "user", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}]}),
             json!({"role": "assistant", "content": "d"}),
             json!({"role": "tool", "tool_call_id": "1", "content": "e"}),
+            json!({"role": "ipython", "content": "f"}),
         ];
         let said: Vec<_> = of_messages(&messages).into_iter().map(|s| (s.author, s.param, s.text)).collect();
         let of = |author, i: usize, text: &str| (author, format!("messages[{i}]"), text.to_owned());
-        assert_eq!(said, [of(Author::User, 1, "b"), of(Author::User, 1, "c"), of(Author::Tool, 3, "e")]);
+        let want = [
+            of(Author::User, 1, "b"),
+            of(Author::User, 1, "c"),
+            of(Author::Tool, 3, "e"),
+            of(Author::Other, 4, "f"),
+        ];
+        assert_eq!(said, want);
+        let tools = Stops { tool: Stop::Block, ..Stops::default() };
+        assert_eq!(
+            [Author::User, Author::Tool, Author::Other].map(|a| stops(&tools, a)),
+            [false, true, true]
+        );
     }
 }

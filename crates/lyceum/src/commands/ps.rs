@@ -42,7 +42,6 @@ impl Ps {
             output::note("no imported model is in memory: the first request for one loads it");
         }
         output::table(&["model", "family", "weights", "adds to", "idle"], &rows);
-        output::note(format!("{} pages of keys and values are used", found["kv_pages_used"]));
         Ok(())
     }
 }

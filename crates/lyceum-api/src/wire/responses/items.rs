@@ -187,7 +187,6 @@ pub fn messages(instructions: Option<&str>, items: &[Value]) -> Result<Vec<Value
             }
             (_, role) => {
                 turn.end(&mut messages);
-                let role = if role == "developer" { "system" } else { role };
                 messages.push(json!({"role": role, "content": joined(&item["content"])}));
             }
         }
@@ -258,7 +257,7 @@ mod tests {
         let call = json!({"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}});
         let expected = [
             json!({"role": "system", "content": "i"}),
-            json!({"role": "system", "content": "d"}),
+            json!({"role": "developer", "content": "d"}),
             json!({"role": "user", "content": "ab"}),
             json!({"role": "assistant", "content": "let me see", "reasoning_content": "hm", "tool_calls": [call]}),
             json!({"role": "tool", "tool_call_id": "c1", "name": "f", "content": "7"}),

@@ -12,7 +12,7 @@ use super::target::{self, Target};
 use super::text::Left;
 use crate::language::Language;
 use crate::meter::Share;
-use crate::{Service, ServiceError};
+use crate::{Service, ServiceError, files};
 use lyceum_explain::influence::{gradient, product};
 use lyceum_explain::{ExplainError, MethodInfo};
 use lyceum_models::batch::Batch;
@@ -183,7 +183,11 @@ async fn open(
     language: &Arc<Language>,
     control: &Control,
 ) -> Result<Past, ServiceError> {
-    let gone = |message: String| ServiceError::unsupported("method", "training_rows_unavailable", message);
+    let store = service.store().clone();
+    let gone = move |message: String| {
+        let message = files::without_folder(&store, &message);
+        ServiceError::unsupported("method", "training_rows_unavailable", message)
+    };
     let tuned = language.manifest.tuned.clone();
     let (Some(id), Some(tuned)) = (language.version.job.clone(), tuned) else {
         return Err(ServiceError::internal("a job was checked", "bug"));
@@ -191,7 +195,7 @@ async fn open(
     let job = jobs::find(service.store(), project, &id).await?;
     let mut plan: TunePlan = serde_json::from_str(&job.spec)
         .map_err(|error| ServiceError::internal("read the job's spec", error))?;
-    crate::files::of_job(service.store(), &job, &mut plan.base_dir).await?;
+    files::of_job(service.store(), &job, &mut plan.base_dir).await?;
     let reference =
         plan.base.parse().map_err(|error| ServiceError::internal("read the job's base", error))?;
     let base = service.language(project, &reference).await?;
@@ -215,7 +219,9 @@ async fn open(
         let past = Past::open(&plan.tune, begun, (&base_dir, &dir), &control);
         let past = past.map_err(|error| match error {
             TrainError::Stopped { .. } => ServiceError::DeadlinePassed,
-            error => gone(format!("the lines of job {id} cannot be read again: {error}")),
+            error => gone(format!(
+                "the lines that job {id} learnt from are needed, and cannot be read again: {error}"
+            )),
         })?;
         same_lines(&past, &tuned).map_err(gone)?;
         Ok(past)

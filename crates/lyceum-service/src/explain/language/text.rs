@@ -68,15 +68,15 @@ impl Prompt {
         messages: &[Value],
         frame: &Frame,
     ) -> Result<Self, ServiceError> {
-        if language.words.template.is_none() {
+        let Some(template) = &language.words.template else {
             let message = format!(
                 "the files of {} have no chat template: send prompt and completion",
                 language.version.id()
             );
             return Err(ServiceError::invalid("messages", "unsupported_model", message));
-        }
+        };
         openai_tools(&frame.tools).map_err(|error| refused("tools", error))?;
-        let messages = crate::messages::shaped(messages)?;
+        let messages = crate::messages::shaped(messages, template)?;
         let text =
             |(i, message): (usize, &Value)| message["content"].as_str().map(|text| (i, text.to_owned()));
         let texts = messages.iter().enumerate().filter_map(text).collect();
