@@ -240,6 +240,30 @@ pub async fn report(
     .bind(now.plus(limits::JOB_LEASE).millis())
     .fetch_optional(&mut *transaction)
     .await?;
+    noted(transaction, claim, row).await
+}
+
+/// As [`report`], of work behind the last step.
+pub async fn report_counted(store: &Store, claim: &Claim, now: Timestamp) -> Result<Signal, StoreError> {
+    let mut transaction = store.write().await?;
+    let row: Option<(i64, String)> = sqlx::query_as(
+        "UPDATE jobs SET lease_expires_at = $3 WHERE id = $1 AND attempt = $2 AND state = 'running' \
+         RETURNING cancel_requested, wish",
+    )
+    .bind(claim.id().as_str())
+    .bind(i64::from(claim.attempt))
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    noted(transaction, claim, row).await
+}
+
+/// Notes what a claim counted; `row` says what its owner must know.
+async fn noted(
+    mut transaction: crate::db::Transaction,
+    claim: &Claim,
+    row: Option<(i64, String)>,
+) -> Result<Signal, StoreError> {
     let (cancel_requested, wish) = row.ok_or_else(|| fenced(claim))?;
     if let Some(done) = claim.counted() {
         bills::note(&mut transaction, claim.id(), &done).await?;
