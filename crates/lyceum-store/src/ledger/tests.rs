@@ -149,13 +149,8 @@ async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError
 }
 
 async fn make_job_of(store: &Store, id: &JobId, most: Counts) -> Result<(), StoreError> {
-    let bill = NewBill {
-        api_key: "key_1".into(),
-        route: JOBS.into(),
-        model: "m".into(),
-        model_version: 0,
-        most,
-    };
+    let bill =
+        NewBill { api_key: "key_1".into(), route: JOBS.into(), model: "m".into(), model_version: 0, most };
     let new = NewJob {
         kind: Kind::Train,
         spec: "{}".into(),
