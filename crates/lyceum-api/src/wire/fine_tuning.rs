@@ -305,6 +305,10 @@ pub struct Extension {
     pub estimated_rows: Option<u64>,
     /// Rows that it was trained on; null until it has ended.
     pub trained_rows: Option<u64>,
+    /// The most passes that its gate makes: they are in `max_cost_usd`. Null: it has no gate.
+    pub max_gate_passes: Option<u64>,
+    /// Passes that its gate made, which are in `cost_usd`; null until it has ended, and where it has no gate.
+    pub gate_passes: Option<u64>,
     /// What it can cost at most, which is put aside until it ends; null where nobody's key pays for it.
     pub max_cost_usd: Option<f64>,
     /// What it cost; null until it has ended.
@@ -322,7 +326,7 @@ impl From<Training> for FineTuningJob {
     fn from(training: Training) -> Self {
         let Training { job, asked, state, model, trained_tokens, .. } = training;
         let (trained_rows, estimated_finish) = (training.trained_rows, training.estimated_finish);
-        let (gate, bill) = (training.gate, training.bill);
+        let (gate, gate_passes, bill) = (training.gate, training.gate_passes, training.bill);
         let usd = |amount: i64| amount as f64 / UNIT as f64;
         let error = (state == State::Failed).then(|| FineTuningError {
             code: "job_failed",
@@ -361,6 +365,8 @@ impl From<Training> for FineTuningJob {
                 estimated_tokens: asked.quote.trained_tokens,
                 estimated_rows: asked.quote.trained_rows,
                 trained_rows,
+                max_gate_passes: asked.quote.gate_passes,
+                gate_passes,
                 max_cost_usd: bill.as_ref().map(|bill| usd(bill.worst())),
                 cost_usd: bill.as_ref().and_then(Bill::cost).map(usd),
                 privacy: serde_json::to_value(asked.privacy).expect("a quote is plain data: bug"),

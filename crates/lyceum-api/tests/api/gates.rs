@@ -46,6 +46,12 @@ async fn a_gate_of_rows_names_files_by_their_ids_and_is_judged_when_it_is_asked_
     let job = asked(client, &of_rows(&train, &json!({"max_drop": 0.1, "data": test, "rows": 10}))).await;
     assert_eq!(job["method"]["train"]["spec"]["gate"]["data"], json!(test));
     assert!(job["lyceum"]["gate"].is_null(), "nothing is judged yet: {job}");
+    // Of both models ten rows: their answers, PGD of 40 steps and three starts, the signs of a masked gradient.
+    let most = 2 * 10 * (1 + (1 + (1 + 3 * (2 * 40 + 1)) + 7) + 1);
+    assert_eq!(
+        (&job["lyceum"]["max_gate_passes"], &job["lyceum"]["gate_passes"]),
+        (&json!(most), &Value::Null)
+    );
 
     // A first version has nothing beside it; the second's suite is tried on the first.
     for is_served in [false, true] {
@@ -107,13 +113,19 @@ async fn a_gate_of_a_fine_tuning_is_judged_for_its_base() {
             json!({"name": "bot", "model": {"lora": {"rank": 2}}, "train": {"steps": 4}, "gate": gate});
         json!({"model": "tiny", "training_file": train, "method": {"type": "train", "train": {"spec": spec}}})
     };
-    for gate in [
-        json!({"max_rise": 0.1, "data": lines}),
-        json!({"min_agreement": 0.5, "suite": environments, "texts": texts}),
-        json!({"max_attack_success": 0.5, "suite": red_team}),
+    for (gate, most) in [
+        // Eight lines through both models.
+        (json!({"max_rise": 0.1, "data": lines}), 16),
+        // A text in one piece and one in two: as served and beside itself, in int4 and as served beside it.
+        (json!({"min_agreement": 0.5, "suite": environments, "texts": texts}), 3 * 4),
+        (json!({"max_attack_success": 0.5, "suite": red_team}), 0),
     ] {
         let job = asked(client, &body(&gate)).await;
         assert_eq!(job["method"]["train"]["spec"]["gate"], gate);
+        let quoted = job["lyceum"]["max_gate_passes"].as_u64().unwrap();
+        assert!(if most > 0 { quoted == most } else { quoted > 100 }, "{quoted}: {gate}");
+        // It is put aside with the rest: nothing of this costs anything yet.
+        assert_eq!(job["lyceum"]["max_cost_usd"], 0.0, "{job}");
     }
     for (gate, param) in [
         (json!({"max_rise": 0.1}), "gate.data"),
