@@ -278,7 +278,8 @@ async fn noted(
 
 /// Ends the job with success: its version is published and its row is written in one transaction.
 ///
-/// `manifest` and `outcome` are made from the number that the version gets.
+/// `manifest` and `outcome` are made from the number that the version gets. Checkpoints that waited for its gate are let go,
+/// or held as it is.
 pub async fn finish_done(
     store: &Store,
     claim: &Claim,
@@ -294,6 +295,8 @@ pub async fn finish_done(
     // The fence first: an overtaken attempt must not publish.
     end(&mut transaction, claim, State::Done, "", now).await?;
     settle(&mut transaction, claim, Outcome::Completed, now).await?;
+    // Before its version, which has its own word.
+    models::judge_held_of_job(&mut transaction, &claim.project, claim.id(), new.held.as_deref()).await?;
     let version =
         models::publish_in(&mut transaction, store, &claim.project, new, &ready, manifest, now).await?;
     let outcome = sealed::seal(key.as_ref(), claim.id(), Column::Outcome, &outcome(&version))?;
