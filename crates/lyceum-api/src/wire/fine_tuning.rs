@@ -38,6 +38,10 @@ pub struct CreateFineTuningJob {
     /// "unit": {"type": "example"}, "accountant": "pld", "audit": {"canaries": 1000}}`.
     #[schema(value_type = Option<Object>)]
     pub privacy: Option<Map<String, Value>>,
+    /// As `[gate]` of a job spec, with ids of files in `data` and `texts`: `{"max_rise": 0.02, "data": "file_…"}` of a
+    /// fine-tuning. What it tries is billed as passes.
+    #[schema(value_type = Option<Object>)]
+    pub gate: Option<Map<String, Value>>,
     /// Refused: there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     pub integrations: Option<Vec<Value>>,
@@ -100,6 +104,7 @@ impl CreateFineTuningJob {
             seed: self.seed.unwrap_or_else(drawn),
             metadata: self.metadata.unwrap_or_default(),
             privacy: self.privacy,
+            gate: self.gate,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! gate from comparing told when the job is asked for, with the most passes that it will make. What it says is found by the
 //! job's process, when the training has ended.
 
-use super::ask::place as in_spec;
+use super::ask::Places;
 use super::{place, wrong_data_at};
 use crate::robustness::language::{self as over_texts, AskedTexts, Bounds};
 use crate::robustness::{self as over_rows, AskedRows};
@@ -18,10 +18,8 @@ use lyceum_types::ids::{ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
 use lyceum_types::spec::Spec;
 use lyceum_types::spec::tune::{Method, TuneData, TuneGate, TuneSpec};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::sync::Arc;
-
-const DATA: &str = "method.train.spec.gate.data";
 
 /// How items of a suite are written: only the door knows.
 #[derive(Clone, Copy)]
@@ -32,20 +30,21 @@ pub struct Suites {
     pub texts: fn(&[Value]) -> Result<Vec<over_texts::Item>, ServiceError>,
 }
 
-/// `[gate]` of a job spec with the places of its files where their ids stand.
+/// `[gate]` of a job spec, or null, with the places of its files where their ids stand.
 ///
 /// # Errors
 /// At its key, what is no id of a file of this project.
 pub(super) async fn take_files(
     service: &Service,
     project: &Project,
-    spec: &mut Map<String, Value>,
+    places: Places,
+    gate: &mut Value,
 ) -> Result<(), ServiceError> {
     // Whatever else stands there is the grammar's to refuse.
-    let Some(Value::Object(gate)) = spec.get_mut("gate") else { return Ok(()) };
+    let Some(gate) = gate.as_object_mut() else { return Ok(()) };
     for key in ["data", "texts"] {
         let Some(value) = gate.get_mut(key) else { continue };
-        let param = in_spec(&format!("gate.{key}"));
+        let param = places.field(&format!("gate.{key}"));
         let Some(id) = value.as_str() else {
             return Err(ServiceError::invalid(param, "invalid_type", "must be the id of a file"));
         };
@@ -66,7 +65,7 @@ pub(super) struct Rows {
 /// # Errors
 /// All that is wrong with the gate's file; more rows than a run takes.
 pub(super) fn judge_rows(
-    spec: &Spec,
+    (spec, places): (&Spec, Places),
     loaded: &Loaded,
     files: &KeyedPath,
     control: &Control,
@@ -76,10 +75,10 @@ pub(super) fn judge_rows(
         (Some(file), _) => {
             let path = files.join(file);
             let rows = data::load_eval(&loaded.preparation, spec, path, control);
-            let rows = rows.map_err(|error| wrong_data_at(DATA, error))?;
+            let rows = rows.map_err(|error| wrong_data_at(places.gate_data(), error))?;
             let Some(labels) = rows.labels() else {
                 let message = "has no labels: a gate needs the right answer of each row, as training does";
-                return Err(ServiceError::invalid(DATA, "no_labels", message));
+                return Err(ServiceError::invalid(places.gate_data(), "no_labels", message));
             };
             labels.len()
         }
@@ -89,7 +88,7 @@ pub(super) fn judge_rows(
     let (n, max) = (n.min(gate.rows.unwrap_or(usize::MAX)), limits::ROBUSTNESS_ROWS_MAX);
     if n > max {
         let message = format!("the gate would try {n} rows and a run takes {max}: give the first so many");
-        return Err(ServiceError::invalid(in_spec("gate.rows"), "too_many_rows", message));
+        return Err(ServiceError::invalid(places.field("gate.rows"), "too_many_rows", message));
     }
     let n_labels = match &loaded.preparation.output {
         OutputPreparation::Labels { names } => names.len(),
@@ -107,10 +106,10 @@ pub(super) async fn rehearse_rows(
     service: &Service,
     payer: &Payer,
     (spec, rows): (&Spec, Option<Rows>),
-    suites: Suites,
+    (suites, places): (Suites, Places),
 ) -> Result<Option<u64>, ServiceError> {
     let (Some(gate), Some(rows)) = (&spec.gate, rows) else { return Ok(None) };
-    let refused = |error| in_spec_of(&ROWS, error);
+    let refused = |error| in_request(places, &ROWS, error);
     let suite = match &gate.suite {
         Some(items) => (suites.rows)(items).map_err(refused)?,
         None => over_rows::default_suite()?,
@@ -137,7 +136,7 @@ pub(super) async fn rehearse_rows(
 /// # Errors
 /// All that is wrong with the gate's file.
 pub(super) fn judge_lines(
-    tune: &TuneSpec,
+    (tune, places): (&TuneSpec, Places),
     words: Words<'_>,
     (context, n_valid): (usize, usize),
     files: &KeyedPath,
@@ -148,7 +147,7 @@ pub(super) fn judge_lines(
     let data = TuneData { train: file, valid: None, valid_fraction: None, ..tune.data.clone() };
     let lines = TuneSpec { data, ..tune.clone() };
     let read = chat::load(&lines, words, context, files, control);
-    Ok(read.map_err(|error| wrong_data_at(DATA, error))?.train.len())
+    Ok(read.map_err(|error| wrong_data_at(places.gate_data(), error))?.train.len())
 }
 
 /// The most passes of comparing losses over so many lines: each through both models, and of preferences through the base
@@ -168,7 +167,7 @@ pub(super) async fn rehearse_texts(
     service: &Arc<Service>,
     payer: &Payer,
     tune: &TuneSpec,
-    suites: Suites,
+    (suites, places): (Suites, Places),
 ) -> Result<Option<u64>, ServiceError> {
     let Some(gate) = &tune.gate else { return Ok(None) };
     if let Some(served) = served(service.store(), &payer.project, &tune.name).await?
@@ -176,13 +175,13 @@ pub(super) async fn rehearse_texts(
         && (gate.max_rise.is_some() || gate.max_drop.is_some())
     {
         let message = format!("it serves {}, which is no language model to compare with", served.id());
-        return Err(ServiceError::unsupported(in_spec("name"), "unsupported_gate", message));
+        return Err(ServiceError::unsupported(places.field("name"), "unsupported_gate", message));
     }
     let Some(items) = &gate.suite else { return Ok(Some(0)) };
-    let refused = |error| in_spec_of(&TEXTS, error);
+    let refused = |error| in_request(places, &TEXTS, error);
     let suite = (suites.texts)(items).map_err(refused)?;
     bounds(gate).check(&suite).map_err(refused)?;
-    let wrong = |code, message: &str| Err(ServiceError::invalid(in_spec("gate.texts"), code, message));
+    let wrong = |code, message: &str| Err(ServiceError::invalid(places.field("gate.texts"), code, message));
     let texts = match (&gate.texts, suite.iter().any(over_texts::Item::reads_texts)) {
         (None, false) => AskedTexts::None,
         (Some(_), false) => return wrong("contradiction", "nothing of the suite reads texts: leave it out"),
@@ -244,14 +243,14 @@ const ROWS: Called = Called { model: "name", file: "gate.data" };
 /// The base, and what environments read.
 const TEXTS: Called = Called { model: "model.family", file: "gate.texts" };
 
-/// What a run refuses, at its place in the job spec.
-fn in_spec_of(called: &Called, error: ServiceError) -> ServiceError {
+/// What a run refuses, at its place in the request.
+fn in_request(places: Places, called: &Called, error: ServiceError) -> ServiceError {
     let at = |param: String| {
         if param == "model" {
-            return in_spec(called.model);
+            return places.field(called.model);
         }
         let of_file = ["data", "instances"].into_iter().find_map(|word| param.strip_prefix(word));
-        in_spec(&match of_file {
+        places.field(&match of_file {
             Some(rest) => format!("{}{rest}", called.file),
             None => format!("gate.{}", param.trim_start_matches("gate.")),
         })

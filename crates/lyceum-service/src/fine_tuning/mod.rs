@@ -133,10 +133,11 @@ pub async fn create(
     let folder = std::path::absolute(service.store().layout().data_files())
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
     let files = data_files::folder(service.store(), project, &folder)?;
+    let places = ask.places();
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
     let Queued { spec, name, priced, asked } = match document {
         Document::Tune(tune) => {
-            let of_suite = gate::rehearse_texts(service, payer, &tune, suites).await?;
+            let of_suite = gate::rehearse_texts(service, payer, &tune, (suites, places)).await?;
             judged(service, project, &ask, (*tune, of_suite), (folder, files)).await?
         }
         Document::Train(spec) => {
@@ -144,7 +145,7 @@ pub async fn create(
             let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
             let (plan, mut quote, planned, rows) = blocking(move || {
                 let loaded = lyceum_train::data::load(&plan.spec, &files, &control).map_err(wrong_data)?;
-                let gate_rows = gate::judge_rows(&plan.spec, &loaded, &files, &control)?;
+                let gate_rows = gate::judge_rows((&plan.spec, places), &loaded, &files, &control)?;
                 let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
                 let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
@@ -159,7 +160,7 @@ pub async fn create(
             })
             .await?;
             let of_gate = (&plan.spec, rows);
-            quote.gate_passes = gate::rehearse_rows(service, payer, of_gate, suites).await?;
+            quote.gate_passes = gate::rehearse_rows(service, payer, of_gate, (suites, places)).await?;
             let mut asked = ask.asked_of(&plan.spec, quote);
             asked.privacy = planned;
             let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
@@ -236,6 +237,7 @@ async fn judged(
         created: Timestamp::now().seconds(),
     };
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
+    let places = ask.places();
     let (plan, train, quote, planned) = blocking(move || {
         let words = Words {
             tokenizer: &language.words.tokenizer,
@@ -245,7 +247,7 @@ async fn judged(
         let context = language.manifest.context as usize;
         let chats = chat::load(&plan.tune, words, context, &files, &control).map_err(wrong_data)?;
         let n_valid = chats.valid.as_ref().map_or(0, |part| part.len());
-        let n_lines = gate::judge_lines(&plan.tune, words, (context, n_valid), &files, &control)?;
+        let n_lines = gate::judge_lines((&plan.tune, places), words, (context, n_valid), &files, &control)?;
         let of_lines = gate::passes_of_lines(&plan.tune, n_lines);
         let train = plan.tune.resolve(chats.train.len());
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
