@@ -136,7 +136,7 @@ pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) 
     let message = error.to_string();
     let ended = match (stopped, wish) {
         (true, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,
-        (true, Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
+        (true, Wish::Interrupt | Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
         (false, _) => jobs::finish_failed(store, claim, &message, now).await,
     };
     if let Err(error) = ended {
@@ -160,7 +160,7 @@ pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) 
 
 /// Writes how a job ended that did not get to its version.
 pub async fn end_failed(store: &Store, claim: &Claim, failure: &Failure) {
-    end_wished(store, claim, failure, Wish::End).await;
+    end_wished(store, claim, failure, Wish::Interrupt).await;
 }
 
 /// As [`end_failed`]; where it was interrupted, by what somebody wished.
@@ -168,7 +168,7 @@ pub async fn end_wished(store: &Store, claim: &Claim, failure: &Failure, wish: W
     let (now, message) = (Timestamp::now(), format!("{}: {}", failure.message, failure.why));
     let ended = match (failure.exit, wish) {
         (Exit::Interrupted, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,
-        (Exit::Interrupted, Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
+        (Exit::Interrupted, _) => jobs::finish_cancelled(store, claim, &message, now).await,
         _ => jobs::finish_failed(store, claim, &message, now).await,
     };
     if let Err(error) = ended {
@@ -337,6 +337,8 @@ pub fn refuse_held(done: &Value) -> Result<(), Failure> {
 /// What somebody meant who had a job stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
+    /// Ctrl-C: nobody asked for it elsewhere.
+    Interrupt,
     End,
     /// It goes on later.
     Pause,
@@ -399,7 +401,7 @@ impl JobObserver {
             replaces: None,
             folded_rows: 0,
             kept: Vec::new(),
-            wish: Wish::End,
+            wish: Wish::Interrupt,
         })
     }
 

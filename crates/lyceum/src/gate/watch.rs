@@ -27,7 +27,7 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub fn new(context: &'a Context, store: &'a Store, claim: &'a Claim) -> Self {
         let before = context.control.spent();
-        Watch { context, store, claim, before, tally: Arc::default(), wish: Wish::End }
+        Watch { context, store, claim, before, tally: Arc::default(), wish: Wish::Interrupt }
     }
 
     /// Who asks for what is tried.
