@@ -44,8 +44,8 @@ impl Counters {
     }
 }
 
-/// What was done for one request. Its sums are also part of its engine's.
-#[derive(Debug)]
+/// What was done for one request. Its sums are also part of its engine's; one that was made alone is of no engine.
+#[derive(Debug, Default)]
 pub struct Tally {
     own: Counters,
     all: Arc<Counters>,

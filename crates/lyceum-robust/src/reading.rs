@@ -66,6 +66,16 @@ pub struct Greedy<'a> {
     pub never: &'a [u32],
 }
 
+impl Setting {
+    /// Passes that read `n` tokens of a sequence, at most: in company it has its share of each pass's rows.
+    pub fn passes_most(&self, n: usize) -> u64 {
+        match self.way {
+            Way::Whole => n.div_ceil((ROWS_A_PASS / self.together.max(1)).max(1)) as u64,
+            Way::Steps => n as u64,
+        }
+    }
+}
+
 /// A sequence on its way through passes.
 struct Line {
     tokens: Vec<u32>,
@@ -309,6 +319,12 @@ mod tests {
         for (way, together) in [(Way::Whole, 4), (Way::Whole, 1), (Way::Steps, 1), (Way::Steps, 3)] {
             let found = reader.logits(Setting { way, together, ..setting() }, &ids).unwrap();
             assert!(found == want, "{way:?} {together}");
+        }
+        for (way, together) in [(Way::Whole, 4), (Way::Whole, 100), (Way::Steps, 3)] {
+            let (setting, before) = (Setting { way, together, ..setting() }, control.spent());
+            reader.logits(setting, &ids).unwrap();
+            let most: u64 = ids.iter().map(|ids| setting.passes_most(ids.len())).sum();
+            assert!(control.spent() - before <= most, "{way:?} {together}");
         }
         let rounded = reader.logits(Setting { kv: KvStorage::Bf16, ..setting() }, &ids).unwrap();
         assert!(rounded != want, "rounded keys show");

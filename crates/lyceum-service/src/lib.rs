@@ -67,7 +67,7 @@ pub mod observed {
 
 pub use error::ServiceError;
 pub use language::Language;
-pub use lyceum_engine::{Counted, Engine, Load};
+pub use lyceum_engine::{Counted, Engine, Load, Tally};
 pub use lyceum_store::{runs, tenancy, vault};
 pub use meter::{Ledger, Payer};
 pub use resident::Resident;

@@ -52,7 +52,7 @@ pub async fn create_promised(
     crate::rates::spend(prepared.iter().map(n_tokens).sum())?;
     resident.watch.count(&payer.project, &resident, &prepared);
     let mut most = most(&prepared);
-    most.passes += robustness::passes_most(promises, prepared.len());
+    most.passes += robustness::promises_most(promises, prepared.len());
     if promises.certify.is_some() {
         crate::rates::admit_passes()?;
     }

@@ -240,6 +240,30 @@ pub async fn report(
     .bind(now.plus(limits::JOB_LEASE).millis())
     .fetch_optional(&mut *transaction)
     .await?;
+    noted(transaction, claim, row).await
+}
+
+/// As [`report`], of work behind the last step.
+pub async fn report_counted(store: &Store, claim: &Claim, now: Timestamp) -> Result<Signal, StoreError> {
+    let mut transaction = store.write().await?;
+    let row: Option<(i64, String)> = sqlx::query_as(
+        "UPDATE jobs SET lease_expires_at = $3 WHERE id = $1 AND attempt = $2 AND state = 'running' \
+         RETURNING cancel_requested, wish",
+    )
+    .bind(claim.id().as_str())
+    .bind(i64::from(claim.attempt))
+    .bind(now.plus(limits::JOB_LEASE).millis())
+    .fetch_optional(&mut *transaction)
+    .await?;
+    noted(transaction, claim, row).await
+}
+
+/// Notes what a claim counted; `row` says what its owner must know.
+async fn noted(
+    mut transaction: crate::db::Transaction,
+    claim: &Claim,
+    row: Option<(i64, String)>,
+) -> Result<Signal, StoreError> {
     let (cancel_requested, wish) = row.ok_or_else(|| fenced(claim))?;
     if let Some(done) = claim.counted() {
         bills::note(&mut transaction, claim.id(), &done).await?;
@@ -254,7 +278,8 @@ pub async fn report(
 
 /// Ends the job with success: its version is published and its row is written in one transaction.
 ///
-/// `manifest` and `outcome` are made from the number that the version gets.
+/// `manifest` and `outcome` are made from the number that the version gets. Checkpoints that waited for its gate are let go,
+/// or held as it is.
 pub async fn finish_done(
     store: &Store,
     claim: &Claim,
@@ -270,6 +295,8 @@ pub async fn finish_done(
     // The fence first: an overtaken attempt must not publish.
     end(&mut transaction, claim, State::Done, "", now).await?;
     settle(&mut transaction, claim, Outcome::Completed, now).await?;
+    // Before its version, which has its own word.
+    models::judge_held_of_job(&mut transaction, &claim.project, claim.id(), new.held.as_deref()).await?;
     let version =
         models::publish_in(&mut transaction, store, &claim.project, new, &ready, manifest, now).await?;
     let outcome = sealed::seal(key.as_ref(), claim.id(), Column::Outcome, &outcome(&version))?;

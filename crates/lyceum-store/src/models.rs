@@ -196,6 +196,27 @@ pub(crate) async fn publish_in(
     })
 }
 
+/// Says of what a job made on the way and held what its end says: let go, or `held` for the same reason. What somebody
+/// promoted meanwhile stays so.
+pub(crate) async fn judge_held_of_job(
+    transaction: &mut Transaction,
+    project: &Project,
+    job: &JobId,
+    held: Option<&str>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE model_versions SET held = $4 \
+         WHERE tenant = $1 AND project = $2 AND job = $3 AND held IS NOT NULL AND state = 'ready'",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(job.as_str())
+    .bind(held.map(|why| format!("the gate of its job holds what the job made: {why}")))
+    .execute(&mut **transaction)
+    .await?;
+    Ok(())
+}
+
 /// Holds a version's manifest to the hash that stands beside it; versions of older releases have none.
 pub fn check_manifest(dir: impl Into<KeyedPath>, manifest: &[u8]) -> Result<(), StoreError> {
     let dir = dir.into();

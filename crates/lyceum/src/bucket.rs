@@ -3,7 +3,8 @@
 //!
 //! Training waits for neither. The newest checkpoint is brought when the one before it is there, so a slow object store
 //! is behind, never in the way. When training has come to its end, or pauses to go on elsewhere, whatever is kept is brought before
-//! the job ends: for so long, and no longer than nobody interrupts it. What was cancelled or failed waits for nothing.
+//! the job ends: for so long, and no longer than nobody interrupts it. Ctrl-C's training waits too, for less, and says so. What was
+//! cancelled or failed waits for nothing.
 
 use crate::training::{JobObserver, Wish, is_stop};
 use lyceum_store::jobs::{self, Claim, kept};
@@ -20,6 +21,8 @@ use tokio::task::JoinHandle;
 
 /// How long a job that is done, or pauses, waits for the object store.
 const BROUGHT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a training that Ctrl-C stopped does, whose next Ctrl-C ends it at once.
+const INTERRUPTED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at Ctrl-C.
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two looks at whether the job is to be cancelled.
@@ -38,6 +41,8 @@ pub enum Ended {
     Done,
     /// It goes on later, perhaps on another machine.
     Paused,
+    /// By Ctrl-C: somebody may resume it, perhaps without its folder.
+    Interrupted,
     /// Cancelled or failed.
     Otherwise,
 }
@@ -48,9 +53,20 @@ impl Ended {
     }
 
     pub fn of_error(error: &TrainError, wish: Wish) -> Self {
-        match wish == Wish::Pause && is_stop(error) {
-            true => Ended::Paused,
-            false => Ended::Otherwise,
+        match wish {
+            _ if !is_stop(error) => Ended::Otherwise,
+            Wish::Pause => Ended::Paused,
+            Wish::Interrupt => Ended::Interrupted,
+            Wish::End => Ended::Otherwise,
+        }
+    }
+
+    /// How long whatever is kept may take.
+    fn timeout(self) -> Duration {
+        match self {
+            Ended::Done | Ended::Paused => BROUGHT_TIMEOUT,
+            Ended::Interrupted => INTERRUPTED_TIMEOUT,
+            Ended::Otherwise => Duration::ZERO,
         }
     }
 }
@@ -68,7 +84,14 @@ pub async fn brought(
             tokio::time::sleep(ROW_LOOK).await;
         }
     };
-    brought_within(bringing, ended, (control, BROUGHT_TIMEOUT), cancelled).await;
+    let is_behind = bringing.as_ref().is_some_and(|bringing| !bringing.is_finished());
+    if ended == Ended::Interrupted && is_behind && store.blobs().is_some() {
+        let seconds = ended.timeout().as_secs();
+        eprintln!(
+            "bringing the newest checkpoint to the object store, for {seconds} s at most; Ctrl-C ends at once"
+        );
+    }
+    brought_within(bringing, ended, (control, ended.timeout()), cancelled).await;
 }
 
 async fn brought_within(
@@ -79,8 +102,8 @@ async fn brought_within(
 ) {
     let Some(mut bringing) = bringing else { return };
     let interrupted = async {
-        // A pause is itself an interruption of the training.
-        while ended == Ended::Paused || control.check().is_ok() {
+        // A pause is itself an interruption of the training, and the next Ctrl-C is the end of the process.
+        while matches!(ended, Ended::Paused | Ended::Interrupted) || control.check().is_ok() {
             tokio::time::sleep(LOOK).await;
         }
     };
@@ -200,15 +223,26 @@ mod tests {
         within(Some(tokio::spawn(short)), Ended::Paused, (&control, long)).await;
         receiver.await.expect("it came to its end");
         within(never(), Ended::Paused, (&control, Duration::ZERO)).await;
+        // So does Ctrl-C.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let short = async move {
+            tokio::time::sleep(LOOK * 2).await;
+            sender.send(()).ok();
+        };
+        within(Some(tokio::spawn(short)), Ended::Interrupted, (&control, long)).await;
+        receiver.await.expect("it came to its end");
+        within(never(), Ended::Interrupted, (&control, Duration::ZERO)).await;
     }
 
     #[test]
-    fn only_a_stop_that_somebody_meant_as_a_pause_is_one() {
+    fn a_stop_is_what_somebody_meant_by_it_and_a_failure_is_none() {
         let stopped = || Err::<(), _>(TrainError::Stopped { step: 1, stop: Stop::Cancelled });
         assert_eq!(Ended::of(&stopped(), Wish::Pause), Ended::Paused);
+        assert_eq!(Ended::of(&stopped(), Wish::Interrupt), Ended::Interrupted);
         assert_eq!(Ended::of(&stopped(), Wish::End), Ended::Otherwise);
         let failed = Err::<(), _>(TrainError::Privacy("no".into()));
         assert_eq!(Ended::of(&failed, Wish::Pause), Ended::Otherwise);
-        assert_eq!(Ended::of(&Ok(()), Wish::End), Ended::Done);
+        assert_eq!(Ended::of(&failed, Wish::Interrupt), Ended::Otherwise);
+        assert_eq!(Ended::of(&Ok(()), Wish::Interrupt), Ended::Done);
     }
 }

@@ -3,6 +3,9 @@
 //! While training goes on, the newest one becomes a version beside it, at most every [`SERVED_EVERY`], and one whose
 //! checkpoint is gone is taken back; at the end those that are still kept are there ([`keep_last`]). A checkpoint's bytes
 //! are a function of the job and the step, so whoever publishes it, an overtaken process too, publishes the same.
+//!
+//! A job with a gate has them held, to be asked by their numbers (`NAME:ckpt-step-N@1`): nothing has judged them, so no alias
+//! may lead there around the gate. The end of the job lets them go where the gate lets its version pass.
 
 use crate::failure::Failure;
 use crate::training::JobObserver;
@@ -29,6 +32,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// Publishing takes a processor from training for an instant, and the disk a flush.
 const SERVED_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a checkpoint is held until its job has ended.
+const UNJUDGED: &str = "it is a checkpoint of a job with a gate, which has not let pass what the job makes";
 
 /// What is tuned, and how.
 type Tuning = (TunePlan, Arc<Language>, Option<Arc<Adapter>>);
@@ -131,12 +137,16 @@ async fn publish(
 ) -> Result<(), Failure> {
     let name = format!("{}:ckpt-step-{step}", plan.tune.name);
     let staging = Staging::of(store, &claim.project)?;
-    let (new, mut manifest) = write_version(&staging, claim, language, (&name, model))?;
+    let (mut new, mut manifest) = write_version(&staging, claim, language, (&name, model))?;
+    new.held = plan.tune.gate.as_ref().map(|_| UNJUDGED.to_owned());
     // Fewer steps than all, whose promise covers every model on the way.
     manifest.privacy = privacy.cloned();
-    let known = models::resolve(store, &claim.project, &name.parse()?).await;
+    let mut all = models::list(store, &claim.project).await?;
+    all.retain(|version| version.name == new.name);
     // It was made while the job ran, or by an attempt that died.
-    if known.is_ok_and(|known| known.sha256 == new.sha256) {
+    if let Some(known) = all.last().filter(|known| known.sha256 == new.sha256)
+        && models::have(store, known).await.is_ok()
+    {
         return Ok(());
     }
     Language::unpublished(staging.place(), manifest.clone(), language)?;

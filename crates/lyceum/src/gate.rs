@@ -4,10 +4,13 @@
 //!
 //! The path: [`from_flag`] (the command line's way to write the table), [`suite`], [`rehearse`] (what can be refused is
 //! refused before the training), [`judge`] (after it); [`tuned`] is the same for fine-tuned models, by their loss, and
-//! [`tried`] by a suite of theirs.
+//! [`tried`] by a suite of theirs. A [`watch`] counts what all of it takes.
 
 pub mod tried;
 pub mod tuned;
+pub mod watch;
+
+pub use watch::Watch;
 
 use crate::commands::attack;
 use crate::context::Context;
@@ -106,8 +109,8 @@ pub async fn rehearse(context: &Context, store: &Store, plan: &Plan) -> Result<(
 pub async fn judge(
     context: &Context,
     store: &Store,
-    plan: &Plan,
-    fresh: &Arc<Resident>,
+    (plan, fresh): (&Plan, &Arc<Resident>),
+    watch: &mut Watch<'_>,
 ) -> Result<Option<Judged>, Failure> {
     let Some(asked) = Asked::of(&plan.spec, &data_files::folder(store, &context.project, &plan.base_dir)?)?
     else {
@@ -121,7 +124,7 @@ pub async fn judge(
     let (id, max_drop) = (served.id(), asked.max_drop);
     let (fresh, control) = (fresh.clone(), context.control.clone());
     let work = move || asked.compare(&fresh, served, &control);
-    let compared = tokio::task::spawn_blocking(work).await;
+    let compared = watch.over(tokio::task::spawn_blocking(work)).await;
     let compared = compared.map_err(|error| Failure::internal("the gate broke off", &error))?;
     context.control.check().map_err(|_| Failure::interrupted("the version is not published"))?;
     let mut line = json!({ "held": false, "why": null, "compared_to": id, "max_drop": max_drop });

@@ -6,7 +6,7 @@
 use crate::bucket::{self, Lease};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::gate;
+use crate::gate::{self, Watch};
 use crate::output;
 use crate::progress::Progress;
 use crate::results;
@@ -136,7 +136,7 @@ pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) 
     let message = error.to_string();
     let ended = match (stopped, wish) {
         (true, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,
-        (true, Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
+        (true, Wish::Interrupt | Wish::End) => jobs::finish_cancelled(store, claim, &message, now).await,
         (false, _) => jobs::finish_failed(store, claim, &message, now).await,
     };
     if let Err(error) = ended {
@@ -160,9 +160,15 @@ pub async fn ended(store: &Store, claim: &Claim, error: TrainError, wish: Wish) 
 
 /// Writes how a job ended that did not get to its version.
 pub async fn end_failed(store: &Store, claim: &Claim, failure: &Failure) {
+    end_wished(store, claim, failure, Wish::Interrupt).await;
+}
+
+/// As [`end_failed`]; where it was interrupted, by what somebody wished.
+pub async fn end_wished(store: &Store, claim: &Claim, failure: &Failure, wish: Wish) {
     let (now, message) = (Timestamp::now(), format!("{}: {}", failure.message, failure.why));
-    let ended = match failure.exit {
-        Exit::Interrupted => jobs::finish_cancelled(store, claim, &message, now).await,
+    let ended = match (failure.exit, wish) {
+        (Exit::Interrupted, Wish::Pause) => jobs::finish_paused(store, claim, &message, now).await,
+        (Exit::Interrupted, _) => jobs::finish_cancelled(store, claim, &message, now).await,
         _ => jobs::finish_failed(store, claim, &message, now).await,
     };
     if let Err(error) = ended {
@@ -213,10 +219,11 @@ async fn publish(
         Some(_) => {
             let fresh = Resident::unpublished(&new, manifest.clone(), weights, staging.place())?;
             let fresh = Arc::new(fresh);
-            match gate::judge(context, store, plan, &fresh).await {
+            let mut watch = Watch::new(context, store, claim);
+            match gate::judge(context, store, (plan, &fresh), &mut watch).await {
                 Ok(judged) => judged.map(|judged| (fresh, judged)),
                 Err(mut failure) => {
-                    end_failed(store, claim, &failure).await;
+                    end_wished(store, claim, &failure, watch.wish()).await;
                     failure.fix = format!("lyceum jobs resume {} measures again", claim.id());
                     return Err(failure);
                 }
@@ -330,6 +337,8 @@ pub fn refuse_held(done: &Value) -> Result<(), Failure> {
 /// What somebody meant who had a job stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
+    /// Ctrl-C: nobody asked for it elsewhere.
+    Interrupt,
     End,
     /// It goes on later.
     Pause,
@@ -392,7 +401,7 @@ impl JobObserver {
             replaces: None,
             folded_rows: 0,
             kept: Vec::new(),
-            wish: Wish::End,
+            wish: Wish::Interrupt,
         })
     }
 

@@ -7,7 +7,7 @@ use crate::bucket::{self, Lease};
 use crate::checkpoints;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
-use crate::gate::{self, Judged};
+use crate::gate::{self, Judged, Watch};
 use crate::results;
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
@@ -192,14 +192,16 @@ async fn carry_out(
     match result {
         Ok((language, adapter, tuned)) => {
             let began = gate::tuned::Began { language: &language, adapter: adapter.as_ref() };
-            let judged = match gate::tuned::judge(context, store, &plan, began, &tuned).await {
+            let mut watch = Watch::new(context, store, &claim);
+            let judged = gate::tuned::judge(context, store, (&plan, &tuned), (began, &mut watch)).await;
+            let judged = match judged {
                 Ok(judged) => judged,
                 Err(failure) => {
-                    training::end_failed(store, &claim, &failure).await;
+                    training::end_wished(store, &claim, &failure, watch.wish()).await;
                     return Err(failure);
                 }
             };
-            publish(context, store, (&claim, &plan), language, (tuned, judged)).await
+            publish(context, store, (&claim, &plan), language, (tuned, judged, watch)).await
         }
         Err(Broken::Training(error)) => Err(training::ended(store, &claim, error, wish).await),
         Err(Broken::Base(failure)) => {
@@ -250,7 +252,7 @@ async fn publish(
     store: &Store,
     (claim, plan): (&Claim, &TunePlan),
     language: Arc<Language>,
-    (tuned, mut judged): (Tuned, Option<Judged>),
+    (tuned, mut judged, mut watch): (Tuned, Option<Judged>, Watch<'_>),
 ) -> Result<String, Failure> {
     let staging = Staging::of(store, &claim.project)?;
     let (mut new, mut manifest) = write_version(&staging, claim, &language, (&plan.tune.name, &tuned.model))?;
@@ -272,13 +274,13 @@ async fn publish(
         (Ok(mut fresh), Some(judged)) => {
             (fresh.version.name, fresh.version.sha256) = (new.name.clone(), new.sha256.clone());
             fresh.version.task.clone_from(&new.task);
-            gate::tried::judge(context, store, plan, fresh, judged).await
+            gate::tried::judge(context, store, plan, fresh, (judged, &mut watch)).await
         }
         (Ok(_), None) => Ok(()),
         (Err(failure), _) => Err(failure),
     };
     if let Err(failure) = tried {
-        training::end_failed(store, claim, &failure).await;
+        training::end_wished(store, claim, &failure, watch.wish()).await;
         return Err(failure);
     }
     new.held = judged.as_ref().and_then(|judged| judged.held.clone());

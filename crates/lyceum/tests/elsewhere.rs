@@ -18,8 +18,9 @@ use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
 use program::server::{SERVE, Server, send};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const JOBS: &str = "/v1/fine_tuning/jobs";
@@ -57,6 +58,22 @@ impl Machine {
 
     fn serve(&self, key: Option<&str>) -> Server {
         Server::start(self.command(&SERVE), key.map(str::to_owned))
+    }
+
+    /// A training of `spec.toml` that has gone beyond a step, and its job.
+    #[expect(clippy::zombie_processes, reason = "who gets it waits for it")]
+    fn train_beyond(&self, model: &str, step: u64) -> (Child, String) {
+        let mut command = self.command(&["train", "spec.toml", "--json"]);
+        let training = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = Instant::now();
+        loop {
+            let jobs = self.run(&["jobs", "ls"]);
+            let job = jobs["jobs"].as_array().unwrap().iter().find(|job| job["model"] == model).cloned();
+            if let Some(job) = job.filter(|job| job["step"].as_u64() > Some(step)) {
+                return (training, job["id"].as_str().unwrap().to_owned());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "{jobs}");
+        }
     }
 
     /// The database of another machine, and nothing else of it.
@@ -229,26 +246,40 @@ fn an_interrupted_training_whose_folder_is_lost_goes_on_from_the_bucket() {
     spec("whole");
     machine.run(&["train", "spec.toml"]);
     spec("cut");
-    let mut training =
-        machine.command(&["train", "spec.toml", "--json"]).stdout(Stdio::null()).spawn().unwrap();
-    let begun = Instant::now();
-    let job = loop {
-        let jobs = machine.run(&["jobs", "ls"]);
-        let job = jobs["jobs"].as_array().unwrap().iter().find(|job| job["model"] == "cut").cloned();
-        if let Some(job) = job.filter(|job| job["step"].as_u64() > Some(200)) {
-            break job["id"].as_str().unwrap().to_owned();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(120), "{jobs}");
-    };
+    // The bucket answers nobody while it is held.
+    let (mut training, job) = machine.train_beyond("cut", 200);
+    let held = bucket.state.lock().unwrap();
     assert!(send("-INT", training.id()));
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(training.try_wait().unwrap().is_none(), "it waits for the bucket");
+    drop(held);
     assert_eq!(training.wait().unwrap().code(), Some(130));
-    std::fs::remove_dir_all(machine.data().join("jobs").join(&job)).unwrap();
+    let folder_of_job = machine.data().join("jobs").join(&job);
+    let kept = std::fs::read_dir(folder_of_job.join("checkpoints")).unwrap();
+    let kept =
+        kept.filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok());
+    let newest: u64 = kept.max().unwrap();
+    std::fs::remove_dir_all(folder_of_job).unwrap();
     let output = machine.command(&["jobs", "resume", &job]).arg("--json").output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let events = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let resumed = { events }.find(|event| event["event"] == "resumed").unwrap();
-    let step = resumed["step"].as_u64().unwrap();
-    assert!(step > 0 && step < STEPS as u64, "{resumed}");
+    assert!(200 < newest && newest < STEPS as u64, "{resumed}");
+    assert_eq!(resumed["step"], newest, "the newest one came to the bucket");
     assert!(weights(&machine, &json!("cut")) == weights(&machine, &json!("whole")), "bit for bit");
+
+    // Who does not want to wait for it says so once more.
+    spec("short");
+    let (mut training, _) = machine.train_beyond("short", 200);
+    let held = bucket.state.lock().unwrap();
+    assert!(send("-INT", training.id()));
+    let mut said = BufReader::new(training.stderr.take().unwrap()).lines();
+    let told = said.find(|line| line.as_ref().unwrap().starts_with("bringing the newest checkpoint"));
+    assert!(told.unwrap().unwrap().contains("for 60 s at most; Ctrl-C ends at once"));
+    let begun = Instant::now();
+    assert!(send("-INT", training.id()));
+    assert_eq!(training.wait().unwrap().code(), Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    drop(held);
 }

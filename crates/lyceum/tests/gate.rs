@@ -194,3 +194,115 @@ fn over_http_a_gate_judges_on_files_that_were_brought() {
         (200, &json!("gated@2"))
     );
 }
+
+/// A training of `tried` whose gate takes seconds, as its job's id.
+#[cfg(target_os = "linux")]
+fn ask_slow(server: &Server, (train, test): (&str, &str)) -> String {
+    let suite = json!([{"type": "pgd", "eps": 0.001, "steps": 1500, "restarts": 2}]);
+    let spec = json!({"name": "tried", "task": "classification", "data": {"target": "label"},
+        "model": {"hidden": [16]},
+        "train": {"epochs": 4, "batch_size": 40, "precision": "f32", "optimizer": {"name": "adam", "lr": 0.01}},
+        "gate": {"max_drop": 1, "rows": 200, "data": test, "suite": suite}});
+    let body = json!({"model": "mlp", "training_file": train, "seed": 3,
+        "method": {"type": "train", "train": {"spec": spec}}});
+    server.post(JOBS, &body)["id"].as_str().unwrap().to_owned()
+}
+
+/// Waits until an attempt has taken its last step, and a little more: its gate has begun then.
+#[cfg(target_os = "linux")]
+fn wait_for_gate(server: &Server, path: &str, attempt: u64) {
+    server.wait(path, |job| {
+        let job = &job["lyceum"];
+        job["attempt"].as_u64() >= Some(attempt) && job["step"] == job["total_steps"]
+    });
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(server.get(path)["status"], "running", "its gate is slower than that");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn over_http_what_a_gate_tries_is_quoted_and_paid_for_once_whatever_ends_it_on_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let server = Server::start(command(folder, &SERVE), None);
+    for arguments in [
+        &["prices", "set", "mlp", "--training-row", "5", "--pass", "20"][..],
+        &["budgets", "set", "1000", "--project", "default"][..],
+    ] {
+        assert!(command(folder, arguments).status().unwrap().success());
+    }
+    let [train, test] = [("train.csv", 600, 1), ("test.csv", 300, 2)].map(|(name, n, seed)| {
+        write_rows(&folder.join(name), n, seed);
+        server.bring("fine-tune", name, &std::fs::read_to_string(folder.join(name)).unwrap())
+    });
+    let ask = || ask_slow(&server, (&train, &test));
+    let path = |id: &str| format!("{JOBS}/{id}");
+    let whole = |id: &str| server.wait(&path(id), |job| job["status"] == "succeeded");
+    let number = |job: &Value, key: &str| job["lyceum"][key].as_u64().unwrap();
+    let usd = |passes: u64, rows: u64| json!((20 * passes + 5 * rows) as f64 / 1e6);
+    // Of each model a look at each row, the attack's, what the signs of a masked gradient are read from, and each found row.
+    let most = 2 * 200 * (1 + (1 + (1 + 2 * (2 * 1500 + 1)) + 7) + 1);
+
+    // The first has nothing beside it.
+    let first = ask();
+    let quoted = server.get(&path(&first));
+    assert_eq!(number(&quoted, "max_gate_passes"), most, "{quoted}");
+    assert_eq!(quoted["lyceum"]["max_cost_usd"], usd(most, 4 * 600), "{quoted}");
+    assert!(quoted["lyceum"]["gate_passes"].is_null(), "{quoted}");
+    let first = whole(&first);
+    assert_eq!(
+        (number(&first, "gate_passes"), &first["lyceum"]["cost_usd"]),
+        (0, &usd(0, 4 * 600)),
+        "{first}"
+    );
+
+    let second = whole(&ask());
+    assert_eq!(second["lyceum"]["gate"]["compared_to"], "tried@1", "{second}");
+    let passes = number(&second, "gate_passes");
+    assert!(most / 2 < passes && passes <= most, "{passes} of {most}");
+    assert_eq!(second["lyceum"]["cost_usd"], usd(passes, 4 * 600));
+
+    // Killed while it tries, then paused: it tries once more, and what is paid is one trial.
+    let id = ask();
+    wait_for_gate(&server, &path(&id), 1);
+    assert!(program::server::send("-9", server.worker()));
+    wait_for_gate(&server, &path(&id), 2);
+    server.post(&format!("{}/pause", path(&id)), &json!({}));
+    server.wait(&path(&id), |job| job["status"] == "paused");
+    server.post(&format!("{}/resume", path(&id)), &json!({}));
+    let resumed = whole(&id);
+    assert!(number(&resumed, "attempt") >= 3, "{resumed}");
+    assert_eq!(
+        (number(&resumed, "gate_passes"), &resumed["lyceum"]["cost_usd"]),
+        (passes, &usd(passes, 4 * 600))
+    );
+
+    // Cancelled while it tries: what was tried until then.
+    let id = ask();
+    wait_for_gate(&server, &path(&id), 1);
+    server.post(&format!("{}/cancel", path(&id)), &json!({}));
+    let begun = std::time::Instant::now();
+    while server.get(&path(&id))["status"] != "cancelled" {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let cancelled = server.get(&path(&id));
+    let tried = number(&cancelled, "gate_passes");
+    assert!(0 < tried && tried < passes, "{tried} of {passes}: {cancelled}");
+    assert_eq!(cancelled["lyceum"]["cost_usd"], usd(tried, 4 * 600));
+
+    let done = command(folder, &["--json", "usage", "--by", "request"]).output().unwrap();
+    let lines = String::from_utf8(done.stdout).unwrap();
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_jobs: Vec<u64> =
+        rows.filter(|row| row["route"] == JOBS).map(|row| row["passes"].as_u64().unwrap()).collect();
+    let total: u64 = of_jobs.iter().sum();
+    assert_eq!((of_jobs.len(), total), (4, 2 * passes + tried));
+    let budgets = command(folder, &["--json", "budgets", "list"]).output().unwrap();
+    let budget = serde_json::from_slice::<Value>(&budgets.stdout).unwrap()["budgets"][0].clone();
+    assert_eq!(
+        (&budget["reserved_usd"], &budget["spent_usd"]),
+        (&json!(0.0), &usd(total, 4 * 4 * 600)),
+        "{budget}"
+    );
+}

@@ -38,6 +38,10 @@ pub struct CreateFineTuningJob {
     /// "unit": {"type": "example"}, "accountant": "pld", "audit": {"canaries": 1000}}`.
     #[schema(value_type = Option<Object>)]
     pub privacy: Option<Map<String, Value>>,
+    /// As `[gate]` of a job spec, with ids of files in `data` and `texts`: `{"max_rise": 0.02, "data": "file_…"}` of a
+    /// fine-tuning. What it tries is billed as passes.
+    #[schema(value_type = Option<Object>)]
+    pub gate: Option<Map<String, Value>>,
     /// Refused: there are none.
     #[schema(value_type = Option<Vec<Object>>)]
     pub integrations: Option<Vec<Value>>,
@@ -100,6 +104,7 @@ impl CreateFineTuningJob {
             seed: self.seed.unwrap_or_else(drawn),
             metadata: self.metadata.unwrap_or_default(),
             privacy: self.privacy,
+            gate: self.gate,
         })
     }
 }
@@ -305,6 +310,10 @@ pub struct Extension {
     pub estimated_rows: Option<u64>,
     /// Rows that it was trained on; null until it has ended.
     pub trained_rows: Option<u64>,
+    /// The most passes that its gate makes: they are in `max_cost_usd`. Null: it has no gate.
+    pub max_gate_passes: Option<u64>,
+    /// Passes that its gate made, which are in `cost_usd`; null until it has ended, and where it has no gate.
+    pub gate_passes: Option<u64>,
     /// What it can cost at most, which is put aside until it ends; null where nobody's key pays for it.
     pub max_cost_usd: Option<f64>,
     /// What it cost; null until it has ended.
@@ -322,7 +331,7 @@ impl From<Training> for FineTuningJob {
     fn from(training: Training) -> Self {
         let Training { job, asked, state, model, trained_tokens, .. } = training;
         let (trained_rows, estimated_finish) = (training.trained_rows, training.estimated_finish);
-        let (gate, bill) = (training.gate, training.bill);
+        let (gate, gate_passes, bill) = (training.gate, training.gate_passes, training.bill);
         let usd = |amount: i64| amount as f64 / UNIT as f64;
         let error = (state == State::Failed).then(|| FineTuningError {
             code: "job_failed",
@@ -361,6 +370,8 @@ impl From<Training> for FineTuningJob {
                 estimated_tokens: asked.quote.trained_tokens,
                 estimated_rows: asked.quote.trained_rows,
                 trained_rows,
+                max_gate_passes: asked.quote.gate_passes,
+                gate_passes,
                 max_cost_usd: bill.as_ref().map(|bill| usd(bill.worst())),
                 cost_usd: bill.as_ref().and_then(Bill::cost).map(usd),
                 privacy: serde_json::to_value(asked.privacy).expect("a quote is plain data: bug"),

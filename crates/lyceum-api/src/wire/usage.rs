@@ -272,6 +272,7 @@ fn result(kind: Kind, group: &Group, counts: &Counts, n_requests: u64) -> Value 
             "trained_tokens": counts.training_tokens,
             "trained_rows": counts.training_rows,
             "cpu_seconds": counts.cpu_seconds,
+            "num_passes": counts.passes,
         }),
     };
     result["num_model_requests"] = n_requests.into();

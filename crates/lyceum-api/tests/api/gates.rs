@@ -46,6 +46,12 @@ async fn a_gate_of_rows_names_files_by_their_ids_and_is_judged_when_it_is_asked_
     let job = asked(client, &of_rows(&train, &json!({"max_drop": 0.1, "data": test, "rows": 10}))).await;
     assert_eq!(job["method"]["train"]["spec"]["gate"]["data"], json!(test));
     assert!(job["lyceum"]["gate"].is_null(), "nothing is judged yet: {job}");
+    // Of both models ten rows: their answers, PGD of 40 steps and three starts, the signs of a masked gradient.
+    let most = 2 * 10 * (1 + (1 + (1 + 3 * (2 * 40 + 1)) + 7) + 1);
+    assert_eq!(
+        (&job["lyceum"]["max_gate_passes"], &job["lyceum"]["gate_passes"]),
+        (&json!(most), &Value::Null)
+    );
 
     // A first version has nothing beside it; the second's suite is tried on the first.
     for is_served in [false, true] {
@@ -107,13 +113,19 @@ async fn a_gate_of_a_fine_tuning_is_judged_for_its_base() {
             json!({"name": "bot", "model": {"lora": {"rank": 2}}, "train": {"steps": 4}, "gate": gate});
         json!({"model": "tiny", "training_file": train, "method": {"type": "train", "train": {"spec": spec}}})
     };
-    for gate in [
-        json!({"max_rise": 0.1, "data": lines}),
-        json!({"min_agreement": 0.5, "suite": environments, "texts": texts}),
-        json!({"max_attack_success": 0.5, "suite": red_team}),
+    for (gate, most) in [
+        // Eight lines through both models.
+        (json!({"max_rise": 0.1, "data": lines}), 16),
+        // A text in one piece and one in two: as served and beside itself, in int4 and as served beside it.
+        (json!({"min_agreement": 0.5, "suite": environments, "texts": texts}), 3 * 4),
+        (json!({"max_attack_success": 0.5, "suite": red_team}), 0),
     ] {
         let job = asked(client, &body(&gate)).await;
         assert_eq!(job["method"]["train"]["spec"]["gate"], gate);
+        let quoted = job["lyceum"]["max_gate_passes"].as_u64().unwrap();
+        assert!(if most > 0 { quoted == most } else { quoted > 100 }, "{quoted}: {gate}");
+        // It is put aside with the rest: nothing of this costs anything yet.
+        assert_eq!(job["lyceum"]["max_cost_usd"], 0.0, "{job}");
     }
     for (gate, param) in [
         (json!({"max_rise": 0.1}), "gate.data"),
@@ -134,6 +146,75 @@ async fn a_gate_of_a_fine_tuning_is_judged_for_its_base() {
     house.publish_table("bot").await;
     let answer = client.post(JOBS, &body(&json!({"max_rise": 0.1, "data": lines}))).await;
     assert_eq!(answer.refused(422), (format!("{SPEC}.name"), "unsupported_gate".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_stands_beside_the_methods_that_have_no_spec() {
+    let house = language_house().await;
+    let client = &house.client;
+    let user = |i: usize| json!({"role": "user", "content": format!("say {i}")});
+    let says = |text: &str| json!({"role": "assistant", "content": text});
+    let lines =
+        |line: &dyn Fn(usize) -> Value| (0..8).map(|i| line(i).to_string() + "\n").collect::<String>();
+    let chats = |answer: &str| lines(&|i| json!({"messages": [user(i), says(answer)]}));
+    let pairs = |answer: &str| {
+        let pair = |i| {
+            json!({"input": {"messages": [user(i)]}, "preferred_output": [says(answer)],
+                "non_preferred_output": [says("no")]})
+        };
+        lines(&pair)
+    };
+    let train = bring(client, "chats.jsonl", chats("th").as_bytes()).await;
+    let judge = bring(client, "gate.jsonl", chats("th th").as_bytes()).await;
+    let wrong = bring(client, "wrong.jsonl", b"{\"messages\": 3}\n").await;
+    let body = |file: &str, method: &Value, gate: &Value| {
+        let mut body = json!({"model": "tiny", "training_file": file, "gate": gate});
+        if !method.is_null() {
+            body["method"] = method.clone();
+        }
+        body
+    };
+    let (supervised, dpo) = (json!({"type": "supervised"}), json!({"type": "dpo"}));
+    let spec = |spec: Value| json!({"type": "train", "train": {"spec": spec}});
+    let gate = json!({"max_rise": 0.1, "data": judge});
+    for method in
+        [&Value::Null, &supervised, &spec(json!({"model": {"lora": {"rank": 2}}, "train": {"steps": 4}}))]
+    {
+        let job = asked(client, &body(&train, method, &gate)).await;
+        assert_eq!(job["lyceum"]["max_gate_passes"], 16, "{job}");
+    }
+    let ungated = asked(client, &json!({"model": "tiny", "training_file": train})).await;
+    assert!(ungated["lyceum"]["max_gate_passes"].is_null(), "{ungated}");
+    let preferred = bring(client, "pairs.jsonl", pairs("th").as_bytes()).await;
+    let judged = bring(client, "judged.jsonl", pairs("th th").as_bytes()).await;
+    let job = asked(client, &body(&preferred, &dpo, &json!({"max_rise": 0.1, "data": judged}))).await;
+    assert_eq!(
+        job["lyceum"]["max_gate_passes"],
+        2 * 2 * 8,
+        "a pair through both, and the base beside: {job}"
+    );
+
+    for (method, gate, param) in [
+        (&supervised, json!({"max_rise": 0.1}), "gate.data"),
+        (&supervised, json!({"max_rise": 0.1, "data": "../../lyceum.db"}), "gate.data"),
+        (&supervised, json!({"max_rise": 0.1, "data": wrong}), "gate.data"),
+        (&dpo, json!({"max_rise": 0.1, "data": judge}), "training_file"),
+        (&supervised, json!({"max_drop": 0.5, "suite": [{"type": "pgd", "eps": 0.1}]}), "gate.suite[0]"),
+        (&supervised, json!({}), "gate.max_rise"),
+        (&supervised, json!({"max_rise": 0.1, "data": judge, "rows": 3}), "gate.rows"),
+        (&spec(json!({"gate": gate})), gate.clone(), "method.train.spec.gate"),
+    ] {
+        let answer = client.post(JOBS, &body(&train, method, &gate)).await;
+        assert_eq!(answer.refused(400).0, param, "{gate}: {}", answer.text());
+    }
+    // What has no accuracy has no gate, wherever it stands.
+    let table = bring(client, "rows.csv", rows(40).as_bytes()).await;
+    let test = bring(client, "test.csv", rows(20).as_bytes()).await;
+    let regression = spec(json!({"name": "numbers", "task": "regression", "data": {"target": "b"},
+        "model": {"hidden": [4]}, "train": {"epochs": 2}}));
+    let mut body = body(&table, &regression, &json!({"max_drop": 0.1, "data": test}));
+    body["model"] = "mlp".into();
+    assert_eq!(client.post(JOBS, &body).await.refused(400).0, "gate");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@ use crate::victim::{Aim, Victim};
 
 /// Repetitions that must agree.
 const REPEATS: usize = 5;
+/// Rows through the model that the signs take a row: the repetitions, and a gradient's way there and back.
+pub(super) const ROWS_A_ROW: u64 = REPEATS as u64 + 2;
 /// How far repeated, normalised outputs may differ.
 const RANDOM_MAX: f64 = 1e-4;
 /// How far sums of outputs may be from 1 and still look like probabilities.

@@ -9,12 +9,14 @@ mod apgd;
 mod fab;
 mod fgsm;
 mod flags;
+mod most;
 mod pgd;
 mod square;
 mod suite;
 
 pub use flags::{Flag, FlagState, flags, square_sign};
-pub use suite::{Entry, Evaluation, Failure, Schedule, evaluate, standard};
+pub use most::rows_most;
+pub use suite::{Entry, Evaluation, Failure, STANDARD, Schedule, evaluate, standard};
 
 use crate::error::RobustError;
 use crate::objective::{Objective, descending};

@@ -51,20 +51,27 @@ pub struct Failure {
     pub distance: f64,
 }
 
-/// AutoAttack's standard suite as far as the model's classes and inputs allow it, and what had to be left out.
+/// AutoAttack's standard suite.
+pub const STANDARD: [Attack; 4] = [
+    Attack::ApgdCe { steps: 100, restarts: 1 },
+    Attack::ApgdT { steps: 100, restarts: 1, targets: 9 },
+    Attack::Fab { steps: 100, restarts: 1, targets: 9 },
+    Attack::Square { queries: 5000, restarts: 1 },
+];
+
+/// The standard suite as far as the model's classes and inputs allow it, and what had to be left out.
 pub fn standard(victim: &Victim<'_>, norm: Norm) -> (Vec<Attack>, Vec<&'static str>) {
-    let mut attacks = vec![Attack::ApgdCe { steps: 100, restarts: 1 }];
-    let mut left_out = Vec::new();
-    if victim.n_classes() >= 4 {
-        attacks.push(Attack::ApgdT { steps: 100, restarts: 1, targets: 9 });
-    } else {
-        left_out.push("apgd-t: its loss needs four classes");
-    }
-    attacks.push(Attack::Fab { steps: 100, restarts: 1, targets: 9 });
-    if super::square::check(victim.domain(), norm).is_ok() {
-        attacks.push(Attack::Square { queries: 5000, restarts: 1 });
-    } else {
-        left_out.push("square: in l2 it needs pictures of at least 5 by 5 pixels");
+    let (mut attacks, mut left_out) = (Vec::new(), Vec::new());
+    for attack in STANDARD {
+        match attack {
+            Attack::ApgdT { .. } if victim.n_classes() < 4 => {
+                left_out.push("apgd-t: its loss needs four classes");
+            }
+            Attack::Square { .. } if super::square::check(victim.domain(), norm).is_err() => {
+                left_out.push("square: in l2 it needs pictures of at least 5 by 5 pixels");
+            }
+            _ => attacks.push(attack),
+        }
     }
     (attacks, left_out)
 }

@@ -155,3 +155,32 @@ fn what_cannot_be_attacked_is_refused_with_the_reason() {
     let mut victim = Victim::new(&model, &domain, &cancelled).unwrap();
     assert!(victim.answers(&u).is_err());
 }
+
+#[test]
+fn no_attack_takes_more_rows_than_is_said_before_it_begins() {
+    let model = mlp(&[16], 36, 5, 1);
+    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    let control = Control::new();
+    let mut victim = Victim::new(&model, &domain, &control).unwrap();
+    let u = rows(12, 36);
+    let labels = victim.answers(&u).unwrap();
+    let all = all_attacks();
+    for eps in [1e-6, 0.15] {
+        let threat = Threat::new(Norm::Linf, eps).unwrap();
+        for which in &all {
+            let before = victim.spent();
+            evaluate(&mut victim, Rows { u: &u, labels: &labels }, &[(threat, *which)], Schedule::Each, 3)
+                .unwrap();
+            let spent = victim.spent() - before;
+            let (spent, most) = (spent.forward_rows + spent.backward_rows, rows_most(&[*which], 12, 5));
+            assert!(spent <= most, "{}: {spent} of {most}", which.name());
+            if eps < 0.1 && matches!(which, Attack::Pgd { .. }) {
+                assert_eq!(spent, most, "{}: no row falls", which.name());
+            }
+        }
+        let suite: Vec<_> = all.iter().map(|which| (threat, *which)).collect();
+        let before = control.spent();
+        evaluate(&mut victim, Rows { u: &u, labels: &labels }, &suite, Schedule::Cascade, 3).unwrap();
+        assert!(control.spent() - before <= rows_most(&all, 12, 5));
+    }
+}

@@ -57,6 +57,11 @@ impl Smoothing {
         self.n
     }
 
+    /// Rows through the model that certifying one takes.
+    pub fn samples(&self) -> u64 {
+        self.n0 + self.n
+    }
+
     /// What `successes` of the `n` samples for a class certify.
     pub fn verdict(&self, class: u32, successes: u64) -> Smoothed {
         let p_lower = lower(successes, self.n, self.alpha);

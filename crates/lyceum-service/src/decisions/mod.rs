@@ -117,7 +117,7 @@ pub async fn create(
     crate::rates::spend(input_tokens)?;
     resident.watch.count(project, &resident, std::slice::from_ref(&prepared));
     let mut most = predict::most(std::slice::from_ref(&prepared));
-    most.passes += robustness::passes_most(&request.promises, 1);
+    most.passes += robustness::promises_most(&request.promises, 1);
     most.passes += request.explain.as_ref().map_or(0, explain::passes_most);
     if request.explain.is_some() || request.promises.certify.is_some() {
         crate::rates::admit_passes()?;

@@ -22,6 +22,8 @@ pub struct Ask {
     pub metadata: BTreeMap<String, String>,
     /// As `[privacy]` of a job spec.
     pub privacy: Option<Map<String, Value>>,
+    /// As `[gate]` of a job spec, with ids of files in the place of paths.
+    pub gate: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,12 +43,15 @@ pub enum Method {
     },
 }
 
+/// The method that is a job spec.
+const TRAIN: &str = "train";
+
 impl Method {
     pub fn as_str(&self) -> &'static str {
         match self {
             Method::Supervised { .. } => "supervised",
             Method::Dpo { .. } => "dpo",
-            Method::Train { .. } => "train",
+            Method::Train { .. } => TRAIN,
         }
     }
 
@@ -96,12 +101,16 @@ pub(super) async fn document(
         Method::Train { spec } => train_body(service, project, ask, spec, (files, id)).await?,
         _ => tune_body(service, project, ask, files, id).await?,
     };
-    if let Some(privacy) = &ask.privacy {
-        if !body["privacy"].is_null() {
-            let message = "the request's privacy and the spec's are two";
-            return Err(ServiceError::invalid(place("privacy"), "contradiction", message));
+    for (key, beside) in [("privacy", &ask.privacy), ("gate", &ask.gate)] {
+        let Some(beside) = beside else { continue };
+        if !body[key].is_null() {
+            let message = format!("the request's {key} and the spec's are two");
+            return Err(ServiceError::invalid(place(key), "contradiction", message));
         }
-        body["privacy"] = Value::Object(privacy.clone());
+        body[key] = Value::Object(beside.clone());
+    }
+    if let Some(gate) = body.get_mut("gate") {
+        gate::take_files(service, project, ask.places(), gate).await?;
     }
     let document = Job::from_json(&body).map_err(|errors| wrong(ask, errors))?;
     match (document, &ask.method) {
@@ -218,7 +227,6 @@ async fn train_body(
         }
     }
     body.insert("data".into(), Value::Object(data));
-    gate::take_files(service, project, &mut body).await?;
     let mut model = table(&mut body, "model")?;
     match model.get("family").map(Value::as_str) {
         None => drop(model.insert("family".into(), ask.model.clone().into())),
@@ -263,29 +271,47 @@ fn answerable(spec: &Spec) -> Result<(), ServiceError> {
     Ok(())
 }
 
+/// Where keys of a job spec stand in a request.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    method: &'static str,
+    /// Beside the method, and not in its spec.
+    has_privacy: bool,
+    has_gate: bool,
+}
+
+impl Places {
+    /// The request's field of a key.
+    pub(super) fn field(self, key: &str) -> String {
+        if key.starts_with("privacy") && self.has_privacy || key.starts_with("gate") && self.has_gate {
+            return key.to_owned();
+        }
+        let of = format!("method.{}", self.method);
+        match key {
+            _ if self.method == TRAIN => place(key),
+            "train.epochs" => format!("{of}.hyperparameters.n_epochs"),
+            "train.batch_size" => format!("{of}.hyperparameters.batch_size"),
+            "train.steps" => format!("{of}.hyperparameters.n_epochs"),
+            "data.valid" => "validation_file".to_owned(),
+            "train.beta" => format!("{of}.hyperparameters.beta"),
+            key if key.starts_with("train.optimizer") => {
+                format!("{of}.hyperparameters.learning_rate_multiplier")
+            }
+            key if key.starts_with("model.lora") => format!("{of}.{}", &key["model.".len()..]),
+            key if key.starts_with("model") => "model".to_owned(),
+            key => key.to_owned(),
+        }
+    }
+
+    /// The field of the gate's file.
+    pub(super) fn gate_data(self) -> &'static str {
+        if self.has_gate { "gate.data" } else { "method.train.spec.gate.data" }
+    }
+}
+
 /// Every problem of the document, at the request's field of the first one.
 fn wrong(ask: &Ask, errors: SpecErrors) -> ServiceError {
-    let at = |key: &str| match &ask.method {
-        // Where it stands beside the method.
-        _ if key.starts_with("privacy") && ask.privacy.is_some() => key.to_owned(),
-        Method::Train { .. } => place(key),
-        method => {
-            let of = format!("method.{}", method.as_str());
-            match key {
-                "train.epochs" => format!("{of}.hyperparameters.n_epochs"),
-                "train.batch_size" => format!("{of}.hyperparameters.batch_size"),
-                "train.steps" => format!("{of}.hyperparameters.n_epochs"),
-                "data.valid" => "validation_file".to_owned(),
-                "train.beta" => format!("{of}.hyperparameters.beta"),
-                key if key.starts_with("train.optimizer") => {
-                    format!("{of}.hyperparameters.learning_rate_multiplier")
-                }
-                key if key.starts_with("model.lora") => format!("{of}.{}", &key["model.".len()..]),
-                key if key.starts_with("model") => "model".to_owned(),
-                key => key.to_owned(),
-            }
-        }
-    };
+    let at = |key: &str| ask.places().field(key);
     let first = errors.problems.first();
     let param = first.map(|problem| at(&problem.key)).unwrap_or_default();
     let all: Vec<String> = errors
@@ -302,6 +328,11 @@ fn wrong(ask: &Ask, errors: SpecErrors) -> ServiceError {
 }
 
 impl Ask {
+    pub(super) fn places(&self) -> Places {
+        let method = self.method.as_str();
+        Places { method, has_privacy: self.privacy.is_some(), has_gate: self.gate.is_some() }
+    }
+
     /// What the row keeps of a fine-tuning whose `train` was decided.
     pub(super) fn asked(&self, tune: &TuneSpec, train: &TrainSpec, quote: Quote) -> Asked {
         let is_dpo = matches!(tune.method, TuneMethod::Dpo { .. });

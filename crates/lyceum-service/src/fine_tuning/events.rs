@@ -364,12 +364,12 @@ pub async fn checkpoints(
     let mut served = BTreeMap::new();
     for version in models::list(service.store(), project).await? {
         let name = version.name.as_str();
+        // A bare name passes over what is held.
+        let called = version.held.as_ref().map_or_else(|| name.to_owned(), |_| version.id());
         if name == training.job.model && training.state == State::Done && name.starts_with("ft:") {
-            // The bare name passes over what a gate holds.
-            let called = version.held.as_ref().map_or_else(|| name.to_owned(), |_| version.id());
             served.insert(training.job.step, (called, version.created_at));
         } else if let Some(step) = name.strip_prefix(&prefix).and_then(|step| step.parse().ok()) {
-            served.insert(step, (name.to_owned(), version.created_at));
+            served.insert(step, (called, version.created_at));
         }
     }
     kept::have_log(service.store(), &training.job.id).await?;

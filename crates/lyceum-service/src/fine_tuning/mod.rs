@@ -67,6 +67,9 @@ pub struct Quote {
     /// Rows of all steps, and at most those of its folds; None: it is counted in tokens.
     #[serde(default)]
     pub trained_rows: Option<u64>,
+    /// The most passes of its gate; None: it has none.
+    #[serde(default)]
+    pub gate_passes: Option<u64>,
 }
 
 impl Quote {
@@ -75,6 +78,7 @@ impl Quote {
             // What is counted in rows may say its tokens too.
             training_tokens: self.trained_tokens.filter(|_| self.trained_rows.is_none()).unwrap_or(0),
             training_rows: self.trained_rows.unwrap_or(0),
+            passes: self.gate_passes.unwrap_or(0),
             ..Counts::default()
         }
     }
@@ -92,6 +96,8 @@ pub struct Training {
     /// Of one that has ended; None: none was trained on.
     pub trained_tokens: Option<u64>,
     pub trained_rows: Option<u64>,
+    /// Passes of its gate, of one that has ended; None: it has no gate, or nobody's key pays for it.
+    pub gate_passes: Option<u64>,
     /// The id of the file with what was measured on the way.
     pub result_file: Option<String>,
     pub estimated_finish: Option<Timestamp>,
@@ -127,18 +133,19 @@ pub async fn create(
     let folder = std::path::absolute(service.store().layout().data_files())
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
     let files = data_files::folder(service.store(), project, &folder)?;
+    let places = ask.places();
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
     let Queued { spec, name, priced, asked } = match document {
         Document::Tune(tune) => {
-            gate::rehearse_texts(service, payer, &tune, suites).await?;
-            judged(service, project, &ask, *tune, (folder, files)).await?
+            let of_suite = gate::rehearse_texts(service, payer, &tune, (suites, places)).await?;
+            judged(service, project, &ask, (*tune, of_suite), (folder, files)).await?
         }
         Document::Train(spec) => {
             let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
             let (name, plan) = (spec.name.clone(), Plan { spec: *spec, base_dir: folder });
-            let (plan, quote, planned) = blocking(move || {
+            let (plan, mut quote, planned, rows) = blocking(move || {
                 let loaded = lyceum_train::data::load(&plan.spec, &files, &control).map_err(wrong_data)?;
-                gate::judge_rows(&plan.spec, &loaded, &files, &control)?;
+                let gate_rows = gate::judge_rows((&plan.spec, places), &loaded, &files, &control)?;
                 let planned = privacy::Planned::of_spec(&plan.spec, &loaded)?;
                 let (steps, rows) = lyceum_train::quoted(&plan.spec, &loaded);
                 let quote = Quote {
@@ -147,11 +154,13 @@ pub async fn create(
                     steps: Some(steps),
                     trained_tokens: None,
                     trained_rows: Some(rows),
+                    gate_passes: None,
                 };
-                Ok((plan, quote, planned))
+                Ok((plan, quote, planned, gate_rows))
             })
             .await?;
-            gate::rehearse_rows(service, payer, &plan.spec, suites).await?;
+            let of_gate = (&plan.spec, rows);
+            quote.gate_passes = gate::rehearse_rows(service, payer, of_gate, (suites, places)).await?;
             let mut asked = ask.asked_of(&plan.spec, quote);
             asked.privacy = planned;
             let spec = serde_json::to_string(&plan).expect("a plan is plain data: bug");
@@ -187,12 +196,13 @@ async fn place(service: &Service, project: &Project, param: &str, id: &str) -> R
     Ok(format!("{id}/{name}"))
 }
 
-/// A fine-tuning whose every example was written by the base's template: its plan, its name, and what will be done.
+/// A fine-tuning whose every example was written by the base's template: its plan, its name, and what will be done; the
+/// most passes of its gate's suite are known.
 async fn judged(
     service: &Service,
     project: &Project,
     ask: &Ask,
-    tune: TuneSpec,
+    (tune, of_suite): (TuneSpec, Option<u64>),
     (folder, files): (PathBuf, KeyedPath),
 ) -> Result<Queued, ServiceError> {
     let reference = tune.base.parse().map_err(StoreError::from)?;
@@ -227,6 +237,7 @@ async fn judged(
         created: Timestamp::now().seconds(),
     };
     let control = Control::new().with_deadline(Instant::now() + limits::REQUEST_TIMEOUT);
+    let places = ask.places();
     let (plan, train, quote, planned) = blocking(move || {
         let words = Words {
             tokenizer: &language.words.tokenizer,
@@ -235,7 +246,9 @@ async fn judged(
         };
         let context = language.manifest.context as usize;
         let chats = chat::load(&plan.tune, words, context, &files, &control).map_err(wrong_data)?;
-        gate::judge_lines(&plan.tune, words, context, &files, &control)?;
+        let n_valid = chats.valid.as_ref().map_or(0, |part| part.len());
+        let n_lines = gate::judge_lines((&plan.tune, places), words, (context, n_valid), &files, &control)?;
+        let of_lines = gate::passes_of_lines(&plan.tune, n_lines);
         let train = plan.tune.resolve(chats.train.len());
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
@@ -246,10 +259,11 @@ async fn judged(
         };
         let quote = Quote {
             n_examples: chats.train.len() as u64,
-            n_validation: chats.valid.as_ref().map_or(0, |part| part.len() as u64),
+            n_validation: n_valid as u64,
             steps: Some(steps),
             trained_tokens: Some(trained_tokens),
             trained_rows: planned.as_ref().map(|planned| planned.expected_rows),
+            gate_passes: of_suite.map(|of_suite| of_suite.saturating_add(of_lines)),
         };
         Ok((plan, train, quote, planned))
     })
@@ -294,6 +308,7 @@ async fn with_bill(service: &Service, mut training: Training) -> Result<Training
         let some = |n: u64| (n > 0).then_some(n);
         training.trained_tokens = training.trained_tokens.or(some(bill.done.training_tokens));
         training.trained_rows = some(bill.done.training_rows);
+        training.gate_passes = training.asked.quote.gate_passes.map(|_| bill.done.passes);
     }
     Ok(training)
 }
@@ -334,6 +349,7 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
         model,
         trained_tokens,
         trained_rows: None,
+        gate_passes: None,
         result_file: outcome["result_file"].as_str().map(str::to_owned),
         estimated_finish,
         gate,

@@ -186,7 +186,7 @@ impl Ledger {
         version: &Version,
         most: Counts,
     ) -> Result<Guard, ServiceError> {
-        let Some(bill) = &payer.bill else { return Ok(Guard::new(None)) };
+        let Some(bill) = &payer.bill else { return Ok(Guard::unbilled(payer)) };
         self.start().await?;
         // It was paid for before a process died that had its answer.
         let Some(id) = bill.next_id() else { return Ok(Guard::new(None)) };
@@ -270,7 +270,7 @@ impl Ledger {
             Live { tally: tally.clone(), charged: None, noted_at: Instant::now() },
         );
         let ends = Mutex::new(Some(Outcome::Cancelled));
-        let (ledger, id) = (self.clone(), request.id.clone());
+        let (ledger, id) = (Some(self.clone()), request.id.clone());
         let (owing, a_pass_reads) = (Owing::of_request(), AtomicU64::new(1));
         Ok(Ok(Work { ledger, id, tally, owing, a_pass_reads, ends }))
     }

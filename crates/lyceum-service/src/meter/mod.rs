@@ -31,6 +31,8 @@ pub struct Payer {
     pub project: Project,
     bill: Option<Arc<Bill>>,
     part: Part,
+    /// Where what is done without a bill of its own is counted: a job pays for it.
+    counted: Option<Arc<Tally>>,
     /// Beginnings that were kept are the project's own, of those that were asked for under the same number.
     apart: u64,
 }
@@ -78,14 +80,14 @@ impl Payer {
             n: AtomicU32::new(0),
             line: Attempt::default(),
         };
-        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, counted: None, apart: 0 }
     }
 
     /// A line of a batch; `request` is the same whenever the line is asked, in whichever process.
     pub fn of_line(project: Project, key: KeyId, route: &str, (request, line): (String, Attempt)) -> Self {
         let (route, n) = (route.to_owned(), AtomicU32::new(0));
         let bill = Bill { key, route, class: Class::Batch, request, n, line };
-        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, apart: 0 }
+        Payer { project, bill: Some(Arc::new(bill)), part: Part::Answer, counted: None, apart: 0 }
     }
 
     /// How soon the work is wanted, where that is not for the request to say.
@@ -117,7 +119,12 @@ impl Payer {
 
     /// Work of this machine's own user, who has no key and no bill: the command line.
     pub fn local(project: &Project) -> Self {
-        Payer { project: project.clone(), bill: None, part: Part::Answer, apart: 0 }
+        Payer { project: project.clone(), bill: None, part: Part::Answer, counted: None, apart: 0 }
+    }
+
+    /// Work of a job, whose bill is the job's: what is done is counted into `tally`.
+    pub fn of_job(project: &Project, tally: Arc<Tally>) -> Self {
+        Payer { counted: Some(tally), ..Self::local(project) }
     }
 
     /// The same, beginning with nothing that was kept of requests under another number: for times of answers, which are
@@ -165,7 +172,8 @@ pub struct Share(Option<Arc<Work>>);
 
 #[derive(Debug)]
 struct Work {
-    ledger: Arc<Ledger>,
+    /// None: it is counted, and whose it is pays for it elsewhere.
+    ledger: Option<Arc<Ledger>>,
     id: String,
     tally: Arc<Tally>,
     /// The limits that its passes count for.
@@ -195,8 +203,8 @@ impl Share {
     /// # Errors
     /// A budget that covers the payer has not so much left.
     pub(crate) async fn extend(&self, most: Counts) -> Result<(), ServiceError> {
-        match &self.0 {
-            Some(work) => work.ledger.extend(&work.id, most).await,
+        match self.0.as_ref().and_then(|work| Some((work.ledger.as_ref()?, &work.id))) {
+            Some((ledger, id)) => ledger.extend(id, most).await,
             None => Ok(()),
         }
     }
@@ -235,7 +243,9 @@ impl Drop for Work {
     /// The engine has let go: what was counted is all.
     fn drop(&mut self) {
         let ends = self.ends.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.ledger.over(&self.id, *ends, &self.tally.counted());
+        if let Some(ledger) = &self.ledger {
+            ledger.over(&self.id, *ends, &self.tally.counted());
+        }
     }
 }
 
@@ -244,14 +254,29 @@ impl Guard {
         Guard { share: Share(work.map(Arc::new)), ended: false }
     }
 
+    /// Of work that has no bill of its own.
+    fn unbilled(payer: &Payer) -> Self {
+        let work = payer.counted.clone().map(|tally| Work {
+            ledger: None,
+            id: String::new(),
+            tally,
+            owing: None,
+            a_pass_reads: AtomicU64::new(1),
+            ends: Mutex::new(None),
+        });
+        Guard::new(work)
+    }
+
     pub fn share(&self) -> Share {
         self.share.clone()
     }
 
     /// Writes down what was done so far, in case the process ends; not oftener than is useful.
     pub fn note(&self) {
-        if let Some(work) = &self.share.0 {
-            work.ledger.note(&work.id, counts(&work.tally.counted()));
+        if let Some(work) = &self.share.0
+            && let Some(ledger) = &work.ledger
+        {
+            ledger.note(&work.id, counts(&work.tally.counted()));
         }
     }
 
@@ -260,7 +285,9 @@ impl Guard {
         self.ended = true;
         if let Some(work) = &self.share.0 {
             *work.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
-            work.ledger.settle(&work.id, Outcome::Completed, told);
+            if let Some(ledger) = &work.ledger {
+                ledger.settle(&work.id, Outcome::Completed, told);
+            }
         }
     }
 
@@ -294,8 +321,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let (false, Some(work)) = (self.ended, &self.share.0) {
-            work.ledger.forgotten(&work.id);
+        if let (false, Some(work)) = (self.ended, &self.share.0)
+            && let Some(ledger) = &work.ledger
+        {
+            ledger.forgotten(&work.id);
         }
     }
 }

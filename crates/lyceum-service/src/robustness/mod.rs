@@ -10,11 +10,13 @@ pub mod certificate;
 pub mod file;
 mod items;
 pub mod language;
+mod most;
 mod plan;
 pub mod strange;
 pub(crate) mod turns;
 
 pub use items::{Item, default_suite};
+pub use most::passes_most;
 pub use plan::{Asked, AskedRows, Plan, create};
 
 use crate::ServiceError;
@@ -257,7 +259,7 @@ pub struct Promised {
 }
 
 /// The most rows that keeping the promises for `n` rows puts through the model.
-pub(crate) fn passes_most(asked: &Promises, n: usize) -> u64 {
+pub(crate) fn promises_most(asked: &Promises, n: usize) -> u64 {
     asked.certify.map_or(0, |certify| certificate::samples(&certify).saturating_mul(n as u64))
 }
 

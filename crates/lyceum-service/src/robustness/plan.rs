@@ -2,7 +2,9 @@
 //! the reason at once and not in a run that failed.
 
 use super::turns::{PASSES_COVERED, in_turns};
-use super::{Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, reads_text, refused, run};
+use super::{
+    Gate, Inputs, Item, Rows, Run, file, gate, no_classifier, passes_most, reads_text, refused, run,
+};
 use crate::meter::{Counts, Share, metered_as_it_goes};
 use crate::resident::Resident;
 use crate::{Content, Ledger, Payer, Service, ServiceError, predict};
@@ -107,6 +109,16 @@ impl Plan {
 
     pub fn n(&self) -> usize {
         self.subject.1.labels.len()
+    }
+
+    /// The most passes that the suite takes on the model itself.
+    pub fn passes_most(&self) -> u64 {
+        let (resident, rows) = &self.subject;
+        let n_labels = match &resident.preparation.output {
+            OutputPreparation::Labels { names } => names.len(),
+            _ => 0,
+        };
+        passes_most(&self.suite, rows.labels.len(), n_labels)
     }
 
     /// Runs the suite. Dropping the future ends it at its next pass.

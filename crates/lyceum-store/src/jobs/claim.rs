@@ -23,9 +23,18 @@ impl Claim {
         Claim { attempt, project, lock, counted: Mutex::default() }
     }
 
-    /// What was done for the job so far, by earlier attempts too: noted with the next report, paid for at its end.
+    /// What was done for the job so far, by earlier attempts too: noted with the next report, paid for at its end. Passes
+    /// are counted by themselves.
     pub fn count(&self, done: Counts) {
-        *self.counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(done);
+        let mut counted = self.counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let passes = counted.map_or(0, |counted| counted.passes);
+        *counted = Some(Counts { passes, ..done });
+    }
+
+    /// Passes that this attempt's gate has made; those of one that died are made again, and paid for once.
+    pub fn count_passes(&self, passes: u64) {
+        let mut counted = self.counted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        *counted = Some(Counts { passes, ..counted.unwrap_or_default() });
     }
 
     /// What was last counted; None: nothing since the claim.

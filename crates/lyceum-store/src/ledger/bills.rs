@@ -28,7 +28,7 @@ pub struct NewBill {
     /// Whose price holds: the base of a fine-tuning, else what is trained or chosen.
     pub model: String,
     pub model_version: u32,
-    /// Trained tokens and rows, and seconds on a processor; jobs do nothing else.
+    /// Trained tokens and rows, passes of a gate, and seconds on a processor; jobs do nothing else.
     pub most: Counts,
 }
 
@@ -79,8 +79,8 @@ pub(crate) async fn open(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO job_bills (tenant, project, job, api_key, route, model, model_version, price, most_tokens, \
-         most_rows, most_seconds, training_tokens, training_rows, cpu_seconds, started_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0, $12)",
+         most_rows, most_seconds, most_passes, training_tokens, training_rows, cpu_seconds, passes, started_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0, $13)",
     )
     .bind(&project.tenant)
     .bind(&project.id)
@@ -93,6 +93,7 @@ pub(crate) async fn open(
     .bind(whole(new.most.training_tokens))
     .bind(whole(new.most.training_rows))
     .bind(whole(new.most.cpu_seconds))
+    .bind(whole(new.most.passes))
     .bind(now.millis())
     .execute(&mut **transaction)
     .await?;
@@ -111,20 +112,23 @@ pub(crate) async fn open(
     Ok(())
 }
 
-/// Notes how far a job is; nothing where it has no open bill.
+/// Notes how far a job is; nothing where it has no open bill. Of passes no more are noted than it was said that there would
+/// be: how many an attack takes is known by its bounds alone.
 pub(crate) async fn note(
     transaction: &mut Transaction,
     job: &JobId,
     done: &Counts,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE job_bills SET training_tokens = $2, training_rows = $3, cpu_seconds = $4 \
+        "UPDATE job_bills SET training_tokens = $2, training_rows = $3, cpu_seconds = $4, \
+         passes = CASE WHEN $5 > most_passes THEN most_passes ELSE $5 END \
          WHERE job = $1 AND settled_at IS NULL",
     )
     .bind(job.as_str())
     .bind(whole(done.training_tokens))
     .bind(whole(done.training_rows))
     .bind(whole(done.cpu_seconds))
+    .bind(whole(done.passes))
     .execute(&mut **transaction)
     .await?;
     Ok(())
@@ -226,10 +230,10 @@ pub(crate) async fn settle(
 
 /// A bill with the rates of its price.
 const FOUND: &str = "SELECT b.tenant, b.project, b.job, b.api_key, b.route, b.model, b.model_version, b.price, \
-     b.most_tokens, b.most_rows, b.most_seconds, b.training_tokens, b.training_rows, b.cpu_seconds, b.started_at, \
-     b.settled_at, \
+     b.most_tokens, b.most_rows, b.most_seconds, b.most_passes, b.training_tokens, b.training_rows, b.cpu_seconds, \
+     b.passes, b.started_at, b.settled_at, \
      COALESCE(p.training, 0) AS training, COALESCE(p.training_row, 0) AS training_row, \
-     COALESCE(p.cpu_second, 0) AS cpu_second \
+     COALESCE(p.cpu_second, 0) AS cpu_second, COALESCE(p.pass, 0) AS pass \
      FROM job_bills b LEFT JOIN prices p ON p.version = b.price WHERE b.job = $1";
 
 /// The bill of a job; None: nobody's key pays for it.
@@ -245,11 +249,12 @@ fn bill(row: &AnyRow) -> Result<Bill, StoreError> {
         let value: i64 = row.try_get(column)?;
         u64::try_from(value).map_err(|_| StoreError::Damaged { table: "job_bills", value: value.to_string() })
     };
-    let counts = |tokens: &str, rows: &str, seconds: &str| {
+    let counts = |[tokens, rows, seconds, passes]: [&str; 4]| {
         Ok::<_, StoreError>(Counts {
             training_tokens: number(tokens)?,
             training_rows: number(rows)?,
             cpu_seconds: number(seconds)?,
+            passes: number(passes)?,
             ..Counts::default()
         })
     };
@@ -260,10 +265,11 @@ fn bill(row: &AnyRow) -> Result<Bill, StoreError> {
             training: row.try_get("training")?,
             training_row: row.try_get("training_row")?,
             cpu_second: row.try_get("cpu_second")?,
+            pass: row.try_get("pass")?,
             ..Rates::default()
         },
-        most: counts("most_tokens", "most_rows", "most_seconds")?,
-        done: counts("training_tokens", "training_rows", "cpu_seconds")?,
+        most: counts(["most_tokens", "most_rows", "most_seconds", "most_passes"])?,
+        done: counts(["training_tokens", "training_rows", "cpu_seconds", "passes"])?,
         settled_at: settled_at.map(Timestamp::from_millis),
         request: Request {
             id: row.try_get("job")?,

@@ -85,7 +85,7 @@ pub struct Counts {
     pub training_rows: u64,
     /// Seconds on a processor: of choices.
     pub cpu_seconds: u64,
-    /// Rows of predictions, and passes of explanations, certificates and attacks.
+    /// Rows of predictions, and passes of explanations, certificates and attacks, those of a job's gate among them.
     pub passes: u64,
 }
 

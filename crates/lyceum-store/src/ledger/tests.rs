@@ -145,13 +145,12 @@ async fn the_database_does_what_its_plain_twin_does() {
 }
 
 async fn make_job(store: &Store, id: &JobId, most: u64) -> Result<(), StoreError> {
-    let bill = NewBill {
-        api_key: "key_1".into(),
-        route: JOBS.into(),
-        model: "m".into(),
-        model_version: 0,
-        most: Counts { training_tokens: most, ..Counts::default() },
-    };
+    make_job_of(store, id, Counts { training_tokens: most, ..Counts::default() }).await
+}
+
+async fn make_job_of(store: &Store, id: &JobId, most: Counts) -> Result<(), StoreError> {
+    let bill =
+        NewBill { api_key: "key_1".into(), route: JOBS.into(), model: "m".into(), model_version: 0, most };
     let new = NewJob {
         kind: Kind::Train,
         spec: "{}".into(),
@@ -247,6 +246,65 @@ async fn a_job_holds_its_worst_cost_through_deaths_gives_it_back_in_pauses_and_p
     assert_eq!(entries::list(&store, "default", (NOW, END), "", 10).await.unwrap().len(), 2);
     let other = Project { tenant: "other".into(), id: "default".into() };
     assert_eq!(bills::find(&store, &other, &a).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_a_gate_of_a_job_tries_is_held_noted_and_paid_for_once() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    prices::set(&store, ("*", "*", "*"), Rates { pass: 2_000_000, ..RATES }, &act()).await.unwrap();
+    budgets::set(&store, &place("default", ""), Period::Month, 100, &act()).await.unwrap();
+    let stands = async || {
+        let window = budgets::windows(&store, NOW).await.unwrap().remove(0);
+        (window.spent, window.reserved)
+    };
+    let most = Counts { training_tokens: 20, passes: 30, ..Counts::default() };
+    let make = async |id: u128| {
+        let id = JobId::from_bits(id);
+        make_job_of(&store, &id, most).await.unwrap();
+        id
+    };
+    let trained = Counts { training_tokens: 20, ..Counts::default() };
+
+    let a = make(1).await;
+    assert_eq!(stands().await, (0, 80));
+    let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
+    claim.count(trained);
+    claim.count_passes(7);
+    assert_eq!(jobs::report_counted(&store, &claim, NOW).await.unwrap(), jobs::Signal::Continue);
+    let noted = bills::find(&store, &project, &a).await.unwrap().unwrap();
+    assert_eq!((noted.done, noted.worst()), (Counts { passes: 7, ..trained }, 80));
+    // Its process dies; the next one goes on behind the last step, and tries again.
+    drop(claim);
+    let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
+    claim.count(trained);
+    claim.count_passes(12);
+    jobs::pause(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(jobs::report_counted(&store, &claim, NOW).await.unwrap(), jobs::Signal::Pause);
+    jobs::finish_paused(&store, &claim, "", NOW).await.unwrap();
+    drop(claim);
+    assert_eq!(stands().await, (0, 44), "what it has cost so far");
+    jobs::resume(&store, &project, &a, NOW).await.unwrap();
+    assert_eq!(stands().await, (0, 80));
+    let claim = jobs::claim_waiting(&store, &project, &a, "w", NOW).await.unwrap();
+    claim.count(trained);
+    // More than it was said to be at most is nobody's to pay.
+    claim.count_passes(31);
+    jobs::finish_done_with(&store, &claim, "{}", NOW).await.unwrap();
+    assert_eq!(stands().await, (80, 0));
+
+    let b = JobId::from_bits(2);
+    make_job_of(&store, &b, Counts { training_tokens: 10, passes: 5, ..Counts::default() }).await.unwrap();
+    let claim = jobs::claim_waiting(&store, &project, &b, "w", NOW).await.unwrap();
+    claim.count(Counts { training_tokens: 10, ..Counts::default() });
+    claim.count_passes(3);
+    jobs::cancel(&store, &project, &b, NOW).await.unwrap();
+    assert_eq!(jobs::report_counted(&store, &claim, NOW).await.unwrap(), jobs::Signal::Cancel);
+    jobs::finish_cancelled(&store, &claim, "", NOW).await.unwrap();
+    assert_eq!(stands().await, (96, 0));
+    let rows = entries::list(&store, "default", (NOW, END), "", 10).await.unwrap();
+    let told: Vec<(u64, i64)> = rows.iter().map(|row| (row.counts.passes, row.cost)).collect();
+    assert_eq!(told, [(30, 80), (3, 16)]);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! environments and attacks find is held to the gate's bounds; beside the version that its name serves, where the gate
 //! says how much worse it may be.
 
-use super::{Judged, served};
+use super::{Judged, Watch, served};
 use crate::assemble;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -87,7 +87,7 @@ pub async fn judge(
     store: &Store,
     plan: &TunePlan,
     fresh: Language,
-    judged: &mut Judged,
+    (judged, watch): (&mut Judged, &mut Watch<'_>),
 ) -> Result<(), Failure> {
     let nobody = ModelRef { name: fresh.version.name.clone(), version: VersionRef::Number(0) };
     let Some((asked, bounds)) = asked(context, store, plan, nobody)? else { return Ok(()) };
@@ -97,16 +97,21 @@ pub async fn judge(
         beside.map(|version| ModelRef { name: version.name, version: VersionRef::Number(version.number) });
     let service = assemble::service(&context.config, store.clone())?;
     service.host(Arc::new(fresh));
-    let payer = Payer::local(&context.project);
+    let payer = watch.payer();
     let work = async { Trial::new(&service, &payer, asked, (other, bounds)).await?.carry_out().await };
     let interrupted = async {
         while context.control.check().is_ok() {
             tokio::time::sleep(LOOK).await;
         }
     };
-    let tried = tokio::select! {
-        tried = work => tried,
-        () = interrupted => return Err(Failure::interrupted("the version is not published")),
+    let until_interrupted = async {
+        tokio::select! {
+            tried = work => Some(tried),
+            () = interrupted => None,
+        }
+    };
+    let Some(tried) = watch.over(until_interrupted).await else {
+        return Err(Failure::interrupted("the version is not published"));
     };
     let why = match tried {
         Err(error) => Some(format!("its gate's suite could not be run: {error}")),

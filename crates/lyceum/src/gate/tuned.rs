@@ -1,7 +1,7 @@
 //! `[gate]` of a fine-tuning: the tuned model and the version that its name serves are measured on the same lines, and one
 //! whose loss is higher by more than `max_rise` is held, as is one that cannot be compared.
 
-use super::{Judged, served};
+use super::{Judged, Watch, served};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, tuning};
@@ -59,9 +59,8 @@ fn file(plan: &TunePlan) -> Option<&str> {
 pub async fn judge(
     context: &Context,
     store: &Store,
-    plan: &TunePlan,
-    began: Began<'_>,
-    tuned: &Tuned,
+    (plan, tuned): (&TunePlan, &Tuned),
+    (began, watch): (Began<'_>, &mut Watch<'_>),
 ) -> Result<Option<Judged>, Failure> {
     let Some(gate) = &plan.tune.gate else { return Ok(None) };
     let Some(max_rise) = gate.max_rise else {
@@ -87,7 +86,7 @@ pub async fn judge(
         let began = Began { language: &language, adapter: adapter.as_ref() };
         compare((&plan, &files), began, fresh, (served, whole), &control)
     };
-    let compared = tokio::task::spawn_blocking(work).await;
+    let compared = watch.over(tokio::task::spawn_blocking(work)).await;
     let compared = compared.map_err(|error| Failure::internal("the gate broke off", &error))?;
     context.control.check().map_err(|_| Failure::interrupted("the version is not published"))?;
     let mut line = json!({ "held": false, "why": null, "compared_to": id, "max_rise": max_rise });

@@ -225,6 +225,35 @@ pub(super) fn judge(
     Ok(())
 }
 
+/// The most passes of a run: each text read once an environment and once by the reference beside each type of weights,
+/// and every answer to its last token. Weights for which there is no memory now may have it when the run begins.
+pub(super) fn passes_most(
+    (asked, language): (&Environments, &Language),
+    engine: &Engine,
+    texts: &[Read],
+) -> u64 {
+    let (matrix, _) = asked.resolve(language, usize::MAX);
+    let standard = asked.reference.setting(engine);
+    let mut weights: Vec<Weights> = Vec::new();
+    let mut most = 0u64;
+    for environment in &matrix {
+        let own = environment.setting(engine);
+        let is_new = !weights.contains(&environment.weights);
+        weights.extend(is_new.then_some(environment.weights));
+        for Read { prompt, scored } in texts {
+            let read = own.passes_most(scored.ids.len())
+                + if is_new { standard.passes_most(scored.ids.len()) } else { 0 };
+            let answered = match (asked.max_tokens, environment.writer) {
+                (0, _) => 0,
+                (n, Writer::Own) => own.passes_most(prompt.len()) + n as u64,
+                (n, Writer::Engine) => 1 + n as u64,
+            };
+            most = most.saturating_add(read + answered);
+        }
+    }
+    most
+}
+
 /// What a run has at hand.
 pub(super) struct Bench {
     pub language: Arc<Language>,

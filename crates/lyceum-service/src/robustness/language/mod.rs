@@ -166,6 +166,17 @@ impl Plan {
         self.texts.len()
     }
 
+    /// The most passes that the suite takes.
+    pub fn passes_most(&self) -> u64 {
+        let of_item = |item: &Item| match item {
+            Item::RedTeam(asked) => asked.passes_most(),
+            Item::Environments(asked) => {
+                environments::passes_most((asked, &self.language), self.service.engine(), &self.texts)
+            }
+        };
+        self.suite.iter().map(of_item).fold(0, u64::saturating_add)
+    }
+
     /// Runs the suite. Dropping the future ends it at its next pass.
     ///
     /// # Errors
