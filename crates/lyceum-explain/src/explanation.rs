@@ -56,8 +56,8 @@ pub struct Attribution {
 pub struct Checks {
     /// `|output − base_value − Σ attributions|`, for methods that promise 0.
     pub completeness_gap: Option<f64>,
-    /// Whether that gap is small (1e-3 of the difference that is explained; three standard errors for sampled
-    /// methods).
+    /// Whether that gap is small (1e-3 of the difference that is explained, 1e-4 for imported language models; three standard
+    /// errors for sampled methods).
     pub complete: Option<bool>,
     /// The quantity of the measures below.
     pub quantity: Option<&'static str>,

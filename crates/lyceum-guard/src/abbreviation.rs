@@ -5,7 +5,7 @@
 //! | a word that stands before names (`Ms.`, `Dr.`, `geb.`, `Avda.`: [`BEFORE_NAMES`]) | whatever follows |
 //! | one letter (`J. Smith`, `e.g.`, `z. B.`, `U.S.`, `d. Ä.`) | whatever follows |
 //! | a number of one or two digits (`3. Mai`, `1. FC`, `2. Anna`) | whatever follows |
-//! | another abbreviation (`No. 5`, `etc. and`, `Lindenstr. 14`: [`BEFORE_SMALL`]) | behind one space, with a small letter or a digit |
+//! | another abbreviation (`No. 5`, `etc. and`, `Lindenstr. 14`: [`BEFORE_SMALL`]) | behind one space or line break, with a small letter or a digit |
 //!
 //! Where a sentence does end there (`on Elm St. Bob came`), it is read together with the next one: that costs time, while a
 //! title that is cut off costs the name behind it. So both tables hold words in doubt, whatever their case.
@@ -14,7 +14,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Follows {
     Anything,
-    /// A small letter or a digit, behind one space.
+    /// A small letter or a digit, behind one space or line break.
     Small,
 }
 

@@ -150,10 +150,21 @@ impl Pieces {
         }
     }
 
+    /// How much of a piece that is full is done, where nothing was found over that place.
+    fn done(&self, full: &str) -> usize {
+        match self {
+            Pieces::Blocks(_) => {
+                let most = full.len() - CANDIDATE_BYTES_MAX;
+                (0..=most).rev().find(|&n| full.is_char_boundary(n)).unwrap_or(most)
+            }
+            Pieces::Sentences(_) => Sentences::done(full),
+        }
+    }
+
     fn release(&mut self, n: usize) {
-        // Sentences are never longer than what may wait.
-        if let Pieces::Blocks(segmenter) = self {
-            segmenter.release(n);
+        match self {
+            Pieces::Blocks(segmenter) => segmenter.release(n),
+            Pieces::Sentences(sentences) => sentences.release(n),
         }
     }
 }
@@ -193,10 +204,7 @@ impl Reader {
             }
             Piece::Full(n) => {
                 let mut found = self.block(text, from..from + n)?;
-                let mut done = from + n - CANDIDATE_BYTES_MAX;
-                while !text.is_char_boundary(done) {
-                    done -= 1;
-                }
+                let mut done = from + self.segmenter.done(&text[from..from + n]);
                 if let Some(over) = found.iter().find(|over| over.bytes.start < done && done < over.bytes.end)
                 {
                     done = over.bytes.end;

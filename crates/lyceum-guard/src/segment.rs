@@ -27,8 +27,8 @@ pub(crate) enum Piece {
     Cold(usize),
     /// To be read.
     Block(usize),
-    /// A block that would be longer than what may wait: to be read, and [`Segmenter::release`] is told how much of it is
-    /// done.
+    /// A block or a sentence that would be longer than what may wait: to be read, and whoever cut it is told how much of it
+    /// is done ([`Segmenter::release`]).
     Full(usize),
 }
 

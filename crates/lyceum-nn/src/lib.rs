@@ -27,5 +27,5 @@ pub use lyceum_kernels::activation::Activation;
 pub use lyceum_kernels::matmul::{Precision, Write};
 pub use params::{Grads, Init, ParamId, ParamKind, Params};
 pub use shape::Shape;
-pub use tape::{AttentionMap, Dropout, Examples, Phase, Recording, Relevance, Tape, Var};
+pub use tape::{AttentionMap, Dropout, Examples, Phase, Recording, Relevance, StoredProducts, Tape, Var};
 pub use workspace::Workspace;

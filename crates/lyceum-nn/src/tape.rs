@@ -52,6 +52,16 @@ pub enum Phase {
     Eval,
 }
 
+/// How products with weights in a stored form are computed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StoredProducts {
+    /// As they serve: what is multiplied is rounded too (to bytes, to bf16), so that a result has steps as a function of it.
+    Served,
+    /// Of the numbers that the weights stand for and of unrounded ones: the function whose gradient the way back is. It takes
+    /// several times as long.
+    Unrounded,
+}
+
 /// The key of a step's dropout masks: the same key draws the same masks, so that a resumed run repeats them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Dropout {
@@ -121,6 +131,7 @@ pub struct Tape<'a> {
     phase: Phase,
     examples: Examples,
     precision: Precision,
+    stored_products: StoredProducts,
     dropout: Dropout,
     dropout_calls: u64,
     /// Stands for the model's input from its first entry on ([`Tape::with_entry`]).
@@ -142,6 +153,7 @@ impl<'a> Tape<'a> {
             phase: Phase::Eval,
             examples,
             precision: Precision::F32,
+            stored_products: StoredProducts::Served,
             dropout: Dropout::default(),
             dropout_calls: 0,
             entry_value: None,
@@ -167,6 +179,12 @@ impl<'a> Tape<'a> {
         self.precision = precision;
     }
 
+    /// How products with stored weights are computed: as they serve, unless this says otherwise.
+    pub fn with_stored_products(mut self, products: StoredProducts) -> Self {
+        self.stored_products = products;
+        self
+    }
+
     /// Parameters beside the model's own, in the order in which operations number them
     /// ([`lora`](crate::ops::lora)). They are read and not learnt.
     pub fn with_beside(mut self, beside: &'a [&'a Params]) -> Self {
@@ -179,6 +197,9 @@ impl<'a> Tape<'a> {
     }
     pub fn precision(&self) -> Precision {
         self.precision
+    }
+    pub fn stored_products(&self) -> StoredProducts {
+        self.stored_products
     }
     pub fn recording(&self) -> Recording {
         self.recording

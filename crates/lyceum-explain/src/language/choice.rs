@@ -6,11 +6,9 @@
 //! `Σ_k w_k ∇L_k`, so the ways back of the labels are added with these weights, at every node of a path with those of the
 //! node.
 
+use super::path::{self, Path};
 use super::walk::{Forward, Walker};
-use super::{
-    Found, LanguageMethod, LanguageQuestion, STEPS_FIRST, STEPS_MAX, TOKENS_A_TURN, Turns, explanation,
-    is_complete, nodes,
-};
+use super::{Found, LanguageMethod, LanguageQuestion, TOKENS_A_TURN, Turns, explanation};
 use crate::{ExplainError, Explanation, Of, Quantity, Steps};
 use lyceum_models::causal_lm::Walk;
 use lyceum_types::control::Control;
@@ -68,7 +66,9 @@ pub fn attribute_choice(
     let mut walker = Walker::new(first, turns, control);
     let found = match first.method {
         LanguageMethod::GradientInput => gradient_input(&mut walker, choice)?,
-        LanguageMethod::IntegratedGradients { n_steps } => path(&mut walker, choice, n_steps)?,
+        LanguageMethod::IntegratedGradients { n_steps } => {
+            integrated_gradients(&mut walker, choice, n_steps)?
+        }
         method => {
             let message = format!("{} explains the logit of one label", method.name());
             return Err(ExplainError::request("quantity", message));
@@ -95,35 +95,44 @@ fn gradient_input<'a>(walker: &mut Walker<'a>, choice: &'a Choice) -> Result<Fou
     Ok(Found { output, values, base_value: None, of: Of::Features })
 }
 
-/// As [`integrated_gradients`](super::integrated_gradients), all labels on the path together.
-fn path<'a>(walker: &mut Walker<'a>, choice: &'a Choice, n_steps: Steps) -> Result<Found, ExplainError> {
-    let n_labels = choice.labels.len();
-    let mut steps = match n_steps {
-        Steps::Fixed(n) => n,
-        Steps::Refined => STEPS_FIRST,
-    };
-    walker.require((n_labels * (2 + steps)) as u64)?;
-    let entries = embedded(walker, choice)?;
-    let at = |alpha: f64, label: usize, walker: &Walker<'_>| -> Vec<f32> {
-        let parts = walker.elements_of(&choice.labels[label]);
+/// [`path`](super::path) of all labels together.
+struct ChoicePath<'a> {
+    choice: &'a Choice,
+    /// The embeddings of each label's text.
+    entries: Vec<Vec<f32>>,
+}
+
+impl<'a> ChoicePath<'a> {
+    /// A label's entry here on the path.
+    fn at(&self, alpha: f64, label: usize, walker: &Walker<'a>) -> Vec<f32> {
+        let parts = walker.elements_of(&self.choice.labels[label]);
         let number = |(&x, part): (&f32, Option<u32>)| match part {
             Some(_) => (f64::from(x) * alpha) as f32,
             None => x,
         };
-        entries[label].iter().zip(parts).map(number).collect()
-    };
-    let end = |alpha: f64, walker: &mut Walker<'a>| -> Result<f64, ExplainError> {
-        let entries = (0..n_labels).map(|label| at(alpha, label, walker)).collect();
-        let forwards = forward(walker, choice, entries, 1)?;
-        Ok(choice.value(&forwards.iter().map(|forward| forward.scores[0]).collect::<Vec<f64>>()).0)
-    };
-    let (output, base) = (end(1.0, walker)?, end(0.0, walker)?);
-    let longest = choice.labels.iter().map(|label| label.ids.len()).max().unwrap_or(1);
-    let together = (TOKENS_A_TURN / (longest * n_labels).max(1)).clamp(1, 16);
-    loop {
-        let mut sums: Vec<Vec<f64>> = entries.iter().map(|entry| vec![0.0; entry.len()]).collect();
-        for nodes in nodes(steps, n_steps).chunks(together) {
-            let all = |label: usize| nodes.iter().flat_map(|(alpha, _)| at(*alpha, label, walker)).collect();
+        self.entries[label].iter().zip(parts).map(number).collect()
+    }
+}
+
+impl<'a> Path<'a> for ChoicePath<'a> {
+    fn passes(&self) -> usize {
+        self.choice.labels.len()
+    }
+
+    fn value(&mut self, walker: &mut Walker<'a>, alpha: f64) -> Result<f64, ExplainError> {
+        let entries = (0..self.passes()).map(|label| self.at(alpha, label, walker)).collect();
+        let forwards = forward(walker, self.choice, entries, 1)?;
+        Ok(self.choice.value(&forwards.iter().map(|forward| forward.scores[0]).collect::<Vec<f64>>()).0)
+    }
+
+    fn weighed(&mut self, walker: &mut Walker<'a>, nodes: &[(f64, f64)]) -> Result<Vec<f64>, ExplainError> {
+        let (choice, n_labels) = (self.choice, self.passes());
+        let longest = choice.labels.iter().map(|label| label.ids.len()).max().unwrap_or(1);
+        let together = (TOKENS_A_TURN / (longest * n_labels).max(1)).clamp(1, 16);
+        let mut sums: Vec<Vec<f64>> = self.entries.iter().map(|entry| vec![0.0; entry.len()]).collect();
+        for nodes in nodes.chunks(together) {
+            let all =
+                |label: usize| nodes.iter().flat_map(|(alpha, _)| self.at(*alpha, label, walker)).collect();
             let entered: Vec<Vec<f32>> = (0..n_labels).map(all).collect();
             let forwards = forward(walker, choice, entered, nodes.len())?;
             let weights = |node: usize| {
@@ -133,25 +142,30 @@ fn path<'a>(walker: &mut Walker<'a>, choice: &'a Choice, n_steps: Steps) -> Resu
             for (label, forward) in forwards.iter().enumerate() {
                 walker.question = &choice.labels[label];
                 let (sent, _) = walker.back(forward, Walk::Gradient)?;
-                for (node, gradient) in sent.chunks_exact(entries[label].len()).enumerate() {
+                for (node, gradient) in sent.chunks_exact(self.entries[label].len()).enumerate() {
                     let weight = nodes[node].1 * weights[node][label];
                     sums[label].iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += weight * f64::from(g));
                 }
             }
         }
         let mut values = vec![0.0; choice.labels[0].n_parts];
-        for ((sums, entry), label) in sums.iter().zip(&entries).zip(&choice.labels) {
+        for ((sums, entry), label) in sums.iter().zip(&self.entries).zip(&choice.labels) {
             walker.question = label;
             let own = walker.of_parts(sums.iter().zip(entry).map(|(sum, &x)| sum * f64::from(x)));
             values.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
         }
-        let more = 2 * steps;
-        let done = n_steps != Steps::Refined || is_complete(output, base, values.iter().sum());
-        if done || more > STEPS_MAX || walker.require((n_labels * more) as u64).is_err() {
-            return Ok(Found { output, values, base_value: Some(base), of: Of::Features });
-        }
-        steps = more;
+        Ok(values)
     }
+}
+
+fn integrated_gradients<'a>(
+    walker: &mut Walker<'a>,
+    choice: &'a Choice,
+    steps: Steps,
+) -> Result<Found, ExplainError> {
+    path::require(walker, choice.labels.len(), steps)?;
+    let entries = embedded(walker, choice)?;
+    path::integrate(&mut ChoicePath { choice, entries }, walker, steps)
 }
 
 /// The embeddings of each label's text.

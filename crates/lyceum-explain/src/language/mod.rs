@@ -5,29 +5,27 @@
 //! served between two of them, and what is held is one layer and the numbers between layers. Works on every stored form of
 //! the weights and with an adapter.
 //!
-//! Reading order: [`attribute`], [`walk`] (forward, and back), [`logits`], [`choice`] (one label over others).
+//! Reading order: [`attribute`], [`walk`] (forward, and back), [`path`] (integrated gradients), [`logits`], [`choice`] (one
+//! label over others).
 
 mod choice;
 mod logits;
+mod path;
 mod walk;
 
 pub use choice::{Choice, attribute_choice};
 
-use crate::quadrature::gauss_legendre;
 use crate::session::finite;
 use crate::{Attribution, Checks, ExplainError, Explanation, Of, Quantity, Steps, Target, Usage};
 use lyceum_models::causal_lm::{Sections, Walk};
-use lyceum_nn::{NnError, Workspace};
+use lyceum_nn::{NnError, StoredProducts, Workspace};
 use lyceum_types::control::Control;
 use walk::Walker;
 
 /// Tokens of one turn where several examples are asked side by side.
 const TOKENS_A_TURN: usize = 512;
-/// Nodes of the path to begin with, and the most.
-const STEPS_FIRST: usize = 50;
-const STEPS_MAX: usize = 800;
 /// How far attributions may be from adding up, relative to what they explain.
-const COMPLETENESS: f64 = 1e-3;
+const COMPLETENESS: f64 = 1e-4;
 
 /// A device on which work takes turns.
 pub trait Turns {
@@ -83,6 +81,16 @@ impl LanguageMethod {
     /// Whether it begins where parts of the prompt have no embedding.
     pub fn has_baseline(self) -> bool {
         matches!(self, LanguageMethod::GradientInput | LanguageMethod::IntegratedGradients { .. })
+    }
+
+    /// A path adds up where what it explains has a gradient: products that round what they read go up in steps, which no
+    /// gradient sees (SmolLM2-135M in Q4_1 goes up and down by 0.13 nats within 1e-6 of its path, in bf16 by 0.02). What is
+    /// explained is then the model with the same stored weights and products in f32.
+    fn stored_products(self) -> StoredProducts {
+        match self {
+            LanguageMethod::IntegratedGradients { .. } => StoredProducts::Unrounded,
+            _ => StoredProducts::Served,
+        }
     }
 
     /// Whether it can explain this quantity.
@@ -181,52 +189,48 @@ fn gradient_input(walker: &mut Walker<'_>) -> Result<Found, ExplainError> {
     Ok(Found { output: forward.scores[0], values, base_value: None, of: Of::Features })
 }
 
-/// `φ = x · ∫₀¹ ∂f/∂x (x′ + α (x − x′)) dα`, where `x′` has no embedding for the tokens of parts.
-fn integrated_gradients(walker: &mut Walker<'_>, n_steps: Steps) -> Result<Found, ExplainError> {
-    let mut steps = match n_steps {
-        Steps::Fixed(n) => n,
-        Steps::Refined => STEPS_FIRST,
-    };
-    walker.require(2 + steps as u64)?;
-    let entry = walker.embedded()?;
-    let moves: Vec<bool> = walker.of_elements().map(|part| part.is_some()).collect();
-    let at = |alpha: f64| -> Vec<f32> {
-        let number = |(&x, &moves): (&f32, &bool)| if moves { (f64::from(x) * alpha) as f32 } else { x };
-        entry.iter().zip(&moves).map(number).collect()
-    };
-    let output = walker.forward(entry.clone(), 1)?.scores[0];
-    let base = walker.forward(at(0.0), 1)?.scores[0];
-    loop {
-        let nodes = nodes(steps, n_steps);
-        let mut sums = vec![0.0f64; entry.len()];
-        let together = (TOKENS_A_TURN / walker.time().max(1)).clamp(1, 16);
-        for nodes in nodes.chunks(together) {
-            let entries: Vec<f32> = nodes.iter().flat_map(|(alpha, _)| at(*alpha)).collect();
-            let forward = walker.forward(entries, nodes.len())?;
-            let (sent, _) = walker.back(&forward, Walk::Gradient)?;
-            for (gradient, (_, weight)) in sent.chunks_exact(entry.len()).zip(nodes) {
-                sums.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += weight * f64::from(g));
-            }
-        }
-        let values = walker.of_parts(sums.iter().zip(&entry).map(|(sum, &x)| sum * f64::from(x)));
-        let more = 2 * steps;
-        let done = n_steps != Steps::Refined || is_complete(output, base, values.iter().sum());
-        if done || more > STEPS_MAX || walker.require(more as u64).is_err() {
-            return Ok(Found { output, values, base_value: Some(base), of: Of::Features });
-        }
-        steps = more;
+/// [`path`] of an answer: embeddings of what moves grow from nothing.
+struct AnswerPath {
+    entry: Vec<f32>,
+    moves: Vec<bool>,
+}
+
+impl AnswerPath {
+    fn at(&self, alpha: f64) -> impl Iterator<Item = f32> {
+        let number = move |(&x, &moves): (&f32, &bool)| if moves { (f64::from(x) * alpha) as f32 } else { x };
+        self.entry.iter().zip(&self.moves).map(number)
     }
 }
 
-/// Nodes on the path with their weights. Unless their number is asked for, they stand close where the path begins
-/// (`α = s³` for Gauss–Legendre nodes s): there an RMS norm turns from nothing to its full length within a small part of the
-/// path, `√ε` over the embedding's size.
-fn nodes(n: usize, steps: Steps) -> Vec<(f64, f64)> {
-    let nodes = gauss_legendre(n);
-    match steps {
-        Steps::Fixed(_) => nodes,
-        Steps::Refined => nodes.into_iter().map(|(s, w)| (s.powi(3), 3.0 * s * s * w)).collect(),
+impl<'a> path::Path<'a> for AnswerPath {
+    fn passes(&self) -> usize {
+        1
     }
+
+    fn value(&mut self, walker: &mut Walker<'a>, alpha: f64) -> Result<f64, ExplainError> {
+        Ok(walker.forward(self.at(alpha).collect(), 1)?.scores[0])
+    }
+
+    fn weighed(&mut self, walker: &mut Walker<'a>, nodes: &[(f64, f64)]) -> Result<Vec<f64>, ExplainError> {
+        let mut sums = vec![0.0f64; self.entry.len()];
+        let together = (TOKENS_A_TURN / walker.time().max(1)).clamp(1, 16);
+        for nodes in nodes.chunks(together) {
+            let entries: Vec<f32> = nodes.iter().flat_map(|(alpha, _)| self.at(*alpha)).collect();
+            let forward = walker.forward(entries, nodes.len())?;
+            let (sent, _) = walker.back(&forward, Walk::Gradient)?;
+            for (gradient, (_, weight)) in sent.chunks_exact(self.entry.len()).zip(nodes) {
+                sums.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += weight * f64::from(g));
+            }
+        }
+        Ok(walker.of_parts(sums.iter().zip(&self.entry).map(|(sum, &x)| sum * f64::from(x))))
+    }
+}
+
+fn integrated_gradients(walker: &mut Walker<'_>, steps: Steps) -> Result<Found, ExplainError> {
+    path::require(walker, 1, steps)?;
+    let entry = walker.embedded()?;
+    let moves = walker.of_elements().map(|part| part.is_some()).collect();
+    path::integrate(&mut AnswerPath { entry, moves }, walker, steps)
 }
 
 fn relevance(walker: &mut Walker<'_>, epsilon: f32) -> Result<Found, ExplainError> {

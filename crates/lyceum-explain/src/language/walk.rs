@@ -105,7 +105,8 @@ impl<'a> Walker<'a> {
     ) -> Result<Forward, ExplainError> {
         self.require(n as u64)?;
         counted(&mut self.usage, n as u64, 0);
-        let sections = self.question.sections.of(n);
+        let products = self.question.method.stored_products();
+        let sections = self.question.sections.of(n).with_stored_products(products);
         let mut inputs = vec![Arc::new(entries)];
         for i in 0..sections.n_layers() {
             let (of, x) = (sections.clone(), inputs[i].clone());

@@ -8,7 +8,7 @@ use super::CausalLm;
 use super::adapter::{Adapter, Beside};
 use crate::model::{Arch, Model, wrong_input};
 use lyceum_nn::ops::attention::AttentionOptions;
-use lyceum_nn::{Examples, Grads, NnError, Recording, Tape, Var, Workspace};
+use lyceum_nn::{Examples, Grads, NnError, Recording, StoredProducts, Tape, Var, Workspace};
 use std::sync::Arc;
 
 /// A model, what an adapter adds to all of its rows, and how many tokens there are of how many examples.
@@ -18,6 +18,7 @@ pub struct Sections {
     adapter: Option<Arc<Adapter>>,
     n: usize,
     time: usize,
+    products: StoredProducts,
 }
 
 /// What is carried back.
@@ -51,12 +52,17 @@ impl Sections {
         if let Some(adapter) = &adapter {
             adapter.fits(&model)?;
         }
-        Ok(Sections { model, adapter, n, time })
+        Ok(Sections { model, adapter, n, time, products: StoredProducts::Served })
     }
 
     /// The same for another number of examples.
     pub fn of(&self, n: usize) -> Sections {
         Sections { n, ..self.clone() }
+    }
+
+    /// The same with products of stored weights computed so.
+    pub fn with_stored_products(self, products: StoredProducts) -> Sections {
+        Sections { products, ..self }
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -173,7 +179,7 @@ impl Sections {
             beside.add(adapter, 0..(self.n * self.time) as u32);
         }
         let tape = Tape::new(ws, &self.model.params, recording, Examples::Even(self.n));
-        let mut tape = tape.with_beside(&beside.params);
+        let mut tape = tape.with_beside(&beside.params).with_stored_products(self.products);
         work(&mut tape, causal, &beside)
     }
 

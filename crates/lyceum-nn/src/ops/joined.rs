@@ -6,7 +6,7 @@
 
 use crate::ops::Op;
 use crate::params::ParamId;
-use crate::tape::{Tape, Var};
+use crate::tape::{StoredProducts, Tape, Var};
 use crate::{Activation, NnError};
 use lyceum_kernels::matmul::Epilogue;
 use lyceum_kernels::scratch;
@@ -32,7 +32,8 @@ impl Tape<'_> {
             Some(b) => self.needs_grad(&[x], &[w, b]),
             None => self.needs_grad(&[x], &[w]),
         });
-        if records || n_stored != parts.len() || parts.len() > PARTS_MAX || !fits {
+        let served = self.stored_products() == StoredProducts::Served;
+        if records || n_stored != parts.len() || parts.len() > PARTS_MAX || !fits || !served {
             return self.linear_each(x, parts);
         }
         let first = stored[0].ok_or_else(|| NnError::Shape {
@@ -127,6 +128,47 @@ mod tests {
                     assert_eq!(run(true), run(false), "{kind:?} on {path:?}");
                 }
             });
+        }
+    }
+
+    /// What is not rounded is what the numbers of the weight give, whole layer and all, also of several layers at once.
+    #[test]
+    fn an_unrounded_product_is_that_of_the_weights_own_numbers() {
+        let (k, n, m) = (256, 300, 5);
+        let (x, r) = (numbers(m * k), numbers(m * n));
+        for kind in [Stored::F32, Stored::Bf16, Stored::Q8_0, Stored::Q4_0, Stored::Q4K] {
+            let weight = StoredWeight::from_f32(kind, &numbers(n * k), n, k).unwrap();
+            let mut opened = vec![0.0; n * k];
+            opened.chunks_exact_mut(k).enumerate().for_each(|(i, row)| weight.row(i, row));
+            let mut stored = Params::new();
+            let id = stored.add_stored("w", weight);
+            let bias = stored.add_value("b", &[n], ParamKind::Weight, numbers(n));
+            let mut plain = Params::new();
+            plain.add_value("w", &[n, k], ParamKind::Weight, opened);
+            plain.add_value("b", &[n], ParamKind::Weight, numbers(n));
+            let run = |params: &Params, recording: Recording, products| {
+                let mut ws = Workspace::new();
+                let tape = Tape::new(&mut ws, params, recording, Examples::Even(1));
+                let mut tape = tape.with_stored_products(products);
+                let x = tape.entry(&[m, k], &x).unwrap();
+                let r = tape.input(&[m, n], &r).unwrap();
+                let y = tape.linear_residual(x, id, Some(bias), Activation::Gelu, Some(r)).unwrap();
+                let joined = tape.linear_joined(x, &[(id, None), (id, Some(bias))]).unwrap();
+                let values = [tape.value(y), tape.value(joined)].concat();
+                if recording == Recording::Off {
+                    return (values, Vec::new());
+                }
+                tape.backward_inputs(y, &numbers(m * n));
+                (values, tape.grad(x).unwrap().to_vec())
+            };
+            let off = run(&stored, Recording::Off, StoredProducts::Unrounded).0;
+            let (values, gradient) = run(&stored, Recording::Inputs, StoredProducts::Unrounded);
+            assert_eq!(off, values, "{kind:?}");
+            let want = run(&plain, Recording::Inputs, StoredProducts::Served);
+            for (got, want) in [(values, want.0), (gradient, want.1)] {
+                let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst < 1e-4, "{kind:?}: {worst}");
+            }
         }
     }
 

@@ -7,13 +7,13 @@ use super::{Op, Operation};
 use crate::norms::ExampleNorms;
 use crate::params::ParamId;
 use crate::tape::relevance::inner;
-use crate::tape::{Backward, Ledger, Saved, Tape, Var, WeightBackward};
+use crate::tape::{Backward, Ledger, Saved, StoredProducts, Tape, Var, WeightBackward};
 use crate::{Activation, NnError};
-use lyceum_kernels::activation::activate_backward;
-use lyceum_kernels::elementwise::{col_sum, sum_of_squares};
-use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed};
+use lyceum_kernels::activation::{activate_backward, activate_in_place};
+use lyceum_kernels::elementwise::{add_into, col_sum, sum_of_squares};
+use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed, matmul_strided};
 use lyceum_kernels::scratch;
-use lyceum_kernels::stored::{StoredWeight, matmul_stored};
+use lyceum_kernels::stored::{Stored, StoredWeight, matmul_stored};
 use std::ops::Range;
 
 #[derive(Clone, Copy)]
@@ -102,7 +102,12 @@ impl Tape<'_> {
             if n != ws[0] {
                 return Err(NnError::shape("linear", "weight rows", ws, "all of a weight stored in blocks"));
             }
-            matmul_stored(self.value(x), m, &[stored], &mut out, epilogue);
+            match self.stored_products() {
+                StoredProducts::Unrounded if stored.tile_kind() != Stored::F32 => {
+                    forward_unrounded(stored, self.value(x), &mut out, epilogue, self.precision());
+                }
+                _ => matmul_stored(self.value(x), m, &[stored], &mut out, epilogue),
+            }
         } else {
             match params.packed(weight) {
                 Some(packed) if self.precision() == Precision::F32 && n == ws[0] => {
@@ -267,19 +272,56 @@ pub(super) fn outer_square(g: &[f32], x: &[f32], rows: usize) -> f64 {
     })
 }
 
-/// `dx (=|+=) g·W` for a weight in blocks: its rows become numbers again, a block of them at a time.
+/// Rows of a weight in blocks that become numbers again at once.
+const ROWS: usize = 256;
+
+/// `f(x·Wᵀ + b) + r` for a weight in blocks, of its numbers and of x as it is: [`backward_stored`] is the way back of this.
+fn forward_unrounded(
+    weight: &StoredWeight,
+    x: &[f32],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+    precision: Precision,
+) {
+    let (n, k) = (weight.n(), weight.k());
+    let m = x.len() / k.max(1);
+    each_rows(weight, |first, rows| {
+        let count = rows.len() / k;
+        let bias = epilogue.bias.map(|bias| &bias[first..first + count]);
+        let own = Epilogue { bias, ..Epilogue::default() };
+        let columns = first..(first + m.saturating_sub(1) * n + count).min(out.len());
+        let (x, rows) = (Mat::new(x, m, k), Mat::new(rows, count, k).t());
+        matmul_strided(x, rows, &mut out[columns], n, Write::Overwrite, own, precision);
+    });
+    if let Some(pre) = epilogue.pre {
+        pre.copy_from_slice(out);
+    }
+    activate_in_place(epilogue.activation, out);
+    if let Some(residual) = epilogue.residual {
+        add_into(out, residual);
+    }
+}
+
+/// `dx (=|+=) g·W` for a weight in blocks.
 fn backward_stored(weight: &StoredWeight, dy: &[f32], dx: &mut [f32], write: Write, precision: Precision) {
-    const ROWS: usize = 256;
     let (n, k) = (weight.n(), weight.k());
     let m = dx.len() / k.max(1);
+    each_rows(weight, |first, rows| {
+        let count = rows.len() / k;
+        let g = Mat::with_stride(&dy[first..], m, count, n);
+        let write = if first == 0 { write } else { Write::Add };
+        matmul(g, Mat::new(rows, count, k), dx, write, Epilogue::default(), precision);
+    });
+}
+
+/// The rows of a weight in blocks as numbers, some at a time, with the number of the first.
+fn each_rows(weight: &StoredWeight, mut visit: impl FnMut(usize, &[f32])) {
+    let (n, k) = (weight.n(), weight.k());
     scratch::with_f32(ROWS * k, |rows| {
         for first in (0..n).step_by(ROWS) {
-            let count = ROWS.min(n - first);
-            let rows = &mut rows[..count * k];
+            let rows = &mut rows[..ROWS.min(n - first) * k];
             lyceum_kernels::pool::for_each_chunk(rows, k, |i, row| weight.row(first + i, row));
-            let g = Mat::with_stride(&dy[first..], m, count, n);
-            let write = if first == 0 { write } else { Write::Add };
-            matmul(g, Mat::new(rows, count, k), dx, write, Epilogue::default(), precision);
+            visit(first, rows);
         }
     });
 }
