@@ -112,8 +112,8 @@ pub async fn import(
     let work = move || -> Result<_, ImportError> {
         let copied = copy(&path, &dir, &cancel)?;
         let config = open::description(&base_dir)?;
-        let adapter = open(dir.as_path(), &config, &cancel)?;
-        Ok((copied, adapter))
+        let adapter = open(dir.as_path(), &config, &cancel);
+        Ok((copied, adapter.map_err(|error| error.of_copy(&dir, &path))?))
     };
     let (copied, adapter) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
     let n_parameters: u64 = adapter.params.ids().map(|id| adapter.params.shape(id).len() as u64).sum();

@@ -87,8 +87,8 @@ pub async fn import(
         (request.path.clone(), request.layout, staging.path().to_owned(), control.clone());
     let work = move || -> Result<_, ImportError> {
         let files = copy(&path, &dir, &control)?;
-        let opened = open::folder(dir.as_path(), layout, &control)?;
-        Ok((files, opened))
+        let opened = open::folder(dir.as_path(), layout, &control);
+        Ok((files, opened.map_err(|error| error.of_copy(&dir, &path))?))
     };
     let (copied, opened) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
     let Copied { files, weights_sha256, weights_bytes } = copied;

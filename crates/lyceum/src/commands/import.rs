@@ -9,6 +9,8 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::bundle;
+use lyceum_models::causal_lm::families::FAMILIES;
+use lyceum_models::encoder::MODEL_TYPES;
 use lyceum_service::language::adapter::{self, ImportAdapter};
 use lyceum_service::language::import as language;
 use lyceum_service::language::open::{GGUF, Layout};
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
+#[command(after_help = families())]
 pub struct Import {
     /// A GGUF file; a folder with `config.json` and safetensors (Hugging Face's layout); a LoRA adapter (PEFT's layout or
     /// GGUF); a folder that `lyceum export` wrote; or a `.safetensors` file with --spec
@@ -43,12 +46,21 @@ pub struct Import {
     /// For GGUF and Hugging Face's layout: what matrices become when the model is loaded
     #[arg(long, value_name = "TYPE", value_parser = quant)]
     quant: Option<Stored>,
-    /// For GGUF and Hugging Face's layout: the longest sequence in tokens, where the model could read more
+    /// For GGUF and Hugging Face's layout: the longest sequence in tokens, at most what the model can read
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// For adapters: the imported model that it adds to
     #[arg(long, value_name = "MODEL")]
     base: Option<ModelRef>,
+}
+
+/// The families whose files are read, for `--help`.
+fn families() -> String {
+    let (language, encoders) = (FAMILIES.map(|family| family.model_type).join(", "), MODEL_TYPES.join(", "));
+    format!(
+        "Families (model_type of config.json):\n  language models: {language}\n  encoders: {encoders}\n\
+         GGUF files are those of language models."
+    )
 }
 
 /// The types that a model can be quantised to when it is loaded.

@@ -31,7 +31,7 @@ pub struct Pull {
     /// What matrices become when the model is loaded
     #[arg(long, value_name = "TYPE", value_parser = import::quant)]
     quant: Option<Stored>,
-    /// The longest sequence in tokens, where the model could read more
+    /// The longest sequence in tokens, at most what the model can read
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// For adapters: the imported model that it adds to (default: the pulled one that its description names)
