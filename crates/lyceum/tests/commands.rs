@@ -165,6 +165,8 @@ fn a_trained_model_is_listed_shown_measured_asked_exported_and_imported() {
     let other = tempfile::tempdir().unwrap();
     let imported = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
     assert_eq!((imported["model"].as_str(), &imported["sha256"]), (Some("copy@1"), &model["sha256"]));
+    let again = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
+    assert_eq!((again["model"].as_str(), &again["already_there"]), (Some("copy@1"), &Value::Bool(true)));
     let (_, empty) = error(&lyceum(other.path(), &["import", ".", "--json"]));
     assert!(empty["why"].as_str().unwrap().contains("config.json"), "{empty}");
     // The weights alone are the same model again, where a spec says what they are.

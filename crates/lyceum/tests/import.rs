@@ -46,3 +46,35 @@ fn what_cannot_be_opened_is_named_as_it_was_given_and_the_help_names_the_familie
         assert!(help.contains(family), "{family} in {help}");
     }
 }
+
+#[test]
+fn the_same_bytes_under_one_name_are_one_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    std::fs::copy(folder.join("tiny.gguf"), folder.join("copy.gguf")).unwrap();
+    let import = |path: &str, options: &[&str]| {
+        let made = done(&lyceum(folder, &[&["import", path, "--name", "tiny"], options].concat()));
+        (made["model"].as_str().unwrap().to_owned(), made["already_there"].as_bool().unwrap())
+    };
+    assert_eq!(import("tiny.gguf", &[]), ("tiny@1".into(), false));
+    assert_eq!(import("copy.gguf", &[]), ("tiny@1".into(), true));
+    // Another layout is another version, and is there the second time.
+    for (options, id) in [(["--quant", "q8_0"], "tiny@2"), (["--context", "8"], "tiny@3")] {
+        assert_eq!(import("tiny.gguf", &options), (id.into(), false));
+        assert_eq!(import("tiny.gguf", &options), (id.into(), true));
+    }
+    assert_eq!(done(&lyceum(folder, &["import", "tiny.gguf", "--name", "other"]))["model"], "other@1");
+    let said = command(folder, &["import", "tiny.gguf", "--name", "tiny"]).output().unwrap().stdout;
+    assert!(String::from_utf8_lossy(&said).starts_with("already there as tiny@1"), "{said:?}");
+
+    // A copy that was deleted or damaged is none.
+    done(&lyceum(folder, &["rm", "tiny@2"]));
+    assert_eq!(import("tiny.gguf", &["--quant", "q8_0"]), ("tiny@4".into(), false));
+    let first = done(&lyceum(folder, &["import", "tiny.gguf", "--name", "tiny"]));
+    let weights = std::path::Path::new(first["path"].as_str().unwrap()).join("model.gguf");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    assert_eq!(import("tiny.gguf", &[]), ("tiny@5".into(), false));
+}

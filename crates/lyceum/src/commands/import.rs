@@ -12,7 +12,7 @@ use lyceum_models::bundle;
 use lyceum_models::causal_lm::families::FAMILIES;
 use lyceum_models::encoder::MODEL_TYPES;
 use lyceum_service::language::adapter::{self, ImportAdapter};
-use lyceum_service::language::import as language;
+use lyceum_service::language::import::{self as language, Arrival, Imported};
 use lyceum_service::language::open::{GGUF, Layout};
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
@@ -108,6 +108,10 @@ impl Import {
         }
         let name: ModelName = manifest.name.parse()?;
         let store = context.store().await?;
+        if let Some(version) = there_already(&store, context, &name, &manifest, &contents).await? {
+            say_trained(context, &version, Arrival::AlreadyThere);
+            return Ok(());
+        }
         let staging = Staging::of(&store, &context.project)?;
         let mut bytes = 0;
         for (file, content) in &contents {
@@ -134,13 +138,7 @@ impl Import {
         };
         let version =
             models::publish(&store, &context.project, new, staging, write_manifest, Timestamp::now()).await?;
-        if context.is_json() {
-            output::json_line(&json!({
-                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path()
-            }));
-        } else {
-            output::text(format!("{} is in {}", version.id(), version.dir.display()));
-        }
+        say_trained(context, &version, Arrival::New);
         Ok(())
     }
 }
@@ -255,7 +253,7 @@ impl Import {
 /// Imports and says what came of it.
 pub async fn bring_in(context: &Context, store: &Store, request: language::Import) -> Result<(), Failure> {
     let done = language::import(store, &context.project, request, &context.control).await?;
-    say(context, &done.version, &done.manifest, &done.notes);
+    say(context, &done);
     Ok(())
 }
 
@@ -276,7 +274,7 @@ pub async fn bring_adapter_in(
         }
         Err(error) => return Err(error.into()),
     };
-    say(context, &done.version, &done.manifest, &done.notes);
+    say(context, &done);
     Ok(())
 }
 
@@ -316,13 +314,67 @@ fn reference(version: &Version) -> ModelRef {
     ModelRef { name: version.name.clone(), version: VersionRef::Number(version.number) }
 }
 
-pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, notes: &[String]) {
+/// The version of this name that is this model, in its numbers and files; what each import and training has of its own
+/// (the time, the job) makes no difference. One that is damaged is no reason not to import it anew.
+async fn there_already(
+    store: &Store,
+    context: &Context,
+    name: &ModelName,
+    manifest: &Manifest,
+    contents: &[(String, Vec<u8>)],
+) -> Result<Option<Version>, Failure> {
+    // As it is read back; a number that JSON has no form for is equal to nothing.
+    let text = serde_json::to_vec(manifest).expect("a manifest is plain data: bug");
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(None) };
+    let versions = models::list(store, &context.project).await?;
+    let alike = |version: &Version| version.name == *name && version.sha256 == manifest.weights_sha256;
+    for version in versions.into_iter().rev().filter(alike) {
+        models::have(store, &version).await?;
+        let Ok(show::Known::Trained(there)) = show::read_known(&version) else { continue };
+        let same = Manifest {
+            version: there.version,
+            created: there.created,
+            job: there.job.clone(),
+            seconds: there.seconds,
+            ..manifest.clone()
+        };
+        let is_whole = |(file, content): &(String, Vec<u8>)| {
+            version.dir.join(file).read().is_ok_and(|found| found == *content)
+        };
+        if same == *there && contents.iter().all(is_whole) {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
+/// A model that Lyceum trained, and where it is.
+fn say_trained(context: &Context, version: &Version, arrival: Arrival) {
+    if context.is_json() {
+        output::json_line(&json!({
+            "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path(),
+            "already_there": arrival == Arrival::AlreadyThere,
+        }));
+    } else {
+        output::text(whereabouts(version, arrival));
+    }
+}
+
+fn whereabouts(version: &Version, arrival: Arrival) -> String {
+    match arrival {
+        Arrival::New => format!("{} is in {}", version.id(), version.dir.display()),
+        Arrival::AlreadyThere => format!("already there as {}, in {}", version.id(), version.dir.display()),
+    }
+}
+
+pub fn say(context: &Context, done: &Imported) {
+    let Imported { version, manifest, arrival, notes } = done;
     if context.is_json() {
         output::json_line(&json!({
             "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path(),
             "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
             "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
-            "base": manifest.base, "notes": notes,
+            "base": manifest.base, "notes": notes, "already_there": *arrival == Arrival::AlreadyThere,
         }));
         return;
     }
@@ -332,9 +384,8 @@ pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, no
     let millions = manifest.n_parameters as f64 / 1e6;
     let licence = manifest.licence.as_deref().unwrap_or("not said in its files");
     output::text(format!(
-        "{} is in {}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
-        version.id(),
-        version.dir.display(),
+        "{}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
+        whereabouts(version, *arrival),
         manifest.family,
         manifest.context
     ));

@@ -9,7 +9,7 @@ use clap::Args;
 use lyceum_hub::{HubError, Pulled, Reference, Settings};
 use lyceum_kernels::stored::Stored;
 use lyceum_service::language::adapter::{self, ImportAdapter};
-use lyceum_service::language::import::Import;
+use lyceum_service::language::import::{Arrival, Import, Imported};
 use lyceum_service::language::open::Layout;
 use lyceum_store::Store;
 use lyceum_store::models::{self, Version};
@@ -59,7 +59,8 @@ impl Pull {
             && self.context.is_none_or(|n| n as u64 == manifest.context)
             && self.base.is_none()
         {
-            import::say(context, &version, &manifest, &[]);
+            let (arrival, notes) = (Arrival::AlreadyThere, Vec::new());
+            import::say(context, &Imported { version, manifest, arrival, notes });
             return Ok(());
         }
         let licence = pulled.licence.clone();
