@@ -83,7 +83,9 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
+    /// Only `in_memory`.
+    pub prompt_cache_retention: Option<String>,
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once, served as `default`.
     pub service_tier: Option<String>,
     /// The same as vLLM says it: 0 at once, 1 when nobody else waits for an answer.
     pub priority: Option<i64>,
@@ -276,7 +278,7 @@ pub struct Completion {
     pub model: String,
     /// Says which weights answered.
     pub system_fingerprint: String,
-    /// `default`, `priority` or `flex`: how it was served.
+    /// `default` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<Choice>,
     pub usage: Usage,
@@ -349,7 +351,7 @@ pub struct Chunk {
     pub created: i64,
     pub model: String,
     pub system_fingerprint: String,
-    /// `default`, `priority` or `flex`: how it was served.
+    /// `default` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<ChunkChoice>,
     /// Null until the last event, where it was asked for.

@@ -73,11 +73,11 @@ pub fn unsupported(param: &str, hint: &str) -> ApiError {
     ApiError::field(param, "unsupported_parameter", format!("{param}: not supported; {hint}"))
 }
 
-/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names.
+/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names, which is how
+/// it is served. `priority` is served as `default` is.
 pub fn tier(service_tier: Option<&str>) -> Result<(Priority, &'static str), ApiError> {
     match service_tier {
-        None | Some("auto" | "default") => Ok((Priority::Interactive, "default")),
-        Some("priority") => Ok((Priority::Interactive, "priority")),
+        None | Some("auto" | "default" | "priority") => Ok((Priority::Interactive, "default")),
         Some("flex") => Ok((Priority::Batch, "flex")),
         Some(_) => Err(unsupported("service_tier", "there are auto, default, priority and flex")),
     }

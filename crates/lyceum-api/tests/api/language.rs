@@ -113,6 +113,21 @@ async fn forms_are_kept_by_a_model_that_knows_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_tier_that_an_answer_names_is_the_one_that_served_it() {
+    let house = house().await;
+    for (asked, served) in
+        [("auto", "default"), ("default", "default"), ("priority", "default"), ("flex", "flex")]
+    {
+        let body = chat(json!({"service_tier": asked, "max_tokens": 1}));
+        let answer = house.client.post("/v1/chat/completions", &body).await.json();
+        assert_eq!(answer["service_tier"], served, "{asked}");
+        let body = json!({"model": "tiny", "input": "a", "service_tier": asked, "max_output_tokens": 16});
+        let answer = house.client.post("/v1/responses", &body).await.json();
+        assert_eq!(answer["service_tier"], served, "{asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tools_are_called_when_they_must_be_streamed_as_whole() {
     let house = house().await;
     let tool = |name: &str| {

@@ -89,7 +89,7 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once, served as `default`.
     pub service_tier: Option<String>,
 }
 
