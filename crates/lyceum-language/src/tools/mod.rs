@@ -17,7 +17,7 @@ pub const TOOLS_MAX: usize = 128;
 const NAME_CHARS_MAX: usize = 64;
 
 /// A function that the model can call.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tool {
     pub name: String,
     /// The schema of its arguments, an object's.
