@@ -5,7 +5,7 @@ use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
 use super::explain::{Extras, OptionsBody};
 use super::{advisory, model_ref, priority, sampling, tier, unsupported, within};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
+use lyceum_service::chat::{AskedForm, Calls, Constraint, Likely, Request, Token, ToolCall};
 use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -215,14 +215,15 @@ impl Body {
 fn form(
     response_format: Option<&Value>,
     structured: Option<&Map<String, Value>>,
-) -> Result<Option<Constraint>, ApiError> {
+) -> Result<Option<AskedForm>, ApiError> {
     let refuse =
         |param: &str, what: &str| ApiError::field(param, "invalid_value", format!("{param}: {what}"));
+    let of_format = |constraint| AskedForm { constraint, field: "response_format" };
     let asked = match response_format {
         None => None,
         Some(format) => match format["type"].as_str() {
             Some("text") => None,
-            Some("json_object") => Some(Constraint::JsonObject),
+            Some("json_object") => Some(of_format(Constraint::JsonObject)),
             Some("json_schema") => {
                 let schema = &format["json_schema"];
                 if schema["name"].as_str().is_none_or(str::is_empty) {
@@ -236,7 +237,7 @@ fn form(
                 if !schema["schema"].is_object() {
                     return Err(refuse("response_format.json_schema.schema", "a schema is needed"));
                 }
-                Some(Constraint::JsonSchema { schema: schema["schema"].clone(), strict })
+                Some(of_format(Constraint::JsonSchema { schema: schema["schema"].clone(), strict }))
             }
             _ => return Err(refuse("response_format.type", "there are text, json_object and json_schema")),
         },
@@ -252,18 +253,22 @@ fn form(
     }
     let place = format!("{param}.{key}");
     let text = || value.as_str().map(str::to_owned).ok_or_else(|| refuse(&place, "must be a text"));
-    Ok(Some(match key.as_str() {
-        "json" if value.is_object() => Constraint::JsonSchema { schema: value.clone(), strict: false },
+    let (field, constraint) = match key.as_str() {
+        "json" if value.is_object() => {
+            ("structured_outputs.json", Constraint::JsonSchema { schema: value.clone(), strict: false })
+        }
         "json" => return Err(refuse(&place, "must be a schema")),
-        "regex" => Constraint::Regex(text()?),
-        "grammar" => Constraint::Grammar(text()?),
+        "regex" => ("structured_outputs.regex", Constraint::Regex(text()?)),
+        "grammar" => ("structured_outputs.grammar", Constraint::Grammar(text()?)),
         "choice" => {
             let texts = value.as_array().map(|all| all.iter().map(|one| one.as_str().map(str::to_owned)));
             let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
-            Constraint::Choice(texts.ok_or_else(|| refuse(&place, "must be a list of texts"))?)
+            let texts = texts.ok_or_else(|| refuse(&place, "must be a list of texts"))?;
+            ("structured_outputs.choice", Constraint::Choice(texts))
         }
         _ => return Err(refuse(&place, "is none of json, regex, choice and grammar")),
-    }))
+    };
+    Ok(Some(AskedForm { constraint, field }))
 }
 
 /// A whole answer.

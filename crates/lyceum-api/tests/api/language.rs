@@ -110,6 +110,27 @@ async fn forms_are_kept_by_a_model_that_knows_nothing() {
         "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}});
     let refused = house.client.post("/v1/chat/completions", &chat(json!({"response_format": bad}))).await;
     assert_eq!(refused.refused(400).0, "response_format");
+
+    // A form that cannot be compiled is told by the field that asked for it, with the whole reason.
+    let pattern = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}},
+        "required": ["a"], "additionalProperties": false});
+    let pattern =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": pattern}});
+    for (body, param, words) in [
+        (json!({"response_format": pattern}), "response_format", &["/properties/a: ", "unclosed group"][..]),
+        (json!({"structured_outputs": {"regex": "("}}), "structured_outputs.regex", &["unclosed group"]),
+        (json!({"structured_outputs": {"choice": [""]}}), "structured_outputs.choice", &["empty"]),
+        (
+            json!({"structured_outputs": {"grammar": "start: start"}}),
+            "structured_outputs.grammar",
+            &["begin"],
+        ),
+    ] {
+        let refused = house.client.post("/v1/chat/completions", &chat(body)).await;
+        let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(refused.refused(400).0, param, "{message}");
+        assert!(words.iter().all(|word| message.contains(word)) && !message.contains('\n'), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

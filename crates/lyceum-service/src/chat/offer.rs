@@ -29,9 +29,9 @@ impl Offer {
                 let message = "this model's chat template tells it of no tools: leave them out";
                 return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
             }
-            if request.form.is_some() {
+            if let Some(form) = &request.form {
                 let message = "not together with tools that may be called: send one of them";
-                return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
+                return Err(ServiceError::invalid(form.field, "unsupported_parameter", message));
             }
         }
         Ok(Offer { tools, choice, format: ToolFormat::of(template.source()) })
@@ -66,7 +66,7 @@ pub(super) async fn grammar(
     let tools = tools.map_err(|error| refused("tools", error))?;
     let (param, constraint) = match (tools, &request.form) {
         (Some(rules), _) => ("tools", Constraint::Tools(rules)),
-        (None, Some(form)) => ("response_format", form.clone()),
+        (None, Some(form)) => (form.field, form.constraint.clone()),
         (None, None) => return Ok(None),
     };
     let language = language.clone();
