@@ -175,7 +175,20 @@ async fn tools_are_called_when_they_must_be_streamed_as_whole() {
         "tool_choice": {"type": "function", "function": {"name": "time"}}}));
     let answer = house.client.post("/v1/chat/completions", &named).await.json();
     assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "time");
+    let allowed = |names: &[&str]| {
+        let named = |name: &&str| json!({"type": "function", "function": {"name": name}});
+        let named: Vec<Value> = names.iter().map(named).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}})
+    };
+    for seed in 0..4 {
+        let one = chat(json!({"tools": [tool("weather"), tool("time")], "max_tokens": 300, "seed": seed,
+            "tool_choice": allowed(&["time"])}));
+        let answer = house.client.post("/v1/chat/completions", &one).await.json();
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert!(calls.iter().all(|call| call["function"]["name"] == "time"), "{answer}");
+    }
     for (body, param) in [
+        (json!({"tools": [tool("a")], "tool_choice": allowed(&["b"])}), "tool_choice"),
         (json!({"tools": [{"type": "web"}]}), "tools"),
         (
             json!({"tools": [tool("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),

@@ -9,10 +9,12 @@ use lyceum_language::reasoning::ReasoningFormat;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::Tokenizer;
 use lyceum_language::tools::constrain::tool_grammar;
-use lyceum_language::tools::{Tool, ToolChoice, ToolFormat, ToolParser, openai_tool_choice, openai_tools};
+use lyceum_language::tools::{
+    Tool, ToolChoice, ToolFormat, ToolParser, callable, openai_tool_choice, openai_tools,
+};
 use std::sync::Arc;
 
-/// The tools that a request offers.
+/// The tools of a request that may be called.
 pub(super) struct Offer {
     tools: Vec<Tool>,
     choice: ToolChoice,
@@ -24,6 +26,8 @@ impl Offer {
         let tools = openai_tools(&request.tools).map_err(|error| refused("tools", error))?;
         let choice = openai_tool_choice(request.tool_choice.as_ref(), &tools);
         let choice = choice.map_err(|error| refused("tool_choice", error))?;
+        let tools = callable(request.tool_choice.as_ref(), tools);
+        let tools = tools.map_err(|error| refused("tool_choice", error))?;
         if !tools.is_empty() && choice != ToolChoice::None {
             if !template.mentions("tools") {
                 let message = "this model's chat template tells it of no tools: leave them out";

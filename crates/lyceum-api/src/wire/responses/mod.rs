@@ -437,5 +437,17 @@ mod tests {
         );
         assert_eq!(asked.request.tool_choice, Some(json!({"type": "function", "function": {"name": "f"}})));
         assert_eq!(asked.echo["tools"][0]["strict"], false);
+        let nothing =
+            ["conversation", "prompt", "max_tool_calls", "context_management", "prompt_cache_retention"];
+        assert!(parse(nothing.iter().map(|field| ((*field).to_owned(), Value::Null)).collect()).is_ok());
+
+        let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]});
+        let tools = json!([{"type": "function", "name": "f"}, {"type": "function", "name": "g"}]);
+        let asked = parse(json!({"tools": tools, "tool_choice": allowed})).unwrap();
+        assert_eq!(
+            asked.request.tool_choice,
+            Some(json!({"type": "allowed_tools", "allowed_tools": {
+                "mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}}))
+        );
     }
 }

@@ -31,7 +31,18 @@ pub(super) fn chat_tool_choice(choice: Option<Value>) -> Result<Option<Value>, A
     let Some(Value::Object(named)) = choice else { return Ok(choice) };
     match (named.get("type").and_then(Value::as_str), named.get("name")) {
         (Some("function"), Some(name)) => Ok(Some(json!({"type": "function", "function": {"name": name}}))),
-        _ => Err(unsupported("tool_choice", "there are auto, none, required and one function by its name")),
+        (Some("allowed_tools"), None) => {
+            let functions = named.get("tools").and_then(Value::as_array).into_iter().flatten();
+            let functions =
+                functions.map(|one| json!({"type": one["type"], "function": {"name": one["name"]}}));
+            let functions: Vec<Value> = functions.collect();
+            let allowed = json!({"mode": named.get("mode"), "tools": functions});
+            Ok(Some(json!({"type": "allowed_tools", "allowed_tools": allowed})))
+        }
+        _ => {
+            let hint = "there are auto, none, required, one function by its name, and allowed_tools";
+            Err(unsupported("tool_choice", hint))
+        }
     }
 }
 
