@@ -3,7 +3,10 @@
 
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
 use super::explain::{Extras, OptionsBody};
-use super::{advisory, model_ref, priority, sampling, tier, unsupported, within};
+use super::{
+    advisory, cache_retention, check_metadata, model_ref, priority, sampling, thinking, tier, unsupported,
+    verbosity, within,
+};
 use crate::error::ApiError;
 use lyceum_service::chat::{AskedForm, Calls, Constraint, Likely, Request, Token, ToolCall};
 use lyceum_service::explain::Options;
@@ -73,8 +76,27 @@ pub struct Body {
     pub tool_choice: Option<Value>,
     /// Whether an answer may have several calls; true by default.
     pub parallel_tool_calls: Option<bool>,
+    /// `none` or `medium`, for models whose template can be told whether to think.
+    pub reasoning_effort: Option<String>,
+    /// Only `medium`.
+    pub verbosity: Option<String>,
     /// Only `text`.
     pub modalities: Option<Vec<String>>,
+    /// Not supported: these models answer in text.
+    #[schema(value_type = Option<Object>)]
+    pub audio: Option<Value>,
+    /// Not supported: nothing is looked up.
+    #[schema(value_type = Option<Object>)]
+    pub web_search_options: Option<Value>,
+    /// Not supported: every token is made by the model.
+    #[schema(value_type = Option<Object>)]
+    pub prediction: Option<Value>,
+    /// Not supported: the older name of `tools`.
+    #[schema(value_type = Option<Object>)]
+    pub functions: Option<Value>,
+    /// Not supported: the older name of `tool_choice`.
+    #[schema(value_type = Option<Object>)]
+    pub function_call: Option<Value>,
     /// Not supported other than false.
     pub store: Option<bool>,
     /// Accepted, without effect.
@@ -91,7 +113,7 @@ pub struct Body {
     pub priority: Option<i64>,
     /// Whether to go on behind the model's own end, up to `max_tokens`.
     pub ignore_eos: Option<bool>,
-    /// Accepted, without effect.
+    /// Up to 16 pairs, accepted without effect.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Also say which parts of the conversation the answer comes from.
@@ -167,6 +189,7 @@ impl Body {
             (tier_name @ Some(_), None) => tier(tier_name)?.0,
             (None, number) => priority(number)?,
         };
+        let thinking = thinking("reasoning_effort", self.reasoning_effort.as_deref())?;
         let request = Request {
             model: model_ref(&self.model)?,
             messages: self.messages,
@@ -178,7 +201,7 @@ impl Body {
             stop_ids: self.stop_token_ids.unwrap_or_default(),
             logprobs,
             template_variables: self.chat_template_kwargs.unwrap_or_default(),
-            thinking: None,
+            thinking,
             tools: self.tools.unwrap_or_default(),
             tool_choice: self.tool_choice,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
@@ -197,10 +220,24 @@ impl Body {
         ] {
             advisory(param, text.as_deref())?;
         }
-        for (key, value) in self.metadata.iter().flatten() {
-            advisory("metadata", Some(key))?;
-            advisory("metadata", Some(value))?;
+        check_metadata(self.metadata.as_ref())?;
+        for (param, value, hint) in [
+            ("audio", &self.audio, "these models answer in text: leave it out"),
+            (
+                "web_search_options",
+                &self.web_search_options,
+                "nothing is looked up: put what is to be read into messages",
+            ),
+            ("prediction", &self.prediction, "every token is made by the model: leave it out"),
+            ("functions", &self.functions, "send tools, its newer name"),
+            ("function_call", &self.function_call, "send tool_choice, its newer name"),
+        ] {
+            if value.is_some() {
+                return Err(unsupported(param, hint));
+            }
         }
+        verbosity("verbosity", self.verbosity.as_deref())?;
+        cache_retention(self.prompt_cache_retention.as_deref())?;
         if self.store == Some(true) {
             return Err(unsupported("store", "nothing of a chat is stored: leave it out or send false"));
         }
@@ -459,8 +496,6 @@ mod tests {
             ("store", vec![json!(true)]),
             ("service_tier", vec![json!("scale")]),
             ("priority", vec![json!(2), json!(-1)]),
-            ("audio", vec![json!({})]),
-            ("web_search_options", vec![json!({})]),
         ] {
             for value in values {
                 let error = parse(json!({ param: value })).unwrap_err();
@@ -468,6 +503,23 @@ mod tests {
                 assert_eq!(found, (400, Some(param)), "{param} = {value}: {}", error.detail.message);
             }
         }
+        for (param, value) in [
+            ("audio", json!({})),
+            ("web_search_options", json!({})),
+            ("prediction", json!({"type": "content", "content": "a"})),
+            ("functions", json!([])),
+            ("function_call", json!("auto")),
+            ("reasoning_effort", json!("high")),
+            ("verbosity", json!("low")),
+            ("prompt_cache_retention", json!("24h")),
+        ] {
+            let error = parse(json!({ param: value })).unwrap_err();
+            let found = (error.detail.param.as_deref(), error.detail.code);
+            assert_eq!(found, (Some(param), Some("unsupported_parameter")), "{}", error.detail.message);
+            assert!(parse(json!({ param: null })).is_ok(), "{param}");
+        }
+        let many: Map<String, Value> = (0..17).map(|i| (i.to_string(), "".into())).collect();
+        assert_eq!(parse(json!({"metadata": many})).unwrap_err().detail.param.as_deref(), Some("metadata"));
         for (body, param) in [
             (json!({"response_format": {"type": "xml"}}), "response_format.type"),
             (
@@ -509,6 +561,9 @@ mod tests {
             "store": false, "modalities": ["text"], "response_format": {"type": "text"}, "tools": [],
             "tool_choice": "none", "parallel_tool_calls": true, "logprobs": true, "top_logprobs": 2, "top_k": -1,
             "stream": true, "stream_options": {"include_usage": true}});
+        let said =
+            json!({"verbosity": "medium", "prompt_cache_retention": "in_memory", "reasoning_effort": "none"});
+        assert_eq!(parse(said).unwrap().0.thinking, Some(false));
         let (request, delivery) = parse(body).unwrap();
         assert_eq!(delivery, Delivery::Stream { include_usage: true });
         assert_eq!((request.n, request.logprobs, request.stop), (1, Some(2), vec!["x".to_owned()]));
