@@ -330,6 +330,8 @@ fn administration_is_done_on_the_folder_and_told_in_json() {
     say(&format!("audit verify --head {head}"));
     let (code, broken) = error(&ask(&format!("audit verify --head {}", "0".repeat(64))));
     assert_eq!((code, broken["code"].as_str()), (1, Some("audit_broken")));
+    let (code, no_hash) = error(&ask("audit verify --head deadbeef"));
+    assert_eq!((code, no_hash["code"].as_str()), (2, Some("usage")), "{no_hash}");
 }
 
 #[test]
