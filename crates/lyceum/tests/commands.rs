@@ -432,7 +432,9 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
         lyceum(folder, &[words, &["--port", port, "--key", key, "--json"]].concat())
     };
     assert_eq!(last_line(&of_server(&["ps"], &key))["data"], Value::Array(Vec::new()));
-    assert_eq!(error(&of_server(&["stop", "points"], &key)).0, 3, "it is not an imported model");
+    let (code, stopped) = error(&of_server(&["stop", "points"], &key));
+    assert_eq!(code, 3, "it is not an imported model");
+    assert!(stopped["fix"].as_str().unwrap().starts_with("lyceum ps "), "{stopped}");
     assert_eq!(error(&of_server(&["ps"], "sk-wrong")).0, 4);
     assert_eq!(error(&lyceum(folder, &["ps", "--port", "1", "--key", "sk-a", "--json"])).0, 7);
     // The folder is not locked while it is served.
