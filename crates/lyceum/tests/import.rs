@@ -40,6 +40,11 @@ fn what_cannot_be_opened_is_named_as_it_was_given_and_the_help_names_the_familie
     let (_, error) = refusal(&lyceum(folder, &["import", "broken"]));
     assert_eq!(error["file"], "broken/config.json", "{error}");
 
+    std::fs::write(folder.join("vocab.txt"), "a\nb\n").unwrap();
+    let (_, error) = refusal(&lyceum(folder, &["import", "vocab.txt"]));
+    assert_eq!(error["message"], "vocab.txt is no model by itself", "{error}");
+    assert!(error["fix"].as_str().unwrap().contains("a GGUF file; a folder with config.json"), "{error}");
+
     let help = command(folder, &["import", "--help"]).output().unwrap().stdout;
     let help = String::from_utf8(help).unwrap();
     for family in ["llama", "gemma3", "bert", "xlm-roberta"] {

@@ -477,13 +477,19 @@ fn no_folder(path: &Path) -> Result<Failure, Failure> {
             "it looks like a pickle, which can run code when it is read",
             "write it with safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")",
         )
+    } else if extension != "safetensors" {
+        (
+            "it is no GGUF file, and no other single file holds a model",
+            "give a GGUF file; a folder with config.json and safetensors; a LoRA adapter; a folder that lyceum export \
+             wrote; or a .safetensors file with --spec",
+        )
     } else {
         (
             "weights alone do not say what they are",
             "add --spec SPEC: the job spec of the model, with the data of its scales, labels and vocabulary",
         )
     };
-    let message = format!("{} is no folder that lyceum export wrote", path.display());
+    let message = format!("{} is no model by itself", path.display());
     let mut failure = Failure::new(Exit::Failed, "not_a_model", message, why, fix);
     failure.place.file = Some(path.display().to_string());
     Ok(failure)
