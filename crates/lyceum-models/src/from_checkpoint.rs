@@ -24,6 +24,9 @@ pub enum LoadError {
     /// The caller's fault.
     #[error("quantisation: {0}")]
     Quantise(String),
+    /// The caller's fault.
+    #[error("a context of {asked} tokens is not between 1 and the model's {most}")]
+    Context { asked: usize, most: usize },
     #[error("loading was ended: {0}")]
     Stopped(#[from] Stop),
 }

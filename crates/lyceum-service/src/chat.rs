@@ -62,10 +62,17 @@ pub struct Request {
     pub tool_choice: Option<Value>,
     /// How many calls an answer may have.
     pub calls: Calls,
-    /// The form that an answer must have.
-    pub form: Option<Constraint>,
+    pub form: Option<AskedForm>,
     /// Of what class the work is.
     pub priority: Priority,
+}
+
+/// The form that an answer must have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AskedForm {
+    pub constraint: Constraint,
+    /// The field of the request that asks for it, which errors name.
+    pub field: &'static str,
 }
 
 impl Request {
@@ -173,7 +180,7 @@ pub async fn prepare(service: &Service, payer: &Payer, mut request: Request) -> 
     let guarded = guarded(service, payer, &mut request).await.inspect_err(|error| {
         watcher.iter().for_each(|watcher| watcher.failed(error));
     })?;
-    let written = match request.form {
+    let written = match request.form.as_ref().map(|form| &form.constraint) {
         Some(Constraint::JsonObject | Constraint::JsonSchema { .. }) => Written::Json,
         _ => Written::Plain,
     };

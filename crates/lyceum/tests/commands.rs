@@ -165,6 +165,8 @@ fn a_trained_model_is_listed_shown_measured_asked_exported_and_imported() {
     let other = tempfile::tempdir().unwrap();
     let imported = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
     assert_eq!((imported["model"].as_str(), &imported["sha256"]), (Some("copy@1"), &model["sha256"]));
+    let again = last_line(&lyceum(other.path(), &["import", out, "--name", "copy", "--json"]));
+    assert_eq!((again["model"].as_str(), &again["already_there"]), (Some("copy@1"), &Value::Bool(true)));
     let (_, empty) = error(&lyceum(other.path(), &["import", ".", "--json"]));
     assert!(empty["why"].as_str().unwrap().contains("config.json"), "{empty}");
     // The weights alone are the same model again, where a spec says what they are.
@@ -328,6 +330,8 @@ fn administration_is_done_on_the_folder_and_told_in_json() {
     say(&format!("audit verify --head {head}"));
     let (code, broken) = error(&ask(&format!("audit verify --head {}", "0".repeat(64))));
     assert_eq!((code, broken["code"].as_str()), (1, Some("audit_broken")));
+    let (code, no_hash) = error(&ask("audit verify --head deadbeef"));
+    assert_eq!((code, no_hash["code"].as_str()), (2, Some("usage")), "{no_hash}");
 }
 
 #[test]
@@ -428,7 +432,9 @@ fn a_server_says_where_it_listens_and_ends_by_a_signal() {
         lyceum(folder, &[words, &["--port", port, "--key", key, "--json"]].concat())
     };
     assert_eq!(last_line(&of_server(&["ps"], &key))["data"], Value::Array(Vec::new()));
-    assert_eq!(error(&of_server(&["stop", "points"], &key)).0, 3, "it is not an imported model");
+    let (code, stopped) = error(&of_server(&["stop", "points"], &key));
+    assert_eq!(code, 3, "it is not an imported model");
+    assert!(stopped["fix"].as_str().unwrap().starts_with("lyceum ps "), "{stopped}");
     assert_eq!(error(&of_server(&["ps"], "sk-wrong")).0, 4);
     assert_eq!(error(&lyceum(folder, &["ps", "--port", "1", "--key", "sk-a", "--json"])).0, 7);
     // The folder is not locked while it is served.

@@ -36,3 +36,24 @@ fn a_prompt_is_answered_and_none_is_refused() {
         assert!(shown.contains(&number), "{number} in {shown}");
     }
 }
+
+#[test]
+fn what_is_piped_in_follows_the_prompt_and_has_to_be_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    assert!(lyceum(folder, &["import", "tiny.gguf", "--name", "tiny"]).status.success());
+
+    let asked = |arguments: &[&str], piped: &[u8]| {
+        std::fs::write(folder.join("piped"), piped).unwrap();
+        let arguments = [&["run", "tiny", "--max-tokens", "3", "--json"], arguments].concat();
+        let stdin = std::fs::File::open(folder.join("piped")).unwrap();
+        program::command(folder, &arguments).stdin(stdin).output().unwrap()
+    };
+    let whole = last(&asked(&["he\n\nllo"], b""));
+    assert_eq!(last(&asked(&["he"], b"llo\n")), whole, "both make one prompt");
+    assert_eq!(last(&asked(&[], b"he\n\nllo\n")), whole, "either is one alone");
+
+    let (status, error) = refusal(&asked(&["he"], b"ll\xffo"));
+    assert_eq!((status, &error["message"]), (2, &"stdin is not UTF-8 at byte 2".into()), "{error}");
+}

@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
-use safetensors::SafeTensors;
+mod program;
+
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -51,24 +52,11 @@ fn a_file_is_analysed_and_made_anonymous_without_a_data_folder() {
     assert!(!dir.path().join("data").exists());
 }
 
-/// A folder in Hugging Face's layout: the tiny model of names of `fixtures/encoder`, without what its test expects.
-fn tagger(to: &Path) {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/encoder");
-    let file = std::fs::read(fixtures.join("bert_tokens.safetensors")).unwrap();
-    let (_, metadata) = SafeTensors::read_metadata(&file).unwrap();
-    std::fs::create_dir_all(to).unwrap();
-    std::fs::write(to.join("config.json"), &metadata.metadata().as_ref().unwrap()["config"]).unwrap();
-    let all = SafeTensors::deserialize(&file).unwrap();
-    let weights = all.iter().filter(|(name, _)| !name.starts_with("test."));
-    std::fs::write(to.join("model.safetensors"), safetensors::serialize(weights, None).unwrap()).unwrap();
-    std::fs::copy(fixtures.join("tokenizer.json"), to.join("tokenizer.json")).unwrap();
-}
-
 #[test]
 fn names_are_found_by_a_model_and_stand_in_a_policy() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    tagger(&dir.join("tagger"));
+    program::encoder::folder(&dir.join("tagger"), "bert_tokens");
     said(&lyceum(dir, &["import", "tagger", "--name", "names", "--quant", "f32"]));
     std::fs::write(dir.join("letter.txt"), "The cat eats fish. a@b.de").unwrap();
     let looking = ["--ner-model", "names", "--threshold", "0.3"];

@@ -43,7 +43,9 @@ pub async fn verify(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<VerificationBody>, ApiError> {
-    let given: VerifyBody = body::parse(&body::read_json(request).await?)?;
-    let found = card::verify(&api.service, &caller.project, &path_model_ref(&id)?, given.card).await?;
+    let sent = body::read_json(request).await?;
+    // Every field may be left out, and so may all of them together.
+    let card = if sent.is_empty() { None } else { body::parse::<VerifyBody>(&sent)?.card };
+    let found = card::verify(&api.service, &caller.project, &path_model_ref(&id)?, card).await?;
     Ok(Json(found.into()))
 }

@@ -1,6 +1,6 @@
 //! `/v1/batches`, as OpenAI's `Batch`.
 
-use super::responses::check_metadata;
+use super::check_metadata;
 use super::{advisory, within};
 use crate::error::ApiError;
 use lyceum_service::batches::{Batch, Endpoint, NewBatch, Problem};

@@ -3,9 +3,12 @@
 
 use super::completions::{Delivery, StopBody, StreamOptions, Usage, stops};
 use super::explain::{Extras, OptionsBody};
-use super::{advisory, model_ref, priority, sampling, tier, unsupported, within};
+use super::{
+    advisory, cache_retention, check_metadata, model_ref, priority, sampling, thinking, tier, unsupported,
+    verbosity, within,
+};
 use crate::error::ApiError;
-use lyceum_service::chat::{Calls, Constraint, Likely, Request, Token, ToolCall};
+use lyceum_service::chat::{AskedForm, Calls, Constraint, Likely, Request, Token, ToolCall};
 use lyceum_service::explain::Options;
 use lyceum_types::limits;
 use serde::{Deserialize, Serialize};
@@ -73,8 +76,27 @@ pub struct Body {
     pub tool_choice: Option<Value>,
     /// Whether an answer may have several calls; true by default.
     pub parallel_tool_calls: Option<bool>,
+    /// `none` or `medium`, for models whose template can be told whether to think.
+    pub reasoning_effort: Option<String>,
+    /// Only `medium`.
+    pub verbosity: Option<String>,
     /// Only `text`.
     pub modalities: Option<Vec<String>>,
+    /// Not supported: these models answer in text.
+    #[schema(value_type = Option<Object>)]
+    pub audio: Option<Value>,
+    /// Not supported: nothing is looked up.
+    #[schema(value_type = Option<Object>)]
+    pub web_search_options: Option<Value>,
+    /// Not supported: every token is made by the model.
+    #[schema(value_type = Option<Object>)]
+    pub prediction: Option<Value>,
+    /// Not supported: the older name of `tools`.
+    #[schema(value_type = Option<Object>)]
+    pub functions: Option<Value>,
+    /// Not supported: the older name of `tool_choice`.
+    #[schema(value_type = Option<Object>)]
+    pub function_call: Option<Value>,
     /// Not supported other than false.
     pub store: Option<bool>,
     /// Accepted, without effect.
@@ -83,13 +105,15 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
+    /// Only `in_memory`.
+    pub prompt_cache_retention: Option<String>,
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once, served as `default`.
     pub service_tier: Option<String>,
     /// The same as vLLM says it: 0 at once, 1 when nobody else waits for an answer.
     pub priority: Option<i64>,
     /// Whether to go on behind the model's own end, up to `max_tokens`.
     pub ignore_eos: Option<bool>,
-    /// Accepted, without effect.
+    /// Up to 16 pairs, accepted without effect.
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<BTreeMap<String, String>>,
     /// Also say which parts of the conversation the answer comes from.
@@ -165,6 +189,7 @@ impl Body {
             (tier_name @ Some(_), None) => tier(tier_name)?.0,
             (None, number) => priority(number)?,
         };
+        let thinking = thinking("reasoning_effort", self.reasoning_effort.as_deref())?;
         let request = Request {
             model: model_ref(&self.model)?,
             messages: self.messages,
@@ -176,7 +201,7 @@ impl Body {
             stop_ids: self.stop_token_ids.unwrap_or_default(),
             logprobs,
             template_variables: self.chat_template_kwargs.unwrap_or_default(),
-            thinking: None,
+            thinking,
             tools: self.tools.unwrap_or_default(),
             tool_choice: self.tool_choice,
             calls: if self.parallel_tool_calls.unwrap_or(true) { Calls::Any } else { Calls::One },
@@ -195,10 +220,24 @@ impl Body {
         ] {
             advisory(param, text.as_deref())?;
         }
-        for (key, value) in self.metadata.iter().flatten() {
-            advisory("metadata", Some(key))?;
-            advisory("metadata", Some(value))?;
+        check_metadata(self.metadata.as_ref())?;
+        for (param, value, hint) in [
+            ("audio", &self.audio, "these models answer in text: leave it out"),
+            (
+                "web_search_options",
+                &self.web_search_options,
+                "nothing is looked up: put what is to be read into messages",
+            ),
+            ("prediction", &self.prediction, "every token is made by the model: leave it out"),
+            ("functions", &self.functions, "send tools, its newer name"),
+            ("function_call", &self.function_call, "send tool_choice, its newer name"),
+        ] {
+            if value.is_some() {
+                return Err(unsupported(param, hint));
+            }
         }
+        verbosity("verbosity", self.verbosity.as_deref())?;
+        cache_retention(self.prompt_cache_retention.as_deref())?;
         if self.store == Some(true) {
             return Err(unsupported("store", "nothing of a chat is stored: leave it out or send false"));
         }
@@ -213,14 +252,15 @@ impl Body {
 fn form(
     response_format: Option<&Value>,
     structured: Option<&Map<String, Value>>,
-) -> Result<Option<Constraint>, ApiError> {
+) -> Result<Option<AskedForm>, ApiError> {
     let refuse =
         |param: &str, what: &str| ApiError::field(param, "invalid_value", format!("{param}: {what}"));
+    let of_format = |constraint| AskedForm { constraint, field: "response_format" };
     let asked = match response_format {
         None => None,
         Some(format) => match format["type"].as_str() {
             Some("text") => None,
-            Some("json_object") => Some(Constraint::JsonObject),
+            Some("json_object") => Some(of_format(Constraint::JsonObject)),
             Some("json_schema") => {
                 let schema = &format["json_schema"];
                 if schema["name"].as_str().is_none_or(str::is_empty) {
@@ -234,7 +274,7 @@ fn form(
                 if !schema["schema"].is_object() {
                     return Err(refuse("response_format.json_schema.schema", "a schema is needed"));
                 }
-                Some(Constraint::JsonSchema { schema: schema["schema"].clone(), strict })
+                Some(of_format(Constraint::JsonSchema { schema: schema["schema"].clone(), strict }))
             }
             _ => return Err(refuse("response_format.type", "there are text, json_object and json_schema")),
         },
@@ -250,18 +290,22 @@ fn form(
     }
     let place = format!("{param}.{key}");
     let text = || value.as_str().map(str::to_owned).ok_or_else(|| refuse(&place, "must be a text"));
-    Ok(Some(match key.as_str() {
-        "json" if value.is_object() => Constraint::JsonSchema { schema: value.clone(), strict: false },
+    let (field, constraint) = match key.as_str() {
+        "json" if value.is_object() => {
+            ("structured_outputs.json", Constraint::JsonSchema { schema: value.clone(), strict: false })
+        }
         "json" => return Err(refuse(&place, "must be a schema")),
-        "regex" => Constraint::Regex(text()?),
-        "grammar" => Constraint::Grammar(text()?),
+        "regex" => ("structured_outputs.regex", Constraint::Regex(text()?)),
+        "grammar" => ("structured_outputs.grammar", Constraint::Grammar(text()?)),
         "choice" => {
             let texts = value.as_array().map(|all| all.iter().map(|one| one.as_str().map(str::to_owned)));
             let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
-            Constraint::Choice(texts.ok_or_else(|| refuse(&place, "must be a list of texts"))?)
+            let texts = texts.ok_or_else(|| refuse(&place, "must be a list of texts"))?;
+            ("structured_outputs.choice", Constraint::Choice(texts))
         }
         _ => return Err(refuse(&place, "is none of json, regex, choice and grammar")),
-    }))
+    };
+    Ok(Some(AskedForm { constraint, field }))
 }
 
 /// A whole answer.
@@ -276,7 +320,7 @@ pub struct Completion {
     pub model: String,
     /// Says which weights answered.
     pub system_fingerprint: String,
-    /// `default`, `priority` or `flex`: how it was served.
+    /// `default` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<Choice>,
     pub usage: Usage,
@@ -349,7 +393,7 @@ pub struct Chunk {
     pub created: i64,
     pub model: String,
     pub system_fingerprint: String,
-    /// `default`, `priority` or `flex`: how it was served.
+    /// `default` or `flex`: how it was served.
     pub service_tier: &'static str,
     pub choices: Vec<ChunkChoice>,
     /// Null until the last event, where it was asked for.
@@ -452,8 +496,6 @@ mod tests {
             ("store", vec![json!(true)]),
             ("service_tier", vec![json!("scale")]),
             ("priority", vec![json!(2), json!(-1)]),
-            ("audio", vec![json!({})]),
-            ("web_search_options", vec![json!({})]),
         ] {
             for value in values {
                 let error = parse(json!({ param: value })).unwrap_err();
@@ -461,6 +503,23 @@ mod tests {
                 assert_eq!(found, (400, Some(param)), "{param} = {value}: {}", error.detail.message);
             }
         }
+        for (param, value) in [
+            ("audio", json!({})),
+            ("web_search_options", json!({})),
+            ("prediction", json!({"type": "content", "content": "a"})),
+            ("functions", json!([])),
+            ("function_call", json!("auto")),
+            ("reasoning_effort", json!("high")),
+            ("verbosity", json!("low")),
+            ("prompt_cache_retention", json!("24h")),
+        ] {
+            let error = parse(json!({ param: value })).unwrap_err();
+            let found = (error.detail.param.as_deref(), error.detail.code);
+            assert_eq!(found, (Some(param), Some("unsupported_parameter")), "{}", error.detail.message);
+            assert!(parse(json!({ param: null })).is_ok(), "{param}");
+        }
+        let many: Map<String, Value> = (0..17).map(|i| (i.to_string(), "".into())).collect();
+        assert_eq!(parse(json!({"metadata": many})).unwrap_err().detail.param.as_deref(), Some("metadata"));
         for (body, param) in [
             (json!({"response_format": {"type": "xml"}}), "response_format.type"),
             (
@@ -502,6 +561,9 @@ mod tests {
             "store": false, "modalities": ["text"], "response_format": {"type": "text"}, "tools": [],
             "tool_choice": "none", "parallel_tool_calls": true, "logprobs": true, "top_logprobs": 2, "top_k": -1,
             "stream": true, "stream_options": {"include_usage": true}});
+        let said =
+            json!({"verbosity": "medium", "prompt_cache_retention": "in_memory", "reasoning_effort": "none"});
+        assert_eq!(parse(said).unwrap().0.thinking, Some(false));
         let (request, delivery) = parse(body).unwrap();
         assert_eq!(delivery, Delivery::Stream { include_usage: true });
         assert_eq!((request.n, request.logprobs, request.stop), (1, Some(2), vec!["x".to_owned()]));

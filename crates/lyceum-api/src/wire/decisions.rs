@@ -68,7 +68,7 @@ pub enum CacheTtl {
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields, expecting = "an object with a type")]
 #[schema(as = DecisionQuestion)]
 pub enum QuestionBody {
     /// The probability of the label that `instructions` or `name` says, or of the positive one of two; of a language

@@ -92,7 +92,12 @@ pub struct CounterfactualBody {
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    tag = "type",
+    rename_all = "snake_case",
+    deny_unknown_fields,
+    expecting = "an object such as {\"type\": \"zeros\"}, of the types zeros, mean, drop, values and background"
+)]
 #[schema(as = ExplainBaseline)]
 pub enum BaselineBody {
     Zeros {},

@@ -1,7 +1,7 @@
 //! `/v1/fine_tuning/jobs`, as OpenAI's, with `method.type` `train` and `lora` beside its hyperparameters.
 
 use crate::error::ApiError;
-use crate::wire::{responses, robust_language, robustness, unsupported};
+use crate::wire::{check_metadata, robust_language, robustness, unsupported};
 use lyceum_service::fine_tuning::events::{self, Checkpoint, Event};
 use lyceum_service::fine_tuning::{Ask, Bill, Hyperparameters, Lora, Method, Query, State, Suites, Training};
 use lyceum_service::usage::UNIT;
@@ -73,7 +73,7 @@ impl CreateFineTuningJob {
         if self.integrations.is_some_and(|integrations| !integrations.is_empty()) {
             return Err(unsupported("integrations", "the job's events have its metrics"));
         }
-        responses::check_metadata(self.metadata.as_ref())?;
+        check_metadata(self.metadata.as_ref())?;
         if let Some(suffix) = &self.suffix {
             let is_plain = suffix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
             if !is_plain || suffix.len() > limits::SUFFIX_CHARS_MAX {

@@ -41,6 +41,7 @@ use lyceum_service::completions::Priority;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// `prefix` and a UUID, which sorts by time.
 pub fn new_id(prefix: &str) -> String {
@@ -73,11 +74,11 @@ pub fn unsupported(param: &str, hint: &str) -> ApiError {
     ApiError::field(param, "unsupported_parameter", format!("{param}: not supported; {hint}"))
 }
 
-/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names.
+/// How soon an answer is wanted, in OpenAI's words: the class of the work, and the tier that its answer names, which is how
+/// it is served. `priority` is served as `default` is.
 pub fn tier(service_tier: Option<&str>) -> Result<(Priority, &'static str), ApiError> {
     match service_tier {
-        None | Some("auto" | "default") => Ok((Priority::Interactive, "default")),
-        Some("priority") => Ok((Priority::Interactive, "priority")),
+        None | Some("auto" | "default" | "priority") => Ok((Priority::Interactive, "default")),
         Some("flex") => Ok((Priority::Batch, "flex")),
         Some(_) => Err(unsupported("service_tier", "there are auto, default, priority and flex")),
     }
@@ -92,6 +93,54 @@ pub fn priority(number: Option<i64>) -> Result<Priority, ApiError> {
             Err(unsupported("priority", "there are 0 (at once) and 1 (when nobody waits for an answer)"))
         }
     }
+}
+
+/// How much a model is to think, in OpenAI's words: here it thinks or does not.
+pub fn thinking(param: &str, effort: Option<&str>) -> Result<Option<bool>, ApiError> {
+    match effort {
+        None => Ok(None),
+        Some("none") => Ok(Some(false)),
+        Some("medium") => Ok(Some(true)),
+        Some(_) => Err(unsupported(param, "there are none and medium")),
+    }
+}
+
+/// How long answers are to be.
+pub fn verbosity(param: &str, word: Option<&str>) -> Result<(), ApiError> {
+    match word {
+        None | Some("medium") => Ok(()),
+        Some(_) => Err(unsupported(param, "say in the input how long the answer is to be")),
+    }
+}
+
+/// How long kept beginnings of prompts last.
+pub fn cache_retention(word: Option<&str>) -> Result<(), ApiError> {
+    match word {
+        // OpenAI's documents have both.
+        None | Some("in_memory" | "in-memory") => Ok(()),
+        Some(_) => {
+            Err(unsupported("prompt_cache_retention", "beginnings are kept in memory: send in_memory"))
+        }
+    }
+}
+
+/// Pairs that a caller keeps with an object: OpenAI's bounds.
+pub fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
+    let Some(metadata) = metadata else { return Ok(()) };
+    let wrong =
+        |message: String| Err(ApiError::field("metadata", "invalid_value", format!("metadata: {message}")));
+    if metadata.len() > limits::METADATA_PAIRS_MAX {
+        return wrong(format!("{} pairs are more than {}", metadata.len(), limits::METADATA_PAIRS_MAX));
+    }
+    for (key, value) in metadata {
+        if key.chars().count() > limits::METADATA_KEY_CHARS_MAX {
+            return wrong(format!("a key is longer than {} characters", limits::METADATA_KEY_CHARS_MAX));
+        }
+        if value.chars().count() > limits::METADATA_VALUE_CHARS_MAX {
+            return wrong(format!("a value is longer than {} characters", limits::METADATA_VALUE_CHARS_MAX));
+        }
+    }
+    Ok(())
 }
 
 /// Checks a text that is accepted and has no effect on the answer.

@@ -46,7 +46,7 @@ pub enum InputBody {
 }
 
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields, expecting = "an object with a type")]
 #[schema(as = ModerationPart)]
 pub enum Part {
     Text {

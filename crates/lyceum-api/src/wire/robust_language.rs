@@ -97,7 +97,7 @@ fn prompts(values: Vec<Value>) -> Result<Vec<Prompt>, ApiError> {
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[serde(tag = "type", deny_unknown_fields, expecting = "an object with a type")]
 enum ItemBody {
     #[serde(rename = "environments")]
     Environments { matrix: Option<Vec<String>>, reference: Option<String>, max_tokens: Option<usize> },

@@ -11,6 +11,8 @@ async fn a_card_comes_as_it_is_accepted_and_a_changed_one_is_refused() {
     let path = "/v1/models/flowers/card";
     let verify = |body: Value| async move { client.post("/v1/models/flowers/card/verify", &body).await };
     assert_eq!(verify(json!({})).await.refused(404).1, "not_found");
+    let nothing = client.send("POST", "/v1/models/flowers/card/verify", &[], "").await;
+    assert_eq!(nothing.refused(404).1, "not_found", "an empty body says what an empty object says");
 
     let card = client.get(path).await.json();
     assert_eq!((&card["object"], &card["model"]), (&"model_card".into(), &"flowers@1".into()));

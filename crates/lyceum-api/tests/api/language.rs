@@ -110,6 +110,42 @@ async fn forms_are_kept_by_a_model_that_knows_nothing() {
         "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}});
     let refused = house.client.post("/v1/chat/completions", &chat(json!({"response_format": bad}))).await;
     assert_eq!(refused.refused(400).0, "response_format");
+
+    // A form that cannot be compiled is told by the field that asked for it, with the whole reason.
+    let pattern = json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "("}},
+        "required": ["a"], "additionalProperties": false});
+    let pattern =
+        json!({"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": pattern}});
+    for (body, param, words) in [
+        (json!({"response_format": pattern}), "response_format", &["/properties/a: ", "unclosed group"][..]),
+        (json!({"structured_outputs": {"regex": "("}}), "structured_outputs.regex", &["unclosed group"]),
+        (json!({"structured_outputs": {"choice": [""]}}), "structured_outputs.choice", &["empty"]),
+        (
+            json!({"structured_outputs": {"grammar": "start: start"}}),
+            "structured_outputs.grammar",
+            &["begin"],
+        ),
+    ] {
+        let refused = house.client.post("/v1/chat/completions", &chat(body)).await;
+        let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(refused.refused(400).0, param, "{message}");
+        assert!(words.iter().all(|word| message.contains(word)) && !message.contains('\n'), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tier_that_an_answer_names_is_the_one_that_served_it() {
+    let house = house().await;
+    for (asked, served) in
+        [("auto", "default"), ("default", "default"), ("priority", "default"), ("flex", "flex")]
+    {
+        let body = chat(json!({"service_tier": asked, "max_tokens": 1}));
+        let answer = house.client.post("/v1/chat/completions", &body).await.json();
+        assert_eq!(answer["service_tier"], served, "{asked}");
+        let body = json!({"model": "tiny", "input": "a", "service_tier": asked, "max_output_tokens": 16});
+        let answer = house.client.post("/v1/responses", &body).await.json();
+        assert_eq!(answer["service_tier"], served, "{asked}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,7 +175,20 @@ async fn tools_are_called_when_they_must_be_streamed_as_whole() {
         "tool_choice": {"type": "function", "function": {"name": "time"}}}));
     let answer = house.client.post("/v1/chat/completions", &named).await.json();
     assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "time");
+    let allowed = |names: &[&str]| {
+        let named = |name: &&str| json!({"type": "function", "function": {"name": name}});
+        let named: Vec<Value> = names.iter().map(named).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}})
+    };
+    for seed in 0..4 {
+        let one = chat(json!({"tools": [tool("weather"), tool("time")], "max_tokens": 300, "seed": seed,
+            "tool_choice": allowed(&["time"])}));
+        let answer = house.client.post("/v1/chat/completions", &one).await.json();
+        let calls = answer["choices"][0]["message"]["tool_calls"].as_array().unwrap();
+        assert!(calls.iter().all(|call| call["function"]["name"] == "time"), "{answer}");
+    }
     for (body, param) in [
+        (json!({"tools": [tool("a")], "tool_choice": allowed(&["b"])}), "tool_choice"),
         (json!({"tools": [{"type": "web"}]}), "tools"),
         (
             json!({"tools": [tool("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),

@@ -5,6 +5,7 @@
 //! ([`Matcher::accept`]). It fails closed: where it cannot tell, nothing is allowed and the answer ends with an
 //! error. The grammars are `llguidance`'s (Earley parser over a lexer of derivatives).
 
+mod culprit;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,8 @@ pub use schema::{SCHEMA_BYTES_MAX, check_schema, check_strict};
 use crate::LanguageError;
 use crate::reasoning::{Begins, ReasoningFormat};
 use crate::tokenizer::Tokenizer;
+use crate::tools::Tool;
+use crate::tools::constrain::of_tool;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{ParserFactory, panic_utils};
 use serde_json::{Value as Json, json};
@@ -109,6 +112,28 @@ impl GrammarCompiler {
             }
             (_, Some(format)) => after_thinking(&rules, format),
         };
+        self.compile_rules(name, lark).map_err(|error| match constraint {
+            Constraint::JsonSchema { schema, .. } => culprit::find(self, schema).unwrap_or(error),
+            Constraint::Tools(tools) => self.wrong_tool(tools.offered()).unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    /// What is wrong with the first tool whose arguments cannot be compiled alone.
+    fn wrong_tool(&self, tools: &[Tool]) -> Option<LanguageError> {
+        tools.iter().find_map(|tool| {
+            let alone = Constraint::JsonSchema { schema: tool.parameters.clone(), strict: false };
+            self.compile(&alone, None).err().map(|error| of_tool(tool, error))
+        })
+    }
+
+    /// Compiles rules; `name` is what errors say of where they stand.
+    fn compile_rules(&self, name: &str, lark: String) -> Result<Grammar, LanguageError> {
+        let told = |message: &str| match name {
+            // Only who wrote the rules knows their lines.
+            "grammar" => told(message),
+            _ => without_place(&told(message)).to_owned(),
+        };
         let matcher = panic_utils::catch_unwind(AssertUnwindSafe(|| {
             Ok(llguidance::Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(lark))))
         }));
@@ -120,7 +145,8 @@ impl GrammarCompiler {
         let mut grammar = Grammar { matcher: matcher.clone(), n_words: self.n_words };
         let mut words = vec![0; self.n_words];
         if let Err(error) = grammar.matcher().allowed(&mut words) {
-            return Err(LanguageError::grammar(name, error.to_string()));
+            let LanguageError::Grammar { what, .. } = error else { return Err(error) };
+            return Err(LanguageError::grammar(name, format!("no answer can begin: {what}")));
         }
         if !matcher.grammar_warnings().is_empty() {
             return Err(LanguageError::grammar(name, matcher.grammar_warnings().join("; ")));
@@ -193,9 +219,29 @@ impl Matcher {
     }
 }
 
-/// The first line of the library's message, which says what is wrong; the rest shows its own state.
+/// The library's message on one line, bounded. Its own state, behind a line that begins with `<`, and the lines of the
+/// rules that it repeats are left out.
 fn told(message: &str) -> String {
-    message.lines().next().unwrap_or_default().trim().to_owned()
+    const CHARS_MAX: usize = 300;
+    let is_underline = |line: &str| line.chars().all(|c| c == '^' || c == ' ');
+    let is_rule = |line: &str| {
+        let rest = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        rest.len() < line.len() && (rest == " |" || rest.starts_with(" | "))
+    };
+    let said = message.lines().map(str::trim).take_while(|line| !line.starts_with('<'));
+    let said: Vec<&str> = said.filter(|line| !is_underline(line) && !is_rule(line)).collect();
+    match said.join(" ") {
+        none if none == "NoExtensionBias" => "no token of the vocabulary can come next".to_owned(),
+        whole => whole.chars().take(CHARS_MAX).collect(),
+    }
+}
+
+/// What was told, without the line and the column of rules that nobody but this program wrote.
+fn without_place(told: &str) -> &str {
+    let place = |c: char| c.is_ascii_digit() || c == '(' || c == ')';
+    let rest = told.strip_prefix("at ").and_then(|rest| rest.trim_start_matches(place).strip_prefix(": "));
+    let rest = rest.unwrap_or(told);
+    rest.strip_prefix("failed to compile JSON schema: ").unwrap_or(rest)
 }
 
 /// The name of a constraint in requests, and its rules.

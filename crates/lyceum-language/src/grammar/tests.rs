@@ -185,7 +185,14 @@ fn what_cannot_be_guaranteed_is_refused_by_name() {
     refused(json!({"x-guidance": {"lenient": true}}), false, "/", "x-guidance");
     refused(json!({"type": "strin"}), false, "json_schema", "strin");
     refused(json!({"$ref": "#/$defs/none"}), false, "json_schema", "none");
-    refused(json!({"type": "string", "pattern": "("}), false, "json_schema", "");
+    refused(json!({"type": "string", "pattern": "("}), false, "json_schema: regex", "unclosed group");
+    let one =
+        |of: Json| json!({"type": "object", "properties": {"a": {"type": "string"}, "b/c": of, "d": {}}});
+    let bad = json!({"type": "string", "pattern": "("});
+    refused(one(bad.clone()), false, "/properties/b~1c: regex", "unclosed group");
+    let list = json!({"type": "array", "items": {"anyOf": [{"type": "null"}, bad]}});
+    refused(one(list), false, "/properties/b~1c/items/anyOf/1: regex", "unclosed group");
+    refused(one(json!({"type": "strin"})), false, "/properties/b~1c: ", "strin");
     refused(json!({"enum": []}), false, "json_schema", "");
     refused(json!({"type": "array", "items": 3}), false, "json_schema", "");
     let object = |properties: Json, required: Json| json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false});
@@ -204,6 +211,14 @@ fn what_cannot_be_guaranteed_is_refused_by_name() {
         deep = object(json!({"a": deep}), json!(["a"]));
     }
     refused(deep, true, "depth", "10");
+    let told = |constraint: Constraint| compile(&constraint).unwrap_err().to_string();
+    let regex = told(Constraint::Regex("(".into()));
+    assert!(regex.starts_with("regex: ") && regex.contains("unclosed group"), "{regex}");
+    let endless = told(Constraint::Grammar("start: start".into()));
+    assert_eq!(endless, "grammar: no answer can begin: no token of the vocabulary can come next");
+    let unknown = told(Constraint::Grammar("start: \"a\"\n  | unknown".into()));
+    assert!(unknown.contains("at 1(") && unknown.contains("unknown"), "{unknown}");
+    assert!([regex, unknown].iter().all(|text| !text.contains('\n')));
     for constraint in [
         Constraint::Regex("(".into()),
         Constraint::Regex("a(?=b)".into()),
@@ -374,4 +389,16 @@ fn arguments_of_pythons_calls_are_written_in_order_and_left_out_where_they_may_b
         {"type": "object", "properties": {"a b": number}, "additionalProperties": false}}});
     let error = rules(&openai_tools(&[odd]).unwrap()).unwrap_err().to_string();
     assert!(error.contains("a b"), "{error}");
+
+    // What cannot be compiled is told with its tool and its place.
+    let good = json!({"type": "function", "function": {"name": "good", "parameters": {"type": "object"}}});
+    let bad = json!({"type": "function", "function": {"name": "bad", "parameters":
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}}});
+    for format in [ToolFormat::Hermes, ToolFormat::Pythonic] {
+        let offered = openai_tools(&[good.clone(), bad.clone()]).unwrap();
+        let rules = tool_grammar(tokenizer, format, &offered, &ToolChoice::Required, Calls::Any);
+        let error =
+            compiler.compile(&Constraint::Tools(rules.unwrap().unwrap()), None).unwrap_err().to_string();
+        assert!(error.starts_with("tool \"bad\" parameters /properties/a: "), "{error}");
+    }
 }

@@ -12,11 +12,17 @@ use serde_json::{Value as Json, json};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolGrammar {
     rules: String,
+    offered: Vec<Tool>,
 }
 
 impl ToolGrammar {
     pub(crate) fn rules(&self) -> &str {
         &self.rules
+    }
+
+    /// The tools that can be called by it.
+    pub(crate) fn offered(&self) -> &[Tool] {
+        &self.offered
     }
 }
 
@@ -107,7 +113,7 @@ pub fn tool_grammar(
             }
         }
     };
-    Ok(Some(ToolGrammar { rules }))
+    Ok(Some(ToolGrammar { rules, offered: offered.into_iter().cloned().collect() }))
 }
 
 /// Calls as Python's: `name(key=value, …)`, the arguments in the schema's order, the values as JSON, which Python
@@ -192,7 +198,7 @@ fn refers_elsewhere(schema: &Json) -> bool {
 
 const SPACE: &str = "SPACE: /[ \\n]{1,4}/\n";
 
-fn of_tool(tool: &Tool, error: LanguageError) -> LanguageError {
+pub(crate) fn of_tool(tool: &Tool, error: LanguageError) -> LanguageError {
     match error {
         LanguageError::Grammar { at, what } => {
             LanguageError::Grammar { at: format!("tool {:?} parameters {at}", tool.name), what }

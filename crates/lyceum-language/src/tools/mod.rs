@@ -17,7 +17,7 @@ pub const TOOLS_MAX: usize = 128;
 const NAME_CHARS_MAX: usize = 64;
 
 /// A function that the model can call.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tool {
     pub name: String,
     /// The schema of its arguments, an object's.
@@ -91,10 +91,12 @@ pub fn openai_tools(tools: &[Json]) -> Result<Vec<Tool>, LanguageError> {
     Ok(read)
 }
 
-/// `tool_choice` of chat completions: a word, or `{"type": "function", "function": {"name": …}}`.
+/// `tool_choice` of chat completions: a word, `{"type": "function", "function": {"name": …}}`, or
+/// `{"type": "allowed_tools", "allowed_tools": {"mode": "auto" | "required", "tools": [function, …]}}`, whose tools
+/// [`callable`] gives.
 ///
 /// # Errors
-/// It is neither, names a tool that is not offered, or requires one where none is.
+/// It is none of these, names a tool that is not offered, or requires one where none is.
 pub fn openai_tool_choice(choice: Option<&Json>, tools: &[Tool]) -> Result<ToolChoice, LanguageError> {
     let wrong = |what: String| Err(LanguageError::Tools(format!("tool_choice: {what}")));
     let choice = match choice {
@@ -107,8 +109,16 @@ pub fn openai_tool_choice(choice: Option<&Json>, tools: &[Tool]) -> Result<ToolC
             "required" => ToolChoice::Required,
             other => return wrong(format!("{other:?} is none of auto, none, required")),
         },
+        Some(choice) if choice["type"] == ALLOWED => match choice[ALLOWED]["mode"].as_str() {
+            Some("auto") => ToolChoice::Auto,
+            Some("required") => ToolChoice::Required,
+            _ => return wrong(format!("{ALLOWED}.mode is none of auto, required")),
+        },
         Some(choice) => match (choice["type"].as_str(), choice["function"]["name"].as_str()) {
             (Some("function"), Some(name)) => ToolChoice::Named(name.to_owned()),
+            (Some(other), _) if other != "function" => {
+                return wrong(format!("type {other:?} is none of function, {ALLOWED}"));
+            }
             _ => return wrong(format!("{choice} names no function")),
         },
     };
@@ -121,6 +131,32 @@ pub fn openai_tool_choice(choice: Option<&Json>, tools: &[Tool]) -> Result<ToolC
         }
         _ => Ok(choice),
     }
+}
+
+/// The type of a `tool_choice` that lets some of the tools be called.
+const ALLOWED: &str = "allowed_tools";
+
+/// The tools that may be called: those that `allowed_tools` names, else all. The model is told of all the same.
+///
+/// # Errors
+/// It names none, what is no function, or one that is not offered.
+pub fn callable(choice: Option<&Json>, tools: Vec<Tool>) -> Result<Vec<Tool>, LanguageError> {
+    let Some(allowed) = choice.filter(|choice| choice["type"] == ALLOWED) else { return Ok(tools) };
+    let wrong = |what: String| Err(LanguageError::Tools(format!("tool_choice: {ALLOWED}.tools{what}")));
+    let Some(named) = allowed[ALLOWED]["tools"].as_array().filter(|named| !named.is_empty()) else {
+        return wrong(" names no function".into());
+    };
+    for (i, one) in named.iter().enumerate() {
+        match one["function"]["name"].as_str().filter(|_| one["type"] == "function") {
+            None => return wrong(format!("[{i}] names no function")),
+            Some(name) if !tools.iter().any(|tool| tool.name == name) => {
+                return wrong(format!("[{i}]: {name:?} is not among the tools"));
+            }
+            Some(_) => {}
+        }
+    }
+    let is_named = |tool: &Tool| named.iter().any(|one| one["function"]["name"] == tool.name.as_str());
+    Ok(tools.into_iter().filter(is_named).collect())
 }
 
 /// Ids of calls, drawn from a seed: `call_` and 24 letters and digits; Mistral's templates take nine alone.

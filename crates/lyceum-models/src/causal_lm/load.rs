@@ -50,7 +50,8 @@ fn family_and_config(
 /// or become `quant` (norms and biases stay f32). `context` cuts the longest sequence, and the tables made for it.
 ///
 /// # Errors
-/// Where the description or a tensor is not what the family needs, or a tensor is left that it does not know.
+/// Where the description or a tensor is not what the family needs, a tensor is left that it does not know, or
+/// `context` is longer than the model can read.
 pub fn load(
     mut checkpoint: Checkpoint,
     source: Source<'_>,
@@ -67,7 +68,11 @@ pub fn load(
         config.check().map_err(DescribeError::Sizes)?;
     }
     if let Some(context) = context {
-        config.max_position_embeddings = config.max_position_embeddings.min(context.max(1));
+        let most = config.max_position_embeddings;
+        if context == 0 || context > most {
+            return Err(LoadError::Context { asked: context, most });
+        }
+        config.max_position_embeddings = context;
     }
     if config.tie_word_embeddings {
         // Some files repeat the table as a head.

@@ -46,6 +46,9 @@ pub enum Pooling {
     First,
 }
 
+/// `model_type`s of `config.json` that are encoders.
+pub const MODEL_TYPES: [&str; 3] = ["bert", "roberta", "xlm-roberta"];
+
 const SIZE_MAX: usize = 1 << 24;
 
 impl Config {
@@ -62,7 +65,8 @@ impl Config {
             "bert" => 0,
             "roberta" | "xlm-roberta" => padding + 1,
             other => {
-                let what = format!("encoder of model_type \"{other}\" (bert, roberta and xlm-roberta are)");
+                let known = MODEL_TYPES.join(", ");
+                let what = format!("encoder of model_type \"{other}\"; there are {known}");
                 return Err(DescribeError::Unsupported(what));
             }
         };

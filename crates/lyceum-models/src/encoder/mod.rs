@@ -10,7 +10,7 @@ mod load;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Head, Pooling};
+pub use config::{Config, Head, MODEL_TYPES, Pooling};
 pub use load::{Description, Loaded, load};
 
 use crate::batch::{Input, Tokens};

@@ -9,10 +9,12 @@ use lyceum_language::reasoning::ReasoningFormat;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::Tokenizer;
 use lyceum_language::tools::constrain::tool_grammar;
-use lyceum_language::tools::{Tool, ToolChoice, ToolFormat, ToolParser, openai_tool_choice, openai_tools};
+use lyceum_language::tools::{
+    Tool, ToolChoice, ToolFormat, ToolParser, callable, openai_tool_choice, openai_tools,
+};
 use std::sync::Arc;
 
-/// The tools that a request offers.
+/// The tools of a request that may be called.
 pub(super) struct Offer {
     tools: Vec<Tool>,
     choice: ToolChoice,
@@ -24,14 +26,16 @@ impl Offer {
         let tools = openai_tools(&request.tools).map_err(|error| refused("tools", error))?;
         let choice = openai_tool_choice(request.tool_choice.as_ref(), &tools);
         let choice = choice.map_err(|error| refused("tool_choice", error))?;
+        let tools = callable(request.tool_choice.as_ref(), tools);
+        let tools = tools.map_err(|error| refused("tool_choice", error))?;
         if !tools.is_empty() && choice != ToolChoice::None {
             if !template.mentions("tools") {
                 let message = "this model's chat template tells it of no tools: leave them out";
                 return Err(ServiceError::invalid("tools", "unsupported_parameter", message));
             }
-            if request.form.is_some() {
+            if let Some(form) = &request.form {
                 let message = "not together with tools that may be called: send one of them";
-                return Err(ServiceError::invalid("response_format", "unsupported_parameter", message));
+                return Err(ServiceError::invalid(form.field, "unsupported_parameter", message));
             }
         }
         Ok(Offer { tools, choice, format: ToolFormat::of(template.source()) })
@@ -66,7 +70,7 @@ pub(super) async fn grammar(
     let tools = tools.map_err(|error| refused("tools", error))?;
     let (param, constraint) = match (tools, &request.form) {
         (Some(rules), _) => ("tools", Constraint::Tools(rules)),
-        (None, Some(form)) => ("response_format", form.clone()),
+        (None, Some(form)) => (form.field, form.constraint.clone()),
         (None, None) => return Ok(None),
     };
     let language = language.clone();

@@ -22,7 +22,7 @@ pub use heatmap::{colour, heatmap_png, relative};
 pub use influence::{InfluenceShown, NAME as TRACIN, RowShown};
 pub use kept::Kept;
 pub(crate) use language::{Asked as Read, Question as LanguageQuestion, read_question};
-pub use language::{CONTEXTCITE, DIRECT_LOGIT, Frame, Saying};
+pub use language::{CONTEXTCITE, DIRECT_LOGIT, Frame, LEAVE_ONE_OUT, Saying};
 pub use lyceum_explain::contextcite::Fit;
 pub use lyceum_explain::{
     Attribution, Check, Checks, Explanation, Method, MethodInfo, Of, RandomControl, Steps, Usage,

@@ -34,7 +34,7 @@ pub(crate) async fn chat(
         let why = "a masked text never matches it";
         texts.extend(request.stop.iter().map(|stop| Text::fixed("stop", stop, why)));
         if let Some(form) = &request.form {
-            form_texts(form, &mut |text| texts.push(Text::fixed("response_format", text, IS_CODE)));
+            form_texts(&form.constraint, &mut |text| texts.push(Text::fixed(form.field, text, IS_CODE)));
         }
     }
     let (read, guarded) = guard.read(texts).await?;

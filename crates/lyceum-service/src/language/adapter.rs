@@ -3,7 +3,7 @@
 //! A version of an adapter holds its own few files and remembers its base by the hash of the base's weights. The base
 //! is in memory once, whoever adds to it.
 
-use super::import::{Copied, ImportError, Imported, copy_file};
+use super::import::{Arrival, Copied, ImportError, Imported, copy_file, there_already};
 use super::open::{self, OpenError};
 use super::{Added, Language, Why, check_files, read_manifest};
 use crate::ServiceError;
@@ -112,8 +112,8 @@ pub async fn import(
     let work = move || -> Result<_, ImportError> {
         let copied = copy(&path, &dir, &cancel)?;
         let config = open::description(&base_dir)?;
-        let adapter = open(dir.as_path(), &config, &cancel)?;
-        Ok((copied, adapter))
+        let adapter = open(dir.as_path(), &config, &cancel);
+        Ok((copied, adapter.map_err(|error| error.of_copy(&dir, &path))?))
     };
     let (copied, adapter) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
     let n_parameters: u64 = adapter.params.ids().map(|id| adapter.params.shape(id).len() as u64).sum();
@@ -149,12 +149,16 @@ pub async fn import(
     let said = adapter.config.base_model_name_or_path.clone();
     let notes =
         said.map(|said| format!("its description names {said} as its base; it adds to {}", base.id()));
+    let notes = notes.into_iter().collect();
+    if let Some((version, manifest)) = there_already(store, project, &new, &manifest).await? {
+        return Ok(Imported { version, manifest, arrival: Arrival::AlreadyThere, notes });
+    }
     let write = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
     let version = models::publish(store, project, new, staging, write, now).await?;
-    Ok(Imported { version, manifest, notes: notes.into_iter().collect() })
+    Ok(Imported { version, manifest, arrival: Arrival::New, notes })
 }
 
 fn copy(from: &Path, to: &Path, control: &Control) -> Result<Copied, ImportError> {

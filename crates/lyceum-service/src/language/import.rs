@@ -1,7 +1,8 @@
 //! Brings a model that another program wrote into the store: a GGUF file, or a folder in Hugging Face's layout.
 //!
 //! Files are copied beside (one pass, hashed on the way), opened as they will be served, and published by a
-//! rename: a model that cannot be opened is never listed, and what was there before stays.
+//! rename: a model that cannot be opened is never listed, and what was there before stays. Where a version of the name
+//! has the same bytes, laid out alike, the import is that version, and the copy goes.
 
 use super::open::{self, GGUF, Layout, OpenError, Opened};
 use lyceum_store::files::Staging;
@@ -53,7 +54,16 @@ pub struct Import {
 pub struct Imported {
     pub version: Version,
     pub manifest: ImportedManifest,
+    pub arrival: Arrival,
     pub notes: Vec<String>,
+}
+
+/// Whether an import made a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    New,
+    /// A version of the name had the same bytes, laid out alike.
+    AlreadyThere,
 }
 
 /// Whether a path looks like a model that this imports: a GGUF file or a folder with `config.json`.
@@ -87,8 +97,8 @@ pub async fn import(
         (request.path.clone(), request.layout, staging.path().to_owned(), control.clone());
     let work = move || -> Result<_, ImportError> {
         let files = copy(&path, &dir, &control)?;
-        let opened = open::folder(dir.as_path(), layout, &control)?;
-        Ok((files, opened))
+        let opened = open::folder(dir.as_path(), layout, &control);
+        Ok((files, opened.map_err(|error| error.of_copy(&dir, &path))?))
     };
     let (copied, opened) = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)??;
     let Copied { files, weights_sha256, weights_bytes } = copied;
@@ -128,12 +138,53 @@ pub async fn import(
         tuned: None,
         privacy: None,
     };
+    if let Some((version, manifest)) = there_already(store, project, &new, &manifest).await? {
+        return Ok(Imported { version, manifest, arrival: Arrival::AlreadyThere, notes });
+    }
     let write = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
     let version = models::publish(store, project, new, staging, write, now).await?;
-    Ok(Imported { version, manifest, notes })
+    Ok(Imported { version, manifest, arrival: Arrival::New, notes })
+}
+
+/// The newest version of the name that is what `manifest` describes, down to the bytes. One that is damaged is no reason
+/// not to import it anew.
+pub(super) async fn there_already(
+    store: &Store,
+    project: &Project,
+    new: &NewVersion,
+    manifest: &ImportedManifest,
+) -> Result<Option<(Version, ImportedManifest)>, ImportError> {
+    let versions = models::list(store, project).await?;
+    let alike = |version: &Version| version.name == new.name && version.sha256 == new.sha256;
+    for version in versions.into_iter().rev().filter(alike) {
+        if !super::is_imported(&version) {
+            continue;
+        }
+        models::have(store, &version).await?;
+        let Ok(there) = super::read_manifest(&version) else { continue };
+        if !is_same(&there, manifest) {
+            continue;
+        }
+        let work = move || super::check_files(&version, &there).is_ok().then_some((version, there));
+        let whole = tokio::task::spawn_blocking(work).await.map_err(ImportError::Broken)?;
+        if whole.is_some() {
+            return Ok(whole);
+        }
+    }
+    Ok(None)
+}
+
+/// Whether two descriptions are of one model. Where it came from makes no difference but for a hub's reference, by which
+/// adapters find their base.
+fn is_same(there: &ImportedManifest, new: &ImportedManifest) -> bool {
+    let hub = |manifest: &ImportedManifest| manifest.source.starts_with("hf.co/");
+    (there.kind, &there.files, &there.quant, there.context, &there.licence, &there.base)
+        == (new.kind, &new.files, &new.quant, new.context, &new.licence, &new.base)
+        && there.tuned.is_none()
+        && (!hub(new) || there.source == new.source)
 }
 
 /// Files that were copied.

@@ -17,7 +17,7 @@ use lyceum_types::manifest::ImportedKind;
 use lyceum_types::short::short;
 use serde_json::{Map, Value};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// The one weight file of a version that came as GGUF.
@@ -36,6 +36,22 @@ pub enum OpenError {
     Load(#[from] LoadError),
     #[error(transparent)]
     Language(#[from] LanguageError),
+}
+
+impl OpenError {
+    /// The same of the files that were copied: what is wrong with a copy is wrong with what the caller named.
+    pub(super) fn of_copy(self, copy: &Path, original: &Path) -> Self {
+        let named = |path: PathBuf| match path.strip_prefix(copy) {
+            Ok(file) if original.is_dir() && !file.as_os_str().is_empty() => original.join(file),
+            Ok(_) => original.to_owned(),
+            Err(_) => path,
+        };
+        match self {
+            OpenError::File { path, problem } => OpenError::File { path: named(path), problem },
+            OpenError::Read { path, source } => OpenError::Read { path: named(path), source },
+            other => other,
+        }
+    }
 }
 
 impl From<GgufError> for OpenError {
@@ -104,8 +120,7 @@ fn hugging_face(dir: &KeyedPath, layout: Layout, control: &Control) -> Result<Op
     let readers = files.iter().map(|file| weights(file)).collect::<Result<_, _>>()?;
     let checkpoint = Checkpoint::safetensors(readers)?;
     let words = hugging_face_words(dir)?;
-    let encodes =
-        config["model_type"].as_str().is_some_and(|t| matches!(t, "bert" | "roberta" | "xlm-roberta"));
+    let encodes = config["model_type"].as_str().is_some_and(|t| encoder::MODEL_TYPES.contains(&t));
     let licence = licence_of_readme(dir);
     let (model, kind, notes) = if encodes {
         let modules = json(&dir.join("modules.json"))?;
@@ -118,7 +133,7 @@ fn hugging_face(dir: &KeyedPath, layout: Layout, control: &Control) -> Result<Op
             Head::Tokens { .. } => ImportedKind::Tagger,
         };
         let notes = loaded.notes.clone();
-        let model = within(Model::encoder(loaded), longest(dir, layout)?, dir)?;
+        let model = within(Model::encoder(loaded), layout, dir)?;
         (model, kind, notes)
     } else {
         let source = Source::HuggingFace { config: &config };
@@ -165,28 +180,28 @@ pub(super) fn description(dir: &KeyedPath) -> Result<causal_lm::Config, OpenErro
     Ok(causal_lm::describe(&checkpoint, &Source::HuggingFace { config: &config })?)
 }
 
-/// The longest text of an encoder: what is asked for, else what sentence-transformers' settings say.
-fn longest(dir: &KeyedPath, layout: Layout) -> Result<Option<usize>, OpenError> {
-    if layout.context.is_some() {
-        return Ok(layout.context);
-    }
-    let settings = json(&dir.join("sentence_bert_config.json"))?.unwrap_or_default();
-    Ok(settings["max_seq_length"].as_u64().map(|n| n as usize))
-}
-
-/// The model with its texts bounded.
-fn within(mut model: Model, longest: Option<usize>, dir: &KeyedPath) -> Result<Model, OpenError> {
+/// The encoder with its texts bounded: to what is asked for, else to what sentence-transformers' settings say.
+fn within(mut model: Model, layout: Layout, dir: &KeyedPath) -> Result<Model, OpenError> {
     let lyceum_models::InputShape::Tokens { time, .. } = &mut model.shape.input else { return Ok(model) };
-    match longest {
-        Some(n) if n == 0 || n > *time => {
-            let problem = format!("a context of {n} tokens is not between 1 and the model's {time}");
-            Err(OpenError::File { path: dir.path().to_owned(), problem })
+    let most = *time;
+    let is_readable = |n: usize| (1..=most).contains(&n);
+    if let Some(asked) = layout.context {
+        if !is_readable(asked) {
+            return Err(LoadError::Context { asked, most }.into());
         }
-        longest => {
-            *time = longest.unwrap_or(*time);
-            Ok(model)
-        }
+        *time = asked;
+        return Ok(model);
     }
+    let path = dir.join("sentence_bert_config.json");
+    let settings = json(&path)?.unwrap_or_default();
+    if let Some(longest) = settings["max_seq_length"].as_u64().map(|n| n as usize) {
+        if !is_readable(longest) {
+            let problem = format!("max_seq_length {longest} is not between 1 and the model's {most}");
+            return Err(OpenError::File { path: path.path().to_owned(), problem });
+        }
+        *time = longest;
+    }
+    Ok(model)
 }
 
 /// The weight files of a folder: the shards that the index names, or the one file.

@@ -209,11 +209,13 @@ pub fn order(train: &TrainSpec, seed: u64, part: &Dataset, n: u64) -> Vec<Vec<us
 fn check_method(method: Method, format: Format, shown: &str, report: &mut Report) {
     let problem = match (method, format) {
         (Method::Supervised, Format::Preferences) => {
-            Some(("holds preferences, which supervised training cannot use", "set train.method = \"dpo\""))
+            let hint = "make the method \"dpo\": train.method of a spec, method.type over HTTP";
+            Some(("holds preferences, which supervised training cannot use", hint))
         }
         (Method::Dpo { .. }, Format::Chat | Format::Completions) => Some((
             "holds no preferences, which DPO needs",
-            "write input, preferred_output and non_preferred_output, or set train.method = \"supervised\"",
+            "write input, preferred_output and non_preferred_output, or make the method \"supervised\": train.method of a \
+             spec, method.type over HTTP",
         )),
         _ => None,
     };

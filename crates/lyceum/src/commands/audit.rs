@@ -23,7 +23,7 @@ pub(in crate::commands) enum Command {
     /// Recompute the chain of hashes, and name the first entry that is not what was written
     Verify {
         /// The last hash that an earlier verification printed must be in the chain
-        #[arg(long, value_name = "HASH")]
+        #[arg(long, value_name = "HASH", value_parser = hash)]
         head: Option<String>,
     },
     /// Show what was done, newest first
@@ -32,6 +32,14 @@ pub(in crate::commands) enum Command {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+}
+
+/// A hash as a verification prints it. Anything else is in no chain, whoever wrote that.
+fn hash(text: &str) -> Result<String, &'static str> {
+    let is_hash = text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    is_hash
+        .then(|| text.to_owned())
+        .ok_or("a head is 64 digits of 0-9 and a-f, as lyceum audit verify prints it")
 }
 
 impl Audit {

@@ -1,5 +1,6 @@
 //! `lyceum embed MODEL [TEXT...]`: a vector of each text, one JSON object a line.
 
+use crate::commands::run;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{assemble, output};
@@ -45,7 +46,7 @@ impl Embed {
         }
         let mut first = 0;
         loop {
-            let texts = tokio::task::spawn_blocking(lines).await;
+            let texts = tokio::task::spawn_blocking(move || lines(first)).await;
             let texts = texts.map_err(|error| Failure::internal("stdin cannot be read", &error))??;
             if texts.is_empty() {
                 return Ok(());
@@ -97,19 +98,19 @@ pub fn numbered(mut failure: Failure, first: usize) -> Failure {
     failure
 }
 
-/// The next lines of stdin; none at its end.
-pub fn lines() -> Result<Vec<String>, Failure> {
+/// The next lines of stdin; none at its end. `first` is the number of the first of them.
+pub fn lines(first: usize) -> Result<Vec<String>, Failure> {
     let mut input = std::io::stdin().lock();
     let mut texts = Vec::new();
     while texts.len() < TEXTS_AT_ONCE {
-        let mut line = String::new();
+        let mut line = Vec::new();
         let mut bounded = std::io::Read::take(&mut input, LINE_BYTES_MAX);
-        let n = bounded.read_line(&mut line);
+        let n = bounded.read_until(b'\n', &mut line);
         let n = n.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
         if n == 0 {
             break;
         }
-        if n as u64 == LINE_BYTES_MAX && !line.ends_with('\n') {
+        if n as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
             let why = format!("a line has more than {LINE_BYTES_MAX} bytes");
             return Err(Failure::new(
                 Exit::Failed,
@@ -119,6 +120,7 @@ pub fn lines() -> Result<Vec<String>, Failure> {
                 "write a text a line",
             ));
         }
+        let line = run::text(line, &format!("text {}", first + texts.len()))?;
         texts.push(line.trim_end_matches(['\n', '\r']).to_owned());
     }
     Ok(texts)

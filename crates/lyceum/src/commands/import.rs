@@ -9,8 +9,10 @@ use crate::{files, output};
 use clap::Args;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::bundle;
+use lyceum_models::causal_lm::families::FAMILIES;
+use lyceum_models::encoder::MODEL_TYPES;
 use lyceum_service::language::adapter::{self, ImportAdapter};
-use lyceum_service::language::import as language;
+use lyceum_service::language::import::{self as language, Arrival, Imported};
 use lyceum_service::language::open::{GGUF, Layout};
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
@@ -30,6 +32,7 @@ use std::path::{Path, PathBuf};
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
+#[command(after_help = families())]
 pub struct Import {
     /// A GGUF file; a folder with `config.json` and safetensors (Hugging Face's layout); a LoRA adapter (PEFT's layout or
     /// GGUF); a folder that `lyceum export` wrote; or a `.safetensors` file with --spec
@@ -43,12 +46,21 @@ pub struct Import {
     /// For GGUF and Hugging Face's layout: what matrices become when the model is loaded
     #[arg(long, value_name = "TYPE", value_parser = quant)]
     quant: Option<Stored>,
-    /// For GGUF and Hugging Face's layout: the longest sequence in tokens, where the model could read more
+    /// For GGUF and Hugging Face's layout: the longest sequence in tokens, at most what the model can read
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// For adapters: the imported model that it adds to
     #[arg(long, value_name = "MODEL")]
     base: Option<ModelRef>,
+}
+
+/// The families whose files are read, for `--help`.
+fn families() -> String {
+    let (language, encoders) = (FAMILIES.map(|family| family.model_type).join(", "), MODEL_TYPES.join(", "));
+    format!(
+        "Families (model_type of config.json):\n  language models: {language}\n  encoders: {encoders}\n\
+         GGUF files are those of language models."
+    )
 }
 
 /// The types that a model can be quantised to when it is loaded.
@@ -96,6 +108,10 @@ impl Import {
         }
         let name: ModelName = manifest.name.parse()?;
         let store = context.store().await?;
+        if let Some(version) = there_already(&store, context, &name, &manifest, &contents).await? {
+            say_trained(context, &version, Arrival::AlreadyThere);
+            return Ok(());
+        }
         let staging = Staging::of(&store, &context.project)?;
         let mut bytes = 0;
         for (file, content) in &contents {
@@ -122,13 +138,7 @@ impl Import {
         };
         let version =
             models::publish(&store, &context.project, new, staging, write_manifest, Timestamp::now()).await?;
-        if context.is_json() {
-            output::json_line(&json!({
-                "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path()
-            }));
-        } else {
-            output::text(format!("{} is in {}", version.id(), version.dir.display()));
-        }
+        say_trained(context, &version, Arrival::New);
         Ok(())
     }
 }
@@ -243,7 +253,7 @@ impl Import {
 /// Imports and says what came of it.
 pub async fn bring_in(context: &Context, store: &Store, request: language::Import) -> Result<(), Failure> {
     let done = language::import(store, &context.project, request, &context.control).await?;
-    say(context, &done.version, &done.manifest, &done.notes);
+    say(context, &done);
     Ok(())
 }
 
@@ -264,7 +274,7 @@ pub async fn bring_adapter_in(
         }
         Err(error) => return Err(error.into()),
     };
-    say(context, &done.version, &done.manifest, &done.notes);
+    say(context, &done);
     Ok(())
 }
 
@@ -304,13 +314,67 @@ fn reference(version: &Version) -> ModelRef {
     ModelRef { name: version.name.clone(), version: VersionRef::Number(version.number) }
 }
 
-pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, notes: &[String]) {
+/// The version of this name that is this model, in its numbers and files; what each import and training has of its own
+/// (the time, the job) makes no difference. One that is damaged is no reason not to import it anew.
+async fn there_already(
+    store: &Store,
+    context: &Context,
+    name: &ModelName,
+    manifest: &Manifest,
+    contents: &[(String, Vec<u8>)],
+) -> Result<Option<Version>, Failure> {
+    // As it is read back; a number that JSON has no form for is equal to nothing.
+    let text = serde_json::to_vec(manifest).expect("a manifest is plain data: bug");
+    let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) else { return Ok(None) };
+    let versions = models::list(store, &context.project).await?;
+    let alike = |version: &Version| version.name == *name && version.sha256 == manifest.weights_sha256;
+    for version in versions.into_iter().rev().filter(alike) {
+        models::have(store, &version).await?;
+        let Ok(show::Known::Trained(there)) = show::read_known(&version) else { continue };
+        let same = Manifest {
+            version: there.version,
+            created: there.created,
+            job: there.job.clone(),
+            seconds: there.seconds,
+            ..manifest.clone()
+        };
+        let is_whole = |(file, content): &(String, Vec<u8>)| {
+            version.dir.join(file).read().is_ok_and(|found| found == *content)
+        };
+        if same == *there && contents.iter().all(is_whole) {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
+/// A model that Lyceum trained, and where it is.
+fn say_trained(context: &Context, version: &Version, arrival: Arrival) {
+    if context.is_json() {
+        output::json_line(&json!({
+            "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path(),
+            "already_there": arrival == Arrival::AlreadyThere,
+        }));
+    } else {
+        output::text(whereabouts(version, arrival));
+    }
+}
+
+fn whereabouts(version: &Version, arrival: Arrival) -> String {
+    match arrival {
+        Arrival::New => format!("{} is in {}", version.id(), version.dir.display()),
+        Arrival::AlreadyThere => format!("already there as {}, in {}", version.id(), version.dir.display()),
+    }
+}
+
+pub fn say(context: &Context, done: &Imported) {
+    let Imported { version, manifest, arrival, notes } = done;
     if context.is_json() {
         output::json_line(&json!({
             "event": "done", "model": version.id(), "sha256": version.sha256, "path": version.dir.path(),
             "kind": manifest.kind, "family": manifest.family, "n_parameters": manifest.n_parameters,
             "context": manifest.context, "quant": manifest.quant, "licence": manifest.licence,
-            "base": manifest.base, "notes": notes,
+            "base": manifest.base, "notes": notes, "already_there": *arrival == Arrival::AlreadyThere,
         }));
         return;
     }
@@ -320,9 +384,8 @@ pub fn say(context: &Context, version: &Version, manifest: &ImportedManifest, no
     let millions = manifest.n_parameters as f64 / 1e6;
     let licence = manifest.licence.as_deref().unwrap_or("not said in its files");
     output::text(format!(
-        "{} is in {}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
-        version.id(),
-        version.dir.display(),
+        "{}\n  {}, {millions:.0} million parameters, context {}, licence: {licence}",
+        whereabouts(version, *arrival),
         manifest.family,
         manifest.context
     ));
@@ -414,13 +477,19 @@ fn no_folder(path: &Path) -> Result<Failure, Failure> {
             "it looks like a pickle, which can run code when it is read",
             "write it with safetensors.torch.save_file(model.state_dict(), \"model.safetensors\")",
         )
+    } else if extension != "safetensors" {
+        (
+            "it is no GGUF file, and no other single file holds a model",
+            "give a GGUF file; a folder with config.json and safetensors; a LoRA adapter; a folder that lyceum export \
+             wrote; or a .safetensors file with --spec",
+        )
     } else {
         (
             "weights alone do not say what they are",
             "add --spec SPEC: the job spec of the model, with the data of its scales, labels and vocabulary",
         )
     };
-    let message = format!("{} is no folder that lyceum export wrote", path.display());
+    let message = format!("{} is no model by itself", path.display());
     let mut failure = Failure::new(Exit::Failed, "not_a_model", message, why, fix);
     failure.place.file = Some(path.display().to_string());
     Ok(failure)

@@ -49,6 +49,7 @@ fn say(context: &Context, all: &Value) {
 fn for_people(all: &Value, created: &str) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let short = |value: &Value| text(value).chars().take(12).collect::<String>();
+    let parents = all["parents"].as_array().map_or(&[][..], Vec::as_slice);
     let mut lines = Vec::new();
     for file in all["data"].as_array().into_iter().flatten() {
         let rows = file["rows"].as_u64().map_or_else(String::new, |rows| format!(", {rows} rows"));
@@ -59,13 +60,16 @@ fn for_people(all: &Value, created: &str) -> String {
             short(&file["sha256"])
         ));
     }
-    for parent in all["parents"].as_array().into_iter().flatten() {
+    for parent in parents {
         lines.push(format!("model {} (weights {})", text(&parent["id"]), short(&parent["weights_sha256"])));
     }
-    let by = match (&all["job"], &all["imported_from"]) {
-        (Value::String(job), _) => format!("  └ {job}"),
-        (_, Value::String(source)) => format!("  └ imported from {source}"),
-        _ => "  └ made by hand".to_owned(),
+    let by = match (&all["job"], &all["imported_from"], parents) {
+        (Value::String(job), ..) => format!("  └ {job}"),
+        (_, Value::String(source), _) => format!("  └ imported from {source}"),
+        // Calibration fits a number to a version that is there; a cascade asks several.
+        (.., [parent]) => format!("  └ calibrated from {}", text(&parent["id"])),
+        (.., []) => "  └ made by hand".to_owned(),
+        _ => "  └ a cascade of them".to_owned(),
     };
     lines.push(by);
     lines.push(format!(
@@ -83,4 +87,26 @@ fn for_people(all: &Value, created: &str) -> String {
         lines.push(format!("        └ @{}", text(alias)));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn who_made_a_version_is_told() {
+        let parent = |id: &str| json!({"id": id, "weights_sha256": "ab"});
+        let told =
+            |all: Value| for_people(&all, "then").lines().find(|l| l.contains("  └")).unwrap().to_owned();
+        for (all, expected) in [
+            (json!({"job": "job_1", "parents": []}), "  └ job_1"),
+            (json!({"imported_from": "a.gguf", "parents": [parent("b@1")]}), "  └ imported from a.gguf"),
+            (json!({"parents": [parent("b@1")]}), "  └ calibrated from b@1"),
+            (json!({"parents": [parent("b@1"), parent("c@1")]}), "  └ a cascade of them"),
+            (json!({"parents": []}), "  └ made by hand"),
+        ] {
+            assert_eq!(told(all.clone()), expected, "{all}");
+        }
+    }
 }

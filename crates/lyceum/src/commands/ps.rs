@@ -1,7 +1,7 @@
 //! `lyceum ps` and `lyceum stop`: which imported models a running server has in memory, and letting one go.
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output;
 use crate::remote::{Server, path_of};
 use clap::Args;
@@ -51,7 +51,12 @@ impl Stop {
         // What is no reference to a model cannot be part of a path either.
         let _: lyceum_types::ids::ModelRef = self.model.parse()?;
         let path = format!("/v1/residents/{}", path_of(&self.model));
-        let gone = self.server.client(context)?.delete(&path)?;
+        let gone = self.server.client(context)?.delete(&path).map_err(|mut failure| {
+            if failure.exit == Exit::NotFound {
+                failure.fix = "lyceum ps shows the imported models that this server has in memory".into();
+            }
+            failure
+        })?;
         if context.is_json() {
             output::json_line(&gone);
         } else {

@@ -9,7 +9,7 @@ use clap::Args;
 use lyceum_hub::{HubError, Pulled, Reference, Settings};
 use lyceum_kernels::stored::Stored;
 use lyceum_service::language::adapter::{self, ImportAdapter};
-use lyceum_service::language::import::Import;
+use lyceum_service::language::import::{Arrival, Import, Imported};
 use lyceum_service::language::open::Layout;
 use lyceum_store::Store;
 use lyceum_store::models::{self, Version};
@@ -31,7 +31,7 @@ pub struct Pull {
     /// What matrices become when the model is loaded
     #[arg(long, value_name = "TYPE", value_parser = import::quant)]
     quant: Option<Stored>,
-    /// The longest sequence in tokens, where the model could read more
+    /// The longest sequence in tokens, at most what the model can read
     #[arg(long, value_name = "TOKENS")]
     context: Option<usize>,
     /// For adapters: the imported model that it adds to (default: the pulled one that its description names)
@@ -59,7 +59,8 @@ impl Pull {
             && self.context.is_none_or(|n| n as u64 == manifest.context)
             && self.base.is_none()
         {
-            import::say(context, &version, &manifest, &[]);
+            let (arrival, notes) = (Arrival::AlreadyThere, Vec::new());
+            import::say(context, &Imported { version, manifest, arrival, notes });
             return Ok(());
         }
         let licence = pulled.licence.clone();

@@ -2,6 +2,7 @@
 
 use super::{Exit, Failure, Place, causes};
 use lyceum_choose::ChooseError;
+use lyceum_models::LoadError;
 use lyceum_service::language::import::ImportError;
 use lyceum_service::language::open::OpenError;
 use lyceum_train::TrainError;
@@ -145,6 +146,11 @@ impl From<ImportError> for Failure {
                 "run it again; nothing half-written was kept",
             ),
             ImportError::Copy { path, source } => Failure::file("copy", &path, &source),
+            ImportError::Open(OpenError::Load(LoadError::Context { asked, most })) => {
+                let text = format!("--context {asked} is not what the model can read");
+                let why = format!("its files say that it reads between 1 and {most} tokens");
+                Failure::usage(text, why, format!("write --context {most} or less, or leave it out"))
+            }
             ImportError::Open(error) => {
                 let text = "the model cannot be opened";
                 let fix = "check that the files are whole and of a family that lyceum import --help names";

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod client;
+pub mod encoder;
 pub mod server;
 
 use serde_json::Value;

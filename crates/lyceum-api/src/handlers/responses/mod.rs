@@ -149,14 +149,8 @@ async fn said_before(service: &Arc<Service>, project: &Project, id: &str) -> Res
 /// Fields of a chat under the names that they have here.
 fn in_own_words(error: ServiceError) -> ServiceError {
     match error {
-        ServiceError::Invalid { param, code, message } => {
-            let param = match param.as_str() {
-                "messages" => "input".to_owned(),
-                "response_format" => "text.format".to_owned(),
-                _ => param,
-            };
-            let message = message.replace("response_format", "text.format");
-            ServiceError::Invalid { param, code, message }
+        ServiceError::Invalid { param, code, message } if param == "messages" => {
+            ServiceError::Invalid { param: "input".into(), code, message }
         }
         other => other,
     }

@@ -3,7 +3,9 @@
 use super::OptionsBody;
 use crate::error::ApiError;
 use crate::wire::{unsupported, within};
-use lyceum_service::explain::{CONTEXTCITE, DIRECT_LOGIT, Method, MethodChoice, Steps, TRACIN};
+use lyceum_service::explain::{
+    CONTEXTCITE, DIRECT_LOGIT, LEAVE_ONE_OUT, Method, MethodChoice, Steps, TRACIN,
+};
 use lyceum_types::limits;
 
 /// How many steps, samples and permutations are asked for; within their bounds.
@@ -116,11 +118,14 @@ fn named(name: &str, at: &impl Fn(&str) -> String) -> Result<Option<Method>, Api
     match name {
         "auto" | CONTEXTCITE | DIRECT_LOGIT | "attention_weights" | "attention_rollout" | TRACIN => Ok(None),
         // The name by which the wire knows ablation with tokens left out.
-        "leave_one_out" => Ok(Some(Method::Ablation)),
+        LEAVE_ONE_OUT => Ok(Some(Method::Ablation)),
         name => Method::named(name).map(Some).ok_or_else(|| {
             let all: Vec<&str> = Method::all().iter().map(Method::name).collect();
             let (param, all) = (at("method"), all.join(", "));
-            let message = format!("{param}: {name:?} is none of auto, {CONTEXTCITE}, {DIRECT_LOGIT}, {all}");
+            let message = format!(
+                "{param}: {name:?} is none of auto, {LEAVE_ONE_OUT}, {CONTEXTCITE}, {DIRECT_LOGIT}, attention_weights, \
+                 attention_rollout, {TRACIN}, {all}"
+            );
             ApiError::field(param, "unsupported_method", message)
         }),
     }

@@ -189,10 +189,25 @@ mod tests {
             (json!({"max_passes": 0}), "max_passes", "invalid_value"),
             (json!({"target": {"label": "a", "text": "b"}}), "target", "invalid_value"),
             (json!({"baseline": {"type": "background", "rows": []}}), "baseline.rows", "invalid_value"),
+            (json!({"baseline": "zeros"}), "baseline", "invalid_type"),
         ] {
             let mut body = json!({"model": "m", "input": "x"});
             body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             assert_eq!(refused(body.clone()), (param.to_owned(), code), "{body}");
         }
+    }
+
+    #[test]
+    fn a_wrong_baseline_or_method_is_told_what_there_is() {
+        let told = |extra: Value| {
+            let mut body = json!({"model": "m", "input": "x"});
+            body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            Body::parse(body.to_string().as_bytes()).unwrap_err().detail.message
+        };
+        let baseline = told(json!({"baseline": "zeros"}));
+        assert!(baseline.contains("{\"type\": \"zeros\"}") && baseline.contains("background"), "{baseline}");
+        let method = told(json!({"method": "magic"}));
+        let all = ["leave_one_out", "attention_rollout", "tracin"];
+        assert!(all.iter().all(|name| method.contains(name)), "{method}");
     }
 }

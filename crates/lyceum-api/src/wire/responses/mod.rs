@@ -10,7 +10,10 @@ mod tools;
 pub use pages::{InputItems, InputItemsQuery};
 
 use super::explain::{Extras, OptionsBody};
-use super::{advisory, model_ref, sampling, tier, unsupported, within};
+use super::{
+    advisory, cache_retention, check_metadata, model_ref, sampling, thinking, tier, unsupported, verbosity,
+    within,
+};
 use crate::error::ApiError;
 use lyceum_service::chat::{Calls, Priority, Request};
 use lyceum_service::explain::Options;
@@ -89,8 +92,22 @@ pub struct Body {
     pub safety_identifier: Option<String>,
     /// Accepted, without effect.
     pub prompt_cache_key: Option<String>,
-    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once.
+    /// `flex`: when nobody else waits for an answer; `auto`, `default` and `priority`: at once, served as `default`.
     pub service_tier: Option<String>,
+    /// Only `in_memory`.
+    pub prompt_cache_retention: Option<String>,
+    /// Not supported: go on with `previous_response_id`.
+    #[schema(value_type = Option<Object>)]
+    pub conversation: Option<Value>,
+    /// Not supported: no prompts are kept.
+    #[schema(value_type = Option<Object>)]
+    pub prompt: Option<Value>,
+    /// Not supported: no tool is run here.
+    #[schema(value_type = Option<Object>)]
+    pub max_tool_calls: Option<Value>,
+    /// Not supported: what does not fit is refused.
+    #[schema(value_type = Option<Object>)]
+    pub context_management: Option<Value>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -216,12 +233,7 @@ impl Body {
         if reasoning.summary.is_some() {
             return Err(unsupported("reasoning.summary", "thoughts are shown whole"));
         }
-        match reasoning.effort.as_deref() {
-            None => Ok(None),
-            Some("none") => Ok(Some(false)),
-            Some("medium") => Ok(Some(true)),
-            Some(_) => Err(unsupported("reasoning.effort", "there are none and medium")),
-        }
+        thinking("reasoning.effort", reasoning.effort.as_deref())
     }
 
     fn refuse_unsupported(&self) -> Result<(), ApiError> {
@@ -244,9 +256,21 @@ impl Body {
                 "what does not fit is refused: leave it out or send disabled",
             ));
         }
-        let verbosity = self.text.as_ref().and_then(|text| text.verbosity.as_deref());
-        if verbosity.is_some_and(|word| word != "medium") {
-            return Err(unsupported("text.verbosity", "say in the input how long the answer is to be"));
+        verbosity("text.verbosity", self.text.as_ref().and_then(|text| text.verbosity.as_deref()))?;
+        cache_retention(self.prompt_cache_retention.as_deref())?;
+        for (param, value, hint) in [
+            ("conversation", &self.conversation, "go on with previous_response_id"),
+            ("prompt", &self.prompt, "no prompts are kept here: send input and instructions"),
+            (
+                "max_tool_calls",
+                &self.max_tool_calls,
+                "it counts calls of tools that a server runs: leave it out",
+            ),
+            ("context_management", &self.context_management, "what does not fit is refused: leave it out"),
+        ] {
+            if value.is_some() {
+                return Err(unsupported(param, hint));
+            }
         }
         let obfuscation = self.stream_options.as_ref().and_then(|options| options.include_obfuscation);
         if obfuscation == Some(true) {
@@ -321,24 +345,6 @@ fn empty(model: ModelRef) -> Request {
     }
 }
 
-pub fn check_metadata(metadata: Option<&BTreeMap<String, String>>) -> Result<(), ApiError> {
-    let Some(metadata) = metadata else { return Ok(()) };
-    let wrong =
-        |message: String| Err(ApiError::field("metadata", "invalid_value", format!("metadata: {message}")));
-    if metadata.len() > limits::METADATA_PAIRS_MAX {
-        return wrong(format!("{} pairs are more than {}", metadata.len(), limits::METADATA_PAIRS_MAX));
-    }
-    for (key, value) in metadata {
-        if key.chars().count() > limits::METADATA_KEY_CHARS_MAX {
-            return wrong(format!("a key is longer than {} characters", limits::METADATA_KEY_CHARS_MAX));
-        }
-        if value.chars().count() > limits::METADATA_VALUE_CHARS_MAX {
-            return wrong(format!("a value is longer than {} characters", limits::METADATA_VALUE_CHARS_MAX));
-        }
-    }
-    Ok(())
-}
-
 /// How an answer is given.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -405,6 +411,8 @@ mod tests {
             (json!({"tool_choice": {"type": "file_search"}}), "tool_choice"),
             (json!({"conversation": "conv_1"}), "conversation"),
             (json!({"prompt": {"id": "p"}}), "prompt"),
+            (json!({"max_tool_calls": 1}), "max_tool_calls"),
+            (json!({"prompt_cache_retention": "24h"}), "prompt_cache_retention"),
             (json!({"max_output_tokens": 0}), "max_output_tokens"),
             (json!({"temperature": 3}), "temperature"),
             (json!({"metadata": many}), "metadata"),
@@ -437,5 +445,17 @@ mod tests {
         );
         assert_eq!(asked.request.tool_choice, Some(json!({"type": "function", "function": {"name": "f"}})));
         assert_eq!(asked.echo["tools"][0]["strict"], false);
+        let nothing =
+            ["conversation", "prompt", "max_tool_calls", "context_management", "prompt_cache_retention"];
+        assert!(parse(nothing.iter().map(|field| ((*field).to_owned(), Value::Null)).collect()).is_ok());
+
+        let allowed = json!({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]});
+        let tools = json!([{"type": "function", "name": "f"}, {"type": "function", "name": "g"}]);
+        let asked = parse(json!({"tools": tools, "tool_choice": allowed})).unwrap();
+        assert_eq!(
+            asked.request.tool_choice,
+            Some(json!({"type": "allowed_tools", "allowed_tools": {
+                "mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}}))
+        );
     }
 }

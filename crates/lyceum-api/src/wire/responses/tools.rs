@@ -2,7 +2,7 @@
 
 use crate::error::ApiError;
 use crate::wire::unsupported;
-use lyceum_service::chat::Constraint;
+use lyceum_service::chat::{AskedForm, Constraint};
 use serde_json::{Value, json};
 
 /// Functions as chats have them. A function that does not say `strict` is not held to it.
@@ -31,20 +31,32 @@ pub(super) fn chat_tool_choice(choice: Option<Value>) -> Result<Option<Value>, A
     let Some(Value::Object(named)) = choice else { return Ok(choice) };
     match (named.get("type").and_then(Value::as_str), named.get("name")) {
         (Some("function"), Some(name)) => Ok(Some(json!({"type": "function", "function": {"name": name}}))),
-        _ => Err(unsupported("tool_choice", "there are auto, none, required and one function by its name")),
+        (Some("allowed_tools"), None) => {
+            let functions = named.get("tools").and_then(Value::as_array).into_iter().flatten();
+            let functions =
+                functions.map(|one| json!({"type": one["type"], "function": {"name": one["name"]}}));
+            let functions: Vec<Value> = functions.collect();
+            let allowed = json!({"mode": named.get("mode"), "tools": functions});
+            Ok(Some(json!({"type": "allowed_tools", "allowed_tools": allowed})))
+        }
+        _ => {
+            let hint = "there are auto, none, required, one function by its name, and allowed_tools";
+            Err(unsupported("tool_choice", hint))
+        }
     }
 }
 
 /// The form that the answer must have.
-pub(super) fn form(format: Option<&Value>) -> Result<Option<Constraint>, ApiError> {
+pub(super) fn form(format: Option<&Value>) -> Result<Option<AskedForm>, ApiError> {
     let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
     let refuse = |field: &str, what: &str| {
         let param = format!("text.format{field}");
         ApiError::field(&param, "invalid_value", format!("{param}: {what}"))
     };
+    let form = |constraint| Ok(Some(AskedForm { constraint, field: "text.format" }));
     match format["type"].as_str() {
         Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(Constraint::JsonObject)),
+        Some("json_object") => form(Constraint::JsonObject),
         Some("json_schema") => {
             if format["name"].as_str().is_none_or(str::is_empty) {
                 return Err(refuse(".name", "a name is needed"));
@@ -57,7 +69,7 @@ pub(super) fn form(format: Option<&Value>) -> Result<Option<Constraint>, ApiErro
             if !format["schema"].is_object() {
                 return Err(refuse(".schema", "a schema is needed"));
             }
-            Ok(Some(Constraint::JsonSchema { schema: format["schema"].clone(), strict }))
+            form(Constraint::JsonSchema { schema: format["schema"].clone(), strict })
         }
         _ => Err(refuse(".type", "there are text, json_object and json_schema")),
     }

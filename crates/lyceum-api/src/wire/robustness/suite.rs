@@ -31,7 +31,7 @@ pub fn items(items: &[Value]) -> Result<Vec<Item>, ApiError> {
 type Last = (Option<Norm>, Option<f64>);
 
 #[derive(Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
+#[serde(tag = "type", deny_unknown_fields, expecting = "an object with a type")]
 enum ItemBody {
     #[serde(rename = "fgsm")]
     Fgsm { norm: Option<NormBody>, eps: Option<f64> },

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tools::{ToolChoice, openai_tool_choice, openai_tools};
+use crate::tools::{ToolChoice, callable, openai_tool_choice, openai_tools};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -171,6 +171,34 @@ fn offers_are_checked_by_name() {
     assert!(choice(named("sub")).unwrap_err().to_string().contains("sub"));
     assert!(choice(json!("maybe")).is_err());
     assert!(openai_tool_choice(Some(&json!("required")), &[]).is_err());
+    let custom = choice(json!({"type": "custom", "custom": {"name": "add"}})).unwrap_err().to_string();
+    assert!(custom.contains("\"custom\" is none of function, allowed_tools"), "{custom}");
+}
+
+#[test]
+fn allowed_tools_leave_some_of_the_tools() {
+    let allowed = |mode: &str, names: &[&str]| {
+        let named = |name: &&str| json!({"type": "function", "function": {"name": name}});
+        let tools: Vec<Json> = names.iter().map(named).collect();
+        json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}})
+    };
+    let left = |choice: Json| {
+        let mode = openai_tool_choice(Some(&choice), &tools())?;
+        let left: Vec<String> = callable(Some(&choice), tools())?.into_iter().map(|tool| tool.name).collect();
+        Ok::<_, crate::LanguageError>((mode, left))
+    };
+    assert_eq!(left(allowed("auto", &["add"])).unwrap(), (ToolChoice::Auto, vec!["add".to_owned()]));
+    assert_eq!(left(allowed("required", &["add"])).unwrap().0, ToolChoice::Required);
+    assert_eq!(callable(Some(&json!("auto")), tools()).unwrap().len(), tools().len());
+    for (wrong, word) in [
+        (allowed("none", &["add"]), "mode"),
+        (allowed("auto", &[]), "names no function"),
+        (allowed("auto", &["add", "sub"]), "tools[1]: \"sub\""),
+        (json!({"type": "allowed_tools"}), "mode"),
+    ] {
+        let error = left(wrong).unwrap_err().to_string();
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 proptest! {

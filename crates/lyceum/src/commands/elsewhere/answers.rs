@@ -14,7 +14,6 @@ use base64::engine::general_purpose::STANDARD;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::{Map, Value, json};
-use std::io::IsTerminal;
 use std::path::Path;
 
 /// Rows that are asked for together.
@@ -57,12 +56,7 @@ impl Run {
         }
         let mut messages = Vec::new();
         messages.extend(self.system.iter().map(|text| json!({ "role": "system", "content": text })));
-        let prompt = match &self.prompt {
-            Some(prompt) => Some(prompt.clone()),
-            None if std::io::stdin().is_terminal() => None,
-            None => Some(run::piped()?),
-        };
-        if let Some(prompt) = prompt {
+        if let Some(prompt) = run::prompt(context, self.prompt.as_deref())? {
             return self.say(context, client, door, &mut messages, &prompt);
         }
         run::greet(&self.model);
@@ -423,7 +417,7 @@ impl Embed {
             first += texts.len();
         }
         while self.texts.is_empty() {
-            let texts = tokio::task::spawn_blocking(embed::lines).await;
+            let texts = tokio::task::spawn_blocking(move || embed::lines(first)).await;
             let texts = texts.map_err(|error| Failure::internal("stdin cannot be read", &error))??;
             if texts.is_empty() {
                 break;

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::{files, output};
 use lyceum_service::Payer;
-use lyceum_service::chat::{self, Calls, Constraint, Ending, Sampling};
+use lyceum_service::chat::{self, AskedForm, Calls, Constraint, Ending, Sampling};
 use lyceum_service::{Language, Service};
 use lyceum_types::ids::ModelRef;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ const SCHEMA_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Conversation {
     reference: ModelRef,
     messages: Vec<Value>,
-    form: Option<Constraint>,
+    form: Option<AskedForm>,
 }
 
 impl Conversation {
@@ -39,7 +39,8 @@ impl Conversation {
                     failure.place.file = Some(path.display().to_string());
                     failure
                 })?;
-                Some(Constraint::JsonSchema { schema, strict: false })
+                let constraint = Constraint::JsonSchema { schema, strict: false };
+                Some(AskedForm { constraint, field: "--json-schema" })
             }
         };
         let system = run.system.iter().map(|text| json!({ "role": "system", "content": text }));

@@ -1,8 +1,10 @@
 //! `lyceum run MODEL [PROMPT]`: one question, or a conversation on a terminal.
 
 mod converse;
+mod piped;
 mod typed;
 
+pub use piped::{prompt, text};
 pub use typed::{Typed, greet, next as next_typed};
 
 use crate::commands::predict;
@@ -19,13 +21,12 @@ use lyceum_models::prepare::{OutputPreparation, PreparedValue, Raw};
 use lyceum_nn::Workspace;
 use lyceum_service::{Content, Resident, Service};
 use serde_json::{Value, json};
-use std::io::{IsTerminal, Read};
 
 #[derive(Debug, Args)]
 pub struct Run {
     /// `name`, `name@VERSION` or `name@alias`
     pub(in crate::commands) model: String,
-    /// What to continue or answer; without it stdin is read, line by line on a terminal
+    /// What to continue or answer; what is piped in follows it after an empty line. Without either, a conversation
     pub(in crate::commands) prompt: Option<String>,
     /// Tokens to write at most: 256, or what the context of an imported model has room for
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -50,19 +51,13 @@ pub struct Run {
 /// Tokens that a trained model writes unless it is told otherwise.
 pub const MAX_TOKENS: u32 = 256;
 
-const PROMPT_BYTES_MAX: u64 = 16 << 20;
-
 impl Run {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         if let Some(temperature) = self.temperature.filter(|t| !(0.0..=2.0).contains(t)) {
             let message = format!("--temperature {temperature} is not between 0 and 2");
             return Err(Failure::usage(message, "it scales the logits", "write as in --temperature 0.8"));
         }
-        let prompt = match &self.prompt {
-            Some(prompt) => Some(prompt.clone()),
-            None if std::io::stdin().is_terminal() => None,
-            None => Some(piped()?),
-        };
+        let prompt = prompt(context, self.prompt.as_deref())?;
         match context.speaker(&self.model).await? {
             (service, Speaker::Language(reference, language)) => {
                 let mut conversation = Conversation::new(&self, reference, &language)?;
@@ -253,17 +248,6 @@ impl Run {
         }
         Ok(line)
     }
-}
-
-/// All of stdin, without the last line's end.
-pub fn piped() -> Result<String, Failure> {
-    let mut prompt = String::new();
-    let read = std::io::stdin().take(PROMPT_BYTES_MAX).read_to_string(&mut prompt);
-    read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
-    if prompt.ends_with('\n') {
-        prompt.pop();
-    }
-    Ok(prompt)
 }
 
 /// A turn that failed is told and the conversation goes on; Ctrl-C ends both.

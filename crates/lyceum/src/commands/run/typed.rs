@@ -1,10 +1,11 @@
 //! What a person types into a conversation: lines, texts of several lines, and the few commands that end or empty it.
 
+use super::piped::text;
 use crate::context::Context;
 use crate::failure::Failure;
-use std::io::{IsTerminal, Write};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 /// Between two looks at Ctrl-C while nobody types.
 const LOOK: Duration = Duration::from_millis(50);
@@ -110,25 +111,37 @@ fn read_line(context: &Context, sign: &str) -> Result<Option<String>, Failure> {
     let _ = std::io::stderr().flush();
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        let mut line = String::new();
-        let _ = sender.send(std::io::stdin().read_line(&mut line).map(|n| (n > 0).then_some(line)));
+        let mut line = Vec::new();
+        let read = std::io::stdin().lock().read_until(b'\n', &mut line);
+        let _ = sender.send(read.map(|n| (n > 0).then_some(line)));
     });
-    let read = wait(context, &receiver)?;
+    let read = wait(context, &receiver, None)?;
     let line = read.map_err(|error| Failure::internal("stdin cannot be read", &error))?;
+    let line = line.map(|line| text(line, "the line")).transpose()?;
     if line.is_none() && std::io::stdin().is_terminal() {
         eprintln!();
     }
     Ok(line.map(|line| line.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
-fn wait<T>(context: &Context, receiver: &Receiver<T>) -> Result<T, Failure> {
+/// What a thread that reads sends; `tell` is called once where nothing came for its time.
+pub(super) fn wait<T>(
+    context: &Context,
+    receiver: &Receiver<T>,
+    mut tell: Option<(Duration, &dyn Fn())>,
+) -> Result<T, Failure> {
+    let begun = Instant::now();
     loop {
         match receiver.recv_timeout(LOOK) {
             Ok(read) => return Ok(read),
             Err(_) if context.control.check().is_err() => {
                 return Err(Failure::interrupted("nothing was left undone"));
             }
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Timeout) => {
+                if let Some((_, tell)) = tell.take_if(|(patience, _)| begun.elapsed() >= *patience) {
+                    tell();
+                }
+            }
             Err(error) => return Err(Failure::internal("stdin cannot be read", &error)),
         }
     }
