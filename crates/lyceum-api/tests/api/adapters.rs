@@ -50,6 +50,12 @@ pub async fn bring(house: &House, name: &str, base: &str, path: PathBuf) -> Resu
     import(house.service.store(), &Project::default_project(), request, &Control::new()).await
 }
 
+/// The weights of `tiny` as another version.
+async fn again(house: &House) {
+    let layout = lyceum_service::language::open::Layout { quant: None, context: Some(1024) };
+    crate::language::import_tiny_as(house, layout).await;
+}
+
 /// A house with `tiny` and its adapters `one` and `two`.
 async fn adapted() -> House {
     let house = house().await;
@@ -168,7 +174,7 @@ async fn a_base_that_is_gone_or_none_is_refused_with_what_to_do() {
     // The same weights under another number are the same base; none are none.
     let store = house.service.store();
     let (project, reference) = (Project::default_project(), "tiny@1".parse().unwrap());
-    crate::language::import_tiny(&house).await;
+    again(&house).await;
     lyceum_store::models::delete(store, &project, &reference, &act()).await.unwrap();
     assert_eq!(house.client.post("/v1/completions", &completion("one", 1)).await.status, 200);
     lyceum_store::models::delete(store, &project, &"tiny@2".parse().unwrap(), &act()).await.unwrap();
@@ -188,7 +194,7 @@ async fn a_base_stays_while_an_adapter_adds_to_it_and_what_is_deleted_leaves_mem
         assert_eq!(refused.refused(409).1, "model_in_use");
     }
     // Where its weights stay under another number, the base may go.
-    crate::language::import_tiny(&house).await;
+    again(&house).await;
     assert_eq!(delete("tiny@1").await.status, 200);
     assert_eq!(house.client.get("/v1/residents").await.json()["data"], json!([]), "with its adapter");
     assert_eq!(house.client.post("/v1/completions", &completion("one", 1)).await.status, 200);

@@ -264,7 +264,7 @@ async fn what_goes_out_is_masked_redacted_or_blocked_streamed_as_whole() {
     body["structured_outputs"] = json!({"choice": ["anna@example.com"]});
     assert_eq!(
         house.client.post("/v1/chat/completions", &body).await.refused(400),
-        ("response_format".into(), "guard_unplaceable".into())
+        ("structured_outputs.choice".into(), "guard_unplaceable".into())
     );
     set(&house, json!({"input": {"action": "mask", "types": ["IBAN_CODE"]}})).await;
     let body = chat("GB82 WEST 1234 5698 7654 32", "<IBAN_CODE_1> of anna@example.com");

@@ -17,15 +17,15 @@ pub async fn house() -> House {
 
 /// Once more, where it is there: a further version.
 pub async fn import_tiny(house: &House) {
+    import_tiny_as(house, Layout::default()).await;
+}
+
+/// The same weights, laid out as is said.
+pub async fn import_tiny_as(house: &House, layout: Layout) {
     let path = house.dir.path().join("tiny.gguf");
     std::fs::write(&path, tiny_gguf()).unwrap();
-    let request = Import {
-        path,
-        name: "tiny".parse().unwrap(),
-        source: "test".into(),
-        layout: Layout::default(),
-        licence: None,
-    };
+    let request =
+        Import { path, name: "tiny".parse().unwrap(), source: "test".into(), layout, licence: None };
     let store = house.service.store();
     import(store, &Project::default_project(), request, &Control::new()).await.unwrap();
 }
