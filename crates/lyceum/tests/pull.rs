@@ -122,15 +122,18 @@ fn a_model_is_pulled_shown_asked_exported_imported_again_and_removed() {
     let exported = desk.json(&["export", "org/tiny", "--output", "out", "--json"]).remove(0);
     assert_eq!(exported["format"], "safetensors");
     assert!(desk.dir.path().join("out/1_Pooling/config.json").is_file());
-    let imported = desk.json(&["import", "out", "--json"]).remove(0);
-    assert_eq!((&imported["model"], &imported["licence"]), (&"org/tiny@2".into(), &"apache-2.0".into()));
-    assert_eq!(desk.json(&["show", "org/tiny@2", "--json"])[0]["source"], shown["source"]);
+    let known = desk.json(&["import", "out", "--json"]).remove(0);
+    assert_eq!((&known["model"], &known["already_there"]), (&"org/tiny@1".into(), &true.into()));
+    let imported = desk.json(&["import", "out", "--name", "org/again", "--json"]).remove(0);
+    assert_eq!((&imported["model"], &imported["licence"]), (&"org/again@1".into(), &"apache-2.0".into()));
+    assert_eq!(imported["already_there"], false);
+    assert_eq!(desk.json(&["show", "org/again@1", "--json"])[0]["source"], shown["source"]);
     std::fs::write(desk.dir.path().join("out/config.json"), "{}").unwrap();
     assert!(
         desk.refused(&["import", "out", "--json"], 1)["message"].as_str().unwrap().contains("config.json")
     );
-    assert_eq!(desk.json(&["rm", "org/tiny@2", "--json"])[0]["model"], "org/tiny@2");
-    assert!(!desk.dir.path().join("data/models/org%2Ftiny/2").exists());
+    assert_eq!(desk.json(&["rm", "org/again@1", "--json"])[0]["model"], "org/again@1");
+    assert!(!desk.dir.path().join("data/models/org%2Fagain/1").exists());
 }
 
 #[test]
