@@ -198,7 +198,7 @@ fn over_http_a_gate_judges_on_files_that_were_brought() {
 /// A training of `tried` whose gate takes seconds, as its job's id.
 #[cfg(target_os = "linux")]
 fn ask_slow(server: &Server, (train, test): (&str, &str)) -> String {
-    let suite = json!([{"type": "pgd", "eps": 0.001, "steps": 1500, "restarts": 2}]);
+    let suite = json!([{"type": "pgd", "eps": 0.001, "steps": 1500, "restarts": 8}]);
     let spec = json!({"name": "tried", "task": "classification", "data": {"target": "label"},
         "model": {"hidden": [16]},
         "train": {"epochs": 4, "batch_size": 40, "precision": "f32", "optimizer": {"name": "adam", "lr": 0.01}},
@@ -241,7 +241,7 @@ fn over_http_what_a_gate_tries_is_quoted_and_paid_for_once_whatever_ends_it_on_t
     let number = |job: &Value, key: &str| job["lyceum"][key].as_u64().unwrap();
     let usd = |passes: u64, rows: u64| json!((20 * passes + 5 * rows) as f64 / 1e6);
     // Of each model a look at each row, the attack's, what the signs of a masked gradient are read from, and each found row.
-    let most = 2 * 200 * (1 + (1 + (1 + 2 * (2 * 1500 + 1)) + 7) + 1);
+    let most = 2 * 200 * (1 + (1 + (1 + 8 * (2 * 1500 + 1)) + 7) + 1);
 
     // The first has nothing beside it.
     let first = ask();
