@@ -214,24 +214,17 @@ mod tests {
         within(Some(broken), Ended::Done, (&control, long)).await;
         control.cancel();
         within(never(), Ended::Done, (&control, long)).await;
-        // A pause cancels the training, and waits all the same.
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let short = async move {
-            tokio::time::sleep(LOOK * 2).await;
-            sender.send(()).ok();
-        };
-        within(Some(tokio::spawn(short)), Ended::Paused, (&control, long)).await;
-        receiver.await.expect("it came to its end");
-        within(never(), Ended::Paused, (&control, Duration::ZERO)).await;
-        // So does Ctrl-C.
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        let short = async move {
-            tokio::time::sleep(LOOK * 2).await;
-            sender.send(()).ok();
-        };
-        within(Some(tokio::spawn(short)), Ended::Interrupted, (&control, long)).await;
-        receiver.await.expect("it came to its end");
-        within(never(), Ended::Interrupted, (&control, Duration::ZERO)).await;
+        // A pause cancels the training, as Ctrl-C does, and waits all the same.
+        for ended in [Ended::Paused, Ended::Interrupted] {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let short = async move {
+                tokio::time::sleep(LOOK * 2).await;
+                sender.send(()).ok();
+            };
+            within(Some(tokio::spawn(short)), ended, (&control, long)).await;
+            receiver.await.expect("it came to its end");
+            within(never(), ended, (&control, Duration::ZERO)).await;
+        }
     }
 
     #[test]

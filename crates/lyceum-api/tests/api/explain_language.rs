@@ -396,9 +396,7 @@ async fn agrees(name: &str, asked: &Value, answer: &Value, house: &House) {
             scored.as_object_mut().unwrap().remove("n_steps");
             let scored = house.client.post("/v1/explanations", &scored).await.json();
             let far = value - scored["output"]["value"].as_f64().unwrap();
-            // A path is followed in products that round nothing, which those of the served blocks do.
-            let rounding = if asked["method"] == "integrated_gradients" { 0.1 } else { 1e-4 };
-            assert!(far.abs() < rounding, "{asked}: {far:e}");
+            assert!(far.abs() < 1e-4, "{asked}: {far:e}");
             assert_eq!(scored["attributions"].as_array().unwrap().len(), parts.len());
             assert!(answer["usage"]["backward_passes"].as_u64().unwrap() > 0);
         }

@@ -85,7 +85,8 @@ impl LanguageMethod {
 
     /// A path adds up where what it explains has a gradient: products that round what they read go up in steps, which no
     /// gradient sees (SmolLM2-135M in Q4_1 goes up and down by 0.13 nats within 1e-6 of its path, in bf16 by 0.02). What is
-    /// explained is then the model with the same stored weights and products in f32.
+    /// followed is then the model with the same stored weights and products in f32, and how far it is from what is served stands in
+    /// the base.
     fn stored_products(self) -> StoredProducts {
         match self {
             LanguageMethod::IntegratedGradients { .. } => StoredProducts::Unrounded,

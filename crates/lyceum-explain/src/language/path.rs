@@ -102,24 +102,26 @@ impl Piece {
 /// Says no before anything is spent.
 pub(super) fn require(walker: &Walker<'_>, passes: usize, steps: Steps) -> Result<(), ExplainError> {
     let n_first = match steps {
-        Steps::Fixed(n) => 2 + n,
-        Steps::Refined => BORDERS.len() + N_NEAR + (BORDERS.len() - 1) * NODES,
+        Steps::Fixed(n) => 3 + n,
+        Steps::Refined => 1 + BORDERS.len() + N_NEAR + (BORDERS.len() - 1) * NODES,
     };
     walker.require((passes * n_first) as u64)
 }
 
-/// Integrates; with [`Steps::Refined`] until it adds up, or passes are spent.
+/// Integrates; with [`Steps::Refined`] until it adds up, or passes are spent. What is explained is the number that is served;
+/// what rounding makes of it belongs to no part, and is in the base.
 pub(super) fn integrate<'a>(
     path: &mut impl Path<'a>,
     walker: &mut Walker<'a>,
     steps: Steps,
 ) -> Result<Found, ExplainError> {
+    let served = walker.as_served(|walker| path.value(walker, 1.0))?;
     let (output, base) = (path.value(walker, 1.0)?, path.value(walker, 0.0)?);
     let values = match steps {
         Steps::Fixed(n) => path.weighed(walker, &gauss_legendre(n))?,
         Steps::Refined => refined(path, walker, [base, output])?,
     };
-    Ok(Found { output, values, base_value: Some(base), of: Of::Features })
+    Ok(Found { output: served, values, base_value: Some(base + (served - output)), of: Of::Features })
 }
 
 fn refined<'a>(

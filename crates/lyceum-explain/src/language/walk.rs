@@ -3,7 +3,7 @@
 use super::{LanguageQuestion, Turns, counted};
 use crate::{ExplainError, Usage};
 use lyceum_models::causal_lm::{Sections, SentOn, Walk};
-use lyceum_nn::{NnError, Workspace};
+use lyceum_nn::{NnError, StoredProducts, Workspace};
 use lyceum_types::control::Control;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ pub(super) struct Walker<'a> {
     pub(super) usage: Usage,
     turns: &'a mut dyn Turns,
     control: &'a Control,
+    products: StoredProducts,
 }
 
 /// A pass that has gone forward.
@@ -33,7 +34,16 @@ impl<'a> Walker<'a> {
         turns: &'a mut dyn Turns,
         control: &'a Control,
     ) -> Self {
-        Walker { question, usage: Usage::default(), turns, control }
+        let products = question.method.stored_products();
+        Walker { question, usage: Usage::default(), turns, control, products }
+    }
+
+    /// `look`, with products as they are served.
+    pub(super) fn as_served<T>(&mut self, look: impl FnOnce(&mut Self) -> T) -> T {
+        let products = std::mem::replace(&mut self.products, StoredProducts::Served);
+        let found = look(self);
+        self.products = products;
+        found
     }
 
     pub(super) fn time(&self) -> usize {
@@ -105,8 +115,7 @@ impl<'a> Walker<'a> {
     ) -> Result<Forward, ExplainError> {
         self.require(n as u64)?;
         counted(&mut self.usage, n as u64, 0);
-        let products = self.question.method.stored_products();
-        let sections = self.question.sections.of(n).with_stored_products(products);
+        let sections = self.question.sections.of(n).with_stored_products(self.products);
         let mut inputs = vec![Arc::new(entries)];
         for i in 0..sections.n_layers() {
             let (of, x) = (sections.clone(), inputs[i].clone());

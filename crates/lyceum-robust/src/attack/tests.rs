@@ -18,6 +18,12 @@ fn mlp(hidden: &[usize], inputs: usize, classes: usize, seed: u64) -> Model {
     model
 }
 
+/// A model of pictures of 6 × 6 in five classes, and where it may be moved.
+fn pictures() -> (Model, Domain) {
+    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    (mlp(&[16], 36, 5, 1), domain)
+}
+
 fn rows(n: usize, width: usize) -> Vec<f32> {
     let mut rng = crate::generator(5, 0);
     (0..n * width).map(|_| rng.random::<f32>()).collect()
@@ -37,10 +43,9 @@ fn all_attacks() -> Vec<Attack> {
 
 #[test]
 fn what_is_found_fools_the_model_and_keeps_to_the_threat() {
-    let model = mlp(&[16], 36, 5, 1);
+    let (model, domain) = pictures();
     let mut movable = vec![true; 36];
     movable[7] = false;
-    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
     let domain = domain.only(&movable).unwrap();
     let control = Control::new();
     let mut victim = Victim::new(&model, &domain, &control).unwrap();
@@ -67,8 +72,7 @@ fn what_is_found_fools_the_model_and_keeps_to_the_threat() {
 
 #[test]
 fn a_row_has_the_same_result_alone_and_among_others() {
-    let model = mlp(&[16], 36, 5, 1);
-    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    let (model, domain) = pictures();
     let control = Control::new();
     let mut victim = Victim::new(&model, &domain, &control).unwrap();
     let u = rows(12, 36);
@@ -86,8 +90,7 @@ fn a_row_has_the_same_result_alone_and_among_others() {
 #[test]
 fn a_hidden_gradient_raises_the_flags_and_square_sees_through() {
     // Logits a million times as large answer the same, and their cross-entropy has no gradient left.
-    let mut model = mlp(&[16], 36, 5, 1);
-    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    let (mut model, domain) = pictures();
     let control = Control::new();
     let u = rows(24, 36);
     let labels = Victim::new(&model, &domain, &control).unwrap().answers(&u).unwrap();
@@ -114,8 +117,7 @@ fn a_hidden_gradient_raises_the_flags_and_square_sees_through() {
 
 #[test]
 fn a_cascade_only_attacks_what_is_left_and_ends_at_the_same_rows() {
-    let model = mlp(&[16], 36, 5, 1);
-    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    let (model, domain) = pictures();
     let control = Control::new();
     let u = rows(24, 36);
     let mut victim = Victim::new(&model, &domain, &control).unwrap();
@@ -158,8 +160,7 @@ fn what_cannot_be_attacked_is_refused_with_the_reason() {
 
 #[test]
 fn no_attack_takes_more_rows_than_is_said_before_it_begins() {
-    let model = mlp(&[16], 36, 5, 1);
-    let domain = Domain::boxed(Layout::Image { channels: 1, height: 6, width: 6 }, 0.0, 1.0);
+    let (model, domain) = pictures();
     let control = Control::new();
     let mut victim = Victim::new(&model, &domain, &control).unwrap();
     let u = rows(12, 36);
