@@ -55,9 +55,13 @@ pub struct Problems {
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = FileProblem)]
 pub struct Problem {
+    /// The file, and of an archive the file in it.
+    pub file: String,
     /// From 1.
     pub line: Option<u64>,
-    /// A JSON pointer within the line.
+    /// Of a table.
+    pub column: Option<String>,
+    /// A JSON pointer within the line, or the index of an array's row.
     pub pointer: Option<String>,
     pub code: String,
     pub message: String,
@@ -67,7 +71,9 @@ pub struct Problem {
 impl From<&Report> for Problems {
     fn from(report: &Report) -> Self {
         let problem = |issue: &lyceum_service::files::Issue| Problem {
+            file: lyceum_service::files::name_of(&issue.file).to_owned(),
             line: issue.line,
+            column: issue.column.clone(),
             pointer: issue.pointer.clone(),
             code: issue.code.clone(),
             message: issue.message.clone(),

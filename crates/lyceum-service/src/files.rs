@@ -9,13 +9,12 @@ use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile, Room};
 use lyceum_store::jobs::Job;
 use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_store::{Store, StoreError};
-use lyceum_train::chat;
+use lyceum_train::data::{DataError, arrived};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::{FileId, Project};
 use lyceum_types::limits;
 use serde_json::Value;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,18 +168,15 @@ fn judge(purpose: &str, name: &str, contents: &Contents, bytes: u64) -> Result<(
             return Err(ServiceError::TooLarge { bytes_max: limits::BATCH_BYTES_MAX });
         }
         "batch" => batches::lines::judge(contents, name, None)?.1,
-        // Tables and archives are judged by the job that reads them: it knows their columns.
-        "fine-tune" if name.to_ascii_lowercase().ends_with(".jsonl") => {
-            if bytes > limits::FILE_BYTES_MAX {
-                return Err(ServiceError::TooLarge { bytes_max: limits::FILE_BYTES_MAX });
-            }
-            let mut text = Vec::new();
-            contents.reader().read_to_end(&mut text).map_err(failed)?;
-            let mut report = Report::default();
-            chat::lines::judge(&text, name, &Control::new(), &mut report)
-                .map_err(|error| ServiceError::internal("judging a file", error))?;
-            report
+        "fine-tune" if bytes > limits::FILE_BYTES_MAX && name.to_ascii_lowercase().ends_with(".jsonl") => {
+            return Err(ServiceError::TooLarge { bytes_max: limits::FILE_BYTES_MAX });
         }
+        // A larger table, brought in parts, is judged by the job that reads it.
+        "fine-tune" if bytes <= limits::FILE_BYTES_MAX => arrived::judge(contents, name, &Control::new())
+            .map_err(|error| match error {
+                DataError::Io { source, .. } => failed(source),
+                error => ServiceError::internal("judging a file", error),
+            })?,
         "vision" => {
             let mut begin = [0; 12];
             let n = contents.read_at(0, &mut begin).map_err(failed)?;
@@ -304,6 +300,20 @@ pub(crate) fn without_folder(store: &Store, told: &str) -> String {
     told.replace(&format!("{}/", root.display()), "")
 }
 
+/// What a file is called, of the place that an error names, and of an archive the file in it: whoever asks sees names, not
+/// places.
+pub fn name_of(place: &str) -> &str {
+    let mut behind = place.split_inclusive('/').scan(0, |at, part| {
+        *at += part.len();
+        Some((part.trim_end_matches('/'), *at))
+    });
+    match behind.find(|(part, _)| part.parse::<FileId>().is_ok()) {
+        Some((_, at)) => &place[at..],
+        None if place.starts_with('/') => place.rsplit('/').next().unwrap_or(place),
+        None => place,
+    }
+}
+
 /// Sees to it that the files that a job names by their ids are on this machine, and says in `base_dir` where they are: it
 /// may have been asked for on another. Of a job of the command line nothing changes.
 ///
@@ -357,5 +367,14 @@ mod tests {
         let place = store.layout().data_files().join("file_1/ft.jsonl");
         let told = without_folder(&store, &format!("{}: cannot be read", place.display()));
         assert_eq!(told, "files/file_1/ft.jsonl: cannot be read");
+        let id = "file_01a22290279a709e9fc2658efcec8d0f";
+        for (place, name) in [
+            (format!("/data/files/{id}/a.zip/cats/1.png"), "a.zip/cats/1.png"),
+            (format!("{id}/rows.csv"), "rows.csv"),
+            ("/etc/rows.csv".into(), "rows.csv"),
+            ("a.zip/cats/1.png".into(), "a.zip/cats/1.png"),
+        ] {
+            assert_eq!(name_of(&place), name);
+        }
     }
 }

@@ -8,6 +8,9 @@ pub const DATA_ERRORS_SHOWN_MAX: usize = 100;
 pub const MODEL_NAME_CHARS_MAX: usize = 128;
 /// The largest weight file that is read.
 pub const WEIGHT_FILE_BYTES_MAX: u64 = 64 << 30;
+/// Files of an archive of pictures or sounds, and their bytes, unpacked.
+pub const ARCHIVE_FILES_MAX: usize = 1_000_000;
+pub const ARCHIVE_BYTES_MAX: u64 = 2 << 30;
 /// The most pixels of a picture file that are read.
 pub const PICTURE_PIXELS_MAX: usize = 100_000_000;
 /// The largest number of classes of a classifier.

@@ -8,7 +8,7 @@ use lyceum_types::ids::Project;
 use serde_json::{Value, json};
 
 /// A picture of 2 by 2 grey pixels: 0, 255, 128, 64.
-const PNG: &str =
+pub const PNG: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADklEQVR4nGNg+M/Q4AAABUIBwHA2NtYAAAAASUVORK5CYII=";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,53 @@ async fn what_cannot_be_trained_is_refused_at_its_field() {
     assert_eq!(client.get(JOBS).await.json(), json!({"object": "list", "data": [], "has_more": false}));
 }
 
+/// An archive of one picture in each of two classes, and one that is cut short where `cut` says.
+fn pictures(cut: Option<usize>) -> Vec<u8> {
+    use base64::Engine as _;
+    let png = base64::engine::general_purpose::STANDARD.decode(crate::contracts::PNG).unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, n) in [("dark/a.png", None), ("light/b.png", cut)] {
+        let bytes = &png[..n.unwrap_or(png.len())];
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_and_tables_are_judged_when_they_arrive_and_read_by_a_job() {
+    let house = House::new().await;
+    let client = &house.client;
+    let brought =
+        async |name: &str, bytes: &[u8]| crate::batches::bring(client, "fine-tune", name, bytes).await;
+    let file = brought("pictures.tar", &pictures(None)).await;
+    assert_eq!(file.status, 200, "{}", file.text());
+    let spec = json!({"name": "side", "task": "classification", "model": {"conv": [{"channels": 4, "kernel": 1}]}, "train": {"epochs": 1},
+        "data": {"input": {"type": "image", "shape": [1, 2, 2]}}});
+    let body = json!({"model": "cnn", "training_file": file.json()["id"], "method": {"type": "train", "train": {"spec": spec}}});
+    let job = asked(client, &body).await;
+    assert_eq!(job["lyceum"]["examples"], 2);
+    let refused = brought("pictures.tar", &pictures(Some(40))).await;
+    assert_eq!(refused.refused(400), ("file".into(), "invalid_file".into()));
+    let problem = &refused.json()["error"]["problems"]["errors"][0];
+    assert_eq!(
+        (&problem["file"], &problem["code"]),
+        (&json!("pictures.tar/light/b.png"), &json!("broken_image"))
+    );
+    for (name, text, line, column, code) in [
+        ("rows.csv", &b"a,label\n1,x\n2\n"[..], json!(3), json!(null), "ragged_row"),
+        ("rows.csv", b"a,label\n\xE4,x\n", json!(2), json!("a"), "not_utf8"),
+        ("rows.parquet", b"PAR1", json!(null), json!(null), "broken_parquet"),
+        ("rows.bin", b"1", json!(null), json!(null), "unknown_format"),
+    ] {
+        let refused = brought(name, text).await;
+        refused.refused(400);
+        let problem = &refused.json()["error"]["problems"]["errors"][0];
+        assert_eq!((&problem["line"], &problem["column"], &problem["code"]), (&line, &column, &json!(code)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_that_is_wrong_is_told_with_its_place() {
     let house = house().await;

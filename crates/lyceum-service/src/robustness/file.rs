@@ -3,13 +3,13 @@
 use super::{Inputs, Rows};
 use crate::resident::Resident;
 use crate::{Service, ServiceError, files};
+use lyceum_models::prepare::PrepareError;
 use lyceum_models::prepare::audio::{Clip, read_wav};
 use lyceum_store::vault::KeyedPath;
-use lyceum_train::data::{self, DataError, Issue, Report};
+use lyceum_train::data::{self, DataError, Issue, Report, SoundFile};
 use lyceum_types::control::Control;
 use lyceum_types::ids::Project;
 use lyceum_types::limits;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,18 +91,17 @@ fn wrong(error: DataError, path: &str, name: &str) -> ServiceError {
     }
 }
 
-/// The sounds of a folder, in the order of its rows.
-fn clips(files: &[PathBuf]) -> Result<Arc<Vec<Clip>>, DataError> {
-    let read = |path: &PathBuf| -> Result<Clip, DataError> {
-        let shown = path.display().to_string();
-        let found = |source| DataError::Io { path: path.clone(), source };
-        let n_bytes = std::fs::metadata(path).map_err(found)?.len();
+/// The sounds of a file, in the order of its rows.
+fn clips(files: &[SoundFile]) -> Result<Arc<Vec<Clip>>, DataError> {
+    let read = |file: &SoundFile| -> Result<Clip, DataError> {
+        let n_bytes = file.n_bytes()?;
         if n_bytes > limits::BODY_BYTES_MAX as u64 {
             let message = format!("has {n_bytes} bytes; at most {} are read", limits::BODY_BYTES_MAX);
-            return Err(refused(Issue::new(&shown, "too_large", message, "cut the clip")));
+            return Err(refused(Issue::new(file.name(), "too_large", message, "cut the clip")));
         }
-        let bytes = std::fs::read(path).map_err(found)?;
-        read_wav(&bytes).map_err(|error| refused(Issue::new(&shown, error.code, error.message, error.fix)))
+        let wrong =
+            |error: PrepareError| refused(Issue::new(file.name(), error.code, error.message, error.fix));
+        read_wav(&file.read()?).map_err(wrong)
     };
     Ok(Arc::new(files.iter().map(read).collect::<Result<_, _>>()?))
 }

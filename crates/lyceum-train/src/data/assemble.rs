@@ -2,7 +2,7 @@
 
 use super::answers::Answers;
 use super::dataset::{Dataset, Examples, Targets};
-use super::report::{DataError, Issue, Place, Report, io};
+use super::report::{DataError, Issue, Place, Report};
 use super::source::{Arrays, Files, Source};
 use super::table::Table;
 use lyceum_models::prepare::tabular::{Cell, Encoder, number};
@@ -176,7 +176,7 @@ fn file_row(
     report: &mut Report,
 ) -> Result<(), DataError> {
     let entry = &files.entries[row];
-    let bytes = std::fs::read(&entry.path).map_err(|source| io(&entry.path, source))?;
+    let bytes = entry.at.read()?;
     let raw = match files.media {
         super::source::Media::Pictures => Raw::ImageFile(&bytes),
         super::source::Media::Sounds => Raw::Wav(&bytes),

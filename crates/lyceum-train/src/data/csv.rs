@@ -1,22 +1,35 @@
 //! csv and tsv files: a header line, quotes, a byte order mark, both line ends; ragged rows are errors.
 
 use super::report::{DataError, Issue, Place, Report, io, one};
-use super::table::Table;
+use super::table::{Rows, Table};
 use lyceum_models::prepare::tabular::Cell;
-use lyceum_seal::KeyedPath;
+use lyceum_seal::{Contents, KeyedPath};
 use lyceum_types::control::Control;
+use std::io::Read;
+use std::path::Path;
 
 /// Reads a whole file; all its errors go to `report`.
 pub fn read(
     path: &KeyedPath,
     shown: &str,
-    delimiter: u8,
     control: &Control,
     report: &mut Report,
 ) -> Result<Table, DataError> {
-    let bytes = path.read().map_err(|source| io(path.path(), source))?;
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
-    if bytes.iter().all(u8::is_ascii_whitespace) {
+    let contents = path.open().map_err(|source| io(path.path(), source))?;
+    walk(&contents, shown, Rows::Kept, control, report)
+}
+
+/// Reads a file through; all its errors go to `report`. The name says what stands between fields.
+pub(super) fn walk(
+    contents: &Contents,
+    shown: &str,
+    rows: Rows,
+    control: &Control,
+    report: &mut Report,
+) -> Result<Table, DataError> {
+    let delimiter = if shown.to_lowercase().ends_with(".tsv") { b'\t' } else { b',' };
+    let failed = |source| io(Path::new(shown), source);
+    if is_blank(contents).map_err(failed)? {
         return Err(one(Issue::new(
             shown,
             "empty_file",
@@ -24,8 +37,13 @@ pub fn read(
             "write a header line and one line a row",
         )));
     }
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).flexible(true).from_reader(bytes);
+    // A byte order mark is passed over.
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .has_headers(false)
+        .flexible(true)
+        .buffer_capacity(1 << 16)
+        .from_reader(contents.reader());
     let mut record = csv::ByteRecord::new();
     let mut table: Option<Table> = None;
     loop {
@@ -33,14 +51,17 @@ pub fn read(
         match reader.read_byte_record(&mut record) {
             Ok(false) => break,
             Ok(true) => {}
-            // Reading from memory and with flexible rows, nothing else than a bug of ours can fail.
             Err(error) => {
-                return Err(one(Issue::new(shown, "broken_csv", error.to_string(), "check the quotes")));
+                let told = error.to_string();
+                return Err(match error.into_kind() {
+                    csv::ErrorKind::Io(source) => failed(source),
+                    _ => one(Issue::new(shown, "broken_csv", told, "check the quotes")),
+                });
             }
         }
         let line = record.position().map_or(0, csv::Position::line);
         match &mut table {
-            None => table = Some(header(&record, shown, delimiter, report)),
+            None => table = Some(rows.of(header(&record, shown, delimiter, report))),
             Some(table) => row(&record, line, table, report),
         }
     }
@@ -54,6 +75,21 @@ pub fn read(
         ));
     }
     Ok(table)
+}
+
+/// Whether there is nothing but spaces.
+fn is_blank(contents: &Contents) -> std::io::Result<bool> {
+    let (mut reader, mut part) = (contents.reader(), [0; 1 << 12]);
+    let mut is_first = true;
+    loop {
+        let n = reader.read(&mut part)?;
+        let read = &part[..n];
+        let read = if is_first { read.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(read) } else { read };
+        is_first = false;
+        if n == 0 || !read.iter().all(u8::is_ascii_whitespace) {
+            return Ok(n == 0);
+        }
+    }
 }
 
 fn header(record: &csv::ByteRecord, shown: &str, delimiter: u8, report: &mut Report) -> Table {

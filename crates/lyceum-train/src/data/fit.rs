@@ -296,7 +296,7 @@ fn plain_pixels(shape: [usize; 3], scale: f64, file_scale: f64) -> Pixels {
 /// The shape of a folder's first picture that can be read; three channels.
 fn first_picture(files: &Files) -> Result<Result<[usize; 3], Issue>, DataError> {
     for entry in &files.entries {
-        let bytes = std::fs::read(&entry.path).map_err(|source| super::report::io(&entry.path, source))?;
+        let bytes = entry.at.read()?;
         if let Ok(picture) = vision::decode(&bytes, 3, None) {
             return Ok(Ok([3, picture.height, picture.width]));
         }

@@ -1,7 +1,7 @@
 //! Folders of pictures or sounds, a subfolder a class; and manifests, tables with a `path` column.
 
 use super::report::{DataError, Issue, Report, io, one};
-use super::source::{Entry, Files, Media};
+use super::source::{At, Entry, Files, Media};
 use super::table::Table;
 use lyceum_models::prepare::tabular::{Cell, category};
 use lyceum_types::control::Control;
@@ -22,7 +22,7 @@ pub(crate) fn read(
         let before = found.len();
         for file in list(folder)?.1 {
             let place = format!("{shown}/{class}/{}", name_of(&file));
-            keep(file, place, &class, &mut found, report);
+            keep(At::Path(file), place, &class, &mut found, report);
         }
         if found.len() == before {
             report.push(Issue::new(
@@ -36,9 +36,19 @@ pub(crate) fn read(
     if folders.is_empty() {
         for file in loose {
             let place = format!("{shown}/{}", name_of(&file));
-            keep(file, place, "", &mut found, report);
+            keep(At::Path(file), place, "", &mut found, report);
         }
     }
+    of_one_medium(found, shown, !folders.is_empty(), report)
+}
+
+/// What was found, which must be something and all of one kind.
+pub(super) fn of_one_medium(
+    found: Vec<(Media, Entry)>,
+    shown: &str,
+    labelled: bool,
+    report: &mut Report,
+) -> Result<Files, DataError> {
     let Some(&(media, _)) = found.first() else {
         if !report.is_empty() {
             return Err(DataError::Report(std::mem::take(report)));
@@ -46,7 +56,7 @@ pub(crate) fn read(
         return Err(one(Issue::new(
             shown,
             "empty_folder",
-            "the folder has no pictures and no sounds",
+            "it has no pictures and no sounds",
             "make a subfolder a class and put png, jpeg, webp, gif or wav files into it",
         )));
     };
@@ -54,12 +64,12 @@ pub(crate) fn read(
         return Err(one(Issue::new(
             &other.shown,
             "mixed_media",
-            "pictures and sounds stand in one folder",
-            "part them into two folders",
+            "pictures and sounds stand together",
+            "part them",
         )));
     }
     let entries = found.into_iter().map(|(_, entry)| entry).collect();
-    Ok(Files { file: shown.to_owned(), media, entries, labelled: !folders.is_empty() })
+    Ok(Files { file: shown.to_owned(), media, entries, labelled })
 }
 
 /// A table with a `path` column, relative to the table's folder and below it, and the answers in `target`.
@@ -116,7 +126,7 @@ pub(crate) fn manifest(
             })
         });
         entries.push(Entry {
-            path: folder.join(file),
+            at: At::Path(folder.join(file)),
             shown: file.to_owned(),
             label: label.unwrap_or_default(),
         });
@@ -124,22 +134,28 @@ pub(crate) fn manifest(
     Files { file: table.file.clone(), media, entries, labelled: target.is_some() }
 }
 
-fn keep(file: PathBuf, shown: String, class: &str, found: &mut Vec<(Media, Entry)>, report: &mut Report) {
-    let extension = file.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-    let media = match extension.as_deref() {
-        Some("png" | "jpg" | "jpeg" | "webp" | "gif") => Media::Pictures,
-        Some("wav") => Media::Sounds,
-        _ => {
-            report.push(Issue::new(
-                &shown,
-                "unknown_file",
-                "the file is neither a picture nor a sound",
-                "remove it: png, jpeg, webp, gif and wav files are read",
-            ));
-            return;
-        }
+/// What a file's name says that it is.
+pub(super) fn media(name: &str) -> Option<Media> {
+    let extension = Path::new(name).extension()?.to_string_lossy().to_lowercase();
+    match &extension[..] {
+        "png" | "jpg" | "jpeg" | "webp" | "gif" => Some(Media::Pictures),
+        "wav" => Some(Media::Sounds),
+        _ => None,
+    }
+}
+
+/// Keeps a file by what its name says that it is.
+pub(super) fn keep(at: At, shown: String, class: &str, found: &mut Vec<(Media, Entry)>, report: &mut Report) {
+    let Some(media) = media(&shown) else {
+        report.push(Issue::new(
+            &shown,
+            "unknown_file",
+            "the file is neither a picture nor a sound",
+            "remove it: png, jpeg, webp, gif and wav files are read",
+        ));
+        return;
     };
-    found.push((media, Entry { path: file, shown, label: class.to_owned() }));
+    found.push((media, Entry { at, shown, label: class.to_owned() }));
 }
 
 /// Subfolders and files by name; hidden ones are left out.

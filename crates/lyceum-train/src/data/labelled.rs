@@ -6,7 +6,7 @@ use super::columns::{self, Feature, Purpose, Schema};
 use super::dataset::{Dataset, Examples, Ragged};
 use super::fit::{self, Kind};
 use super::report::{DataError, Issue, Place, Report, Warning};
-use super::source::{Entry, Media, Source};
+use super::source::{Entry, Media, SoundFile, Source};
 use super::split::{self, Parts, Rule};
 use super::table::Table;
 use super::{Loaded, Sources, corpus, series, sketch};
@@ -18,7 +18,6 @@ use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{ModelSpec, Spec, Task, TokenizerSpec, Unseen};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 pub(super) fn load(
     spec: &Spec,
@@ -193,13 +192,13 @@ pub(super) fn sound_files(
     spec: &Spec,
     source: Source,
     control: &Control,
-) -> Result<Option<Vec<PathBuf>>, DataError> {
+) -> Result<Option<Vec<SoundFile>>, DataError> {
     let mut report = Report::default();
     let source = gathered(spec, source, Asked::Inputs, control, &mut report)?;
     report.into_result()?;
     Ok(match source {
         Source::Files(files) if files.media == Media::Sounds => {
-            Some(files.entries.into_iter().map(|entry| entry.path).collect())
+            Some(files.entries.into_iter().map(SoundFile).collect())
         }
         _ => None,
     })

@@ -9,6 +9,8 @@
 //! walks this path for classification and regression, [`corpus`] for texts, [`series`] for forecasts.
 
 mod answers;
+mod archive;
+pub mod arrived;
 mod assemble;
 mod columns;
 mod corpus;
@@ -36,6 +38,7 @@ mod tests;
 
 pub use dataset::Dataset;
 pub use report::{DataError, Issue, Report, Warning};
+pub use source::SoundFile;
 
 use lyceum_models::prepare::Preparation;
 use lyceum_seal::KeyedPath;
@@ -45,7 +48,6 @@ use lyceum_types::spec::{Spec, Task};
 use source::Source;
 use split::Rule;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 /// Everything that training needs to know about the data.
 #[derive(Clone, Debug)]
@@ -116,7 +118,7 @@ pub fn sound_files(
     spec: &Spec,
     path: impl Into<KeyedPath>,
     control: &Control,
-) -> Result<Option<Vec<PathBuf>>, DataError> {
+) -> Result<Option<Vec<SoundFile>>, DataError> {
     if !matches!(spec.task, Task::Classification | Task::Regression) {
         return Ok(None);
     }

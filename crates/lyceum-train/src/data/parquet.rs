@@ -1,7 +1,7 @@
 //! parquet files, row by row; nested columns and bytes are errors.
 
 use super::report::{DataError, Issue, Place, Report, io, one};
-use super::table::Table;
+use super::table::{Rows, Table};
 use bytes::Bytes;
 use lyceum_models::prepare::tabular::Cell;
 use lyceum_seal::{Contents, KeyedPath};
@@ -9,6 +9,8 @@ use lyceum_types::control::Control;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::Field;
+use std::io::Read;
+use std::path::Path;
 
 pub(crate) fn read(
     path: &KeyedPath,
@@ -16,19 +18,34 @@ pub(crate) fn read(
     control: &Control,
     report: &mut Report,
 ) -> Result<Table, DataError> {
-    match path.open().map_err(|source| io(path.path(), source))? {
-        Contents::Plain(file) => rows(file, shown, control, report),
+    let contents = path.open().map_err(|source| io(path.path(), source))?;
+    walk(&contents, shown, Rows::Kept, control, report)
+}
+
+/// Reads a file through.
+pub(super) fn walk(
+    contents: &Contents,
+    shown: &str,
+    rows: Rows,
+    control: &Control,
+    report: &mut Report,
+) -> Result<Table, DataError> {
+    let failed = |source| io(Path::new(shown), source);
+    match contents {
+        Contents::Plain(file) => of_rows(file.try_clone().map_err(failed)?, shown, rows, control, report),
         // Its plain bytes are nowhere but in memory.
         Contents::Sealed(_) => {
-            let bytes = path.read().map_err(|source| io(path.path(), source))?;
-            rows(Bytes::from(bytes), shown, control, report)
+            let mut bytes = Vec::new();
+            contents.reader().read_to_end(&mut bytes).map_err(failed)?;
+            of_rows(Bytes::from(bytes), shown, rows, control, report)
         }
     }
 }
 
-fn rows(
+fn of_rows(
     file: impl ChunkReader + 'static,
     shown: &str,
+    rows: Rows,
     control: &Control,
     report: &mut Report,
 ) -> Result<Table, DataError> {
@@ -43,7 +60,7 @@ fn rows(
     let reader = SerializedFileReader::new(file).map_err(broken)?;
     let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
     let columns = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
-    let mut table = Table::new(shown, columns);
+    let mut table = rows.of(Table::new(shown, columns));
     for (i, row) in (0u64..).zip(reader.get_row_iter(None).map_err(broken)?) {
         control.check()?;
         let row = row.map_err(broken)?;

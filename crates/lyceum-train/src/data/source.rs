@@ -4,12 +4,14 @@
 use super::answers::Answers;
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
-use super::{csv, folder, idx, jsonl, npy, parquet};
+use super::{archive, csv, folder, idx, jsonl, npy, parquet};
 use lyceum_models::prepare::series::Fields;
 use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::spec::{InputSpec, Spec};
+use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Source {
@@ -61,7 +63,7 @@ impl Numbers {
 /// Pictures or sounds, one file each.
 #[derive(Clone, Debug)]
 pub(crate) struct Files {
-    /// The folder or manifest, for messages.
+    /// The folder, archive or manifest, for messages.
     pub file: String,
     pub media: Media,
     pub entries: Vec<Entry>,
@@ -77,9 +79,56 @@ pub(crate) enum Media {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    pub path: PathBuf,
+    pub at: At,
     pub shown: String,
     pub label: String,
+}
+
+/// Where the bytes of a picture or sound are.
+#[derive(Clone, Debug)]
+pub(crate) enum At {
+    Path(PathBuf),
+    /// In memory: a file of an archive.
+    Held(Arc<[u8]>),
+}
+
+impl At {
+    pub fn n_bytes(&self) -> Result<u64, DataError> {
+        match self {
+            At::Path(path) => Ok(std::fs::metadata(path).map_err(|source| io(path, source))?.len()),
+            At::Held(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+
+    pub fn read(&self) -> Result<Cow<'_, [u8]>, DataError> {
+        match self {
+            At::Path(path) => Ok(Cow::Owned(std::fs::read(path).map_err(|source| io(path, source))?)),
+            At::Held(bytes) => Ok(Cow::Borrowed(bytes)),
+        }
+    }
+}
+
+/// A sound, a row of its source.
+#[derive(Clone, Debug)]
+pub struct SoundFile(pub(super) Entry);
+
+impl SoundFile {
+    /// For messages.
+    pub fn name(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// # Errors
+    /// What the disk says.
+    pub fn n_bytes(&self) -> Result<u64, DataError> {
+        self.0.at.n_bytes()
+    }
+
+    /// # Errors
+    /// What the disk says.
+    pub fn read(&self) -> Result<Cow<'_, [u8]>, DataError> {
+        self.0.at.read()
+    }
 }
 
 impl Source {
@@ -147,8 +196,7 @@ pub(crate) fn read(
         } else if ends(&[".parquet"]) {
             parquet::read(path, shown, control, report)?
         } else {
-            let delimiter = if ends(&[".tsv"]) { b'\t' } else { b',' };
-            csv::read(path, shown, delimiter, control, report)?
+            csv::read(path, shown, control, report)?
         };
         return manifest_or_table(spec, path, table, report);
     }
@@ -158,16 +206,23 @@ pub(crate) fn read(
     if ends(&[".idx", ".idx.gz"]) || name.contains("-idx") {
         return idx::read(spec, path, shown, control, report);
     }
+    if ends(&archive::ENDINGS) {
+        return archive::read(path, shown, control, report).map(Source::Files);
+    }
     if ends(&[".txt"]) {
         return text(path, shown);
     }
-    Err(one(Issue::new(
+    Err(one(unknown(shown)))
+}
+
+pub(super) fn unknown(shown: &str) -> Issue {
+    Issue::new(
         shown,
         "unknown_format",
         "this kind of file is not read",
         "give a .csv, .tsv, .parquet, .jsonl, .npy, .npz, .idx, .idx.gz or .txt file, or a folder of images \
-         or of .wav files per class",
-    )))
+         or of .wav files per class, also as .zip, .tar or .tar.gz",
+    )
 }
 
 /// A table of pictures or sounds names them in its `path` column.
@@ -199,12 +254,16 @@ fn manifest_or_table(
 
 fn text(path: &KeyedPath, shown: &str) -> Result<Source, DataError> {
     let bytes = path.read().map_err(|source| io(path.path(), source))?;
-    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
+    Ok(Source::Text { file: shown.to_owned(), text: text_of(&bytes, shown)?.to_owned() })
+}
+
+pub(super) fn text_of<'a>(bytes: &'a [u8], shown: &str) -> Result<&'a str, DataError> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     if bytes.is_empty() {
         return Err(one(Issue::new(shown, "empty_file", "the file is empty", "write the text into it")));
     }
     match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Source::Text { file: shown.to_owned(), text: text.to_owned() }),
+        Ok(text) => Ok(text),
         Err(error) => {
             let line = bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() as u64 + 1;
             let issue = Issue::new(shown, "not_utf8", "the text is not UTF-8", "save the file as UTF-8");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 use std::path::Path;
 
-fn classifier(file: &str) -> Case {
+pub(super) fn classifier(file: &str) -> Case {
     let mut case = Case::new(Task::Classification);
     case.spec.data.train = file.into();
     case

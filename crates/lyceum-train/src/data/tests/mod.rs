@@ -1,5 +1,6 @@
 //! Data sets from files that the tests write, good and bad.
 
+mod archives;
 mod bad;
 mod folds;
 mod formats;
