@@ -1,6 +1,6 @@
 //! The device thread: take what has arrived, make one batch of predictions, make one step of generation, run
 //! one task (a pass of an explanation, a proof of readiness). However many tasks come, answers do not wait for
-//! more than one of them.
+//! more than one of them, and have half of the time ([`Owed`]).
 
 use crate::generate::Generator;
 use crate::predict::Predictor;
@@ -46,6 +46,27 @@ impl Pulse {
     }
 }
 
+/// Time that answers have to come before the next task: as much as the last task took, so that long tasks one after
+/// another do not make every token wait for one.
+#[derive(Default)]
+struct Owed(Duration);
+
+impl Owed {
+    /// Whether a task may run now.
+    fn is_paid(&self) -> bool {
+        self.0.is_zero()
+    }
+
+    fn task_took(&mut self, time: Duration) {
+        self.0 = time;
+    }
+
+    /// Where nobody waits for an answer nothing is owed.
+    fn answers_took(&mut self, time: Duration, is_idle: bool) {
+        self.0 = if is_idle { Duration::ZERO } else { self.0.saturating_sub(time) };
+    }
+}
+
 pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) {
     // A panic below is a bug: it ends this thread, and the engine then says that it is not healthy.
     struct Alive<'a>(&'a Gauges);
@@ -59,6 +80,7 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
     let mut predictor = Predictor::default();
     let mut generator = Generator::new(limits);
     let mut tasks: VecDeque<Task> = VecDeque::new();
+    let mut owed = Owed::default();
     let take =
         |work, predictor: &mut Predictor, generator: &mut Generator, tasks: &mut VecDeque<Task>| match work {
             Work::Predict(request) => predictor.push(request),
@@ -86,12 +108,18 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
             }
         }
         gauges.pulse.step();
+        let begun = Instant::now();
         predictor.step(&mut workspace, gauges, &limits);
         gauges.pulse.step();
         generator.step(&mut workspace, gauges);
         gauges.pulse.step();
-        if let Some(task) = tasks.pop_front() {
+        owed.answers_took(begun.elapsed(), predictor.is_idle() && generator.is_idle());
+        if owed.is_paid()
+            && let Some(task) = tasks.pop_front()
+        {
+            let begun = Instant::now();
             task();
+            owed.task_took(begun.elapsed());
         }
     }
 }
@@ -99,5 +127,27 @@ pub(crate) fn run(inbox: Receiver<Work>, gauges: &Gauges, limits: EngineLimits) 
 impl Gauges {
     pub(crate) fn predictions_done(&self, n: usize) {
         self.predictions.fetch_sub(n, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_as_much_time_as_the_task_before_them_took_and_nobody_waits_for_nobody() {
+        let ms = Duration::from_millis;
+        let mut owed = Owed::default();
+        assert!(owed.is_paid(), "the first task waits for one step");
+        owed.task_took(ms(100));
+        for _ in 0..9 {
+            owed.answers_took(ms(11), false);
+            assert!(!owed.is_paid());
+        }
+        owed.answers_took(ms(11), false);
+        assert!(owed.is_paid());
+        owed.task_took(ms(100));
+        owed.answers_took(ms(1), true);
+        assert!(owed.is_paid(), "no answer is under way");
     }
 }
