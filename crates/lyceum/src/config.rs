@@ -59,6 +59,7 @@ pub struct Config {
     pub master_key_file: Setting<Option<PathBuf>>,
     /// What is logged, as `RUST_LOG` says it.
     pub log: Setting<String>,
+    pub log_format: Setting<LogFormat>,
     /// Where the bytes of models and files lie.
     pub objects: Objects,
     /// How much the engine takes in, and how long models stay.
@@ -67,7 +68,37 @@ pub struct Config {
     pub guarding: Guarding,
 }
 
-const OWN_KEYS: [&str; 10] = [
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("{text:?} is neither text nor json")),
+        }
+    }
+}
+
+const OWN_KEYS: [&str; 11] = [
     "data_dir",
     "database",
     "threads",
@@ -78,6 +109,7 @@ const OWN_KEYS: [&str; 10] = [
     "cors_origins",
     "master_key_file",
     "log",
+    "log_format",
 ];
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and how a running server is asked.
@@ -132,6 +164,7 @@ impl Config {
             cors_origins: default(Origins::None),
             master_key_file: default(None),
             log: default("warn".into()),
+            log_format: default(LogFormat::Text),
             objects: Objects::of_variables(&sources.variables),
             serving: Serving::default(),
             guarding: Guarding::default(),
@@ -171,6 +204,7 @@ impl Config {
             ("cors_origins", self.cors_origins.value.to_string(), &self.cors_origins.origin),
             ("master_key_file", shown(&self.master_key_file.value), &self.master_key_file.origin),
             ("log", self.log.value.clone(), &self.log.origin),
+            ("log_format", self.log_format.value.to_string(), &self.log_format.origin),
         ];
         rows.extend(self.objects.rows());
         rows.extend(self.serving.rows());
@@ -277,6 +311,7 @@ impl Config {
             "master_key_file" => self.master_key_file = Setting { value: Some(PathBuf::from(text)), origin },
             "cors_origins" => self.cors_origins = Setting { value: text.parse()?, origin },
             "log" => self.log = Setting { value: text.to_owned(), origin },
+            "log_format" => self.log_format = Setting { value: text.parse()?, origin },
             "threads" => {
                 let value = text.parse().map_err(|_| format!("{text:?} is no number of threads"))?;
                 self.threads = Setting { value, origin };

@@ -1,5 +1,5 @@
 //! Zero data retention: what is asked of every route is found nowhere afterwards, neither in the bytes of the data folder
-//! (free pages, journals and temporary files included) nor in what the process said; whether it ends well or is killed.
+//! (free pages, journals and temporary files included) nor in what the process said nor in a core dump; whether it ends well, is killed or dies.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
@@ -20,8 +20,18 @@ const CANARY: &str = "kanarienvogel";
 /// Stands in what an ordinary project keeps: the search can find.
 const KEPT: &str = "rotkehlchen";
 
+/// Where the system would write a core dump of whatever dies.
 fn lyceum(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = program::command(folder, arguments);
+    let plain = program::command(folder, arguments);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -c unlimited; exec \"$0\" \"$@\""]);
+    command.arg(plain.get_program()).args(plain.get_args()).current_dir(folder);
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command.env("TMPDIR", folder.join("tmp"));
     command
 }
@@ -139,12 +149,38 @@ fn everything(server: &Server) -> (usize, usize) {
     // A body that is no JSON, and a client that leaves.
     let broken = format!("{{\"model\": \"{CANARY}");
     open(server, "/v1/chat/completions", "", &broken).read_to_string(&mut String::new()).unwrap();
-    let (path, mut long) = chat(json!({"stream": true, "ignore_eos": true, "max_tokens": 400}));
-    long["seed"] = 1.into();
-    let mut leaving = open(server, path, "", &long.to_string());
-    leaving.read_exact(&mut [0; 300]).unwrap();
-    drop(leaving);
+    drop(long_answer(server));
     (answered, refused)
+}
+
+/// An answer that is under way.
+fn long_answer(server: &Server) -> TcpStream {
+    let body = json!({"model": "tiny", "messages": [{"role": "user", "content": CANARY}], "stream": true,
+        "ignore_eos": true, "max_tokens": 400, "seed": 1});
+    let mut answer = open(server, "/v1/chat/completions", "", &body.to_string());
+    answer.read_exact(&mut [0; 300]).unwrap();
+    answer
+}
+
+/// A line of the log is a JSON object where that is asked for, and a request's line has the id that its answer has.
+#[test]
+fn the_log_is_json_where_it_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    std::fs::create_dir(path.join("tmp")).unwrap();
+    let mut command = lyceum(path, &SERVE);
+    command.env("LYCEUM_LOG_FORMAT", "json");
+    let server = Server::start_telling(command, &path.join("said"), None);
+    let mut answer = String::new();
+    server.open("GET", "/v1/models", "", b"").read_to_string(&mut answer).unwrap();
+    let id = answer.lines().find_map(|line| line.strip_prefix("x-request-id: ")).unwrap().to_owned();
+    server.end("-INT");
+    let said = std::fs::read_to_string(path.join("said")).unwrap();
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let answered = lines.iter().find(|line| line["message"] == "answered").unwrap();
+    assert_eq!((&answered["status"], &answered["level"]), (&json!(200), &json!("INFO")));
+    assert_eq!((&answered["span"]["id"], &answered["span"]["route"]), (&json!(id), &json!("/v1/models")));
+    assert!(answered["timestamp"].is_string() && answered["ms"].is_number());
 }
 
 #[test]
@@ -171,7 +207,7 @@ fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
     assert_eq!(counts(path).len(), 1, "and counts of answers");
 
     run(path, &["admin", "retention", "zero_data_retention", "--project", "default"]);
-    for (n, signal) in [(1, "-INT"), (2, "-9")] {
+    for (n, signal) in [(1, "-INT"), (2, "-9"), (3, "-ABRT")] {
         let server = serve(path, n, Some(key.clone()));
         let (answered, refused) = everything(&server);
         // What has an Idempotency-Key would have to be kept: all of it is refused.
@@ -181,11 +217,12 @@ fn what_a_project_with_zero_retention_asks_is_found_nowhere() {
             Vec::<PathBuf>::new(),
             "what was counted before is gone, and no lock is taken"
         );
+        let under_way = (signal != "-INT").then(|| long_answer(&server));
         server.end(signal);
+        drop(under_way);
         assert_eq!(counts(path), Vec::<PathBuf>::new(), "counts of answers after {signal}");
-        for place in [path.join("data"), path.join("tmp")] {
-            assert_eq!(found(&place, CANARY), Vec::<PathBuf>::new(), "after {signal}");
-        }
+        // The data folder, temporary files, and where the process ran.
+        assert_eq!(found(path, CANARY), Vec::<PathBuf>::new(), "after {signal}");
         let said = std::fs::read_to_string(path.join(format!("said.{n}"))).unwrap();
         let lines: Vec<&str> = said.lines().filter(|line| line.contains(CANARY)).collect();
         assert_eq!(lines, Vec::<&str>::new(), "after {signal}");

@@ -44,7 +44,7 @@ pub mod train;
 pub mod usage;
 
 use crate::cli::{Cli, Command};
-use crate::config::{Config, Sources};
+use crate::config::{Config, LogFormat, Sources};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output::Format;
@@ -60,7 +60,8 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         true => doctor::only_configuration(cli.global.json, failure),
         false => failure,
     })?;
-    log_to_stderr(&config.log.value)?;
+    log_to_stderr(&config)?;
+    keep_memory_private();
     if !is_doctor {
         doctor::chosen_processor()?;
     }
@@ -81,7 +82,7 @@ pub fn run(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::internal("the runtime does not start", &error))?;
     runtime.block_on(async {
-        watch_for_interrupts(context.control.clone());
+        watch_for_interrupts(context.control.clone(), context.config.log_format.value);
         dispatch(cli.command, &context).await
     })
 }
@@ -152,13 +153,16 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
 }
 
 /// The first Ctrl-C (or SIGTERM) asks the work to end; the second does not wait for it.
-fn watch_for_interrupts(control: Control) {
+fn watch_for_interrupts(control: Control, format: LogFormat) {
     tokio::spawn(async move {
         if asked_to_end().await.is_err() {
             return;
         }
         control.cancel();
-        eprintln!("stopping; Ctrl-C again ends at once");
+        match format {
+            LogFormat::Text => eprintln!("stopping; Ctrl-C again ends at once"),
+            LogFormat::Json => tracing::warn!("stopping"),
+        }
         if asked_to_end().await.is_ok() {
             std::process::exit(i32::from(Exit::Interrupted.code()));
         }
@@ -178,11 +182,28 @@ async fn asked_to_end() -> std::io::Result<()> {
     tokio::signal::ctrl_c().await
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+fn log_to_stderr(config: &Config) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.value).map_err(|error| {
         Failure::usage(format!("log: {error}"), "it is no filter", "write a level, as in log = \"info\"")
     })?;
-    let color = crate::output::stderr_has_color();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format.value {
+        LogFormat::Text => lines.with_ansi(crate::output::stderr_has_color()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).init(),
+    }
     Ok(())
+}
+
+/// What stands in memory (prompts, keys) goes into no core dump, neither that of the kernel nor that of a program which
+/// collects them; of another user's processes none may look in.
+fn keep_memory_private() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
+        let limited = setrlimit(Resource::Core, none);
+        if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable).and(limited) {
+            tracing::warn!(%error, "core dumps are not off: a crash may write what is in memory to the disk");
+        }
+    }
 }
