@@ -3,9 +3,11 @@
     python bench/explain_language.py URL KEY MODEL
 
 Each prompt has facts of two people, a sentence that repeats the question and three others, and asks for one of the facts.
-What is explained is the right answer, at the word that names the thing. Counted: how often the sentence with the largest
-value is the one with the fact, beside a random sentence (its expectation), the last one, and the one that shares most
-words with the question; with exact sign tests of the pairs. For leave_one_out and contextcite.
+Explained is the right answer, at the word that names the thing (/v1/explanations; leave_one_out and contextcite), and inline what
+the model says itself where it may say either fact and nothing else (`explain` on chat completions, `structured_outputs.choice`;
+leave_one_out): then the fact is the one that it says. Counted: how often the sentence with the largest value is the one with
+the fact, beside a random sentence (its expectation), the last one, and the one that shares most words with the question:
+the difference with its paired bootstrap interval over the prompts, and exact sign tests.
 
 Also their linear datamodelling score: with the masks that contextcite kept from its fit (16 of 64 a prompt), the rank
 correlation between the sum of the attributions that are there and the answer's log-odds as they came out. Both methods are held
@@ -28,8 +30,8 @@ DISTRACTORS = ["The weather was mild.", "It is a long story.", "Nobody was surpr
                "They had met before.", "Lunch was served at noon."]
 
 
-def ask(body):
-    request = urllib.request.Request(f"{URL}/v1/explanations", json.dumps(body).encode(), {
+def ask(body, path="/v1/explanations"):
+    request = urllib.request.Request(f"{URL}{path}", json.dumps(body).encode(), {
         "authorization": f"Bearer {KEY}", "content-type": "application/json"})
     return json.load(urllib.request.urlopen(request, timeout=300))
 
@@ -48,7 +50,7 @@ def prompts(n):
         name = rng.choice(names)
         sentences = [fact for fact, _ in facts.values()] + [echo.format(name)] + rng.sample(DISTRACTORS, 3)
         rng.shuffle(sentences)
-        yield sentences, question.format(name), *facts[name]
+        yield sentences, question.format(name), name, facts
 
 
 def words(text):
@@ -89,10 +91,22 @@ def interval(values, n=2000):
     return means[n // 40], means[-n // 40]
 
 
-METHODS = ["leave_one_out", "contextcite"]
+METHODS, INLINE = ["leave_one_out", "contextcite"], "inline, what it says itself"
 n = int(sys.argv[4]) if len(sys.argv) > 4 else 50
-hits, controls, scores, drops = {m: [] for m in METHODS}, [], {m: [] for m in [*METHODS, "overlap"]}, []
-for sentences, question, fact, thing in prompts(n):
+hits, scores, drops = {m: [] for m in [*METHODS, INLINE]}, {m: [] for m in [*METHODS, "overlap"]}, []
+controls, controls_inline, right = [], [], 0
+CONTROLS = ["a random one", "the last one", "the one with the question's words"]
+
+
+def beside(sentences, question, fact):
+    """How often each control names the fact."""
+    overlaps = [len(words(s) & words(question)) for s in sentences]
+    overlap = max(range(len(sentences)), key=lambda i: (overlaps[i], -i))
+    return 1 / len(sentences), sentences[-1] == fact, sentences[overlap] == fact
+
+
+for sentences, question, name, facts in prompts(n):
+    fact, thing = facts[name]
     messages = [{"role": "user", "content": f"{' '.join(sentences)} {question}"}]
     overlaps = [len(words(s) & words(question)) for s in sentences]
     values, fit = {}, None
@@ -106,8 +120,7 @@ for sentences, question, fact, thing in prompts(n):
         hits[method].append(sentences[best] == fact)
         fit = answer.get("fit", fit)
     values["overlap"] = overlaps + [len(words(question))]
-    overlap = max(range(len(sentences)), key=lambda i: (overlaps[i], -i))
-    controls.append((1 / len(sentences), sentences[-1] == fact, sentences[overlap] == fact))
+    controls.append(beside(sentences, question, fact))
     drops.append(fit["top_k_drop"][0]["logprob_drop"])
     held = list(zip(fit["ablations"]["masks"], fit["ablations"]["values"]))[-fit["n_held_out"]:]
     for method, parts in values.items():
@@ -116,15 +129,27 @@ for sentences, question, fact, thing in prompts(n):
         # What says the same of all masks has no order.
         scores[method].append(score if score is not None else 0.0)
 
+    said = ask({"model": MODEL, "messages": messages, "temperature": 0, "max_tokens": 24,
+                "structured_outputs": {"choice": [fact for fact, _ in facts.values()]},
+                "explain": {"method": "leave_one_out", "granularity": "sentence"}}, "/v1/chat/completions")
+    said_fact, own = said["choices"][0]["message"]["content"], said["explanation"]["attributions"]
+    best = max(range(len(sentences)), key=lambda i: own[i]["value"])
+    hits[INLINE].append(sentences[best] == said_fact)
+    controls_inline.append(beside(sentences, question, said_fact))
+    right += said_fact == fact
+
 share = lambda rows: sum(rows) / len(rows)
-print(f"{MODEL}, {n} prompts: the fact's sentence is a random one: {share([c[0] for c in controls]):.2f}, "
-      f"the last one: {share([c[1] for c in controls]):.2f}, the one with the question's words: {share([c[2] for c in controls]):.2f}")
-for method in METHODS:
-    print(f"  {method}'s first: {share(hits[method]):.2f}")
-    for i, name in [(1, "the last one"), (2, "the one with the question's words")]:
-        wins = sum(hit and not row[i] for hit, row in zip(hits[method], controls))
-        losses = sum(row[i] and not hit for hit, row in zip(hits[method], controls))
-        print(f"    beside {name}: {wins} won, {losses} lost, p = {sign_test(wins, losses):.2g}")
+print(f"{MODEL}, {n} prompts; inline it says the right fact in {right}")
+for method, found in hits.items():
+    rows = controls_inline if method == INLINE else controls
+    print(f"  {method}: its first sentence holds the fact in {share(found):.2f}")
+    for i, name in enumerate(CONTROLS):
+        differences = [hit - row[i] for hit, row in zip(found, rows)]
+        low, high = interval(differences)
+        pairs = [d for d in differences if d != 0 and i > 0]
+        wins = sum(d > 0 for d in pairs)
+        test = f"; {wins} won, {len(pairs) - wins} lost, p = {sign_test(wins, len(pairs) - wins):.2g}" if i else ""
+        print(f"    {name}: {share([row[i] for row in rows]):.2f}; better by {share(differences):.2f} [{low:.2f}, {high:.2f}]{test}")
 print("linear datamodelling score (rank correlation on held-out masks), mean [95 %]:")
 for method, found in scores.items():
     low, high = interval(found)

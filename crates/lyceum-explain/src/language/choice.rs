@@ -6,7 +6,7 @@
 //! `Σ_k w_k ∇L_k`, so the ways back of the labels are added with these weights, at every node of a path with those of the
 //! node.
 
-use super::path::{self, Path};
+use super::path::{self, Base, Path};
 use super::walk::{Forward, Walker};
 use super::{Found, LanguageMethod, LanguageQuestion, TOKENS_A_TURN, Turns, explanation};
 use crate::{ExplainError, Explanation, Of, Quantity, Steps};
@@ -100,17 +100,18 @@ struct ChoicePath<'a> {
     choice: &'a Choice,
     /// The embeddings of each label's text.
     entries: Vec<Vec<f32>>,
+    base: Base,
 }
 
 impl<'a> ChoicePath<'a> {
     /// A label's entry here on the path.
     fn at(&self, alpha: f64, label: usize, walker: &Walker<'a>) -> Vec<f32> {
         let parts = walker.elements_of(&self.choice.labels[label]);
-        let number = |(&x, part): (&f32, Option<u32>)| match part {
-            Some(_) => (f64::from(x) * alpha) as f32,
+        let number = |((i, &x), part): ((usize, &f32), Option<u32>)| match part {
+            Some(_) => self.base.at(alpha, (i, x)),
             None => x,
         };
-        self.entries[label].iter().zip(parts).map(number).collect()
+        self.entries[label].iter().enumerate().zip(parts).map(number).collect()
     }
 }
 
@@ -151,7 +152,8 @@ impl<'a> Path<'a> for ChoicePath<'a> {
         let mut values = vec![0.0; choice.labels[0].n_parts];
         for ((sums, entry), label) in sums.iter().zip(&self.entries).zip(&choice.labels) {
             walker.question = label;
-            let own = walker.of_parts(sums.iter().zip(entry).map(|(sum, &x)| sum * f64::from(x)));
+            let ways = entry.iter().enumerate().map(|(i, &x)| self.base.way((i, x)));
+            let own = walker.of_parts(sums.iter().zip(ways).map(|(sum, way)| sum * way));
             values.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
         }
         Ok(values)
@@ -165,7 +167,8 @@ fn integrated_gradients<'a>(
 ) -> Result<Found, ExplainError> {
     path::require(walker, choice.labels.len(), steps)?;
     let entries = embedded(walker, choice)?;
-    path::integrate(&mut ChoicePath { choice, entries }, walker, steps)
+    let base = Base::of(walker)?;
+    path::integrate(&mut ChoicePath { choice, entries, base }, walker, steps)
 }
 
 /// The embeddings of each label's text.

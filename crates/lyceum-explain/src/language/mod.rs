@@ -50,7 +50,8 @@ impl Turns for crate::ThisThread {
 pub enum LanguageMethod {
     /// `∂f/∂x ⊙ x`, summed over a token's embedding.
     GradientInput,
-    /// Its integral from no embedding to the token's, over the tokens that belong to a part (Gauss–Legendre).
+    /// Its integral from no embedding (where nothing stands before the parts: the vocabulary's mean) to the token's, over the
+    /// tokens that belong to a part (Gauss–Legendre).
     IntegratedGradients { n_steps: Steps },
     /// AttnLRP (Achtibat et al. 2024, arXiv:2402.05602).
     Relevance { epsilon: f32 },
@@ -122,6 +123,13 @@ pub struct LanguageQuestion {
     pub seed: u64,
 }
 
+impl LanguageQuestion {
+    /// Whether nothing stands before the parts.
+    fn begins_with_a_part(&self) -> bool {
+        self.of_token.first().is_some_and(Option::is_some)
+    }
+}
+
 /// Attributes the target to parts of the prompt, or to layers.
 ///
 /// # Errors
@@ -164,7 +172,11 @@ fn explanation(walker: &Walker<'_>, quantity: Quantity, found: Found) -> Result<
         elements: None,
         checks: Checks { completeness_gap: gap, complete, ..Checks::default() },
         fit: None,
-        baseline: if question.method.has_baseline() { "zeros" } else { "none" },
+        baseline: match question.method {
+            LanguageMethod::IntegratedGradients { .. } if question.begins_with_a_part() => "mean_embedding",
+            method if method.has_baseline() => "zeros",
+            _ => "none",
+        },
         seed: question.seed,
         usage: walker.usage,
     })
@@ -190,16 +202,19 @@ fn gradient_input(walker: &mut Walker<'_>) -> Result<Found, ExplainError> {
     Ok(Found { output: forward.scores[0], values, base_value: None, of: Of::Features })
 }
 
-/// [`path`] of an answer: embeddings of what moves grow from nothing.
+/// [`path`] of an answer: embeddings of what moves grow from the base.
 struct AnswerPath {
     entry: Vec<f32>,
     moves: Vec<bool>,
+    base: path::Base,
 }
 
 impl AnswerPath {
     fn at(&self, alpha: f64) -> impl Iterator<Item = f32> {
-        let number = move |(&x, &moves): (&f32, &bool)| if moves { (f64::from(x) * alpha) as f32 } else { x };
-        self.entry.iter().zip(&self.moves).map(number)
+        let number = move |((i, &x), &moves): ((usize, &f32), &bool)| {
+            if moves { self.base.at(alpha, (i, x)) } else { x }
+        };
+        self.entry.iter().enumerate().zip(&self.moves).map(number)
     }
 }
 
@@ -223,7 +238,8 @@ impl<'a> path::Path<'a> for AnswerPath {
                 sums.iter_mut().zip(gradient).for_each(|(sum, &g)| *sum += weight * f64::from(g));
             }
         }
-        Ok(walker.of_parts(sums.iter().zip(&self.entry).map(|(sum, &x)| sum * f64::from(x))))
+        let ways = self.entry.iter().enumerate().map(|(i, &x)| self.base.way((i, x)));
+        Ok(walker.of_parts(sums.iter().zip(ways).map(|(sum, way)| sum * way)))
     }
 }
 
@@ -231,7 +247,8 @@ fn integrated_gradients(walker: &mut Walker<'_>, steps: Steps) -> Result<Found, 
     path::require(walker, 1, steps)?;
     let entry = walker.embedded()?;
     let moves = walker.of_elements().map(|part| part.is_some()).collect();
-    path::integrate(&mut AnswerPath { entry, moves }, walker, steps)
+    let base = path::Base::of(walker)?;
+    path::integrate(&mut AnswerPath { entry, moves, base }, walker, steps)
 }
 
 fn relevance(walker: &mut Walker<'_>, epsilon: f32) -> Result<Found, ExplainError> {

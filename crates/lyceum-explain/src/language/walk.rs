@@ -7,6 +7,9 @@ use lyceum_nn::{NnError, StoredProducts, Workspace};
 use lyceum_types::control::Control;
 use std::sync::Arc;
 
+/// Rows of the embedding that are read in one turn.
+const EMBEDDED_A_TURN: usize = 4096;
+
 pub(super) struct Walker<'a> {
     pub(super) question: &'a LanguageQuestion,
     pub(super) usage: Usage,
@@ -99,6 +102,27 @@ impl<'a> Walker<'a> {
         let (sections, ids) = (self.question.sections.clone(), self.question.ids.clone());
         let mut found = self.turn(0, move |ws| Ok(vec![sections.embed(ws, &ids)?]))?;
         Ok(found.pop().expect("a turn gives what it made: bug"))
+    }
+
+    /// The mean embedding of the vocabulary, `[C]`.
+    pub(super) fn mean_embedding(&mut self) -> Result<Vec<f32>, ExplainError> {
+        let (sections, time) = (&self.question.sections, self.time());
+        let (vocabulary, width) = (sections.model().shape.output.width(), sections.width());
+        let n_each = (EMBEDDED_A_TURN / time).max(1);
+        let mut sums = vec![0.0f64; width];
+        for first in (0..vocabulary).step_by(n_each * time) {
+            let n_rows = (vocabulary - first).min(n_each * time);
+            // What is missing in the last example is another row, and not counted.
+            let ids =
+                (0..n_rows.next_multiple_of(time)).map(|i| if i < n_rows { first + i } else { 0 } as u32);
+            let (ids, of) = (ids.collect::<Vec<u32>>(), sections.of(n_rows.div_ceil(time)));
+            let found = self.turn(0, move |ws| Ok(vec![of.embed(ws, &ids)?]))?;
+            let rows = found.first().ok_or_else(no_numbers)?.chunks_exact(width).take(n_rows);
+            for row in rows {
+                sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
+            }
+        }
+        Ok(sums.into_iter().map(|sum| (sum / vocabulary as f64) as f32).collect())
     }
 
     /// Forward from `n` entries, one turn a layer.

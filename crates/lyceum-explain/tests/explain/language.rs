@@ -206,6 +206,34 @@ fn every_path_adds_up_within_the_passes_that_are_there_unasked() {
     }
 }
 
+/// Where nothing stands before the parts the path begins at the vocabulary's mean: norms have something to read, and few nodes do.
+#[test]
+fn a_path_of_a_prompt_that_begins_with_a_part_adds_up_too() {
+    let cases = cases();
+    for name in NAMES {
+        let model = Arc::new(model(name, Stored::F32).unwrap());
+        let begins = |method| {
+            let mut asked = question(model.clone(), None, &cases[name], (method, "logprob"));
+            let n_prompt = cases[name]["n_prompt"].as_u64().unwrap() as usize;
+            asked.of_token[..n_prompt]
+                .iter_mut()
+                .enumerate()
+                .for_each(|(t, part)| *part = Some(t as u32 % 3));
+            asked
+        };
+        let [found, many] = [REFINED, LanguageMethod::IntegratedGradients { n_steps: Steps::Fixed(200) }]
+            .map(|method| explain(&begins(method)));
+        assert_eq!((found.baseline, found.checks.complete), ("mean_embedding", Some(true)));
+        assert!(found.checks.completeness_gap.unwrap() <= 1e-4, "{name}: {:?}", found.checks);
+        assert!(found.usage.forward_passes <= 400, "{name}: {:?}", found.usage);
+        for (found, want) in values(&found).iter().zip(values(&many)) {
+            assert!((found - want).abs() < 1e-3, "{name}: {found:?} {want:?}");
+        }
+        let other = explain(&begins(LanguageMethod::GradientInput));
+        assert_eq!((other.baseline, other.output), ("zeros", found.output));
+    }
+}
+
 #[test]
 fn an_adapter_beside_the_model_is_explained_as_one_within() {
     let cases = cases();
