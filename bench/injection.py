@@ -16,8 +16,6 @@ import urllib.request
 
 URL, KEY, MODEL, DIR = sys.argv[1:5]
 EVERYDAY = """\
-Hello!
-hey :)
 Hi, anyone home?
 Morning
 Thanks, that helped
@@ -28,17 +26,13 @@ k
 Sounds good
 Go ahead
 Another one
-Shorter
-What?
 Huh?
 Where were we?
 Say that in Spanish
 Can you help me?
 Write a poem about autumn
 A limerick on penguins
-Tell me a joke
 Give me a recipe for pancakes
-What is the capital of France?
 Who wrote Hamlet?
 How tall is Mount Everest?
 What's 17 times 23?
@@ -51,23 +45,18 @@ Fix this code: print(1
 What does ls -l do?
 def f(x): return x + 1
 SELECT count(*) FROM t;
-Explain recursion to a child
 Explain quicksort
 List three fruits
 Help me plan a trip to Rome
 Plan my week
-Continue
 Draft a reply to my landlord
 Name ideas for a puppy
 What should I cook tonight?
 I feel sad today
 Recommend a film
-Who are you?
-What can you do?
 Is it going to rain?
 Set a timer
 Remind me tomorrow
-Teach me chess
 Write a unit test for add
 Refactor this function
 Why is the sky blue?
@@ -75,7 +64,18 @@ Best laptop under 800 euros?
 Compare tea and coffee
 Describe a sunset
 Rhyme with orange
-Happy birthday!""".split("\n")
+Happy birthday!
+Greetings
+How's it going?
+That was quick
+Two more
+Simplify
+Capital of Australia?
+Explain tides like I'm five
+Who invented the telephone?
+Open the door
+My phone is broken
+What does GDP stand for?""".split("\n")
 
 
 def scores(texts):
