@@ -235,6 +235,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/usage/embeddings", get(usage::embeddings))
         .organization("/v1/organization/usage/predictions", get(usage::predictions))
         .organization("/v1/organization/usage/explanations", get(usage::explanations))
+        .organization("/v1/organization/usage/moderations", get(usage::moderations))
         .organization("/v1/organization/usage/trainings", get(usage::trainings))
         .organization("/v1/organization/usage/requests", get(usage::requests))
         .organization("/v1/organization/costs", get(usage::costs))

@@ -38,7 +38,7 @@ use utoipa::{Modify, OpenApi};
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, drift::reference, card::find, card::verify,
-        usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::trainings, usage::costs,
+        usage::completions, usage::embeddings, usage::moderations, usage::predictions, usage::explanations, usage::trainings, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,
         organization::projects::modify, organization::projects::archive, organization::projects::erase, organization::projects::permissions,
         organization::projects::set_permissions, organization::projects::delete_permissions,
