@@ -29,7 +29,7 @@ use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
 use lyceum_types::manifest::ImportedKind;
 use lyceum_types::spec::Plan;
-use lyceum_types::spec::tune::{TunePlan, TuneSpec};
+use lyceum_types::spec::tune::{Origin, TunePlan, TuneSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -249,7 +249,7 @@ async fn judged(
         let n_valid = chats.valid.as_ref().map_or(0, |part| part.len());
         let n_lines = gate::judge_lines((&plan.tune, places), words, (context, n_valid), &files, &control)?;
         let of_lines = gate::passes_of_lines(&plan.tune, n_lines);
-        let train = plan.tune.resolve(chats.train.len());
+        let train = plan.tune.resolve(chats.train.len(), if whole { Origin::Whole } else { Origin::Adapter });
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
         // Of a private run which lines a step draws is a secret: what is expected is told.
