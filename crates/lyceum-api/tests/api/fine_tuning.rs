@@ -289,7 +289,17 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
     assert_eq!(listed(&format!("?after={}", ids[1])).await, (vec![ids[0].clone()], false));
     assert_eq!(listed("?metadata[team]=a&limit=1").await, (vec![ids[2].clone()], true));
     assert_eq!(listed("?metadata%5Bteam%5D=c").await, (vec![], false));
-    for (query, param) in [("limit=0", "limit"), ("order=asc", "order"), ("after=x", "after")] {
+    let plain = asked(client, &json!({"model": "tiny", "training_file": file})).await;
+    let plain = plain["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed("?metadata=null").await, (vec![plain.clone()], false));
+    client.post(&format!("{JOBS}/{plain}/cancel"), &json!({})).await;
+    for (query, param) in [
+        ("limit=0", "limit"),
+        ("order=asc", "order"),
+        ("after=x", "after"),
+        ("metadata=x", "metadata"),
+        ("metadata=null&metadata[team]=a", "metadata"),
+    ] {
         assert_eq!(client.get(&format!("{JOBS}?{query}")).await.refused(400).0, param);
     }
     let post = async |id: &str, verb: &str| client.post(&format!("{JOBS}/{id}/{verb}"), &json!({})).await;

@@ -363,8 +363,30 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
 pub struct Query {
     pub after: Option<String>,
     pub limit: u32,
-    /// All of these stand in the metadata.
-    pub metadata: BTreeMap<String, String>,
+    pub labels: Labels,
+}
+
+/// Which metadata the trainings of a page have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// All of these, and others too.
+    With(BTreeMap<String, String>),
+    Without,
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Labels::With(BTreeMap::new())
+    }
+}
+
+impl Labels {
+    fn fit(&self, metadata: &BTreeMap<String, String>) -> bool {
+        match self {
+            Labels::With(labels) => labels.iter().all(|(key, value)| metadata.get(key) == Some(value)),
+            Labels::Without => metadata.is_empty(),
+        }
+    }
 }
 
 /// A page of trainings, and whether there are more behind it.
@@ -390,8 +412,7 @@ pub async fn list(
         page.after = jobs.last().map(|job| job.id.clone());
         for job in jobs {
             let training = told(service, job)?;
-            let has = |(key, value): (&String, &String)| training.asked.metadata.get(key) == Some(value);
-            if query.metadata.iter().all(has) {
+            if query.labels.fit(&training.asked.metadata) {
                 matching.push(training);
             }
         }
