@@ -366,6 +366,32 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_stays_while_a_job_reads_it_and_a_job_that_failed_names_no_place() {
+    let (house, file) = with_file().await;
+    let client = &house.client;
+    let id = asked(client, &json!({"model": "tiny", "training_file": file})).await["id"].clone();
+    let id = id.as_str().unwrap();
+    let remove = async || client.send("DELETE", &format!("/v1/files/{file}"), &[], "").await;
+    let refused = remove().await;
+    assert_eq!(refused.refused(409).1, "file_in_use");
+    assert!(refused.text().contains(id), "{}", refused.text());
+    let (store, project) = (house.service.store(), Project::default_project());
+    let job: JobId = id.parse().unwrap();
+    let claim = jobs::claim_waiting(store, &project, &job, "test", Timestamp::now()).await.unwrap();
+    let place = store.layout().root().join("files").join(&file).join("chats.jsonl");
+    let message = format!("{}: cannot be read", place.display());
+    jobs::finish_failed(store, &claim, &message, Timestamp::now()).await.unwrap();
+    drop(claim);
+    let root = store.layout().root().display().to_string();
+    for path in [format!("{JOBS}/{id}"), JOBS.to_owned(), format!("{JOBS}/{id}/events")] {
+        let told = client.get(&path).await;
+        assert!(told.text().contains("chats.jsonl: cannot be read"), "{}", told.text());
+        assert!(!told.text().contains(&root), "{}", told.text());
+    }
+    assert_eq!(remove().await.status, 200, "nothing reads it any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_project_that_keeps_nothing_trains_nothing() {
     let (house, file) = with_file().await;
     let (_, admin) = house.admin("default", &[lyceum_types::ids::KeyScope::OrganizationWrite], None).await;

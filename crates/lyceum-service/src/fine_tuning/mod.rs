@@ -324,7 +324,8 @@ async fn found(service: &Service, project: &Project, id: &str) -> Result<Job, Se
     }
 }
 
-fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
+fn told(service: &Service, mut job: Job) -> Result<Training, ServiceError> {
+    job.message = files::without_folder(service.store(), &job.message);
     let damaged =
         |source: serde_json::Error| ServiceError::Damaged { id: job.id.to_string(), source: source.into() };
     let asked: Asked = serde_json::from_str(job.request.as_deref().unwrap_or_default()).map_err(damaged)?;
