@@ -5,6 +5,7 @@
 
 mod answers;
 mod explained;
+mod export;
 mod models;
 mod money;
 mod organization;
@@ -40,6 +41,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
+        Command::Export(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
@@ -65,7 +67,6 @@ fn refused(command: &Command) -> Failure {
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
-        Command::Export(_) => ("export", "no route gives the files of a model"),
         Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };
