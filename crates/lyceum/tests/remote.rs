@@ -387,6 +387,32 @@ fn administration(house: &House, admin: &str) {
     assert_eq!(told(&ask_with(reads, &["admin", "projects", "create", "third"])).0, 4);
     assert_eq!(told(&ask_with(reads, &["prices", "set", "*", "--pass", "1"])).0, 4);
     money_people_and_shares(&ask, &there, project);
+    sums_and_costs(house, admin);
+}
+
+/// What is summed up there has the columns and the costs of the data folder's.
+fn sums_and_costs(house: &House, admin: &str) {
+    house.line(&["run", "poet", "the cat", "--max-tokens", "5"]);
+    let near = |by: &str| command(house.folder.path(), &["usage", "--by", by, "--json"]).output().unwrap();
+    let cost = |output: &Output| {
+        let usage: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = usage["usage"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["cost_usd"].as_f64().unwrap()).sum::<f64>()
+    };
+    for _ in 0..100 {
+        if cost(&near("model")) > 0.0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(cost(&near("model")) > 0.0, "poet has a price by now");
+    for by in ["model", "key", "project", "day"] {
+        let asked =
+            ["usage", "--by", by, "--json", "--url", &house.server.url, "--ca", "ca.pem", "--key", admin];
+        let far = command(house.client.path(), &asked).output().unwrap();
+        assert!(far.status.success(), "{}", String::from_utf8_lossy(&far.stderr));
+        assert_eq!(String::from_utf8_lossy(&far.stdout), String::from_utf8_lossy(&near(by).stdout), "{by}");
+    }
     ask(&["admin", "limits", "rm", project]);
     assert_eq!(ask(&["admin", "limits", "ls", project])["limits"], Value::Array(vec![]));
     // The server's own words: a service account's keys end with it.
