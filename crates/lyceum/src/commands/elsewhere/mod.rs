@@ -42,6 +42,8 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Usage(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Export(args) => args.run_remote(context, client),
+        Command::Files(args) => args.run_remote(context, client),
+        Command::Batches(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
