@@ -34,13 +34,13 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Explain(args) => args.run_remote(context, client),
         Command::Embed(args) => args.run_remote(context, client).await,
         Command::Attack(args) => args.run_remote(context, client).await,
+        Command::Cascade(args) => args.run_remote(context, client).await,
         Command::Drift(args) => args.run_remote(context, client),
         Command::Choose(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
-        Command::Files(args) => args.run_remote(context, client),
         Command::Export(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Batches(args) => args.run_remote(context, client),
@@ -63,9 +63,6 @@ fn refused(command: &Command) -> Failure {
         Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
         Command::Calibrate(_) => ("calibrate", "no route publishes a calibrated version"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
-        Command::Cascade(_) => {
-            ("cascade", "it reads rows of this machine; POST /v1/cascades takes a file's id")
-        }
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
