@@ -144,7 +144,7 @@ impl Adapters {
             report.data.clone_from(files);
         }
         manifest.tuned = Some(report);
-        tuning::hold_to_probes(staging.place(), &manifest, made.over.clone(), &made.tuned).await?;
+        tuning::hold_to_probes(staging.place(), &manifest, made.over.clone(), &made.tuned.probes).await?;
         let write = |number| {
             manifest.version = number;
             serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
