@@ -5,7 +5,11 @@ use crate::client::{Answer, Client, ok};
 use crate::house::House;
 use crate::language;
 use lyceum_service::export::{self, Format};
+use lyceum_service::language::adapter::{ImportAdapter, import};
+use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::control::Control;
 use lyceum_types::ids::{KeyScope, Project};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -98,6 +102,27 @@ async fn an_adapter_is_taken_away_as_it_is_or_in_its_base() {
     let merged = unpacked(&merged);
     assert_eq!(merged.keys().collect::<Vec<_>>(), ["model.gguf"]);
     assert_eq!(merged, written(&house, "one", Some(Format::Gguf)).await);
+    // What is merely shared with a project is asked there, and stays: also where an adapter would be merged into it.
+    let (_, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
+    let team = ok(&admin.post("/v1/organization/projects", &json!({"name": "team"})).await);
+    let team = Project { tenant: "default".into(), id: team["id"].as_str().unwrap().to_owned() };
+    let share = json!({"model": "tiny", "with": {"type": "organization"}});
+    ok(&admin.post("/v1/organization/projects/default/model_shares", &share).await);
+    let request = ImportAdapter {
+        path: peft(&house, "theirs", 2),
+        name: "theirs".parse().unwrap(),
+        base: "tiny".parse().unwrap(),
+        source: "test".into(),
+        licence: None,
+    };
+    import(house.service.store(), &team, request, &Control::new()).await.unwrap();
+    let grant = KeyGrant { name: "theirs".into(), scopes: vec![KeyScope::Admin], expires_at: None };
+    let (_, secret) = keys::create(house.service.store(), &team, grant, Timestamp::now()).await.unwrap();
+    let them = Client { key: Some(secret.reveal().to_owned()), ..house.client.clone() };
+    assert_eq!(them.get("/v1/models/tiny/export").await.refused(400).1, "shared_model");
+    assert_eq!(them.get("/v1/models/theirs/export?format=gguf").await.refused(400).1, "shared_model");
+    assert_eq!(them.get("/v1/models/theirs/export").await.status, 200, "its own files");
+    assert_eq!(them.get("/v1/models/one/export").await.refused(404).1, "model_not_found");
     let body = json!({"model": "one", "prompt": "the cat", "max_tokens": 4});
     assert_eq!(house.client.post("/v1/completions", &body).await.status, 200, "it is served as before");
 }
