@@ -119,6 +119,7 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/models/{id}/history", get(registry::history))
         .change(Method::POST, "/v1/models/{id}/approve", post(registry::approve))
         .change(Method::POST, "/v1/models/{id}/promote", post(registry::promote))
+        .change(Method::POST, "/v1/models/{id}/calibrate", post(registry::calibrate))
         .key(Inference, "/v1/models/{id}/lineage", get(registry::lineage))
         .take("/v1/models/{id}/export", get(export::create))
         // What is in memory.

@@ -317,6 +317,12 @@ fn exports_batches_and_cascades(house: &House) {
     assert!(made["definition"].is_object() && made["report"]["statement"].is_string(), "{made}");
     assert_eq!(house.line(&["files", "ls"])["files"].as_array().unwrap().len(), files, "its rows went");
     assert_eq!(house.line(&["show", "router"])["sha256"], made["definition_sha256"]);
+
+    let made = house.line(&["calibrate", "brought@1"]);
+    assert_eq!(made["model"], "brought@3", "{made}");
+    assert_eq!(made["calibration"]["parent"], "brought@1", "{made}");
+    assert_eq!(house.line(&["show", "brought"])["root"], "brought@3");
+    assert_eq!(house.refused(&["calibrate", "brought@3"]).1, "already_calibrated");
 }
 
 /// Every file below a folder, with its bytes.
@@ -342,7 +348,7 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         &["admin", "master-key", "show"],
         &["backup", "verify", "x"],
         &["serve"],
-        &["calibrate", "points"],
+        &["preview", "brought.toml"],
     ] {
         let (exit, code, error) = house.refused(arguments);
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
