@@ -83,7 +83,7 @@ impl Export {
     /// # Errors
     /// It is there.
     pub(in crate::commands) fn target(&self, id: &str) -> Result<PathBuf, Failure> {
-        let plain = || PathBuf::from(id.replace('/', "-").replace('@', "-"));
+        let plain = || PathBuf::from(id.replace(['/', '@'], "-"));
         let target = self.output.clone().unwrap_or_else(plain);
         if target.exists() {
             let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
