@@ -245,7 +245,7 @@ fn check(version: &Version) -> Result<String, ExportError> {
     let damaged = |why: String| ServiceError::Damaged { id: version.id(), source: why.into() };
     let path = version.dir.join(MANIFEST);
     let text = path.read_to_string().map_err(read(&path))?;
-    models::check_manifest(&version.dir, text.as_bytes())?;
+    models::check_manifest(&version.dir, text.as_bytes()).map_err(|error| damaged(error.to_string()))?;
     let manifest: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| damaged(format!("its manifest is no JSON: {error}")))?;
     let mut files: Vec<(&str, &str)> = Vec::new();
