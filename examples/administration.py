@@ -35,11 +35,13 @@ bot = organization.projects.service_accounts.create("default", name="asker")
 asker = openai.OpenAI(base_url=f"{url}/v1", api_key=bot.api_key.value, max_retries=0)
 assert model in [found.id for found in asker.models.list()]
 
-limit = organization.projects.rate_limits.update_rate_limit(
+rate_limits = organization.projects.rate_limits
+before = {found.model: found for found in rate_limits.list_rate_limits("default")}.get(model)
+limit = rate_limits.update_rate_limit(
     f"rl-{model}", project_id="default", max_requests_per_1_minute=1
 )
 assert limit.max_requests_per_1_minute == 1, limit
-limits = {found.model: found for found in organization.projects.rate_limits.list_rate_limits("default")}
+limits = {found.model: found for found in rate_limits.list_rate_limits("default")}
 assert limits[model].max_requests_per_1_minute == 1, limits
 asked = urllib.request.Request(f"{url}/v2/models/{model}", headers={"authorization": f"Bearer {bot.api_key.value}"})
 columns = json.load(urllib.request.urlopen(asked))["inputs"][0]["shape"][-1]
@@ -52,6 +54,10 @@ except openai.RateLimitError as error:
     assert error.code == "rate_limit_exceeded", error
     assert error.response.headers["x-ratelimit-remaining-requests"] == "0", error.response.headers
     assert int(error.response.headers["retry-after"]) > 0
+# Where nothing was set, the largest number that can be set holds.
+rate_limits.update_rate_limit(
+    f"rl-{model}", project_id="default", max_requests_per_1_minute=before.max_requests_per_1_minute if before else 10**9
+)
 
 permissions = organization.projects.model_permissions
 permissions.update("default", mode="deny_list", model_ids=[model])

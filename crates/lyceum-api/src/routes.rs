@@ -3,8 +3,9 @@
 use crate::error::ApiError;
 use crate::handlers::{
     audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
-    files, fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi, organization,
-    pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi,
+    organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads,
+    usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates, receipts};
 use axum::Router;
@@ -118,7 +119,9 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/models/{id}/history", get(registry::history))
         .change(Method::POST, "/v1/models/{id}/approve", post(registry::approve))
         .change(Method::POST, "/v1/models/{id}/promote", post(registry::promote))
+        .change(Method::POST, "/v1/models/{id}/calibrate", post(registry::calibrate))
         .key(Inference, "/v1/models/{id}/lineage", get(registry::lineage))
+        .take("/v1/models/{id}/export", get(export::create))
         // What is in memory.
         .key(Inference, "/v1/residents", get(residents::list))
         .key(Inference, "/v1/residents/{id}", delete(residents::unload))
@@ -233,6 +236,7 @@ fn administration(table: Table) -> Table {
         .organization("/v1/organization/audit_logs", get(audit::list))
         .organization("/v1/organization/usage/completions", get(usage::completions))
         .organization("/v1/organization/usage/embeddings", get(usage::embeddings))
+        .organization("/v1/organization/usage/moderations", get(usage::moderations))
         .organization("/v1/organization/usage/predictions", get(usage::predictions))
         .organization("/v1/organization/usage/explanations", get(usage::explanations))
         .organization("/v1/organization/usage/trainings", get(usage::trainings))
@@ -275,6 +279,14 @@ impl Table {
         self.routes.push(Route { path, method: Some(method), access: Access::Project(Admin) });
         self.router = self.router.route(path, methods.layer(count).layer(once).layer(key));
         self
+    }
+
+    /// What the project has is taken away as files: a key that may manage it and a place, counted.
+    fn take(self, path: &'static str, methods: MethodRouter<Api>) -> Self {
+        let key = from_fn_with_state((self.api.clone(), Admin), auth::require);
+        let count = from_fn_with_state(self.api.clone(), rates::count);
+        let place = from_fn_with_state(self.api.clone(), places::take);
+        self.add(path, Access::Project(Admin), methods.layer(place).layer(count).layer(key))
     }
 
     /// A key of the organisation may ask; what it changes counts at once.

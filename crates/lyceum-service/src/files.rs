@@ -6,7 +6,7 @@
 use crate::{Service, ServiceError, batches};
 use futures_util::Stream;
 use lyceum_store::data_files::{self, Arrived, Incoming, Kept, NewFile, Room};
-use lyceum_store::jobs::Job;
+use lyceum_store::jobs::{self, Job};
 use lyceum_store::vault::{Contents, KeyedPath};
 use lyceum_store::{Store, StoreError};
 use lyceum_train::data::{DataError, arrived};
@@ -227,6 +227,12 @@ pub async fn list(
 
 pub async fn delete(service: &Service, project: &Project, id: &str) -> Result<FileId, ServiceError> {
     let id = parse(id)?;
+    for job in jobs::unfinished(service.store(), project).await?.iter().filter(|job| job.request.is_some()) {
+        if files_of(job)?.contains(&id) {
+            let message = format!("{} reads the file {id}: cancel it first, or wait for its end", job.id);
+            return Err(ServiceError::Conflict { code: "file_in_use", message });
+        }
+    }
     data_files::delete(service.store(), project, &id, Timestamp::now()).await?;
     Ok(id)
 }
@@ -325,11 +331,7 @@ pub async fn of_job(store: &Store, job: &Job, base_dir: &mut PathBuf) -> Result<
     }
     *base_dir = std::path::absolute(store.layout().data_files())
         .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
-    let spec: Value = serde_json::from_str(&job.spec)
-        .map_err(|source| ServiceError::Damaged { id: job.id.to_string(), source: source.into() })?;
-    let mut ids = Vec::new();
-    ids_in(&spec, &mut ids);
-    for id in ids {
+    for id in files_of(job)? {
         match data_files::have(store, &job.project, &id, Timestamp::now()).await {
             // Who reads it says so, with its place in the spec.
             Ok(_) | Err(StoreError::NotFound { .. }) => {}
@@ -337,6 +339,15 @@ pub async fn of_job(store: &Store, job: &Job, base_dir: &mut PathBuf) -> Result<
         }
     }
     Ok(())
+}
+
+/// The files that a job of a server reads.
+fn files_of(job: &Job) -> Result<Vec<FileId>, ServiceError> {
+    let spec: Value = serde_json::from_str(&job.spec)
+        .map_err(|source| ServiceError::Damaged { id: job.id.to_string(), source: source.into() })?;
+    let mut ids = Vec::new();
+    ids_in(&spec, &mut ids);
+    Ok(ids)
 }
 
 /// The files that a document names as `ID/NAME`.

@@ -24,6 +24,7 @@ pub mod embeddings;
 pub mod encryption;
 mod error;
 pub mod explain;
+pub mod export;
 pub mod files;
 pub mod fine_tuning;
 mod generation;

@@ -1,9 +1,11 @@
 //! What was done and what it cost, summed up for those who pay.
 
 use crate::{Service, ServiceError};
+use lyceum_store::keys;
 use lyceum_store::ledger::entries;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
+use std::collections::BTreeMap;
 
 pub use lyceum_store::ledger::entries::Sum;
 pub use lyceum_store::ledger::{CURRENCY, Class, Counts, Entry, PriceList, Rates, UNIT, prices};
@@ -14,6 +16,8 @@ pub enum Kind {
     /// Tokens were made.
     Completions,
     Embeddings,
+    /// Texts that a classifier of prompt injections read.
+    Moderations,
     /// Rows and texts through a classifier, a regression or a ranking.
     Predictions,
     /// Explanations and robustness runs.
@@ -28,12 +32,21 @@ impl Kind {
         match route {
             "/v1/completions" | "/v1/chat/completions" | "/v1/responses" => Kind::Completions,
             "/v1/embeddings" => Kind::Embeddings,
+            "/v1/moderations" => Kind::Moderations,
             "/v1/fine_tuning/jobs" | "/v1/model_selections" => Kind::Trainings,
             "/v1/explanations" | "/v1/robustness/runs" | "/v1/privacy/audits" => Kind::Explanations,
             part if part.ends_with(crate::meter::EXPLAIN) => Kind::Explanations,
             _ => Kind::Predictions,
         }
     }
+}
+
+/// The users and service accounts that keys are of, by the key.
+pub type Owners = BTreeMap<String, String>;
+
+/// Whose the keys of a tenant are or were; those that are nobody's are not there.
+pub async fn owners(service: &Service, tenant: &str) -> Result<Owners, ServiceError> {
+    Ok(keys::owners(service.store(), tenant).await?.into_iter().collect())
 }
 
 /// Entries of a tenant's work that was settled in a span of time, in the order of their ids, after the one with this id.

@@ -220,6 +220,21 @@ pub async fn count_unfinished(store: &Store, project: &Project, kind: Kind) -> R
     number(n)
 }
 
+/// The jobs of a project that have not ended, oldest first.
+pub async fn unfinished(store: &Store, project: &Project) -> Result<Vec<Job>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, state, attempt, worker, lease_expires_at, cancel_requested, spec, model, step, steps, message, \
+         outcome, created_at, started_at, finished_at, kind, request, wish FROM jobs WHERE tenant = $1 AND project = $2 \
+         AND (state IN ('queued', 'running') OR (state = 'cancelled' AND wish = 'pause')) ORDER BY created_at, id",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .fetch_all(&store.reader)
+    .await?;
+    let key = store.keyring().of(project)?;
+    rows.iter().map(|row| parse(row, project, key.as_ref())).collect()
+}
+
 /// Writes how far the job is and what its claim counted, and renews its lease.
 pub async fn report(
     store: &Store,

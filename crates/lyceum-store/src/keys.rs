@@ -209,6 +209,12 @@ pub async fn list(store: &Store, project: &Project) -> Result<Vec<Key>, StoreErr
     rows.into_iter().map(|row| parse(row).map(|(key, _)| key)).collect()
 }
 
+/// The keys of a tenant that somebody owns, revoked and expired ones too, each with its owner's id.
+pub async fn owners(store: &Store, tenant: &str) -> Result<Vec<(String, String)>, StoreError> {
+    let owned = "SELECT id, owner_id FROM api_keys WHERE tenant = $1 AND owner_id <> ''";
+    Ok(sqlx::query_as(owned).bind(tenant).fetch_all(&store.reader).await?)
+}
+
 /// The keys of the project that were not revoked, in the order of their ids.
 pub async fn page(store: &Store, project: &Project, page: Page<'_>) -> Result<Listed<Key>, StoreError> {
     let mut keys = list(store, project).await?;

@@ -252,6 +252,26 @@ pub async fn history(store: &Store, project: &Project, name: &ModelName) -> Resu
     events(&store.reader, project, name).await
 }
 
+/// Notes in the audit log that a version's files were handed out, in this form. Nothing of the name changes.
+pub async fn exported(
+    store: &Store,
+    project: &Project,
+    name: &ModelName,
+    number: u32,
+    format: &str,
+    act: &Act,
+) -> Result<(), StoreError> {
+    let mut transaction = store.write().await?;
+    let event = audit::Event {
+        kind: "model.exported",
+        project: Some(&project.id),
+        resource: &format!("{name}@{number}"),
+        data: json!({ "version": number, "format": format }),
+    };
+    audit::append(&mut transaction, &project.tenant, &act.audited(), event).await?;
+    Ok(transaction.commit().await?)
+}
+
 /// The versions that an alias had, the one it has now last; what was rolled back is not among them.
 fn standing(events: &[Event], alias: &Alias) -> Vec<u32> {
     let mut versions = Vec::new();

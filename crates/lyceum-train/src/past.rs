@@ -63,7 +63,7 @@ impl Past {
             return Err(TrainError::Spec(format!("{} reads no tokens", base.id)));
         };
         let Chats { train, files, .. } = chat::load(spec, base.words, context, base_dir, control)?;
-        let settings = spec.resolve(train.len());
+        let settings = spec.resolve(train.len(), base.origin());
         let steps = total_steps(&settings, spec.seed, &train);
         let rate = Optimizer::base_lr(&settings.optimizer);
         let model = untrained(spec, base)?;

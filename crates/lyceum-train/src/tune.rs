@@ -29,7 +29,7 @@ use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{Metric, PrivacyReport};
 use lyceum_types::spec::TrainSpec;
-use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::tune::{Origin, TuneSpec};
 use measured::{Measured, ask_reference, losses, measure};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -52,6 +52,11 @@ pub struct Base<'a> {
 }
 
 impl Base<'_> {
+    /// What is tuned further: the adapter, where there is one.
+    pub fn origin(&self) -> Origin {
+        if self.adapter.is_some() { Origin::Adapter } else { Origin::Whole }
+    }
+
     /// The longest sequence that it reads, in tokens.
     ///
     /// # Errors
@@ -96,7 +101,7 @@ pub fn tune(
     control: &Control,
 ) -> Result<Tuned, TrainError> {
     let mut chats = judged(spec, &base, base_dir, observer, control)?;
-    let train = spec.resolve(chats.train.len());
+    let train = spec.resolve(chats.train.len(), base.origin());
     refuse::memory(spec, &base)?;
     refuse::private_whole(spec, &base)?;
     let mut promise = Promise::begin(spec, &train, &chats, observer)?;

@@ -20,7 +20,7 @@ use lyceum_train::{Event, Observer, TrainError};
 use lyceum_types::control::{Control, Stop};
 use lyceum_types::manifest::{Base, TunedReport};
 use lyceum_types::spec::parse::Job;
-use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::tune::{Origin, TuneSpec};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use tiny::{CHATML, base_model, chats, run, tokenizer};
@@ -151,7 +151,7 @@ fn parts(spec: &TuneSpec, folder: &Path) -> (chat::Chats, Run, Private) {
     let (tokenizer, template) = (tokenizer(), ChatTemplate::new(CHATML, Map::new()).unwrap());
     let words = Words { tokenizer: &tokenizer, template: Some(&template), now: 0 };
     let chats = chat::load(spec, words, 96, folder, &Control::new()).unwrap();
-    let train = spec.resolve(chats.train.len());
+    let train = spec.resolve(chats.train.len(), Origin::Whole);
     let model = base_model(Stored::Q8_0).learning(&AdapterConfig::new(4, 8.0), spec.seed).unwrap();
     let run = Run::new(&train, spec.seed, model, &chats.train);
     let private = Private::tuned(spec, &train, chats.train.len(), 10).unwrap().unwrap();

@@ -131,6 +131,8 @@ pub enum Command {
     Pii(commands::pii::Pii),
     /// Files of a server: data to train on, to choose with, to attack
     Files(commands::files::Files),
+    /// Files of requests that a server answers when it has room
+    Batches(commands::batches::Batches),
     /// API keys
     Keys(commands::keys::Keys),
     /// What was done and what it cost

@@ -112,6 +112,14 @@ pub fn path_of(name: &str) -> String {
     path
 }
 
+/// What a server sends as a file.
+pub struct Archive {
+    /// As the server calls it.
+    pub name: String,
+    pub n_bytes: Option<u64>,
+    pub body: ureq::BodyReader<'static>,
+}
+
 /// A server, and the key that it is asked with.
 pub struct Client {
     agent: Agent,
@@ -165,6 +173,16 @@ impl Client {
     pub fn text(&self, path: &str, media_type: &str) -> Result<String, Failure> {
         let bytes = self.whole(self.checked(self.ask("GET", path, None, media_type)?)?)?;
         String::from_utf8(bytes).map_err(|error| self.unreachable(error.to_string()))
+    }
+
+    /// An archive that is made while it comes.
+    pub fn archive(&self, path: &str) -> Result<Archive, Failure> {
+        let answer = self.checked(self.ask("GET", path, None, "*/*")?)?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let name = header("content-disposition").and_then(|text| text.split('"').nth(1));
+        let name = name.unwrap_or_default().to_owned();
+        let n_bytes = header("content-length").and_then(|text| text.parse().ok());
+        Ok(Archive { name, n_bytes, body: answer.into_body().into_reader() })
     }
 
     /// Bytes as they come.

@@ -11,6 +11,7 @@ use crate::gate::{self, Judged, Watch};
 use crate::results;
 use crate::training::{self, JobObserver};
 use lyceum_models::causal_lm::Adapter;
+use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
@@ -269,7 +270,7 @@ async fn publish(
         training::end_failed(store, claim, &failure).await;
         return Err(failure);
     }
-    let held = hold_to_probes(staging.place(), &manifest, language, &tuned).await;
+    let held = hold_to_probes(staging.place(), &manifest, language, &tuned.probes).await;
     let tried = match (held, &mut judged) {
         (Ok(mut fresh), Some(judged)) => {
             (fresh.version.name, fresh.version.sha256) = (new.name.clone(), new.sha256.clone());
@@ -471,9 +472,9 @@ pub async fn hold_to_probes(
     dir: KeyedPath,
     manifest: &ImportedManifest,
     base: Arc<Language>,
-    tuned: &Tuned,
+    probes: &[Probe],
 ) -> Result<Language, Failure> {
-    let (manifest, probes) = (manifest.clone(), tuned.probes.clone());
+    let (manifest, probes) = (manifest.clone(), probes.to_vec());
     let work = move || -> Result<(f32, Language), Failure> {
         let served = Language::unpublished(&dir, manifest, &base)?;
         let adapter = served.added.as_ref().map(|added| &*added.adapter);
@@ -497,4 +498,65 @@ pub async fn hold_to_probes(
         return Err(Failure::new(Exit::Failed, "probes", message, why, fix));
     }
     Ok(served)
+}
+
+#[cfg(test)]
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "other tests use the rest, and say what they expect by unwrapping"
+)]
+mod tiny;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lyceum_models::causal_lm::adapter::AdapterConfig;
+    use lyceum_service::language::import::{Import, import};
+    use lyceum_service::language::open::Layout;
+    use lyceum_types::control::Control;
+    use lyceum_types::ids::Project;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_tuned_model_that_does_not_say_what_it_said_in_training_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = lyceum_store::Layout::new(folder.path().join("data"));
+        let store = Store::open(layout, Timestamp::now()).await.unwrap();
+        let path = folder.path().join("tiny.gguf");
+        std::fs::write(&path, tiny::tiny_gguf()).unwrap();
+        let name: ModelName = "tiny".parse().unwrap();
+        let layout = Layout { quant: None, context: Some(512) };
+        let request = Import { path, name, source: "test".into(), layout, licence: None };
+        let project = Project::default_project();
+        import(&store, &project, request, &Control::new()).await.unwrap();
+        let version = models::resolve(&store, &project, &"tiny".parse().unwrap()).await.unwrap();
+        let base = Arc::new(Language::open(version).unwrap());
+
+        // As training leaves it: an adapter in its files, and what the model said with it.
+        let trained = base.model.learning(&AdapterConfig::new(2, 4.0), 7).unwrap();
+        let probes: Vec<Probe> =
+            (1..4).map(|n| Probe::record(&trained, (40..40 + 5 * n).collect()).unwrap()).collect();
+        let dir = KeyedPath::plain(folder.path().join("made"));
+        std::fs::create_dir(dir.path()).unwrap();
+        let written = write_adapter(&dir, &trained.own_adapter().unwrap(), &base).unwrap();
+        let manifest = ImportedManifest { kind: written.kind, files: written.files, ..base.manifest.clone() };
+        let held = async || hold_to_probes(dir.clone(), &manifest, base.clone(), &probes).await;
+        held().await.unwrap();
+
+        // Other factors between training and publishing.
+        let weights = dir.path().join(ADAPTER_FILES[1]);
+        let mut bytes = std::fs::read(&weights).unwrap();
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[header..].chunks_exact_mut(4).for_each(|number| number.copy_from_slice(&0.5f32.to_le_bytes()));
+        std::fs::write(&weights, &bytes).unwrap();
+        let refused = held().await.err().expect("it says something else");
+        assert_eq!((refused.code.as_ref(), refused.exit), ("probes", Exit::Failed), "{refused:?}");
+        // Numbers that are none.
+        bytes[header..]
+            .chunks_exact_mut(4)
+            .for_each(|number| number.copy_from_slice(&f32::NAN.to_le_bytes()));
+        std::fs::write(&weights, &bytes).unwrap();
+        assert!(held().await.is_err());
+    }
 }

@@ -91,6 +91,7 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     names_and_deletions(&house);
     files_privacy_and_attacks(&house);
     a_training(&house);
+    exports_batches_and_cascades(&house);
     personal_data(&house);
     refusals_keep_the_key_to_themselves(&house);
     assert!(!house.client.path().join("data").exists(), "a client has no data folder");
@@ -252,6 +253,94 @@ fn a_training(house: &House) {
     assert!(wrong.2.to_string().contains("gate.data"), "{}", wrong.2);
 }
 
+/// An export is the same files as there; what jobs, batches and cascades do there is asked from here.
+fn exports_batches_and_cascades(house: &House) {
+    for model in ["points@1", "poet"] {
+        let far = house.line(&["export", model, "--output", "far"]);
+        let near =
+            command(house.folder.path(), &["export", model, "--output", "near", "--json"]).output().unwrap();
+        let near: Value = serde_json::from_slice(&near.stdout).unwrap();
+        for field in ["event", "model", "format", "sha256"] {
+            assert_eq!(far[field], near[field], "{far} {near}");
+        }
+        let (far, near) = (house.client.path().join("far"), house.folder.path().join("near"));
+        assert_eq!(files_of(&far), files_of(&near), "{model}");
+        assert!(files_of(&far).len() >= 3, "{model}");
+        assert_eq!(house.refused(&["export", model, "--output", "far"]).0, 5, "it is there");
+        std::fs::remove_dir_all(far).unwrap();
+        std::fs::remove_dir_all(near).unwrap();
+    }
+    assert_eq!(house.refused(&["export", "nobody", "--output", "far"]).0, 3);
+    assert_eq!(
+        house.refused(&["export", "poet", "--format", "gguf", "--output", "far"]).1,
+        "unsupported_format"
+    );
+    assert!(!house.client.path().join("far").exists(), "a folder appears whole or not at all");
+    let jobs = house.line(&["jobs", "ls"]);
+    let ended = jobs["data"][0]["id"].as_str().unwrap();
+    assert_eq!(house.refused(&["jobs", "pause", ended]).0, 5, "it has ended");
+
+    let line = |i: usize| {
+        let body = serde_json::json!({"model": "poet", "prompt": "the", "max_tokens": 2, "seed": i});
+        serde_json::json!({"custom_id": i.to_string(), "method": "POST", "url": "/v1/completions", "body": body})
+            .to_string()
+    };
+    let lines: Vec<String> = (0..3).map(line).collect();
+    std::fs::write(house.client.path().join("asks.jsonl"), lines.join("\n")).unwrap();
+    let batch = house.line(&["batches", "create", "asks.jsonl", "--endpoint", "/v1/completions"]);
+    let id = batch["id"].as_str().unwrap();
+    for _ in 0..200 {
+        if house.line(&["batches", "get", id])["status"] == "completed" {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(house.line(&["batches", "ls"])["batches"][0]["status"], "completed");
+    house.line(&["batches", "output", id, "--out", "answers.jsonl"]);
+    let answers = std::fs::read_to_string(house.client.path().join("answers.jsonl")).unwrap();
+    assert_eq!(answers.lines().count(), 3, "{answers}");
+    assert_eq!(house.refused(&["batches", "output", id, "--errors"]).1, "no_output");
+    assert_eq!(house.refused(&["batches", "cancel", id]).0, 5, "it has ended");
+
+    let rows = points(120, ["x", "y"], side);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let input = serde_json::json!({"x": cells[0].parse::<f64>().unwrap() + 0.001, "y": cells[1].parse::<f64>().unwrap()});
+        serde_json::json!({"input": input, "label": cells[2]}).to_string()
+    };
+    let lines: Vec<String> = rows.lines().skip(1).map(row).collect();
+    std::fs::write(house.client.path().join("rows.jsonl"), lines.join("\n")).unwrap();
+    let files = house.line(&["files", "ls"])["files"].as_array().unwrap().len();
+    let create = ["cascade", "create", "router", "--small", "points@1", "--large", "brought@1"];
+    let made = house.line(&[&create[..], &["--data", "rows.jsonl", "--alpha", "0.2"]].concat());
+    assert_eq!((&made["event"], &made["model"]), (&"done".into(), &"router@1".into()), "{made}");
+    assert!(made["definition"].is_object() && made["report"]["statement"].is_string(), "{made}");
+    assert_eq!(house.line(&["files", "ls"])["files"].as_array().unwrap().len(), files, "its rows went");
+    assert_eq!(house.line(&["show", "router"])["sha256"], made["definition_sha256"]);
+
+    let made = house.line(&["calibrate", "brought@1"]);
+    assert_eq!(made["model"], "brought@3", "{made}");
+    assert_eq!(made["calibration"]["parent"], "brought@1", "{made}");
+    assert_eq!(house.line(&["show", "brought"])["root"], "brought@3");
+    assert_eq!(house.refused(&["calibrate", "brought@3"]).1, "already_calibrated");
+}
+
+/// Every file below a folder, with its bytes.
+fn files_of(folder: &std::path::Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_dir() {
+            files
+                .extend(files_of(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+        } else {
+            files.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
 fn refusals_keep_the_key_to_themselves(house: &House) {
     for arguments in [
         &["eval", "points", "rows.csv"][..],
@@ -259,7 +348,7 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         &["admin", "master-key", "show"],
         &["backup", "verify", "x"],
         &["serve"],
-        &["export", "points", "--output", "x"],
+        &["preview", "brought.toml"],
     ] {
         let (exit, code, error) = house.refused(arguments);
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
@@ -302,8 +391,34 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         .unwrap()
         .iter()
         .find(|row| row["model"].as_str().is_some_and(|model| model.starts_with("poet")));
-    assert_eq!(poet.unwrap()["output_tokens"], 8 + 3, "{usage}");
+    assert_eq!(poet.unwrap()["output_tokens"], 8 + 3 + 3 * 2, "{usage}");
     administration(house, admin);
+    sums_and_costs(house, admin);
+}
+
+/// What is summed up there has the columns and the costs of the data folder's.
+fn sums_and_costs(house: &House, admin: &str) {
+    house.line(&["run", "poet", "the cat", "--max-tokens", "5"]);
+    let near = |by: &str| command(house.folder.path(), &["usage", "--by", by, "--json"]).output().unwrap();
+    let cost = |output: &Output| {
+        let usage: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let rows = usage["usage"].as_array().unwrap().clone();
+        rows.iter().map(|row| row["cost_usd"].as_f64().unwrap()).sum::<f64>()
+    };
+    for _ in 0..100 {
+        if cost(&near("model")) > 0.0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert!(cost(&near("model")) > 0.0, "poet has a price by now");
+    for by in ["model", "key", "project", "day"] {
+        let asked =
+            ["usage", "--by", by, "--json", "--url", &house.server.url, "--ca", "ca.pem", "--key", admin];
+        let far = command(house.client.path(), &asked).output().unwrap();
+        assert!(far.status.success(), "{}", String::from_utf8_lossy(&far.stderr));
+        assert_eq!(String::from_utf8_lossy(&far.stdout), String::from_utf8_lossy(&near(by).stdout), "{by}");
+    }
 }
 
 /// A key of the organisation does from here what the command line does there, and says the same.

@@ -164,3 +164,43 @@ fn a_transformer_of_both_resumes_to_the_same_weights() {
                 nhead = 2\nnum_layers = 1\ndim_feedforward = 32\ncontext = 12\ndropout = 0.1\n";
     check("pair", "a.jsonl", &rows, head);
 }
+
+#[test]
+fn a_training_is_paused_and_goes_on_when_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.csv"), table(6)).unwrap();
+    let spec = folder.path().join("spec.toml");
+    let text = format!(
+        "name = \"slow\"\nseed = 3\n{TABLE}[model]\nfamily = \"mlp\"\nhidden = [16]\n[train]\nsteps = 4000000\n\
+         batch_size = 8\ncheckpoint_every = 1000\n"
+    );
+    std::fs::write(&spec, text).unwrap();
+    let data = folder.path().join("data");
+    let job = || {
+        let listed = lyceum(&data, &["jobs", "ls"]).output().unwrap();
+        serde_json::from_slice::<Value>(&listed.stdout).unwrap()["jobs"][0].clone()
+    };
+    let begun = Instant::now();
+    let until = |is_so: &dyn Fn(&Value) -> bool| loop {
+        let found = job();
+        if is_so(&found) {
+            return found;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "{found}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let mut child = lyceum(&data, &["train", spec.to_str().unwrap()]).stderr(Stdio::null()).spawn().unwrap();
+    let running = until(&|job| job["step"].as_u64() > Some(0));
+    let id = running["id"].as_str().unwrap();
+    let asked = lyceum(&data, &["jobs", "pause", id]).output().unwrap();
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    child.wait().unwrap();
+    let paused = job();
+    assert_eq!(paused["status"], "paused");
+    let mut child = lyceum(&data, &["jobs", "resume", id]).stderr(Stdio::null()).spawn().unwrap();
+    until(&|job| job["step"].as_u64() > paused["step"].as_u64());
+    assert!(lyceum(&data, &["jobs", "cancel", id]).output().unwrap().status.success());
+    child.wait().unwrap();
+    let again = lyceum(&data, &["jobs", "pause", "job_00000000000000000000000000000000"]).output().unwrap();
+    assert_eq!(again.status.code(), Some(3), "no such job");
+}

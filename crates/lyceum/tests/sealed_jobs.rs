@@ -189,6 +189,16 @@ fn a_job_in_an_encrypted_project_ends_as_in_a_clear_one_is_in_no_byte_and_stops_
     for weights in [&clear.adapter, &clear.checkpoint, &clear.side] {
         needles.extend(pieces(weights));
     }
+    // Who may manage its models takes the plain files away, and they lie nowhere else.
+    let key = text_of(&run(path, &["keys", "create", "--project", &id, "--scope", "admin"]), "key");
+    let url = format!("http://{}", server.address);
+    for (model, file, weights) in
+        [(&*name, ADAPTER, &clear.adapter), ("side", "model.safetensors", &clear.side)]
+    {
+        run(path, &["export", model, "--output", "taken", "--url", &url, "--key", &key]);
+        assert!(&std::fs::read(path.join("taken").join(file)).unwrap() == weights, "{model}");
+        std::fs::remove_dir_all(path.join("taken")).unwrap();
+    }
     nowhere(&needles, "when it is done");
 
     // A choice among models, over the same rows.

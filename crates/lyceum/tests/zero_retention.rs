@@ -134,6 +134,24 @@ fn everything(server: &Server) -> (usize, usize) {
         ),
         ("/v1/fine_tuning/jobs", json!({"model": "tiny", "training_file": CANARY, "suffix": "x"})),
         ("/v1/model_selections", json!({"data": CANARY, "target": word()})),
+        ("/v1/moderations", json!({"input": [word(), format!("{CANARY}@example.com")]})),
+        ("/v1/models/points:explain", json!({"instances": [{"x": word(), "y": 1}]})),
+        (
+            "/v2/models/points/infer",
+            json!({"inputs": [{"name": CANARY, "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}),
+        ),
+        (
+            "/v1/cascades",
+            json!({"name": "router", "small": "points", "large": "tiny", "data": CANARY, "instructions": word()}),
+        ),
+        (
+            "/v1/robustness/runs",
+            json!({"model": "points", "instances": [[1, 2]], "labels": [CANARY],
+            "suite": [{"type": "smoothing", "sigma": 0.25, "n": 100}]}),
+        ),
+        ("/v1/privacy/saw", json!({"file": CANARY, "text": word()})),
+        ("/v1/privacy/audits", json!({"model": "points", "members": CANARY, "others": CANARY})),
+        ("/v1/privacy/budgets", json!({"data_sha256": CANARY, "epsilon": 1, "delta": 1e-5})),
     ];
     let (mut answered, mut refused) = (0, 0);
     for (i, (path, body)) in asked.iter().enumerate() {
@@ -146,6 +164,14 @@ fn everything(server: &Server) -> (usize, usize) {
             if status == 200 { answered += 1 } else { refused += 1 }
         }
     }
+    // A file, whose name and bytes are refused.
+    let form = format!(
+        "--b\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nuser_data\r\n--b\r\ncontent-disposition: \
+         form-data; name=\"file\"; filename=\"{CANARY}.csv\"\r\n\r\n{CANARY},b\n1,2\n\r\n--b--\r\n"
+    );
+    let (status, answer) =
+        server.send("POST", "/v1/files", "multipart/form-data; boundary=b", form.as_bytes());
+    assert!(status == 400 && answer.contains("zero_data_retention"), "{status} {answer}");
     // A body that is no JSON, and a client that leaves.
     let broken = format!("{{\"model\": \"{CANARY}");
     open(server, "/v1/chat/completions", "", &broken).read_to_string(&mut String::new()).unwrap();

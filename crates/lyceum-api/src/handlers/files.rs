@@ -227,9 +227,10 @@ pub async fn content(
     Ok(response)
 }
 
-/// Removes a file and its bytes. A job that reads it afterwards fails, and says so.
+/// Removes a file and its bytes, which no job that has not ended reads.
 #[utoipa::path(delete, path = "/v1/files/{id}", tag = "openai", params(("id" = String, Path)), responses(
-    (status = 200, body = FileDeleted), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+    (status = 200, body = FileDeleted), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+    (status = 409, body = ErrorBody)))]
 pub async fn delete(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,

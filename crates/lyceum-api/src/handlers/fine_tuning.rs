@@ -38,7 +38,8 @@ pub async fn create(
     Ok(Json(made.into()))
 }
 
-/// A page of trainings, newest first; `metadata[key]=value` leaves those that have it.
+/// A page of trainings, newest first; `metadata[key]=value` leaves those that have it, `metadata=null` those
+/// that have none.
 #[utoipa::path(get, path = "/v1/fine_tuning/jobs", tag = "openai", params(
     ("after" = Option<String>, Query), ("limit" = Option<u32>, Query)), responses(
     (status = 200, body = FineTuningJobList), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody)))]

@@ -11,6 +11,7 @@ pub mod docs;
 pub mod drift;
 pub mod embeddings;
 pub mod explanations;
+pub mod export;
 pub mod files;
 pub mod fine_tuning;
 pub mod health;

@@ -2,8 +2,8 @@
 
 use super::{
     audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
-    files, fine_tuning, health, infer, metrics, model_selections, models, moderations, organization, pii,
-    predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations, organization,
+    pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -24,7 +24,7 @@ use utoipa::{Modify, OpenApi};
         audits::create, audits::list, audits::find, audits::cancel,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
-        registry::history, registry::approve, registry::promote, registry::lineage,
+        registry::history, registry::approve, registry::promote, registry::calibrate, registry::lineage, export::create,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
         responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
         residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,
@@ -38,7 +38,7 @@ use utoipa::{Modify, OpenApi};
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, drift::reference, card::find, card::verify,
-        usage::completions, usage::embeddings, usage::predictions, usage::explanations, usage::trainings, usage::costs,
+        usage::completions, usage::embeddings, usage::moderations, usage::predictions, usage::explanations, usage::trainings, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,
         organization::projects::modify, organization::projects::archive, organization::projects::erase, organization::projects::permissions,
         organization::projects::set_permissions, organization::projects::delete_permissions,

@@ -1,4 +1,4 @@
-//! `DELETE /v1/models/{id}`, `/v1/models/{id}/{aliases,history,approve,promote,lineage}`: what changes asks a key that
+//! `DELETE /v1/models/{id}`, `/v1/models/{id}/{aliases,history,approve,promote,calibrate,lineage}`: what changes asks a key that
 //! may change what the project has.
 
 use crate::Api;
@@ -7,13 +7,14 @@ use crate::body;
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::path_model_ref;
 use crate::wire::registry::{
-    AliasBody, AliasList, AliasRequest, ApprovalBody, DeletedBody, EventBody, EventList, LineageBody,
-    NoteRequest, PromotionBody,
+    AliasBody, AliasList, AliasRequest, ApprovalBody, CalibratedBody, DeletedBody, EventBody, EventList,
+    LineageBody, NoteRequest, PromotionBody,
 };
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
 use lyceum_service::ServiceError;
 use lyceum_service::registry::{self, Act, Actor, Doomed};
+use lyceum_service::robustness::calibrated;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{Alias, ModelName, ModelRef, VersionRef};
 
@@ -185,6 +186,22 @@ pub async fn promote(
     let act = act(&caller, body.note);
     let done = registry::promote(api.service.store(), &caller.project, &name, number, &act).await?;
     Ok(Json(done.into()))
+}
+
+/// Publishes a classifier once more with calibrated probabilities: the validation rows that it keeps choose one
+/// temperature, and the next version has it in its weights.
+#[utoipa::path(post, path = "/v1/models/{id}/calibrate", tag = "lyceum", params(("id" = String, Path)), responses(
+    (status = 200, body = CalibratedBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 422, body = ErrorBody)))]
+pub async fn calibrate(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<CalibratedBody>, ApiError> {
+    let reference = known(&api, &caller, &id).await?;
+    let (version, report) = calibrated::publish(&api.service, &caller.project, &reference).await?;
+    let calibration = serde_json::to_value(report).expect("a report is plain data: bug");
+    Ok(Json(CalibratedBody { id: version.id(), object: "model", sha256: version.sha256, calibration }))
 }
 
 /// From the data's hashes over the job to the version, its approvals and its aliases.

@@ -1,4 +1,4 @@
-//! `GET /v1/organization/usage/{completions,embeddings,predictions,explanations,trainings,requests}` and
+//! `GET /v1/organization/usage/{completions,embeddings,moderations,predictions,explanations,trainings,requests}` and
 //! `/v1/organization/costs`
 
 use crate::Api;
@@ -17,8 +17,8 @@ use lyceum_types::clock::Timestamp;
 #[utoipa::path(get, path = "/v1/organization/usage/completions", tag = "openai", params(
     ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
     ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
-    ("models" = Option<Vec<String>>, Query), ("batch" = Option<bool>, Query),
-    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("batch" = Option<bool>, Query), ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
     responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody)))]
 pub async fn completions(
@@ -33,8 +33,8 @@ pub async fn completions(
 #[utoipa::path(get, path = "/v1/organization/usage/embeddings", tag = "openai", params(
     ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
     ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
-    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
-    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
     responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody)))]
 pub async fn embeddings(
@@ -45,12 +45,28 @@ pub async fn embeddings(
     page(&api, &by, pairs, Kind::Embeddings).await
 }
 
+/// Tokens that a classifier of prompt injections read for moderations, in buckets of time.
+#[utoipa::path(get, path = "/v1/organization/usage/moderations", tag = "openai", params(
+    ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
+    ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody)))]
+pub async fn moderations(
+    State(api): State<Api>,
+    Extension(by): Extension<Administrator>,
+    pairs: Pairs,
+) -> Result<Json<Page>, ApiError> {
+    page(&api, &by, pairs, Kind::Moderations).await
+}
+
 /// Tokens and rows of decisions, predictions, tensors and rankings, in buckets of time.
 #[utoipa::path(get, path = "/v1/organization/usage/predictions", tag = "lyceum", params(
     ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
     ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
-    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
-    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
     responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody)))]
 pub async fn predictions(
@@ -65,8 +81,8 @@ pub async fn predictions(
 #[utoipa::path(get, path = "/v1/organization/usage/explanations", tag = "lyceum", params(
     ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
     ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
-    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
-    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
     responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody)))]
 pub async fn explanations(
@@ -81,8 +97,8 @@ pub async fn explanations(
 #[utoipa::path(get, path = "/v1/organization/usage/trainings", tag = "lyceum", params(
     ("start_time" = i64, Query), ("end_time" = Option<i64>, Query), ("bucket_width" = Option<String>, Query),
     ("project_ids" = Option<Vec<String>>, Query), ("api_key_ids" = Option<Vec<String>>, Query),
-    ("models" = Option<Vec<String>>, Query), ("group_by" = Option<Vec<String>>, Query),
-    ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
+    ("user_ids" = Option<Vec<String>>, Query), ("models" = Option<Vec<String>>, Query),
+    ("group_by" = Option<Vec<String>>, Query), ("limit" = Option<u32>, Query), ("page" = Option<String>, Query)),
     responses((status = 200, body = Page), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody)))]
 pub async fn trainings(
@@ -112,7 +128,10 @@ pub async fn requests(
 }
 
 async fn page(api: &Api, by: &Administrator, pairs: Pairs, kind: Kind) -> Result<Json<Page>, ApiError> {
-    let asked = Asked::usage(pairs.0, kind, Timestamp::now())?;
+    let mut asked = Asked::usage(pairs.0, kind, Timestamp::now())?;
+    if asked.is_about_users() {
+        asked = asked.with_owners(usage::owners(&api.service, by.tenant()).await?);
+    }
     let (sums, _) = sums(api, by, &asked).await?;
     Ok(Json(usage_page(&asked, kind, &sums)))
 }

@@ -3,7 +3,9 @@
 use crate::error::ApiError;
 use crate::wire::{check_metadata, robust_language, robustness, unsupported};
 use lyceum_service::fine_tuning::events::{self, Checkpoint, Event};
-use lyceum_service::fine_tuning::{Ask, Bill, Hyperparameters, Lora, Method, Query, State, Suites, Training};
+use lyceum_service::fine_tuning::{
+    Ask, Bill, Hyperparameters, Labels, Lora, Method, Query, State, Suites, Training,
+};
 use lyceum_service::usage::UNIT;
 use lyceum_types::ids::JobId;
 use lyceum_types::limits;
@@ -482,22 +484,32 @@ impl FineTuningCheckpointList {
     }
 }
 
-/// A list's query: `after`, `limit`, `metadata[key]=value`.
+/// A list's query: `after`, `limit`, `metadata[key]=value`, or `metadata=null` for jobs that have none.
 pub fn query(pairs: Vec<(String, String)>) -> Result<Query, ApiError> {
     let mut query = Query { limit: 20, ..Query::default() };
+    let mut with = BTreeMap::new();
     for (key, value) in pairs {
         let metadata = key.strip_prefix("metadata[").and_then(|rest| rest.strip_suffix(']'));
         match (key.as_str(), metadata) {
             ("after", _) => query.after = Some(value),
             ("limit", _) => query.limit = limit(&value, limits::TRAININGS_LISTED_MAX)?,
-            (_, Some(name)) => drop(query.metadata.insert(name.to_owned(), value)),
-            ("metadata", _) if value == "null" => {
-                return Err(unsupported("metadata", "there are metadata[key]=value"));
+            (_, Some(name)) => drop(with.insert(name.to_owned(), value)),
+            ("metadata", _) if value == "null" => query.labels = Labels::Without,
+            ("metadata", _) => {
+                let message = "metadata: is null, or metadata[key]=value";
+                return Err(ApiError::field(key, "invalid_value", message));
             }
             _ => return Err(unknown(&key)),
         }
     }
-    Ok(query)
+    match query.labels {
+        Labels::Without if !with.is_empty() => {
+            let message = "metadata: what has none has no key";
+            Err(ApiError::field("metadata", "invalid_value", message))
+        }
+        Labels::Without => Ok(query),
+        Labels::With(_) => Ok(Query { labels: Labels::With(with), ..query }),
+    }
 }
 
 /// A query of events: a page of them, or a stream of all that come.

@@ -13,6 +13,7 @@ pub mod drift;
 pub mod embeddings;
 pub mod explain;
 pub mod explanation;
+pub mod export;
 pub mod files;
 pub mod fine_tuning;
 pub mod infer;

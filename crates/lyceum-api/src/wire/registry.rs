@@ -109,6 +109,19 @@ pub struct EventList {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ModelCalibrated)]
+pub struct CalibratedBody {
+    /// The version that was published: `name@4`
+    pub id: String,
+    /// `model`
+    pub object: &'static str,
+    pub sha256: String,
+    /// The temperature, the rows that chose it, and the error of calibration on them before and after.
+    #[schema(value_type = Object)]
+    pub calibration: serde_json::Value,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 #[schema(as = ModelApproval)]
 pub struct ApprovalBody {
     /// `name@3`

@@ -1,8 +1,7 @@
 //! OpenAI's pages of usage and costs: buckets of time, each with a result for every group.
 
-use super::unsupported;
 use crate::error::ApiError;
-use lyceum_service::usage::{CURRENCY, Class, Counts, Kind, PriceList, Sum, UNIT};
+use lyceum_service::usage::{CURRENCY, Class, Counts, Kind, Owners, PriceList, Sum, UNIT};
 use lyceum_types::clock::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -42,9 +41,12 @@ pub struct Asked {
     width: i64,
     groups: Vec<&'static str>,
     projects: Vec<String>,
+    users: Vec<String>,
     keys: Vec<String>,
     models: Vec<String>,
     batch: Option<bool>,
+    /// Whose keys are, where the question is about users.
+    owners: Owners,
 }
 
 /// A bucket's width by name and in seconds, and how many buckets a page has and may have.
@@ -57,18 +59,20 @@ const COST_WIDTHS: [Width; 1] = [("1d", 86_400, 7, 180)];
 impl Asked {
     pub fn usage(pairs: Vec<(String, String)>, kind: Kind, now: Timestamp) -> Result<Self, ApiError> {
         let groups: &[&'static str] = match kind {
-            Kind::Completions => &["project_id", "api_key_id", "model", "batch", "service_tier"],
-            _ => &["project_id", "api_key_id", "model"],
+            Kind::Completions => &["project_id", "user_id", "api_key_id", "model", "batch", "service_tier"],
+            _ => &["project_id", "user_id", "api_key_id", "model"],
         };
         let filters: &[&str] = match kind {
-            Kind::Completions => &["models", "batch"],
-            _ => &["models"],
+            Kind::Completions => &["user_ids", "models", "batch"],
+            _ => &["user_ids", "models"],
         };
         Self::parse(pairs, (groups, filters, &USAGE_WIDTHS), now)
     }
 
     pub fn costs(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Self, ApiError> {
-        Self::parse(pairs, (&["project_id", "api_key_id", "line_item"], &[], &COST_WIDTHS), now)
+        // `model` is ours.
+        let groups = &["project_id", "api_key_id", "line_item", "model"];
+        Self::parse(pairs, (groups, &[], &COST_WIDTHS), now)
     }
 
     fn parse(
@@ -85,9 +89,11 @@ impl Asked {
             width: 0,
             groups: Vec::new(),
             projects: Vec::new(),
+            users: Vec::new(),
             keys: Vec::new(),
             models: Vec::new(),
             batch: None,
+            owners: Owners::new(),
         };
         for (name, value) in pairs {
             // Lists are sent as `models=a&models=b`, and by OpenAI's packages as `models[]=a&models[]=b`.
@@ -100,6 +106,7 @@ impl Asked {
                 "bucket_width" => width = Some(value),
                 "project_ids" => asked.projects.push(value),
                 "api_key_ids" => asked.keys.push(value),
+                "user_ids" if filters.contains(&name) => asked.users.push(value),
                 "models" if filters.contains(&name) => asked.models.push(value),
                 "batch" if filters.contains(&name) => {
                     let flag = value.parse().map_err(|_| wrong(name, &value, "true or false"))?;
@@ -109,9 +116,6 @@ impl Asked {
                     let known = groups.iter().find(|group| **group == value);
                     let known = known.ok_or_else(|| wrong(name, &value, &groups.join(", ")))?;
                     asked.groups.push(known);
-                }
-                "user_ids" => {
-                    return Err(unsupported(name, "keys belong to projects: filter by api_key_ids"));
                 }
                 _ => {
                     let message = format!("{name}: there is no such parameter");
@@ -149,6 +153,15 @@ impl Asked {
         (Timestamp::from_millis(from * 1000), Timestamp::from_millis(to * 1000))
     }
 
+    /// Whether it must be known whose each key is.
+    pub fn is_about_users(&self) -> bool {
+        !self.users.is_empty() || self.groups.contains(&"user_id")
+    }
+
+    pub fn with_owners(self, owners: Owners) -> Self {
+        Asked { owners, ..self }
+    }
+
     pub fn width_ms(&self) -> i64 {
         self.width * 1000
     }
@@ -160,6 +173,7 @@ impl Asked {
     fn takes(&self, sum: &Sum) -> bool {
         let within = |list: &[String], own: &str| list.is_empty() || list.iter().any(|item| item == own);
         within(&self.projects, &sum.project)
+            && within(&self.users, self.owners.get(&sum.api_key).map_or("", String::as_str))
             && within(&self.keys, &sum.api_key)
             && within(&self.models, &sum.model)
             && self.batch.is_none_or(|batch| batch == (sum.class == Class::Batch))
@@ -170,6 +184,7 @@ impl Asked {
         let of = |name: &str, own: &str| self.groups.contains(&name).then(|| own.to_owned());
         Group {
             project_id: of("project_id", &sum.project),
+            user_id: self.owners.get(&sum.api_key).and_then(|owner| of("user_id", owner)),
             api_key_id: of("api_key_id", &sum.api_key),
             model: of("model", &sum.model),
             batch: self.groups.contains(&"batch").then_some(sum.class == Class::Batch),
@@ -212,6 +227,8 @@ fn wrong(name: &str, value: &str, wanted: &str) -> ApiError {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Group {
     project_id: Option<String>,
+    /// None also where a key is nobody's.
+    user_id: Option<String>,
     api_key_id: Option<String>,
     model: Option<String>,
     batch: Option<bool>,
@@ -257,14 +274,18 @@ fn result(kind: Kind, group: &Group, counts: &Counts, n_requests: u64) -> Value 
             "object": "organization.usage.embeddings.result",
             "input_tokens": counts.input_tokens,
         }),
-        Kind::Predictions => json!({
-            "object": "organization.usage.predictions.result",
+        Kind::Moderations => json!({
+            "object": "organization.usage.moderations.result",
             "input_tokens": counts.input_tokens,
-            "num_passes": counts.passes,
         }),
-        Kind::Explanations => json!({
-            "object": "organization.usage.explanations.result",
-            "num_passes": counts.passes,
+        Kind::Predictions | Kind::Explanations => json!({
+            "object": match kind {
+                Kind::Predictions => "organization.usage.predictions.result",
+                _ => "organization.usage.explanations.result",
+            },
+            "input_tokens": counts.input_tokens,
+            "input_cached_tokens": counts.cached_tokens,
+            "output_tokens": counts.output_tokens,
         }),
         Kind::Trainings => json!({
             "object": "organization.usage.trainings.result",
@@ -272,12 +293,13 @@ fn result(kind: Kind, group: &Group, counts: &Counts, n_requests: u64) -> Value 
             "trained_tokens": counts.training_tokens,
             "trained_rows": counts.training_rows,
             "cpu_seconds": counts.cpu_seconds,
-            "num_passes": counts.passes,
         }),
     };
+    // Ours on every page: rows that went through a model have a price.
+    result["num_passes"] = counts.passes.into();
     result["num_model_requests"] = n_requests.into();
     result["project_id"] = json!(group.project_id);
-    result["user_id"] = Value::Null;
+    result["user_id"] = json!(group.user_id);
     result["api_key_id"] = json!(group.api_key_id);
     result["model"] = json!(group.model);
     if kind == Kind::Completions {
@@ -311,7 +333,7 @@ pub fn costs_page(asked: &Asked, sums: &[Sum], prices: &PriceList) -> Page {
             }
         }
         let result = |((group, item), (amount, quantity, unit)): ((Group, Option<String>), _)| {
-            json!({
+            let mut result = json!({
                 "object": "organization.costs.result",
                 "amount": { "value": amount as f64 / (UNIT as f64 * UNIT as f64), "currency": CURRENCY },
                 "line_item": item,
@@ -319,7 +341,11 @@ pub fn costs_page(asked: &Asked, sums: &[Sum], prices: &PriceList) -> Page {
                 "api_key_id": group.api_key_id,
                 "quantity": by_item.then_some(quantity),
                 "quantity_unit": unit,
-            })
+            });
+            if let Some(model) = group.model {
+                result["model"] = model.into();
+            }
+            result
         };
         groups
             .into_iter()
@@ -426,7 +452,6 @@ mod tests {
             ("start_time=0&limit=32", "limit"),
             ("start_time=0&bucket_width=1w", "bucket_width"),
             ("start_time=0&group_by=line_item", "group_by"),
-            ("start_time=0&user_ids=u", "user_ids"),
             ("start_time=0&page=page_1", "page"),
             ("start_time=0&page=7", "page"),
             ("start_time=0&colour=red", "colour"),
@@ -436,5 +461,35 @@ mod tests {
         }
         assert!(Asked::costs(pairs("start_time=0&bucket_width=1h"), NOW).is_err());
         assert!(Asked::costs(pairs("start_time=0&limit=180"), NOW).is_ok());
+        let error = Asked::costs(pairs("start_time=0&user_ids=u"), NOW).unwrap_err();
+        assert_eq!(error.detail.param.as_deref(), Some("user_ids"), "costs have no users at OpenAI");
+    }
+
+    #[test]
+    fn costs_of_each_model_are_whole_millionths() {
+        let sums = [sum(0, "a", 5), sum(0, "b", 7), sum(0, "a", 1)];
+        let asked = Asked::costs(pairs("start_time=0&end_time=10&group_by=model"), NOW).unwrap();
+        let page = costs_page(&asked, &sums, &PriceList::default());
+        let told = page.data[0].results.iter().map(|r| (&r["model"], r["amount"]["value"].as_f64().unwrap()));
+        assert_eq!(told.collect::<Vec<_>>(), [(&json!("a"), 6e-6), (&json!("b"), 7e-6)]);
+    }
+
+    #[test]
+    fn users_are_the_owners_of_keys_and_nobody_is_null() {
+        let nobodys = Sum { api_key: "key_2".into(), ..sum(0, "a", 1) };
+        let sums = [sum(0, "a", 5), nobodys];
+        let owners = Owners::from([("key_1".to_owned(), "user-1".to_owned())]);
+        let ask = |text: &str| {
+            let asked =
+                Asked::usage(pairs(&format!("start_time=0&end_time=10{text}")), Kind::Completions, NOW);
+            let asked = asked.unwrap();
+            assert!(asked.is_about_users(), "{text}");
+            usage_page(&asked.with_owners(owners.clone()), Kind::Completions, &sums).data.remove(0).results
+        };
+        let told: Vec<Value> = ask("&group_by=user_id").iter().map(|r| r["user_id"].clone()).collect();
+        assert_eq!(told, [Value::Null, json!("user-1")]);
+        let hers = ask("&user_ids=user-1&group_by=user_id");
+        assert_eq!((hers.len(), &hers[0]["num_model_requests"]), (1, &json!(2)));
+        assert!(ask("&user_ids=user-2").is_empty());
     }
 }

@@ -289,7 +289,17 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
     assert_eq!(listed(&format!("?after={}", ids[1])).await, (vec![ids[0].clone()], false));
     assert_eq!(listed("?metadata[team]=a&limit=1").await, (vec![ids[2].clone()], true));
     assert_eq!(listed("?metadata%5Bteam%5D=c").await, (vec![], false));
-    for (query, param) in [("limit=0", "limit"), ("order=asc", "order"), ("after=x", "after")] {
+    let plain = asked(client, &json!({"model": "tiny", "training_file": file})).await;
+    let plain = plain["id"].as_str().unwrap().to_owned();
+    assert_eq!(listed("?metadata=null").await, (vec![plain.clone()], false));
+    client.post(&format!("{JOBS}/{plain}/cancel"), &json!({})).await;
+    for (query, param) in [
+        ("limit=0", "limit"),
+        ("order=asc", "order"),
+        ("after=x", "after"),
+        ("metadata=x", "metadata"),
+        ("metadata=null&metadata[team]=a", "metadata"),
+    ] {
         assert_eq!(client.get(&format!("{JOBS}?{query}")).await.refused(400).0, param);
     }
     let post = async |id: &str, verb: &str| client.post(&format!("{JOBS}/{id}/{verb}"), &json!({})).await;
@@ -353,6 +363,32 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
             assert_eq!(client.get(&format!("{JOBS}/{other}{path}")).await.refused(404).1, "not_found");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_stays_while_a_job_reads_it_and_a_job_that_failed_names_no_place() {
+    let (house, file) = with_file().await;
+    let client = &house.client;
+    let id = asked(client, &json!({"model": "tiny", "training_file": file})).await["id"].clone();
+    let id = id.as_str().unwrap();
+    let remove = async || client.send("DELETE", &format!("/v1/files/{file}"), &[], "").await;
+    let refused = remove().await;
+    assert_eq!(refused.refused(409).1, "file_in_use");
+    assert!(refused.text().contains(id), "{}", refused.text());
+    let (store, project) = (house.service.store(), Project::default_project());
+    let job: JobId = id.parse().unwrap();
+    let claim = jobs::claim_waiting(store, &project, &job, "test", Timestamp::now()).await.unwrap();
+    let place = store.layout().root().join("files").join(&file).join("chats.jsonl");
+    let message = format!("{}: cannot be read", place.display());
+    jobs::finish_failed(store, &claim, &message, Timestamp::now()).await.unwrap();
+    drop(claim);
+    let root = store.layout().root().display().to_string();
+    for path in [format!("{JOBS}/{id}"), JOBS.to_owned(), format!("{JOBS}/{id}/events")] {
+        let told = client.get(&path).await;
+        assert!(told.text().contains("chats.jsonl: cannot be read"), "{}", told.text());
+        assert!(!told.text().contains(&root), "{}", told.text());
+    }
+    assert_eq!(remove().await.status, 200, "nothing reads it any more");
 }
 
 #[tokio::test(flavor = "multi_thread")]

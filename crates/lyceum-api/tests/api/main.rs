@@ -20,6 +20,7 @@ mod explain_decisions;
 mod explain_language;
 mod explain_matrix;
 mod explain_parts;
+mod export;
 mod extras;
 mod families;
 mod files;

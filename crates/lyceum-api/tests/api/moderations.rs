@@ -1,8 +1,11 @@
 //! `POST /v1/moderations`: OpenAI's shape, our categories, and a classifier that reads long texts in windows.
 
+use crate::client::{Client, ok};
 use crate::house::{House, labels, text};
 use lyceum_engine::EngineLimits;
 use lyceum_service::injection::Guards;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::KeyScope;
 use serde_json::{Value, json};
 
 const ENCODER: &str = "family = \"transformer\"\nvariant = \"encoder\"\nd_model = 8\nnhead = 2\nnum_layers = 1\n\
@@ -70,6 +73,37 @@ async fn every_category_is_found_with_its_place() {
     let missing = answer["not_evaluated"].as_array().unwrap();
     assert!(missing.contains(&json!("hate")) && !missing.contains(&json!("prompt_injection")));
     assert!(answer["results"][0]["categories"].get("hate").is_none(), "nothing is invented");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_classifier_read_is_on_openais_page_of_moderations_and_of_its_keys_owner() {
+    let house = house().await;
+    let (_, admin) = house.admin("default", &[KeyScope::OrganizationWrite], None).await;
+    let made = json!({"name": "mods"});
+    let made = ok(&admin.post("/v1/organization/projects/default/service_accounts", &made).await);
+    let secret = made["api_key"]["value"].as_str().unwrap().to_owned();
+    let account = Client { key: Some(secret), ..house.client.clone() };
+    let body = json!({ "input": "a quick brown fox jumps over it" });
+    let read = ok(&account.post("/v1/moderations", &body).await)["usage"]["prompt_tokens"].clone();
+    let n_read = read.as_u64().unwrap();
+    assert!(n_read > 0);
+    ok(&house.client.post("/v1/moderations", &body).await);
+    crate::ledger::rows(&house).await;
+    let start = Timestamp::now().seconds() - 600;
+    let results = async |more: &str| {
+        let path = format!("/v1/organization/usage/moderations?start_time={start}&limit=2{more}");
+        let page = ok(&admin.get(&path).await);
+        let buckets = page["data"].as_array().unwrap().clone();
+        buckets.iter().flat_map(|b| b["results"].as_array().unwrap().clone()).collect::<Vec<_>>()
+    };
+    let all = results("").await;
+    assert_eq!(all[0]["object"], "organization.usage.moderations.result");
+    assert_eq!((&all[0]["input_tokens"], &all[0]["user_id"]), (&json!(2 * n_read), &Value::Null));
+    let by_user = results("&group_by=user_id").await;
+    let users: Vec<&Value> = by_user.iter().map(|result| &result["user_id"]).collect();
+    assert_eq!(users, [&Value::Null, &made["id"]], "the first key is nobody's");
+    let hers = results(&format!("&user_ids={}", made["id"].as_str().unwrap())).await;
+    assert_eq!((hers.len(), &hers[0]["input_tokens"]), (1, &read));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -481,6 +481,17 @@ async fn the_openai_package_administers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_openai_package_reads_usage_and_costs() {
+    let house = House::new().await;
+    house.publish_poet("poet").await;
+    crate::ledger::priced(&house).await;
+    let admin = admin(&house).await;
+    if let Some(said) = openai::run("usage.py", "admin", &admin, "poet").await {
+        assert!(said.starts_with("3 requests, ") && !said.contains(" 0.000000 USD"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_cannot_be_read_keeps_no_other_one_from_being_read_again() {
     use sqlx::{Connection, SqliteConnection};
     let house = House::new().await;

@@ -29,7 +29,7 @@ use lyceum_types::ids::{JobId, Project};
 use lyceum_types::limits;
 use lyceum_types::manifest::ImportedKind;
 use lyceum_types::spec::Plan;
-use lyceum_types::spec::tune::{TunePlan, TuneSpec};
+use lyceum_types::spec::tune::{Origin, TunePlan, TuneSpec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -249,7 +249,7 @@ async fn judged(
         let n_valid = chats.valid.as_ref().map_or(0, |part| part.len());
         let n_lines = gate::judge_lines((&plan.tune, places), words, (context, n_valid), &files, &control)?;
         let of_lines = gate::passes_of_lines(&plan.tune, n_lines);
-        let train = plan.tune.resolve(chats.train.len());
+        let train = plan.tune.resolve(chats.train.len(), if whole { Origin::Whole } else { Origin::Adapter });
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
         // Of a private run which lines a step draws is a secret: what is expected is told.
@@ -324,7 +324,8 @@ async fn found(service: &Service, project: &Project, id: &str) -> Result<Job, Se
     }
 }
 
-fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
+fn told(service: &Service, mut job: Job) -> Result<Training, ServiceError> {
+    job.message = files::without_folder(service.store(), &job.message);
     let damaged =
         |source: serde_json::Error| ServiceError::Damaged { id: job.id.to_string(), source: source.into() };
     let asked: Asked = serde_json::from_str(job.request.as_deref().unwrap_or_default()).map_err(damaged)?;
@@ -363,8 +364,30 @@ fn told(service: &Service, job: Job) -> Result<Training, ServiceError> {
 pub struct Query {
     pub after: Option<String>,
     pub limit: u32,
-    /// All of these stand in the metadata.
-    pub metadata: BTreeMap<String, String>,
+    pub labels: Labels,
+}
+
+/// Which metadata the trainings of a page have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Labels {
+    /// All of these, and others too.
+    With(BTreeMap<String, String>),
+    Without,
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Labels::With(BTreeMap::new())
+    }
+}
+
+impl Labels {
+    fn fit(&self, metadata: &BTreeMap<String, String>) -> bool {
+        match self {
+            Labels::With(labels) => labels.iter().all(|(key, value)| metadata.get(key) == Some(value)),
+            Labels::Without => metadata.is_empty(),
+        }
+    }
 }
 
 /// A page of trainings, and whether there are more behind it.
@@ -390,8 +413,7 @@ pub async fn list(
         page.after = jobs.last().map(|job| job.id.clone());
         for job in jobs {
             let training = told(service, job)?;
-            let has = |(key, value): (&String, &String)| training.asked.metadata.get(key) == Some(value);
-            if query.metadata.iter().all(has) {
+            if query.labels.fit(&training.asked.metadata) {
                 matching.push(training);
             }
         }

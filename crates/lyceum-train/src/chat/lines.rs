@@ -39,7 +39,7 @@ impl Format {
 
     fn keys(self) -> &'static [&'static str] {
         match self {
-            Format::Chat => &["messages", "tools"],
+            Format::Chat => &["messages", "tools", CALLS_AT_ONCE],
             Format::Preferences => &["input", "preferred_output", "non_preferred_output"],
             Format::Completions => &["prompt", "completion"],
         }
@@ -70,6 +70,9 @@ pub struct Message {
     /// An assistant's answer that is learnt.
     pub has_loss: bool,
 }
+
+/// Whether an answer may call several tools at once.
+const CALLS_AT_ONCE: &str = "parallel_tool_calls";
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 const MESSAGE_KEYS: [&str; 7] =
@@ -197,6 +200,7 @@ impl Judge<'_> {
         let messages = self.messages("/messages", line.get("messages"));
         let tools = self.tools("/tools", line.get("tools"));
         let messages = messages?;
+        self.calls_at_once("", line, &[("/messages", line.get("messages"))]);
         match messages.iter().rposition(|message| message.is_assistant) {
             None => self.say(
                 "/messages",
@@ -222,11 +226,12 @@ impl Judge<'_> {
     }
 
     fn preferences(&mut self, line: &Map<String, Value>) -> Option<Example> {
+        const KEYS: [&str; 3] = ["messages", "tools", CALLS_AT_ONCE];
         let (mut messages, mut tools) = (None, Vec::new());
         match line.get("input") {
             Some(Value::Object(input)) => {
-                for key in input.keys().filter(|key| !["messages", "tools"].contains(&key.as_str())) {
-                    self.unknown_key(&format!("/input/{}", escaped(key)), key, &["messages", "tools"]);
+                for key in input.keys().filter(|key| !KEYS.contains(&key.as_str())) {
+                    self.unknown_key(&format!("/input/{}", escaped(key)), key, &KEYS);
                 }
                 messages = self.messages("/input/messages", input.get("messages"));
                 tools = self.tools("/input/tools", input.get("tools"));
@@ -246,6 +251,14 @@ impl Judge<'_> {
         let preferred = self.output("/preferred_output", line.get("preferred_output"));
         let other = self.output("/non_preferred_output", line.get("non_preferred_output"));
         let (messages, preferred, other) = (messages?, preferred?, other?);
+        if let Some(Value::Object(input)) = line.get("input") {
+            let all = [
+                ("/input/messages", input.get("messages")),
+                ("/preferred_output", line.get("preferred_output")),
+                ("/non_preferred_output", line.get("non_preferred_output")),
+            ];
+            self.calls_at_once("/input", input, &all);
+        }
         if preferred == other {
             let message = "both outputs are the same, so neither is preferred";
             self.say("/non_preferred_output", "same_outputs", message, "leave the line out");
@@ -288,6 +301,30 @@ impl Judge<'_> {
             );
         }
         Some(Example::Completion { prompt, completion })
+    }
+
+    /// Where a line says that tools are called one at a time, none of its answers calls two.
+    fn calls_at_once(&mut self, within: &str, line: &Map<String, Value>, all: &[(&str, Option<&Value>)]) {
+        match line.get(CALLS_AT_ONCE) {
+            Some(Value::Bool(false)) => {}
+            None | Some(Value::Null | Value::Bool(true)) => return,
+            Some(value) => {
+                let message = format!("{value} is neither true nor false");
+                let pointer = format!("{within}/{CALLS_AT_ONCE}");
+                return self.say(&pointer, "wrong_parallel_tool_calls", message, "write true or false");
+            }
+        }
+        for (pointer, messages) in all {
+            for (i, message) in messages.and_then(Value::as_array).into_iter().flatten().enumerate() {
+                let n = message["tool_calls"].as_array().map_or(0, Vec::len);
+                if message["role"] == "assistant" && n > 1 {
+                    let pointer = format!("{pointer}/{i}/tool_calls");
+                    let said = format!("{n} tools are called at once, and {CALLS_AT_ONCE} is false");
+                    let hint = "leave parallel_tool_calls out, or call one tool a message";
+                    self.say(&pointer, "parallel_tool_calls", said, hint);
+                }
+            }
+        }
     }
 
     fn tools(&mut self, pointer: &str, value: Option<&Value>) -> Vec<Value> {

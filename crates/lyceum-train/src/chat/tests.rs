@@ -92,6 +92,12 @@ fn each_bad_line_is_told_with_its_pointer_and_code() {
     let user = r#"{"role":"user","content":"U"}"#;
     let chat = |messages: &str| format!(r#"{{"messages":[{messages}]}}"#);
     let answer = r#"{"role":"assistant","content":"A"}"#;
+    let call = r#"{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}"#;
+    let called = |at_once: &str| {
+        format!(
+            r#"{{"messages":[{user},{{"role":"assistant","tool_calls":[{call},{call}]}}],"parallel_tool_calls":{at_once}}}"#
+        )
+    };
     let cases: Vec<(String, &[&str])> = vec![
         (chat(&format!("{user},{answer}")), &[]),
         (chat(user), &["no_assistant_message@/messages"]),
@@ -125,6 +131,10 @@ fn each_bad_line_is_told_with_its_pointer_and_code() {
         ),
         (r#"{"messages":[]}"#.into(), &["missing_messages@/messages"]),
         (r#"{"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A"}],"function":[]}"#.into(), &["unknown_key@/function"]),
+        (called("null"), &[]),
+        (called("true"), &[]),
+        (called("false"), &["parallel_tool_calls@/messages/1/tool_calls"]),
+        (called("\"no\""), &["wrong_parallel_tool_calls@/parallel_tool_calls"]),
         (r#"{"prompt":"a"}"#.into(), &["missing_completion@/completion"]),
         (r#"{"prompt":"a","completion":""}"#.into(), &["empty_completion@/completion"]),
         (r#"{"text":"a"}"#.into(), &["unknown_format@"]),

@@ -140,11 +140,19 @@ pub const LR_DPO_FULL: f64 = 5e-7;
 pub const EPOCHS_SUPERVISED: usize = 3;
 pub const EPOCHS_DPO: usize = 1;
 
+/// What a fine-tuning starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Whole,
+    /// An adapter, whose own factors are tuned further.
+    Adapter,
+}
+
 impl TuneSpec {
     /// The training of `n_examples` examples, with every value that was left to the program:
     /// 3 epochs (preferences: 1), a fiftieth of the examples a step (1 to 32), a rate of 2e-4 for adapters and 2e-5
     /// for whole models (preferences: 5e-6 and 5e-7), rising over a thirtieth of the steps and falling to 0.
-    pub fn resolve(&self, n_examples: usize) -> TrainSpec {
+    pub fn resolve(&self, n_examples: usize, origin: Origin) -> TrainSpec {
         let mut train = self.train.clone();
         let is_dpo = matches!(self.method, Method::Dpo { .. });
         if self.auto.epochs {
@@ -158,7 +166,7 @@ impl TuneSpec {
             OptimizerSpec::Sgd { lr, .. } | OptimizerSpec::Adam { lr, .. } | OptimizerSpec::Adamw { lr, .. },
         ) = (self.auto.lr, &mut train.optimizer)
         {
-            *lr = match (is_dpo, self.lora.is_some()) {
+            *lr = match (is_dpo, self.lora.is_some() || origin == Origin::Adapter) {
                 (false, true) => LR_LORA,
                 (false, false) => LR_FULL,
                 (true, true) => LR_DPO_LORA,
@@ -206,12 +214,25 @@ mod tests {
         let lora = spec.lora.clone().unwrap();
         assert_eq!((lora.rank, lora.alpha, lora.dropout, lora.target.len()), (8, 16.0, 0.0, 7));
         assert_eq!((spec.base.as_str(), spec.method), ("smollm2@1", Method::Supervised));
-        let train = spec.resolve(420);
+        let train = spec.resolve(420, Origin::Whole);
         assert_eq!((train.epochs, train.batch_size, train.grad_clip), (Some(3), 8, Some(1.0)));
         assert!(
             matches!(train.optimizer, OptimizerSpec::Adamw { lr, weight_decay, .. } if lr == LR_LORA && weight_decay == 0.0)
         );
         assert_eq!(train.schedule, ScheduleSpec::Linear { warmup_steps: 5, min_lr: 0.0 });
+    }
+
+    #[test]
+    fn an_adapter_is_tuned_further_at_the_rate_of_one_that_is_new() {
+        let rate = |spec: TuneSpec, start| match spec.resolve(420, start).optimizer {
+            OptimizerSpec::Adamw { lr, .. } => lr,
+            other => panic!("{other:?}"),
+        };
+        let dpo = format!("{HEAD}[train]\nmethod = \"dpo\"\n");
+        assert_eq!(rate(tune(HEAD), Origin::Adapter), LR_LORA);
+        assert_eq!(rate(tune(HEAD), Origin::Whole), LR_FULL);
+        assert_eq!(rate(tune(&dpo), Origin::Adapter), LR_DPO_LORA);
+        assert_eq!(rate(tune(&dpo), Origin::Whole), LR_DPO_FULL);
     }
 
     #[test]
@@ -253,7 +274,7 @@ mod tests {
              optimizer = {{ name = \"adamw\", lr = 1e-3 }}\nschedule = {{ name = \"constant\" }}\n"
         ));
         assert_eq!((spec.method, &spec.lora), (Method::Dpo { beta: 0.3 }, &None));
-        let train = spec.resolve(1000);
+        let train = spec.resolve(1000, Origin::Whole);
         assert_eq!((train.steps, train.epochs, train.batch_size), (Some(60), None, 4));
         assert!(matches!(train.optimizer, OptimizerSpec::Adamw { lr, .. } if lr == 1e-3));
     }

@@ -6,6 +6,7 @@ use crate::output;
 use clap::Args;
 use lyceum_service::robustness::calibrated;
 use lyceum_types::ids::ModelRef;
+use lyceum_types::manifest::CalibrationReport;
 use serde_json::json;
 
 /// The kept validation rows choose one temperature, and the next version has it in its weights: same labels, other
@@ -13,7 +14,7 @@ use serde_json::json;
 #[derive(Debug, Args)]
 pub struct Calibrate {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
 }
 
 impl Calibrate {
@@ -28,11 +29,15 @@ impl Calibrate {
             return Ok(());
         }
         output::text(format!("{}  {}", version.id(), version.dir.display()));
-        output::text(format!(
-            "temperature {:.4} from {} validation rows of {}; ECE {:.4} before, {:.4} after, on the same rows: new rows \
-             show a little more",
-            report.temperature, report.n, report.parent, report.ece_before, report.ece_after
-        ));
+        for_people(&report);
         Ok(())
     }
+}
+
+pub(in crate::commands) fn for_people(report: &CalibrationReport) {
+    output::text(format!(
+        "temperature {:.4} from {} validation rows of {}; ECE {:.4} before, {:.4} after, on the same rows: new rows \
+         show a little more",
+        report.temperature, report.n, report.parent, report.ece_before, report.ece_after
+    ));
 }

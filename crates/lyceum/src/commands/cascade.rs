@@ -6,7 +6,7 @@ use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use lyceum_service::cascades::{Ask, Created, Plan, Source};
 use lyceum_service::{Payer, ServiceError};
-use lyceum_types::cascade::{Cascade, CascadeManifest, Escalated, MemberCost};
+use lyceum_types::cascade::{Cascade, CascadeManifest, CascadeReport, Escalated, MemberCost};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -14,62 +14,72 @@ use std::path::PathBuf;
 #[derive(Debug, Args)]
 pub struct CascadeCommand {
     #[command(subcommand)]
-    what: What,
+    pub(in crate::commands) what: What,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+pub(in crate::commands) enum What {
     /// Fit thresholds on labelled rows, measure on others, and publish the cascade as a version
     Create(Box<Create>),
 }
 
 #[derive(Debug, Args)]
-struct Create {
+pub(in crate::commands) struct Create {
     /// What it is to be called
-    name: String,
+    pub name: String,
     /// The model that answers where its prediction set has one label
     #[arg(long)]
-    small: String,
+    pub small: String,
     /// The model that is asked otherwise
     #[arg(long)]
-    large: String,
+    pub large: String,
     /// Rows that neither model was trained on, a line each: {"input": …, "label": …}
     #[arg(long)]
-    data: PathBuf,
+    pub data: PathBuf,
     /// Rows to measure on; without it a part of --data is held out
     #[arg(long)]
-    test: Option<PathBuf>,
+    pub test: Option<PathBuf>,
     /// The share of --data that is held out
     #[arg(long, default_value_t = 0.5, conflicts_with = "test")]
-    held_out: f64,
+    pub held_out: f64,
     /// The most that P(small answers and is wrong) may be
     #[arg(long, default_value_t = 0.1)]
-    alpha: f64,
+    pub alpha: f64,
     /// Of the large model's sets; --alpha where nothing is said
     #[arg(long)]
-    large_alpha: Option<f64>,
+    pub large_alpha: Option<f64>,
     /// What becomes of a question that the small model does not answer
     #[arg(long, value_enum, default_value_t = Then::Answer)]
-    escalated: Then,
+    pub escalated: Then,
     /// What a language model is asked
     #[arg(long)]
-    instructions: Option<String>,
+    pub instructions: Option<String>,
     /// The labels; those of a model that was trained here where nothing is said
     #[arg(long, value_delimiter = ',')]
-    labels: Option<Vec<String>>,
+    pub labels: Option<Vec<String>>,
     /// Of the split into calibration and held-out rows
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub seed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Then {
+pub(in crate::commands) enum Then {
     /// The large model's likeliest label
     Answer,
     /// That and the large model's prediction set
     Set,
     /// That where the large model's set has one label, else no answer
     Abstain,
+}
+
+impl Then {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Then::Answer => "answer",
+            Then::Set => "set",
+            Then::Abstain => "abstain",
+        }
+    }
 }
 
 impl CascadeCommand {
@@ -135,7 +145,7 @@ fn say(context: &Context, created: &Created) {
         return;
     }
     output::text(format!("{}  {}", version.id(), version.dir.display()));
-    for_people(manifest, cascade);
+    for_people(&manifest.report, cascade);
 }
 
 /// What a cascade is and what was measured of it, for programs.
@@ -144,8 +154,7 @@ pub fn object(manifest: &CascadeManifest, cascade: &Cascade) -> Value {
 }
 
 /// The same for people.
-pub fn for_people(manifest: &CascadeManifest, cascade: &Cascade) {
-    let report = &manifest.report;
+pub fn for_people(report: &CascadeReport, cascade: &Cascade) {
     let t = &cascade.small_set;
     output::text(format!(
         "{} answers where exactly one label has 1 - p <= {:.6} (the {}. of {} calibration scores, alpha = {}); else {} \

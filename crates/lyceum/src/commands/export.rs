@@ -1,36 +1,31 @@
 //! `lyceum export MODEL --format safetensors|gguf|peft [--output DIR]`
 
-use crate::commands::show;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, ValueEnum};
-use lyceum_kernels::stored::Stored;
-use lyceum_service::Language;
-use lyceum_service::language::{adapter, merged};
-use lyceum_store::Store;
-use lyceum_store::layout::WEIGHTS;
-use lyceum_store::models::{self, Version};
-use lyceum_store::vault::KeyedPath;
+use lyceum_service::export::{self, ExportError};
+use lyceum_store::models;
 use lyceum_types::ids::ModelRef;
 use serde_json::json;
+use std::fs;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 #[derive(Debug, Args)]
 pub struct Export {
     /// `name`, `name@VERSION` or `name@alias`
-    model: String,
+    pub(in crate::commands) model: String,
     /// The weights' format (default: the one that they have)
     #[arg(long, value_enum)]
-    format: Option<Format>,
+    pub(in crate::commands) format: Option<Format>,
     /// The folder to make (default: NAME-VERSION here)
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+pub(in crate::commands) enum Format {
     /// `model.safetensors` under PyTorch's names, with the manifest and what else belongs to it; of an adapter, merged
     /// into its base
     Safetensors,
@@ -41,11 +36,17 @@ enum Format {
 }
 
 impl Format {
-    fn as_str(self) -> &'static str {
-        match self {
-            Format::Safetensors => "safetensors",
-            Format::Gguf => "gguf",
-            Format::Peft => "peft",
+    pub fn as_str(self) -> &'static str {
+        export::Format::from(self).as_str()
+    }
+}
+
+impl From<Format> for export::Format {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Safetensors => export::Format::Safetensors,
+            Format::Gguf => export::Format::Gguf,
+            Format::Peft => export::Format::Peft,
         }
     }
 }
@@ -58,137 +59,115 @@ impl Export {
             Ok(version) => version,
             Err(error) => return Err(context.explain(&store, error).await),
         };
-        let format = check(&version)?;
-        let merges = adapter::is_adapter(&version) && self.format.is_some_and(|f| f.as_str() != format);
-        if let Some(wanted) = self.format
-            && wanted.as_str() != format
-            && !merges
-        {
-            let message = format!("{} is not written as {}", version.id(), wanted.as_str());
-            let why = format!("it was imported as {format}, and its files are handed on as they are");
-            return Err(Failure::new(Exit::Failed, "unsupported_format", message, why, "leave --format out"));
-        }
-        let plain = version.name.as_str().replace('/', "-");
-        let target = self.output.unwrap_or_else(|| PathBuf::from(format!("{plain}-{}", version.number)));
+        let id = version.id();
+        let target = self.target(&id)?;
+        let export = export::of(&store, version, self.format.map(Into::into)).await.map_err(refused)?;
+        let (format, sha256) = (export.format.clone(), export.version.sha256.clone());
+        let folder = target.clone();
+        let work = move || {
+            whole(&folder, |partial| {
+                for file in &export.files {
+                    write(partial, &file.name, |out| file.write(out))?;
+                }
+                Ok(())
+            })
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| Failure::internal("the export broke off", &error))??;
+        told(context, &target, &Told { id: &id, format: &format, sha256: &sha256 });
+        Ok(())
+    }
+
+    /// The folder to make, for this version.
+    ///
+    /// # Errors
+    /// It is there.
+    pub(in crate::commands) fn target(&self, id: &str) -> Result<PathBuf, Failure> {
+        let plain = || PathBuf::from(id.replace(['/', '@'], "-"));
+        let target = self.output.clone().unwrap_or_else(plain);
         if target.exists() {
             let error = std::io::Error::from(std::io::ErrorKind::AlreadyExists);
             return Err(Failure::file("write", &target, &error));
         }
-        // Beside the target first, so that it appears whole or not at all.
-        let partial = target.with_extension(format!("partial-{}", std::process::id()));
-        let written = match self.format.filter(|_| merges) {
-            Some(format) => merge(&store, &version, format, &partial).await,
-            None => copy_folder(&version.dir, &partial),
-        };
-        let format = self.format.filter(|_| merges).map_or(format, |f| f.as_str().to_owned());
-        let copied = written.and_then(|()| {
-            std::fs::rename(&partial, &target).map_err(|error| Failure::file("write", &target, &error))
-        });
-        if let Err(failure) = copied {
-            let _ = std::fs::remove_dir_all(&partial);
-            return Err(failure);
-        }
-        let path = target.canonicalize().unwrap_or(target);
-        if context.is_json() {
-            output::json_line(&json!({
-                "event": "done", "model": version.id(), "format": format, "path": path, "sha256": version.sha256
-            }));
-        } else {
-            output::text(format!("{} is in {}", version.id(), path.display()));
-        }
-        Ok(())
+        Ok(target)
     }
 }
 
-/// Writes an adapter's base with the adapter in its matrices.
-async fn merge(store: &Store, version: &Version, format: Format, target: &Path) -> Result<(), Failure> {
-    let base = adapter::base_of(store, version).await?;
-    let (version, target) = (version.clone(), target.to_owned());
-    let work = move || -> Result<(), Failure> {
-        std::fs::create_dir_all(&target).map_err(|error| Failure::file("make", &target, &error))?;
-        let base = Arc::new(Language::open(base)?);
-        let language = adapter::read(version, &base)?;
-        let written = match format {
-            Format::Gguf => merged::gguf(&language, Stored::F16, &target),
-            Format::Safetensors => merged::safetensors(&language, &target),
-            Format::Peft => {
-                let message = format!("{} is not in PEFT's layout", language.version.id());
-                let why = "it was imported as llama.cpp's GGUF, and its files are handed on as they are";
-                return Err(Failure::new(
-                    Exit::Failed,
-                    "unsupported_format",
-                    message,
-                    why,
-                    "leave --format out",
-                ));
-            }
-        };
-        written.map_err(|error| {
-            let id = language.version.id();
-            let message = format!("{id} cannot be merged");
-            Failure::new(
-                Exit::Failed,
-                "unsupported_format",
-                message,
-                error.to_string(),
-                "choose another format",
-            )
-        })
-    };
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failure::internal("the export broke off", &error))?
+/// What was exported.
+pub(in crate::commands) struct Told<'a> {
+    pub id: &'a str,
+    pub format: &'a str,
+    pub sha256: &'a str,
 }
 
-/// Holds every file to its hash, so that damage is not handed on; the weights' format.
-fn check(version: &Version) -> Result<String, Failure> {
-    let (mut expected, format) = match show::read_known(version)? {
-        show::Known::Imported(manifest) => (manifest.files, manifest.format),
-        show::Known::Cascade(..) => {
-            let message = format!("{} is a cascade, which has no weights", version.id());
+pub(in crate::commands) fn told(context: &Context, target: &Path, told: &Told<'_>) {
+    let Told { id, format, sha256 } = told;
+    let path = target.canonicalize().unwrap_or_else(|_| target.to_owned());
+    if context.is_json() {
+        output::json_line(
+            &json!({ "event": "done", "model": id, "format": format, "path": path, "sha256": sha256 }),
+        );
+    } else {
+        output::text(format!("{id} is in {}", path.display()));
+    }
+}
+
+/// Makes a folder beside the target first, so that it appears whole or not at all.
+pub(in crate::commands) fn whole(
+    target: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let partial = target.with_extension(format!("partial-{}", std::process::id()));
+    let made = fs::create_dir_all(&partial).map_err(|error| Failure::file("make", &partial, &error));
+    let filled = made
+        .and_then(|()| fill(&partial))
+        .and_then(|()| fs::rename(&partial, target).map_err(|error| Failure::file("write", target, &error)));
+    if filled.is_err() {
+        let _ = fs::remove_dir_all(&partial);
+    }
+    filled
+}
+
+/// Writes one file of a folder; its name may have folders.
+pub(in crate::commands) fn write(
+    folder: &Path,
+    name: &str,
+    content: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let path = folder.join(name);
+    let parent = path.parent().unwrap_or(folder);
+    fs::create_dir_all(parent).map_err(|error| Failure::file("make", parent, &error))?;
+    let written = fs::File::create(&path).and_then(|file| {
+        let mut out = BufWriter::new(file);
+        content(&mut out)?;
+        out.flush()?;
+        out.get_ref().sync_all()
+    });
+    written.map_err(|error| Failure::file("write", &path, &error))
+}
+
+fn refused(error: ExportError) -> Failure {
+    let message = error.to_string();
+    match error {
+        ExportError::Format { why, .. } => {
+            Failure::new(Exit::Failed, "unsupported_format", message, why, "leave --format out")
+        }
+        ExportError::Unmergeable { source, .. } => {
+            let fix = "choose another format";
+            Failure::new(Exit::Failed, "unsupported_format", message, source.to_string(), fix)
+        }
+        ExportError::Cascade { .. } => {
             let why = "its definition names two other versions of this data folder";
-            return Err(Failure::new(Exit::Failed, "unsupported_model", message, why, "export its members"));
+            Failure::new(Exit::Failed, "unsupported_model", message, why, "export its members")
         }
-        show::Known::Trained(mut manifest) => {
-            manifest.files.insert(WEIGHTS.to_owned(), version.sha256.clone());
-            (manifest.files, "safetensors".to_owned())
-        }
-    };
-    while let Some((file, expected)) = expected.pop_first() {
-        let path = version.dir.join(show::plain_name(&file)?);
-        let found = show::sha256_of(&path)?;
-        if found != expected {
-            let message = format!("{file} of {} is damaged", version.id());
+        ExportError::Damaged { id, path, found, expected, .. } => {
             let why = format!("its sha256 is {found}, registered was {expected}");
-            let fix = format!("lyceum rm {}, then train or import it again", version.id());
+            let fix = format!("lyceum rm {id}, then train or import it again");
             let mut failure = Failure::new(Exit::Failed, "damaged_model", message, why, fix);
             failure.place.file = Some(path.display().to_string());
-            return Err(failure);
+            failure
         }
+        ExportError::Read { path, source } => Failure::file("read", &path, &source),
+        ExportError::Service(error) => error.into(),
     }
-    Ok(format)
-}
-
-/// As plain files, whatever lies here.
-fn copy_folder(from: &KeyedPath, to: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(to).map_err(|error| Failure::file("make", to, &error))?;
-    let entries =
-        std::fs::read_dir(from.path()).map_err(|error| Failure::file("read", from.path(), &error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| Failure::file("read", from.path(), &error))?;
-        let target = to.join(entry.file_name());
-        // Imported models have folders of their own (`1_Pooling`).
-        if entry.path().is_dir() {
-            copy_folder(&from.join(entry.file_name()), &target)?;
-            continue;
-        }
-        let failed = |error: std::io::Error| Failure::file("write", &target, &error);
-        if from.is_sealed() {
-            let content = from.join(entry.file_name()).read();
-            let content = content.map_err(|error| Failure::file("read", &entry.path(), &error))?;
-            std::fs::write(&target, content).map_err(failed)?;
-        } else {
-            std::fs::copy(entry.path(), &target).map_err(failed)?;
-        }
-    }
-    Ok(())
 }

@@ -62,28 +62,39 @@ impl Files {
                 }
             }
             Command::Get { id, out } => {
-                let path = format!("/v1/files/{}/content", path_of(&id));
-                let Some(out) = out else {
-                    client.download(&path, &mut std::io::stdout().lock())?;
-                    return Ok(());
-                };
-                let failed = |error: std::io::Error| Failure::file("write", &out, &error);
-                // A name that is taken is refused before anything is fetched.
-                let mut file = std::fs::File::create_new(&out).map_err(failed)?;
-                let fetched = client.download(&path, &mut file);
-                if fetched.is_err() {
-                    let _ = std::fs::remove_file(&out);
-                }
-                let bytes = fetched?;
-                file.sync_all().map_err(failed)?;
-                match context.is_json() {
-                    true => output::json_line(&json!({ "event": "done", "path": out, "bytes": bytes })),
-                    false => output::note(format!("wrote {} ({})", out.display(), output::bytes(bytes))),
-                }
+                fetch(context, client, &id, out)?;
             }
         }
         Ok(())
     }
+}
+
+/// A file's bytes, to a new file or to stdout.
+pub(in crate::commands) fn fetch(
+    context: &Context,
+    client: &Client,
+    id: &str,
+    out: Option<PathBuf>,
+) -> Result<(), Failure> {
+    let path = format!("/v1/files/{}/content", path_of(id));
+    let Some(out) = out else {
+        client.download(&path, &mut std::io::stdout().lock())?;
+        return Ok(());
+    };
+    let failed = |error: std::io::Error| Failure::file("write", &out, &error);
+    // A name that is taken is refused before anything is fetched.
+    let mut file = std::fs::File::create_new(&out).map_err(failed)?;
+    let fetched = client.download(&path, &mut file);
+    if fetched.is_err() {
+        let _ = std::fs::remove_file(&out);
+    }
+    let bytes = fetched?;
+    file.sync_all().map_err(failed)?;
+    match context.is_json() {
+        true => output::json_line(&json!({ "event": "done", "path": out, "bytes": bytes })),
+        false => output::note(format!("wrote {} ({})", out.display(), output::bytes(bytes))),
+    }
+    Ok(())
 }
 
 fn list(context: &Context, client: &Client) -> Result<(), Failure> {

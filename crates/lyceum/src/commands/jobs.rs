@@ -1,4 +1,4 @@
-//! `lyceum jobs ls|resume|logs|cancel`
+//! `lyceum jobs ls|pause|resume|logs|cancel`
 
 use crate::commands::choose;
 use crate::context::Context;
@@ -44,6 +44,11 @@ pub(in crate::commands) enum Command {
         /// `job_…`, as `jobs ls` shows it
         id: String,
     },
+    /// Ask a training to stop so that it goes on later, with jobs resume
+    Pause {
+        /// `job_…`, as `jobs ls` shows it
+        id: String,
+    },
     /// Ask a job to end; its last checkpoint is kept
     Cancel {
         /// `job_…`, as `jobs ls` shows it
@@ -70,6 +75,7 @@ impl Jobs {
                 }
             }
             Command::Logs { id } => logs(context, &id).await,
+            Command::Pause { id } => pause(context, &id).await,
             Command::Cancel { id } => cancel(context, &id).await,
         }
     }
@@ -182,6 +188,25 @@ async fn logs(context: &Context, id: &str) -> Result<(), Failure> {
         if serde_json::from_str::<serde::de::IgnoredAny>(&line).is_ok() {
             output::text(line);
         }
+    }
+    Ok(())
+}
+
+async fn pause(context: &Context, id: &str) -> Result<(), Failure> {
+    let id: JobId = id.parse()?;
+    let store = context.store().await?;
+    if jobs::find(&store, &context.project, &id).await?.kind == Kind::Choose {
+        let (message, why) = (format!("{id} is a choice"), "one begins anew, so there is nothing to keep");
+        let fix = format!("lyceum jobs cancel {id} ends it");
+        return Err(Failure::new(Exit::Conflict, "wrong_state", message, why, fix));
+    }
+    let state = jobs::pause(&store, &context.project, &id, Timestamp::now()).await?.state;
+    if context.is_json() {
+        output::json_line(&json!({ "event": "done", "id": id.as_str(), "status": state.as_str() }));
+    } else if state == State::Paused {
+        output::text(format!("paused {id}; lyceum jobs resume {id} continues it"));
+    } else {
+        output::text(format!("asked {id} to stop; lyceum jobs resume {id} continues it"));
     }
     Ok(())
 }

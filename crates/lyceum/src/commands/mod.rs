@@ -5,6 +5,7 @@ pub mod alias;
 pub mod attack;
 pub mod audit;
 pub mod backup;
+pub mod batches;
 pub mod bench;
 pub mod blobs;
 pub mod budgets;
@@ -93,6 +94,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     }
     match command {
         Command::Files(args) => args.run(),
+        Command::Batches(args) => args.run(),
         Command::Bench(args) => args.run(context).await,
         Command::Quickstart(args) => args.run(context).await,
         Command::Serve(args) => args.run(context).await,

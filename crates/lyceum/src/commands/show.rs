@@ -112,7 +112,7 @@ pub fn sha256_of(path: impl Into<KeyedPath>) -> Result<String, Failure> {
 fn of_cascade(version: &Version, (manifest, cascade): (&CascadeManifest, &Cascade), is_json: bool) {
     if !is_json {
         output::text(format!("{}  {}", version.id(), version.dir.display()));
-        return cascade_command::for_people(manifest, cascade);
+        return cascade_command::for_people(&manifest.report, cascade);
     }
     let mut object = ls::line(version);
     if let (Value::Object(all), Value::Object(more)) =

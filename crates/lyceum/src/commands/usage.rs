@@ -45,6 +45,9 @@ impl By {
     }
 }
 
+/// Requests, what they counted and their cost in millionths, by the name of what is summed up.
+pub(in crate::commands) type Groups = BTreeMap<String, (u64, Counts, i64)>;
+
 const DAY_MS: i64 = 86_400_000;
 
 /// Entries that are read at once.
@@ -66,7 +69,7 @@ impl Usage {
         let store = context.store().await?;
         let tenant = &context.project.tenant;
         let sums = entries::sums(&store, tenant, span, DAY_MS, limits::USAGE_SUMS_MAX).await?;
-        let mut groups: BTreeMap<String, (u64, Counts, i64)> = BTreeMap::new();
+        let mut groups = Groups::new();
         for sum in sums {
             let name = match self.by {
                 By::Key => sum.api_key,
@@ -79,6 +82,11 @@ impl Usage {
             *counts += sum.counts;
             *cost += sum.cost;
         }
+        self.told_sums(context, groups)
+    }
+
+    /// Shows what each has asked, used and cost.
+    pub(in crate::commands) fn told_sums(&self, context: &Context, groups: Groups) -> Result<(), Failure> {
         let by = self.by.name();
         if context.is_json() {
             let rows: Vec<Value> = groups

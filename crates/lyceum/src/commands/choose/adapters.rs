@@ -22,7 +22,7 @@ use lyceum_types::control::Control;
 use lyceum_types::ids::Project;
 use lyceum_types::manifest::DataFile;
 use lyceum_types::spec::choose::Imported;
-use lyceum_types::spec::tune::{Auto, TunePlan, TuneSpec};
+use lyceum_types::spec::tune::{Auto, Origin, TunePlan, TuneSpec};
 use serde_json::json;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,7 +92,7 @@ impl Adapters {
                 let file = staging.place().join(LINES);
                 file.write(lines.join("\n").as_bytes()).map_err(|error| failed(&error))?;
                 (spec.data.train, spec.data.valid, spec.data.valid_fraction) = (LINES.to_owned(), None, None);
-                spec.train = shortened(&spec.resolve(texts.len()), course.share);
+                spec.train = shortened(&spec.resolve(texts.len(), Origin::Whole), course.share);
                 spec.auto = Auto::default();
                 (staging.place(), Some(files.to_vec()))
             }
@@ -144,7 +144,7 @@ impl Adapters {
             report.data.clone_from(files);
         }
         manifest.tuned = Some(report);
-        tuning::hold_to_probes(staging.place(), &manifest, made.over.clone(), &made.tuned).await?;
+        tuning::hold_to_probes(staging.place(), &manifest, made.over.clone(), &made.tuned.probes).await?;
         let write = |number| {
             manifest.version = number;
             serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")

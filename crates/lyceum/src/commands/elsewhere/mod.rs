@@ -5,6 +5,7 @@
 
 mod answers;
 mod explained;
+mod export;
 mod models;
 mod money;
 mod organization;
@@ -33,13 +34,17 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Explain(args) => args.run_remote(context, client),
         Command::Embed(args) => args.run_remote(context, client).await,
         Command::Attack(args) => args.run_remote(context, client).await,
+        Command::Calibrate(args) => args.run_remote(context, client),
+        Command::Cascade(args) => args.run_remote(context, client).await,
         Command::Drift(args) => args.run_remote(context, client),
         Command::Choose(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
+        Command::Export(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
+        Command::Batches(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),
         Command::Admin(args) => args.run_remote(context, client),
         Command::Keys(args) => args.run_remote(context, client),
@@ -57,15 +62,10 @@ fn refused(command: &Command) -> Failure {
         Command::Serve(_) => ("serve", "it is the server"),
         Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
         Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
-        Command::Calibrate(_) => ("calibrate", "no route publishes a calibrated version"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
-        Command::Cascade(_) => {
-            ("cascade", "it reads rows of this machine; POST /v1/cascades takes a file's id")
-        }
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
-        Command::Export(_) => ("export", "no route gives the files of a model"),
         Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };

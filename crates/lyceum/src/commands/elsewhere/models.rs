@@ -1,5 +1,6 @@
-//! `ls`, `show` and `card` of a server's models.
+//! `ls`, `show`, `card` and `calibrate` of a server's models.
 
+use crate::commands::calibrate::{Calibrate, for_people};
 use crate::commands::card::{Card, Format};
 use crate::commands::ls::Ls;
 use crate::commands::show::Show;
@@ -10,6 +11,7 @@ use crate::{files, output, time};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
+use lyceum_types::manifest::CalibrationReport;
 use serde_json::{Value, json};
 
 impl Ls {
@@ -76,6 +78,25 @@ impl Show {
         rows.push(vec!["created".into(), created(&model)]);
         output::table(&["", ""], &rows);
         output::note("lyceum card says how good it is and what that rests on");
+        Ok(())
+    }
+}
+
+impl Calibrate {
+    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let _: ModelRef = self.model.parse()?;
+        let path = format!("/v1/models/{}/calibrate", path_of(&self.model));
+        let made = client.post(&path, &json!({}))?;
+        if context.is_json() {
+            output::json_line(
+                &json!({ "event": "done", "model": made["id"], "calibration": made["calibration"] }),
+            );
+            return Ok(());
+        }
+        output::text(made["id"].as_str().unwrap_or_default());
+        if let Ok(report) = serde_json::from_value::<CalibrationReport>(made["calibration"].clone()) {
+            for_people(&report);
+        }
         Ok(())
     }
 }

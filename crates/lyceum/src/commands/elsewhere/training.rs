@@ -146,6 +146,7 @@ impl Jobs {
                 }
                 Ok(())
             }
+            JobsCommand::Pause { id } => told(context, client, &id, "pause"),
             JobsCommand::Cancel { id } => told(context, client, &id, "cancel"),
             JobsCommand::Resume { id, waiting: false, of: None, sealed: false } => {
                 let path = format!("{JOBS}/{}/resume", path_of(&id));

@@ -1,12 +1,14 @@
-//! `attack`, `choose` and `privacy` through a server: data is brought, work is asked for and waited for.
+//! `attack`, `cascade`, `choose` and `privacy` through a server: data is brought, work is asked for and waited for.
 
 use crate::commands::attack::{self, Attack};
+use crate::commands::cascade::{self, CascadeCommand, What};
 use crate::commands::choose::Choose;
 use crate::commands::privacy::{AuditArgs, Privacy, PrivacyCommand};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
 use crate::{files, output};
+use lyceum_types::cascade::{Cascade, CascadeReport};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::{Value, json};
@@ -125,6 +127,55 @@ fn show(run: &Value) {
     }
     if run["gate"].is_object() {
         output::text(format!("gate: {}", run["gate"]));
+    }
+}
+
+impl CascadeCommand {
+    pub async fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
+        let What::Create(create) = self.what;
+        let mut body = json!({ "name": create.name, "small": create.small, "large": create.large,
+            "alpha": create.alpha, "large_alpha": create.large_alpha, "escalated": create.escalated.as_str(),
+            "instructions": create.instructions, "seed": create.seed });
+        if let Some(labels) = &create.labels {
+            body["choices"] = labels.iter().map(|label| json!({ "value": label })).collect();
+        }
+        if create.test.is_none() {
+            body["held_out"] = json!(create.held_out);
+        }
+        let mut brought = Vec::new();
+        let work = async {
+            for (part, path) in [("data", Some(&create.data)), ("test", create.test.as_ref())] {
+                let Some(path) = path else { continue };
+                let kept = client.upload(path, "user_data")?;
+                brought.push(id_of(&kept)?.to_owned());
+                body[part] = kept["id"].clone();
+            }
+            let started = client.post("/v1/cascades", &body)?;
+            let path = format!("/v1/cascades/{}", path_of(id_of(&started)?));
+            wait(context, client, &path, started).await
+        };
+        let done = work.await;
+        // The rows were brought for this cascade alone.
+        let removed = removed(client, &brought);
+        let done = done?;
+        removed?;
+        if context.is_json() {
+            output::json_line(
+                &json!({ "event": "done", "model": done["model"], "definition": done["definition"],
+                "definition_sha256": done["sha256"], "report": done["report"] }),
+            );
+            return Ok(());
+        }
+        let otherwise = |error: serde_json::Error| {
+            let why = format!("its answer is no cascade: {error}");
+            let message = "the server speaks otherwise";
+            Failure::new(Exit::Unreachable, "unreachable", message, why, "check --url")
+        };
+        let definition: Cascade = serde_json::from_value(done["definition"].clone()).map_err(otherwise)?;
+        let report: CascadeReport = serde_json::from_value(done["report"].clone()).map_err(otherwise)?;
+        output::text(done["model"].as_str().unwrap_or_default());
+        cascade::for_people(&report, &definition);
+        Ok(())
     }
 }
 

@@ -1,14 +1,14 @@
 //! `usage` through a server, with a key of the organisation.
 
 use crate::commands::admin::remote::every;
-use crate::commands::usage::{By, Usage};
+use crate::commands::usage::{By, Groups, Usage};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::remote::Client;
-use crate::{output, time};
+use crate::time;
+use lyceum_store::ledger::{Counts, UNIT};
 use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// Fields of an entry that a server and the command line call the same.
 const SAME: [&str; 11] = [
@@ -24,18 +24,9 @@ const SAME: [&str; 11] = [
     "cpu_seconds",
     "passes",
 ];
-/// The columns for people, as the command names them here, and what a server calls them.
-const SHOWN: [(&str, &str); 8] = [
-    ("requests", "num_model_requests"),
-    ("input_tokens", "input_tokens"),
-    ("cached_tokens", "input_cached_tokens"),
-    ("output_tokens", "output_tokens"),
-    ("training_tokens", "trained_tokens"),
-    ("training_rows", "trained_rows"),
-    ("cpu_seconds", "cpu_seconds"),
-    ("passes", "num_passes"),
-];
-const KINDS: [&str; 5] = ["completions", "embeddings", "predictions", "explanations", "trainings"];
+/// The pages that every route is on one of.
+const KINDS: [&str; 6] =
+    ["completions", "embeddings", "moderations", "predictions", "explanations", "trainings"];
 
 impl Usage {
     pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
@@ -48,50 +39,32 @@ impl Usage {
         };
         let ago = time::duration(&self.since, "--since 30d")?;
         let since = (Timestamp::now().millis() - ago.as_millis() as i64) / 1000;
-        let mut sums: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
+        let span = format!("start_time={since}&bucket_width=1d{group}");
+        let mut groups = Groups::new();
         for kind in KINDS {
-            let question = format!("/v1/organization/usage/{kind}?start_time={since}&bucket_width=1d{group}");
-            for_each_bucket(client, &question, |bucket| {
-                let day = Timestamp::from_millis(bucket["start_time"].as_i64().unwrap_or_default() * 1000);
-                for result in bucket["results"].as_array().into_iter().flatten() {
-                    let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
-                    let name = match self.by {
-                        By::Key => text("api_key_id"),
-                        By::Project => text("project_id"),
-                        By::Model => text("model"),
-                        By::Day | By::Request => day.date_time().chars().take(10).collect(),
-                    };
-                    let sum = sums.entry(name).or_default();
-                    for (field, n) in result.as_object().into_iter().flatten() {
-                        if let Some(n) = n.as_u64() {
-                            *sum.entry(field.clone()).or_default() += n;
-                        }
-                    }
-                }
+            for_each_result(client, &format!("/v1/organization/usage/{kind}?{span}"), |start, result| {
+                let (n, counts, _) = groups.entry(self.name_of(start, result)).or_default();
+                *n += result["num_model_requests"].as_u64().unwrap_or_default();
+                *counts += counted(result);
             })?;
         }
-        let by = self.by.name();
-        if context.is_json() {
-            let rows: Vec<Value> = sums
-                .into_iter()
-                .map(|(name, sum)| {
-                    let mut row = json!({ by: name });
-                    sum.into_iter().for_each(|(field, n)| row[field] = Value::from(n));
-                    row
-                })
-                .collect();
-            output::json_line(&json!({ "usage": rows }));
-            return Ok(());
+        for_each_result(client, &format!("/v1/organization/costs?{span}"), |start, result| {
+            let usd = result["amount"]["value"].as_f64().unwrap_or_default();
+            // Sums are whole millionths.
+            groups.entry(self.name_of(start, result)).or_default().2 += (usd * UNIT as f64).round() as i64;
+        })?;
+        self.told_sums(context, groups)
+    }
+
+    /// What a result is summed up under.
+    fn name_of(&self, start: Timestamp, result: &Value) -> String {
+        let text = |field: &str| result[field].as_str().unwrap_or_default().to_owned();
+        match self.by {
+            By::Key => text("api_key_id"),
+            By::Project => text("project_id"),
+            By::Model => text("model"),
+            By::Day | By::Request => start.date_time().chars().take(10).collect(),
         }
-        let header: Vec<&str> = std::iter::once(by).chain(SHOWN.map(|(shown, _)| shown)).collect();
-        let rows: Vec<Vec<String>> = sums
-            .iter()
-            .map(|(name, sum)| {
-                let n = |(_, field): (&str, &str)| sum.get(field).copied().unwrap_or_default().to_string();
-                std::iter::once(name.clone()).chain(SHOWN.map(n)).collect()
-            })
-            .collect();
-        self.print(&header, &rows)
     }
 
     /// Every entry of the ledger.
@@ -114,11 +87,33 @@ impl Usage {
     }
 }
 
-fn for_each_bucket(client: &Client, question: &str, mut each: impl FnMut(&Value)) -> Result<(), Failure> {
+/// What a page of usage counts, in the ledger's words; a page has what its kind of work can count.
+fn counted(result: &Value) -> Counts {
+    let n = |field: &str| result[field].as_u64().unwrap_or_default();
+    Counts {
+        input_tokens: n("input_tokens"),
+        cached_tokens: n("input_cached_tokens"),
+        output_tokens: n("output_tokens"),
+        training_tokens: n("trained_tokens"),
+        training_rows: n("trained_rows"),
+        cpu_seconds: n("cpu_seconds"),
+        passes: n("num_passes"),
+    }
+}
+
+/// Every result of every page, with where its bucket begins.
+fn for_each_result(
+    client: &Client,
+    question: &str,
+    mut each: impl FnMut(Timestamp, &Value),
+) -> Result<(), Failure> {
     let mut page = String::new();
     loop {
         let found = client.get(&format!("{question}{page}"))?;
-        found["data"].as_array().into_iter().flatten().for_each(&mut each);
+        for bucket in found["data"].as_array().into_iter().flatten() {
+            let start = Timestamp::from_millis(bucket["start_time"].as_i64().unwrap_or_default() * 1000);
+            bucket["results"].as_array().into_iter().flatten().for_each(|result| each(start, result));
+        }
         match found["next_page"].as_str() {
             Some(next) if found["has_more"] == true => page = format!("&page={next}"),
             _ => return Ok(()),

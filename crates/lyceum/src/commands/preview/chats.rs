@@ -5,9 +5,10 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{output, tuning};
 use lyceum_language::tokenizer::Tokenizer;
+use lyceum_service::language::adapter;
 use lyceum_train::chat::{self, Chats, Epoch, Seen};
 use lyceum_train::preview::SeenToken;
-use lyceum_types::spec::tune::TuneSpec;
+use lyceum_types::spec::tune::{Origin, TuneSpec};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -24,6 +25,7 @@ pub(super) async fn show(
     let store = context.store().await?;
     let plan = tuning::plan(context, &store, spec, base_dir).await?;
     let version = tuning::base_of(context, &store, &plan).await?;
+    let origin = if adapter::is_adapter(&version) { Origin::Adapter } else { Origin::Whole };
     let version = tuning::whole_of(&store, &version).await?;
     let (control, is_json) = (context.control.clone(), context.is_json());
     let work = move || -> Result<(), Failure> {
@@ -41,7 +43,7 @@ pub(super) async fn show(
             Failure::new(Exit::Usage, "no_part", message, "the spec names no such rows", fix)
         })?;
         let (seen, epoch) = (chat::examples(set, n), chat::epoch(set));
-        let train = plan.tune.resolve(chats.train.len());
+        let train = plan.tune.resolve(chats.train.len(), origin);
         let order = match part {
             // Which lines a private step draws is a secret of its job.
             Part::Train if plan.tune.privacy.is_some() => Vec::new(),
