@@ -311,6 +311,29 @@ fn the_openai_package_tunes() {
     assert!(output.status.success() && said.ends_with("done\n"), "{said}\n{complained}");
 }
 
+/// The card of a private fine-tune says what its job's report says, and ε is computed again where it is verified.
+fn card_promises(server: &Server, model: &str, report: &Value) {
+    let card = server.get(&format!("/v1/models/{model}/card"));
+    let section = &card["sections"]["privacy"];
+    let fact = |name: &str| {
+        let found = section["facts"].as_array().unwrap().iter().find(|fact| fact["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}: {section}"))["value"].as_str().unwrap().to_owned()
+    };
+    let number =
+        |name: &str| section["numbers"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap();
+    assert_eq!(number("epsilon")["value"], report["epsilon"]);
+    assert_eq!(number("epsilon, lower bound")["value"], report["audit"]["epsilon_lower"]);
+    assert_eq!(fact("δ"), report["delta"].to_string());
+    assert!(fact("accountant").starts_with("pld: ") && fact("neighbours").ends_with("of one example"));
+    let event = &report["events"][0];
+    assert_eq!(fact("ledger"), format!("q {} sigma {} steps {}", event["q"], event["sigma"], event["steps"]));
+    assert!(!card.to_string().contains("no noise") && !card.to_string().contains("it has the same weights"));
+    let verified = server.post(&format!("/v1/models/{model}/card/verify"), &json!({"card": card}));
+    let checks = verified["checks"].as_array().unwrap();
+    let again = checks.iter().find(|check| check["name"] == "epsilon").unwrap();
+    assert!(verified["verified"] == true && again["detail"].to_string().contains("again"), "{verified}");
+}
+
 #[test]
 fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps() {
     let folder = with_model();
@@ -354,6 +377,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
         );
     }
     assert!(server.get("/v1/models/tiny/privacy")["guarantee"].is_null(), "the base promises nothing");
+    card_promises(&server, &model, guarantee);
     let events = server.get(&format!("{JOBS}/{id}/events?limit=100"));
     let messages: Vec<&str> =
         events["data"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
