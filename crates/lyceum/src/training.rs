@@ -321,7 +321,9 @@ pub fn refuse_held(done: &Value) -> Result<(), Failure> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (model, why) = (text(&done["model"]), text(&done["gate"]["why"]));
     let name = model.split('@').next().unwrap_or_default();
-    let message = match done["gate"]["compared_to"].as_str() {
+    // Of a name that serves nothing yet the other side was the base.
+    let served = done["gate"]["compared_to"].as_str().filter(|other| other.split('@').next() == Some(name));
+    let message = match served {
         Some(served) => format!("{model} is held by its gate: {name} goes on serving {served}"),
         None => format!("{model} is held by its gate: {name} does not serve it"),
     };
