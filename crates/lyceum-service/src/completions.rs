@@ -6,7 +6,7 @@ pub use crate::generation::{
 
 use crate::drift::language::Watcher;
 use crate::generation::{self, Encoded, Options, Speaker};
-use crate::guard::attacks::{self, Author, Said};
+use crate::guard::attacks::{self, Said};
 use crate::guard::{Guarded, Speech, Text};
 use crate::{Payer, Service, ServiceError};
 use lyceum_guard::placeholder::Written;
@@ -96,9 +96,7 @@ async fn guard(
     }
     attacks::refuse(service, payer, || {
         let said = |prompt: &Prompt| match prompt {
-            Prompt::Text(text) => {
-                Some(Said { author: Author::User, param: "prompt".into(), text: text.clone() })
-            }
+            Prompt::Text(text) => Some(Said::by_user("prompt", text)),
             Prompt::Beginning | Prompt::Tokens(_) => None,
         };
         request.prompts.iter().filter_map(said).collect()

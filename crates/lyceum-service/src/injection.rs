@@ -56,7 +56,7 @@ impl InjectionGuard {
     /// The classifier that `asked` names among the project's models, or the operator's; None: there is neither.
     ///
     /// # Errors
-    /// A model that is not there or tells other things apart.
+    /// A model that is not there or tells other things apart; of the operator's then nothing is known of any text.
     pub async fn find(
         service: &Service,
         project: &Project,
@@ -65,18 +65,24 @@ impl InjectionGuard {
         let resident = match (asked, &service.guards().prompt_injection) {
             (Some(model), _) => service.resident(project, model).await?,
             (None, Some(model)) => {
-                // The operator lends it: no project needs a permission for it, and its limits are not the project's.
-                let owner = Project::default_project();
-                let version = lyceum_store::models::resolve(service.store(), &owner, model).await;
-                let version = version.map_err(|error| {
-                    ServiceError::internal("the configured guard of prompt injections cannot be read", error)
-                })?;
-                service.residents.load(version, resident::read).await?
+                return Self::configured(service, model).await.map(Some).map_err(|error| {
+                    tracing::error!(%error, %model, "the configured guard of prompt injections cannot be asked");
+                    ServiceError::GuardFailed
+                });
             }
             (None, None) => return Ok(None),
         };
         let positive = positive(&resident)?;
         Ok(Some(InjectionGuard { resident, positive }))
+    }
+
+    /// The operator lends it: no project needs a permission for it, and its limits are not the project's.
+    async fn configured(service: &Service, model: &ModelRef) -> Result<Self, ServiceError> {
+        let owner = Project::default_project();
+        let version = lyceum_store::models::resolve(service.store(), &owner, model).await?;
+        let resident = service.residents.load(version, resident::read).await?;
+        let positive = positive(&resident)?;
+        Ok(InjectionGuard { resident, positive })
     }
 
     /// `name@3`

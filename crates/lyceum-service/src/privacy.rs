@@ -3,14 +3,14 @@
 use crate::{Service, ServiceError};
 use lyceum_privacy::calibrate::Target;
 use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError, epsilon, sigma};
-use lyceum_store::evidence;
 use lyceum_store::layout::MANIFEST;
-pub use lyceum_store::privacy::Spend;
 use lyceum_store::privacy::{self, Budget};
+pub use lyceum_store::privacy::{Spend, Unprotected};
 use lyceum_store::vault::KeyedPath;
+use lyceum_store::{data_files, evidence};
 use lyceum_types::card::{Number, Part};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::ids::{JobId, ModelRef, Project};
 use lyceum_types::manifest::PrivacyReport;
 use serde::Deserialize;
 
@@ -20,8 +20,35 @@ pub struct Account {
     pub data_sha256: String,
     pub budget: Option<Budget>,
     pub spends: Vec<Spend>,
+    /// Jobs that read it without noise: no ε holds for them, and `spent` has nothing of them.
+    pub unprotected: Vec<Unprotected>,
     /// Of all spends together, at the budget's δ (else the smallest that a job promised).
     pub spent: Guarantee,
+}
+
+impl Account {
+    /// Whether a job read it, with noise or without.
+    pub fn is_of(&self, job: &JobId) -> bool {
+        self.spends.iter().any(|spend| spend.job == job.as_str())
+            || self.unprotected.iter().any(|plain| plain.job == job.as_str())
+    }
+
+    /// What all jobs on it come to, in words.
+    pub fn statement(&self) -> String {
+        let jobs = |n: usize| format!("{n} job{}", if n == 1 { "" } else { "s" });
+        let (n, n_plain) = (self.spends.len(), self.unprotected.len());
+        let whole = lyceum_privacy::words::statement(&self.spent, "example");
+        match (n, n_plain) {
+            (_, 0) => format!("Of {} on this data file together: {whole}", jobs(n)),
+            (0, _) => format!("{} read this data file without noise: no ε holds.", jobs(n_plain)),
+            _ => format!(
+                "{} read this data file without noise: no ε holds for what they made, nor for all jobs together. \
+                 Of the other {} alone: {whole}",
+                jobs(n_plain),
+                jobs(n)
+            ),
+        }
+    }
 }
 
 /// ε of one setting. Leaves the caller's thread: a distribution takes tens of milliseconds.
@@ -64,11 +91,48 @@ pub async fn set_budget(
 pub async fn accounts(service: &Service, project: &Project) -> Result<Vec<Account>, ServiceError> {
     let budgets = privacy::budgets(service.store(), project).await?;
     let spends = privacy::spends(service.store(), project).await?;
-    blocking(move || together(budgets, spends)).await
+    let unprotected = privacy::unprotected(service.store(), project).await?;
+    blocking(move || together(budgets, spends, &unprotected)).await
+}
+
+/// Refuses a job without noise on one of these files of `/v1/files`, each with its field, where that has a budget.
+///
+/// # Errors
+/// 400 `privacy_required` at its field; a file that is not there.
+pub(crate) async fn refuse_unprotected(
+    service: &Service,
+    project: &Project,
+    files: &[(&str, &str)],
+) -> Result<(), ServiceError> {
+    let budgets = privacy::budgets(service.store(), project).await?;
+    if budgets.is_empty() {
+        return Ok(());
+    }
+    for (param, id) in files {
+        let id = id.parse().map_err(lyceum_store::StoreError::from)?;
+        let file = data_files::find(service.store(), project, &id, Timestamp::now()).await?;
+        if let Some(budget) = budgets.iter().find(|budget| budget.data_sha256 == file.sha256) {
+            return Err(ServiceError::invalid(*param, "privacy_required", unprotected(&file.name, budget)));
+        }
+    }
+    Ok(())
+}
+
+/// Why a job without noise does not train on a file that has a budget.
+pub fn unprotected(file: &str, budget: &Budget) -> String {
+    format!(
+        "{file} has a privacy budget, ε = {} at δ = {} over all jobs, and this job has no privacy, so no ε would hold: \
+         ask for privacy (dp_sgd), or train on a file without a budget",
+        budget.epsilon, budget.delta
+    )
 }
 
 /// Budgets and spends by data set, each with what the spends come to.
-pub fn together(budgets: Vec<Budget>, spends: Vec<Spend>) -> Result<Vec<Account>, PrivacyError> {
+pub fn together(
+    budgets: Vec<Budget>,
+    spends: Vec<Spend>,
+    unprotected: &[Unprotected],
+) -> Result<Vec<Account>, PrivacyError> {
     let mut hashes: Vec<String> = budgets.iter().map(|b| b.data_sha256.clone()).collect();
     hashes.extend(spends.iter().map(|s| s.data_sha256.clone()));
     hashes.sort();
@@ -76,11 +140,12 @@ pub fn together(budgets: Vec<Budget>, spends: Vec<Spend>) -> Result<Vec<Account>
     let account = |data_sha256: String| {
         let budget = budgets.iter().find(|b| b.data_sha256 == data_sha256).cloned();
         let spends: Vec<Spend> = spends.iter().filter(|s| s.data_sha256 == data_sha256).cloned().collect();
+        let unprotected = unprotected.iter().filter(|u| u.data_sha256 == data_sha256).cloned().collect();
         let smallest = spends.iter().map(|s| s.delta).fold(1e-5, f64::min);
         let delta = budget.as_ref().map_or(smallest, |b| b.delta);
         let accountant = accountant(budget.as_ref().map_or("pld", |b| &b.accountant));
         let spent = epsilon(&events(&spends)?, delta, accountant)?;
-        Ok(Account { data_sha256, budget, spends, spent })
+        Ok(Account { data_sha256, budget, spends, unprotected, spent })
     };
     hashes.into_iter().map(account).collect()
 }
@@ -152,7 +217,7 @@ pub async fn of_model(
     let mut composition = Vec::new();
     if let Some(job) = &version.job {
         composition = accounts(service, project).await?;
-        composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.as_str()));
+        composition.retain(|account| account.is_of(job));
     }
     Ok(ModelReport { model: version.id(), guarantee, composition, attacks })
 }
@@ -218,7 +283,28 @@ mod tests {
         assert!(judge(Some(&budget), &[], &spend("a", 200)).is_ok());
         let refusal = judge(Some(&budget), &[spend("a", 200)], &spend("b", 200)).unwrap_err();
         assert!(refusal.contains("1 earlier job") && refusal.contains("budget is 4"), "{refusal}");
-        let accounts = together(vec![budget], vec![spend("a", 200)]).unwrap();
-        assert!(accounts[0].spent.epsilon < 4.0 && accounts[0].spent.epsilon > 1.0);
+        let of = |plain: &[Unprotected]| {
+            together(vec![budget.clone()], vec![spend("a", 200)], plain).unwrap().remove(0)
+        };
+        let account = of(&[]);
+        assert!(account.spent.epsilon < 4.0 && account.spent.epsilon > 1.0);
+        assert!(
+            account.statement().starts_with("Of 1 job on this data file together"),
+            "{}",
+            account.statement()
+        );
+        let plain = |data: &str| Unprotected {
+            data_sha256: data.into(),
+            job: "c".into(),
+            created_at: Timestamp::from_millis(1),
+        };
+        assert_eq!(of(&[plain("another")]).statement(), account.statement());
+        let beside = of(&[plain("d")]);
+        let said = beside.statement();
+        assert!(
+            said.starts_with("1 job read") && said.contains("no ε holds") && said.contains("other 1 job"),
+            "{said}"
+        );
+        assert_eq!(beside.spent.epsilon, account.spent.epsilon, "the private jobs' own is still known");
     }
 }

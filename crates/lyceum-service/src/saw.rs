@@ -4,7 +4,7 @@
 //! hides: of it can be said that the row was among those that each step drew from, and at which ε. Who learns this owns
 //! the project.
 
-use crate::{Service, ServiceError, files};
+use crate::{Service, ServiceError, cascades, files};
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_store::vault::KeyedPath;
@@ -169,6 +169,9 @@ struct Known {
 
 impl Known {
     fn read(version: Version) -> Result<Self, ServiceError> {
+        if cascades::is_cascade(&version) {
+            return Self::of_cascade(&version);
+        }
         let bytes = version
             .dir
             .join(MANIFEST)
@@ -195,6 +198,25 @@ impl Known {
         Ok(Known { id, job, sha256: version.sha256, data, split, is_text: false, privacy, bases })
     }
 
+    /// A cascade was trained on nothing: its thresholds were fitted on rows, and it stands on its members.
+    fn of_cascade(version: &Version) -> Result<Self, ServiceError> {
+        let (manifest, cascade) = cascades::read(version)?;
+        let tested = DataFile { role: "test".into(), ..manifest.report.held_out };
+        let [fitted, measured] = cascades::parts(&cascade.calibration, &tested);
+        let split = BTreeMap::from([("calibration".to_owned(), fitted), ("test".to_owned(), measured)]);
+        let members = [cascade.small, cascade.large];
+        Ok(Known {
+            id: version.id(),
+            job: None,
+            sha256: version.sha256.clone(),
+            data: vec![cascade.calibration.file, tested],
+            split,
+            is_text: false,
+            privacy: None,
+            bases: members.into_iter().flat_map(|m| [Some(m.sha256), m.base_sha256]).flatten().collect(),
+        })
+    }
+
     /// How it knows a row of a file by itself; None: it does not.
     fn sight(&self, jobs: &BTreeSet<String>, sha256: &str, row: u64) -> Option<(Sight, String)> {
         let has = |part: &str| self.split.get(part).is_some_and(|rows| rows.contains(&row));
@@ -215,6 +237,9 @@ impl Known {
                 (Sight::Unknown, "its manifest names no rows".to_owned())
             }
             "train" => (Sight::FileOnly, "the row is in none of its parts: it was left out".to_owned()),
+            "calibration" if has("calibration") => {
+                (Sight::Validated, "its thresholds were fitted on the row".to_owned())
+            }
             part => {
                 let sight = if part == "test" { Sight::Tested } else { Sight::Validated };
                 match has(part) || !self.split.contains_key(part) {

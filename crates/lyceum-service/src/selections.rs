@@ -133,6 +133,8 @@ async fn data(
             return Err(ServiceError::invalid(param, "invalid_type", "must be the id of a file"));
         };
         let path = files::open(service.store(), project, &param, id).await?;
+        // Candidates are trained and compared without noise.
+        crate::privacy::refuse_unprotected(service, project, &[(&param, id)]).await?;
         let name = path.path().file_name().unwrap_or_default().to_string_lossy();
         *value = Value::from(format!("{id}/{name}"));
     }

@@ -32,6 +32,14 @@ pub struct Spend {
     pub created_at: Timestamp,
 }
 
+/// A job that read a data set without noise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unprotected {
+    pub data_sha256: String,
+    pub job: String,
+    pub created_at: Timestamp,
+}
+
 /// How a spend ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spent {
@@ -87,6 +95,53 @@ pub async fn spends(store: &Store, project: &Project) -> Result<Vec<Spend>, Stor
     rows.iter().map(spend).collect()
 }
 
+/// All jobs without noise, by hash and time.
+pub async fn unprotected(store: &Store, project: &Project) -> Result<Vec<Unprotected>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT * FROM privacy_unprotected WHERE tenant = $1 AND project = $2 \
+         ORDER BY data_sha256, created_at, job LIMIT 100000",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .fetch_all(&store.reader)
+    .await?;
+    let one = |row: &AnyRow| {
+        Ok(Unprotected {
+            data_sha256: row.try_get("data_sha256")?,
+            job: row.try_get("job")?,
+            created_at: Timestamp::from_millis(row.try_get("created_at")?),
+        })
+    };
+    rows.iter().map(one).collect()
+}
+
+/// Writes that a job reads a data set without noise, unless that has a budget: then nothing is written, and the answer
+/// is the budget. A job that stands there already is written no second time.
+pub async fn note_unprotected(
+    store: &Store,
+    project: &Project,
+    new: &Unprotected,
+) -> Result<Option<Budget>, StoreError> {
+    let mut transaction = store.write().await?;
+    if let Some(found) = budget_of(&mut transaction, project, &new.data_sha256).await? {
+        transaction.rollback().await?;
+        return Ok(Some(found));
+    }
+    sqlx::query(
+        "INSERT INTO privacy_unprotected (tenant, project, data_sha256, job, created_at) \
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant, project, data_sha256, job) DO NOTHING",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(&new.data_sha256)
+    .bind(&new.job)
+    .bind(new.created_at.millis())
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    Ok(None)
+}
+
 /// Writes a job's spend when `judge`, given the budget and what all other jobs took of this data set, lets it.
 /// A job that stands there already (it is resumed) is judged and written no second time.
 pub async fn take(
@@ -103,14 +158,7 @@ pub async fn take(
         let message = "this job has spent under other settings before".to_owned();
         return Ok(if same { Spent::Written } else { Spent::Refused(message) });
     }
-    let found =
-        sqlx::query("SELECT * FROM privacy_budgets WHERE tenant = $1 AND project = $2 AND data_sha256 = $3")
-            .bind(&project.tenant)
-            .bind(&project.id)
-            .bind(&new.data_sha256)
-            .fetch_optional(&mut *transaction)
-            .await?;
-    let found = found.as_ref().map(budget).transpose()?;
+    let found = budget_of(&mut transaction, project, &new.data_sha256).await?;
     if let Err(refusal) = judge(found.as_ref(), &rows) {
         transaction.rollback().await?;
         return Ok(Spent::Refused(refusal));
@@ -132,6 +180,21 @@ pub async fn take(
     .await?;
     transaction.commit().await?;
     Ok(Spent::Written)
+}
+
+async fn budget_of(
+    transaction: &mut Transaction,
+    project: &Project,
+    data_sha256: &str,
+) -> Result<Option<Budget>, StoreError> {
+    let found =
+        sqlx::query("SELECT * FROM privacy_budgets WHERE tenant = $1 AND project = $2 AND data_sha256 = $3")
+            .bind(&project.tenant)
+            .bind(&project.id)
+            .bind(data_sha256)
+            .fetch_optional(&mut **transaction)
+            .await?;
+    found.as_ref().map(budget).transpose()
 }
 
 async fn of_data(
@@ -221,6 +284,14 @@ mod tests {
         let other = spend_of(&job(2), "d", (0.1, 2.0, 200), 1e-5);
         assert!(matches!(take(&store, &project, &other, judge).await.unwrap(), Spent::Refused(_)));
         assert_eq!(spends(&store, &project).await.unwrap().len(), 2);
+        // Without noise a job reads what has no budget alone, and stands there once.
+        let plain =
+            |data: &str| Unprotected { data_sha256: data.into(), job: job(9).to_string(), created_at: now };
+        assert_eq!(note_unprotected(&store, &project, &plain("d")).await.unwrap(), Some(budget));
+        for _ in 0..2 {
+            assert_eq!(note_unprotected(&store, &project, &plain("f")).await.unwrap(), None);
+        }
+        assert_eq!(unprotected(&store, &project).await.unwrap(), vec![plain("f")]);
         // Another data set has its own.
         let elsewhere = spend_of(&job(3), "e", (0.1, 2.0, 100), 1e-5);
         assert_eq!(take(&store, &project, &elsewhere, judge).await.unwrap(), Spent::Written);

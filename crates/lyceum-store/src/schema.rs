@@ -27,6 +27,7 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0017_guard_policies.sql"),
     include_str!("../migrations/0018_sealed_versions.sql"),
     include_str!("../migrations/0019_gate_passes.sql"),
+    include_str!("../migrations/0020_unprotected.sql"),
 ];
 
 /// The database that is migrated.

@@ -32,6 +32,9 @@ pub enum TrainError {
     /// Nobody's fault: the data set's budget leaves too little for this run.
     #[error("privacy budget: {0}")]
     BudgetExceeded(String),
+    /// The caller's spec: a data set with a budget is trained on with noise alone.
+    #[error("privacy budget: {0}")]
+    Unprotected(String),
     /// Somebody asked the run to end, or its time was over; the last checkpoint was kept.
     #[error("training stopped at step {step}: {stop}")]
     Stopped { step: u64, stop: Stop },
@@ -68,6 +71,9 @@ impl TrainError {
             TrainError::Spec(_) | TrainError::Model(_) | TrainError::Privacy(_) => "change the spec",
             TrainError::BudgetExceeded(_) => {
                 "ask for less (a larger sigma, fewer steps), or train on data that nothing was taken of yet"
+            }
+            TrainError::Unprotected(_) => {
+                "add [privacy] to the spec, or train on a file that has no budget (lyceum privacy ledger lists them)"
             }
             TrainError::Stopped { .. } => "lyceum jobs resume continues from the last checkpoint",
             TrainError::Diverged { .. } => "lower the learning rate or set grad_clip = 1.0, then run again",

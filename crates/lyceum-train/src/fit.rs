@@ -61,6 +61,9 @@ pub fn train(
         // Duplicates, imbalance and overlap are said of the rows.
         loaded.warnings.clear();
     }
+    if spec.privacy.is_none() {
+        private::tell_unprotected(&loaded.files, observer)?;
+    }
     let n = |part: &Option<data::Dataset>| part.as_ref().map_or(0, data::Dataset::len);
     observer.event(&Event::Data {
         n_train: loaded.train.len(),

@@ -4,7 +4,7 @@
 use crate::data::Warning;
 use crate::error::TrainError;
 use lyceum_seal::KeyedPath;
-use lyceum_types::manifest::Metric;
+use lyceum_types::manifest::{DataFile, Metric};
 use std::collections::BTreeMap;
 
 /// Something happened.
@@ -23,6 +23,10 @@ pub enum Event<'a> {
         data_sha256: &'a str,
         event: lyceum_privacy::Event,
         delta: f64,
+    },
+    /// A run without noise is about to read this file; an error keeps it from starting. Told at every start.
+    Unprotected {
+        file: &'a DataFile,
     },
     /// What the run will cost, measured on a few steps that are then thrown away. The memory is None where the
     /// system does not tell it.

@@ -196,6 +196,8 @@ fn judged(
     if spec.privacy.is_some() {
         // Duplicates and overlap are said of the lines.
         chats.warnings.clear();
+    } else {
+        private::tell_unprotected(&chats.files, observer)?;
     }
     observer.event(&Event::Data {
         n_train: chats.train.len(),

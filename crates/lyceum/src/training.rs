@@ -24,7 +24,8 @@ use lyceum_train::version::{VersionFiles, VersionName, version_files};
 use lyceum_train::{Event, Fitted, Observer, StepEvent, TrainError, Trained};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::{Control, Stop};
-use lyceum_types::ids::{JobId, ModelName};
+use lyceum_types::ids::{JobId, ModelName, Project};
+use lyceum_types::manifest::DataFile;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -321,7 +322,9 @@ pub fn refuse_held(done: &Value) -> Result<(), Failure> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (model, why) = (text(&done["model"]), text(&done["gate"]["why"]));
     let name = model.split('@').next().unwrap_or_default();
-    let message = match done["gate"]["compared_to"].as_str() {
+    // Of a name that serves nothing yet the other side was the base.
+    let served = done["gate"]["compared_to"].as_str().filter(|other| other.split('@').next() == Some(name));
+    let message = match served {
         Some(served) => format!("{model} is held by its gate: {name} goes on serving {served}"),
         None => format!("{model} is held by its gate: {name} does not serve it"),
     };
@@ -352,7 +355,7 @@ pub struct JobObserver {
     log_path: KeyedPath,
     checkpoints: KeyedPath,
     store: Store,
-    project: lyceum_types::ids::Project,
+    project: Project,
     claim: Arc<Claim>,
     runtime: tokio::runtime::Handle,
     control: Control,
@@ -545,12 +548,44 @@ impl JobObserver {
         self.line(&line, Where::LogAndOutput)
     }
 
+    /// Keeps a run without noise from a file that has a budget, and writes down that it reads any other.
+    fn note_unprotected(&mut self, file: &DataFile) -> Result<(), TrainError> {
+        let noted = note_unprotected(&self.store, &self.project, self.claim.id(), file);
+        self.runtime.block_on(noted)
+    }
+
     fn resumed(&mut self, step: u64, path: &KeyedPath) -> Result<(), TrainError> {
         self.log.flush().map_err(|source| self.log_failed(source))?;
         self.replaces = self.logged_loss(step + 1).map(|loss| (step + 1, loss));
         self.progress.note(&format!("continues after step {step}"));
         let line = json!({ "event": "resumed", "step": step, "path": path.display().to_string() });
         self.line(&line, Where::LogAndOutput)
+    }
+}
+
+/// Keeps a job without noise from a file that has a budget, and writes down that it reads any other.
+///
+/// # Errors
+/// The file has a budget; the ledger cannot be written.
+pub async fn note_unprotected(
+    store: &Store,
+    project: &Project,
+    job: &JobId,
+    file: &DataFile,
+) -> Result<(), TrainError> {
+    let new = privacy::Unprotected {
+        data_sha256: file.sha256.clone(),
+        job: job.to_string(),
+        created_at: Timestamp::now(),
+    };
+    match privacy::note_unprotected(store, project, &new).await {
+        Ok(None) => Ok(()),
+        Ok(Some(budget)) => {
+            let refusal = lyceum_service::privacy::unprotected(&file.path, &budget);
+            Err(TrainError::Unprotected(refusal))
+        }
+        // What is not in the ledger must not happen.
+        Err(error) => Err(TrainError::Privacy(format!("the ledger was not written: {error}"))),
     }
 }
 
@@ -568,6 +603,7 @@ impl Observer for JobObserver {
                 self.count(*trained);
                 return self.resumed(*step, path);
             }
+            Event::Unprotected { file } => return self.note_unprotected(file),
             Event::Private { data_sha256, event, delta } => return self.take(data_sha256, *event, *delta),
             Event::Data { n_train, n_valid, n_test, warnings } => {
                 self.progress

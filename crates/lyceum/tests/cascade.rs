@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+#[path = "../../lyceum-api/tests/api/tiny.rs"]
+mod tiny;
+
 mod program;
 
 use program::{last, lyceum, refusal};
@@ -84,6 +87,21 @@ fn a_cascade_is_made_shown_and_keeps_its_members() {
     ] {
         let (exit, error) = refusal(&lyceum(folder, &command));
         assert!(exit != 0 && error.to_string().contains(words), "{command:?}: {error}");
+    }
+    // What is refused is told by the option that says it, with what to say instead.
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    for name in ["one", "two"] {
+        assert!(lyceum(folder, &["import", "tiny.gguf", "--name", name]).status.success());
+    }
+    let of =
+        |small, large| ["cascade", "create", "c", "--small", small, "--large", large, "--data", "rows.jsonl"];
+    for (command, option, fix) in [
+        (of("one", "two"), "--labels", "--labels yes,no"),
+        (of("little", "little"), "--large", "another model with --large"),
+    ] {
+        let (exit, error) = refusal(&lyceum(folder, &command));
+        assert!(exit != 0 && error["key"] == option, "{command:?}: {error}");
+        assert!(error["fix"].as_str().unwrap().contains(fix), "{error}");
     }
     for version in
         ["splits@1", "splits@2", "splits@3", "splits@4", "splits@5", "router@1", "router@2", "little@1"]

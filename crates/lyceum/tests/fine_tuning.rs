@@ -311,6 +311,29 @@ fn the_openai_package_tunes() {
     assert!(output.status.success() && said.ends_with("done\n"), "{said}\n{complained}");
 }
 
+/// The card of a private fine-tune says what its job's report says, and ε is computed again where it is verified.
+fn card_promises(server: &Server, model: &str, report: &Value) {
+    let card = server.get(&format!("/v1/models/{model}/card"));
+    let section = &card["sections"]["privacy"];
+    let fact = |name: &str| {
+        let found = section["facts"].as_array().unwrap().iter().find(|fact| fact["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}: {section}"))["value"].as_str().unwrap().to_owned()
+    };
+    let number =
+        |name: &str| section["numbers"].as_array().unwrap().iter().find(|n| n["name"] == name).unwrap();
+    assert_eq!(number("epsilon")["value"], report["epsilon"]);
+    assert_eq!(number("epsilon, lower bound")["value"], report["audit"]["epsilon_lower"]);
+    assert_eq!(fact("δ"), report["delta"].to_string());
+    assert!(fact("accountant").starts_with("pld: ") && fact("neighbours").ends_with("of one example"));
+    let event = &report["events"][0];
+    assert_eq!(fact("ledger"), format!("q {} sigma {} steps {}", event["q"], event["sigma"], event["steps"]));
+    assert!(!card.to_string().contains("no noise") && !card.to_string().contains("it has the same weights"));
+    let verified = server.post(&format!("/v1/models/{model}/card/verify"), &json!({"card": card}));
+    let checks = verified["checks"].as_array().unwrap();
+    let again = checks.iter().find(|check| check["name"] == "epsilon").unwrap();
+    assert!(verified["verified"] == true && again["detail"].to_string().contains("again"), "{verified}");
+}
+
 #[test]
 fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps() {
     let folder = with_model();
@@ -354,6 +377,7 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
         );
     }
     assert!(server.get("/v1/models/tiny/privacy")["guarantee"].is_null(), "the base promises nothing");
+    card_promises(&server, &model, guarantee);
     let events = server.get(&format!("{JOBS}/{id}/events?limit=100"));
     let messages: Vec<&str> =
         events["data"].as_array().unwrap().iter().filter_map(|event| event["message"].as_str()).collect();
@@ -400,4 +424,58 @@ fn a_private_job_is_quoted_spends_of_its_file_and_promises_what_its_model_keeps(
     assert_eq!(server.post("/v1/privacy/budgets", &budget)["ledger"].as_array().unwrap().len(), 1);
     let (status, refused) = server.send("POST", JOBS, "application/json", body.to_string().as_bytes());
     assert!(status == 409 && refused.contains("privacy_budget_exceeded"), "{status} {refused}");
+    only_with_noise(&server, &file);
+}
+
+/// What has a budget is not trained on without noise, by any method and in no place of a job.
+fn only_with_noise(server: &Server, file: &str) {
+    let other = server.bring("fine-tune", "other.jsonl", &chats(9));
+    let pairs = json!({"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1}}});
+    let spec =
+        json!({"type": "train", "train": {"spec": {"model": {"lora": {"rank": 2}}, "train": {"steps": 2}}}});
+    for (train, valid, method, param) in [
+        (file, None, json!({"type": "supervised"}), "training_file"),
+        (&other, Some(file), json!({"type": "supervised"}), "validation_file"),
+        (file, None, pairs, "training_file"),
+        (file, None, spec, "training_file"),
+    ] {
+        let body =
+            json!({"model": "tiny", "training_file": train, "validation_file": valid, "method": method});
+        let (status, refused) = server.send("POST", JOBS, "application/json", body.to_string().as_bytes());
+        let refused: Value = serde_json::from_str(&refused).unwrap();
+        let error = &refused["error"];
+        assert_eq!(
+            (status, &error["code"], &error["param"]),
+            (400, &json!("privacy_required"), &json!(param)),
+            "{error}"
+        );
+        assert!(
+            error["message"].as_str().unwrap().contains("chats.jsonl has a privacy budget, ε = 7"),
+            "{error}"
+        );
+    }
+    let choice =
+        json!({"task": "classification", "data": file, "target": "label", "budget": {"minutes": 0.1}});
+    let (status, refused) =
+        server.send("POST", "/v1/model_selections", "application/json", choice.to_string().as_bytes());
+    assert!(
+        status == 400 && refused.contains("privacy_required") && refused.contains("data.train"),
+        "{refused}"
+    );
+
+    // A job without noise that came before its file's budget is told by whatever says what jobs come to together.
+    let job = json!({"model": "tiny", "training_file": other, "seed": 1, "method": {"type": "supervised",
+        "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 3}}}});
+    let id = server.post(JOBS, &job)["id"].as_str().unwrap().to_owned();
+    let done = wait(server, &id, |job| job["status"] == "succeeded");
+    let sha256 = server.post("/v1/privacy/saw", &json!({"file": other, "row": 1}))["data_sha256"].clone();
+    let budget =
+        server.post("/v1/privacy/budgets", &json!({"data_sha256": sha256, "epsilon": 3.0, "delta": 1e-3}));
+    assert_eq!(budget["unprotected"], json!([id]), "{budget}");
+    let model = done["fine_tuned_model"].as_str().unwrap();
+    for path in [format!("{JOBS}/{id}/privacy"), format!("/v1/models/{model}/privacy")] {
+        let of = &server.get(&path)["composition"][0];
+        assert_eq!((&of["jobs"], &of["unprotected"]), (&json!(0), &json!(1)), "{path}: {of}");
+        assert!(of["statement"].as_str().unwrap().contains("no ε holds"), "{of}");
+    }
 }

@@ -85,6 +85,42 @@ fn a_budget_stops_the_job_that_would_pass_it() {
 }
 
 #[test]
+fn a_file_with_a_budget_is_not_read_without_noise_and_what_read_it_before_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write(folder, 60);
+    let private = std::fs::read_to_string(folder.join("spec.toml")).unwrap();
+    let (plain, _) = private.split_once("[privacy]").unwrap();
+    std::fs::write(folder.join("plain.toml"), plain.replace("\"points\"", "\"plain\"")).unwrap();
+    let choice = "name = \"pick\"\ncandidates = \"auto\"\ntask = \"classification\"\n[data]\ntrain = \"rows.csv\"\ntarget = \"label\"\n\
+                  valid_fraction = 0.25\n[budget]\nminutes = 0.2\n";
+    std::fs::write(folder.join("choice.toml"), choice).unwrap();
+    let run = |arguments: &[&str]| lyceum(folder, "d", arguments).output().unwrap();
+    program::done(&run(&["train", "plain.toml"]));
+    program::done(&run(&["train", "spec.toml"]));
+    assert_eq!(
+        program::done(&run(&["privacy", "ledger"]))["data"][0]["unprotected"].as_array().unwrap().len(),
+        1,
+        "it is told beside what noise took"
+    );
+    program::done(&run(&["privacy", "budget", "rows.csv", "--epsilon", "9", "--delta", "1e-4"]));
+    for arguments in [["train", "plain.toml"], ["choose", "choice.toml"]] {
+        let (code, error) = refusal(&run(&arguments));
+        assert_eq!((code, &error["code"]), (2, &"privacy_required".into()), "{error}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("rows.csv has a privacy budget, ε = 9 at δ = 0.0001"), "{error}");
+        assert!(error["fix"].as_str().unwrap().contains("[privacy]"), "{error}");
+    }
+    // With noise it is trained on as before: the budget counts the private jobs.
+    program::done(&run(&["train", "spec.toml"]));
+    let account = program::done(&run(&["privacy", "ledger"]))["data"][0].clone();
+    assert_eq!(
+        (account["ledger"].as_array().unwrap().len(), account["unprotected"].as_array().unwrap().len()),
+        (2, 1)
+    );
+}
+
+#[test]
 fn a_killed_private_job_ends_in_the_same_weights_and_spends_once() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

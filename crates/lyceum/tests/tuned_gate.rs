@@ -45,7 +45,7 @@ fn a_worse_tuned_version_is_held_and_lifted_by_hand() {
     let first = lyceum(folder, &["train", "spec.toml"]);
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     let gate = &last(&first)["gate"];
-    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(false), &Value::Null), "{gate}");
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(false), &json!("tiny@1")), "{gate}");
     // The same again is as good.
     let again = last(&lyceum(folder, &["train", "spec.toml"]));
     assert_eq!((&again["model"], &again["gate"]["held"]), (&json!("bot@2"), &json!(false)), "{again}");
@@ -124,9 +124,10 @@ fn a_tuned_version_that_leaks_or_does_not_stand_few_bits_is_held() {
             "suite = [{ type = \"environments\", matrix = [\"int4\"], max_tokens = 0 }, "
         )
     );
-    spec(folder, "good.jsonl", 60, &both);
+    spec(folder, "good.jsonl", 60, &both.replace("max_drop = 0.5\n", ""));
     let passed = last(&lyceum(folder, &["train", "spec.toml"]));
     assert_eq!((&passed["model"], &passed["gate"]["held"]), (&json!("bot@2"), &json!(false)), "{passed}");
+    spec(folder, "good.jsonl", 60, &both);
     let again = last(&lyceum(folder, &["train", "spec.toml"]));
     let tried = &again["gate"]["tried"];
     assert_eq!((&again["model"], &tried["compare_to"]), (&json!("bot@3"), &json!("bot@2")), "{again}");
@@ -156,6 +157,42 @@ fn a_tuned_version_that_leaks_or_does_not_stand_few_bits_is_held() {
 }
 
 #[test]
+fn over_http_a_job_that_makes_its_base_worse_is_held() {
+    const JOBS: &str = "/v1/fine_tuning/jobs";
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    assert!(lyceum(folder, &["import", "tiny.gguf", "--name", "tiny"]).status.success());
+    chats(folder, "good.jsonl", 20, "th th");
+    chats(folder, "other.jsonl", 20, "quite another answer");
+    chats(folder, "gate.jsonl", 6, "th th");
+    let server = Server::start(command(folder, &SERVE), None);
+    let [good, other, lines] = ["good.jsonl", "other.jsonl", "gate.jsonl"]
+        .map(|name| server.bring("fine-tune", name, &std::fs::read_to_string(folder.join(name)).unwrap()));
+    let tuned = |model: &str, train: &str| {
+        let method = json!({"type": "supervised", "supervised": {"hyperparameters":
+            {"n_epochs": 6, "batch_size": 2, "learning_rate_multiplier": 20}}});
+        let body = json!({"model": model, "training_file": train, "seed": 5, "method": method,
+            "gate": {"max_rise": 0.05, "data": lines}});
+        let path = format!("{JOBS}/{}", server.post(JOBS, &body)["id"].as_str().unwrap());
+        (server.wait(&path, |job| job["status"] == "succeeded"), path)
+    };
+    let (better, _) = tuned("tiny", &good);
+    assert_eq!(better["lyceum"]["gate"]["held"], false, "{better}");
+    let base = better["fine_tuned_model"].as_str().unwrap();
+    let (job, path) = tuned(base, &other);
+    let gate = &job["lyceum"]["gate"];
+    let compared_to = format!("{base}@1");
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(true), &json!(compared_to)), "{job}");
+    let of = |side: &str| gate[side]["value"].as_f64().unwrap();
+    assert!(of("loss") - of("served_loss") > 0.05, "{gate}");
+    assert!(gate["why"].as_str().unwrap().contains(&format!("above that of {compared_to}")), "{gate}");
+    assert!(job["fine_tuned_model"].as_str().unwrap().ends_with("@1"), "held: by its number alone");
+    let told = server.get(&format!("{path}/events?limit=100")).to_string();
+    assert!(!told.contains("goes on serving"), "{told}");
+}
+
+#[test]
 fn over_http_a_model_that_says_what_is_forbidden_is_served_by_its_number_alone() {
     const JOBS: &str = "/v1/fine_tuning/jobs";
     let folder = tempfile::tempdir().unwrap();
@@ -177,13 +214,13 @@ fn over_http_a_model_that_says_what_is_forbidden_is_served_by_its_number_alone()
     };
     let (passed, passed_path) = tuned(json!({"max_rise": 0.05, "data": lines}));
     let gate = &passed["lyceum"]["gate"];
-    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(false), &Value::Null), "{passed}");
+    assert_eq!((&gate["held"], &gate["compared_to"]), (&json!(false), &json!("tiny@1")), "{passed}");
     let name = |job: &Value| job["fine_tuned_model"].as_str().unwrap().to_owned();
     assert!(name(&passed).starts_with("ft:tiny:default:") && !name(&passed).contains('@'), "{passed}");
-    // Losses of six lines on both sides were quoted, and there was no other side.
+    // Losses of six lines on both sides: its name is new, so the other side is the base.
     assert_eq!(
         (&passed["lyceum"]["max_gate_passes"], &passed["lyceum"]["gate_passes"]),
-        (&json!(12), &json!(0))
+        (&json!(12), &json!(12))
     );
     let checkpoint = |path: &str| {
         let list = server.get(&format!("{path}/checkpoints"));

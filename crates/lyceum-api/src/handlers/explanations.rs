@@ -26,6 +26,7 @@ pub async fn create(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let (request, extras, when) = Body::parse(&body::read_json(request).await?)?;
+    explain::refuse_attacks(&api.service, &caller.payer, &request).await?;
     if when == When::Now {
         let explained = explain::create(&api.service, &caller.payer, request).await?;
         return Ok(Json(explanation(&explained, extras)));

@@ -137,6 +137,8 @@ pub struct BudgetBody {
     pub epsilon: Option<f64>,
     pub spent: EpsilonBody,
     pub ledger: Vec<SpendBody>,
+    /// Jobs that read it without noise, before it had a budget: no ε holds for them, and `spent` has nothing of them.
+    pub unprotected: Vec<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -212,6 +214,7 @@ impl From<Account> for BudgetBody {
             epsilon: account.budget.as_ref().map(|b| b.epsilon),
             spent: account.spent.into(),
             ledger: account.spends.into_iter().map(SpendBody::from).collect(),
+            unprotected: account.unprotected.into_iter().map(|plain| plain.job).collect(),
         }
     }
 }
@@ -242,6 +245,8 @@ pub struct ModelPrivacy {
 pub struct CompositionBody {
     /// Jobs that took something of the data file, failed ones too.
     pub jobs: usize,
+    /// Jobs that read it without noise: no ε holds for them, and `spent` has nothing of them.
+    pub unprotected: usize,
     pub spent: EpsilonBody,
     /// null: no budget was set, nothing stops a job.
     pub budget: Option<f64>,
@@ -250,12 +255,10 @@ pub struct CompositionBody {
 
 impl From<Account> for CompositionBody {
     fn from(account: Account) -> Self {
-        let jobs = account.spends.len();
-        let (n, s) = (jobs, if jobs == 1 { "" } else { "s" });
-        let whole = lyceum_privacy::words::statement(&account.spent, "example");
         CompositionBody {
-            jobs,
-            statement: format!("Of {n} job{s} on this data file together: {whole}"),
+            jobs: account.spends.len(),
+            unprotected: account.unprotected.len(),
+            statement: account.statement(),
             budget: account.budget.as_ref().map(|b| b.epsilon),
             spent: account.spent.into(),
         }

@@ -277,3 +277,28 @@ async fn what_no_cascade_can_be_made_of_is_refused_by_its_place() {
     assert_eq!(client.get("/v1/models/router/card").await.refused(422).1, "unsupported_model");
     assert_eq!(client.get("/v1/models/router/privacy").await.refused(422).1, "unsupported_model");
 }
+
+/// Which models saw a row is told beside a cascade too: of its file, the rows that fitted its thresholds and those that were held out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cascade_tells_which_rows_it_saw() {
+    let house = house().await;
+    let data = bring(&house.client, "rows.jsonl", &jsonl(&file(40, 0))).await;
+    let body = json!({"name": "router", "small": "text", "large": "tiny", "data": data, "held_out": 0.25,
+        "alpha": 0.42, "instructions": QUESTION});
+    assert_eq!(made(&house, &body).await["n_calibration"], 30);
+    let mut sights = Vec::new();
+    for row in 0..40 {
+        let saw = house.client.post("/v1/privacy/saw", &json!({"file": data, "row": row})).await;
+        assert_eq!(saw.status, 200, "{}", saw.text());
+        let seen = &saw.json()["rows"][0]["models"];
+        assert_eq!((seen.as_array().unwrap().len(), &seen[0]["model"]), (1, &json!("router@1")), "{seen}");
+        sights.push(seen[0]["sight"].as_str().unwrap().to_owned());
+    }
+    let of = |sight: &str| sights.iter().filter(|found| *found == sight).count();
+    assert_eq!((of("validated"), of("tested")), (30, 10), "{sights:?}");
+    let beyond = house.client.post("/v1/privacy/saw", &json!({"file": data, "row": 40})).await;
+    assert_eq!(beyond.refused(400).0, "row");
+    let other = bring(&house.client, "other.jsonl", &jsonl(&file(9, 500))).await;
+    let saw = house.client.post("/v1/privacy/saw", &json!({"file": other, "row": 1})).await.json();
+    assert_eq!(saw["rows"][0]["models"], json!([]));
+}

@@ -359,6 +359,19 @@ async fn every_method_that_is_listed_works_and_every_other_is_refused() {
         if method["supported"] == true {
             works.push(name);
         }
+        if name == "integrated_gradients" {
+            let passes = method["passes"].as_str().unwrap();
+            assert!(passes.starts_with("n_steps and 3") && passes.contains("40, and 13 more"), "{passes}");
+            for (n_steps, n) in [(json!(5), 8), (json!(null), 40)] {
+                let mut asked = text.clone();
+                (asked["method"], asked["max_passes"]) = (name.into(), n.into());
+                if !n_steps.is_null() {
+                    asked["n_steps"] = n_steps;
+                }
+                let answer = house.client.post("/v1/explanations", &asked).await.json();
+                assert_eq!(answer["usage"]["forward_passes"], n, "{answer}");
+            }
+        }
     }
     let all = [
         "leave_one_out",

@@ -545,6 +545,28 @@ async fn attacks_of_users_and_of_tools_are_stopped_apart() {
     let refused = house.client.post("/v1/chat/completions", &hidden).await;
     assert_eq!(refused.refused(400), ("messages[0]".into(), "content_blocked".into()));
     assert!(refused.text().contains("TAG_CHARACTERS"));
+    // Wherever else a user's words are read to be answered or explained.
+    let hidden_text = "Hi\u{e0041}\u{e0042}";
+    let decision = |input: &str| {
+        json!({"model": "tiny", "input": input, "questions": [{"type": "choice", "instructions": "Which?",
+            "choices": [{"value": "no"}, {"value": "yes"}]}]})
+    };
+    let mut why = json!({"model": "tiny", "prompt": hidden_text, "completion": " so", "method": "relevance"});
+    let mut of_chat = hidden.clone();
+    of_chat.as_object_mut().unwrap().retain(|key, _| ["model", "messages"].contains(&key.as_str()));
+    (of_chat["completion"], of_chat["method"]) = (json!("yes"), json!("relevance"));
+    for (path, body, param) in [
+        ("/v1/decisions", &decision(hidden_text), "input"),
+        ("/v1/explanations", &why, "prompt"),
+        ("/v1/explanations", &of_chat, "messages[0]"),
+    ] {
+        let refused = house.client.post(path, body).await;
+        assert_eq!(refused.refused(400), (param.into(), "content_blocked".into()), "{path}");
+        assert!(refused.text().contains("TAG_CHARACTERS"));
+    }
+    why["prompt"] = json!("Hi");
+    ok(&house.client.post("/v1/explanations", &why).await);
+    ok(&house.client.post("/v1/decisions", &decision("Hi")).await);
     set(&house, json!({"hidden_unicode": {"tool": "block"}})).await;
     ok(&house.client.post("/v1/chat/completions", &hidden).await);
 }

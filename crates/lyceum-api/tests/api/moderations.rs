@@ -174,6 +174,12 @@ async fn a_configured_guard_that_is_not_there_fails_loudly() {
         service.with_guards(guards)
     })
     .await;
-    let answer = house.client.post("/v1/moderations", &json!({"input": "Hi"})).await;
-    assert_eq!(answer.refused(500).1, "internal_error");
+    let hi = json!({"input": "Hi"});
+    assert_eq!(house.client.post("/v1/moderations", &hi).await.refused(503).1, "guard_failed");
+    // Once it is there it answers, and when it was deleted nothing passes again.
+    house.publish("guard", "classification", ENCODER, text(labels(&["0", "1"]))).await;
+    assert_eq!(house.client.post("/v1/moderations", &hi).await.status, 200);
+    let gone = house.client.send("DELETE", "/v1/models/guard@1", &[], "").await;
+    assert_eq!(gone.status, 200, "{}", gone.text());
+    assert_eq!(house.client.post("/v1/moderations", &hi).await.refused(503).1, "guard_failed");
 }

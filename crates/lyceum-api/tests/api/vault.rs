@@ -144,7 +144,18 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
 
     let refused = admin.post(&format!("{ALL}/{}/erase", text_of(&plain["id"])), &json!({})).await;
     assert_eq!(refused.refused(400).1, "not_encrypted");
-    let receipt = ok(&admin.post(&format!("{ALL}/{id}/erase"), &json!({})).await);
+    // What cannot be brought back is not done by a request that says something else.
+    for (body, param) in [
+        (json!({"confirm": "proj_other"}), "confirm"),
+        (json!({"confirm": 5}), "confirm"),
+        (json!({"confirmation": id}), "confirmation"),
+        (json!("yes"), ""),
+    ] {
+        let refused = admin.post(&format!("{ALL}/{id}/erase"), &body).await;
+        assert_eq!(refused.refused(400).0, param, "{body}");
+    }
+    assert_eq!(client.get(&format!("/v1/responses/{answer}")).await.status, 200, "nothing was erased");
+    let receipt = ok(&admin.post(&format!("{ALL}/{id}/erase"), &json!({"confirm": id})).await);
     seal::check(&receipt).unwrap();
     assert_eq!((&receipt["project"], &receipt["erased"]["responses"]), (&json!(id), &json!(1)));
     assert!(receipt["erased"]["files"].as_u64() >= Some(3), "{receipt}");

@@ -9,8 +9,9 @@ use super::{Tested, benjamini_hochberg, chi_squared, holm, ks_p_value, psi};
 use crate::error::RobustError;
 use std::collections::BTreeMap;
 
-/// Values of the reference that a bin of the stability index has at least.
+/// What a bin of the stability index has at least: of values a window, and of both windows, each weighing half.
 const BIN_MIN: f64 = 5.0;
+const SHARE_MIN: f64 = 0.1;
 
 /// How often numbers fell between edges.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,13 +125,16 @@ fn one(name: &str, reference: &Counted, now: &Counted) -> Result<FeatureDrift, R
     })
 }
 
-/// Neighbouring bins together, so that each has a tenth of the reference's values and [`BIN_MIN`] at least: the index of many
-/// bins with few values is large by chance alone.
+/// Neighbouring bins together, so that each has a tenth of both windows' values, each window weighing half, and [`BIN_MIN`] a
+/// window at least: the index of many bins with few values is large by chance alone. A bin that the reference leaves empty and
+/// the other window fills stays one by itself.
 fn joined(reference: &[f64], now: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let least = (reference.iter().sum::<f64>() / 10.0).max(BIN_MIN);
+    let (total_a, total_b): (f64, f64) = (reference.iter().sum(), now.iter().sum());
+    let is_full = |x: f64, y: f64| (x / total_a + y / total_b) / 2.0 >= SHARE_MIN && x + y >= 2.0 * BIN_MIN;
     let (mut a, mut b): (Vec<f64>, Vec<f64>) = (vec![0.0], vec![0.0]);
     for (x, y) in reference.iter().zip(now) {
-        if a[a.len() - 1] >= least {
+        let last = a.len() - 1;
+        if is_full(a[last], b[last]) {
             a.push(0.0);
             b.push(0.0);
         }
@@ -139,11 +143,11 @@ fn joined(reference: &[f64], now: &[f64]) -> (Vec<f64>, Vec<f64>) {
         b[last] += y;
     }
     // What is left over belongs to the bin before it.
-    if a.len() > 1 && a[a.len() - 1] < least {
+    let last = a.len() - 1;
+    if last > 0 && !is_full(a[last], b[last]) {
         let (x, y) = (a.pop().unwrap_or_default(), b.pop().unwrap_or_default());
-        let last = a.len() - 1;
-        a[last] += x;
-        b[last] += y;
+        a[last - 1] += x;
+        b[last - 1] += y;
     }
     (a, b)
 }
@@ -186,6 +190,23 @@ mod tests {
         assert!(found[0].tested.statistic < ks_two_samples(&a, &b).unwrap().statistic);
     }
 
+    /// Equal values have one bin, and what falls beside it has its own, on either side.
+    #[test]
+    fn the_index_tells_what_leaves_the_one_value_of_a_reference() {
+        for (all, half) in [(3.0, 9.0), (3.0, 0.5), (0.5, 3.0), (9.0, 1.5)] {
+            let reference = window(&[all; 40], &["stop"]);
+            let same = compare(&reference, &window(&[all; 80], &["stop"])).unwrap();
+            assert_eq!((same[0].tested.statistic, same[0].psi), (0.0, 0.0));
+            let mixed: Vec<f64> = [[all; 40], [half; 40]].concat();
+            let found = compare(&reference, &window(&mixed, &["stop"])).unwrap();
+            assert_eq!(found[0].tested.statistic, 0.5);
+            assert!(found[0].psi > 1.0, "{all} {half}: {}", found[0].psi);
+            // A few of many are no bin of their own: one of a hundred moves no index.
+            let few: Vec<f64> = [vec![all; 99], vec![half]].concat();
+            assert_eq!(compare(&reference, &window(&few, &["stop"])).unwrap()[0].psi, 0.0);
+        }
+    }
+
     #[test]
     fn a_window_does_not_drift_from_itself_and_another_does() {
         let long: Vec<f64> = (0..200).map(|i| f64::from(i % 7)).collect();
@@ -199,9 +220,9 @@ mod tests {
         assert!(found.iter().all(|f| f.p_holm < 1e-6 && f.psi > 0.25), "{found:?}");
         assert_eq!((found[0].n, found[0].n_reference), (200, 200));
         assert!(compare(&same, &same[..1]).is_err());
-        // Bins that the reference hardly knows stand with their neighbours; nothing of a window is lost.
+        // Bins that neither window fills stand with their neighbours; nothing of a window is lost.
         let (a, b) = joined(&[1.0, 30.0, 2.0, 40.0, 0.0, 4.0], &[5.0, 1.0, 1.0, 1.0, 6.0, 7.0]);
-        assert_eq!((a, b), (vec![31.0, 46.0], vec![6.0, 15.0]));
+        assert_eq!((a, b), (vec![31.0, 42.0, 4.0], vec![6.0, 2.0, 13.0]));
         assert_eq!(joined(&[1.0, 2.0], &[3.0, 4.0]), (vec![3.0], vec![7.0]));
         // What nobody counted is not compared.
         let silent = window(&[], &names);

@@ -1,7 +1,8 @@
 //! The card of a model that came from the files of another program, or that was fine-tuned from one. What such files say
 //! of themselves is their word, and marked as that; what was measured here says how.
 
-use super::sections::{meaning, plain};
+use super::promises;
+use super::sections::{meaning, of_file, plain, trained_again};
 use super::subject::Imported;
 use crate::ServiceError;
 use crate::language::Language;
@@ -35,7 +36,7 @@ pub(super) fn fill(imported: &Imported, sections: &mut Sections) -> Result<(), S
     data(tuned, &mut sections.data);
     training(imported, tuned, &mut sections.training);
     quality(imported, tuned, &mut sections.quality);
-    privacy(tuned, &mut sections.privacy);
+    privacy(imported, &mut sections.privacy);
     explainability(imported, &mut sections.explainability);
     cost(imported, tuned, &mut sections.cost);
     let id = imported.language.version.id();
@@ -145,8 +146,7 @@ fn tokenizer(imported: &Imported) -> String {
 
 fn data(tuned: Option<&TunedReport>, section: &mut Section) {
     for file in tuned.iter().flat_map(|tuned| &tuned.data) {
-        let text = format!("{} ({} lines, sha256 {})", file.path, file.rows, file.sha256);
-        section.fact(&format!("{} file", file.role), text);
+        section.fact(&format!("{} file", file.role), of_file(file, "lines"));
     }
     for (part, lines) in tuned.iter().flat_map(|tuned| &tuned.split) {
         section.fact(&format!("lines of the {part} part"), lines.len().to_string());
@@ -200,9 +200,11 @@ fn training(imported: &Imported, tuned: Option<&TunedReport>, section: &mut Sect
     }
     let n_probes = tuned.probes.as_array().map_or(0, Vec::len);
     section.fact("probes", format!("{n_probes} texts with what was said after them when training ended"));
-    let again = "Trained again by the same program from this spec and seed, on files with these hashes and the same base, \
-                 it has the same weights on the same instruction set.";
-    section.statements.push(again.into());
+    let again = trained_again(
+        imported.language.manifest.privacy.as_ref(),
+        ", on files with these hashes and the same base,",
+    );
+    section.statements.push(again);
     section.statements.extend(tuned.verdict.clone());
 }
 
@@ -250,9 +252,14 @@ fn measured(imported: &Imported, tuned: &TunedReport, (name, metric): (&str, &Me
     }
 }
 
-fn privacy(tuned: Option<&TunedReport>, section: &mut Section) {
+fn privacy(imported: &Imported, section: &mut Section) {
+    let manifest = &imported.language.manifest;
+    if let Some(report) = &manifest.privacy {
+        promises::guarantee(report, (&imported.language.version.id(), created(manifest)), section);
+        return;
+    }
     section.fact("guarantee", "none");
-    let (of, how) = match tuned {
+    let (of, how) = match &manifest.tuned {
         Some(_) => {
             ("the lines that tuned it, nor about what its base was trained on", "the job had no noise")
         }

@@ -1,7 +1,7 @@
 //! Calibration, privacy and explanation of a version, computed from what its folder keeps; and what to say of the
 //! parts that nobody measured.
 
-use super::sections::number;
+use super::sections::{created, number, plain};
 use crate::ServiceError;
 use crate::resident::Resident;
 use crate::robustness::calibration::{Calibration, Truth};
@@ -139,23 +139,27 @@ pub(super) fn epsilon_again(report: &PrivacyReport) -> Result<f64, String> {
 }
 
 fn privacy(resident: &Resident, section: &mut Section) {
-    let id = resident.version.id();
     let Manifest { privacy, .. } = &resident.manifest;
-    let Some(report) = privacy else {
-        section.fact("guarantee", "none");
-        section.statements.push(
-            "Nothing is promised about the rows that trained it: whoever holds the model may find out whether a row \
-             was among them."
-                .into(),
-        );
-        section.missing("ε", "the version was trained without noise", "train with [privacy] in the spec");
-        section.missing(
-            "audit with canaries",
-            "the version was trained without noise; a membership attack, where one was run, is listed",
-            "lyceum privacy audit --help",
-        );
+    if let Some(report) = privacy {
+        guarantee(report, (&resident.version.id(), created(&resident.manifest)), section);
         return;
-    };
+    }
+    section.fact("guarantee", "none");
+    section.statements.push(
+        "Nothing is promised about the rows that trained it: whoever holds the model may find out whether a row was \
+         among them."
+            .into(),
+    );
+    section.missing("ε", "the version was trained without noise", "train with [privacy] in the spec");
+    section.missing(
+        "audit with canaries",
+        "the version was trained without noise; a membership attack, where one was run, is listed",
+        "lyceum privacy audit --help",
+    );
+}
+
+/// What noise promises of the version with this id and date, and all that it takes to compute it again.
+pub(super) fn guarantee(report: &PrivacyReport, (id, date): (&str, String), section: &mut Section) {
     section.fact("mechanism", report.mechanism.clone());
     section.fact("δ", report.delta.to_string());
     section.fact("accountant", format!("{}: {}", report.accountant, report.conversion));
@@ -168,7 +172,7 @@ fn privacy(resident: &Resident, section: &mut Section) {
     section.fact("withheld from the manifest", listed(&report.withheld));
     match report.epsilon {
         Some(value) => {
-            let mut number = number(resident, "epsilon", value, "nats");
+            let mut number = plain(id, date.clone(), "epsilon", (value, "nats"));
             number.ci95 = Stated::not_applicable("it is an upper bound, not an estimate");
             number.interval = "upper bound".into();
             number.n = Stated::Is(report.events.iter().map(|event| event.steps).sum());
@@ -197,7 +201,7 @@ fn privacy(resident: &Resident, section: &mut Section) {
         );
         return;
     };
-    let mut number = number(resident, "epsilon, lower bound", audit.epsilon_lower, "nats");
+    let mut number = plain(id, date, "epsilon, lower bound", (audit.epsilon_lower, "nats"));
     number.ci95 = Stated::not_applicable("it is a lower bound, not an estimate");
     number.interval = format!("lower bound, {:.0} %", 100.0 * audit.confidence);
     number.n = Stated::Is(audit.canaries);

@@ -4,7 +4,7 @@ use crate::resident::Resident;
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_types::card::{Number, Section, Sections, Stated, canonical};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::manifest::{Manifest, Metric};
+use lyceum_types::manifest::{DataFile, Manifest, Metric, PrivacyReport};
 
 /// A number of a version with everything said but its own value; the rest is set by the caller.
 pub(super) fn number(resident: &Resident, name: &str, value: f64, unit: &str) -> Number {
@@ -84,13 +84,7 @@ fn identity(resident: &Resident, section: &mut Section) {
 fn data(resident: &Resident, section: &mut Section) {
     let manifest = &resident.manifest;
     for file in &manifest.data {
-        let sha256 = &file.sha256;
-        let text = if sha256 == "withheld" {
-            format!("{} (hash and rows withheld: they would say something about the rows)", file.path)
-        } else {
-            format!("{} ({} rows, sha256 {sha256})", file.path, file.rows)
-        };
-        section.fact(&format!("{} file", file.role), text);
+        section.fact(&format!("{} file", file.role), of_file(file, "rows"));
     }
     for (part, rows) in &manifest.split {
         section.fact(&format!("rows of the {part} part"), rows.len().to_string());
@@ -101,6 +95,29 @@ fn data(resident: &Resident, section: &mut Section) {
         "no program can know it",
         "state it beside the data, as in a datasheet (arXiv:1803.09010)",
     );
+}
+
+/// A file that training read, counted in `items`.
+pub(super) fn of_file(file: &DataFile, items: &str) -> String {
+    match file.sha256 == "withheld" {
+        true => {
+            format!("{} (hash and {items} withheld: they would say something about the {items})", file.path)
+        }
+        false => format!("{} ({} {items}, sha256 {})", file.path, file.rows, file.sha256),
+    }
+}
+
+/// What training again from the same spec and seed gives, and from what else that is the same.
+pub(super) fn trained_again(privacy: Option<&PrivacyReport>, and: &str) -> String {
+    match privacy.is_some_and(|report| report.randomness == "os_key") {
+        true => "Noise and draws came from a secret of the operating system: trained again, it has other weights and about \
+                 the same quality."
+            .into(),
+        false => format!(
+            "Trained again by the same program from this spec and seed{and} it has the same weights on the same \
+             instruction set."
+        ),
+    }
 }
 
 fn training(resident: &Resident, section: &mut Section) {
@@ -116,14 +133,7 @@ fn training(resident: &Resident, section: &mut Section) {
     let mut steps = number(resident, "steps", manifest.steps as f64, "optimiser steps");
     steps.seed = Stated::Is(manifest.spec.seed);
     section.numbers.push(steps);
-    let again = if manifest.privacy.as_ref().is_some_and(|report| report.randomness == "os_key") {
-        "Noise and draws came from a secret of the operating system: trained again, it has other weights and about \
-         the same quality."
-    } else {
-        "Trained again by the same program from this spec and seed, on files with these hashes, it has the same \
-         weights on the same instruction set."
-    };
-    section.statements.push(again.into());
+    section.statements.push(trained_again(manifest.privacy.as_ref(), ", on files with these hashes,"));
     section.statements.extend(manifest.verdict.clone());
 }
 

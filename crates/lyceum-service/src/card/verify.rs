@@ -15,6 +15,7 @@ use lyceum_store::layout::MANIFEST;
 use lyceum_store::models::{self, Version};
 use lyceum_types::card::{FORMAT_VERSION, Part};
 use lyceum_types::ids::{ModelRef, Project};
+use lyceum_types::manifest::PrivacyReport;
 use serde_json::Value;
 
 /// The largest difference of a number that was computed again, relative to the larger of 1 and the number.
@@ -140,10 +141,11 @@ fn check(
             contents(&subject, kept, signed, found);
             match &subject {
                 Subject::Trained(resident) => again(resident, signed, found),
-                Subject::Imported(_) => {
-                    for name in ["calibration", "validation accuracy", "epsilon"] {
+                Subject::Imported(imported) => {
+                    for name in ["calibration", "validation accuracy"] {
                         found.skip(name, "the card of an imported or fine-tuned model has none");
                     }
+                    epsilon(imported.language.manifest.privacy.as_ref(), signed, found);
                 }
             }
         }
@@ -215,14 +217,6 @@ fn contents(
 
 /// What is cheap to compute again.
 fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
-    let said = &signed.card.sections;
-    let number = |part: Part, name: &str| {
-        said.of(part).numbers.iter().find(|n| n.name == name && n.of == signed.card.model).map(|n| n.value)
-    };
-    let near = |said: f64, again: f64| match (said - again).abs() <= TOLERANCE * said.abs().max(1.0) {
-        true => Ok(format!("{again} again")),
-        false => Err(format!("the card says {said}, computed again it is {again}")),
-    };
     let kept = Calibration::of(resident).ok();
     let labels = match (&resident.preparation.output, &kept) {
         (OutputPreparation::Labels { names }, Some(Calibration { logits, truth: Truth::Labels(labels) })) => {
@@ -230,7 +224,7 @@ fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
         }
         _ => None,
     };
-    match (labels, number(Part::Calibration, "ece")) {
+    match (labels, number(signed, Part::Calibration, "ece")) {
         (Some((n_classes, logits, labels)), Some(said)) => {
             let p = lyceum_robust::calibrate::probabilities(logits, n_classes, 1.0);
             let bins = lyceum_robust::calibrate::BINS;
@@ -240,7 +234,7 @@ fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
         }
         _ => found.skip("calibration", "the card has none"),
     }
-    match (labels, number(Part::Quality, "valid_accuracy")) {
+    match (labels, number(signed, Part::Quality, "valid_accuracy")) {
         (Some((n_classes, logits, labels)), Some(said)) => {
             let rows = logits.chunks_exact(n_classes).zip(labels);
             let right = rows.filter(|(row, label)| likeliest(row) == **label).count();
@@ -248,10 +242,27 @@ fn again(resident: &Resident, signed: &Signed, found: &mut Verification) {
         }
         _ => found.skip("validation accuracy", "the version keeps no outputs with labels"),
     }
-    match (&resident.manifest.privacy, number(Part::Privacy, "epsilon")) {
+    epsilon(resident.manifest.privacy.as_ref(), signed, found);
+}
+
+fn epsilon(report: Option<&PrivacyReport>, signed: &Signed, found: &mut Verification) {
+    match (report, number(signed, Part::Privacy, "epsilon")) {
         (Some(report), Some(said)) => {
             found.say("epsilon", epsilon_again(report).and_then(|again| near(said, again)));
         }
         _ => found.skip("epsilon", "the card promises none"),
+    }
+}
+
+/// What the card says of its model.
+fn number(signed: &Signed, part: Part, name: &str) -> Option<f64> {
+    let numbers = &signed.card.sections.of(part).numbers;
+    numbers.iter().find(|n| n.name == name && n.of == signed.card.model).map(|n| n.value)
+}
+
+fn near(said: f64, again: f64) -> Result<String, String> {
+    match (said - again).abs() <= TOLERANCE * said.abs().max(1.0) {
+        true => Ok(format!("{again} again")),
+        false => Err(format!("the card says {said}, computed again it is {again}")),
     }
 }

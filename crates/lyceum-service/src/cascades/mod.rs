@@ -13,6 +13,7 @@ mod measure;
 pub mod plan;
 mod rows;
 
+pub(crate) use plan::parts;
 pub use plan::{Ask, Choices, Created, Plan, Source};
 
 use crate::{Payer, Service, ServiceError, decisions, registry};

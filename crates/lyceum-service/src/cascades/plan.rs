@@ -456,21 +456,32 @@ fn split(
         let held_out = Part { file: file("test", source, &test), rows: labelled("test", question, test)? };
         return Ok((Part { file: calibration_file, rows }, held_out));
     }
-    // Drawn, so that the two parts are exchangeable whatever the order of the file.
-    let mut keyed: Vec<([u8; 32], _)> = std::mem::take(&mut rows)
-        .into_iter()
-        .enumerate()
-        .map(|(i, row)| {
-            let place = [ask.seed.to_le_bytes(), (i as u64).to_le_bytes()].concat();
-            (Sha256::digest(place).into(), row)
-        })
-        .collect();
-    keyed.sort_by_key(|(key, _)| *key);
-    rows.extend(keyed.into_iter().map(|(_, row)| row));
+    let mut drawn: Vec<_> = rows.into_iter().map(Some).collect();
+    let order = order(ask.seed, drawn.len() as u64).into_iter();
+    rows = order.map(|i| drawn[i as usize].take().expect("each row has one place: bug")).collect();
     let n = ((rows.len() as f64 * ask.held_out).round() as usize).clamp(1, rows.len());
     let held_out = rows.split_off(rows.len() - n);
     let test_file = DataFile { role: "held_out".into(), ..calibration_file.clone() };
     Ok((Part { file: calibration_file, rows }, Part { file: test_file, rows: held_out }))
+}
+
+/// Rows of one file in the order in which they are drawn, so that two parts are exchangeable whatever the order of the file.
+fn order(seed: u64, n: u64) -> Vec<u64> {
+    let mut order: Vec<u64> = (0..n).collect();
+    order.sort_by_key(|i| -> [u8; 32] {
+        Sha256::digest([seed.to_le_bytes(), i.to_le_bytes()].concat()).into()
+    });
+    order
+}
+
+/// Which rows of their files gave the thresholds, and which were held out.
+pub(crate) fn parts(calibration: &CascadeRows, held_out: &DataFile) -> [Vec<u64>; 2] {
+    if calibration.file.sha256 != held_out.sha256 {
+        return [(0..calibration.file.rows).collect(), (0..held_out.rows).collect()];
+    }
+    let mut fitted = order(calibration.seed, calibration.file.rows);
+    let measured = fitted.split_off((calibration.n as usize).min(fitted.len()));
+    [fitted, measured]
 }
 
 fn labelled(

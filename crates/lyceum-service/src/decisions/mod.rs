@@ -10,7 +10,7 @@ mod language;
 pub use crate::cascades::decide::{Routed, Set};
 
 use crate::explain::{self, Explained};
-use crate::guard::texts;
+use crate::guard::{attacks, texts};
 use crate::meter::{Share, metered};
 use crate::resident::Resident;
 use crate::robustness::{self, Promised, Promises};
@@ -105,6 +105,8 @@ pub async fn create(
     if crate::cascades::is_cascade(&version) {
         return crate::cascades::decide::create(service, payer, request).await;
     }
+    // Questions are the project's own, as a system message is; a cascade's members come here themselves.
+    attacks::refuse(service, payer, || attacks::of_content("input", &request.input)).await?;
     if crate::language::is_imported(&version) {
         return language::create(service, payer, request).await;
     }

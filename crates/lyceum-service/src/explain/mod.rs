@@ -31,6 +31,7 @@ pub use options::{BaselineChoice, Granularity, MethodChoice, Options, QuantityNa
 pub use parts::Parts;
 pub use target::TargetShown;
 
+use crate::guard::attacks::{self, Said};
 use crate::guard::texts;
 use crate::meter::{Counts, Share, metered};
 use crate::rates;
@@ -124,6 +125,20 @@ async fn guard(service: &Service, project: &Project, what: &What) -> Result<(), 
             texts::fixed(service, project, all, COUNTS).await
         }
     }
+}
+
+/// Refuses what the project's guard takes for an attack, of a request that is an explanation and nothing else: the words of
+/// an answer that is explained beside it were looked through for the answer.
+///
+/// # Errors
+/// An attack; a guard that cannot tell.
+pub async fn refuse_attacks(service: &Service, payer: &Payer, request: &Request) -> Result<(), ServiceError> {
+    let said = || match &request.what {
+        What::Input(content) => attacks::of_content("input", content),
+        What::Continuation { prompt, .. } => vec![Said::by_user("prompt", prompt)],
+        What::Conversation { messages, .. } => attacks::of_messages(messages),
+    };
+    attacks::refuse(service, payer, said).await
 }
 
 /// Refuses a prompt whose continuation could not be explained, before there is one.

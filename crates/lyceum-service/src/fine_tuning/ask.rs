@@ -89,6 +89,16 @@ pub(super) enum Document {
     Train(Box<Spec>),
 }
 
+impl Document {
+    /// Whether it asks for noise.
+    pub fn is_private(&self) -> bool {
+        match self {
+            Document::Tune(spec) => spec.privacy.is_some(),
+            Document::Train(spec) => spec.privacy.is_some(),
+        }
+    }
+}
+
 /// The job spec of a request; `files` are the places of its files below the folder of all.
 pub(super) async fn document(
     service: &Service,

@@ -293,11 +293,13 @@ fn judged(training: &Training) -> Option<Event> {
     let (job, gate) = (&training.job, &training.gate);
     let (made, why) = (training.model.as_deref()?, gate["why"].as_str().unwrap_or_default());
     let name = &job.model;
+    // Of a name that serves nothing yet the other side was the base.
+    let is_served = |other: &str| other.split('@').next() == Some(name.as_str());
     let (level, message) = match (gate["held"].as_bool()?, gate["compared_to"].as_str()) {
-        (true, Some(served)) => {
+        (true, Some(served)) if is_served(served) => {
             (Level::Warn, format!("Its gate holds {made}: {why}; {name} goes on serving {served}"))
         }
-        (true, None) => (Level::Warn, format!("Its gate holds {made}: {why}; {name} does not serve it")),
+        (true, _) => (Level::Warn, format!("Its gate holds {made}: {why}; {name} does not serve it")),
         (false, Some(served)) => (Level::Info, format!("Its gate let it pass beside {served}")),
         (false, None) if why.is_empty() => (Level::Info, "Its gate let it pass".to_owned()),
         (false, None) => (Level::Info, format!("Its gate let it pass: {why}")),

@@ -159,7 +159,7 @@ pub(super) fn passes_of_lines(tune: &TuneSpec, n: usize) -> u64 {
 }
 
 /// Finds what would keep a fine-tuned model from being compared or tried: it is judged for the base. The most passes of its
-/// suite, on the version that the name serves too where that is tried; None where there is no gate.
+/// suite, on the other side too (the version that the name serves, or the base) where that is tried; None where there is no gate.
 ///
 /// # Errors
 /// At its key, an item, a text or a served version that does not allow it.

@@ -135,6 +135,11 @@ pub async fn create(
     let files = data_files::folder(service.store(), project, &folder)?;
     let places = ask.places();
     let document = ask::document(service, project, &ask, (train, valid), &id).await?;
+    if !document.is_private() {
+        let mut read = vec![("training_file", ask.training_file.as_str())];
+        read.extend(ask.validation_file.as_deref().map(|file| ("validation_file", file)));
+        crate::privacy::refuse_unprotected(service, project, &read).await?;
+    }
     let Queued { spec, name, priced, asked } = match document {
         Document::Tune(tune) => {
             let of_suite = gate::rehearse_texts(service, payer, &tune, (suites, places)).await?;

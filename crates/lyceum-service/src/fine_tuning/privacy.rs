@@ -156,7 +156,7 @@ pub async fn of_job(service: &Service, project: &Project, id: &str) -> Result<Jo
         report => Some(serde_json::from_value(report.clone()).map_err(damaged)?),
     };
     let mut composition = accounts(service, project).await?;
-    composition.retain(|account| account.spends.iter().any(|spend| spend.job == job.id.as_str()));
+    composition.retain(|account| account.is_of(&job.id));
     let all = composition.iter().flat_map(|account| &account.spends);
     let ledger = all.filter(|spend| spend.job == job.id.as_str()).cloned().collect();
     Ok(JobPrivacy { job: job.id.clone(), planned: training.asked.privacy, ledger, guarantee, composition })

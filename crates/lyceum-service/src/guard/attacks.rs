@@ -3,7 +3,7 @@
 
 use super::texts::conversation;
 use crate::injection::InjectionGuard;
-use crate::{Payer, Service, ServiceError};
+use crate::{Content, Payer, Service, ServiceError};
 use lyceum_guard::{Policy, Stop, Stops, Wanted, hidden};
 use lyceum_types::limits;
 use serde_json::Value;
@@ -25,6 +25,12 @@ pub(crate) struct Said {
     pub text: String,
 }
 
+impl Said {
+    pub fn by_user(param: impl Into<String>, text: impl Into<String>) -> Self {
+        Said { author: Author::User, param: param.into(), text: text.into() }
+    }
+}
+
 /// What users, tools and others say in messages of OpenAI's shape. Operators and the model itself are not suspected.
 pub(crate) fn of_messages(messages: &[Value]) -> Vec<Said> {
     let mut said = Vec::new();
@@ -41,6 +47,13 @@ pub(crate) fn of_messages(messages: &[Value]) -> Vec<Said> {
         });
     }
     said
+}
+
+/// The texts of an input, which users wrote.
+pub(crate) fn of_content(param: &str, content: &Content) -> Vec<Said> {
+    let mut content = content.clone();
+    let texts = super::texts::of_content(param, &mut content).into_iter();
+    texts.map(|(param, text)| Said::by_user(param, text.clone())).collect()
 }
 
 /// Refuses texts that the project's policy takes for attacks; `said` is asked for only where one holds.

@@ -19,11 +19,13 @@ mod report;
 mod step;
 mod tuned;
 mod undeclared;
+mod unprotected;
 
 pub use canaries::Canaries;
 pub use noise::{GENERATOR, Noise};
 pub(crate) use tuned::{AUDIT_LOST, Promise, forget};
 pub use undeclared::undeclared;
+pub(crate) use unprotected::tell_unprotected;
 
 use crate::data::Loaded;
 use crate::error::TrainError;

@@ -1,7 +1,7 @@
 //! `lyceum cascade create NAME`: a small model where its prediction set has one label, else a large one.
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand, ValueEnum};
 use lyceum_service::cascades::{Ask, Created, Plan, Source};
@@ -115,6 +115,7 @@ impl Create {
         let payer = Payer::local(&context.project);
         let plan = match Plan::new(&service, &payer, ask).await {
             Ok(plan) => plan,
+            Err(ServiceError::Invalid { param, code, message }) => return Err(wrong(&param, code, message)),
             Err(error) => return Err(context.told(service.store(), error).await),
         };
         let (small, large, n_calibration, n_held_out) = plan.shown();
@@ -132,6 +133,23 @@ impl Create {
         say(context, &created);
         Ok(())
     }
+}
+
+/// What is wrong, by the option that says it here.
+fn wrong(param: &str, code: &'static str, message: String) -> Failure {
+    let option = match param {
+        "name" => "NAME".to_owned(),
+        "choices" => "--labels".to_owned(),
+        other => format!("--{}", other.replace('_', "-")),
+    };
+    let fix = match param {
+        "choices" => "name the labels of the question, as in --labels yes,no".to_owned(),
+        "small" | "large" => format!("name another model with {option}; lyceum ls lists them"),
+        _ => format!("say another {option}; lyceum cascade create --help says what it takes"),
+    };
+    let mut failure = Failure::new(Exit::Failed, code, message, "no cascade can be made of it", fix);
+    failure.place.key = Some(option);
+    failure
 }
 
 fn say(context: &Context, created: &Created) {

@@ -190,11 +190,20 @@ fn print_sigma(args: &SigmaArgs, context: &Context) -> Result<(), Failure> {
 pub(in crate::commands) const LEDGER: [&str; 6] =
     ["data (sha256)", "jobs", "ε spent", "budget", "δ", "accountant"];
 
+/// How many jobs read a file with noise, and how many without.
+pub(in crate::commands) fn jobs(n: usize, n_unprotected: usize) -> String {
+    match n_unprotected {
+        0 => n.to_string(),
+        _ => format!("{n} and {n_unprotected} without noise"),
+    }
+}
+
 async fn ledger(context: &Context) -> Result<(), Failure> {
     let store = context.store().await?;
     let budgets = privacy::budgets(&store, &context.project).await?;
     let spends = privacy::spends(&store, &context.project).await?;
-    let accounts = together(budgets, spends).map_err(usage)?;
+    let unprotected = privacy::unprotected(&store, &context.project).await?;
+    let accounts = together(budgets, spends, &unprotected).map_err(usage)?;
     if context.is_json() {
         let lines: Vec<Value> = accounts.iter().map(object).collect();
         output::json_line(&json!({ "data": lines }));
@@ -204,7 +213,7 @@ async fn ledger(context: &Context) -> Result<(), Failure> {
         let budget = account.budget.as_ref().map_or("none".to_owned(), |b| b.epsilon.to_string());
         vec![
             account.data_sha256.chars().take(12).collect(),
-            account.spends.len().to_string(),
+            jobs(account.spends.len(), account.unprotected.len()),
             format!("{:.4}", account.spent.epsilon),
             budget,
             account.spent.delta.to_string(),
@@ -226,6 +235,7 @@ fn object(account: &Account) -> Value {
         "accountant": account.spent.accountant.as_str(),
         "adjacency": ADJACENCY,
         "ledger": account.spends.iter().map(spend).collect::<Vec<_>>(),
+        "unprotected": account.unprotected.iter().map(|plain| &plain.job).collect::<Vec<_>>(),
     })
 }
 

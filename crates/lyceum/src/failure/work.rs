@@ -81,6 +81,10 @@ impl From<TrainError> for Failure {
                 let why = "what was learnt from a data set cannot be taken back";
                 Failure::new(Exit::Quota, "privacy_budget_exceeded", message, why, fix)
             }
+            TrainError::Unprotected(message) => {
+                let why = "a job without noise keeps no ε, whatever its budget";
+                Failure::new(Exit::Usage, "privacy_required", message, why, fix)
+            }
             TrainError::Privacy(message) => Failure::new(
                 Exit::Usage,
                 "privacy",

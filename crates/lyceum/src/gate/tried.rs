@@ -1,8 +1,8 @@
 //! The suite in `[gate]` of a fine-tuning: the tuned model, not published yet, is asked as a server would ask it, and what
-//! environments and attacks find is held to the gate's bounds; beside the version that its name serves, where the gate
-//! says how much worse it may be.
+//! environments and attacks find is held to the gate's bounds; beside the version that its name serves, or its base, where
+//! the gate says how much worse it may be.
 
-use super::{Judged, Watch, served};
+use super::{Judged, Watch};
 use crate::assemble;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -91,10 +91,13 @@ pub async fn judge(
 ) -> Result<(), Failure> {
     let nobody = ModelRef { name: fresh.version.name.clone(), version: VersionRef::Number(0) };
     let Some((asked, bounds)) = asked(context, store, plan, nobody)? else { return Ok(()) };
-    let now = served(context, store, &plan.tune.name).await?;
-    let beside = now.filter(|_| bounds.max_drop.is_some());
-    let other =
-        beside.map(|version| ModelRef { name: version.name, version: VersionRef::Number(version.number) });
+    let other = match bounds.max_drop {
+        None => None,
+        Some(_) => {
+            let Version { name, number, .. } = super::tuned::beside(context, store, plan).await?;
+            Some(ModelRef { name, version: VersionRef::Number(number) })
+        }
+    };
     let service = assemble::service(&context.config, store.clone())?;
     service.host(Arc::new(fresh));
     let payer = watch.payer();

@@ -1,5 +1,5 @@
-//! `[gate]` of a fine-tuning: the tuned model and the version that its name serves are measured on the same lines, and one
-//! whose loss is higher by more than `max_rise` is held, as is one that cannot be compared.
+//! `[gate]` of a fine-tuning: the tuned model and the version that its name serves, or its base where that serves none, are
+//! measured on the same lines, and one whose loss is higher by more than `max_rise` is held, as is one that cannot be compared.
 
 use super::{Judged, Watch, served};
 use crate::context::Context;
@@ -52,7 +52,16 @@ fn file(plan: &TunePlan) -> Option<&str> {
     gate.and_then(|gate| gate.file(&plan.tune.data))
 }
 
-/// Compares a tuned model that is not published yet with the version that its name serves.
+/// What a tuned model is compared with: the version that its name serves, or the base where that serves none, as it is
+/// with every job over HTTP, whose names are made once.
+pub(super) async fn beside(context: &Context, store: &Store, plan: &TunePlan) -> Result<Version, Failure> {
+    match served(context, store, &plan.tune.name).await? {
+        Some(served) => Ok(served),
+        None => tuning::base_of(context, store, plan).await,
+    }
+}
+
+/// Compares a tuned model that is not published yet with the version that its name serves, or with its base.
 ///
 /// # Errors
 /// An interruption. Whatever else keeps the two from being compared holds the version.
@@ -67,11 +76,7 @@ pub async fn judge(
         let line = json!({ "held": false, "why": null, "compared_to": null, "max_rise": null });
         return Ok(Some(Judged { held: None, line, run: None, tried: None }));
     };
-    let Some(served) = served(context, store, &plan.tune.name).await? else {
-        let why = "there was no version to compare it with";
-        let line = json!({ "held": false, "why": why, "compared_to": null, "max_rise": max_rise });
-        return Ok(Some(Judged { held: None, line, run: None, tried: None }));
-    };
+    let served = beside(context, store, plan).await?;
     let id = served.id();
     let other = match tuning::whole_of(store, &served).await {
         Ok(whole) => Ok((served, whole)),

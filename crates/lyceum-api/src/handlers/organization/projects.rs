@@ -3,13 +3,14 @@
 use super::{Pairs, found, project};
 use crate::Api;
 use crate::auth::Administrator;
-use crate::body::Json as Body;
+use crate::body::{self, Json as Body};
 use crate::error::{ApiError, ErrorBody};
 use crate::wire::organization::projects::{
-    CreateProject, Permissions, PermissionsDeleted, ProjectBody, UpdatePermissions, UpdateProject,
+    CreateProject, EraseProject, Permissions, PermissionsDeleted, ProjectBody, UpdatePermissions,
+    UpdateProject,
 };
 use crate::wire::organization::{Asked, List};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::{Extension, Json};
 use lyceum_service::tenancy::Listed;
 use lyceum_service::tenancy::projects::{self, Described, Which};
@@ -107,15 +108,19 @@ fn told(api: &Api, found: Described) -> Result<ProjectBody, ApiError> {
 }
 
 /// Ends an encrypted project and destroys its key: nothing that it kept can be read again. The answer is a signed receipt;
-/// asked again, the same.
+/// asked again, the same. A body may confirm the project's id; one that confirms another erases nothing.
 #[utoipa::path(post, path = "/v1/organization/projects/{id}/erase", tag = "administration",
-    params(("id" = String, Path)), responses((status = 200, body = Object), (status = 400, body = ErrorBody),
+    params(("id" = String, Path)), request_body = Option<EraseProject>, responses((status = 200, body = Object), (status = 400, body = ErrorBody),
     (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
 pub async fn erase(
     State(api): State<Api>,
     Extension(by): Extension<Administrator>,
     Path(id): Path<String>,
+    request: Request,
 ) -> Result<Json<serde_json::Value>, ApiError> {
+    let sent = body::read_json(request).await?;
+    let asked = if sent.is_empty() { EraseProject::default() } else { body::parse(&sent)? };
+    asked.parse(&id)?;
     let at = found(&api, &by, &id).await?;
     let receipt = encryption::erase(api.service.store(), &at, &by.act()).await;
     api.service.unload_project(&at);

@@ -3,6 +3,7 @@
 use super::{Identified, says_nothing};
 use crate::error::ApiError;
 use lyceum_service::tenancy::projects::Described;
+use lyceum_types::short::short;
 use lyceum_types::tenancy::{ListMode, ModelPermissions, OrganizationRetention, ProjectRetention};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -59,6 +60,33 @@ impl CreateProject {
         let residency = self.residency.filter(|residency| residency != "GLOBAL");
         says_nothing("residency", residency.as_ref(), "the data is where the installation is: GLOBAL")?;
         Ok((self.name, self.external_key_id))
+    }
+}
+
+/// Every field may be left out, and so may all of them together.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ProjectEraseRequest)]
+pub struct EraseProject {
+    /// The project's id once more: where it is another one, nothing is erased.
+    pub confirm: Option<String>,
+}
+
+impl EraseProject {
+    /// # Errors
+    /// What is confirmed is not the project of the path.
+    pub fn parse(self, id: &str) -> Result<(), ApiError> {
+        match self.confirm {
+            Some(confirm) if confirm != id => {
+                let message = format!(
+                    "confirm: names {}, and the path {}; nothing was erased",
+                    short(&confirm),
+                    short(id)
+                );
+                Err(ApiError::field("confirm", "invalid_value", message))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

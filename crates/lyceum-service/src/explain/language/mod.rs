@@ -266,6 +266,9 @@ fn supported(options: &Options) -> Result<(), ServiceError> {
     Ok(())
 }
 
+/// What integrated gradients take of a language model, whose path is cut where it turns (`lyceum_explain::language`).
+const PATH_PASSES: &str = "n_steps and 3, n_steps back; else 40, and 13 more for each piece of the path that is halved until it adds up";
+
 /// Every method, and that the others do not explain imported models.
 pub(super) fn methods(service: &Service, language: &Language) -> Vec<MethodInfo> {
     let passes = "1 a part of the prompt and 2; twice as many with target.not";
@@ -278,7 +281,12 @@ pub(super) fn methods(service: &Service, language: &Language) -> Vec<MethodInfo>
     for method in Method::all().into_iter().filter(|method| *method != Method::Ablation) {
         let works = tape::method(&MethodChoice::Named(method.clone())).is_some();
         let why = (!works).then(|| "not of models that were imported in this version".to_owned());
-        all.push(method.info(why));
+        let info = method.info(why);
+        let passes = match method {
+            Method::IntegratedGradients { .. } => PATH_PASSES,
+            _ => info.passes,
+        };
+        all.push(MethodInfo { passes, ..info });
     }
     if language.model.language_config().is_none() {
         let why = format!("{} makes vectors or numbers of texts and says none", language.version.id());

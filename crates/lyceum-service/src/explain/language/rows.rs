@@ -74,7 +74,12 @@ fn lacks_checkpoints(service: &Service, language: &Language) -> Option<String> {
 
 /// The method in a list.
 pub(crate) fn info(refusal: Option<String>) -> MethodInfo {
-    MethodInfo { name: NAME, exact: false, passes: "checkpoints × (training rows + 1)", refusal }
+    MethodInfo {
+        name: NAME,
+        exact: false,
+        passes: "checkpoints × (training rows + 1), as many back",
+        refusal,
+    }
 }
 
 /// A question that has been read.

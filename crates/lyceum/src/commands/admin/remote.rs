@@ -146,7 +146,7 @@ impl Office<'_> {
             }
             Projects::Erase { id, confirm } => {
                 confirmed(&id, &confirm)?;
-                let receipt = self.client.post(&self.project(&id, "/erase"), &json!({}))?;
+                let receipt = self.client.post(&self.project(&id, "/erase"), &json!({"confirm": confirm}))?;
                 self.say(&receipt, format!("{receipt:#}"));
             }
             Projects::Rename { id, name } => {

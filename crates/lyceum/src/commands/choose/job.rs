@@ -9,9 +9,11 @@ use crate::progress::Progress;
 use crate::training::{self, Takes, take};
 use lyceum_choose::served::Served;
 use lyceum_choose::{ChooseError, Event, Selection, Watch};
+use lyceum_service::language::import::hash_of;
 use lyceum_service::selections::Plan;
 use lyceum_store::jobs::{self, Claim, Job, Signal};
 use lyceum_store::ledger::{Counts, bills};
+use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError, data_files, selections};
 use lyceum_train::TrainError;
 use lyceum_train::data::DataError;
@@ -19,6 +21,7 @@ use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
 use lyceum_types::ids::SelectionId;
 use lyceum_types::limits;
+use lyceum_types::manifest::DataFile;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -133,6 +136,9 @@ async fn choose_and_register(
 ) -> Result<Chosen, Failure> {
     let asked = plan.spec.clone();
     let folder = data_files::folder(store, &context.project, &plan.base_dir)?;
+    for file in files_of(plan, &folder).await? {
+        training::note_unprotected(store, &context.project, own.id(), &file).await.map_err(Failure::from)?;
+    }
     let (control, is_json) = (context.control.clone(), context.is_json());
     let answers = match plan.spec.imported.is_empty() {
         true => None,
@@ -182,6 +188,23 @@ async fn choose_and_register(
     let bytes = serde_json::to_vec_pretty(&document).expect("a document is plain data: bug");
     let path = selections::save(store, &context.project, &id, &bytes)?;
     Ok(Chosen { selection, document, path })
+}
+
+/// The data files of a choice. Candidates are trained and compared without noise, which a file with a budget does not allow.
+async fn files_of(plan: &Plan, folder: &KeyedPath) -> Result<Vec<DataFile>, Failure> {
+    let data = &plan.spec.data;
+    let parts = [("train", Some(&data.train)), ("valid", data.valid.as_ref()), ("test", data.test.as_ref())];
+    let named = parts.into_iter().filter_map(|(role, path)| Some((role.to_owned(), path?.clone())));
+    let (named, folder): (Vec<_>, _) = (named.collect(), folder.clone());
+    let read = move || {
+        // A folder of sounds has no hash of its own; what is not there is told where it is read.
+        let file = |(role, path): (String, String)| {
+            Some(DataFile { role, sha256: hash_of(folder.join(&path)).ok()?, path, rows: 0 })
+        };
+        named.into_iter().filter_map(file).collect()
+    };
+    let done = tokio::task::spawn_blocking(read).await;
+    done.map_err(|error| Failure::internal("reading the data broke off", &error))
 }
 
 /// Tells the row how far `work` is while it is under way, and cancels it when somebody asks for that.

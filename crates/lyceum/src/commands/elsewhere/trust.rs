@@ -289,9 +289,10 @@ fn ledger(found: &Value) {
     let row = |account: &Value| {
         let spent = &account["spent"];
         let number = |value: &Value| value.as_f64().map_or("∞".to_owned(), |x| format!("{x:.4}"));
+        let n = |list: &Value| list.as_array().map_or(0, Vec::len);
         vec![
             account["data_sha256"].as_str().unwrap_or_default().chars().take(12).collect(),
-            account["ledger"].as_array().map_or(0, Vec::len).to_string(),
+            crate::commands::privacy::jobs(n(&account["ledger"]), n(&account["unprotected"])),
             number(&spent["epsilon"]),
             account["epsilon"].as_f64().map_or("none".to_owned(), |budget| budget.to_string()),
             spent["delta"].to_string(),
