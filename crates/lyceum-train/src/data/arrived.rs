@@ -37,9 +37,9 @@ fn look(contents: &Contents, name: &str, control: &Control, report: &mut Report)
     if ends(&[".jsonl"]) {
         chat::lines::judge(&whole()?, name, control, report)?;
     } else if ends(&[".csv", ".tsv"]) {
-        csv::walk(contents, name, Rows::Passing, control, report)?;
+        csv::read(contents, name, Rows::Passing, control, report)?;
     } else if ends(&[".parquet"]) {
-        parquet::walk(contents, name, Rows::Passing, control, report)?;
+        parquet::read(contents, name, Rows::Passing, control, report)?;
     } else if ends(&archive::ENDINGS) {
         archive::walk(&whole()?, name, Rows::Passing, control, report)?;
     } else if ends(&[".txt"]) {

@@ -3,24 +3,13 @@
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::{Rows, Table};
 use lyceum_models::prepare::tabular::Cell;
-use lyceum_seal::{Contents, KeyedPath};
+use lyceum_seal::Contents;
 use lyceum_types::control::Control;
 use std::io::Read;
 use std::path::Path;
 
-/// Reads a whole file; all its errors go to `report`.
-pub fn read(
-    path: &KeyedPath,
-    shown: &str,
-    control: &Control,
-    report: &mut Report,
-) -> Result<Table, DataError> {
-    let contents = path.open().map_err(|source| io(path.path(), source))?;
-    walk(&contents, shown, Rows::Kept, control, report)
-}
-
-/// Reads a file through; all its errors go to `report`. The name says what stands between fields.
-pub(super) fn walk(
+/// Reads a whole file; all its errors go to `report`. The name says what stands between fields.
+pub(super) fn read(
     contents: &Contents,
     shown: &str,
     rows: Rows,

@@ -4,7 +4,7 @@ use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::{Rows, Table};
 use bytes::Bytes;
 use lyceum_models::prepare::tabular::Cell;
-use lyceum_seal::{Contents, KeyedPath};
+use lyceum_seal::Contents;
 use lyceum_types::control::Control;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
@@ -12,18 +12,8 @@ use parquet::record::Field;
 use std::io::Read;
 use std::path::Path;
 
-pub(crate) fn read(
-    path: &KeyedPath,
-    shown: &str,
-    control: &Control,
-    report: &mut Report,
-) -> Result<Table, DataError> {
-    let contents = path.open().map_err(|source| io(path.path(), source))?;
-    walk(&contents, shown, Rows::Kept, control, report)
-}
-
-/// Reads a file through.
-pub(super) fn walk(
+/// Reads a whole file; all its errors go to `report`.
+pub(super) fn read(
     contents: &Contents,
     shown: &str,
     rows: Rows,

@@ -3,7 +3,7 @@
 
 use super::answers::Answers;
 use super::report::{DataError, Issue, Place, Report, io, one};
-use super::table::Table;
+use super::table::{Rows, Table};
 use super::{archive, csv, folder, idx, jsonl, npy, parquet};
 use lyceum_models::prepare::series::Fields;
 use lyceum_seal::KeyedPath;
@@ -191,12 +191,13 @@ pub(crate) fn read(
         return folder::read(path.path(), shown, control, report).map(Source::Files);
     }
     if ends(&[".csv", ".tsv", ".jsonl", ".parquet"]) {
+        let contents = || path.open().map_err(|source| io(path.path(), source));
         let table = if ends(&[".jsonl"]) {
             jsonl::read(path, shown, control, report)?
         } else if ends(&[".parquet"]) {
-            parquet::read(path, shown, control, report)?
+            parquet::read(&contents()?, shown, Rows::Kept, control, report)?
         } else {
-            csv::read(path, shown, control, report)?
+            csv::read(&contents()?, shown, Rows::Kept, control, report)?
         };
         return manifest_or_table(spec, path, table, report);
     }
