@@ -123,8 +123,8 @@ impl Unpacked<'_> {
         if path.iter().any(|part| part.starts_with('.') || part == "__MACOSX") {
             return Ok(());
         }
-        if is_link {
-            let message = "it is a link or a device, and no file";
+        if is_link || path.is_empty() {
+            let message = "it is a link, a device or without a name, and no file";
             self.report.push(Issue::new(
                 &place,
                 "not_a_file",

@@ -129,6 +129,7 @@ fn what_an_archive_must_not_hold_is_told_file_by_file() {
     let whole = zipped(&good);
     for (name, bytes, code) in [
         ("twice.tar", tarred(&[good[0], good[0], good[1]]), "duplicate_file"),
+        ("unnamed.tar", tarred(&[(".", b"x"), good[0], good[1]]), "not_a_file"),
         ("link.tar", links.into_inner().unwrap(), "not_a_file"),
         ("mixed.zip", zipped(&[good[0], ("y/2.wav", &wav(8000, 1200))]), "mixed_media"),
         ("none.zip", zipped(&[]), "empty_folder"),
