@@ -1,13 +1,13 @@
 //! What products with stored weights get of this machine: of its read bandwidth with one row, of its integer
 //! or bf16 peak with many.
 //!
-//! `cargo run --release -p lyceum-kernels --example stored [TYPES [ROWS [SHAPES [THREADS]]]]`, each a list with commas:
-//! `q8_0,q4_k 1,512 1024x3072`. Weights go round in a ring larger than the caches; a round reads the stream,
+//! `cargo run --release -p lyceum-kernels --example stored [TYPES [ROWS [SHAPES [CLASS [THREADS]]]]]`, lists with commas:
+//! `q8_0,q4_k 1,512 1024x3072 step`; rows are of the class `bulk` otherwise. Weights go round in a ring larger than the caches; a round reads the stream,
 //! runs the bare multiply-adds and then the product, so that all see the same machine. Shares are given between
 //! the medians of the rounds and between the best rounds (the truer one on a busy machine).
 
 use lyceum_kernels::matmul::Epilogue;
-use lyceum_kernels::stored::{Stored, StoredWeight, matmul_stored, peak};
+use lyceum_kernels::stored::{RowClass, Stored, StoredWeight, matmul_stored, peak};
 use lyceum_kernels::{cpu, pool};
 use std::hint::black_box;
 use std::time::Instant;
@@ -27,7 +27,12 @@ fn main() {
     cpu::check_env().expect("LYCEUM_CPU");
     let argument = |i: usize, all: &str| std::env::args().nth(i).unwrap_or_else(|| all.to_owned());
     let (types, rows, shapes) = (argument(1, TYPES), argument(2, ROWS), argument(3, SHAPES));
-    if let Some(threads) = std::env::args().nth(4) {
+    let class = match argument(4, "bulk").as_str() {
+        "bulk" => RowClass::Bulk,
+        "step" => RowClass::Step,
+        other => panic!("a class is bulk or step, not {other}"),
+    };
+    if let Some(threads) = std::env::args().nth(5) {
         assert!(pool::set_threads(threads.parse().expect("threads")), "set before the first kernel");
     }
     println!("engine {}, {} threads, {ROUNDS} rounds", peak::engine(), pool::threads());
@@ -42,7 +47,7 @@ fn main() {
             for m in rows.split(',').map(|m| m.parse::<usize>().expect("rows")) {
                 // The largest result of the largest shape would be most of the memory.
                 if m * n <= 1 << 26 {
-                    measure(kind, &weights, m, &stream);
+                    measure(kind, &weights, (m, class), &stream);
                 }
             }
         }
@@ -72,7 +77,7 @@ fn blocks(kind: Stored, len: usize) -> Vec<u8> {
     some.into_iter().cycle().take(n_bytes).collect()
 }
 
-fn measure(kind: Stored, weights: &[StoredWeight], m: usize, stream: &peak::Stream) {
+fn measure(kind: Stored, weights: &[StoredWeight], (m, class): (usize, RowClass), stream: &peak::Stream) {
     let (n, k) = (weights[0].n(), weights[0].k());
     let (x, mut out) = (vec![0.25f32; m * k], vec![0.0f32; m * n]);
     // Several weights in turn: activations and results stay in the cache, as between a model's layers.
@@ -84,7 +89,7 @@ fn measure(kind: Stored, weights: &[StoredWeight], m: usize, stream: &peak::Stre
         let peak = peak::operations(kind) / 1e9;
         let start = Instant::now();
         for weight in weights.iter().cycle().take(turns) {
-            matmul_stored(&x, m, &[weight], black_box(&mut out), Epilogue::default());
+            matmul_stored(&x, (m, class), &[weight], black_box(&mut out), Epilogue::default());
         }
         let seconds = start.elapsed().as_secs_f64() / turns as f64;
         // The first warms up.

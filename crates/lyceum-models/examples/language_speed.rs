@@ -7,7 +7,7 @@
 use lyceum_kernels::pool;
 use lyceum_models::Model;
 use lyceum_models::causal_lm::{Source, load};
-use lyceum_models::decode::{DecodeRow, PAGE, Rows};
+use lyceum_models::decode::{DecodeRow, PAGE, RowClass, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
@@ -62,20 +62,27 @@ impl Run {
             .collect();
         let mut states: Vec<_> = pages.iter().map(|_| model.start(ws, None).expect("it generates")).collect();
         let prompt: Vec<u32> = (0..self.prompt as u32).map(|i| (i * 7919 + 13) % vocabulary).collect();
-        let mut pass = |tokens: &[u32]| {
+        let mut pass = |tokens: &[u32], class| {
             let mut rows: Vec<DecodeRow<'_>> = states
                 .iter_mut()
                 .zip(&pages)
-                .map(|(state, pages)| DecodeRow { state, tokens, rows: Rows::Last, pages, adapter: None })
+                .map(|(state, pages)| DecodeRow {
+                    state,
+                    tokens,
+                    rows: Rows::Last,
+                    pages,
+                    adapter: None,
+                    class,
+                })
                 .collect();
             model.decode(ws, Some(kv), &mut rows).expect("a pass");
         };
         let begin = Instant::now();
         if !prompt.is_empty() {
-            pass(&prompt);
+            pass(&prompt, RowClass::Bulk);
         }
         for step in 0..self.steps as u32 {
-            pass(&[(step * 31 + 7) % vocabulary]);
+            pass(&[(step * 31 + 7) % vocabulary], RowClass::Step);
         }
         begin.elapsed().as_secs_f64()
     }

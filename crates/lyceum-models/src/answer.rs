@@ -2,7 +2,7 @@
 //! likely token each time. Used to measure exact matches; the serving engine has its own loop.
 
 use crate::batch::{Input, Tokens};
-use crate::decode::{DecodeRow, DecodeState, PAGE, Rows};
+use crate::decode::{DecodeRow, DecodeState, PAGE, RowClass, Rows};
 use crate::model::{InputShape, Model};
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_nn::{Examples, NnError, Recording, Tape, Workspace};
@@ -80,6 +80,7 @@ impl Model {
                     rows: Rows::Last,
                     pages: &tables[i],
                     adapter: None,
+                    class: if answers[i].is_empty() { RowClass::Bulk } else { RowClass::Step },
                 })
                 .collect();
             let logits = self.decode(ws, pool.as_mut(), &mut rows)?;

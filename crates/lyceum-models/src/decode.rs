@@ -2,8 +2,8 @@
 //! the next tokens of many sequences to the model. What attention remembers lies in the pages of a pool that
 //! the caller holds; which pages are whose is the caller's to decide.
 //!
-//! A row's logits have the bits that a pass over the whole sequence would give it, whatever else is in the
-//! pass.
+//! A row's logits have the bits that a pass over the whole sequence would give it (as rows of the same classes), whatever else
+//! is in the pass.
 
 use crate::batch::Tokens;
 use crate::causal_lm::CausalLm;
@@ -15,8 +15,9 @@ use crate::transformer::{Part, Transformer};
 use lyceum_nn::ops::attention::Mask;
 use lyceum_nn::ops::cached_attention::{CachedOptions, KvPool, KvShape, KvStorage, Span};
 
+pub use lyceum_nn::RowClass;
 pub use lyceum_nn::ops::cached_attention::PAGE;
-use lyceum_nn::{Examples, NnError, Recording, Tape, Var, Workspace};
+use lyceum_nn::{Examples, NnError, Recording, RowClasses, Tape, Var, Workspace};
 use lyceum_types::spec::TransformerVariant;
 
 /// What a sequence remembers beside its pages.
@@ -70,6 +71,9 @@ pub struct DecodeRow<'a> {
     pub pages: &'a [u32],
     /// What is added to the model's layers for these tokens; None: nothing.
     pub adapter: Option<&'a Adapter>,
+    /// Tokens that are read, or that the sequence made itself one by one: a language model on weights in blocks may multiply the
+    /// latter otherwise ([`Model::tells_row_classes_apart`]).
+    pub class: RowClass,
 }
 
 impl DecodeRow<'_> {
@@ -84,6 +88,11 @@ impl DecodeRow<'_> {
 }
 
 impl Model {
+    /// Whether tokens get other bits by the class of their rows, on this processor.
+    pub fn tells_row_classes_apart(&self) -> bool {
+        matches!(self.arch, Arch::CausalLm(_)) && self.params.tells_row_classes_apart()
+    }
+
     /// The most tokens that a sequence can have; None where there is no limit.
     pub fn context(&self) -> Option<usize> {
         match &self.arch {
@@ -225,6 +234,11 @@ impl Model {
         uses.extend(m.own_use(pass.ids.len()));
         let tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
         let mut tape = tape.with_beside(&params);
+        if self.tells_row_classes_apart() {
+            let mut classes = RowClasses::default();
+            rows.iter().for_each(|row| classes.push(row.tokens.len(), row.class));
+            tape.set_row_classes(classes);
+        }
         let x = m.embed(&mut tape, &pass.ids, &[1, pass.ids.len()])?;
         let paged = PagedRows {
             positions: &pass.positions,

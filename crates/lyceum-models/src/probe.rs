@@ -3,7 +3,7 @@
 
 use crate::batch::{Input, Tokens};
 use crate::causal_lm::Adapter;
-use crate::decode::{DecodeRow, PAGE, Rows};
+use crate::decode::{DecodeRow, PAGE, RowClass, Rows};
 use crate::model::Model;
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_nn::{Examples, NnError, Recording, Tape, Workspace};
@@ -52,7 +52,14 @@ pub fn served(model: &Model, adapter: Option<&Adapter>, ids: &[u32]) -> Result<V
     let mut pool = model.kv_shape(n_pages, KvStorage::F32).map(KvPool::new);
     let pages: Vec<u32> = (0..n_pages as u32).collect();
     let mut state = model.start(&mut ws, None)?;
-    let row = DecodeRow { state: &mut state, tokens: ids, rows: Rows::Last, pages: &pages, adapter };
+    let row = DecodeRow {
+        state: &mut state,
+        tokens: ids,
+        rows: Rows::Last,
+        pages: &pages,
+        adapter,
+        class: RowClass::Bulk,
+    };
     model.decode(&mut ws, pool.as_mut(), &mut [row])
 }
 

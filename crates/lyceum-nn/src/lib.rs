@@ -25,7 +25,10 @@ mod workspace;
 pub use error::NnError;
 pub use lyceum_kernels::activation::Activation;
 pub use lyceum_kernels::matmul::{Precision, Write};
+pub use lyceum_kernels::stored::RowClass;
 pub use params::{Grads, Init, ParamId, ParamKind, Params};
 pub use shape::Shape;
-pub use tape::{AttentionMap, Dropout, Examples, Phase, Recording, Relevance, StoredProducts, Tape, Var};
+pub use tape::{
+    AttentionMap, Dropout, Examples, Phase, Recording, Relevance, RowClasses, StoredProducts, Tape, Var,
+};
 pub use workspace::Workspace;

@@ -5,7 +5,7 @@ use crate::{NnError, Shape};
 use lyceum_kernels::cpu::{self, CpuPath};
 use lyceum_kernels::matmul::{Packed, Write};
 use lyceum_kernels::recurrent::{Cell, CellWeights, PackedCell};
-use lyceum_kernels::stored::{Stored, StoredWeight};
+use lyceum_kernels::stored::{Stored, StoredWeight, tells_classes_apart};
 use rand::Rng;
 use rand::RngExt;
 use std::collections::HashMap;
@@ -181,6 +181,12 @@ impl Params {
     /// The weight that is laid out for serving, where it is.
     pub fn stored(&self, id: ParamId) -> Option<&StoredWeight> {
         self.list[id.0 as usize].stored.as_deref()
+    }
+
+    /// Whether a stored weight gives rows of the two classes different bits here ([`RowClass`](crate::RowClass)).
+    pub fn tells_row_classes_apart(&self) -> bool {
+        let mut stored = self.list.iter().filter_map(|param| param.stored.as_deref());
+        stored.any(|weight| tells_classes_apart(weight.tile_kind()))
     }
 
     /// The value for change; a packed copy made by [`freeze`](Self::freeze) is dropped.

@@ -14,11 +14,13 @@ mod back;
 mod look;
 mod parts;
 pub(crate) mod relevance;
+mod row_classes;
 
 pub(crate) use back::{Backward, Slot, View, WeightBackward, write_into};
 pub use look::AttentionMap;
 pub(crate) use relevance::Ledger;
 pub use relevance::Relevance;
+pub use row_classes::RowClasses;
 
 /// A value on a tape.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,6 +134,7 @@ pub struct Tape<'a> {
     examples: Examples,
     precision: Precision,
     stored_products: StoredProducts,
+    row_classes: RowClasses,
     dropout: Dropout,
     dropout_calls: u64,
     /// Stands for the model's input from its first entry on ([`Tape::with_entry`]).
@@ -154,6 +157,7 @@ impl<'a> Tape<'a> {
             examples,
             precision: Precision::F32,
             stored_products: StoredProducts::Served,
+            row_classes: RowClasses::default(),
             dropout: Dropout::default(),
             dropout_calls: 0,
             entry_value: None,
@@ -185,6 +189,11 @@ impl<'a> Tape<'a> {
         self
     }
 
+    /// The classes of the rows that meet stored weights from now on; all are of bulk unless this says otherwise.
+    pub fn set_row_classes(&mut self, classes: RowClasses) {
+        self.row_classes = classes;
+    }
+
     /// Parameters beside the model's own, in the order in which operations number them
     /// ([`lora`](crate::ops::lora)). They are read and not learnt.
     pub fn with_beside(mut self, beside: &'a [&'a Params]) -> Self {
@@ -200,6 +209,9 @@ impl<'a> Tape<'a> {
     }
     pub fn stored_products(&self) -> StoredProducts {
         self.stored_products
+    }
+    pub fn row_classes(&self) -> &RowClasses {
+        &self.row_classes
     }
     pub fn recording(&self) -> Recording {
         self.recording

@@ -12,7 +12,7 @@ use lyceum_kernels::cpu::{self, CpuPath};
 use lyceum_models::Model;
 use lyceum_models::answer::likeliest_but;
 use lyceum_models::causal_lm::Adapter;
-use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
+use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, RowClass, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_types::control::Control;
@@ -80,6 +80,8 @@ impl Setting {
 struct Line {
     tokens: Vec<u32>,
     n_seen: usize,
+    /// The first of them are read, the others are computed as those that the model writes itself.
+    n_read: usize,
     state: DecodeState,
     pages: Vec<u32>,
     is_over: bool,
@@ -93,6 +95,9 @@ impl<'m> Reader<'m> {
     pub fn logits(&self, setting: Setting, sequences: &[&[u32]]) -> Result<Vec<Vec<f32>>, RobustError> {
         let mut out = Vec::with_capacity(sequences.len());
         self.in_groups(setting, sequences, 0, |reader, ws, pool, mut lines| {
+            if setting.way == Way::Steps {
+                lines.iter_mut().for_each(|line| line.n_read = 0);
+            }
             let width = reader.model.shape.output.width();
             let mut said: Vec<Vec<f32>> =
                 lines.iter().map(|line| Vec::with_capacity(line.tokens.len() * width)).collect();
@@ -181,7 +186,14 @@ impl<'m> Reader<'m> {
                     let own = (first..first + n).collect();
                     first += n;
                     let state = self.model.start(&mut ws, None)?;
-                    Ok(Line { tokens: ids.to_vec(), n_seen: 0, state, pages: own, is_over: false })
+                    Ok(Line {
+                        tokens: ids.to_vec(),
+                        n_seen: 0,
+                        n_read: ids.len(),
+                        state,
+                        pages: own,
+                        is_over: false,
+                    })
                 });
                 let lines = lines.collect::<Result<_, RobustError>>()?;
                 work(self, &mut ws, &mut pool, lines)?;
@@ -206,11 +218,15 @@ impl<'m> Reader<'m> {
         let mut places = Vec::with_capacity(n_open);
         let mut rows = Vec::with_capacity(n_open);
         for (i, line) in lines.iter_mut().enumerate().filter(|(_, line)| open(line)) {
-            let n = piece.min(line.tokens.len() - line.n_seen);
+            let (class, end) = match line.n_seen < line.n_read {
+                true => (RowClass::Bulk, line.n_read.min(line.tokens.len())),
+                false => (RowClass::Step, line.tokens.len()),
+            };
+            let n = piece.min(end - line.n_seen);
             let Line { tokens, n_seen, state, pages, .. } = line;
             let tokens = &tokens[*n_seen..*n_seen + n];
             places.push((i, n));
-            rows.push(DecodeRow { state, tokens, rows: wanted, pages, adapter: self.adapter });
+            rows.push(DecodeRow { state, tokens, rows: wanted, pages, adapter: self.adapter, class });
         }
         let logits = {
             let _turn = self.control.turn()?;

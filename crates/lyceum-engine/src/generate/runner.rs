@@ -8,7 +8,7 @@ use super::{Event, Finish, Flow, GenerateRequest, TokenEvent};
 use crate::observed::{Ended, Observed, Timing};
 use crate::{CountPrompt, EngineError, EngineLimits, Metered, Places};
 use lyceum_models::Model;
-use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, Rows};
+use lyceum_models::decode::{DecodeRow, DecodeState, PAGE, RowClass, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::ops::cached_attention::KvPool;
 use std::collections::BTreeMap;
@@ -61,6 +61,7 @@ impl Lane {
             piece_max: limits.prefill_tokens_max,
             draft_max: limits.draft_tokens_max,
             draft_rows_max: DRAFT_ROWS_MAX,
+            made_apart: model.tells_row_classes_apart(),
         };
         Lane {
             model: Arc::downgrade(model),
@@ -206,7 +207,8 @@ impl Lane {
         for ((state, tokens), row) in states.iter_mut().zip(&tokens).zip(rows) {
             let pages = &self.scheduler.get(row.id).pages;
             let adapter = self.live[&row.id].request.adapter.as_deref();
-            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages, adapter });
+            let class = if row.is_made { RowClass::Step } else { RowClass::Bulk };
+            passed.push(DecodeRow { state, tokens, rows: self.wanted(row), pages, adapter, class });
         }
         let logits = model.decode(ws, self.pool.as_mut(), &mut passed);
         drop(passed);

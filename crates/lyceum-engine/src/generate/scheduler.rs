@@ -22,6 +22,9 @@ pub(crate) struct Limits {
     pub draft_max: usize,
     /// Passes of more rows than this guess nothing more: guesses are free only while weights are waited for.
     pub draft_rows_max: usize,
+    /// What a sequence made itself is computed otherwise than what it reads, so with other bits: no row has both, and what
+    /// was made is not kept for others, who would read it.
+    pub made_apart: bool,
 }
 
 /// Rows whose logits are reported are few at a time: each is as wide as the vocabulary.
@@ -34,6 +37,8 @@ pub(crate) struct Row {
     pub start: usize,
     pub n: usize,
     pub guesses: Vec<u32>,
+    /// Whether the first of them is behind the prompt.
+    pub is_made: bool,
 }
 
 pub(crate) struct Scheduler {
@@ -132,11 +137,18 @@ impl Scheduler {
         let Some(blocks) = self.blocks.as_ref().filter(|blocks| blocks.shares && sequence.shares) else {
             return false;
         };
+        let kept = |sequence: &Sequence| self.n_kept_max(sequence).min(sequence.tokens.len());
+        let wanted = kept(sequence).min(sequence.tokens.len() - 1);
         self.running.iter().map(|id| &self.sequences[id]).any(|other| {
             let reads = other.shares && other.origin() == sequence.origin() && other.n_unseen() > 1;
-            let both = || other.tokens.iter().zip(&sequence.tokens[..sequence.tokens.len() - 1]);
+            let both = || other.tokens[..kept(other)].iter().zip(&sequence.tokens[..wanted]);
             reads && both().take_while(|(a, b)| a == b).count() / blocks.page > other.n_remembered
         })
+    }
+
+    /// Tokens of a sequence that are kept for others, or found with them.
+    fn n_kept_max(&self, sequence: &Sequence) -> usize {
+        if self.limits.made_apart { sequence.n_prompt } else { usize::MAX }
     }
 
     /// The next pass; empty when there is nothing to do.
@@ -161,6 +173,8 @@ impl Scheduler {
                 break;
             }
         }
+        // Rows that are computed alike side by side.
+        rows.sort_by_key(|row| !row.is_made);
         rows
     }
 
@@ -174,8 +188,11 @@ impl Scheduler {
             first if sequence.reports_prompt && sequence.n_seen < first => first - sequence.n_seen,
             _ => usize::MAX,
         };
-        let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(*budget);
         let start = sequence.n_seen;
+        let is_made = start >= sequence.n_prompt;
+        let of_one_kind =
+            if self.limits.made_apart && !is_made { sequence.n_prompt - start } else { usize::MAX };
+        let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(of_one_kind).min(*budget);
         let mut guesses = Vec::new();
         if sequence.n_unseen() == 1 && sequence.tokens.len() > sequence.n_prompt && sequence.drafts {
             let end = start + 1;
@@ -194,7 +211,7 @@ impl Scheduler {
         let new = (start + n).saturating_sub(sequence.n_charged);
         sequence.n_charged += new;
         *self.served.entry(sequence.tenant).or_default() += new as u64;
-        rows.push(Row { id, start, n, guesses });
+        rows.push(Row { id, start, n, guesses, is_made });
     }
 
     /// Pages for all known tokens of a running sequence; false when it had to give way itself.
@@ -260,6 +277,7 @@ impl Scheduler {
         if self.running.len() >= self.limits.running_max {
             return false;
         }
+        let kept = self.n_kept_max(&self.sequences[&id]);
         let sequence = self.sequences.get_mut(&id).expect("it waits: bug");
         if let Some(blocks) = &mut self.blocks {
             let n = sequence.tokens.len();
@@ -267,7 +285,7 @@ impl Scheduler {
                 // The last token is always computed: its row says what comes next; and so are those that are reported.
                 let most = if sequence.reports_prompt { sequence.first_reported() } else { n - 1 };
                 (sequence.pages, sequence.before) =
-                    blocks.take_known(sequence.origin(), &sequence.tokens, most / blocks.page);
+                    blocks.take_known(sequence.origin(), &sequence.tokens, most.min(kept) / blocks.page);
             }
             let n_known = sequence.pages.len();
             let missing = n.div_ceil(blocks.page) - n_known;
@@ -303,6 +321,7 @@ impl Scheduler {
     /// The pass was made: the row's tokens are seen, and with them the guesses that `chosen` (what the sampler
     /// said behind them, empty inside a prompt) agrees with.
     pub(crate) fn advance(&mut self, row: &Row, chosen: &[u32]) {
+        let kept = self.n_kept_max(&self.sequences[&row.id]);
         let sequence = self.sequences.get_mut(&row.id).expect("it runs: bug");
         let n_guessed = chosen.len().saturating_sub(1);
         self.n_guessed += n_guessed as u64;
@@ -313,7 +332,7 @@ impl Scheduler {
         }
         let Some(blocks) = self.blocks.as_mut().filter(|_| sequence.shares) else { return };
         let page = blocks.page;
-        while (sequence.n_remembered + 1) * page <= sequence.n_seen {
+        while (sequence.n_remembered + 1) * page <= sequence.n_seen.min(kept) {
             let i = sequence.n_remembered;
             let tokens = &sequence.tokens[i * page..(i + 1) * page];
             sequence.before = blocks.remember(sequence.pages[i], sequence.before, tokens);

@@ -52,7 +52,9 @@ fn window(tokens: &[u32]) -> impl Iterator<Item = u32> + '_ {
 
 struct World {
     scheduler: Scheduler,
-    memory: Vec<Option<u32>>,
+    /// Of each position its token, and whether it was computed as one that a sequence made.
+    memory: Vec<Option<(u32, bool)>>,
+    made_apart: bool,
     answers: BTreeMap<u64, Vec<u32>>,
     guessed: [usize; 2],
 }
@@ -65,7 +67,8 @@ impl World {
             assert!(row.n > 0 && row.start == sequence.n_seen && row.start + row.n <= sequence.tokens.len());
             let new = sequence.tokens[row.start..row.start + row.n].iter().chain(&row.guesses);
             for (position, &token) in (row.start..).zip(new) {
-                self.memory[sequence.pages[position / PAGE] as usize * PAGE + position % PAGE] = Some(token);
+                let place = sequence.pages[position / PAGE] as usize * PAGE + position % PAGE;
+                self.memory[place] = Some((token, row.is_made));
             }
         }
         let mut over = Vec::new();
@@ -80,7 +83,12 @@ impl World {
             let mut chosen = Vec::new();
             for i in 0..=row.guesses.len() {
                 let found: Vec<u32> = (0..n_known + i)
-                    .map(|p| self.memory[place(p)].expect("every position was computed"))
+                    .map(|p| {
+                        let (token, is_made) = self.memory[place(p)].expect("every position was computed");
+                        let want = !self.made_apart || is_made == (p >= wish.prompt.len());
+                        assert!(want, "position {p} was computed as what it is");
+                        token
+                    })
                     .collect();
                 chosen.push(said(window(&found)));
                 if row.guesses.get(i).is_none_or(|guess| *guess != chosen[i]) {
@@ -135,11 +143,13 @@ fn run(seed: u64) -> (usize, u64, usize) {
         piece_max: rng.random_range(1..20),
         draft_max: rng.random_range(0..4),
         draft_rows_max: 16,
+        made_apart: rng.random_bool(0.5),
     };
     let blocks = Blocks::new(n_pages, PAGE, rng.random_bool(0.7));
     let mut world = World {
         scheduler: Scheduler::new(limits, Some(blocks)),
         memory: vec![None; n_pages * PAGE],
+        made_apart: limits.made_apart,
         answers: BTreeMap::new(),
         guessed: [0; 2],
     };
@@ -188,7 +198,14 @@ fn in_three_hundred_worlds_everybody_ends_once_with_the_answer_they_get_alone() 
 }
 
 fn small(running_max: usize, n_pages: usize) -> Scheduler {
-    let limits = Limits { running_max, step_tokens_max: 8, piece_max: 8, draft_max: 0, draft_rows_max: 0 };
+    let limits = Limits {
+        running_max,
+        step_tokens_max: 8,
+        piece_max: 8,
+        draft_max: 0,
+        draft_rows_max: 0,
+        made_apart: false,
+    };
     Scheduler::new(limits, Some(Blocks::new(n_pages, PAGE, true)))
 }
 
@@ -227,7 +244,7 @@ fn batch_work_gives_way_to_interactive_work_and_comes_back() {
     scheduler.add(of(1, 2, Priority::Interactive, 4));
     assert_eq!((ids(&scheduler.plan()), scheduler.n_preemptions), (vec![1], 1));
     scheduler.remove(1);
-    assert_eq!(scheduler.plan(), [Row { id: 0, start: 0, n: 4, guesses: vec![] }]);
+    assert_eq!(scheduler.plan(), [Row { id: 0, start: 0, n: 4, guesses: vec![], is_made: false }]);
 }
 
 #[test]
@@ -257,7 +274,7 @@ fn a_known_beginning_is_not_computed_again_but_for_its_last_token() {
     scheduler.advance(&rows[0], &[9]);
     scheduler.remove(0);
     scheduler.add(prompt(1));
-    assert_eq!(scheduler.plan(), [Row { id: 1, start: 4, n: 4, guesses: vec![] }]);
+    assert_eq!(scheduler.plan(), [Row { id: 1, start: 4, n: 4, guesses: vec![], is_made: false }]);
     scheduler.add(Sequence::new(2, Tenant(2), (0..8).collect(), 10));
     let rows = scheduler.plan();
     let other = rows.iter().find(|row| row.id == 2).unwrap();

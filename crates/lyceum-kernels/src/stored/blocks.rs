@@ -11,6 +11,7 @@
 //! ```
 //! A stretch of the woven tiles stays in the cache while the panels pass by, and a panel's sums until they are finished.
 
+use super::RowClass;
 use super::activations::{Panels, RowLen};
 use super::engine::{Blocking, Engine, GROUP_MAX, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
@@ -40,6 +41,7 @@ const TILES_MAX: usize = 16 * WOVEN;
 pub(super) struct Product<'a> {
     pub path: CpuPath,
     pub engine: Engine,
+    pub class: RowClass,
     pub m: usize,
     pub k: usize,
     pub x: &'a [f32],
@@ -60,7 +62,7 @@ const KINDS_MAX: usize = 8;
 fn kinds_of(p: &Product<'_>) -> [Option<Words>; KINDS_MAX] {
     let mut kinds = [None; KINDS_MAX];
     for weight in p.parts {
-        let words = Some(p.engine.words(weight.tile_kind()));
+        let words = Some(p.engine.words(weight.tile_kind(), p.class));
         if !kinds.contains(&words) {
             let free = kinds.iter_mut().find(|kind| kind.is_none());
             *free.expect("there are not as many kinds of words: bug") = words;
@@ -149,8 +151,10 @@ unsafe fn fill(p: &Product<'_>, panels: &Panels, outliers: Option<&Outliers>) {
 unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<&Outliers>) {
     let all_tiles: usize = p.parts.iter().map(|w| w.n_tiles()).sum();
     let alone = p.m * p.n * p.k <= ALONE_MAX;
-    let first =
-        p.parts.first().map(|weight| p.engine.blocking(p.engine.words(weight.tile_kind()), p.m).group);
+    let first = p
+        .parts
+        .first()
+        .map(|weight| p.engine.blocking(p.engine.words(weight.tile_kind(), p.class), p.m).group);
     let group = first.unwrap_or(1);
     let wanted = if alone { 1 } else { TASKS_PER_THREAD / group * pool::threads() };
     // Whole woven tiles; not too many, or the last task is waited for.
@@ -162,7 +166,7 @@ unsafe fn multiply(p: &Product<'_>, panels: &[Option<Panels>], outliers: Option<
             let n_tasks = tasks_of(weight);
             if i < n_tasks {
                 let tiles = i * per_task..((i + 1) * per_task).min(weight.n_tiles());
-                let words = p.engine.words(weight.tile_kind());
+                let words = p.engine.words(weight.tile_kind(), p.class);
                 let panels = panels.iter().flatten().find(|panels| panels.kind == words);
                 let panels = *panels.expect("every part's words were filled: bug");
                 // SAFETY: no other task has these columns.
@@ -193,13 +197,19 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
     let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
     let n_blocks = p.k.div_ceil(words.block_len());
     let n_panels: usize = stacks(p.engine.shapes(words, p.m), p.m).map(|stack| stack.n_panels).sum();
-    let opened = p.engine.opened(kind, p.m);
+    let opened = p.engine.opened(kind, words, p.m);
     let (head, body) = opened.map_or_else(|| block_parts(kind), |opened| (opened.head, opened.body));
     let Blocking { stretch_bytes, group } = p.engine.blocking(words, p.m);
-    let most = if n_panels == 1 { n_blocks } else { (stretch_bytes / ((head + body) * WOVEN)).max(1) };
+    let most = if n_panels == 1 && opened.is_none() {
+        n_blocks
+    } else {
+        (stretch_bytes / ((head + body) * WOVEN)).max(1)
+    };
     // All of them about equally long, and of blocks that belong together.
-    let stretch =
-        n_blocks.div_ceil(n_blocks.div_ceil(most)).next_multiple_of(words.blocks_together()).min(n_blocks);
+    let stretch = n_blocks
+        .div_ceil(n_blocks.div_ceil(most))
+        .next_multiple_of(words.blocks_together(kind))
+        .min(n_blocks);
     let woven_bytes = stretch * (head + body) * WOVEN;
     let n_woven = group.min(tiles.len().div_ceil(WOVEN));
     let room = if opened.is_some() { woven_bytes * n_woven / size_of::<f32>() } else { 0 };
@@ -219,12 +229,18 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
             }
             for at in (0..n_blocks).step_by(stretch) {
                 let blocks = at..n_blocks.min(at + stretch);
+                // In blocks of the weight.
+                let own = |blocks: &Range<usize>| {
+                    let numbers = words.block_len();
+                    let len = kind.block_len().max(numbers);
+                    blocks.start * numbers / len..blocks.end * numbers / len
+                };
                 let source = |i: usize, first: usize| match opened {
                     None => Source::of(place.weight, &woven(first), blocks.start),
                     // SAFETY: the buffer has room for a stretch of each; the rest is the caller's.
                     Some(opened) => unsafe {
                         let to = buffer.wrapping_add(i * woven_bytes);
-                        Source::open(place.weight, &woven(first), &blocks, opened, to)
+                        Source::open(place.weight, &woven(first), &own(&blocks), opened, to)
                     },
                 };
                 let mut sources = [const { None }; GROUP_MAX];
@@ -334,7 +350,7 @@ unsafe fn together_by_rows(
     for stack in stacks(p.engine.shapes(words, p.m), p.m) {
         // SAFETY: the processor has the engine; sessions end with the panels of their height.
         #[cfg(target_arch = "x86_64")]
-        let _session = unsafe { p.engine.begin(kind, stack.shape, p.m) };
+        let _session = unsafe { p.engine.begin(words, kind, stack.shape, p.m) };
         for row in (0..stack.n_panels).map(|i| stack.first_row + i * stack.height) {
             for (source, woven) in sources.iter().flatten() {
                 // SAFETY: the caller's.
@@ -387,6 +403,7 @@ unsafe fn panel(
             n_blocks: blocks.len(),
             out: p.out.wrapping_add(row * p.n + place.column + first * ROWS),
             out_row: p.n,
+            rows: stack.height,
             cols: (n_tiles * ROWS).min(weight.n() - first * ROWS),
             start: if blocks.start == 0 { Start::Zero } else { Start::Output },
         };

@@ -1,5 +1,6 @@
 //! Which tiles a processor has for which type, and how tall they are.
 
+use super::RowClass;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::formats::{Bf16, F16, F32, Floats, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Small, Super};
@@ -99,9 +100,16 @@ impl Engine {
         }
     }
 
-    /// What the activations become for weights of a tile type.
-    pub fn words(self, kind: Stored) -> Words {
+    /// Whether rows of the two classes become other words for weights of a tile type, and so get other bits.
+    pub fn tells_classes_apart(self, kind: Stored) -> bool {
+        self.words(kind, RowClass::Bulk) != self.words(kind, RowClass::Step)
+    }
+
+    /// What activations of a class become for weights of a tile type.
+    pub fn words(self, kind: Stored, class: RowClass) -> Words {
         match kind {
+            #[cfg(target_arch = "x86_64")]
+            _ if self == Engine::Amx && class == RowClass::Bulk && kind.block_len() > 1 => Words::Pairs,
             Stored::F32 | Stored::F16 => Words::F32,
             Stored::Bf16 if self.has_pairs() => Words::Pairs,
             Stored::Bf16 => Words::Rounded,
@@ -156,15 +164,15 @@ impl Engine {
         }
     }
 
-    /// Lays this thread's tiles out, where it has some, for a shape of `m` rows until the session ends.
+    /// Lays this thread's tiles out, where it has some, for a shape of `m` rows of some words until the session ends.
     ///
     /// # Safety
     /// The processor has the engine; the thread has no session.
     #[cfg(target_arch = "x86_64")]
-    pub unsafe fn begin(self, kind: Stored, shape: usize, m: usize) -> Option<Session> {
-        let is_amx = self.for_rows(self.words(kind), m) == Engine::Amx;
+    pub unsafe fn begin(self, words: Words, kind: Stored, shape: usize, m: usize) -> Option<Session> {
+        let is_amx = self.for_rows(words, m) == Engine::Amx;
         // SAFETY: the caller's.
-        is_amx.then(|| unsafe { amx::layout(kind, shape).begin() })
+        is_amx.then(|| unsafe { amx::layout(words, kind, shape).begin() })
     }
 
     /// How a weight comes from memory.
@@ -179,6 +187,8 @@ impl Engine {
     /// The shapes of the tiles over some words.
     pub fn shapes(self, words: Words, m: usize) -> Shapes {
         match (self.for_rows(words, m), words) {
+            #[cfg(target_arch = "x86_64")]
+            (Engine::Amx, Words::Pairs) => Shapes { all: &amx::PAIRS, main: amx::PAIRS_MAIN },
             #[cfg(target_arch = "x86_64")]
             (Engine::Amx, _) => Shapes { all: &amx::SHAPES, main: amx::MAIN },
             #[cfg(target_arch = "x86_64")]
@@ -225,11 +235,13 @@ impl Engine {
         }
     }
 
-    /// How weights of a tile type are opened for `m` rows, where that is faster.
-    pub fn opened(self, kind: Stored, m: usize) -> Option<&'static Opened> {
+    /// How weights of a tile type are opened for `m` rows of some words: where that is faster, or the words ask for it.
+    pub fn opened(self, kind: Stored, words: Words, m: usize) -> Option<&'static Opened> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Engine::Amx if m >= AMX_BYTES_MIN => amx::opened(kind),
+            Engine::Amx if words == Words::Pairs => amx::opened_pairs(kind),
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx if m >= AMX_BYTES_MIN => amx::opened_bytes(kind),
             #[cfg(target_arch = "x86_64")]
             Engine::Amx | Engine::Avx512 if m >= OPENED_MIN => match kind {
                 Stored::Q4K => Some(&avx512::Q4K),
@@ -320,16 +332,16 @@ impl Words {
         matches!(self, Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256)
     }
 
-    /// Blocks of a weight that a stretch has a multiple of, but the last: those of a line of activations
-    /// ([`Order::Lines`]).
-    pub fn blocks_together(self) -> usize {
+    /// Blocks that a stretch of a weight has a multiple of, but the last: those of a line of activations
+    /// ([`Order::Lines`]), and whole ones of the weight's own.
+    pub fn blocks_together(self, kind: Stored) -> usize {
         match self {
-            Words::Pairs => LINE_NUMBERS / self.block_len(),
+            Words::Pairs => kind.block_len().max(LINE_NUMBERS) / self.block_len(),
             _ => 1,
         }
     }
 
-    /// Numbers along `k` of a weight's block.
+    /// Numbers along `k` of a block that tiles multiply: a weight's own, or what it is opened to.
     pub fn block_len(self) -> usize {
         match self {
             Words::Bytes32 { .. } | Words::Bytes32Least => 32,

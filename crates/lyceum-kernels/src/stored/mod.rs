@@ -44,22 +44,44 @@ use crate::matmul::Epilogue;
 use blocks::Product;
 use engine::Engine;
 
+/// What rows of activations are, for processors where the way that is fastest for many rows is slow for one: there weights
+/// in blocks are multiplied otherwise, with other bits. A row's class is its own, not how many rows there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RowClass {
+    /// Rows that come many at a time: texts that are read, batches.
+    #[default]
+    Bulk,
+    /// Rows of sequences that grow by one token at a time.
+    Step,
+}
+
+/// Whether products of weights of a type give rows of the two classes different bits here.
+pub fn tells_classes_apart(kind: Stored) -> bool {
+    Engine::of(cpu::path()).tells_classes_apart(kind)
+}
+
 /// `out[m, Σ nᵢ] = x[m, k] · [W₁; W₂; …]ᵀ`, then the epilogue (whose shapes are those of `out`).
 ///
 /// The weights' columns stand side by side in `out`, in the order of `parts`: q, k and v, or gate and up, in
-/// one call. A row's bits do not depend on `m`, on the other rows, on the other parts or on the threads.
+/// one call. A row's bits depend on its class, and not on `m`, the other rows, the other parts or the threads.
 ///
 /// # Panics
 /// When shapes do not agree.
-pub fn matmul_stored(x: &[f32], m: usize, parts: &[&StoredWeight], out: &mut [f32], epilogue: Epilogue<'_>) {
-    product(Engine::of(cpu::path()), x, m, parts, out, epilogue);
+pub fn matmul_stored(
+    x: &[f32],
+    (m, class): (usize, RowClass),
+    parts: &[&StoredWeight],
+    out: &mut [f32],
+    epilogue: Epilogue<'_>,
+) {
+    product(Engine::of(cpu::path()), x, (m, class), parts, out, epilogue);
 }
 
 /// [`matmul_stored`] by one of the path's engines.
 fn product(
     engine: Engine,
     x: &[f32],
-    m: usize,
+    (m, class): (usize, RowClass),
     parts: &[&StoredWeight],
     out: &mut [f32],
     epilogue: Epilogue<'_>,
@@ -82,7 +104,7 @@ fn product(
     unsafe {
         if k > 0 {
             let out = out.as_mut_ptr();
-            return blocks::run(&Product { path, engine, m, k, x, parts, out, n, finish });
+            return blocks::run(&Product { path, engine, class, m, k, x, parts, out, n, finish });
         }
         out.fill(0.0);
         if let Some(finish) = finish {

@@ -1,5 +1,6 @@
 //! The ceilings that products are measured against: reading memory, and multiply-adds on registers.
 
+use super::RowClass;
 use super::engine::{Engine, Words};
 use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
@@ -60,7 +61,7 @@ pub fn operations(kind: Stored) -> f64 {
     let done = std::sync::Mutex::new(0.0);
     // More than one task a thread would be as well; one each is what is counted.
     pool::parallel_for(threads, |_| {
-        let operations = match engine.words(kind) {
+        let operations = match engine.words(kind, RowClass::Bulk) {
             // SAFETY: the processor has the engine.
             Words::Bytes32 { .. } | Words::Bytes32Least | Words::Bytes256 => unsafe {
                 8.0 * (CHAINS * STEPS) as f64 * on_engine(engine, Work::Multiply(black_box(3))).1 as f64

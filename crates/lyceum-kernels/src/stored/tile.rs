@@ -46,6 +46,8 @@ pub(super) struct Tile {
     pub n_blocks: usize,
     pub out: *mut f32,
     pub out_row: usize,
+    /// Rows of the panel, which tiles that are for any number of them ask for.
+    pub rows: usize,
     /// Columns to store.
     pub cols: usize,
     /// Whether `out` holds the sums of the stretches before.

@@ -45,6 +45,7 @@ impl CausalLm {
             return Ok(None);
         }
         let (qkv, x) = (picked(tape, qkv, rows.wanted)?, picked(tape, x, rows.wanted)?);
+        tape.set_row_classes(tape.row_classes().of_rows(rows.wanted));
         let uses: Vec<Use<'_>> = uses.iter().filter_map(|each| each.of_rows(rows.wanted)).collect();
         let y = tape.look_back(qkv, options, pool, last, rows.wanted_spans)?;
         let middle = self.attended(tape, x, y, last, &uses)?;

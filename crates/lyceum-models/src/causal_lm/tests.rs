@@ -1,6 +1,6 @@
 use super::families::Family;
 use super::*;
-use crate::decode::{DecodeRow, DecodeState, Rows};
+use crate::decode::{DecodeRow, DecodeState, RowClass, Rows};
 use crate::{LoadError, Model, ModelShape};
 use lyceum_kernels::stored::{Stored, quantise};
 use lyceum_nn::checkpoint::Checkpoint;
@@ -110,7 +110,14 @@ fn pages_and_pieces_change_no_bit() {
                 if !tokens.is_empty() {
                     rows.push((
                         i,
-                        DecodeRow { state, tokens, rows: Rows::All, pages: &pages[i], adapter: None },
+                        DecodeRow {
+                            state,
+                            tokens,
+                            rows: Rows::All,
+                            pages: &pages[i],
+                            adapter: None,
+                            class: RowClass::Bulk,
+                        },
                     ));
                 }
             }

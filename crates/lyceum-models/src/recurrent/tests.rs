@@ -1,6 +1,6 @@
 use super::*;
 use crate::batch::{Batch, Target};
-use crate::decode::{DecodeRow, DecodeState, Rows};
+use crate::decode::{DecodeRow, DecodeState, RowClass, Rows};
 use lyceum_kernels::cpu;
 use lyceum_nn::weights::{Tensor, read_safetensors};
 use lyceum_nn::{Dropout, Examples, Grads, Recording, Workspace};
@@ -171,6 +171,7 @@ fn a_language_model_says_the_same_bits_token_by_token_and_in_any_company() {
                         rows,
                         pages: &[],
                         adapter: None,
+                        class: RowClass::Bulk,
                     })
                     .collect();
                 let logits = model.decode(&mut ws, None, &mut rows).unwrap();
@@ -184,6 +185,7 @@ fn a_language_model_says_the_same_bits_token_by_token_and_in_any_company() {
                         rows: Rows::Last,
                         pages: &[],
                         adapter: None,
+                        class: RowClass::Bulk,
                     };
                     assert_eq!(
                         model.decode(&mut ws, None, &mut [next]).unwrap(),

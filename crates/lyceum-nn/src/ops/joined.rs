@@ -10,7 +10,7 @@ use crate::tape::{StoredProducts, Tape, Var};
 use crate::{Activation, NnError};
 use lyceum_kernels::matmul::Epilogue;
 use lyceum_kernels::scratch;
-use lyceum_kernels::stored::{StoredWeight, matmul_stored};
+use lyceum_kernels::stored::StoredWeight;
 
 /// A weight `[N, K]` and its bias `[N]`.
 pub type Part = (ParamId, Option<ParamId>);
@@ -49,7 +49,7 @@ impl Tape<'_> {
         let (m, shape) = (self.shape(x).rows(), self.shape(x).with_last(n));
         let mut out = self.take(m * n);
         if parts.iter().all(|(_, bias)| bias.is_none()) {
-            matmul_stored(self.value(x), m, all, &mut out, Epilogue::default());
+            self.row_classes().matmul_stored(self.value(x), m, all, &mut out, Epilogue::default());
         } else {
             scratch::with_f32(n, |bias| {
                 let mut at = 0;
@@ -62,7 +62,7 @@ impl Tape<'_> {
                     at += weight.n();
                 }
                 let epilogue = Epilogue { bias: Some(bias), ..Epilogue::default() };
-                matmul_stored(self.value(x), m, all, &mut out, epilogue);
+                self.row_classes().matmul_stored(self.value(x), m, all, &mut out, epilogue);
             });
         }
         Ok(self.push(Op::Leaf, shape, out, false))

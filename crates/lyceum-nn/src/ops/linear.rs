@@ -13,7 +13,7 @@ use lyceum_kernels::activation::{activate_backward, activate_in_place};
 use lyceum_kernels::elementwise::{add_into, col_sum, sum_of_squares};
 use lyceum_kernels::matmul::{Epilogue, Mat, Precision, Write, matmul, matmul_packed, matmul_strided};
 use lyceum_kernels::scratch;
-use lyceum_kernels::stored::{Stored, StoredWeight, matmul_stored};
+use lyceum_kernels::stored::{Stored, StoredWeight};
 use std::ops::Range;
 
 #[derive(Clone, Copy)]
@@ -106,7 +106,7 @@ impl Tape<'_> {
                 StoredProducts::Unrounded if stored.tile_kind() != Stored::F32 => {
                     forward_unrounded(stored, self.value(x), &mut out, epilogue, self.precision());
                 }
-                _ => matmul_stored(self.value(x), m, &[stored], &mut out, epilogue),
+                _ => self.row_classes().matmul_stored(self.value(x), m, &[stored], &mut out, epilogue),
             }
         } else {
             match params.packed(weight) {

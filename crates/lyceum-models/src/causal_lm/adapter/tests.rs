@@ -2,7 +2,7 @@ use super::*;
 use crate::batch::{Input, Tokens};
 use crate::causal_lm::families::{self, Family};
 use crate::causal_lm::tests::{Case, case, neighbours, worst};
-use crate::decode::{DecodeRow, DecodeState, Rows};
+use crate::decode::{DecodeRow, DecodeState, RowClass, Rows};
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_nn::gguf::Value as Meta;
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
@@ -134,7 +134,8 @@ fn one_pass_serves_several_adapters_and_none_and_no_bit_depends_on_it() {
                     let pages = &[0u32, 1, 2, 3, 4][i..=i];
                     let adapter = adapters[which[i]].as_ref();
                     let wanted = [Rows::All, Rows::Last, Rows::None][(i + step / 2) % 3];
-                    let row = DecodeRow { state, tokens, rows: wanted, pages, adapter };
+                    let row =
+                        DecodeRow { state, tokens, rows: wanted, pages, adapter, class: RowClass::Bulk };
                     let end = seen + tokens.len();
                     positions.extend((end - row.n_logits()..end).map(|position| (i, position)));
                     rows.push(row);

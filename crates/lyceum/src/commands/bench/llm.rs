@@ -14,7 +14,7 @@ use clap::Args;
 use lyceum_kernels::stored::Stored;
 use lyceum_models::Model;
 use lyceum_models::causal_lm::{Source, load};
-use lyceum_models::decode::{DecodeRow, PAGE, Rows};
+use lyceum_models::decode::{DecodeRow, PAGE, RowClass, Rows};
 use lyceum_nn::Workspace;
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
@@ -251,21 +251,22 @@ impl Run {
             .map(|i| (i * pages_each..(i + 1) * pages_each).map(|p| p as u32).collect())
             .collect();
         let prompt: Vec<u32> = (0..self.prompt.max(1)).map(|i| (i as u32 * 7919 + 13) % vocabulary).collect();
-        let mut pass = |tokens: &[u32], rows| {
+        let mut pass = |tokens: &[u32], class| {
+            let rows = Rows::Last;
             let mut all: Vec<DecodeRow<'_>> = states
                 .iter_mut()
                 .zip(&pages)
-                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None })
+                .map(|(state, pages)| DecodeRow { state, tokens, rows, pages, adapter: None, class })
                 .collect();
             let logits = model.decode(ws, Some(pool), &mut all).expect("the shapes are its own: bug");
             ws.recycle(logits);
         };
         let begin = Instant::now();
         if self.prompt > 0 {
-            pass(&prompt, Rows::Last);
+            pass(&prompt, RowClass::Bulk);
         }
         for step in 0..self.steps {
-            pass(&[(step as u32 * 31 + 7) % vocabulary], Rows::Last);
+            pass(&[(step as u32 * 31 + 7) % vocabulary], RowClass::Step);
         }
         begin.elapsed().as_secs_f64()
     }

@@ -1,178 +1,23 @@
-//! The innermost loops where the processor has tiles ([`crate::amx`]): integers of a block come from one instruction
-//! for 16 rows by 16 columns, and become floats by the chains of [`super::tile`], so with its bits. Products of bf16
-//! have an order of their own, for one row as for many.
-//!
-//! Rows of activations lie behind each other, 32 numbers of a row at a time ([`super::engine::Order::Lines`]).
+//! Products of bytes in tiles: a block's integers come from one instruction for 16 rows by 16 columns, and become floats
+//! by the chains of [`crate::stored::tile`], so with its bits.
 
-use super::engine::{LINE_NUMBERS as STEP, Opened, Shape};
-use super::formats::{GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
-use super::lanes::Lanes;
-use super::lanes_x86::Avx512Vnni as L;
-use super::opened::{Opened16, Opened32, Opening, Pair, open_super};
-use super::tile::{Column, SUMS, Start, Stream, Tile, TileFn};
-use super::{formats, kind::Stored};
-use crate::amx::{self, LINE, Layout};
+use super::{AHEAD, Aligned};
+use crate::amx::{self, LINE};
 use crate::simd::prefetch;
+use crate::stored::engine::{LINE_NUMBERS as STEP, Opened};
+use crate::stored::formats::{self, GROUP, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, ROWS, Small, Super};
+use crate::stored::kind::Stored;
+use crate::stored::lanes::Lanes;
+use crate::stored::lanes_x86::Avx512Vnni as L;
+use crate::stored::opened::{Opened16, Opened32, Opening, Pair, open_super};
+use crate::stored::tile::{Column, SUMS, Start, Tile, TileFn};
 use std::arch::x86_64::{
     __m512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_load_si512, _mm512_mul_ps,
     _mm512_set1_epi8, _mm512_set1_ps, _mm512_setzero_ps, _mm512_store_ps, _mm512_sub_epi8,
 };
 
-/// Rows of the tiles, and the weight's tiles that one call spans.
-pub(super) static SHAPES: [Shape; 5] =
-    [Shape::new(1, 4), Shape::new(2, 4), Shape::new(4, 4), Shape::new(8, 4), Shape::new(ROWS, 4)];
-pub(super) const MAIN: usize = 4;
-
-/// Blocks of two numbers that a line of activations is.
-const PAIRS: usize = STEP / 2;
-
-/// How a thread's tiles are laid out for products of rows with a shape.
-pub(super) fn layout(kind: Stored, shape: usize) -> &'static Layout {
-    const fn of(bytes: usize) -> [Layout; 5] {
-        let mut layouts = [Layout::new(1, bytes); 5];
-        let mut i = 1;
-        while i < 5 {
-            layouts[i] = Layout::new(1 << i, bytes);
-            i += 1;
-        }
-        layouts
-    }
-    static PAIRS: [Layout; 5] = of(LINE);
-    static PARTS_OF_32: [Layout; 5] = of(32);
-    static PARTS_OF_16: [Layout; 5] = of(16);
-    match kind {
-        Stored::Bf16 => &PAIRS[shape],
-        Stored::Q6K => &PARTS_OF_16[shape],
-        _ => &PARTS_OF_32[shape],
-    }
-}
-
-/// What tiles are stored to and loaded from.
-#[repr(align(64))]
-struct Aligned<T>(T);
-
-/// Products of bf16 by the shapes.
-pub(super) static BF16: [TileFn; 5] = [pairs::<1>, pairs::<2>, pairs::<4>, pairs::<8>, pairs::<ROWS>];
-
-/// bf16 weights and activations: 32 numbers along `k` at a time, from the first on.
-///
-/// # Safety
-/// As [`super::tile::small`]; the tiles are laid out.
-unsafe fn pairs<const R: usize>(t: &Tile) {
-    // SAFETY: the caller's.
-    unsafe {
-        match t.n_tiles {
-            1 => pairs_of::<R, 1>(t),
-            2 => pairs_of::<R, 2>(t),
-            3 => pairs_of::<R, 3>(t),
-            _ => pairs_of::<R, 4>(t),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn pairs_of<const R: usize, const V: usize>(t: &Tile) {
-    let out_step = t.out_row * size_of::<f32>();
-    let whole = |v: usize| t.cols >= (v + 1) * ROWS;
-    let mut edge = Aligned([[0.0f32; ROWS]; R]);
-    let edge_at = edge.0.as_mut_ptr().cast::<f32>();
-    let part = t.cols % ROWS;
-    // SAFETY: the output is good for `R` rows of `cols`; blocks and rows of activations are there, and where the last
-    // blocks are fewer than a tile takes, a copy stands for them.
-    unsafe {
-        // The sums of tile `v`, and from a row to the next.
-        let place = |v: usize| match v {
-            v if v >= V => None,
-            v if whole(v) => Some((t.out.wrapping_add(v * ROWS), out_step)),
-            _ => Some((edge_at, LINE)),
-        };
-        if t.start == Start::Output {
-            if part != 0 {
-                for i in 0..R {
-                    std::ptr::copy_nonoverlapping(
-                        t.out.add(i * t.out_row + t.cols - part),
-                        edge_at.add(i * ROWS),
-                        part,
-                    );
-                }
-            }
-            amx::sums!(load, "0": place(0), "1": place(1), "2": place(2), "3": place(3));
-        } else {
-            amx::zero!("0");
-            amx::zero!("1");
-            amx::zero!("2");
-            amx::zero!("3");
-        }
-        let (mut x, mut w) = (t.words, t.bodies);
-        for _ in 0..t.n_blocks / PAIRS {
-            if t.stream != Stream::Cache {
-                ask(t.stream, w, t.block_step);
-            }
-            step::<V>(x, w, GROUP, t.block_step);
-            x = x.add(R * PAIRS);
-            w = w.wrapping_add(PAIRS * t.block_step);
-        }
-        let rest = t.n_blocks % PAIRS;
-        if rest > 0 {
-            let mut copy = Aligned([[0u32; ROWS]; 4 * PAIRS]);
-            let to = copy.0.as_mut_ptr().cast::<u8>();
-            for block in 0..rest {
-                for v in 0..V {
-                    let from = w.wrapping_add(block * t.block_step + v * GROUP);
-                    std::ptr::copy_nonoverlapping(from, to.add((v * PAIRS + block) * GROUP), GROUP);
-                }
-            }
-            step::<V>(x, to, PAIRS * GROUP, GROUP);
-        }
-        amx::sums!(store, "0": place(0), "1": place(1), "2": place(2), "3": place(3));
-        if part != 0 {
-            for i in 0..R {
-                std::ptr::copy_nonoverlapping(
-                    edge_at.add(i * ROWS),
-                    t.out.add(i * t.out_row + t.cols - part),
-                    part,
-                );
-            }
-        }
-    }
-}
-
-/// 32 numbers along `k`: the rows at `x` by `V` tiles that are `tile` bytes apart, their blocks `block`.
-#[inline(always)]
-unsafe fn step<const V: usize>(x: *const i32, w: *const u8, tile: usize, block: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        amx::load!("4", x, LINE);
-        amx::load!("6", w, block);
-        amx::dot_bf16!("0", "4", "6");
-        if V > 1 {
-            amx::load!("7", w.wrapping_add(tile), block);
-            amx::dot_bf16!("1", "4", "7");
-        }
-        if V > 2 {
-            amx::load!("6", w.wrapping_add(2 * tile), block);
-            amx::dot_bf16!("2", "4", "6");
-        }
-        if V > 3 {
-            amx::load!("7", w.wrapping_add(3 * tile), block);
-            amx::dot_bf16!("3", "4", "7");
-        }
-    }
-}
-
-/// How far ahead a weight is asked for once, in bytes.
-const AHEAD: usize = 8192;
-
-/// Asks for the weight of a later step.
-#[inline(always)]
-fn ask(stream: Stream, w: *const u8, block: usize) {
-    for line in (0..PAIRS * block).step_by(64) {
-        stream.ask(w.wrapping_add(line), AHEAD);
-    }
-}
-
 /// How a type is opened, and its tiles.
-pub(super) fn opened(kind: Stored) -> Option<&'static Opened> {
+pub(in crate::stored) fn opened(kind: Stored) -> Option<&'static Opened> {
     Some(match kind {
         Stored::Q4_0 => &Q4_0_SIGNED,
         Stored::Q4_1 => &Q4_1_SIGNED,
@@ -289,7 +134,7 @@ unsafe fn add<const LEAST: bool, const R: usize>(
     }
 }
 
-/// Blocks of 32, as [`super::tile::small`].
+/// Blocks of 32, as [`crate::stored::tile::small`].
 ///
 /// # Safety
 /// As there; the tiles are laid out.
@@ -367,7 +212,7 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
     }
 }
 
-/// Blocks of 256, as [`super::tile::super_blocks`].
+/// Blocks of 256, as [`crate::stored::tile::super_blocks`].
 ///
 /// # Safety
 /// As there; the tiles are laid out.
@@ -445,7 +290,7 @@ unsafe fn large<F: Super, const R: usize>(t: &Tile) {
     }
 }
 
-/// Takes off what the constants of a block say, as [`super::tile`]'s `add_block`.
+/// Takes off what the constants of a block say, as [`crate::stored::tile`]'s `add_block`.
 #[inline(always)]
 unsafe fn constants_of<F: Super, const R: usize>(w: &Column, whole: &mut [__m512; R], constants: *const i32) {
     let (first, n_words) = if F::PART == 32 { (0, 4) } else { (4, 8) };
