@@ -6,6 +6,7 @@
 use lyceum_kernels::attention::paged::{
     PAGE, PagedAttention, Pages, PagesShape, Span, Storage, paged_attention,
 };
+use lyceum_kernels::class::RowClass;
 use lyceum_kernels::matmul::Precision;
 use lyceum_kernels::matmul::peak::multiply_adds;
 use lyceum_kernels::{cpu, pool};
@@ -38,7 +39,10 @@ fn main() {
             let x: Vec<f32> = (0..CONTEXT * row).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect();
             // Not in their order.
             let table: Vec<u32> = (0..shape.n_pages as u32).map(|i| i * 13 % shape.n_pages as u32).collect();
-            let span = |first_position, n_rows| Span { first_row: 0, n_rows, first_position, pages: &table };
+            let span = |first_position, n_rows| {
+                let class = if n_rows == 1 { RowClass::Step } else { RowClass::Bulk };
+                Span { first_row: 0, n_rows, first_position, pages: &table, class }
+            };
             (0..n_layers).for_each(|layer| {
                 pages.write(layer, &[span(0, CONTEXT)], &x, row, heads * head_size);
             });

@@ -6,8 +6,9 @@
 //! runs the bare multiply-adds and then the product, so that all see the same machine. Shares are given between
 //! the medians of the rounds and between the best rounds (the truer one on a busy machine).
 
+use lyceum_kernels::class::RowClass;
 use lyceum_kernels::matmul::Epilogue;
-use lyceum_kernels::stored::{RowClass, Stored, StoredWeight, matmul_stored, peak};
+use lyceum_kernels::stored::{Stored, StoredWeight, matmul_stored, peak};
 use lyceum_kernels::{cpu, pool};
 use std::hint::black_box;
 use std::time::Instant;

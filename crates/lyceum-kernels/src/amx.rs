@@ -7,6 +7,9 @@
 //! Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 
 use std::arch::asm;
+use std::arch::x86_64::{
+    __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_permutexvar_epi16,
+};
 use std::marker::PhantomData;
 
 /// Rows of a tile, and numbers of 32 bits in one of its rows.
@@ -176,3 +179,35 @@ macro_rules! dot_bytes {
     };
 }
 pub(crate) use dot_bytes;
+
+/// Each lane's two numbers as bf16, the first in the low half: a row of a tile of the right operand.
+///
+/// # Safety
+/// The processor has AVX-512 and AVX512_BF16; `order` is [`pair_order`]'s.
+#[inline(always)]
+pub(crate) unsafe fn pairs(first: __m512, second: __m512, order: __m512i) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+        _mm512_permutexvar_epi16(order, halves)
+    }
+}
+
+/// The order that [`pairs`] puts halves in: half `i` beside half `16 + i`.
+///
+/// # Safety
+/// The processor has AVX-512.
+#[inline(always)]
+pub(crate) unsafe fn pair_order() -> __m512i {
+    static ORDER: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 16 {
+            (order[2 * i], order[2 * i + 1]) = (i as u16, 16 + i as u16);
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: the caller's.
+    unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) }
+}

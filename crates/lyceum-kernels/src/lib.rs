@@ -30,6 +30,7 @@ pub mod turns;
 pub mod activation;
 pub mod attention;
 pub mod batch_norm;
+pub mod class;
 pub mod conv;
 pub mod distribution;
 pub mod dropout;

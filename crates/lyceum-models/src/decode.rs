@@ -222,7 +222,8 @@ impl Model {
         pool: &mut KvPool,
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
-        let pass = Pass::of(rows, m.config.max_position_embeddings)?;
+        let apart = self.tells_row_classes_apart();
+        let pass = Pass::of(rows, m.config.max_position_embeddings, apart)?;
         let (wanted, wanted_spans) = wanted_of(rows, &pass);
         let mut beside = Beside::default();
         for (row, span) in rows.iter().zip(&pass.spans) {
@@ -234,7 +235,7 @@ impl Model {
         uses.extend(m.own_use(pass.ids.len()));
         let tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
         let mut tape = tape.with_beside(&params);
-        if self.tells_row_classes_apart() {
+        if apart {
             let mut classes = RowClasses::default();
             rows.iter().for_each(|row| classes.push(row.tokens.len(), row.class));
             tape.set_row_classes(classes);
@@ -268,7 +269,7 @@ impl Model {
         rows: &mut [DecodeRow<'_>],
     ) -> Result<Vec<f32>, NnError> {
         let mut tape = Tape::new(ws, &self.params, Recording::Off, Examples::Even(1));
-        let Pass { ids, positions, spans } = Pass::of(rows, t.spec.context)?;
+        let Pass { ids, positions, spans } = Pass::of(rows, t.spec.context, false)?;
         let x = t.look_up(&mut tape, &ids, &[1, ids.len()])?;
         let mut x = t.place_at(&mut tape, x, &positions)?;
         let stack = t.decoder();
@@ -320,9 +321,11 @@ pub(crate) struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
+    /// `apart`: whether their classes are told apart.
+    ///
     /// # Errors
     /// When a sequence would outgrow `context`, or has a state of another kind of model.
-    pub fn of(rows: &[DecodeRow<'a>], context: usize) -> Result<Pass<'a>, NnError> {
+    pub fn of(rows: &[DecodeRow<'a>], context: usize, apart: bool) -> Result<Pass<'a>, NnError> {
         let mut pass = Pass { ids: Vec::new(), positions: Vec::new(), spans: Vec::new() };
         for row in rows {
             let Memory::Paged { .. } = row.state.memory else { return Err(foreign()) };
@@ -332,7 +335,9 @@ impl<'a> Pass<'a> {
                 let want = format!("at most the context of {context}");
                 return Err(NnError::Shape { op: "generate", what: "sequence", got, want });
             }
-            pass.spans.push(Span { first_row: pass.ids.len(), n_rows, first_position, pages: row.pages });
+            let class = if apart { row.class } else { RowClass::Step };
+            let (first_row, pages) = (pass.ids.len(), row.pages);
+            pass.spans.push(Span { first_row, n_rows, first_position, pages, class });
             pass.ids.extend_from_slice(row.tokens);
             pass.positions.extend(first_position as u32..(first_position + n_rows) as u32);
         }
@@ -347,7 +352,7 @@ fn wanted_of<'a>(rows: &[DecodeRow<'a>], pass: &Pass<'a>) -> (Vec<u32>, Vec<Span
         let (n_rows, before) = (row.n_logits(), span.n_rows - row.n_logits());
         if n_rows > 0 {
             let first_position = span.first_position + before;
-            spans.push(Span { first_row: wanted.len(), n_rows, first_position, pages: span.pages });
+            spans.push(Span { first_row: wanted.len(), n_rows, first_position, ..*span });
         }
         wanted.extend((span.first_row + before) as u32..(span.first_row + span.n_rows) as u32);
     }

@@ -24,8 +24,8 @@ mod workspace;
 
 pub use error::NnError;
 pub use lyceum_kernels::activation::Activation;
+pub use lyceum_kernels::class::RowClass;
 pub use lyceum_kernels::matmul::{Precision, Write};
-pub use lyceum_kernels::stored::RowClass;
 pub use params::{Grads, Init, ParamId, ParamKind, Params};
 pub use shape::Shape;
 pub use tape::{

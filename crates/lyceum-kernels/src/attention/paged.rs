@@ -11,6 +11,7 @@ use super::blocks::{Gathered, divide, join};
 use super::pages::Data;
 use super::tile::{Product, ROWS, Scores, Terms, panel_width, product, score_panel};
 use super::{BLOCK, Mask};
+use crate::class::RowClass;
 use crate::cpu::{self, CpuPath};
 use crate::elementwise::Write;
 use crate::pool::parallel_for;
@@ -38,6 +39,9 @@ pub struct Span<'a> {
     pub first_position: usize,
     /// The sequence's pages, in order: position `p` lies in page `p / PAGE`.
     pub pages: &'a [u32],
+    /// Where the processor has a way of its own for rows that are read (AMX, with heads of a multiple of 32 numbers),
+    /// products of those are of bf16.
+    pub class: RowClass,
 }
 
 impl Span<'_> {
@@ -112,8 +116,9 @@ pub fn paged_attention(
     scratch::with_f32(n_parts_floats, |parts| {
         let parts = Parts::new(parts);
         parallel_for(units.len(), |i| {
-            let task =
-                &Task { pages, layer, shape, unit: &units[i], span: &spans[units[i].span], q: q.as_ptr() };
+            let (unit, span) = (&units[i], &spans[units[i].span]);
+            let in_tiles = takes(path, span.class, d);
+            let task = &Task { pages, layer, shape, unit, span, q: q.as_ptr(), in_tiles };
             let (out, parts) = (&out, &parts);
             scratch::with_f32(task.memory(), |memory| {
                 on_path!(path, run(path: CpuPath, task: &Task<'_>, out: &Parts<'_, f32>, parts: &Parts<'_, f32>, memory: &mut [f32]));
@@ -130,7 +135,7 @@ pub fn paged_attention(
             .collect();
         parallel_for(groups.len(), |i| {
             let (group, span) = (groups[i], &spans[groups[i][0].span]);
-            let task = &Task { pages, layer, shape, unit: &group[0], span, q: q.as_ptr() };
+            let task = &Task { pages, layer, shape, unit: &group[0], span, q: q.as_ptr(), in_tiles: false };
             let (out, parts) = (&out, &parts);
             on_path!(path, put_together(task: &Task<'_>, group: &[Unit], out: &Parts<'_, f32>, parts: &Parts<'_, f32>));
         });
@@ -172,6 +177,8 @@ struct Task<'a> {
     unit: &'a Unit,
     span: &'a Span<'a>,
     q: *const f32,
+    /// Its products are made in AMX's tiles.
+    in_tiles: bool,
 }
 // SAFETY: the pointer is to the queries, which nobody writes meanwhile.
 unsafe impl Sync for Task<'_> {}
@@ -189,7 +196,19 @@ impl Task<'_> {
     fn memory(&self) -> usize {
         let d = self.pages.shape().head_size;
         let unpacked = if matches!(self.pages.data, Data::F32(_)) { 0 } else { 2 * BLOCK * d };
-        self.n_rows() * (3 * d + 2 + BLOCK) + 16 + unpacked
+        let rows = self.n_rows_held() * (2 * d + BLOCK) + self.n_rows() * (d + 2);
+        #[cfg(target_arch = "x86_64")]
+        let rows = rows + if self.in_tiles { amx::memory(self.n_rows(), d) } else { 0 };
+        rows + 16 + unpacked
+    }
+
+    /// Rows of scores and of what a block says.
+    fn n_rows_held(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if self.in_tiles {
+            return amx::rows(self.n_rows());
+        }
+        self.n_rows()
     }
 
     /// Where row `i`'s head lies in rows of `row` floats.
@@ -270,6 +289,17 @@ impl<'a> Block<'a> {
     }
 }
 
+/// Whether a task's products are made in tiles of the processor's own.
+fn takes(path: CpuPath, class: RowClass, d: usize) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::takes(path, class, d);
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (path, class, d);
+        false
+    }
+}
+
 /// Asks for the first lines of every 4 KiB: the processor's own prefetcher goes on from there, but begins anew
 /// at each such border.
 #[inline(always)]
@@ -292,9 +322,15 @@ unsafe fn run<S: Simd>(
 ) {
     let (d, n_rows) = (task.pages.shape().head_size, task.n_rows());
     // What is not whole cache lines comes last.
-    let (scores, memory) = memory.split_at_mut(n_rows * BLOCK);
-    let (queries, memory) = memory.split_at_mut(n_rows * d);
-    let (said, memory) = memory.split_at_mut(n_rows * d);
+    let n_held = task.n_rows_held();
+    let (scores, memory) = memory.split_at_mut(n_held * BLOCK);
+    let (queries, memory) = memory.split_at_mut(n_held * d);
+    let (said, memory) = memory.split_at_mut(n_held * d);
+    #[cfg(target_arch = "x86_64")]
+    let (halves, memory) = memory.split_at_mut(if task.in_tiles { amx::memory(n_rows, d) } else { 0 });
+    // SAFETY: `paged_attention` saw that all rows lie inside the queries; only AMX's path has tasks in tiles.
+    #[cfg(target_arch = "x86_64")]
+    let halves = task.in_tiles.then(|| unsafe { amx::Halves::begin(task, halves) });
     let (own, memory) = memory.split_at_mut(n_rows * (d + 2));
     let at = memory.as_ptr().align_offset(64);
     let memory = &mut memory[at..];
@@ -322,15 +358,37 @@ unsafe fn run<S: Simd>(
         for (t, i) in (0..n_rows).step_by(ROWS).enumerate() {
             terms[t] = task.terms(i, ROWS.min(n_rows - i)).within(within.clone());
         }
-        let look = Look { path, task, opened: &opened, terms: &terms[..n_rows.div_ceil(ROWS)], n_rows, used };
+        let terms = &terms[..n_rows.div_ceil(ROWS)];
+        #[cfg(target_arch = "x86_64")]
+        let in_tiles = halves.as_ref().map(|halves| amx::Look {
+            task,
+            opened: &opened,
+            halves,
+            terms,
+            used: used.clone(),
+            n_written: task.span.end().saturating_sub(first),
+        });
+        let look = Look { path, task, opened: &opened, terms, n_rows, used };
         // SAFETY: `on_path!` has the path; the rows belong to this task.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            match &in_tiles {
+                Some(look) => look.scores(scores),
+                None => look.scores::<S>(queries, scores),
+            }
+            #[cfg(not(target_arch = "x86_64"))]
             look.scores::<S>(queries, scores);
             let mut now = [Gathered::NOTHING; TILES_MAX];
             for (t, terms) in look.terms.iter().enumerate() {
                 let m = look.height(t);
                 now[t] = Gathered::softmax::<S>(&mut scores[t * ROWS * BLOCK..], terms, m);
             }
+            #[cfg(target_arch = "x86_64")]
+            match &in_tiles {
+                Some(look) => look.values(scores, said),
+                None => look.values::<S>(scores, said),
+            }
+            #[cfg(not(target_arch = "x86_64"))]
             look.values::<S>(scores, said);
             for i in 0..n_rows {
                 let (t, r) = (i / ROWS, i % ROWS);
@@ -486,5 +544,7 @@ unsafe fn put_together<S: Simd>(
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(test)]
 mod tests;

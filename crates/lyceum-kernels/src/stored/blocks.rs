@@ -11,7 +11,6 @@
 //! ```
 //! A stretch of the woven tiles stays in the cache while the panels pass by, and a panel's sums until they are finished.
 
-use super::RowClass;
 use super::activations::{Panels, RowLen};
 use super::engine::{Blocking, Engine, GROUP_MAX, Opened, Shape, Shapes, Words};
 use super::formats::{ROWS, WOVEN};
@@ -20,6 +19,7 @@ use super::opened::Opening;
 use super::outliers::{CompleteFn, Completion, Known, Outliers};
 use super::tile::{Start, Stream, Tile};
 use super::weight::StoredWeight;
+use crate::class::RowClass;
 use crate::cpu::CpuPath;
 use crate::matmul::Finish;
 use crate::pool::{self, SendPtr};

@@ -1,6 +1,5 @@
 //! Which tiles a processor has for which type, and how tall they are.
 
-use super::RowClass;
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::formats::{Bf16, F16, F32, Floats, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Small, Super};
@@ -11,8 +10,9 @@ use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::opened::OpenFn;
 use super::outliers::{self, Column, CompleteFn, Of32, Of256};
 use super::tile::{self, Stream, Tile, TileFn};
-#[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
+#[cfg(target_arch = "x86_64")]
+use crate::class::RowClass;
 use crate::cpu::{self, CpuPath};
 use std::ops::Range;
 
@@ -149,6 +149,10 @@ impl Engine {
     /// How `m` rows of some words pass by a weight.
     pub fn blocking(self, words: Words, m: usize) -> Blocking {
         match self.for_rows(words, m) {
+            #[cfg(target_arch = "x86_64")]
+            Engine::Amx if m >= AMX_GROUP_MIN && words == Words::Pairs => {
+                Blocking { stretch_bytes: 256 << 10, group: GROUP_MAX }
+            }
             #[cfg(target_arch = "x86_64")]
             Engine::Amx if m >= AMX_GROUP_MIN => Blocking { stretch_bytes: 128 << 10, group: GROUP_MAX },
             _ => Blocking { stretch_bytes: 128 << 10, group: 1 },

@@ -39,21 +39,11 @@ pub use kind::Stored;
 pub use quantise::{QuantiseError, quantise};
 pub use weight::StoredWeight;
 
+use crate::class::RowClass;
 use crate::cpu;
 use crate::matmul::Epilogue;
 use blocks::Product;
 use engine::Engine;
-
-/// What rows of activations are, for processors where the way that is fastest for many rows is slow for one: there weights
-/// in blocks are multiplied otherwise, with other bits. A row's class is its own, not how many rows there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum RowClass {
-    /// Rows that come many at a time: texts that are read, batches.
-    #[default]
-    Bulk,
-    /// Rows of sequences that grow by one token at a time.
-    Step,
-}
 
 /// Whether products of weights of a type give rows of the two classes different bits here.
 pub fn tells_classes_apart(kind: Stored) -> bool {

@@ -1,6 +1,5 @@
 //! The ceilings that products are measured against: reading memory, and multiply-adds on registers.
 
-use super::RowClass;
 use super::engine::{Engine, Words};
 use super::kind::Stored;
 use super::lanes::{Lanes, Plain};
@@ -8,6 +7,7 @@ use super::lanes::{Lanes, Plain};
 use super::lanes_x86::{Avx2, Avx512Vnni, Maddubs, Vnni};
 use super::memory::Memory;
 use super::tile::Stream as Source;
+use crate::class::RowClass;
 use crate::cpu;
 use crate::matmul::Precision;
 use crate::matmul::peak::multiply_adds;

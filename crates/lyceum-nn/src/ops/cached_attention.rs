@@ -2,7 +2,8 @@
 //! [`KvPool`].
 //!
 //! Serving only: it has no backward and refuses under a tape that records. With pages of f32 the bits of a row
-//! are those of [`Tape::self_attention`] over the whole sequence.
+//! are those of [`Tape::self_attention`] over the whole sequence, but where rows of its span's class have a way of their
+//! own.
 
 use super::Op;
 use crate::tape::{Recording, Tape, Var};
@@ -154,6 +155,7 @@ mod tests {
     use super::*;
     use crate::ops::attention::AttentionOptions;
     use crate::{Examples, Params, Workspace};
+    use lyceum_kernels::class::RowClass;
     use lyceum_kernels::cpu;
 
     fn tape<'a>(ws: &'a mut Workspace, params: &'a Params) -> Tape<'a> {
@@ -188,7 +190,8 @@ mod tests {
                     let (mut x, mut spans) = (Vec::new(), Vec::new());
                     for &(i, n_rows) in &pass {
                         let (first_row, first_position) = (x.len() / width, seen[i]);
-                        spans.push(Span { first_row, n_rows, first_position, pages: &pages[i] });
+                        let (pages, class) = (&pages[i][..], RowClass::Step);
+                        spans.push(Span { first_row, n_rows, first_position, pages, class });
                         x.extend_from_slice(&rows[i][seen[i] * width..][..n_rows * width]);
                     }
                     let mut tape = tape(&mut ws, &params);
@@ -213,7 +216,7 @@ mod tests {
         let mut run = |recording, first_position: usize, pages: &[u32], options| {
             let mut tape = Tape::new(&mut ws, &params, recording, Examples::Even(1));
             let x = tape.input(&[1, 2, 12], &[0.0; 24]).unwrap();
-            let span = Span { first_row: 0, n_rows: 2, first_position, pages };
+            let span = Span { first_row: 0, n_rows: 2, first_position, pages, class: RowClass::Step };
             tape.cached_attention(x, options, &mut pool, 0, &[span]).map(|_| ()).map_err(|e| e.to_string())
         };
         let causal = CachedOptions::causal(2);

@@ -1,7 +1,8 @@
 //! Which rows of a pass are of which class, for products with weights in a stored form.
 
+use lyceum_kernels::class::RowClass;
 use lyceum_kernels::matmul::Epilogue;
-use lyceum_kernels::stored::{RowClass, StoredWeight, matmul_stored};
+use lyceum_kernels::stored::{StoredWeight, matmul_stored};
 
 /// The classes of a pass's rows, in their order: runs of rows of one class. None: all rows are of one, that of bulk.
 #[derive(Clone, Debug, Default)]

@@ -52,7 +52,12 @@ impl Case {
     }
 
     /// Runs passes of `(sequence, rows)` until all is read; the answers, without gaps.
-    fn paged(&self, storage: Storage, qkv: &[Vec<f32>], passes: &[Vec<(usize, usize)>]) -> Vec<Vec<f32>> {
+    fn paged(
+        &self,
+        (storage, class): (Storage, RowClass),
+        qkv: &[Vec<f32>],
+        passes: &[Vec<(usize, usize)>],
+    ) -> Vec<Vec<f32>> {
         let (n, width) = (qkv.len(), self.heads * self.d);
         let n_pages = qkv.iter().map(|x| (x.len() / self.row()).div_ceil(PAGE)).sum::<usize>() + 3;
         let mut pages = Pages::new(PagesShape {
@@ -87,6 +92,7 @@ impl Case {
                 n_rows,
                 first_position: seen[i],
                 pages: &tables[i],
+                class,
             };
             let spans: Vec<Span<'_>> = rows.iter().map(span).collect();
             pages.write(1, &spans, &x, self.row(), self.keys_at());
@@ -131,7 +137,7 @@ fn pages_of_floats_give_the_bits_of_the_whole_sequence_however_it_is_cut() {
             let qkv = [numbers(600 * case.row(), 1), numbers(43 * case.row(), 2)];
             let want = [case.whole(&qkv[0], 600), case.whole(&qkv[1], 43)];
             for (i, way) in ways().iter().enumerate() {
-                let got = case.paged(Storage::F32, &qkv, way);
+                let got = case.paged((Storage::F32, RowClass::Step), &qkv, way);
                 assert!(got == want, "{} heads, window {:?}, way {i}", case.heads, case.window);
             }
         }
@@ -145,13 +151,43 @@ fn rounded_pages_are_near_and_as_indifferent_to_cuts() {
             for case in &CASES {
                 let qkv = [numbers(600 * case.row(), 1), numbers(43 * case.row(), 2)];
                 let want = [case.whole(&qkv[0], 600), case.whole(&qkv[1], 43)];
-                let got = case.paged(storage, &qkv, &ways()[0]);
+                let got = case.paged((storage, RowClass::Step), &qkv, &ways()[0]);
                 for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
                     close(*got, *want as f64, bound);
                 }
                 assert!(want != got[..], "rounding is visible");
                 for way in &ways()[1..] {
-                    assert!(case.paged(storage, &qkv, way) == got);
+                    assert!(case.paged((storage, RowClass::Step), &qkv, way) == got);
+                }
+            }
+        }
+    });
+}
+
+/// [`CASES`] with heads of whole steps of AMX's tiles among them.
+const READ: [Case; 4] = [
+    Case { heads: 2, kv_heads: 1, d: 64, window: None },
+    Case { heads: 7, kv_heads: 1, d: 32, window: Some(40) },
+    Case { heads: 4, kv_heads: 2, d: 128, window: Some(300) },
+    Case { heads: 3, kv_heads: 3, d: 24, window: None },
+];
+
+#[test]
+fn rows_that_are_read_are_near_and_as_indifferent_to_cuts() {
+    each_path(|| {
+        for storage in [Storage::F32, Storage::Bf16, Storage::Int8] {
+            for case in &READ {
+                let qkv = [numbers(600 * case.row(), 1), numbers(43 * case.row(), 2)];
+                let class = (storage, RowClass::Bulk);
+                let got = case.paged(class, &qkv, &ways()[0]);
+                let as_steps = case.paged((storage, RowClass::Step), &qkv, &ways()[0]);
+                for (got, want) in got.iter().flatten().zip(as_steps.iter().flatten()) {
+                    close(*got, *want as f64, 1.2e-2);
+                }
+                let in_tiles = cpu::path() == CpuPath::Amx && case.d % 32 == 0;
+                assert!((got != as_steps) == in_tiles, "only there it is another way");
+                for way in &ways()[1..] {
+                    assert!(case.paged(class, &qkv, way) == got, "{} heads, d {}", case.heads, case.d);
                 }
             }
         }
@@ -170,6 +206,6 @@ fn bytes_are_what_the_shape_says() {
 #[should_panic(expected = "33 positions in 1 pages")]
 fn a_span_beyond_its_pages_is_refused() {
     let shape = PagesShape { n_layers: 1, n_pages: 2, kv_heads: 1, head_size: 4, storage: Storage::F32 };
-    let span = Span { first_row: 0, n_rows: 1, first_position: 32, pages: &[1] };
+    let span = Span { first_row: 0, n_rows: 1, first_position: 32, pages: &[1], class: RowClass::Step };
     Pages::new(shape).write(0, &[span], &[0.0; 12], 12, 4);
 }

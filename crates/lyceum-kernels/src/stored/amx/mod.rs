@@ -1,11 +1,11 @@
 //! The innermost loops where the processor has tiles ([`crate::amx`]).
 //!
-//! Rows that are read ([`RowClass::Bulk`](super::RowClass)) meet weights of every type as bf16 (`pairs`; those in blocks
+//! Rows that are read ([`RowClass::Bulk`](crate::class::RowClass)) meet weights of every type as bf16 (`pairs`; those in blocks
 //! are opened to it, some columns at a time, by `open`): products of bf16 are summed where they are made, while
 //! integers would leave the tile after every block to become floats, which takes three times as long. Products of bf16
 //! have an order of their own, for one row as for many.
 //!
-//! Rows of a step ([`RowClass::Step`](super::RowClass)) meet a weight's bytes (`bytes`), with the bits of every other engine.
+//! Rows of a step ([`RowClass::Step`](crate::class::RowClass)) meet a weight's bytes (`bytes`), with the bits of every other engine.
 //!
 //! Rows of activations lie behind each other, 32 numbers of a row at a time ([`super::engine::Order::Lines`]).
 

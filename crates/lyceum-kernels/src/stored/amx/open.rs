@@ -2,6 +2,7 @@
 //! bf16, two of them in a lane as weights of bf16 lie.
 
 use super::AHEAD;
+use crate::amx;
 use crate::simd::prefetch;
 use crate::stored::engine::Opened;
 use crate::stored::formats::{self, GROUP, Small, Super};
@@ -10,10 +11,9 @@ use crate::stored::lanes::Lanes;
 use crate::stored::lanes_x86::Avx512Vnni as L;
 use crate::stored::opened::{Opening, Pair};
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_cvtne2ps_pbh, _mm512_fmadd_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srai_epi32, _mm512_srli_epi32, _mm512_storeu_si512,
-    _mm512_sub_ps,
+    __m512, __m512i, _mm512_and_si512, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srai_epi32, _mm512_srli_epi32,
+    _mm512_storeu_si512, _mm512_sub_ps,
 };
 
 /// How a type is opened; None: it is no type of blocks with a tile.
@@ -60,7 +60,7 @@ fn place(opening: &Opening, i: usize, groups: usize) -> (*mut u8, usize) {
 unsafe fn open_small<F: Small>(opening: &Opening) {
     // SAFETY: the caller's: the blocks are there, and room for what they become.
     unsafe {
-        let order = order();
+        let order = amx::pair_order();
         for i in 0..opening.n_blocks * opening.n_tiles {
             let Pair { from: [head, body], .. } = opening.pair(i, [F::HEAD, F::BODY], [0, 0]);
             for line in (0..F::HEAD + F::BODY).step_by(64) {
@@ -83,7 +83,7 @@ unsafe fn open_small<F: Small>(opening: &Opening) {
 unsafe fn open_super<F: Super>(opening: &Opening) {
     // SAFETY: as above.
     unsafe {
-        let order = order();
+        let order = amx::pair_order();
         for i in 0..opening.n_blocks * opening.n_tiles {
             let Pair { from: [head, body], .. } = opening.pair(i, [F::HEAD, F::BODY], [0, 0]);
             for line in (0..F::HEAD + F::BODY).step_by(64) {
@@ -126,8 +126,8 @@ unsafe fn group(q: __m512i, (d, least): (__m512, __m512), order: __m512i, to: *m
         let second = number(_mm512_and_si512(_mm512_srli_epi32::<8>(q), low), d, least);
         let third = number(_mm512_and_si512(_mm512_srli_epi32::<16>(q), low), d, least);
         let fourth = number(_mm512_srli_epi32::<24>(q), d, least);
-        _mm512_storeu_si512(to.cast(), both(first, second, order));
-        _mm512_storeu_si512(to.add(step).cast(), both(third, fourth, order));
+        _mm512_storeu_si512(to.cast(), amx::pairs(first, second, order));
+        _mm512_storeu_si512(to.add(step).cast(), amx::pairs(third, fourth, order));
     }
 }
 
@@ -135,30 +135,4 @@ unsafe fn group(q: __m512i, (d, least): (__m512, __m512), order: __m512i, to: *m
 unsafe fn number(q: __m512i, d: __m512, least: __m512) -> __m512 {
     // SAFETY: the caller's.
     unsafe { _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), d, least) }
-}
-
-/// Each lane's two numbers as bf16, the first in the low half.
-#[inline(always)]
-unsafe fn both(first: __m512, second: __m512, order: __m512i) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe {
-        let halves = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
-        _mm512_permutexvar_epi16(order, halves)
-    }
-}
-
-/// Half `i` beside half `16 + i`.
-#[inline(always)]
-unsafe fn order() -> __m512i {
-    static ORDER: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut i = 0;
-        while i < 16 {
-            (order[2 * i], order[2 * i + 1]) = (i as u16, 16 + i as u16);
-            i += 1;
-        }
-        order
-    };
-    // SAFETY: the caller's.
-    unsafe { _mm512_loadu_si512(ORDER.as_ptr().cast()) }
 }
