@@ -17,7 +17,7 @@ use super::formats::{ROWS, WOVEN};
 use super::layout::block_parts;
 use super::opened::Opening;
 use super::outliers::{CompleteFn, Completion, Known, Outliers};
-use super::tile::{Start, Stream, Tile};
+use super::tile::{Ahead, Start, Stream, Tile};
 use super::weight::StoredWeight;
 use crate::class::RowClass;
 use crate::cpu::CpuPath;
@@ -240,7 +240,13 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
                     // SAFETY: the buffer has room for a stretch of each; the rest is the caller's.
                     Some(opened) => unsafe {
                         let to = buffer.wrapping_add(i * woven_bytes);
-                        Source::open(place.weight, &woven(first), &own(&blocks), opened, to)
+                        // Behind it in memory: the next stretch, or the woven tiles of the next group.
+                        let (tile, block) = match blocks.end {
+                            end if end == n_blocks => (first + n_woven * WOVEN, 0),
+                            end => (first, own(&(end..end)).start),
+                        };
+                        let next = place.weight.first_byte(tile, block);
+                        Source::open(place.weight, &woven(first), &own(&blocks), (opened, to), next)
                     },
                 };
                 let mut sources = [const { None }; GROUP_MAX];
@@ -300,6 +306,8 @@ struct Source {
     body: usize,
     block_step: usize,
     opened: Option<&'static Opened>,
+    /// What will be opened next in its place.
+    ahead: Ahead,
 }
 
 impl Source {
@@ -309,7 +317,7 @@ impl Source {
             (block_parts(weight.tile_kind()), weight.tile(woven.start));
         let skip = start * block_step;
         let (heads, bodies) = (heads.wrapping_add(skip), bodies.wrapping_add(skip));
-        Source { heads, bodies, head, body, block_step, opened: None }
+        Source { heads, bodies, head, body, block_step, opened: None, ahead: Ahead::NOTHING }
     }
 
     /// Opened, in `to`.
@@ -320,17 +328,19 @@ impl Source {
         weight: &StoredWeight,
         woven: &Range<usize>,
         blocks: &Range<usize>,
-        opened: &'static Opened,
-        to: *mut u8,
+        (opened, to): (&'static Opened, *mut u8),
+        next: *const u8,
     ) -> Source {
         let (Source { heads, bodies, block_step, .. }, n_tiles) =
             (Source::of(weight, woven, blocks.start), woven.len());
+        let ahead = Ahead { at: next, lines: blocks.len() * block_step / 64 };
         let opening = Opening { heads, bodies, block_step, n_tiles, n_blocks: blocks.len(), to };
         // SAFETY: the caller's.
         unsafe { (opened.open)(&opening) }
         let &Opened { head, body, .. } = opened;
         let bodies = to.wrapping_add(n_tiles * head);
-        Source { heads: to, bodies, head, body, block_step: n_tiles * (head + body), opened: Some(opened) }
+        let block_step = n_tiles * (head + body);
+        Source { heads: to, bodies, head, body, block_step, opened: Some(opened), ahead }
     }
 }
 
@@ -347,15 +357,19 @@ unsafe fn together_by_rows(
     mut ending: Option<&mut Ending<'_>>,
 ) {
     let (kind, words) = (place.weight.tile_kind(), place.panels.kind);
-    for stack in stacks(p.engine.shapes(words, p.m), p.m) {
+    let all_stacks = || stacks(p.engine.shapes(words, p.m), p.m);
+    let n_panels: usize = all_stacks().map(|stack| stack.n_panels).sum();
+    let mut turn = 0;
+    for stack in all_stacks() {
         // SAFETY: the processor has the engine; sessions end with the panels of their height.
         #[cfg(target_arch = "x86_64")]
         let _session = unsafe { p.engine.begin(words, kind, stack.shape, p.m) };
         for row in (0..stack.n_panels).map(|i| stack.first_row + i * stack.height) {
             for (source, woven) in sources.iter().flatten() {
                 // SAFETY: the caller's.
-                unsafe { panel(p, place, (source, woven), blocks.clone(), (stack, row)) }
+                unsafe { panel(p, place, (source, woven), blocks.clone(), (stack, row), (turn, n_panels)) }
             }
+            turn += 1;
             let Some(ending) = &mut ending else { continue };
             for (i, (_, woven)) in sources.iter().flatten().enumerate() {
                 // SAFETY: the caller's: no stretch is left.
@@ -365,7 +379,7 @@ unsafe fn together_by_rows(
     }
 }
 
-/// A stretch of some woven tiles, for the panel of rows that begins at `row`.
+/// A stretch of some woven tiles, for the panel of rows that begins at `row`: the `turn`th of `turns` panels.
 ///
 /// # Safety
 /// As [`columns`].
@@ -375,6 +389,7 @@ unsafe fn panel(
     (source, woven): (&Source, &Range<usize>),
     blocks: Range<usize>,
     (stack, row): (Stack, usize),
+    (turn, turns): (usize, usize),
 ) {
     let (weight, a) = (place.weight, &place.panels);
     let len = RowLen::of(a.kind, a.order, p.k);
@@ -385,6 +400,8 @@ unsafe fn panel(
         Some(opened) => opened.tiles[stack.shape],
         None => p.engine.tile(weight.tile_kind(), stack.shape),
     };
+    let ahead = source.ahead.part(turn, turns);
+    let n_spans = woven.len().div_ceil(stack.span);
     for first in woven.clone().step_by(stack.span) {
         let n_tiles = stack.span.min(woven.end - first);
         let i = first - woven.start;
@@ -396,6 +413,7 @@ unsafe fn panel(
             block_step: source.block_step,
             n_tiles,
             stream: if is_first { p.engine.stream() } else { Stream::Cache },
+            ahead: ahead.part(i / stack.span, n_spans),
             words: a.words.wrapping_add(from(len.words, before.words)),
             scales: a.scales.wrapping_add(from(len.scales, before.scales)),
             sums: a.sums.wrapping_add(from(len.sums, before.sums)),

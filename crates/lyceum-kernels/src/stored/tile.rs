@@ -36,6 +36,8 @@ pub(super) struct Tile {
     pub block_step: usize,
     pub n_tiles: usize,
     pub stream: Stream,
+    /// What comes after the weight's stretch, where that was opened: it is brought to the second cache meanwhile.
+    pub ahead: Ahead,
     /// The panel at this stretch: words along `k`, scales, sums (or what integers start from), minima's
     /// factors.
     pub words: *const i32,
@@ -52,6 +54,39 @@ pub(super) struct Tile {
     pub cols: usize,
     /// Whether `out` holds the sums of the stretches before.
     pub start: Start,
+}
+
+/// Bytes to come.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    pub at: *const u8,
+    pub lines: usize,
+}
+
+impl Ahead {
+    pub const NOTHING: Ahead = Ahead { at: std::ptr::null(), lines: 0 };
+
+    /// Part `i` of `n`.
+    pub fn part(self, i: usize, n: usize) -> Ahead {
+        let lines = self.lines.div_ceil(n);
+        Ahead { at: self.at.wrapping_add(i * lines * 64), lines }
+    }
+
+    /// Asks for all of it.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn ask(self) {
+        for line in 0..self.lines {
+            prefetch_second(self.at.wrapping_add(line * 64).cast());
+        }
+    }
+
+    /// The part behind this one, which is as long.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub fn next(self) -> Ahead {
+        Ahead { at: self.at.wrapping_add(self.lines * 64), ..self }
+    }
 }
 
 /// Where a tile finds the weight.

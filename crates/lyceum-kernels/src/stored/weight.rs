@@ -107,6 +107,13 @@ impl StoredWeight {
         WOVEN.min(self.n_tiles() - t / WOVEN * WOVEN)
     }
 
+    /// Where block `block` of the woven tiles that begin with tile `t` is, or would be: it may be asked for.
+    pub(super) fn first_byte(&self, t: usize, block: usize) -> *const u8 {
+        let ((head, body), n_woven) = (block_parts(self.tile_kind), self.n_woven(t.min(self.n_tiles() - 1)));
+        let skip = t / WOVEN * WOVEN * self.tile_bytes() + block * n_woven * (head + body);
+        self.tiles.as_ptr().wrapping_add(skip)
+    }
+
     /// Where the first blocks' head and body of tile `t` are, and the bytes from its block to the next.
     pub(super) fn tile(&self, t: usize) -> (*const u8, *const u8, usize) {
         let ((head, body), n_woven) = (block_parts(self.tile_kind), self.n_woven(t));

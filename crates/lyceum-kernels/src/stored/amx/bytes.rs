@@ -143,6 +143,7 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
     let mut buffers = Aligned([[[0i32; ROWS]; R]; 2]);
     let even = buffers.0.as_mut_ptr().cast::<i32>();
     let odd = even.wrapping_add(R * ROWS);
+    let mut ahead = t.ahead.part(0, t.n_tiles * t.n_blocks);
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
         let mut head = t.heads.wrapping_add(v * Signed::<LEAST>::HEAD);
@@ -156,6 +157,8 @@ unsafe fn small<const LEAST: bool, const R: usize>(t: &Tile) {
                 amx::load!("4", x, STEP);
                 amx::load!("6", body, GROUP);
                 amx::dot_bytes!($tile, "4", "6");
+                ahead.ask();
+                ahead = ahead.next();
                 x = x.wrapping_add(R * STEP);
                 body = body.wrapping_add(t.block_step);
             };
@@ -223,6 +226,7 @@ unsafe fn large<F: Super, const R: usize>(t: &Tile) {
     let odd = even.wrapping_add(R * ROWS);
     let mut sums = Aligned([[0.0f32; ROWS]; R]);
     let sums = sums.0.as_mut_ptr().cast::<f32>();
+    let mut ahead = t.ahead.part(0, t.n_tiles * t.n_blocks * 2);
     for v in 0..t.n_tiles {
         let (out, cols) = (t.out.wrapping_add(v * ROWS), (t.cols - v * ROWS).min(ROWS));
         // SAFETY: the caller's.
@@ -253,6 +257,10 @@ unsafe fn large<F: Super, const R: usize>(t: &Tile) {
                     };
                 }
                 for part in (0..256 / F::PART).step_by(4) {
+                    if part.is_multiple_of(128 / F::PART) {
+                        ahead.ask();
+                        ahead = ahead.next();
+                    }
                     integers!("0", part);
                     if part > 0 {
                         amx::store!("3", odd, LINE);

@@ -7,7 +7,7 @@ use super::{Aligned, TALL};
 use crate::amx::{self, LINE};
 use crate::stored::engine::LINE_NUMBERS;
 use crate::stored::formats::{GROUP, ROWS};
-use crate::stored::tile::{Start, Stream, Tile, TileFn};
+use crate::stored::tile::{Ahead, Start, Stream, Tile, TileFn};
 use std::mem::MaybeUninit;
 
 /// By the shapes.
@@ -35,10 +35,10 @@ unsafe fn low(t: &Tile) {
     // SAFETY: the caller's.
     unsafe {
         match t.n_tiles {
-            1 => sums::<false, 1>(t, 0),
-            2 => sums::<false, 2>(t, 0),
-            3 => sums::<false, 3>(t, 0),
-            _ => sums::<false, 4>(t, 0),
+            1 => sums::<false, 1>(t, 0, t.ahead),
+            2 => sums::<false, 2>(t, 0, t.ahead),
+            3 => sums::<false, 3>(t, 0, t.ahead),
+            _ => sums::<false, 4>(t, 0, t.ahead),
         }
     }
 }
@@ -48,12 +48,14 @@ unsafe fn low(t: &Tile) {
 /// # Safety
 /// As [`low`].
 unsafe fn tall(t: &Tile) {
+    let calls = t.n_tiles.div_ceil(2);
     for first in (0..t.n_tiles).step_by(2) {
+        let ahead = t.ahead.part(first / 2, calls);
         // SAFETY: the caller's.
         unsafe {
             match t.n_tiles - first {
-                1 => sums::<true, 1>(t, first),
-                _ => sums::<true, 2>(t, first),
+                1 => sums::<true, 1>(t, first, ahead),
+                _ => sums::<true, 2>(t, first, ahead),
             }
         }
     }
@@ -61,7 +63,7 @@ unsafe fn tall(t: &Tile) {
 
 /// The sums of all rows and of `V` tiles from `first` on.
 #[inline(always)]
-unsafe fn sums<const TALL: bool, const V: usize>(t: &Tile, first: usize) {
+unsafe fn sums<const TALL: bool, const V: usize>(t: &Tile, first: usize, ahead: Ahead) {
     let out_step = t.out_row * size_of::<f32>();
     let whole = (t.cols - first * ROWS) / ROWS;
     let part = if whole < V { t.cols % ROWS } else { 0 };
@@ -95,7 +97,10 @@ unsafe fn sums<const TALL: bool, const V: usize>(t: &Tile, first: usize) {
             amx::zero!("3");
         }
         let (mut x, mut w) = (t.words, t.bodies.wrapping_add(first * GROUP));
+        let mut ahead = ahead.part(0, (t.n_blocks / PAIRS).max(1));
         for _ in 0..t.n_blocks / PAIRS {
+            ahead.ask();
+            ahead = ahead.next();
             if t.stream != Stream::Cache {
                 ask(t.stream, w, t.block_step);
             }
