@@ -103,8 +103,12 @@ impl Payer {
     /// How the ledger calls the route of a piece of work.
     fn route(&self, bill: &Bill) -> String {
         match self.part {
-            Part::Explanation if bill.route != "/v1/explanations" => format!("{}{EXPLAIN}", bill.route),
-            _ => bill.route.clone(),
+            Part::Answer => bill.route.clone(),
+            // Asked for by itself.
+            Part::Explanation if bill.route == "/v1/explanations" || bill.route.ends_with(EXPLAIN) => {
+                bill.route.clone()
+            }
+            Part::Explanation => format!("{}{EXPLAIN}", bill.route),
         }
     }
 
