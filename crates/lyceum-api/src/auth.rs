@@ -8,8 +8,8 @@ use axum::extract::{Request, State};
 use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use lyceum_service::tenancy::Act;
 use lyceum_service::tenancy::admin_keys::AdminKey;
+use lyceum_service::tenancy::{Act, Actor};
 use lyceum_service::{Payer, ServiceError, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyId, KeyScope, Project};
@@ -22,6 +22,13 @@ pub struct Caller {
     pub key: KeyId,
     /// Who pays for what this request makes a model do.
     pub payer: Payer,
+}
+
+impl Caller {
+    /// What is done with the key now.
+    pub fn act(&self) -> Act {
+        Act { actor: Actor::ProjectKey(self.key.clone()), now: Timestamp::now() }
+    }
 }
 
 /// The organisation of the key, for handlers.
