@@ -3,12 +3,13 @@
 use crate::Api;
 use crate::error::ApiError;
 use crate::observe::RequestId;
-use axum::extract::{MatchedPath, Request, State};
+use crate::routes::called;
+use axum::extract::{Request, State};
 use axum::http::{Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use lyceum_service::tenancy::Act;
 use lyceum_service::tenancy::admin_keys::AdminKey;
+use lyceum_service::tenancy::{Act, Actor};
 use lyceum_service::{Payer, ServiceError, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyId, KeyScope, Project};
@@ -21,6 +22,13 @@ pub struct Caller {
     pub key: KeyId,
     /// Who pays for what this request makes a model do.
     pub payer: Payer,
+}
+
+impl Caller {
+    /// What is done with the key now.
+    pub fn act(&self) -> Act {
+        Act { actor: Actor::ProjectKey(self.key.clone()), now: Timestamp::now() }
+    }
 }
 
 /// The organisation of the key, for handlers.
@@ -55,9 +63,9 @@ pub async fn require(
 ) -> Result<Response, ApiError> {
     let secret = bearer(&request)?;
     let key = keys::authorize(&api.service, secret, needed, Timestamp::now()).await?;
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    let route = called(&request);
     let id = request.extensions().get::<RequestId>().map_or_else(RequestId::new, RequestId::clone);
-    let payer = Payer::of_request(key.project.clone(), key.id.clone(), route, id.0);
+    let payer = Payer::of_request(key.project.clone(), key.id.clone(), &route, id.0);
     request.extensions_mut().insert(Caller { project: key.project.clone(), key: key.id.clone(), payer });
     Ok(next.run(request).await)
 }

@@ -80,8 +80,18 @@ pub async fn read(request: Request) -> Result<Bytes, ApiError> {
     }
 }
 
-/// JSON bytes as `T`; an error names the field.
+/// A body's JSON object as `T`; an error names the field.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let is_list = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    // serde reads a list as the fields of a struct in their order, and no order is part of the API.
+    if is_list && depth(bytes) <= limits::JSON_DEPTH_MAX {
+        return Err(ApiError::unreadable("invalid_type", "invalid type: sequence, expected an object"));
+    }
+    parse_part(bytes)
+}
+
+/// The JSON of a part of a body as `T`; an error names the field within it.
+pub fn parse_part<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     if depth(bytes) > limits::JSON_DEPTH_MAX {
         let message = format!("the JSON is nested deeper than {} levels", limits::JSON_DEPTH_MAX);
         return Err(ApiError::unreadable("json_too_deep", message));
@@ -226,7 +236,9 @@ mod tests {
         assert_eq!(refused("[1]").1, "invalid_type");
         let told = |text: &str| parse::<Outer>(text.as_bytes()).unwrap_err().detail.message;
         assert_eq!(told("null"), "invalid type: null, expected an object");
-        assert_eq!(told("[]"), "invalid length 0, expected an object");
+        for list in ["[]", "[1, []]", " \n[1, []]", "["] {
+            assert_eq!(told(list), "invalid type: sequence, expected an object", "{list}");
+        }
         assert_eq!(
             told(r#"{"count":1,"inner":[true]}"#),
             "inner[0]: invalid type: boolean `true`, expected an object"

@@ -9,8 +9,9 @@ use crate::Api;
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorBody};
 use crate::observe::RequestId;
+use crate::routes::called;
 use axum::body::{Body, BodyDataStream, Bytes};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -59,7 +60,7 @@ pub async fn receipt(State(api): State<Api>, request: Request, next: Next) -> Re
     let (true, Some(caller)) = (wanted(request.headers())?, caller) else {
         return Ok(next.run(request).await);
     };
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let route = called(&request);
     let id = request.extensions().get::<RequestId>().map_or_else(RequestId::new, RequestId::clone);
     let (parts, body) = request.into_parts();
     let body = crate::body::read(Request::new(body)).await?;

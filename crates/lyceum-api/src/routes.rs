@@ -109,7 +109,7 @@ fn inference(table: Table) -> Table {
         .answer("/detokenize", post(tokens::decode))
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
-        .answer("/v1/models/{id}", post(predict::verb))
+        .answer(predict::PATH, post(predict::verb))
         // Names that move, and versions that go.
         .change(Method::DELETE, "/v1/models/{id}", delete(registry::delete))
         .key(Inference, "/v1/models/{id}/aliases", get(registry::aliases))
@@ -338,6 +338,21 @@ impl Table {
         let receipt = from_fn_with_state(self.api.clone(), receipts::receipt);
         let methods = methods.layer(place).layer(count).layer(once).layer(receipt).layer(key);
         self.add(path, Access::Project(Inference), methods)
+    }
+}
+
+/// How a request's route is called in the ledger and in receipts: its path in the table, with the verb where the path has one.
+pub(crate) fn called(request: &Request) -> String {
+    let path = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str);
+    // A verb stands behind the last `:`, which a client may have encoded.
+    let asked = request.uri().path();
+    let is_asked = |verb: &str| {
+        let before = asked.strip_suffix(verb);
+        before.is_some_and(|before| [":", "%3A", "%3a"].iter().any(|colon| before.ends_with(colon)))
+    };
+    match predict::VERBS.into_iter().find(|verb| is_asked(verb)) {
+        Some(verb) if path == predict::PATH && request.method() == Method::POST => format!("{path}:{verb}"),
+        _ => path.to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use lyceum_privacy::{Accountant, Event, Guarantee, PrivacyError, epsilon, sigma}
 use lyceum_store::layout::MANIFEST;
 use lyceum_store::privacy::{self, Budget};
 pub use lyceum_store::privacy::{Spend, Unprotected};
+use lyceum_store::tenancy::Act;
 use lyceum_store::vault::KeyedPath;
 use lyceum_store::{data_files, evidence};
 use lyceum_types::card::{Number, Part};
@@ -66,8 +67,8 @@ pub async fn set_budget(
     service: &Service,
     project: &Project,
     data_sha256: String,
-    target: Target,
-    accountant: Accountant,
+    (target, accountant): (Target, Accountant),
+    act: &Act,
 ) -> Result<Account, ServiceError> {
     let is_hash = data_sha256.len() == 64 && data_sha256.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_hash {
@@ -79,9 +80,9 @@ pub async fn set_budget(
         epsilon: target.epsilon,
         delta: target.delta,
         accountant: accountant.as_str().into(),
-        created_at: Timestamp::now(),
+        created_at: act.now,
     };
-    privacy::set_budget(service.store(), project, &budget).await?;
+    privacy::set_budget(service.store(), project, &budget, act).await?;
     let all = accounts(service, project).await?;
     let found = all.into_iter().find(|account| account.data_sha256 == budget.data_sha256);
     found.ok_or_else(|| ServiceError::internal("the budget was written and is not there", "store"))

@@ -9,11 +9,13 @@ use crate::db::Transaction;
 use crate::files::{Staging, rename_durably, sync_tree};
 use crate::layout::{MANIFEST, MANIFEST_SHA256};
 use crate::registry::{self, Act, EventKind, NewEvent};
+use crate::tenancy::audit;
 use crate::vault::{KeyedPath, version_place, write_place};
 use crate::{Layout, Store, StoreError, blobs};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, ModelName, ModelRef, Project, VersionRef};
 use lyceum_types::limits;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 /// A version that can be served.
@@ -75,6 +77,56 @@ pub async fn publish(
     let ready = ready(store, project, &staging, now).await?;
     let mut transaction = store.write().await?;
     let version = publish_in(&mut transaction, store, project, new, &ready, manifest, now).await?;
+    commit_or_take_back(transaction, &version, &staging).await?;
+    Ok(version)
+}
+
+/// How a version came about that somebody made of others, as the audit log tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// Of a version with other probabilities.
+    Calibrated { parent: String },
+    /// Of two that are asked one after the other.
+    Cascade { small: String, large: String },
+}
+
+impl Made {
+    fn kind(&self) -> &'static str {
+        match self {
+            Made::Calibrated { .. } => "model.calibrated",
+            Made::Cascade { .. } => "cascade.created",
+        }
+    }
+
+    fn data(&self, version: u32) -> serde_json::Value {
+        match self {
+            Made::Calibrated { parent } => json!({ "version": version, "parent": parent }),
+            Made::Cascade { small, large } => json!({ "version": version, "small": small, "large": large }),
+        }
+    }
+}
+
+/// [`publish`], with its entry in the audit log in the same transaction.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_made(
+    store: &Store,
+    project: &Project,
+    new: NewVersion,
+    staging: Staging,
+    manifest: impl FnOnce(u32) -> Vec<u8>,
+    (made, act): (Made, &audit::Act),
+) -> Result<Version, StoreError> {
+    let ready = ready(store, project, &staging, act.now).await?;
+    let mut transaction = store.write().await?;
+    let version = publish_in(&mut transaction, store, project, new, &ready, manifest, act.now).await?;
+    let (kind, data, resource) = (made.kind(), made.data(version.number), version.id());
+    let event = audit::Event { kind, project: Some(&project.id), resource: &resource, data };
+    if let Err(error) = audit::append(&mut transaction, &project.tenant, act, event).await {
+        take_back(&version, &staging);
+        return Err(error);
+    }
     commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
 }
@@ -244,13 +296,16 @@ pub(crate) async fn commit_or_take_back(
     version: &Version,
     staging: &Staging,
 ) -> Result<(), StoreError> {
-    if let Err(error) = transaction.commit().await {
-        if let Err(also) = rename_durably(version.dir.path(), staging.path()) {
-            tracing::warn!(%also, dir = ?version.dir, "an unregistered folder stays until its number is given again");
-        }
-        return Err(error.into());
+    transaction.commit().await.map_err(|error| {
+        take_back(version, staging);
+        error.into()
+    })
+}
+
+fn take_back(version: &Version, staging: &Staging) {
+    if let Err(also) = rename_durably(version.dir.path(), staging.path()) {
+        tracing::warn!(%also, dir = ?version.dir, "an unregistered folder stays until its number is given again");
     }
-    Ok(())
 }
 
 /// The version that a reference means, with its folder on this machine; a bare name the newest that is not held.

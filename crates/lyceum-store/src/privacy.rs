@@ -2,9 +2,11 @@
 //! asked and written in one transaction, so that two jobs cannot both take the last of a budget.
 
 use crate::db::Transaction;
+use crate::tenancy::audit::{self, Act, Event};
 use crate::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{JobId, Project};
+use serde_json::json;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
@@ -49,7 +51,12 @@ pub enum Spent {
 }
 
 /// Sets the budget of a data set; a later call replaces it.
-pub async fn set_budget(store: &Store, project: &Project, budget: &Budget) -> Result<(), StoreError> {
+pub async fn set_budget(
+    store: &Store,
+    project: &Project,
+    budget: &Budget,
+    act: &Act,
+) -> Result<(), StoreError> {
     let mut transaction = store.write().await?;
     sqlx::query(
         "INSERT INTO privacy_budgets (tenant, project, data_sha256, epsilon, delta, accountant, created_at) \
@@ -66,6 +73,13 @@ pub async fn set_budget(store: &Store, project: &Project, budget: &Budget) -> Re
     .bind(budget.created_at.millis())
     .execute(&mut *transaction)
     .await?;
+    let event = Event {
+        kind: "privacy_budget.updated",
+        project: Some(&project.id),
+        resource: &budget.data_sha256,
+        data: json!({ "epsilon": budget.epsilon, "delta": budget.delta, "accountant": budget.accountant }),
+    };
+    audit::append(&mut transaction, &project.tenant, act, event).await?;
     transaction.commit().await?;
     Ok(())
 }
@@ -266,7 +280,7 @@ mod tests {
             accountant: "pld".into(),
             created_at: now,
         };
-        set_budget(&store, &project, &budget).await.unwrap();
+        set_budget(&store, &project, &budget, &Act::of_command_line(now)).await.unwrap();
         assert_eq!(budgets(&store, &project).await.unwrap(), vec![budget.clone()]);
         let job = |n: u128| JobId::from_bits(n);
         let of = |n: u128| spend_of(&job(n), "d", (0.1, 2.0, 100), 1e-5);

@@ -78,6 +78,7 @@ pub(crate) fn drive(
             epoch: (progress.step - 1) / run.steps_per_epoch(),
             loss: report.loss,
             grad_norm: report.grad_norm,
+            token_accuracy: report.token_accuracy,
             lr: report.lr,
             samples_per_s: report.n_examples as f64 / per_step.max(1e-9),
             eta_s: per_step * (run.total_steps() - progress.step) as f64,

@@ -15,6 +15,7 @@ mod drive;
 mod error;
 pub mod eval;
 pub mod fit;
+mod likeliest;
 pub mod measure;
 pub mod observer;
 pub mod optim;

@@ -86,6 +86,8 @@ pub struct StepEvent {
     pub epoch: u64,
     pub loss: f64,
     pub grad_norm: f64,
+    /// As [`StepReport::token_accuracy`](crate::run::StepReport::token_accuracy).
+    pub token_accuracy: Option<f64>,
     pub lr: f64,
     pub samples_per_s: f64,
     pub eta_s: f64,

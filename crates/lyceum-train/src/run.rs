@@ -5,13 +5,14 @@
 
 use crate::data::Dataset;
 use crate::error::TrainError;
+use crate::likeliest;
 use crate::optim::{Optimizer, clip_scale, global_norm};
 use crate::order::{Draw, Order};
 use crate::robust::{Robust, trades_backward};
 use crate::schedule::lr_at;
 use lyceum_kernels::cpu;
 use lyceum_models::Model;
-use lyceum_models::batch::Batch;
+use lyceum_models::batch::{Batch, IGNORE, Target};
 use lyceum_nn::{Dropout, Examples, Grads, Precision, Recording, Tape, Workspace};
 use lyceum_types::spec::{PrecisionSpec, TrainSpec};
 
@@ -24,6 +25,9 @@ pub struct StepReport {
     pub grad_norm: f64,
     pub lr: f64,
     pub n_examples: usize,
+    /// Of a language model that learns answers: the part of their tokens that were the likeliest, before the update.
+    /// None for preferences, of which neither answer is the right one, and for all else.
+    pub token_accuracy: Option<f64>,
 }
 
 /// A run between two steps.
@@ -94,7 +98,7 @@ impl Run {
         let scale = 1.0 / n_terms.max(1) as f32;
         self.grads.clear();
         self.bound_memory(data);
-        let mut loss_sum = 0.0;
+        let (mut loss_sum, mut n_right) = (0.0, None);
         for (micro, batch) in self.batches[..n_micro].iter_mut().enumerate() {
             let key = Dropout { seed: self.seed, step: step * self.spec.accumulate as u64 + micro as u64 };
             if let Some(robust) = &mut self.robust {
@@ -114,8 +118,13 @@ impl Run {
             if let Some(beta) = self.robust.as_ref().and_then(Robust::beta) {
                 loss_sum += trades_backward(&mut tape, &self.model, batch, beta, scale, &mut self.grads)?;
             } else {
-                let (loss, _) = self.model.loss(&mut tape, batch, scale)?;
+                let (loss, forward) = self.model.loss(&mut tape, batch, scale)?;
                 loss_sum += f64::from(tape.value(loss)[0]);
+                if let (true, Target::Steps(steps)) = (data.is_sequences(), &batch.target) {
+                    // The logits are those of the steps that have a loss, and the walk back frees them.
+                    let targets: Vec<i32> = steps.iter().copied().filter(|step| *step != IGNORE).collect();
+                    *n_right.get_or_insert(0) += likeliest::count(tape.value(forward.logits), &targets);
+                }
                 tape.backward(loss, &mut self.grads);
             }
             self.workspace.apply_buffer_updates(&mut self.model.params);
@@ -132,7 +141,8 @@ impl Run {
             lr,
             clip_scale(grad_norm, self.spec.grad_clip),
         );
-        Ok(StepReport { loss: loss_sum, grad_norm, lr, n_examples })
+        let token_accuracy = n_right.map(|n: u64| n as f64 / n_terms.max(1) as f64);
+        Ok(StepReport { loss: loss_sum, grad_norm, lr, n_examples, token_accuracy })
     }
 
     /// Lines differ in length and so does every step of them: buffers of all sizes would gather.

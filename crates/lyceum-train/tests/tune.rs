@@ -6,6 +6,7 @@ mod tiny;
 
 use lyceum_kernels::stored::Stored;
 use lyceum_models::Model;
+use lyceum_nn::{Recording, Tape, Workspace};
 use lyceum_train::chat;
 use lyceum_train::tune::Tuned;
 use lyceum_train::{Event, Observer, TrainError, Trained};
@@ -22,6 +23,7 @@ use tiny::{base_model, chats, chats_of, opened, run};
 struct Kept {
     dir: Option<PathBuf>,
     losses: Vec<f64>,
+    right: Vec<Option<f64>>,
     /// Told when it was resumed, and after each step.
     trained: Vec<Trained>,
     resumed: Option<u64>,
@@ -34,6 +36,7 @@ impl Observer for Kept {
         match event {
             Event::Step(step) => {
                 self.losses.push(step.loss);
+                self.right.push(step.token_accuracy);
                 self.trained.push(step.trained);
                 if self.stop_at == Some(step.step) {
                     return Err(TrainError::Spec("killed".into()));
@@ -89,8 +92,39 @@ fn answers_are_learnt_whole() {
     assert!(after < before / 4.0, "{before} to {after}");
     let right = |metrics: &BTreeMap<String, Metric>| metrics["valid_mean_token_accuracy"].value;
     assert!(right(&tuned.metrics) > 0.9 && right(&tuned.base_metrics) < 0.2, "{:?}", tuned.metrics);
+    let step = |i: usize| seen.right[i].unwrap();
+    assert!(step(0) < 0.2 && step(63) > 0.9, "{:?}", seen.right);
     assert!(seen.quoted && tuned.steps == 64 && tuned.verdict.is_some());
     assert_eq!(tuned.probes.len(), 4);
+}
+
+#[test]
+fn a_step_tells_how_many_of_its_learnt_tokens_were_the_likeliest_before_its_update() {
+    let folder = tempfile::tempdir().unwrap();
+    chats(folder.path());
+    // Steps of all lines, in two uneven parts: what the second finds is what the first has made.
+    let train = |steps: usize| {
+        format!(
+            "steps = {steps}\nbatch_size = 20\naccumulate = 2\noptimizer = {{ name = \"adamw\", lr = 1e-2 }}"
+        )
+    };
+    let mut seen = Kept::default();
+    run(&spec("", &train(6)), base_model(Stored::F32), folder.path(), &mut seen).unwrap();
+    let tuned =
+        run(&spec("", &train(5)), base_model(Stored::F32), folder.path(), &mut Kept::default()).unwrap();
+    let part = &tuned.chats.train;
+    let mut batch = part.new_batch();
+    part.fill(&(0..part.len()).collect::<Vec<_>>(), &mut batch);
+    let mut ws = Workspace::new();
+    let mut tape = Tape::new(&mut ws, &tuned.model.params, Recording::Off, batch.examples());
+    let asked = tuned.model.asked(&mut tape, &batch).unwrap();
+    let logits = tape.value(asked.forward.logits);
+    let rows = logits.chunks(logits.len() / asked.targets.len());
+    let likeliest = rows.map(|row| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap());
+    let right = likeliest.zip(&asked.targets).filter(|(own, target)| *own == **target as usize).count();
+    let expected = right as f64 / asked.targets.len() as f64;
+    assert!((0.2..0.95).contains(&expected), "a step that says something: {:?}", seen.right);
+    assert_eq!((part.len(), seen.right[5]), (32, Some(expected)));
 }
 
 #[test]
@@ -143,6 +177,7 @@ fn preferences_are_learnt_against_the_base() {
     assert!((tuned.base_metrics["valid_loss"].value - 2f64.ln()).abs() < 1e-4);
     assert!(tuned.metrics["valid_loss"].value < 0.3, "{:?}", tuned.metrics["valid_loss"]);
     assert_eq!(tuned.metrics["valid_accuracy"].value, 1.0);
+    assert!(seen.right.iter().all(Option::is_none), "neither answer is the right one");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! for each number that was computed.
 
 use crate::failure::Failure;
+use lyceum_service::fine_tuning::events::of_training;
 use lyceum_store::data_files::{self, Incoming, NewFile, Room};
 use lyceum_store::jobs::kept::LOG;
 use lyceum_store::jobs::{self, Claim};
@@ -53,8 +54,8 @@ fn table(lines: impl Iterator<Item = Value>) -> Option<String> {
             _ => continue,
         };
         // The loss of private rows is not told.
-        if let (Some("progress"), Some(loss)) = (line["event"].as_str(), line["loss"].as_f64()) {
-            row.insert("train_loss".into(), loss);
+        if line["event"] == "progress" {
+            row.extend(of_training(&line).map(|(name, value)| (name.to_owned(), value)));
         }
         for (name, metric) in line["metrics"].as_object().into_iter().flatten() {
             if let Some(value) = metric["value"].as_f64() {
@@ -94,12 +95,12 @@ mod tests {
             json!({"event": "progress", "step": 1, "loss": 2.5}),
             json!({"event": "progress", "step": 2, "loss": 9.0}),
             json!({"event": "resumed", "step": 1}),
-            json!({"event": "progress", "step": 2, "loss": 1.25}),
+            json!({"event": "progress", "step": 2, "loss": 1.25, "token_accuracy": 0.75}),
             json!({"event": "eval", "step": 2,
                 "metrics": {"valid_accuracy": {"value": 0.5}, "valid_loss": {"value": 1.5}}}),
             json!({"event": "checkpoint", "step": 2}),
         ];
-        let expected = "step,train_loss,valid_loss,valid_accuracy\n1,2.5,,\n2,1.25,1.5,0.5\n";
+        let expected = "step,train_loss,train_mean_token_accuracy,valid_loss,valid_accuracy\n1,2.5,,,\n2,1.25,0.75,1.5,0.5\n";
         assert_eq!(table(lines.into_iter()).unwrap(), expected);
         assert_eq!(table([json!({"event": "progress", "step": 1, "loss": null})].into_iter()), None);
     }

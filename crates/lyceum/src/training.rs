@@ -459,7 +459,7 @@ impl JobObserver {
             self.printed = Some(Instant::now());
         }
         let where_to = if print { Where::LogAndOutput } else { Where::Log };
-        let line = json!({
+        let mut line = json!({
             "event": "progress",
             "step": step.step,
             "epoch": step.epoch,
@@ -468,6 +468,9 @@ impl JobObserver {
             "samples_per_s": step.samples_per_s,
             "eta_s": step.eta_s,
         });
+        if let Some(accuracy) = step.token_accuracy {
+            line["token_accuracy"] = accuracy.into();
+        }
         self.line(&line, where_to)?;
         if let Some((_, replaced)) = self.replaces.take_if(|(at, _)| *at == step.step) {
             let line = json!({ "event": "replaced", "step": step.step, "loss": step.loss, "replaced_loss": replaced });

@@ -149,14 +149,18 @@ fn a_tuned_model_and_its_checkpoints_are_served_and_every_interruption_ends_in_t
     let lines: Vec<&str> = table.lines().collect();
     assert_eq!(
         (lines[0], lines.len()),
-        ("step,train_loss,valid_loss,valid_mean_token_accuracy,valid_perplexity", 4001),
+        (
+            "step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,valid_perplexity",
+            4001
+        ),
         "{}",
         lines[1]
     );
     assert!(lines[1].starts_with("1,") && lines[1].ends_with(",,,"), "{}", lines[1]);
     let last: Vec<f64> = lines[4000].split(',').map(|number| number.parse().unwrap()).collect();
     let metrics = &checkpoints[0]["metrics"];
-    assert_eq!((last[0], &json!(last[2])), (4000.0, &metrics["valid_loss"]), "{metrics}");
+    assert_eq!((last[0], &json!(last[3])), (4000.0, &metrics["valid_loss"]), "{metrics}");
+    assert_eq!((last[2], &metrics["train_mean_token_accuracy"]), (1.0, &json!(1.0)), "{metrics}");
     let (status, told) =
         server.send("GET", &format!("{JOBS}/{}/events?stream=true", id(&whole)), "application/json", b"");
     assert!(

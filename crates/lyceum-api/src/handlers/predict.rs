@@ -15,6 +15,12 @@ use axum::response::IntoResponse;
 use lyceum_service::predict;
 use lyceum_types::ids::ModelRef;
 
+/// Where models are asked by a verb, which stands behind the id.
+pub(crate) const PATH: &str = "/v1/models/{id}";
+
+/// The verbs.
+pub(crate) const VERBS: [&str; 2] = ["predict", "explain"];
+
 /// Predicts labels with probabilities, or numbers, for rows, series, pictures, sounds or texts.
 #[utoipa::path(post, path = "/v1/models/{model}:predict", tag = "kserve", params(("model" = String, Path)),
     request_body = Body, responses(

@@ -39,9 +39,8 @@ pub async fn set_budget(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<BudgetRequest>,
 ) -> Result<Json<BudgetBody>, ApiError> {
-    let (target, accountant) = (body.target()?, body.accountant.into());
-    let account =
-        privacy::set_budget(&api.service, &caller.project, body.data_sha256, target, accountant).await?;
+    let (service, budget, act) = (&api.service, (body.target()?, body.accountant.into()), caller.act());
+    let account = privacy::set_budget(service, &caller.project, body.data_sha256, budget, &act).await?;
     Ok(Json(account.into()))
 }
 

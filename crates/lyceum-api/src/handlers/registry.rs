@@ -199,7 +199,8 @@ pub async fn calibrate(
     Path(id): Path<String>,
 ) -> Result<Json<CalibratedBody>, ApiError> {
     let reference = known(&api, &caller, &id).await?;
-    let (version, report) = calibrated::publish(&api.service, &caller.project, &reference).await?;
+    let act = caller.act();
+    let (version, report) = calibrated::publish(&api.service, &caller.project, &reference, &act).await?;
     let calibration = serde_json::to_value(report).expect("a report is plain data: bug");
     Ok(Json(CalibratedBody { id: version.id(), object: "model", sha256: version.sha256, calibration }))
 }

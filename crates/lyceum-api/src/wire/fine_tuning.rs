@@ -272,7 +272,8 @@ pub struct FineTuningJob {
     pub method: Value,
     pub training_file: String,
     pub validation_file: Option<String>,
-    /// When it is done, a CSV file: `step`, `train_loss`, and what was measured of the validation part.
+    /// When it is done, a CSV file: `step`, `train_loss`, of supervised fine-tuning `train_mean_token_accuracy`, and what
+    /// was measured of the validation part.
     pub result_files: Vec<String>,
     /// Tokens in the examples of all steps that were taken; null until it has ended.
     pub trained_tokens: Option<u64>,
@@ -451,7 +452,8 @@ pub struct FineTuningCheckpoint {
     /// What requests name.
     pub fine_tuned_model_checkpoint: String,
     pub fine_tuning_job_id: String,
-    /// `step`, `train_loss`, and where there is a validation part `valid_loss` and others.
+    /// `step`, `train_loss`, of supervised fine-tuning `train_mean_token_accuracy`, and where there is a validation part
+    /// `valid_loss` and others.
     pub metrics: BTreeMap<String, f64>,
     pub step_number: u64,
 }

@@ -95,6 +95,11 @@ async fn a_cascade_is_its_members_and_a_threshold_by_hand_in_either_order() {
         )
         .await;
         assert_eq!((&cascade["model"], &cascade["n_calibration"]), (&json!(format!("{name}@1")), &json!(40)));
+        let (_, reader) = house.admin("default", &[KeyScope::OrganizationRead], None).await;
+        let log =
+            reader.get("/v1/organization/audit_logs?event_types[]=cascade.created&limit=1").await.json();
+        let told = &log["data"][0]["cascade.created"];
+        assert_eq!((&told["id"], &told["small"]), (&cascade["model"], &json!(format!("{small}@1"))), "{log}");
         let t = cascade["definition"]["small_set"]["threshold"].as_f64().unwrap();
         let by_hand = threshold(&house, small, &calibration, alpha).await;
         assert!((t - by_hand).abs() < 1e-15, "{t} {by_hand}");

@@ -3,8 +3,9 @@
 use crate::house::{House, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_store::registry;
+use lyceum_store::tenancy::audit;
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::Project;
+use lyceum_types::ids::{KeyScope, Project};
 use serde_json::{Value, json};
 
 /// A picture of 2 by 2 grey pixels: 0, 255, 128, 64.
@@ -371,6 +372,12 @@ async fn privacy_is_accounted_for_calibrated_and_budgeted() {
     assert_eq!((&set["epsilon"], &set["spent"]["epsilon"]), (&json!(3.0), &json!(0.0)));
     let list = house.client.get("/v1/privacy/budgets").await.json();
     assert_eq!((&list["object"], &list["data"][0]["data_sha256"]), (&json!("list"), &json!(sha)));
+    let (_, reader) = house.admin("default", &[KeyScope::OrganizationRead], None).await;
+    let log = reader.get("/v1/organization/audit_logs?event_types[]=privacy_budget.updated").await.json();
+    let told = &log["data"][0]["privacy_budget.updated"];
+    assert_eq!((&told["id"], told["epsilon"].as_f64()), (&json!(sha), Some(3.0)), "{log}");
+    let chain = audit::verify(house.service.store(), "default", None).await.unwrap();
+    assert!(chain.is_ok(), "numbers are read back as they were hashed: {chain:?}");
     let short = json!({"data_sha256": "ab", "epsilon": 3.0, "delta": 1e-5});
     let refused = house.client.post("/v1/privacy/budgets", &short).await.refused(400);
     assert_eq!(refused.0, "data_sha256");

@@ -314,7 +314,8 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
     let log = store.layout().job_dir(&job).join("log.jsonl");
     let lines = [
         json!({"event": "data", "train": 120, "valid": 0, "warnings": [], "time": 1000}),
-        json!({"event": "progress", "step": 1, "epoch": 0, "loss": 2.5, "lr": 1e-4, "eta_s": 100.0, "time": 2000}),
+        json!({"event": "progress", "step": 1, "epoch": 0, "loss": 2.5, "token_accuracy": 0.25, "lr": 1e-4,
+            "eta_s": 100.0, "time": 2000}),
         json!({"event": "checkpoint", "step": 1, "path": "/secret/place", "time": 2001}),
     ];
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -341,6 +342,7 @@ async fn jobs_are_listed_paused_resumed_cancelled_and_watched() {
     assert_eq!((told.len(), &told[4]), (5, &format!("Created fine-tuning job: {id}")));
     let metrics = &events["data"][1];
     assert_eq!((&metrics["type"], &metrics["data"]["train_loss"]), (&json!("metrics"), &json!(2.5)));
+    assert_eq!(metrics["data"]["train_mean_token_accuracy"], 0.25, "OpenAI's name");
     assert_eq!((&metrics["created_at"], &metrics["object"]), (&json!(2), &json!("fine_tuning.job.event")));
     let page =
         client.get(&format!("{JOBS}/{id}/events?limit=2&after={}", metrics["id"].as_str().unwrap())).await;

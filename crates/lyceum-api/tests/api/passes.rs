@@ -118,14 +118,18 @@ async fn an_auditor_finds_every_pass_in_a_row_of_its_own_kind() {
 
     let both = client.post("/v1/models/flowers:predict", &two).await;
     let told: u64 = ok(&both)["explanations"].as_array().unwrap().iter().map(passes_of).sum();
-    expected.insert(id(&both), ("/v1/models/{id}".into(), 2));
-    expected.insert(format!("{}.1", id(&both)), ("/v1/models/{id}:explain".into(), told));
+    expected.insert(id(&both), ("/v1/models/{id}:predict".into(), 2));
+    expected.insert(format!("{}.1", id(&both)), ("/v1/models/{id}:predict:explain".into(), told));
 
     // Each of 2 rows: once for its answer, 100 guesses and 150 samples.
     let certify = json!({"instances": [[1, 2], [0, 1]], "certify": {"sigma": 0.25, "n": 150, "alpha": 0.05}});
     let certified = client.post("/v1/models/flowers:predict", &certify).await;
     ok(&certified);
-    expected.insert(id(&certified), ("/v1/models/{id}".into(), 2 + 2 * 250));
+    expected.insert(id(&certified), ("/v1/models/{id}:predict".into(), 2 + 2 * 250));
+    // A client may encode the colon.
+    let encoded = client.post("/v1/models/flowers%3Apredict", &json!({"instances": [[1, 2]]})).await;
+    ok(&encoded);
+    expected.insert(id(&encoded), ("/v1/models/{id}:predict".into(), 1));
 
     let decided = client.post("/v1/decisions", &decision()).await;
     expected.insert(id(&decided), ("/v1/decisions".into(), passes_of(&ok(&decided)["explanation"])));

@@ -116,7 +116,7 @@ async fn an_answer_has_a_receipt_where_it_is_asked_for_and_every_changed_word_br
     let why = json!({"instances": [[1, 2]]});
     let of_why = receipt(&asked(&house.client, "/v1/models/flowers:explain", &why).await, &why);
     assert!(kept(&of_why).contains(&("explanation", "memory")), "{of_why}");
-    assert_eq!(of_why["route"], "/v1/models/{id}");
+    assert_eq!(of_why["route"], "/v1/models/{id}:explain");
 }
 
 #[tokio::test(flavor = "multi_thread")]

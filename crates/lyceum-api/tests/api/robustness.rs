@@ -1,10 +1,13 @@
 //! Runs, certificates, prediction sets and drift; and what is refused, with the reason.
 
+use crate::client::Client;
 use crate::files::bring;
 use crate::house::{House, Kept, labels, picture, table, text};
 use lyceum_models::prepare::OutputPreparation;
 use lyceum_service::robustness::calibrated;
-use lyceum_types::ids::Project;
+use lyceum_service::tenancy::Act;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::manifest::{FeatureSketch, SKETCH_QUANTILES};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
@@ -189,7 +192,8 @@ async fn a_calibrated_version_answers_with_the_temperature_and_the_old_one_as_be
     };
     let before = ask("table").await;
     let (project, reference) = (Project::default_project(), "table".parse().unwrap());
-    let (version, report) = calibrated::publish(&house.service, &project, &reference).await.unwrap();
+    let act = Act::of_command_line(Timestamp::now());
+    let (version, report) = calibrated::publish(&house.service, &project, &reference, &act).await.unwrap();
     assert_eq!((version.id().as_str(), report.parent.as_str(), report.n), ("table@2", "table@1", 30));
     let t = report.temperature;
     assert!((t - 1.0).abs() > 0.02 && report.ece_after < report.ece_before + 0.05, "{report:?}");
@@ -222,11 +226,31 @@ async fn a_calibrated_version_answers_with_the_temperature_and_the_old_one_as_be
     let run = finished(&house, &house.client.post("/v1/robustness/runs", &body).await.json()).await;
     let found = run["results"].as_array().unwrap().iter().find(|r| r["metric"] == "temperature").unwrap();
     assert!((found["value"].as_f64().unwrap() - 1.0).abs() < 1e-4, "{found}");
-    let again = calibrated::publish(&house.service, &project, &reference).await.unwrap_err();
+    let again = calibrated::publish(&house.service, &project, &reference, &act).await.unwrap_err();
     assert!(again.to_string().contains("calibrated already"), "{again}");
     house.publish("plain", "classification", MLP, table(labels(&["no", "yes"]))).await;
-    let none = calibrated::publish(&house.service, &project, &"plain".parse().unwrap()).await.unwrap_err();
+    let none =
+        calibrated::publish(&house.service, &project, &"plain".parse().unwrap(), &act).await.unwrap_err();
     assert!(none.to_string().contains("without validation rows"), "{none}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_calibrated_a_version_stands_in_the_audit_log() {
+    let house = House::new().await;
+    trained(&house, "table").await;
+    let (key, secret) = house.key(&[KeyScope::Admin], None).await;
+    let manager = Client { key: Some(secret), ..house.client.clone() };
+    let calibrate = async |id: &str| manager.post(&format!("/v1/models/{id}/calibrate"), &json!({})).await;
+    let made = calibrate("table").await;
+    assert_eq!((made.status, &made.json()["id"]), (200, &json!("table@2")), "{}", made.text());
+    calibrate("table@2").await.refused(422);
+    let (_, reader) = house.admin("default", &[KeyScope::OrganizationRead], None).await;
+    let log = reader.get("/v1/organization/audit_logs?event_types[]=model.calibrated").await.json();
+    let entries = log["data"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "what was refused changed nothing: {log}");
+    let told = &entries[0]["model.calibrated"];
+    assert_eq!((&told["id"], &told["parent"]), (&json!("table@2"), &json!("table@1")), "{log}");
+    assert_eq!(entries[0]["actor"]["api_key"]["id"], key.id.as_str());
 }
 
 #[tokio::test(flavor = "multi_thread")]

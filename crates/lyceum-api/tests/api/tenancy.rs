@@ -167,6 +167,18 @@ async fn people_have_roles_and_places() {
         lyceum_store::tenancy::people::add_user(store, "default", new, &act).await.unwrap().id.to_string();
     let found = ok(&admin.get(&format!("{ALL}/users?emails[]=ada@example.org")).await);
     assert_eq!((found["data"].as_array().unwrap().len(), &found["data"][0]["id"]), (1, &json!(ada)));
+    assert_eq!(found["data"][0]["api_key_last_used_at"], Value::Null, "Ada has no key");
+    // The use is noted behind the answer.
+    let begun = Instant::now();
+    loop {
+        let user = ok(&admin.get(&format!("{ALL}/users/{operator}")).await);
+        if let Some(used) = user["api_key_last_used_at"].as_i64() {
+            assert!((Timestamp::now().seconds() - used).abs() < 60, "{user}");
+            break;
+        }
+        assert!(begun.elapsed() < limits::STANDING_IN_USE, "{user}");
+        tokio::time::sleep(limits::STANDING_REFRESH_EVERY).await;
+    }
     let members = format!("{DEFAULT}/users");
     let body = json!({"email": "ada@example.org", "role": "member"});
     assert_eq!(ok(&admin.post(&members, &body).await)["object"], "organization.project.user");

@@ -133,6 +133,14 @@ async fn files_are_judged_by_their_purpose_with_every_error_at_its_line() {
     assert!(errors.iter().all(|e| e["hint"].as_str().is_some_and(|hint| !hint.is_empty())));
     assert!(errors[4]["pointer"].as_str().unwrap().starts_with("/messages"), "{told}");
 
+    // The last of two would be learnt, and the first told as if it were there.
+    let twice = format!("{chat}\n{}\n", chat.replace("{\"messages\"", "{\"messages\": [], \"messages\""));
+    let told = problems("fine-tune", "a.jsonl", twice.as_bytes()).await;
+    let one = &told["errors"][0];
+    assert_eq!(told["counts"], json!({"duplicate_key": 1}), "{told}");
+    assert_eq!((&one["line"], &one["pointer"]), (&json!(2), &json!("/messages")));
+    assert!(one["hint"].as_str().unwrap().contains("keep one"), "{told}");
+
     for purpose in ["fine-tune", "batch"] {
         let told = problems(purpose, "a.jsonl", "nope\n".repeat(10_000).as_bytes()).await;
         assert_eq!(

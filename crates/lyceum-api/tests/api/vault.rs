@@ -154,6 +154,8 @@ async fn what_an_encrypted_project_keeps_is_found_in_no_byte_and_erased_with_its
         let refused = admin.post(&format!("{ALL}/{id}/erase"), &body).await;
         assert_eq!(refused.refused(400).0, param, "{body}");
     }
+    let refused = admin.post(&format!("{ALL}/{id}/erase"), &json!([id])).await.refused(400);
+    assert_eq!(refused.1, "invalid_type", "a list confirms nothing");
     assert_eq!(client.get(&format!("/v1/responses/{answer}")).await.status, 200, "nothing was erased");
     let receipt = ok(&admin.post(&format!("{ALL}/{id}/erase"), &json!({"confirm": id})).await);
     seal::check(&receipt).unwrap();

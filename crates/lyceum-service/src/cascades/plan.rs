@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use lyceum_robust::cascade;
 use lyceum_robust::conformal::{Score, Sets, n_min, rank};
 use lyceum_store::files::Staging;
-use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::models::{self, Made, NewVersion, Version};
 use lyceum_store::vault::KeyedPath;
 use lyceum_types::cascade::{
     Cascade, CascadeKind, CascadeManifest, CascadeQuestion, CascadeRows, DEFINITION, Escalated, FAMILY,
@@ -243,7 +243,7 @@ impl Plan {
             .join(DEFINITION)
             .write(&definition)
             .map_err(|error| ServiceError::internal("writing a cascade failed", error))?;
-        let now = Timestamp::now();
+        let act = self.payer.act(Timestamp::now());
         let new = NewVersion {
             name: self.ask.name.clone(),
             family: FAMILY.into(),
@@ -259,7 +259,7 @@ impl Plan {
             kind: CascadeKind::Cascade,
             name: self.ask.name.to_string(),
             version: 0,
-            created: now.seconds().max(0) as u64,
+            created: act.now.seconds().max(0) as u64,
             definition_sha256: sha256.clone(),
             files: BTreeMap::from([(DEFINITION.to_owned(), sha256)]),
             report,
@@ -268,7 +268,8 @@ impl Plan {
             manifest.version = number;
             serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
         };
-        let version = models::publish(store, project, new, staging, write, now).await?;
+        let made = Made::Cascade { small: cascade.small.model.clone(), large: cascade.large.model.clone() };
+        let version = models::publish_made(store, project, new, staging, write, (made, &act)).await?;
         let (manifest, cascade) = read(&version)?;
         Ok(Created { version, manifest, cascade })
     }

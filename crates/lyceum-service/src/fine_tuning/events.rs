@@ -248,10 +248,13 @@ fn logged(at: u64, line: &Value, steps: u64) -> Option<Event> {
         "progress" => {
             let loss = line["loss"].as_f64();
             let words = loss.map_or_else(String::new, |loss| format!(": training loss={loss:.4}"));
-            let data = json!({
+            let mut data = json!({
                 "step": step, "total_steps": steps, "train_loss": loss, "learning_rate": line["lr"],
                 "epoch": line["epoch"],
             });
+            for (name, value) in of_training(line) {
+                data[name] = value.into();
+            }
             (format!("Step {of}{words}"), data, true)
         }
         "eval" => {
@@ -342,7 +345,7 @@ pub struct Checkpoint {
     pub step: u64,
     pub model: String,
     pub at: Timestamp,
-    /// `train_loss`, `valid_loss`, … at its step.
+    /// `train_loss`, `train_mean_token_accuracy`, `valid_loss`, … at its step.
     pub metrics: BTreeMap<String, f64>,
 }
 
@@ -393,12 +396,18 @@ pub async fn checkpoints(
     Ok((job, found, has_more))
 }
 
+/// The numbers of a step of training in a line of the log, under OpenAI's names; of private rows there are none.
+pub fn of_training(line: &Value) -> impl Iterator<Item = (&'static str, f64)> {
+    let names = [("loss", "train_loss"), ("token_accuracy", "train_mean_token_accuracy")];
+    names.into_iter().filter_map(|(own, name)| Some((name, line[own].as_f64()?)))
+}
+
 /// What the log says of a step, the last time that it was taken.
 fn metrics(lines: &[(u64, Value)], step: u64) -> BTreeMap<String, f64> {
     let mut metrics = BTreeMap::from([("step".to_owned(), step as f64)]);
     for (_, line) in lines.iter().filter(|(_, line)| line["step"] == step) {
-        if let (Some("progress"), Some(loss)) = (line["event"].as_str(), line["loss"].as_f64()) {
-            metrics.insert("train_loss".into(), loss);
+        if line["event"] == "progress" {
+            metrics.extend(of_training(line).map(|(name, value)| (name.to_owned(), value)));
         }
         for (name, metric) in line["metrics"].as_object().into_iter().flatten() {
             if let Some(value) = metric["value"].as_f64() {

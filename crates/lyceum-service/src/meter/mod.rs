@@ -19,6 +19,8 @@ use crate::ServiceError;
 use crate::rates::Owing;
 use lyceum_engine::{CountPrompt, Counted, Metered, Priority, Tally};
 use lyceum_store::models::Version;
+use lyceum_store::tenancy::{Act, Actor};
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyId, Project};
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -103,8 +105,20 @@ impl Payer {
     /// How the ledger calls the route of a piece of work.
     fn route(&self, bill: &Bill) -> String {
         match self.part {
-            Part::Explanation if bill.route != "/v1/explanations" => format!("{}{EXPLAIN}", bill.route),
-            _ => bill.route.clone(),
+            Part::Answer => bill.route.clone(),
+            // Asked for by itself.
+            Part::Explanation if bill.route == "/v1/explanations" || bill.route.ends_with(EXPLAIN) => {
+                bill.route.clone()
+            }
+            Part::Explanation => format!("{}{EXPLAIN}", bill.route),
+        }
+    }
+
+    /// For the audit log: the key that asks, or this machine's own user.
+    pub(crate) fn act(&self, now: Timestamp) -> Act {
+        match &self.bill {
+            Some(bill) => Act { actor: Actor::ProjectKey(bill.key.clone()), now },
+            None => Act::of_command_line(now),
         }
     }
 

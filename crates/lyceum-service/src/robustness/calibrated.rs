@@ -14,7 +14,8 @@ use lyceum_models::prepare::OutputPreparation;
 use lyceum_robust::calibrate;
 use lyceum_store::files::Staging;
 use lyceum_store::layout::{MANIFEST, MANIFEST_SHA256, WEIGHTS};
-use lyceum_store::models::{NewVersion, Version};
+use lyceum_store::models::{Made, NewVersion, Version, publish_made};
+use lyceum_store::tenancy::audit::Act;
 use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
@@ -22,7 +23,8 @@ use lyceum_types::manifest::{CalibrationReport, Manifest};
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-/// Fits a temperature on the validation rows that the version keeps and publishes the calibrated version.
+/// Fits a temperature on the validation rows that the version keeps and publishes the calibrated version, which the audit
+/// log tells.
 ///
 /// # Errors
 /// A model without labels or validation rows, one that is calibrated already, rows on which no temperature is best.
@@ -30,6 +32,7 @@ pub async fn publish(
     service: &Service,
     project: &Project,
     model: &ModelRef,
+    act: &Act,
 ) -> Result<(Version, CalibrationReport), ServiceError> {
     service.own(project, model).await?;
     let resident = service.resident(project, model).await?;
@@ -42,9 +45,8 @@ pub async fn publish(
         let manifest = Manifest { version: number, ..manifest };
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    let store = service.store();
-    let version =
-        lyceum_store::models::publish(store, project, new, staging, write, Timestamp::now()).await?;
+    let made = Made::Calibrated { parent: report.parent.clone() };
+    let version = publish_made(service.store(), project, new, staging, write, (made, act)).await?;
     Ok((version, report))
 }
 

@@ -362,6 +362,7 @@ async fn parse(store: &Store, row: KeyRow) -> Result<(AdminKey, String), StoreEr
             role: Role::Reader,
             is_default: false,
             added_at: Timestamp::from_millis(0),
+            key_used_at: None,
         },
         Err(error) => return Err(error),
     };

@@ -22,6 +22,8 @@ pub struct User {
     /// The one that the first start made.
     pub is_default: bool,
     pub added_at: Timestamp,
+    /// The newest use among the user's keys, of projects and of the organisation, also of those that were revoked.
+    pub key_used_at: Option<Timestamp>,
 }
 
 /// A user's place in a project.
@@ -92,7 +94,7 @@ pub(crate) async fn insert_user(
     let event = Event { kind: "user.added", project: None, resource: id.as_str(), data };
     audit::append(transaction, tenant, act, event).await?;
     let NewUser { name, email, role, is_default } = new;
-    Ok(User { id, name, email, role, is_default, added_at: act.now })
+    Ok(User { id, name, email, role, is_default, added_at: act.now, key_used_at: None })
 }
 
 /// An address as far as it can be told without writing to it.
@@ -108,10 +110,27 @@ fn check_email(email: &str) -> Result<(), StoreError> {
     Err(BadId { what: "email", text, why: "must be an address such as ada@example.org" }.into())
 }
 
-type UserRow = (String, String, Option<String>, String, i64, i64);
+/// A user's columns, of the rows that [`users_of_tenant`] names.
+macro_rules! user_columns {
+    () => {
+        "u.id, u.name, u.email, u.role, u.is_default, u.added_at, k.used_at, a.used_at"
+    };
+}
+
+/// The users `u` of the tenant `$1`, with the newest use of their keys of projects `k` and of the organisation `a`.
+macro_rules! users_of_tenant {
+    () => {
+        "users u LEFT JOIN (SELECT owner_id, MAX(last_used_at) AS used_at FROM api_keys \
+         WHERE tenant = $1 AND owner_kind = 'user' GROUP BY owner_id) k ON k.owner_id = u.id \
+         LEFT JOIN (SELECT owner, MAX(last_used_at) AS used_at FROM admin_keys \
+         WHERE tenant = $1 GROUP BY owner) a ON a.owner = u.id"
+    };
+}
+
+type UserRow = (String, String, Option<String>, String, i64, i64, Option<i64>, Option<i64>);
 
 fn user(row: UserRow) -> Result<User, StoreError> {
-    let (id, name, email, role, is_default, added_at) = row;
+    let (id, name, email, role, is_default, added_at, used_at, used_at_admin) = row;
     Ok(User {
         id: word("users", &id)?,
         name,
@@ -119,6 +138,8 @@ fn user(row: UserRow) -> Result<User, StoreError> {
         role: word("users", &role)?,
         is_default: is_default == 1,
         added_at: Timestamp::from_millis(added_at),
+        // None is less than any.
+        key_used_at: used_at.max(used_at_admin).map(Timestamp::from_millis),
     })
 }
 
@@ -130,10 +151,13 @@ pub async fn users(
     page: Page<'_>,
 ) -> Result<Listed<User>, StoreError> {
     let n_rows = if emails.is_empty() { page.rows() } else { limits::USERS_MAX };
-    let rows: Vec<UserRow> = sqlx::query_as(
-        "SELECT id, name, email, role, is_default, added_at FROM users \
-         WHERE tenant = $1 AND id > $2 ORDER BY id LIMIT $3",
-    )
+    let rows: Vec<UserRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        user_columns!(),
+        " FROM ",
+        users_of_tenant!(),
+        " WHERE u.tenant = $1 AND u.id > $2 ORDER BY u.id LIMIT $3",
+    ))
     .bind(tenant)
     .bind(page.after())
     .bind(n_rows)
@@ -145,9 +169,13 @@ pub async fn users(
 }
 
 pub async fn find_user(store: &Store, tenant: &str, id: &UserId) -> Result<User, StoreError> {
-    let row: Option<UserRow> = sqlx::query_as(
-        "SELECT id, name, email, role, is_default, added_at FROM users WHERE tenant = $1 AND id = $2",
-    )
+    let row: Option<UserRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        user_columns!(),
+        " FROM ",
+        users_of_tenant!(),
+        " WHERE u.tenant = $1 AND u.id = $2",
+    ))
     .bind(tenant)
     .bind(id.as_str())
     .fetch_optional(&store.reader)
@@ -238,11 +266,14 @@ pub async fn delete_user(store: &Store, tenant: &str, id: &UserId, act: &Act) ->
 
 /// The users of a project, in the order of their ids.
 pub async fn members(store: &Store, project: &Project, page: Page<'_>) -> Result<Listed<Member>, StoreError> {
-    let rows: Vec<MemberRow> = sqlx::query_as(
-        "SELECT u.id, u.name, u.email, u.role, u.is_default, u.added_at, p.role, p.added_at \
-         FROM project_users p JOIN users u ON u.id = p.user_id AND u.tenant = p.tenant \
+    let rows: Vec<MemberRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        user_columns!(),
+        ", p.role, p.added_at FROM ",
+        users_of_tenant!(),
+        " JOIN project_users p ON u.id = p.user_id AND u.tenant = p.tenant \
          WHERE p.tenant = $1 AND p.project = $2 AND p.user_id > $3 ORDER BY p.user_id LIMIT $4",
-    )
+    ))
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(page.after())
@@ -253,23 +284,26 @@ pub async fn members(store: &Store, project: &Project, page: Page<'_>) -> Result
     Ok(Listed::of(page, members?))
 }
 
-type MemberRow = (String, String, Option<String>, String, i64, i64, String, i64);
+type MemberRow = (String, String, Option<String>, String, i64, i64, Option<i64>, Option<i64>, String, i64);
 
 fn member(row: MemberRow) -> Result<Member, StoreError> {
-    let (id, name, email, role, is_default, added, project_role, added_at) = row;
+    let (id, name, email, role, is_default, added, used, used_admin, project_role, added_at) = row;
     Ok(Member {
-        user: user((id, name, email, role, is_default, added))?,
+        user: user((id, name, email, role, is_default, added, used, used_admin))?,
         role: word("project_users", &project_role)?,
         added_at: Timestamp::from_millis(added_at),
     })
 }
 
 pub async fn find_member(store: &Store, project: &Project, id: &UserId) -> Result<Member, StoreError> {
-    let row: Option<MemberRow> = sqlx::query_as(
-        "SELECT u.id, u.name, u.email, u.role, u.is_default, u.added_at, p.role, p.added_at \
-         FROM project_users p JOIN users u ON u.id = p.user_id AND u.tenant = p.tenant \
+    let row: Option<MemberRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        user_columns!(),
+        ", p.role, p.added_at FROM ",
+        users_of_tenant!(),
+        " JOIN project_users p ON u.id = p.user_id AND u.tenant = p.tenant \
          WHERE p.tenant = $1 AND p.project = $2 AND p.user_id = $3",
-    )
+    ))
     .bind(&project.tenant)
     .bind(&project.id)
     .bind(id.as_str())

@@ -163,6 +163,44 @@ async fn whoever_leaves_takes_the_keys_along() {
 }
 
 #[tokio::test]
+async fn a_user_has_the_newest_use_among_their_keys() {
+    let (_dir, store) = store().await;
+    let project = Project::default_project();
+    let user = people::add_user(&store, DEFAULT, ada(Role::Owner), &act()).await.unwrap();
+    people::set_member(&store, &project, &user.id, ProjectRole::Member, &act()).await.unwrap();
+    let used = async || {
+        let found = people::find_user(&store, DEFAULT, &user.id).await.unwrap().key_used_at;
+        let listed = people::users(&store, DEFAULT, &["ada@example.org".into()], Page::WHOLE).await.unwrap();
+        let member = people::find_member(&store, &project, &user.id).await.unwrap();
+        let members = people::members(&store, &project, Page::WHOLE).await.unwrap();
+        let all = [listed.data[0].key_used_at, member.user.key_used_at, members.data[0].user.key_used_at];
+        assert_eq!(all, [found; 3], "wherever the user is told");
+        found
+    };
+    let owner = KeyOwner::User(user.id.clone());
+    let of_project = async || {
+        let grant = grant(&[KeyScope::Inference]);
+        keys::create_for(&store, &project, grant, owner.clone(), &act()).await.unwrap().0
+    };
+    let (first, second) = (of_project().await, of_project().await);
+    assert_eq!(used().await, None, "no key was used");
+    let at = |minutes: u64| NOW.plus(Duration::from_secs(60 * minutes));
+    keys::note_use(&store, &second, at(3)).await.unwrap();
+    keys::note_use(&store, &first, at(2)).await.unwrap();
+    assert_eq!(used().await, Some(at(3)));
+    let scopes = grant(&[KeyScope::OrganizationRead]);
+    let (admin, _) = admin_keys::create(&store, DEFAULT, &user.id, scopes, &act()).await.unwrap();
+    admin_keys::note_use(&store, &admin, at(5)).await.unwrap();
+    assert_eq!(used().await, Some(at(5)));
+    admin_keys::revoke(&store, DEFAULT, &admin.id, &act()).await.unwrap();
+    assert_eq!(used().await, Some(at(5)), "what was done stays done");
+    // Nobody's key, and a service account's, are no user's.
+    let (nobodys, _) = keys::create(&store, &project, grant(&[KeyScope::Inference]), NOW).await.unwrap();
+    keys::note_use(&store, &nobodys, at(9)).await.unwrap();
+    assert_eq!(used().await, Some(at(5)));
+}
+
+#[tokio::test]
 async fn a_service_account_has_keys_and_loses_them() {
     let (_dir, store) = store().await;
     let project = Project::default_project();

@@ -4,6 +4,7 @@
 //! One pass finds every error; a file is of one format, that of its first line that has one. Nothing here needs a
 //! model, so a file can be judged when it is uploaded.
 
+use crate::data::repeated::{Repeated, escaped, repeated_keys};
 use crate::data::report::{DataError, Issue, Place, Report};
 use lyceum_types::control::Control;
 use lyceum_types::suggest::did_you_mean;
@@ -162,6 +163,9 @@ impl Judge<'_> {
             self.say("", "not_an_object", "the line is no JSON object", "write {\"messages\": […]}");
             return None;
         };
+        for Repeated { pointer, message } in repeated_keys(text) {
+            self.say(&pointer, Repeated::CODE, message, Repeated::HINT);
+        }
         let Some(own) = Format::of(&object) else {
             let message = "has none of messages, input, and prompt";
             let hint = "write {\"messages\": […]}, {\"prompt\": …, \"completion\": …}, or \
@@ -479,9 +483,4 @@ impl Judge<'_> {
             }
         }
     }
-}
-
-/// A key within a JSON pointer.
-fn escaped(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }

@@ -138,6 +138,10 @@ fn each_bad_line_is_told_with_its_pointer_and_code() {
         (r#"{"prompt":"a"}"#.into(), &["missing_completion@/completion"]),
         (r#"{"prompt":"a","completion":""}"#.into(), &["empty_completion@/completion"]),
         (r#"{"text":"a"}"#.into(), &["unknown_format@"]),
+        (
+            r#"{"messages":[{"role":"user","content":"U"}],"messages":[{"role":"user","content":"U"},{"role":"assistant","content":"A","content":"B"}]}"#.into(),
+            &["duplicate_key@/messages/1/content", "duplicate_key@/messages"],
+        ),
         ("[1]".into(), &["not_an_object@"]),
         (r#"{"messages": nope}"#.into(), &["invalid_json@"]),
         (

@@ -1,5 +1,6 @@
 //! jsonl files: an object a line; keys are columns.
 
+use super::repeated::{Repeated, escaped, repeated_keys};
 use super::report::{DataError, Issue, Place, Report, io, one};
 use super::table::Table;
 use lyceum_models::prepare::tabular::Cell;
@@ -24,6 +25,10 @@ pub(crate) fn read(
         }
         match serde_json::from_slice::<Value>(text) {
             Ok(Value::Object(row)) => {
+                for Repeated { pointer, message } in repeated_keys(text) {
+                    let issue = Issue::new(shown, Repeated::CODE, message, Repeated::HINT);
+                    report.push(issue.at(Place::Line(line)).pointer(pointer));
+                }
                 for name in row.keys() {
                     if !columns.contains(name) {
                         columns.push(name.clone());
@@ -73,7 +78,7 @@ pub(crate) fn read(
                             "give numbers, strings, true, false or null; arrays belong in .npz",
                         )
                         .at(Place::Line(*line))
-                        .pointer(format!("/{}", name.replace('~', "~0").replace('/', "~1"))),
+                        .pointer(format!("/{}", escaped(name))),
                     );
                     Cell::Missing
                 }

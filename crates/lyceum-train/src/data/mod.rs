@@ -25,6 +25,7 @@ mod judge;
 mod labelled;
 mod npy;
 mod parquet;
+pub(crate) mod repeated;
 pub mod report;
 pub(crate) mod sequences;
 mod series;

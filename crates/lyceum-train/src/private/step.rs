@@ -93,7 +93,7 @@ impl Run {
         self.optimizer.step(&mut self.model.params, &self.grads, lr, scale as f32);
         // How many were drawn is not told either.
         let n_examples = mechanism.expected_batch.round() as usize;
-        Ok(StepReport { loss: f64::NAN, grad_norm, lr, n_examples })
+        Ok(StepReport { loss: f64::NAN, grad_norm, lr, n_examples, token_accuracy: None })
     }
 }
 

@@ -9,6 +9,7 @@ use crate::checkpoint;
 use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::eval::{self, Verdict};
+use crate::likeliest::is_likeliest;
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::Model;
 use lyceum_models::batch::{Input, Target};
@@ -225,10 +226,8 @@ fn answers(
         let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
         let logits = tape.value(asked.forward.logits);
         cross_entropy(logits, width, &asked.targets, &mut losses, &mut lse);
-        let is_right = |row: &usize| {
-            let (own, target) = (&logits[row * width..(row + 1) * width], asked.targets[*row] as usize);
-            own.iter().all(|other| *other <= own[target])
-        };
+        let is_right =
+            |row: &usize| is_likeliest(&logits[row * width..(row + 1) * width], asked.targets[*row]);
         for pair in asked.offsets.windows(2) {
             let rows = pair[0] as usize..pair[1] as usize;
             let nats = losses[rows.clone()].iter().map(|&loss| f64::from(loss)).sum();

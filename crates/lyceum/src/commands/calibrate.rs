@@ -5,6 +5,8 @@ use crate::failure::Failure;
 use crate::output;
 use clap::Args;
 use lyceum_service::robustness::calibrated;
+use lyceum_service::tenancy::Act;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::ModelRef;
 use lyceum_types::manifest::CalibrationReport;
 use serde_json::json;
@@ -21,7 +23,8 @@ impl Calibrate {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let reference: ModelRef = self.model.parse()?;
         let (service, _) = context.resident(&self.model).await?;
-        let (version, report) = calibrated::publish(&service, &context.project, &reference).await?;
+        let act = Act::of_command_line(Timestamp::now());
+        let (version, report) = calibrated::publish(&service, &context.project, &reference, &act).await?;
         if context.is_json() {
             output::json_line(&json!({
                 "event": "done", "model": version.id(), "path": version.dir.display().to_string(), "calibration": report,

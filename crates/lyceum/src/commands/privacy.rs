@@ -15,6 +15,7 @@ use lyceum_service::audits;
 use lyceum_service::card::measured::{Costly, keep_membership};
 use lyceum_service::privacy::{Account, together};
 use lyceum_service::saw::{self, Wanted};
+use lyceum_service::tenancy::Act;
 use lyceum_store::privacy::{self, Budget};
 use lyceum_train::TrainError;
 use lyceum_types::clock::Timestamp;
@@ -254,7 +255,8 @@ async fn budget(args: BudgetArgs, context: &Context) -> Result<(), Failure> {
         created_at: Timestamp::now(),
     };
     let store = context.store().await?;
-    privacy::set_budget(&store, &context.project, &budget).await?;
+    let act = Act::of_command_line(budget.created_at);
+    privacy::set_budget(&store, &context.project, &budget, &act).await?;
     if context.is_json() {
         output::json_line(&json!({ "data_sha256": budget.data_sha256, "budget": budget.epsilon }));
     } else {

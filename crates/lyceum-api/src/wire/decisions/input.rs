@@ -127,7 +127,7 @@ pub(super) fn content(input: InputBody) -> Result<Content, ApiError> {
 
 /// A value inside an untagged union, whose errors then have their full path.
 fn reparse<T: serde::de::DeserializeOwned>(path: &str, value: &Value) -> Result<T, ApiError> {
-    crate::body::parse(value.to_string().as_bytes()).map_err(|mut error: ApiError| {
+    crate::body::parse_part(value.to_string().as_bytes()).map_err(|mut error: ApiError| {
         let inner = error.detail.param.take();
         let param = inner.map_or(path.to_owned(), |inner| format!("{path}.{inner}"));
         error.detail.message = format!("{path}: {}", error.detail.message);

@@ -20,6 +20,8 @@ pub struct UserBody {
     /// `owner` or `reader`
     pub role: &'static str,
     pub added_at: i64,
+    /// The newest use of a key of the user's, as of a minute ago; null: none was used.
+    pub api_key_last_used_at: Option<i64>,
     /// The one that the first start made.
     pub is_default: bool,
     pub is_service_account: bool,
@@ -40,6 +42,7 @@ impl From<User> for UserBody {
             email: user.email,
             role: user.role.as_str(),
             added_at: user.added_at.seconds(),
+            api_key_last_used_at: user.key_used_at.map(|at| at.seconds()),
             is_default: user.is_default,
             is_service_account: false,
         }

@@ -189,7 +189,8 @@ fn broken_json_lines_and_nested_values_have_their_line_and_pointer() {
     case.spec.data.train = "train.jsonl".into();
     case.write(
         "train.jsonl",
-        "{\"a/b\": 1, \"label\": \"x\"}\n{\"a/b\": [1], \"label\": \"y\"}\n{oops}\n[]\n",
+        "{\"a/b\": 1, \"label\": \"x\"}\n{\"a/b\": [1], \"label\": \"y\"}\n{oops}\n[]\n\
+         {\"a/b\": 1, \"label\": \"x\", \"a/b\": 2}\n",
     );
     let report = case.report();
     let found: Vec<(&str, Option<u64>, Option<&str>)> = report
@@ -198,10 +199,11 @@ fn broken_json_lines_and_nested_values_have_their_line_and_pointer() {
         .map(|issue| (issue.code.as_str(), issue.line, issue.pointer.as_deref()))
         .collect();
     assert_eq!(
-        &found[..3],
+        &found[..4],
         [
             ("broken_json", Some(3), None),
             ("not_an_object", Some(4), None),
+            ("duplicate_key", Some(5), Some("/a~1b")),
             ("not_a_scalar", Some(2), Some("/a~1b")),
         ]
     );
