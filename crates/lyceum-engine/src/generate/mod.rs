@@ -81,6 +81,8 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// Which tokens may be said; None: all.
     pub mask: Option<Box<dyn TokenMask>>,
+    /// Every token was decided before, by the mask: they are read, with the bits that they have in a prompt.
+    pub is_forced: bool,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
     /// Who counts what is done for it.
@@ -111,6 +113,7 @@ impl GenerateRequest {
             tenant: Tenant::default(),
             priority: Priority::Interactive,
             mask: None,
+            is_forced: false,
             kept: None,
             metered: None,
             cancelled: None,

@@ -37,7 +37,7 @@ pub(crate) struct Row {
     pub start: usize,
     pub n: usize,
     pub guesses: Vec<u32>,
-    /// Whether the first of them is behind the prompt.
+    /// Whether the first of them is behind what the sequence reads.
     pub is_made: bool,
 }
 
@@ -148,7 +148,7 @@ impl Scheduler {
 
     /// Tokens of a sequence that are kept for others, or found with them.
     fn n_kept_max(&self, sequence: &Sequence) -> usize {
-        if self.limits.made_apart { sequence.n_prompt } else { usize::MAX }
+        if self.limits.made_apart { sequence.n_read } else { usize::MAX }
     }
 
     /// The next pass; empty when there is nothing to do.
@@ -189,9 +189,9 @@ impl Scheduler {
             _ => usize::MAX,
         };
         let start = sequence.n_seen;
-        let is_made = start >= sequence.n_prompt;
+        let is_made = start >= sequence.n_read;
         let of_one_kind =
-            if self.limits.made_apart && !is_made { sequence.n_prompt - start } else { usize::MAX };
+            if self.limits.made_apart && !is_made { sequence.n_read - start } else { usize::MAX };
         let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(of_one_kind).min(*budget);
         let mut guesses = Vec::new();
         if sequence.n_unseen() == 1 && sequence.tokens.len() > sequence.n_prompt && sequence.drafts {

@@ -31,6 +31,8 @@ pub(crate) struct Sequence {
     /// Prompt and answer as far as they are known.
     pub tokens: Vec<u32>,
     pub n_prompt: usize,
+    /// The first of them are read, as the prompt is; what comes after it makes itself.
+    pub n_read: usize,
     /// Positions that it can come to need at most.
     pub n_positions_max: usize,
     /// The model has seen the first so many of `tokens`.
@@ -61,6 +63,7 @@ impl Sequence {
             adapter: None,
             priority: Priority::Interactive,
             n_prompt: prompt.len(),
+            n_read: prompt.len(),
             tokens: prompt,
             n_positions_max,
             n_seen: 0,

@@ -93,6 +93,7 @@ impl Scoring {
             never_tokens: speaker.never(),
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
+            is_forced: true,
             kept: Some(kept.clone()),
             metered,
             cancelled: Some(cancelled.clone()),
