@@ -28,7 +28,9 @@ async fn store(dir: &Path) -> Store {
         accountant: "pld".into(),
         created_at: NOW,
     };
-    privacy::set_budget(&store, &project, &budget).await.unwrap();
+    privacy::set_budget(&store, &project, &budget, &crate::tenancy::audit::Act::of_command_line(NOW))
+        .await
+        .unwrap();
     let models = store.layout().models().join("a");
     fs::create_dir_all(&models).unwrap();
     fs::write(models.join("weights"), vec![5; 300_000]).unwrap();
