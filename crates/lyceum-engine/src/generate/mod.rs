@@ -81,8 +81,9 @@ pub struct GenerateRequest {
     pub priority: Priority,
     /// Which tokens may be said; None: all.
     pub mask: Option<Box<dyn TokenMask>>,
-    /// Every token was decided before, by the mask: they are read, with the bits that they have in a prompt.
-    pub is_forced: bool,
+    /// How many of the sequence's first tokens are read, with the bits that they have in a prompt; the others are what it
+    /// made itself. None: the prompt. A prompt may end with what was made before, and what a mask decided may be read.
+    pub n_read: Option<usize>,
     /// Told when the sequence begins: how many tokens of its prompt had been computed for others before.
     pub kept: Option<Arc<AtomicUsize>>,
     /// Who counts what is done for it.
@@ -113,7 +114,7 @@ impl GenerateRequest {
             tenant: Tenant::default(),
             priority: Priority::Interactive,
             mask: None,
-            is_forced: false,
+            n_read: None,
             kept: None,
             metered: None,
             cancelled: None,

@@ -111,9 +111,7 @@ impl Lane {
             (!request.reports_prompt() || request.reported_from > 0) && request.source.is_none();
         sequence.reports_prompt = request.reports_prompt() && request.prompt_alternatives().is_some();
         sequence.reported_from = request.reported_from;
-        if request.is_forced {
-            sequence.n_read = usize::MAX;
-        }
+        sequence.n_read = request.n_read.unwrap_or(sequence.n_prompt);
         self.scheduler.add(sequence);
         let sampler = Sampler::new(request.sampling.clone(), request.mask.take(), &request.prompt);
         let live = Live {

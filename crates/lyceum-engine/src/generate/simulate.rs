@@ -18,6 +18,8 @@ struct Wish {
     tenant: Tenant,
     priority: Priority,
     prompt: Vec<u32>,
+    /// The rest of the prompt was made before.
+    n_read: usize,
     n_max: usize,
 }
 
@@ -25,6 +27,7 @@ fn sequence(wish: &Wish, id: u64) -> Sequence {
     let positions = wish.prompt.len() + wish.n_max - 1;
     let mut sequence = Sequence::new(id, wish.tenant, wish.prompt.clone(), positions);
     (sequence.priority, sequence.shares) = (wish.priority, !id.is_multiple_of(5));
+    sequence.n_read = wish.n_read;
     sequence.reports_prompt = !sequence.shares && id.is_multiple_of(2);
     sequence
 }
@@ -85,7 +88,7 @@ impl World {
                 let found: Vec<u32> = (0..n_known + i)
                     .map(|p| {
                         let (token, is_made) = self.memory[place(p)].expect("every position was computed");
-                        let want = !self.made_apart || is_made == (p >= wish.prompt.len());
+                        let want = !self.made_apart || is_made == (p >= wish.n_read);
                         assert!(want, "position {p} was computed as what it is");
                         token
                     })
@@ -126,6 +129,7 @@ fn wishes(rng: &mut ChaCha8Rng, n: usize, n_pages: usize) -> Vec<Wish> {
                 tenant: Tenant(rng.random_range(0..4)),
                 priority: if rng.random_bool(0.3) { Priority::Batch } else { Priority::Interactive },
                 n_max: rng.random_range(1..30).min(room),
+                n_read: if rng.random_bool(0.2) { rng.random_range(1..=prompt.len()) } else { prompt.len() },
                 prompt,
             }
         })

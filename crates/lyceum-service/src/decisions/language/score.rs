@@ -93,7 +93,8 @@ impl Scoring {
             never_tokens: speaker.never(),
             logprobs: Some(0),
             mask: Some(Box::new(forced)),
-            is_forced: true,
+            // Decided before, by the mask.
+            n_read: Some(usize::MAX),
             kept: Some(kept.clone()),
             metered,
             cancelled: Some(cancelled.clone()),

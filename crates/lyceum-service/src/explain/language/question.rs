@@ -55,7 +55,9 @@ pub(crate) fn read(
     });
     let target = match (quantity == Some(QuantityName::Logit), not) {
         (false, _) => Target::Label { labels: labels.to_vec(), chosen, not },
-        (true, None) => Target::Said { tokens: labels[chosen].clone(), range: 0..labels[chosen].len() },
+        (true, None) => {
+            Target::Said { tokens: labels[chosen].clone(), range: 0..labels[chosen].len(), is_made: false }
+        }
         (true, Some(not)) => target::parting(&labels[chosen], &labels[not])
             .ok_or_else(|| ServiceError::internal("labels that exclude each other never part", "bug"))?,
     };

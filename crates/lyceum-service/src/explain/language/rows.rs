@@ -113,7 +113,7 @@ pub(crate) fn read(
     refuse_settings(options)?;
     let (prompt, said) = super::asked_of(&language, what, options)?;
     let (target, shown) = target::choose(&language, &said, &options.target)?;
-    let Target::Said { tokens, range } = &target else {
+    let Target::Said { tokens, range, .. } = &target else {
         let message = format!("{NAME} follows the loss of one answer: leave target.not out");
         return Err(ServiceError::invalid("target", "unsupported_target", message));
     };

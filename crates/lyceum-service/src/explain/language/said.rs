@@ -27,6 +27,8 @@ pub(super) struct Said {
     pub part: SaidPart,
     /// The characters of the part.
     pub span: Range<usize>,
+    /// The model made these very tokens; else they are how its tokenizer writes a text.
+    pub is_made: bool,
     specials: Specials,
 }
 
@@ -39,7 +41,8 @@ impl Said {
             return Err(ServiceError::invalid("completion", "empty_text", message));
         }
         let span = 0..text.chars().count();
-        Ok(Said { text: text.to_owned(), tokens, part: SaidPart::Content, span, specials: Specials::AsText })
+        let (part, specials) = (SaidPart::Content, Specials::AsText);
+        Ok(Said { text: text.to_owned(), tokens, part, span, is_made: false, specials })
     }
 
     /// A part of a whole answer; `prompt` is the text that the model read, which says whether it thinks already.
@@ -80,7 +83,8 @@ impl Said {
         };
         let characters = |byte: usize| text[..byte].chars().count();
         let span = characters(bytes.start)..characters(bytes.end);
-        Ok(Said { text, tokens, part, span, specials: Specials::Parsed })
+        let is_made = matches!(saying, Saying::Tokens(_));
+        Ok(Said { text, tokens, part, span, is_made, specials: Specials::Parsed })
     }
 
     /// The characters of a span.

@@ -18,6 +18,8 @@ const AT_ONCE: usize = 8;
 pub(super) struct Scored {
     pub text: Vec<u32>,
     pub from: usize,
+    /// The first so many are read; the model made the others, and they have the bits that they had then.
+    pub n_read: usize,
 }
 
 /// The sum of the log-probabilities (natural) of each text's tokens from `from` on, each given those before it.
@@ -59,7 +61,7 @@ async fn wave(
     let mut admitted = generation::admit(service, project, Priority::Batch, n)?;
     let capacity = texts.iter().map(|scored| scored.text.len() + 2).sum();
     let (sender, mut receiver) = mpsc::channel(capacity);
-    for (i, Scored { text, from }) in texts.into_iter().enumerate() {
+    for (i, Scored { text, from, n_read }) in texts.into_iter().enumerate() {
         let (sender, share) = (sender.clone(), share.clone());
         let sink = Box::new(move |event| {
             // The work is not over as long as the engine has this.
@@ -71,6 +73,7 @@ async fn wave(
             never_tokens: never.clone(),
             prompt_logprobs: Some(0),
             reported_from: from,
+            n_read: Some(n_read),
             ..GenerateRequest::new(language.model.clone(), text, 0, sink)
         };
         admitted.start(request)?;

@@ -10,10 +10,10 @@ use std::ops::Range;
 
 /// What is scored: log-probabilities of tokens of the answer, or of one over another in its place.
 pub(super) enum Target {
-    /// Those of the answer's tokens in this range.
-    Said { tokens: Vec<u32>, range: Range<usize> },
+    /// Those of the answer's tokens in this range; the model made them itself, or reads them.
+    Said { tokens: Vec<u32>, range: Range<usize>, is_made: bool },
     /// The last token of `tokens`, over `other` where it stands.
-    Contrast { tokens: Vec<u32>, other: u32 },
+    Contrast { tokens: Vec<u32>, other: u32, is_made: bool },
     /// One label of a question among all, or over one other, as whole answers.
     Label { labels: Vec<Vec<u32>>, chosen: usize, not: Option<usize> },
 }
@@ -31,7 +31,7 @@ impl Target {
     /// The answer up to its last token that counts.
     pub(super) fn tokens(&self) -> &[u32] {
         match self {
-            Target::Said { tokens, range } => &tokens[..range.end],
+            Target::Said { tokens, range, .. } => &tokens[..range.end],
             Target::Contrast { tokens, .. } => tokens,
             Target::Label { labels, chosen, .. } => &labels[*chosen],
         }
@@ -48,24 +48,25 @@ impl Target {
 
     /// The texts whose scores make one value.
     pub(super) fn texts(&self, prompt: &[u32]) -> Vec<Scored> {
+        let n_read = |is_made: bool| if is_made { prompt.len() } else { usize::MAX };
         match self {
-            Target::Said { tokens, range } => {
+            Target::Said { tokens, range, is_made } => {
                 let text = [prompt, &tokens[..range.end]].concat();
-                vec![Scored { text, from: prompt.len() + range.start }]
+                vec![Scored { text, from: prompt.len() + range.start, n_read: n_read(*is_made) }]
             }
-            Target::Contrast { tokens, other } => {
+            Target::Contrast { tokens, other, is_made } => {
                 let place = tokens.len() - 1;
                 [tokens[place], *other]
                     .map(|last| {
                         let text = [prompt, &tokens[..place], &[last]].concat();
-                        Scored { text, from: prompt.len() + place }
+                        Scored { text, from: prompt.len() + place, n_read: n_read(*is_made) }
                     })
                     .into()
             }
             Target::Label { labels, chosen, not } => {
                 let scored = |label: &Vec<u32>| {
                     let text = [prompt, label].concat();
-                    Scored { text, from: prompt.len() }
+                    Scored { text, from: prompt.len(), n_read: n_read(false) }
                 };
                 match not {
                     Some(not) => [&labels[*chosen], &labels[*not]].map(scored).into(),
@@ -90,10 +91,10 @@ impl Target {
 
     pub(super) fn terms(&self) -> Vec<Term> {
         match self {
-            Target::Said { tokens, range } => {
+            Target::Said { tokens, range, .. } => {
                 range.clone().map(|row| Term { row, class: tokens[row] as usize, not: None }).collect()
             }
-            Target::Contrast { tokens, other } => {
+            Target::Contrast { tokens, other, .. } => {
                 let row = tokens.len() - 1;
                 vec![Term { row, class: tokens[row] as usize, not: Some(*other as usize) }]
             }
@@ -105,7 +106,7 @@ impl Target {
 /// The token at which one answer leaves another; None: one begins the other.
 pub(super) fn parting(tokens: &[u32], others: &[u32]) -> Option<Target> {
     let place = tokens.iter().zip(others).position(|(token, other)| token != other)?;
-    Some(Target::Contrast { tokens: tokens[..=place].to_vec(), other: others[place] })
+    Some(Target::Contrast { tokens: tokens[..=place].to_vec(), other: others[place], is_made: false })
 }
 
 /// The row and token of each token of an answer.
@@ -147,7 +148,8 @@ pub(super) fn choose(
         not: not.map(str::to_owned),
         part: said.part,
     };
-    let Some(not) = not else { return Ok((Target::Said { tokens, range }, shown)) };
+    let is_made = said.is_made;
+    let Some(not) = not else { return Ok((Target::Said { tokens, range, is_made }, shown)) };
     // The other text where the first stands, as the tokenizer would have written it there.
     let other = said.instead(language, span.start, not)?;
     let pairs = tokens.iter().zip(&other);
@@ -155,7 +157,7 @@ pub(super) fn choose(
     match parts.map(|(place, (_, other))| (place, *other)) {
         Some((place, other)) if range.contains(&place) => {
             tokens.truncate(place + 1);
-            Ok((Target::Contrast { tokens, other }, shown))
+            Ok((Target::Contrast { tokens, other, is_made }, shown))
         }
         Some(_) => wrong("target.not changes the tokens before target.text: send whole words".into()),
         None => wrong("target.not begins as the target does: they never part".into()),
