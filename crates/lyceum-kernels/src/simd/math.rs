@@ -61,7 +61,10 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The error function, Abramowitz & Stegun 7.1.26 (absolute error below 1.5e-7).
+/// The error function (absolute error below 2e-7): `x P(u)`, `u = 2x²/3.83² - 1`, and ±1 where f32 has nothing between.
+///
+/// P is the minimax polynomial of degree 15 of `erf(x)/x`, weighted by x, fitted here: without a quotient or an
+/// exponential it takes half the time of Abramowitz & Stegun 7.1.26, and in `u` nothing cancels.
 ///
 /// # Safety
 /// The processor has the path `S`.
@@ -69,17 +72,34 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
 pub(crate) unsafe fn erf<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller has the path.
     unsafe {
-        let a = S::abs(x);
-        let t = S::div(S::splat(1.0), S::fma(a, S::splat(0.327_591_1), S::splat(1.0)));
-        let mut p = S::splat(1.061_405_4);
-        for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
-            p = S::fma(p, t, S::splat(c));
+        let u = S::fma(S::mul(x, x), S::splat(0.136_342_87), S::splat(-1.0));
+        let mut p = S::splat(-0.000_500_728_43);
+        for c in ERF {
+            p = S::fma(p, u, S::splat(c));
         }
-        let e = exp::<S>(S::sub(S::zero(), S::mul(a, a)));
-        let y = S::sub(S::splat(1.0), S::mul(S::mul(p, t), e));
-        S::select_gt(S::zero(), x, S::sub(S::zero(), y), y)
+        let one = S::select_gt(S::zero(), x, S::splat(-1.0), S::splat(1.0));
+        S::select_gt(S::abs(x), S::splat(3.83), one, S::mul(p, x))
     }
 }
+
+/// From the second highest power on.
+const ERF: [f32; 15] = [
+    0.001_370_444_5,
+    -0.001_273_054_7,
+    0.001_895_314,
+    -0.005_903_374_4,
+    0.011_429_106,
+    -0.017_612_863,
+    0.027_165_957,
+    -0.040_530_957,
+    0.056_042_2,
+    -0.072_872_05,
+    0.090_812_095,
+    -0.110_716_89,
+    0.136_823_67,
+    -0.184_231_33,
+    0.369_199_04,
+];
 
 #[cfg(test)]
 mod tests {
@@ -127,7 +147,9 @@ mod tests {
                     assert!(error < 4e-6 || (*got as f64 - want).abs() < 1e-37, "{path:?} {x}: {got} {want}");
                 }
                 if x.abs() < 4.0 {
-                    assert!((got[3] as f64 - erf_twin(x)).abs() < 5e-7, "{path:?} erf {x}: {}", got[3]);
+                    assert!((got[3] as f64 - erf_twin(x)).abs() < 2e-7, "{path:?} erf {x}: {}", got[3]);
+                } else {
+                    assert_eq!(got[3], x.signum() as f32, "{path:?} erf {x}");
                 }
             }
         }
@@ -143,7 +165,7 @@ mod tests {
             assert_eq!(out[0], [0.0, 0.0, -1.0, -1.0], "{path:?}");
             assert_eq!(out[1], [f32::INFINITY, 1.0, 1.0, 1.0], "{path:?}");
             assert!(out[2].iter().all(|x| x.is_nan()), "{path:?} {:?}", out[2]);
-            assert_eq!(out[3][..3], [1.0, 0.5, 0.0], "{path:?}");
+            assert_eq!(out[3], [1.0, 0.5, 0.0, 0.0], "{path:?}");
         }
     }
 }
