@@ -110,20 +110,31 @@ fn check_email(email: &str) -> Result<(), StoreError> {
     Err(BadId { what: "email", text, why: "must be an address such as ada@example.org" }.into())
 }
 
-/// A user's columns, of the rows that [`users_of_tenant`] names.
-macro_rules! user_columns {
-    () => {
-        "u.id, u.name, u.email, u.role, u.is_default, u.added_at, k.used_at, a.used_at"
+/// A [`UserRow`] and these columns of each user `u` of the tenant `$1` whom the rest of the statement takes, with the
+/// newest use of their keys of projects `k` and of the organisation `a`.
+macro_rules! select_users {
+    ($columns:literal, $($rest:literal),+) => {
+        concat!(
+            "SELECT u.id, u.name, u.email, u.role, u.is_default, u.added_at, k.used_at, a.used_at",
+            $columns,
+            " FROM users u LEFT JOIN (SELECT owner_id, MAX(last_used_at) AS used_at FROM api_keys \
+             WHERE tenant = $1 AND owner_kind = 'user' GROUP BY owner_id) k ON k.owner_id = u.id \
+             LEFT JOIN (SELECT owner, MAX(last_used_at) AS used_at FROM admin_keys \
+             WHERE tenant = $1 GROUP BY owner) a ON a.owner = u.id ",
+            $($rest),+
+        )
     };
 }
 
-/// The users `u` of the tenant `$1`, with the newest use of their keys of projects `k` and of the organisation `a`.
-macro_rules! users_of_tenant {
-    () => {
-        "users u LEFT JOIN (SELECT owner_id, MAX(last_used_at) AS used_at FROM api_keys \
-         WHERE tenant = $1 AND owner_kind = 'user' GROUP BY owner_id) k ON k.owner_id = u.id \
-         LEFT JOIN (SELECT owner, MAX(last_used_at) AS used_at FROM admin_keys \
-         WHERE tenant = $1 GROUP BY owner) a ON a.owner = u.id"
+/// A [`MemberRow`] of each user of the project `$2` of the tenant `$1`.
+macro_rules! select_members {
+    ($rest:literal) => {
+        select_users!(
+            ", p.role, p.added_at",
+            "JOIN project_users p ON u.id = p.user_id AND u.tenant = p.tenant \
+             WHERE p.tenant = $1 AND p.project = $2 AND ",
+            $rest
+        )
     };
 }
 
@@ -151,35 +162,24 @@ pub async fn users(
     page: Page<'_>,
 ) -> Result<Listed<User>, StoreError> {
     let n_rows = if emails.is_empty() { page.rows() } else { limits::USERS_MAX };
-    let rows: Vec<UserRow> = sqlx::query_as(concat!(
-        "SELECT ",
-        user_columns!(),
-        " FROM ",
-        users_of_tenant!(),
-        " WHERE u.tenant = $1 AND u.id > $2 ORDER BY u.id LIMIT $3",
-    ))
-    .bind(tenant)
-    .bind(page.after())
-    .bind(n_rows)
-    .fetch_all(&store.reader)
-    .await?;
+    let rows: Vec<UserRow> =
+        sqlx::query_as(select_users!("", "WHERE u.tenant = $1 AND u.id > $2 ORDER BY u.id LIMIT $3"))
+            .bind(tenant)
+            .bind(page.after())
+            .bind(n_rows)
+            .fetch_all(&store.reader)
+            .await?;
     let mut found = rows.into_iter().map(user).collect::<Result<Vec<_>, _>>()?;
     found.retain(|user| emails.is_empty() || user.email.as_ref().is_some_and(|email| emails.contains(email)));
     Ok(Listed::of(page, found))
 }
 
 pub async fn find_user(store: &Store, tenant: &str, id: &UserId) -> Result<User, StoreError> {
-    let row: Option<UserRow> = sqlx::query_as(concat!(
-        "SELECT ",
-        user_columns!(),
-        " FROM ",
-        users_of_tenant!(),
-        " WHERE u.tenant = $1 AND u.id = $2",
-    ))
-    .bind(tenant)
-    .bind(id.as_str())
-    .fetch_optional(&store.reader)
-    .await?;
+    let row: Option<UserRow> = sqlx::query_as(select_users!("", "WHERE u.tenant = $1 AND u.id = $2"))
+        .bind(tenant)
+        .bind(id.as_str())
+        .fetch_optional(&store.reader)
+        .await?;
     row.map_or_else(|| Err(no_user(id)), user)
 }
 
@@ -266,20 +266,13 @@ pub async fn delete_user(store: &Store, tenant: &str, id: &UserId, act: &Act) ->
 
 /// The users of a project, in the order of their ids.
 pub async fn members(store: &Store, project: &Project, page: Page<'_>) -> Result<Listed<Member>, StoreError> {
-    let rows: Vec<MemberRow> = sqlx::query_as(concat!(
-        "SELECT ",
-        user_columns!(),
-        ", p.role, p.added_at FROM ",
-        users_of_tenant!(),
-        " JOIN project_users p ON u.id = p.user_id AND u.tenant = p.tenant \
-         WHERE p.tenant = $1 AND p.project = $2 AND p.user_id > $3 ORDER BY p.user_id LIMIT $4",
-    ))
-    .bind(&project.tenant)
-    .bind(&project.id)
-    .bind(page.after())
-    .bind(page.rows())
-    .fetch_all(&store.reader)
-    .await?;
+    let rows: Vec<MemberRow> = sqlx::query_as(select_members!("p.user_id > $3 ORDER BY p.user_id LIMIT $4"))
+        .bind(&project.tenant)
+        .bind(&project.id)
+        .bind(page.after())
+        .bind(page.rows())
+        .fetch_all(&store.reader)
+        .await?;
     let members: Result<Vec<_>, _> = rows.into_iter().map(member).collect();
     Ok(Listed::of(page, members?))
 }
@@ -296,19 +289,12 @@ fn member(row: MemberRow) -> Result<Member, StoreError> {
 }
 
 pub async fn find_member(store: &Store, project: &Project, id: &UserId) -> Result<Member, StoreError> {
-    let row: Option<MemberRow> = sqlx::query_as(concat!(
-        "SELECT ",
-        user_columns!(),
-        ", p.role, p.added_at FROM ",
-        users_of_tenant!(),
-        " JOIN project_users p ON u.id = p.user_id AND u.tenant = p.tenant \
-         WHERE p.tenant = $1 AND p.project = $2 AND p.user_id = $3",
-    ))
-    .bind(&project.tenant)
-    .bind(&project.id)
-    .bind(id.as_str())
-    .fetch_optional(&store.reader)
-    .await?;
+    let row: Option<MemberRow> = sqlx::query_as(select_members!("p.user_id = $3"))
+        .bind(&project.tenant)
+        .bind(&project.id)
+        .bind(id.as_str())
+        .fetch_optional(&store.reader)
+        .await?;
     row.map_or_else(|| Err(no_user(id)), member)
 }
 

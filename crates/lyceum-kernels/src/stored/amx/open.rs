@@ -48,12 +48,25 @@ pub(in crate::stored) fn opened(kind: Stored) -> Option<&'static Opened> {
 const SMALL: usize = 8;
 const LARGE: usize = 64;
 
-/// Where tile `tile` of block `block` goes, of blocks of `groups` groups, and from two numbers to the next two.
+/// A tile of a block: where its head and body are, where it goes, and from two numbers to the next two there.
+struct Place {
+    head: *const u8,
+    body: *const u8,
+    to: *mut u8,
+    step: usize,
+}
+
+/// The `i`-th of all tiles, of blocks of `groups` groups, whose heads and bodies have these bytes; what comes after it
+/// is asked for.
 #[inline(always)]
-fn place(opening: &Opening, i: usize, groups: usize) -> (*mut u8, usize) {
+fn place(opening: &Opening, i: usize, sizes: [usize; 2], groups: usize) -> Place {
+    let Pair { from: [head, body], .. } = opening.pair(i, sizes, [0, 0]);
+    for line in (0..sizes[0] + sizes[1]).step_by(64) {
+        prefetch(body.wrapping_add(AHEAD + line).cast());
+    }
     let (block, tile) = (i / opening.n_tiles, i % opening.n_tiles);
     let step = opening.n_tiles * GROUP;
-    (opening.to.wrapping_add(2 * groups * block * step + tile * GROUP), step)
+    Place { head, body, to: opening.to.wrapping_add(2 * groups * block * step + tile * GROUP), step }
 }
 
 #[inline(always)]
@@ -62,11 +75,7 @@ unsafe fn open_small<F: Small>(opening: &Opening) {
     unsafe {
         let order = amx::pair_order();
         for i in 0..opening.n_blocks * opening.n_tiles {
-            let Pair { from: [head, body], .. } = opening.pair(i, [F::HEAD, F::BODY], [0, 0]);
-            for line in (0..F::HEAD + F::BODY).step_by(64) {
-                prefetch(body.wrapping_add(AHEAD + line).cast());
-            }
-            let (to, step) = place(opening, i, SMALL);
+            let Place { head, body, to, step } = place(opening, i, [F::HEAD, F::BODY], SMALL);
             let d = F::scale::<L>(head, 0);
             let least =
                 if F::LEAST { F::least::<L>(head, 0) } else { _mm512_mul_ps(d, _mm512_set1_ps(-F::ZERO)) };
@@ -85,11 +94,7 @@ unsafe fn open_super<F: Super>(opening: &Opening) {
     unsafe {
         let order = amx::pair_order();
         for i in 0..opening.n_blocks * opening.n_tiles {
-            let Pair { from: [head, body], .. } = opening.pair(i, [F::HEAD, F::BODY], [0, 0]);
-            for line in (0..F::HEAD + F::BODY).step_by(64) {
-                prefetch(body.wrapping_add(AHEAD + line).cast());
-            }
-            let (to, step) = place(opening, i, LARGE);
+            let Place { head, body, to, step } = place(opening, i, [F::HEAD, F::BODY], LARGE);
             let d = F::least::<L>(head, 0);
             let mut four = L::splat(0);
             for part in 0..256 / F::PART {
