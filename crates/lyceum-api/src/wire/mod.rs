@@ -11,6 +11,7 @@ pub mod decisions;
 pub mod documents;
 pub mod drift;
 pub mod embeddings;
+pub mod evaluations;
 pub mod explain;
 pub mod explanation;
 pub mod export;

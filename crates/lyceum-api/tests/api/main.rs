@@ -15,6 +15,7 @@ mod cors;
 mod decisions;
 mod door;
 mod encoders;
+mod evaluations;
 mod explain;
 mod explain_decisions;
 mod explain_language;
