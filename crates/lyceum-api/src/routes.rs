@@ -77,6 +77,7 @@ fn inference(table: Table) -> Table {
         .work("/v1/model_selections/{id}/cancel", post(model_selections::cancel))
         .work("/v1/fine_tuning/jobs", post(fine_tuning::create))
         .key(Inference, "/v1/fine_tuning/jobs", get(fine_tuning::list))
+        .work("/v1/fine_tuning/jobs/preview", post(fine_tuning::preview))
         .key(Inference, "/v1/fine_tuning/jobs/{id}", get(fine_tuning::find))
         .work("/v1/fine_tuning/jobs/{id}/cancel", post(fine_tuning::cancel))
         .work("/v1/fine_tuning/jobs/{id}/pause", post(fine_tuning::pause))

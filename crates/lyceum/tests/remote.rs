@@ -92,6 +92,7 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     files_privacy_and_attacks(&house);
     evaluations(&house);
     a_look_at_the_server(&house);
+    previews(&house);
     a_training(&house);
     exports_batches_and_cascades(&house);
     personal_data(&house);
@@ -228,6 +229,50 @@ fn files_privacy_and_attacks(house: &House) {
         0,
         "its rows went with the run"
     );
+}
+
+/// What training would read there is what it would read here, judged before there is a job, line by line.
+fn previews(house: &House) {
+    let near = |arguments: &[&str]| {
+        let output = command(house.folder.path(), arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::fs::write(house.client.path().join("look.toml"), POINTS).unwrap();
+    std::fs::write(house.client.path().join("poet.toml"), POET).unwrap();
+    std::fs::copy(house.folder.path().join("a.txt"), house.client.path().join("a.txt")).unwrap();
+    for asked in [
+        &["points.toml", "--rows", "3"][..],
+        &["points.toml", "--part", "valid"],
+        &["poet.toml", "--rows", "2"],
+    ] {
+        let here = [&["preview"], asked].concat();
+        let there: Vec<&str> =
+            here.iter().map(|word| if *word == "points.toml" { "look.toml" } else { word }).collect();
+        let far = house.ask(&there);
+        assert!(far.status.success(), "{}", String::from_utf8_lossy(&far.stderr));
+        assert_eq!(String::from_utf8(far.stdout).unwrap(), near(&[&here[..], &["--json"]].concat()));
+        let more = ["--url", &house.server.url, "--ca", "ca.pem", "--key", &house.server.key];
+        let far = command(house.client.path(), &[&there[..], &more].concat()).output().unwrap();
+        assert_eq!(String::from_utf8(far.stdout).unwrap(), near(&here), "for people too");
+    }
+    let kept = house.line(&["files", "upload", "rows.csv"]);
+    let id = kept["id"].as_str().unwrap();
+    std::fs::write(house.client.path().join("look.toml"), POINTS.replace("rows.csv", id)).unwrap();
+    assert_eq!(house.line(&["preview", "look.toml"])["epoch"]["examples"], 60);
+    assert_eq!(house.line(&["files", "rm", id])["deleted"], true, "what was there stays there");
+    assert_eq!(house.refused(&["preview", "look.toml", "--part", "test"]).1, "file_not_found");
+    std::fs::write(house.client.path().join("look.toml"), POINTS.replace("rows.csv", "wrong.csv")).unwrap();
+    std::fs::write(house.client.path().join("wrong.csv"), "x,y,label\n1,2,yes\n1,no\n").unwrap();
+    let (exit, code, error) = house.refused(&["preview", "look.toml"]);
+    assert_eq!((exit, code.as_str()), (1, "invalid_file"));
+    assert!(error.to_string().contains("line 3"), "{error}");
+    assert_eq!(house.refused(&["preview", "poet.toml", "--part", "test"]).1, "no_part");
+    assert!(house.line(&["files", "ls"])["files"].as_array().unwrap().is_empty(), "nothing stays there");
+    assert!(house.line(&["jobs", "ls"])["data"].as_array().unwrap().is_empty(), "nor is there a job");
+    for name in ["look.toml", "poet.toml", "a.txt", "wrong.csv"] {
+        std::fs::remove_file(house.client.path().join(name)).unwrap();
+    }
 }
 
 /// `doctor` knows a certificate that it trusts, and one that it does not.
@@ -395,7 +440,6 @@ fn refusals_keep_the_key_to_themselves(house: &House) {
         &["admin", "master-key", "show"],
         &["backup", "verify", "x"],
         &["serve"],
-        &["preview", "brought.toml"],
     ] {
         let (exit, code, error) = house.refused(arguments);
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");

@@ -35,7 +35,7 @@ use utoipa::{Modify, OpenApi};
         files::create, files::list, files::find, files::content, files::delete,
         batches::create, batches::list, batches::find, batches::cancel,
         uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
-        fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
+        fine_tuning::create, fine_tuning::preview, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
         evaluations::create,

@@ -23,6 +23,7 @@ pub mod moderations;
 pub mod organization;
 pub mod pii;
 pub mod predict;
+pub mod preview;
 pub mod privacy;
 pub mod promises;
 pub mod registry;

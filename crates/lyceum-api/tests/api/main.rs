@@ -38,6 +38,7 @@ mod moderations;
 mod money;
 mod openai;
 mod passes;
+mod previews;
 mod receipts;
 mod registry;
 mod responses;

@@ -11,6 +11,7 @@ mod export;
 mod models;
 mod money;
 mod organization;
+mod preview;
 mod training;
 mod trust;
 mod usage;
@@ -41,6 +42,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Cascade(args) => args.run_remote(context, client).await,
         Command::Drift(args) => args.run_remote(context, client),
         Command::Choose(args) => args.run_remote(context, client).await,
+        Command::Preview(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
         Command::Privacy(args) => args.run_remote(context, client).await,
@@ -63,7 +65,6 @@ fn refused(command: &Command) -> Failure {
     let (name, why) = match command {
         Command::Quickstart(_) => ("quickstart", "it trains starters in a data folder"),
         Command::Serve(_) => ("serve", "it is the server"),
-        Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
