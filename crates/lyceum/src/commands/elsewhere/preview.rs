@@ -1,6 +1,6 @@
 //! `preview` through a server: the files are brought for this look alone, judged there, and shown as they are here.
 
-use super::brought::{Brought, patiently};
+use super::brought::patiently;
 use super::training::request;
 use super::trust::document;
 use crate::commands::preview::{Preview, tell};
@@ -27,8 +27,7 @@ impl Preview {
             }
             Err(failure) => Err(failure),
         };
-        let removed =
-            brought.into_iter().map(|(_, file)| Brought::end(file, client)).collect::<Result<(), _>>();
+        let removed = brought.into_iter().try_for_each(|(_, file)| file.end(client));
         let mut found = found?;
         removed?;
         let (Value::Array(data), summary @ Value::Object(_)) =
