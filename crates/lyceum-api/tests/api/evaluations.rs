@@ -66,6 +66,31 @@ async fn a_file_is_measured_as_the_library_does_and_each_row_is_a_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_that_are_generated_are_the_librarys_and_each_token_is_a_pass() {
+    let house = House::new().await;
+    house.publish_poet("poet").await;
+    priced(&house).await;
+    let lines = [("ab", "cd"), ("abc", "de"), ("h", "abcd")]
+        .map(|(prompt, completion)| json!({"prompt": prompt, "completion": completion}).to_string())
+        .join("\n");
+    let file = bring(&house.client, "lines.jsonl", lines.as_bytes()).await;
+    let answer = house.client.post(EVALUATIONS, &json!({"model": "poet", "file": file})).await;
+    let found = ok(&answer);
+    let reference: ModelRef = "poet".parse().unwrap();
+    let resident = house.service.resident(&Project::default_project(), &reference).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lines.jsonl");
+    std::fs::write(&path, lines).unwrap();
+    let here = evaluations::measure(&resident, None, path.as_path(), &Control::new()).unwrap();
+    assert_eq!(found["metrics"], serde_json::to_value(&here.metrics).unwrap());
+    assert_eq!(found["metrics"]["exact_match"]["n"], 3);
+    // Three rows are measured; without a token that ends, each answer is as long as the longest and one more.
+    assert_eq!(found["usage"]["passes"], 3 + 3 * 5, "{found}");
+    let entry = &rows(&house).await[answer.header("x-request-id").unwrap()];
+    assert_eq!((entry.counts.passes, entry.cost), (18, 3 * 18), "{entry:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_measured_is_refused_and_costs_nothing() {
     let house = House::new().await;
     house.publish_table("flowers").await;
