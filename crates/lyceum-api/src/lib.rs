@@ -200,6 +200,11 @@ pub mod cards {
     pub use crate::wire::card::{Form, VerificationBody};
 }
 
+/// What training will read, which the command line shows as well.
+pub mod previews {
+    pub use crate::wire::preview::PreviewBody;
+}
+
 /// Which models saw a row, which the command line prints as well.
 pub mod privacy {
     pub use crate::wire::privacy::SawBody;

@@ -2,10 +2,10 @@
 
 use crate::error::ApiError;
 use crate::handlers::{
-    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
-    export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations, openapi,
-    organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads,
-    usage,
+    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, evaluations,
+    explanations, export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations,
+    openapi, organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens,
+    uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates, receipts};
 use axum::Router;
@@ -77,6 +77,7 @@ fn inference(table: Table) -> Table {
         .work("/v1/model_selections/{id}/cancel", post(model_selections::cancel))
         .work("/v1/fine_tuning/jobs", post(fine_tuning::create))
         .key(Inference, "/v1/fine_tuning/jobs", get(fine_tuning::list))
+        .work("/v1/fine_tuning/jobs/preview", post(fine_tuning::preview))
         .key(Inference, "/v1/fine_tuning/jobs/{id}", get(fine_tuning::find))
         .work("/v1/fine_tuning/jobs/{id}/cancel", post(fine_tuning::cancel))
         .work("/v1/fine_tuning/jobs/{id}/pause", post(fine_tuning::pause))
@@ -143,6 +144,8 @@ fn inference(table: Table) -> Table {
         .key(Inference, "/v1/explanations/{id}", get(explanations::find))
         .key(Inference, "/v1/explanations/{id}/cancel", post(explanations::cancel))
         .key(Inference, "/v1/models/{id}/explanation_methods", get(explanations::methods))
+        // How good on a file.
+        .work("/v1/evaluations", post(evaluations::create))
         // Robustness.
         .work("/v1/robustness/runs", post(robustness::create))
         .key(Inference, "/v1/robustness/runs", get(robustness::list))

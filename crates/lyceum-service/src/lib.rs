@@ -5,7 +5,7 @@
 //! calls become channels, so that a caller that goes away cancels its work by dropping what it holds.
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
-//! [`predict`], [`infer`], [`explain`], [`robustness`],
+//! [`predict`], [`infer`], [`explain`], [`robustness`], [`evaluations`],
 //! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`spending`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`receipts`] (what became of a request), [`idempotency`], [`health`].
 
@@ -23,6 +23,7 @@ pub mod drift;
 pub mod embeddings;
 pub mod encryption;
 mod error;
+pub mod evaluations;
 pub mod explain;
 pub mod export;
 pub mod files;

@@ -20,7 +20,7 @@ pub enum Kind {
     Moderations,
     /// Rows and texts through a classifier, a regression or a ranking.
     Predictions,
-    /// Explanations and robustness runs.
+    /// Explanations, robustness runs, privacy audits and evaluations.
     Explanations,
     /// Trainings and choices.
     Trainings,
@@ -34,7 +34,9 @@ impl Kind {
             "/v1/embeddings" => Kind::Embeddings,
             "/v1/moderations" => Kind::Moderations,
             "/v1/fine_tuning/jobs" | "/v1/model_selections" => Kind::Trainings,
-            "/v1/explanations" | "/v1/robustness/runs" | "/v1/privacy/audits" => Kind::Explanations,
+            "/v1/explanations" | "/v1/robustness/runs" | "/v1/privacy/audits" | "/v1/evaluations" => {
+                Kind::Explanations
+            }
             part if part.ends_with(crate::meter::EXPLAIN) => Kind::Explanations,
             _ => Kind::Predictions,
         }

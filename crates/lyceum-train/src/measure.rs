@@ -26,6 +26,8 @@ const BATCH: usize = 64;
 const ANSWERS_MAX: usize = 5_000;
 /// Sequences that are generated together.
 const ANSWERS_BATCH: usize = 64;
+/// Tokens of answers that are made in one turn, where others wait for the device.
+const ANSWERS_TOKENS_A_TURN: usize = 2048;
 
 /// What was measured of one model or method.
 #[derive(Clone, Debug)]
@@ -297,7 +299,11 @@ fn answers(
     };
     let rows: Vec<usize> = (0..data.len().min(ANSWERS_MAX)).collect();
     let mut all = Vec::with_capacity(rows.len());
-    for rows in rows.chunks(ANSWERS_BATCH) {
+    let at_once = match control.shares_a_device() {
+        true => (ANSWERS_TOKENS_A_TURN / n_max.max(1)).clamp(1, ANSWERS_BATCH),
+        false => ANSWERS_BATCH,
+    };
+    for rows in rows.chunks(at_once) {
         control.check().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
         let prompts: Vec<Vec<u32>> = rows.iter().map(|&i| question_tokens(data, i)).collect();
         let questions: Vec<Question<'_>> = prompts
@@ -308,9 +314,25 @@ fn answers(
                 _ => Ok(Question::Prompt(tokens)),
             })
             .collect::<Result<_, _>>()?;
-        all.extend(model.answers(ws, &questions, Bounds { end, never: &never, n_tokens_max: n_max })?);
+        let _turn = control.turn().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
+        let found = model.answers(ws, &questions, Bounds { end, never: &never, n_tokens_max: n_max })?;
+        let asked = prompts.iter().map(Vec::len).zip(&found);
+        control
+            .spend(asked.map(|(n_prompt, answer)| steps(model, spec, n_prompt, answer.len(), n_max)).sum());
+        all.extend(found);
     }
     Ok(all)
+}
+
+/// How often a row went through the model for its answer: once a token, and once for the end where it said so.
+fn steps(model: &Model, spec: &Spec, n_prompt: usize, n_said: usize, n_max: usize) -> u64 {
+    if model.answers_at_once() {
+        return 1;
+    }
+    // The answer to a source begins after one token, and continues a prompt else.
+    let n_before = if spec.task == Task::SequenceToSequence { 1 } else { n_prompt };
+    let room = model.context().map_or(n_max, |context| n_max.min((context + 1).saturating_sub(n_before)));
+    (n_said + 1).min(room) as u64
 }
 
 /// What is asked in row `i`: the source, or the prompt of a completion.

@@ -70,6 +70,11 @@ impl Control {
         }
     }
 
+    /// Whether others wait while a piece of work has its turn: then pieces should be short.
+    pub fn shares_a_device(&self) -> bool {
+        self.turns.is_some()
+    }
+
     /// The work has put `n` rows through a model, forward or back.
     pub fn spend(&self, n: u64) {
         self.passes.fetch_add(n, Ordering::Relaxed);

@@ -147,7 +147,7 @@ pub enum Command {
     Audit(commands::audit::Audit),
     /// Measure speed, beside a peer's
     Bench(commands::bench::Bench),
-    /// Check this machine and the data folder
+    /// Check this machine and the data folder; with --url, a server as it is seen from here
     Doctor(commands::doctor::Doctor),
     /// The configuration that holds
     Config(commands::config::Config),

@@ -23,6 +23,9 @@ pub const CA_VARIABLE: &str = "LYCEUM_CA";
 /// How long a server may think.
 const READ_TIMEOUT: Duration = Duration::from_secs(600);
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// How long an answer may take that is only looked at, and how large it may be.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOKED_BYTES_MAX: u64 = 16 << 20;
 /// One event of a stream.
 const EVENT_BYTES_MAX: u64 = 16 << 20;
 const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
@@ -60,14 +63,28 @@ impl Access {
         if self.url_is_typed { self.client() } else { Ok(None) }
     }
 
+    /// The client of the server that was named, to look at it: also without a key, and then why there is none.
+    pub fn to_look_at(&self) -> Result<Option<(Client, Option<Failure>)>, Failure> {
+        let Some(url) = &self.url else { return Ok(None) };
+        let (key, why) = match self.key() {
+            Ok(key) => (key, None),
+            Err(failure) => ("", Some(failure)),
+        };
+        Ok(Some((Client::new(url, key, self.ca.as_deref())?, why)))
+    }
+
     fn client_at(&self, url: &str) -> Result<Client, Failure> {
+        Client::new(url, self.key()?, self.ca.as_deref())
+    }
+
+    fn key(&self) -> Result<&str, Failure> {
         let key = self.key.as_deref().map(str::trim).unwrap_or_default();
         if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
             let fix = format!("set {KEY_VARIABLE}, or add --key sk-…; lyceum keys create makes one");
             let why = "a server answers keys only";
             return Err(Failure::new(Exit::Auth, "missing_api_key", "no API key", why, fix));
         }
-        Client::new(url, key, self.ca.as_deref())
+        Ok(key)
     }
 }
 
@@ -120,7 +137,39 @@ pub struct Archive {
     pub body: ureq::BodyReader<'static>,
 }
 
+/// As whom a server is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// It is told no key.
+    Nobody,
+    Key,
+}
+
+/// An answer as it came, whatever its status.
+pub struct Looked {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+    pub took: Duration,
+}
+
+impl Looked {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What the server says, as a failure of the command.
+    pub fn refusal(&self) -> Failure {
+        refusal(self.status, &self.json())
+    }
+}
+
 /// A server, and the key that it is asked with.
+#[derive(Clone)]
 pub struct Client {
     agent: Agent,
     /// Without a slash at its end.
@@ -155,6 +204,35 @@ impl Client {
             )
         })?;
         Ok(Client { agent, url: url.trim_end_matches('/').to_owned(), key: key.to_owned() })
+    }
+
+    /// Without a slash at its end.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether its key is one of an organisation, which administers and asks no model.
+    pub fn administers(&self) -> bool {
+        self.key.starts_with("sk-admin-")
+    }
+
+    /// What is answered at a path, whatever it is.
+    ///
+    /// # Errors
+    /// Why nothing is.
+    pub fn look(&self, path: &str, whom: Whom) -> Result<Looked, String> {
+        let mut request = ureq::http::Request::builder().uri(format!("{}{path}", self.url));
+        if whom == Whom::Key {
+            request = request.header("authorization", format!("Bearer {}", self.key));
+        }
+        let request = request.body(()).map_err(|error| error.to_string())?;
+        let request = self.agent.configure_request(request).timeout_global(Some(LOOK_TIMEOUT)).build();
+        let begun = std::time::Instant::now();
+        let answer = self.agent.run(request).map_err(|error| error.to_string())?;
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = answer.into_body().into_with_config().limit(LOOKED_BYTES_MAX).read_to_vec();
+        let body = body.map_err(|error| error.to_string())?;
+        Ok(Looked { status, headers, body, took: begun.elapsed() })
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {

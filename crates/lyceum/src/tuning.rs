@@ -10,9 +10,9 @@ use crate::failure::{Exit, Failure};
 use crate::gate::{self, Judged, Watch};
 use crate::results;
 use crate::training::{self, JobObserver};
+use lyceum_models::Model;
 use lyceum_models::causal_lm::Adapter;
 use lyceum_models::probe::Probe;
-use lyceum_models::{InputShape, Model};
 use lyceum_service::Language;
 use lyceum_service::language::adapter;
 use lyceum_store::files::Staging;
@@ -94,14 +94,6 @@ pub async fn base_of(context: &Context, store: &Store, plan: &TunePlan) -> Resul
 pub fn words<'a>(language: &'a Language, plan: &TunePlan) -> Words<'a> {
     let words = &language.words;
     Words { tokenizer: &words.tokenizer, template: words.template.as_ref(), now: plan.created }
-}
-
-/// The longest sequence that a base reads, in tokens.
-pub fn context_of(language: &Language) -> usize {
-    match language.model.shape.input {
-        InputShape::Tokens { time, .. } => time,
-        _ => 0,
-    }
 }
 
 /// Puts a new job into the store.

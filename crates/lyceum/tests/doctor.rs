@@ -6,7 +6,9 @@
 
 mod program;
 
+use program::server::{SERVE, Server};
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
@@ -335,4 +337,105 @@ fn a_port_that_another_program_has_is_named_and_one_that_we_serve_at_is_well() {
     let checks = checks(&output);
     let found = checks.iter().find(|check| check["name"] == "port").unwrap();
     assert!(found["found"].as_str().unwrap().contains("a lyceum serves"), "{found}");
+}
+
+/// What `doctor` says of a server: its exit, and every check by its name.
+fn of_server(folder: &Path, url: &str, key: Option<&str>) -> (i32, HashMap<String, Value>) {
+    let mut command = command(folder, &["doctor", "--json", "--url", url]);
+    if let Some(key) = key {
+        command.env("LYCEUM_API_KEY", key);
+    }
+    let output = command.output().unwrap();
+    if let Some(key) = key {
+        assert!(!format!("{output:?}").contains(key), "a key is told to nobody");
+    }
+    let all = checks(&output).into_iter().map(|check| (check["name"].as_str().unwrap().to_owned(), check));
+    (output.status.code().unwrap(), all.collect())
+}
+
+#[test]
+fn a_server_elsewhere_is_looked_at_from_here() {
+    let folder = Folder::healthy();
+    let output =
+        command(folder.0.path(), &["keys", "create", "--scope", "inference", "--json"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let asks = made["key"].as_str().unwrap().to_owned();
+    let output =
+        command(folder.0.path(), &["keys", "create", "--scope", "admin", "--json"]).output().unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let server = Server::start(command(folder.0.path(), &SERVE), made["key"].as_str().map(str::to_owned));
+    // What was asked is loaded.
+    server.post("/v1/models/points:predict", &serde_json::json!({"instances": [{"x": 1}]}));
+    let elsewhere = tempfile::tempdir().unwrap();
+    let of = |key: Option<&str>| of_server(elsewhere.path(), &server.url, key);
+    let found = |all: &HashMap<String, Value>, name: &str| all[name]["found"].as_str().unwrap().to_owned();
+
+    let (exit, all) = of(Some(&server.key));
+    assert_eq!((exit, all.len()), (0, 9), "{all:?}");
+    assert!(all.values().all(|check| check["ok"] == true), "{all:?}");
+    assert!(
+        found(&all, "address").contains("127.0.0.1") && found(&all, "round trip").contains("median of 5")
+    );
+    assert!(
+        found(&all, "server").contains("as this program") && found(&all, "certificate").starts_with("none")
+    );
+    assert!(found(&all, "key").ends_with("inference, metrics, admin"), "{all:?}");
+    assert!(found(&all, "ready").contains("each of 1 loaded models"), "{all:?}");
+    assert!(
+        found(&all, "models").ends_with("this key may ask")
+            && found(&all, "rate limits").contains("requests a minute")
+    );
+
+    // A key that may less, one that is none, and none.
+    let (exit, all) = of(Some(&asks));
+    assert!(exit == 0 && found(&all, "key").ends_with("scopes: inference"), "{all:?}");
+    assert!(all["ready"]["ok"].is_null() && all["models"]["ok"] == true, "{all:?}");
+    let (exit, all) = of(Some("sk-000000000000000000000000000000000000000000000000"));
+    assert_eq!((exit, &all["key"]["code"]), (4, &"invalid_api_key".into()), "{all:?}");
+    assert!(all["server"]["ok"] == true && all["models"]["ok"].is_null(), "{all:?}");
+    let (exit, all) = of(None);
+    assert_eq!((exit, &all["key"]["code"]), (4, &"missing_api_key".into()), "{all:?}");
+    assert!(!elsewhere.path().join("data").exists(), "nothing is made here");
+}
+
+#[test]
+fn where_no_lyceum_answers_no_key_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "sk-111111111111111111111111111111111111111111111111";
+    // Nobody listens where somebody did.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let (exit, all) = of_server(folder.path(), &format!("http://{address}"), Some(key));
+    assert_eq!((exit, &all["address"]["code"]), (7, &"unreachable".into()), "{all:?}");
+    assert!(all["address"]["found"].as_str().unwrap().contains(&address.to_string()), "{all:?}");
+    assert!(all.iter().all(|(name, check)| name == "address" || check["ok"].is_null()), "{all:?}");
+
+    // Another program answers every path, and writes down what it was told.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(String::new()));
+    let hears = told.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let hears = hears.clone();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 4096];
+                let n = std::io::Read::read(&mut stream, &mut bytes).unwrap_or(0);
+                hears.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello";
+                let _ = std::io::Write::write_all(&mut stream, answer.as_bytes());
+            });
+        }
+    });
+    let (exit, all) = of_server(folder.path(), &format!("http://{address}"), Some(key));
+    assert_eq!((exit, &all["server"]["code"]), (7, &"not_lyceum".into()), "{all:?}");
+    assert!(all["address"]["ok"] == true && all["key"]["ok"].is_null(), "{all:?}");
+    let told = told.lock().unwrap().clone();
+    assert!(told.contains("GET /health") && !told.contains(key), "{told}");
+    // Nor is TLS spoken there.
+    let (exit, all) = of_server(folder.path(), &format!("https://{address}"), Some(key));
+    assert_eq!((exit, &all["certificate"]["code"]), (7, &"invalid_tls".into()), "{all:?}");
+    assert!(all["key"]["ok"].is_null(), "{all:?}");
 }

@@ -483,3 +483,30 @@ fn only_with_noise(server: &Server, file: &str) {
         assert!(of["statement"].as_str().unwrap().contains("no ε holds"), "{of}");
     }
 }
+
+#[test]
+fn a_preview_of_conversations_is_the_same_here_and_from_a_server() {
+    let folder = with_model();
+    let server = serve(folder.path(), None);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let spec = "name = \"bot\"\nseed = 3\n[data]\ntrain = \"chats.jsonl\"\nvalid_fraction = 0.25\n[model]\n\
+        family = \"tiny\"\nlora = { rank = 4 }\n[train]\nepochs = 1\nbatch_size = 4\n";
+    for place in [folder.path(), elsewhere.path()] {
+        std::fs::write(place.join("chats.jsonl"), chats(20)).unwrap();
+        std::fs::write(place.join("spec.toml"), spec).unwrap();
+    }
+    let told = |place: &Path, arguments: &[&str]| {
+        let mut command = command(place, &[&["preview", "spec.toml", "--rows", "2"], arguments].concat());
+        let done = command.env("LYCEUM_API_KEY", &server.key).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).unwrap()
+    };
+    for how in [&[][..], &["--json"], &["--part", "valid", "--json"]] {
+        let far = told(elsewhere.path(), &[how, &["--url", &server.url]].concat());
+        assert_eq!(far, told(folder.path(), how), "{how:?}");
+    }
+    let shown = told(folder.path(), &[]);
+    assert!(shown.contains("stand in [brackets]") && shown.contains("[th]"), "{shown}");
+    assert!(shown.ends_with("of them learnt\n"), "{shown}");
+    assert!(!elsewhere.path().join("data").exists());
+}

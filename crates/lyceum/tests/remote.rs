@@ -90,6 +90,9 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     models_and_answers(&house);
     names_and_deletions(&house);
     files_privacy_and_attacks(&house);
+    evaluations(&house);
+    a_look_at_the_server(&house);
+    previews(&house);
     a_training(&house);
     exports_batches_and_cascades(&house);
     personal_data(&house);
@@ -228,6 +231,96 @@ fn files_privacy_and_attacks(house: &House) {
     );
 }
 
+/// What training would read there is what it would read here, judged before there is a job, line by line.
+fn previews(house: &House) {
+    let near = |arguments: &[&str]| {
+        let output = command(house.folder.path(), arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::fs::write(house.client.path().join("look.toml"), POINTS).unwrap();
+    std::fs::write(house.client.path().join("poet.toml"), POET).unwrap();
+    std::fs::copy(house.folder.path().join("a.txt"), house.client.path().join("a.txt")).unwrap();
+    for asked in [
+        &["points.toml", "--rows", "3"][..],
+        &["points.toml", "--part", "valid"],
+        &["poet.toml", "--rows", "2"],
+    ] {
+        let here = [&["preview"], asked].concat();
+        let there: Vec<&str> =
+            here.iter().map(|word| if *word == "points.toml" { "look.toml" } else { word }).collect();
+        let far = house.ask(&there);
+        assert!(far.status.success(), "{}", String::from_utf8_lossy(&far.stderr));
+        assert_eq!(String::from_utf8(far.stdout).unwrap(), near(&[&here[..], &["--json"]].concat()));
+        let more = ["--url", &house.server.url, "--ca", "ca.pem", "--key", &house.server.key];
+        let far = command(house.client.path(), &[&there[..], &more].concat()).output().unwrap();
+        assert_eq!(String::from_utf8(far.stdout).unwrap(), near(&here), "for people too");
+    }
+    let kept = house.line(&["files", "upload", "rows.csv"]);
+    let id = kept["id"].as_str().unwrap();
+    std::fs::write(house.client.path().join("look.toml"), POINTS.replace("rows.csv", id)).unwrap();
+    assert_eq!(house.line(&["preview", "look.toml"])["epoch"]["examples"], 60);
+    assert_eq!(house.line(&["files", "rm", id])["deleted"], true, "what was there stays there");
+    assert_eq!(house.refused(&["preview", "look.toml", "--part", "test"]).1, "file_not_found");
+    std::fs::write(house.client.path().join("look.toml"), POINTS.replace("rows.csv", "wrong.csv")).unwrap();
+    std::fs::write(house.client.path().join("wrong.csv"), "x,y,label\n1,2,yes\n1,no\n").unwrap();
+    let (exit, code, error) = house.refused(&["preview", "look.toml"]);
+    assert_eq!((exit, code.as_str()), (1, "invalid_file"));
+    assert!(error.to_string().contains("line 3"), "{error}");
+    assert_eq!(house.refused(&["preview", "poet.toml", "--part", "test"]).1, "no_part");
+    assert!(house.line(&["files", "ls"])["files"].as_array().unwrap().is_empty(), "nothing stays there");
+    assert!(house.line(&["jobs", "ls"])["data"].as_array().unwrap().is_empty(), "nor is there a job");
+    for name in ["look.toml", "poet.toml", "a.txt", "wrong.csv"] {
+        std::fs::remove_file(house.client.path().join(name)).unwrap();
+    }
+}
+
+/// `doctor` knows a certificate that it trusts, and one that it does not.
+fn a_look_at_the_server(house: &House) {
+    let checks = house.line(&["doctor"])["checks"].clone();
+    let found = |checks: &Value, name: &str| {
+        checks.as_array().unwrap().iter().find(|check| check["name"] == name).unwrap().clone()
+    };
+    assert!(checks.as_array().unwrap().iter().all(|check| check["ok"] == true), "{checks}");
+    let trusted = found(&checks, "certificate");
+    assert!(trusted["found"].as_str().unwrap().starts_with("trusted, and holds "), "{trusted}");
+    let unknown = ["doctor", "--json", "--url", &house.server.url, "--key", &house.server.key];
+    let output = command(house.client.path(), &unknown).output().unwrap();
+    assert_eq!((told(&output).0, told(&output).1.as_str()), (7, "invalid_tls"));
+    let checks: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found(&checks["checks"], "key")["ok"].is_null(), "it is told to nobody who is not trusted");
+}
+
+/// What is measured there is what is measured here, for rows that are brought and for those that are there.
+fn evaluations(house: &House) {
+    std::fs::write(house.client.path().join("a.txt"), "the cat sat on the mat; ".repeat(5)).unwrap();
+    std::fs::copy(house.client.path().join("a.txt"), house.folder.path().join("b.txt")).unwrap();
+    for (model, far, near) in [("points", "rows.csv", "rows.csv"), ("poet", "a.txt", "b.txt")] {
+        let near = command(house.folder.path(), &["eval", model, near, "--json"]).output().unwrap();
+        let near: Value = serde_json::from_slice(&near.stdout).unwrap();
+        assert!(near["baseline"].is_object(), "{near}");
+        assert_eq!(house.line(&["eval", model, far]), near);
+    }
+    assert!(house.line(&["files", "ls"])["files"].as_array().unwrap().is_empty(), "the rows went with it");
+    let people = |folder: &std::path::Path, more: &[&str]| {
+        let mut command = command(folder, &[&["eval", "points", "rows.csv"], more].concat());
+        let output = command.env("LYCEUM_API_KEY", &house.server.key).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let far = people(house.client.path(), &["--url", &house.server.url, "--ca", "ca.pem"]);
+    assert_eq!(far, people(house.folder.path(), &[]));
+    let kept = house.line(&["files", "upload", "rows.csv"]);
+    let id = kept["id"].as_str().unwrap();
+    assert_eq!(house.line(&["eval", "points", id])["metrics"]["accuracy"]["n"], 80);
+    assert_eq!(house.line(&["files", "rm", id])["deleted"], true, "what was there stays there");
+    assert_eq!(house.refused(&["eval", "points", id]).0, 3);
+    assert_eq!(house.refused(&["eval", "nobody", "rows.csv"]).1, "model_not_found");
+    assert_eq!(house.refused(&["eval", "points", "a.txt"]).1, "invalid_file");
+    assert!(house.line(&["files", "ls"])["files"].as_array().unwrap().is_empty(), "also where it is refused");
+    std::fs::remove_file(house.client.path().join("a.txt")).unwrap();
+}
+
 /// Data is brought, a job made and followed, and its model answers there.
 fn a_training(house: &House) {
     let spec = POINTS.replace("\"points\"", "\"brought\"");
@@ -343,12 +436,10 @@ fn files_of(folder: &std::path::Path) -> std::collections::BTreeMap<String, Vec<
 
 fn refusals_keep_the_key_to_themselves(house: &House) {
     for arguments in [
-        &["eval", "points", "rows.csv"][..],
-        &["admin", "organizations", "ls"],
+        &["admin", "organizations", "ls"][..],
         &["admin", "master-key", "show"],
         &["backup", "verify", "x"],
         &["serve"],
-        &["preview", "brought.toml"],
     ] {
         let (exit, code, error) = house.refused(arguments);
         assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");

@@ -1,4 +1,4 @@
-//! `POST|GET /v1/fine_tuning/jobs`, `GET /v1/fine_tuning/jobs/{id}[/events|/checkpoints|/privacy]`,
+//! `POST|GET /v1/fine_tuning/jobs`, `POST /v1/fine_tuning/jobs/preview`, `GET /v1/fine_tuning/jobs/{id}[/events|/checkpoints|/privacy]`,
 //! `POST /v1/fine_tuning/jobs/{id}/{cancel|pause|resume}`
 
 use crate::auth::Caller;
@@ -7,6 +7,7 @@ use crate::wire::fine_tuning::{
     CreateFineTuningJob, FineTuningCheckpointList, FineTuningEvent, FineTuningEventList, FineTuningJob,
     FineTuningJobList, SUITES, event_query, query,
 };
+use crate::wire::preview::{self, PreviewBody};
 use crate::wire::privacy::JobPrivacyBody;
 use crate::{Api, body, sse};
 use axum::extract::rejection::QueryRejection;
@@ -36,6 +37,27 @@ pub async fn create(
 ) -> Result<Json<FineTuningJob>, ApiError> {
     let made = fine_tuning::create(&api.service, &caller.payer, body.parse()?, SUITES).await?;
     Ok(Json(made.into()))
+}
+
+/// Judges the files of a request for a job as its creation does, and shows what training would read of a part of them: the
+/// tokens with those that are learnt, or the prepared numbers, and what an epoch is. There is no job afterwards.
+#[utoipa::path(post, path = "/v1/fine_tuning/jobs/preview", tag = "lyceum", request_body = CreateFineTuningJob,
+    params(("part" = Option<String>, Query, description = "`train`, `valid` or `test`"),
+    ("rows" = Option<usize>, Query, description = "How many examples (of one long text: windows), 4 where it is left out")),
+    responses(
+    (status = 200, body = PreviewBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+    (status = 422, body = ErrorBody), (status = 429, body = ErrorBody), (status = 501, body = ErrorBody),
+    (status = 504, body = ErrorBody)))]
+pub async fn preview(
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    asked: Pairs,
+    body::Json(body): body::Json<CreateFineTuningJob>,
+) -> Result<Json<PreviewBody>, ApiError> {
+    let asked = preview::query(pairs(asked)?)?;
+    let seen = fine_tuning::preview::create(&api.service, &caller.payer, body.parse()?, asked).await?;
+    Ok(Json(PreviewBody::from(&seen)))
 }
 
 /// A page of trainings, newest first; `metadata[key]=value` leaves those that have it, `metadata=null` those

@@ -10,6 +10,7 @@ pub mod decisions;
 pub mod docs;
 pub mod drift;
 pub mod embeddings;
+pub mod evaluations;
 pub mod explanations;
 pub mod export;
 pub mod files;

@@ -1,9 +1,10 @@
 //! `GET /openapi.json`, made from the handlers and the wire types themselves.
 
 use super::{
-    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, explanations,
-    export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations, organization,
-    pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads, usage,
+    audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, evaluations,
+    explanations, export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations,
+    organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads,
+    usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -34,9 +35,10 @@ use utoipa::{Modify, OpenApi};
         files::create, files::list, files::find, files::content, files::delete,
         batches::create, batches::list, batches::find, batches::cancel,
         uploads::create, uploads::add_part, uploads::complete, uploads::cancel,
-        fine_tuning::create, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
+        fine_tuning::create, fine_tuning::preview, fine_tuning::list, fine_tuning::find, fine_tuning::cancel, fine_tuning::pause,
         fine_tuning::resume, fine_tuning::list_events, fine_tuning::list_checkpoints, fine_tuning::privacy,
         cascades::create, cascades::list, cascades::find, cascades::cancel,
+        evaluations::create,
         robustness::create, robustness::list, robustness::find, robustness::cancel, robustness::failures, drift::find, drift::reference, card::find, card::verify,
         usage::completions, usage::embeddings, usage::moderations, usage::predictions, usage::explanations, usage::trainings, usage::costs,
         organization::projects::list, organization::projects::create, organization::projects::find,

@@ -3,8 +3,10 @@
 //! Handshakes run beside each other and within a bound of time and number, so a client that begins one and says
 //! nothing more keeps nobody waiting. Knows no HTTP.
 
+mod presented;
 mod validity;
 
+pub use presented::presented;
 pub use validity::{Validity, validity};
 
 use axum::serve::Listener;

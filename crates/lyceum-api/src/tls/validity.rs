@@ -35,7 +35,8 @@ pub fn validity(path: &Path) -> Result<Validity, TlsError> {
     of_der(&leaf).ok_or_else(|| file("its validity cannot be read".into()))
 }
 
-fn of_der(der: &[u8]) -> Option<Validity> {
+/// That of a certificate in DER.
+pub(super) fn of_der(der: &[u8]) -> Option<Validity> {
     let certificate = inside(der, SEQUENCE)?.0;
     let mut rest = inside(certificate, SEQUENCE)?.0;
     if rest.first() == Some(&VERSION) {

@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod events;
 mod gate;
+pub mod preview;
 pub mod privacy;
 
 pub use ask::{Ask, Hyperparameters, Lora, Method};
@@ -15,7 +16,7 @@ pub use lyceum_store::jobs::State;
 pub use lyceum_store::ledger::Bill;
 
 use crate::meter::{Counts, Payer};
-use crate::{Service, ServiceError, files};
+use crate::{Language, Service, ServiceError, files};
 use ask::Document;
 use lyceum_store::jobs::{self, Job, Kind, NewJob, kept};
 use lyceum_store::ledger::bills;
@@ -125,21 +126,8 @@ pub async fn create(
         return Err(ServiceError::Overloaded { retry_after: Duration::from_secs(60) });
     }
     let id = JobId::from_bits(uuid::Uuid::now_v7().as_u128());
-    let train = place(service, project, "training_file", &ask.training_file).await?;
-    let valid = match &ask.validation_file {
-        Some(file) => Some(place(service, project, "validation_file", file).await?),
-        None => None,
-    };
-    let folder = std::path::absolute(service.store().layout().data_files())
-        .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
-    let files = data_files::folder(service.store(), project, &folder)?;
+    let Prepared { document, folder, files } = prepared(service, project, &ask, &id).await?;
     let places = ask.places();
-    let document = ask::document(service, project, &ask, (train, valid), &id).await?;
-    if !document.is_private() {
-        let mut read = vec![("training_file", ask.training_file.as_str())];
-        read.extend(ask.validation_file.as_deref().map(|file| ("validation_file", file)));
-        crate::privacy::refuse_unprotected(service, project, &read).await?;
-    }
     let Queued { spec, name, priced, asked } = match document {
         Document::Tune(tune) => {
             let of_suite = gate::rehearse_texts(service, payer, &tune, (suites, places)).await?;
@@ -184,6 +172,37 @@ pub async fn create(
     find(service, project, id.as_str()).await
 }
 
+/// What is asked, as a job spec whose paths are relative to the folder of all files.
+struct Prepared {
+    document: Document,
+    folder: PathBuf,
+    files: KeyedPath,
+}
+
+/// Reads a request, and whether its files may be learnt from without a promise.
+async fn prepared(
+    service: &Service,
+    project: &Project,
+    ask: &Ask,
+    id: &JobId,
+) -> Result<Prepared, ServiceError> {
+    let train = place(service, project, "training_file", &ask.training_file).await?;
+    let valid = match &ask.validation_file {
+        Some(file) => Some(place(service, project, "validation_file", file).await?),
+        None => None,
+    };
+    let folder = std::path::absolute(service.store().layout().data_files())
+        .map_err(|error| ServiceError::internal("finding the folder of the files", error))?;
+    let files = data_files::folder(service.store(), project, &folder)?;
+    let document = ask::document(service, project, ask, (train, valid), id).await?;
+    if !document.is_private() {
+        let mut read = vec![("training_file", ask.training_file.as_str())];
+        read.extend(ask.validation_file.as_deref().map(|file| ("validation_file", file)));
+        crate::privacy::refuse_unprotected(service, project, &read).await?;
+    }
+    Ok(Prepared { document, folder, files })
+}
+
 /// What becomes a job.
 struct Queued {
     /// A plan as JSON.
@@ -201,15 +220,13 @@ async fn place(service: &Service, project: &Project, param: &str, id: &str) -> R
     Ok(format!("{id}/{name}"))
 }
 
-/// A fine-tuning whose every example was written by the base's template: its plan, its name, and what will be done; the
-/// most passes of its gate's suite are known.
-async fn judged(
+/// What is tuned, loaded, and what it is.
+async fn base_of(
     service: &Service,
     project: &Project,
     ask: &Ask,
-    (tune, of_suite): (TuneSpec, Option<u64>),
-    (folder, files): (PathBuf, KeyedPath),
-) -> Result<Queued, ServiceError> {
+    tune: &TuneSpec,
+) -> Result<(Arc<Language>, Origin), ServiceError> {
     let reference = tune.base.parse().map_err(StoreError::from)?;
     let language = service.language(project, &reference).await?;
     let whole = language.manifest.kind == ImportedKind::Language;
@@ -233,6 +250,19 @@ async fn judged(
             format!("{} is an adapter: its own rank and layers are tuned further", language.version.id());
         return Err(ServiceError::invalid(ask.method.place("lora"), "unsupported_base", message));
     }
+    Ok((language, if whole { Origin::Whole } else { Origin::Adapter }))
+}
+
+/// A fine-tuning whose every example was written by the base's template: its plan, its name, and what will be done; the
+/// most passes of its gate's suite are known.
+async fn judged(
+    service: &Service,
+    project: &Project,
+    ask: &Ask,
+    (tune, of_suite): (TuneSpec, Option<u64>),
+    (folder, files): (PathBuf, KeyedPath),
+) -> Result<Queued, ServiceError> {
+    let (language, origin) = base_of(service, project, ask, &tune).await?;
     let priced = (language.version.name.to_string(), language.version.number);
     let plan = TunePlan {
         base: language.version.id(),
@@ -254,7 +284,7 @@ async fn judged(
         let n_valid = chats.valid.as_ref().map_or(0, |part| part.len());
         let n_lines = gate::judge_lines((&plan.tune, places), words, (context, n_valid), &files, &control)?;
         let of_lines = gate::passes_of_lines(&plan.tune, n_lines);
-        let train = plan.tune.resolve(chats.train.len(), if whole { Origin::Whole } else { Origin::Adapter });
+        let train = plan.tune.resolve(chats.train.len(), origin);
         let (trained_tokens, steps) = chat::trained(&train, plan.tune.seed, &chats.train, u64::MAX);
         let planned = privacy::Planned::of_tune(&plan.tune, &train, &chats, steps)?;
         // Of a private run which lines a step draws is a secret: what is expected is told.

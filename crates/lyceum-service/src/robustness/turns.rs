@@ -20,10 +20,19 @@ const PASSES_A_TURN: u64 = 2048;
 /// The work's own, or why no more was put aside for it.
 pub(crate) async fn in_turns<T: Send + 'static>(
     engine: &Engine,
+    share: (Share, u64),
+    work: impl FnOnce(&Control) -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    in_turns_until(Instant::now() + limits::BACKGROUND_RUN_TIMEOUT, engine, share, work).await
+}
+
+/// As [`in_turns`], of work that somebody waits for: it ends at `deadline`.
+pub(crate) async fn in_turns_until<T: Send + 'static>(
+    deadline: Instant,
+    engine: &Engine,
     (share, before): (Share, u64),
     work: impl FnOnce(&Control) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    let deadline = Instant::now() + limits::BACKGROUND_RUN_TIMEOUT;
     let (engine, runtime) = (engine.clone(), tokio::runtime::Handle::current());
     let spent = Control::new().with_deadline(deadline);
     let (told, refused) = (Mutex::default(), Mutex::default());
@@ -90,7 +99,8 @@ impl Count {
         if spent + PASSES_A_TURN <= covered {
             return Ok(());
         }
-        let next = covered + PASSES_COVERED;
+        // A turn of long answers may have made more passes than were covered.
+        let next = covered.max(spent) + PASSES_COVERED;
         let most = Counts { passes: self.before + next, ..Counts::default() };
         match self.share.extend(most).await {
             Ok(()) => {

@@ -146,6 +146,8 @@ fn asked_elsewhere(command: &Command, context: &Context) -> Result<Option<Client
         Command::Ps(_)
         | Command::Stop(_)
         | Command::Bench(_)
+        // It looks at a server also without a key.
+        | Command::Doctor(_)
         | Command::Config(_)
         | Command::Completions(_) => Ok(None),
         // Its texts hold what should go nowhere: only who says so with the command sends them.

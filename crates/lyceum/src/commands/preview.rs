@@ -1,5 +1,6 @@
 //! `lyceum preview SPEC`: judges the data of a job spec and shows what the model will see of it, before
-//! anything is trained. The examples are those of the batches that training fills.
+//! anything is trained. The examples are those of the batches that training fills. What is shown is read from the JSON
+//! that programs get, so that a server's preview looks like one that is made here.
 
 mod chats;
 
@@ -8,45 +9,40 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, ValueEnum};
-use lyceum_models::prepare::series::Fields;
-use lyceum_models::prepare::text::Tokenizer;
-use lyceum_models::prepare::{InputPreparation, OutputPreparation, Preparation};
-use lyceum_train::data::{self, DataError, Dataset, Loaded};
-use lyceum_train::preview::{self, Asked, Epoch, Look, Reads, Seen, SeenToken};
-use lyceum_types::spec::Spec;
+use lyceum_api::previews::PreviewBody;
+use lyceum_service::fine_tuning::preview::{self, ROWS_MAX, Unseen};
 use lyceum_types::spec::parse::Job;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 
-const ROWS_MAX: u64 = 1000;
 /// More numbers than this are drawn or summed up for people; `--json` has them all.
 const NUMBERS_LISTED_MAX: usize = 64;
 
 #[derive(Debug, Args)]
 pub struct Preview {
     /// A job spec: TOML, or JSON where the name ends with .json
-    spec: PathBuf,
+    pub(in crate::commands) spec: PathBuf,
     /// How many rows (of one long text: windows)
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX))]
-    rows: u64,
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=ROWS_MAX as u64))]
+    pub(in crate::commands) rows: u64,
     /// Which rows
     #[arg(long, value_enum, default_value = "train")]
-    part: Part,
+    pub(in crate::commands) part: Part,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
+pub enum Part {
     Train,
     Valid,
     Test,
 }
 
-impl Part {
-    fn as_str(self) -> &'static str {
-        match self {
-            Part::Train => "train",
-            Part::Valid => "valid",
-            Part::Test => "test",
+impl From<Part> for preview::Part {
+    fn from(part: Part) -> Self {
+        match part {
+            Part::Train => preview::Part::Train,
+            Part::Valid => preview::Part::Valid,
+            Part::Test => preview::Part::Test,
         }
     }
 }
@@ -54,301 +50,223 @@ impl Part {
 impl Preview {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let (job, base_dir) = read_job(&self.spec)?;
+        let asked = (self.part.into(), self.rows as usize);
         let spec = match job {
             Job::Train(spec) => *spec,
             Job::Tune(spec) => {
-                return chats::show(context, *spec, base_dir, self.part, self.rows as usize).await;
+                let seen = chats::seen(context, *spec, base_dir, asked).await?;
+                tell(context, &PreviewBody::from(&seen));
+                return Ok(());
             }
         };
-        let (control, part, n) = (context.control.clone(), self.part, self.rows as usize);
-        let work = move || -> Result<Looked, Failure> {
-            let loaded = data::load(&spec, &base_dir, &control)?;
-            let set = of_part(&loaded, part)?;
-            let look = if part == Part::Train { Look::Training } else { Look::InOrder };
-            let seen = preview::examples(&spec, set, look, n);
-            let epoch = preview::epoch(&spec, set, &control).map_err(DataError::Stopped)?;
-            Ok(Looked { spec, loaded, seen, epoch })
-        };
+        let control = context.control.clone();
+        let work = move || preview::rows(spec, &base_dir, asked, &control);
         let done = tokio::task::spawn_blocking(work).await;
-        let looked = done.map_err(|error| Failure::internal("the preview broke off", &error))??;
-        if context.is_json() {
-            looked.as_json(part)
-        } else {
-            looked.for_people(part)
-        }
+        let seen = done.map_err(|error| Failure::internal("the preview broke off", &error))??;
+        tell(context, &PreviewBody::from(&seen));
         Ok(())
     }
 }
 
-fn of_part(loaded: &Loaded, part: Part) -> Result<&Dataset, Failure> {
-    let set = match part {
-        Part::Train => Some(&loaded.train),
-        Part::Valid => loaded.valid.as_ref(),
-        Part::Test => loaded.test.as_ref(),
-    };
-    set.filter(|set| !set.is_empty()).ok_or_else(|| {
-        let fix = match part {
-            Part::Valid => "add valid = \"…\" or valid_fraction = 0.1 under [data]",
-            _ => "add test = \"…\" under [data]",
-        };
-        let message = format!("there is no {} part", part.as_str());
-        Failure::new(Exit::Usage, "no_part", message, "the spec names no such rows", fix)
-    })
-}
-
-struct Looked {
-    spec: Spec,
-    loaded: Loaded,
-    seen: Vec<Seen>,
-    epoch: Epoch,
-}
-
-impl Looked {
-    fn preparation(&self) -> &Preparation {
-        &self.loaded.preparation
-    }
-
-    fn as_json(&self, part: Part) {
-        for seen in &self.seen {
-            let mut line = json!({ "part": part.as_str(), "row": seen.row });
-            let object = line.as_object_mut().expect("made above: bug");
-            match &seen.reads {
-                Reads::Numbers { shape, values } => {
-                    object.insert("shape".into(), json!(shape));
-                    object.insert("names".into(), json!(input_names(self.preparation())));
-                    object.insert("values".into(), json!(values));
-                }
-                Reads::Tokens(tokens) => {
-                    object.insert("tokens".into(), self.tokens_json(tokens));
-                    object.insert("truncated".into(), json!(seen.n_truncated));
-                }
-                Reads::Pair { source, target } => {
-                    object.insert("source".into(), self.tokens_json(source));
-                    object.insert("target".into(), self.tokens_json(target));
-                    object.insert("truncated".into(), json!(seen.n_truncated));
-                }
-            }
-            let labels = self.preparation().output.labels();
-            match &seen.asked {
-                Asked::Nothing | Asked::Tokens => {}
-                Asked::Class(class) => {
-                    object.insert("label".into(), json!(labels.get(*class as usize)));
-                }
-                Asked::Steps(steps) => {
-                    let names = steps.iter().map(|step| step.and_then(|class| labels.get(class as usize)));
-                    object.insert("labels".into(), json!(names.collect::<Vec<_>>()));
-                }
-                Asked::Values(values) => {
-                    object.insert("target_names".into(), json!(target_names(&self.preparation().output)));
-                    object.insert("target_values".into(), json!(values));
-                    object.insert("target".into(), json!(self.preparation().output.restore(values)));
-                }
-            }
-            output::json_line(&line);
-        }
-        let epoch = &self.epoch;
-        output::json_line(&json!({
-            "event": "done", "part": part.as_str(), "shown": self.seen.len(),
-            "epoch": {
-                "examples": epoch.n_examples, "batches": epoch.n_batches, "loss_terms": epoch.n_terms,
-                "tokens": epoch.n_tokens, "padding": epoch.n_padding, "longest": epoch.longest,
-                "truncated": epoch.n_truncated,
-            },
-            "warnings": self.loaded.warnings,
-        }));
-    }
-
-    fn tokens_json(&self, tokens: &[SeenToken]) -> Value {
-        let tokenizer = self.preparation().tokenizer();
-        let token = |t: &SeenToken| {
-            let text = tokenizer.map_or_else(String::new, |tokenizer| tokenizer.token_text(t.id));
-            json!({ "id": t.id, "text": text, "loss": t.has_loss })
-        };
-        tokens.iter().map(token).collect()
-    }
-
-    fn for_people(&self, part: Part) {
-        for warning in &self.loaded.warnings {
-            output::note(format!("warning: {} ({})", warning.message, warning.hint));
-        }
-        let color = output::stdout_has_color();
-        if !matches!(self.seen.first().map(|seen| &seen.reads), Some(Reads::Numbers { .. })) {
-            output::text(if color {
-                format!(
-                    "tokens are parted by | and those that the loss asks for are {}",
-                    painted("green", true)
-                )
-            } else {
-                "tokens are parted by | and those that the loss asks for stand in [brackets]".to_owned()
-            });
-        }
-        if self.fits_a_table() {
-            self.table();
-        } else {
-            self.seen.iter().for_each(|seen| self.one(seen, color));
-        }
-        self.summary(part);
-    }
-
-    /// Few named numbers a row: side by side.
-    fn fits_a_table(&self) -> bool {
-        let names = input_names(self.preparation()).len();
-        (1..=NUMBERS_LISTED_MAX).contains(&names)
-    }
-
-    fn table(&self) {
-        let names = input_names(self.preparation());
-        let mut header = vec!["prepared input".to_owned()];
-        header.extend(self.seen.iter().map(|seen| format!("row {}", seen.row)));
-        let mut rows: Vec<Vec<String>> = names.into_iter().map(|name| vec![name]).collect();
-        let mut answer = vec!["→ answer".to_owned()];
-        for seen in &self.seen {
-            let Reads::Numbers { values, .. } = &seen.reads else { continue };
-            for (row, value) in rows.iter_mut().zip(values) {
-                row.push(format!("{value:.4}"));
-            }
-            answer.push(self.answer(&seen.asked));
-        }
-        rows.push(answer);
-        output::table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
-    }
-
-    fn one(&self, seen: &Seen, color: bool) {
-        let what = if self.loaded.train.context().is_some() { "window from token" } else { "row" };
-        output::text(format!("{what} {}", seen.row));
-        let tokenizer = self.preparation().tokenizer();
-        let tokens = |tokens: &[SeenToken]| tokenizer.map_or_else(String::new, |t| marked(t, tokens, color));
-        match &seen.reads {
-            Reads::Numbers { shape, values } => numbers(self.preparation(), shape, values),
-            Reads::Tokens(read) => output::text(format!("  {}", tokens(read))),
-            Reads::Pair { source, target } => {
-                output::text(format!("  source  {}", tokens(source)));
-                output::text(format!("  target  {}", tokens(target)));
-            }
-        }
-        let answer = self.answer(&seen.asked);
-        if !answer.is_empty() {
-            output::text(format!("  → {answer}"));
-        }
-        if seen.n_truncated > 0 {
-            output::text(format!("  {} more tokens are not read", seen.n_truncated));
-        }
-    }
-
-    fn answer(&self, asked: &Asked) -> String {
-        let output = &self.preparation().output;
-        let label = |class: u32| output.labels().get(class as usize).cloned().unwrap_or_default();
-        match asked {
-            Asked::Nothing | Asked::Tokens => String::new(),
-            Asked::Class(class) => label(*class),
-            Asked::Steps(steps) => {
-                let names = steps.iter().map(|step| step.map_or_else(|| "·".to_owned(), label));
-                names.collect::<Vec<_>>().join(" ")
-            }
-            Asked::Values(values) => {
-                let original = output.restore(values);
-                let both = values.iter().zip(&original).zip(target_names(output));
-                let one = |((value, original), name): ((&f32, &f64), String)| {
-                    format!("{name} = {original:.4} (as {value:.4})")
+impl From<Unseen> for Failure {
+    fn from(error: Unseen) -> Self {
+        let message = error.to_string();
+        match error {
+            Unseen::Data(error) => error.into(),
+            Unseen::NoPart(part) => {
+                let fix = match part {
+                    preview::Part::Test => "add test = \"…\" under [data]",
+                    _ => "add valid = \"…\" or valid_fraction = 0.1 under [data]",
                 };
-                both.map(one).collect::<Vec<_>>().join(", ")
+                Failure::new(Exit::Usage, "no_part", message, "the spec names no such rows", fix)
             }
         }
     }
+}
 
-    fn summary(&self, part: Part) {
-        let epoch = &self.epoch;
-        let mut lines = vec![format!(
-            "{} part: {} examples an epoch in {} batches of {}, {} terms of the loss",
-            part.as_str(),
-            epoch.n_examples,
-            epoch.n_batches,
-            self.spec.train.batch_size,
-            epoch.n_terms
-        )];
-        if epoch.n_tokens > 0 {
-            let places = (epoch.n_tokens + epoch.n_padding) as f64;
-            lines.push(format!(
-                "{} tokens are read, {} at most an example; {:.1} % of the batches' places are padding; {} examples are cut",
-                epoch.n_tokens,
-                epoch.longest,
-                epoch.n_padding as f64 / places * 100.0,
-                epoch.n_truncated
-            ));
-        }
-        output::text(lines.join("\n"));
+/// A line an example and one for all, or what people read of them.
+pub fn tell(context: &Context, seen: &PreviewBody) {
+    let PreviewBody { data, summary, .. } = seen;
+    if context.is_json() {
+        data.iter().for_each(output::json_line);
+        output::json_line(summary);
+        return;
     }
+    for warning in summary["warnings"].as_array().into_iter().flatten() {
+        output::note(format!("warning: {} ({})", text(&warning["message"]), text(&warning["hint"])));
+    }
+    let color = output::stdout_has_color();
+    let is_chat = summary["reads"] == "chats";
+    let asks = if is_chat { "that are learnt" } else { "that the loss asks for" };
+    if data.first().is_none_or(|line| line["values"].is_null()) {
+        output::text(match color {
+            true => format!("tokens are parted by | and those {asks} are {}", painted("green", true)),
+            false => format!("tokens are parted by | and those {asks} stand in [brackets]"),
+        });
+    }
+    let n_names = data.first().map_or(0, |line| list(&line["names"]).len());
+    if (1..=NUMBERS_LISTED_MAX).contains(&n_names) {
+        table(data);
+    } else {
+        data.iter().for_each(|line| one(line, text(&summary["reads"]), color));
+    }
+    output::text(if is_chat { of_chats(summary) } else { of_batches(summary) });
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    list(value).iter().map(|x| x.as_f64().unwrap_or(f64::NAN)).collect()
+}
+
+/// Few named numbers a row: side by side.
+fn table(lines: &[Value]) {
+    let mut header = vec!["prepared input".to_owned()];
+    header.extend(lines.iter().map(|line| format!("row {}", line["row"])));
+    let names = list(&lines[0]["names"]).iter();
+    let mut rows: Vec<Vec<String>> = names.map(|name| vec![text(name).to_owned()]).collect();
+    let mut answers = vec!["→ answer".to_owned()];
+    for line in lines {
+        for (row, value) in rows.iter_mut().zip(numbers(&line["values"])) {
+            row.push(format!("{value:.4}"));
+        }
+        answers.push(answer(line));
+    }
+    rows.push(answers);
+    output::table(&header.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+}
+
+fn one(line: &Value, reads: &str, color: bool) {
+    let what = if reads == "windows" { "window from token" } else { "row" };
+    output::text(format!("{what} {}", line["row"]));
+    for (field, name) in [
+        ("tokens", ""),
+        ("source", "source  "),
+        ("target", "target  "),
+        ("preferred", "preferred      "),
+        ("non_preferred", "non-preferred  "),
+    ] {
+        let is_read = list(&line[field]).iter().all(Value::is_object);
+        if line[field].is_array() && is_read {
+            output::text(format!("  {name}{}", marked(&line[field], color)));
+        }
+    }
+    if line["values"].is_array() {
+        let shape: Vec<usize> = numbers(&line["shape"]).into_iter().map(|n| n as usize).collect();
+        in_numbers(&shape, &numbers(&line["values"]), reads == "pictures");
+    }
+    let answer = answer(line);
+    if !answer.is_empty() {
+        output::text(format!("  → {answer}"));
+    }
+    match line["truncated"].as_u64() {
+        None | Some(0) => {}
+        Some(n) => output::text(format!("  {n} more tokens are not read")),
+    }
+}
+
+fn answer(line: &Value) -> String {
+    if let Some(labels) = line["labels"].as_array() {
+        let names = labels.iter().map(|label| label.as_str().unwrap_or("·"));
+        return names.collect::<Vec<_>>().join(" ");
+    }
+    if line["target_values"].is_array() {
+        let (scaled, original) = (numbers(&line["target_values"]), numbers(&line["target"]));
+        let both = scaled.iter().zip(&original).zip(list(&line["target_names"]));
+        let one = |((value, original), name): ((&f64, &f64), &Value)| {
+            format!("{} = {original:.4} (as {value:.4})", text(name))
+        };
+        return both.map(one).collect::<Vec<_>>().join(", ");
+    }
+    text(&line["label"]).to_owned()
+}
+
+fn of_batches(summary: &Value) -> String {
+    let epoch = &summary["epoch"];
+    let mut lines = vec![format!(
+        "{} part: {} examples an epoch in {} batches of {}, {} terms of the loss",
+        text(&summary["part"]),
+        epoch["examples"],
+        epoch["batches"],
+        epoch["batch_size"],
+        epoch["loss_terms"]
+    )];
+    let (read, padding) =
+        (epoch["tokens"].as_f64().unwrap_or_default(), epoch["padding"].as_f64().unwrap_or_default());
+    if read > 0.0 {
+        lines.push(format!(
+            "{} tokens are read, {} at most an example; {:.1} % of the batches' places are padding; {} examples are cut",
+            epoch["tokens"],
+            epoch["longest"],
+            padding / (read + padding) * 100.0,
+            epoch["truncated"]
+        ));
+    }
+    lines.join("\n")
+}
+
+fn of_chats(summary: &Value) -> String {
+    let epoch = &summary["epoch"];
+    format!(
+        "{} part: {} examples an epoch, {} tokens ({} at most a sequence) without padding, {} of them learnt",
+        text(&summary["part"]),
+        epoch["examples"],
+        epoch["tokens"],
+        epoch["longest"],
+        epoch["loss_terms"]
+    )
 }
 
 /// Tokens parted by `|`, those with loss in green or in brackets.
-fn marked(tokenizer: &Tokenizer, tokens: &[SeenToken], color: bool) -> String {
-    marked_with(|id| tokenizer.token_text(id), tokens, color)
-}
-
-/// As [`marked`], of tokens whose texts are asked for.
-fn marked_with(text_of: impl Fn(u32) -> String, tokens: &[SeenToken], color: bool) -> String {
-    let one = |t: &SeenToken| {
-        let text: String = text_of(t.id).escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"");
-        if color {
-            painted(&text, t.has_loss)
-        } else if t.has_loss {
-            format!("[{text}]")
-        } else {
-            text
+fn marked(tokens: &Value, color: bool) -> String {
+    let one = |token: &Value| {
+        let has_loss = token["loss"] == true;
+        let shown = text(&token["text"]).escape_debug().to_string();
+        let shown = shown.replace("\\'", "'").replace("\\\"", "\"");
+        match (color, has_loss) {
+            (true, _) => painted(&shown, has_loss),
+            (false, true) => format!("[{shown}]"),
+            (false, false) => shown,
         }
     };
-    let parted = tokens.iter().map(one).collect::<Vec<_>>();
-    parted.join("|")
+    list(tokens).iter().map(one).collect::<Vec<_>>().join("|")
 }
 
 fn painted(text: &str, has_loss: bool) -> String {
     if has_loss { format!("\u{1b}[32m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
-/// The names of the prepared numbers; none where they have only places (pictures, sounds).
-fn input_names(preparation: &Preparation) -> Vec<String> {
-    match &preparation.input {
-        InputPreparation::Tabular(encoder) => encoder.input_names(),
-        InputPreparation::Series(series) => match &series.fields {
-            Fields::Steps(names) => names.clone(),
-            Fields::Channels(names) => (0..series.steps)
-                .flat_map(|step| names.iter().map(move |name| format!("{name}[{step}]")))
-                .collect(),
-        },
-        _ => vec![],
-    }
-}
-
-fn target_names(output: &OutputPreparation) -> Vec<String> {
-    match output {
-        OutputPreparation::Values { names, .. } => names.clone(),
-        _ => vec![],
-    }
-}
-
 /// Many numbers: their shape and range, and a picture where they are one.
-fn numbers(preparation: &Preparation, shape: &[usize], values: &[f32]) {
-    let low = values.iter().copied().fold(f32::INFINITY, f32::min);
-    let high = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len().max(1) as f64;
+fn in_numbers(shape: &[usize], values: &[f64], is_picture: bool) {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let first: Vec<String> = values.iter().take(8).map(|x| format!("{x:.4}")).collect();
     let more = if values.len() > 8 { ", …" } else { "" };
     output::text(format!(
         "  {shape:?} numbers from {low:.4} to {high:.4}, mean {mean:.4}: {}{more}",
         first.join(", ")
     ));
-    if let (InputPreparation::Image(_), &[_, height, width]) = (&preparation.input, shape) {
+    if let (true, &[_, height, width]) = (is_picture, shape)
+        && height.checked_mul(width).is_some_and(|n| n > 0 && n <= values.len())
+    {
         output::text(drawn(values, height, width));
     }
 }
 
 /// The first channel in shades, at most 40 columns wide.
-fn drawn(values: &[f32], height: usize, width: usize) -> String {
+fn drawn(values: &[f64], height: usize, width: usize) -> String {
     let plane = &values[..height * width];
-    let low = plane.iter().copied().fold(f32::INFINITY, f32::min);
-    let high = plane.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let low = plane.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = plane.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let shade =
-        |x: f32| [' ', '░', '▒', '▓', '█'][((x - low) / (high - low).max(1e-9) * 4.0).round() as usize];
+        |x: f64| [' ', '░', '▒', '▓', '█'][((x - low) / (high - low).max(1e-9) * 4.0).round() as usize];
     let step = width.div_ceil(40).max(1);
     let line = |y: usize| {
         let shades = (0..width).step_by(step).flat_map(|x| [shade(plane[y * width + x]); 2]);
@@ -360,19 +278,27 @@ fn drawn(values: &[f32], height: usize, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lyceum_models::prepare::text::Specials;
+    use serde_json::json;
 
     #[test]
     fn tokens_with_loss_stand_in_brackets_or_are_green() {
-        let tokenizer = Tokenizer::chars(["a\nb"], Specials { eos: true, ..Specials::default() });
-        let tokens = [(1, false), (0, false), (2, true), (3, true)];
-        let tokens = tokens.map(|(id, has_loss)| SeenToken { id, has_loss });
-        assert_eq!(marked(&tokenizer, &tokens, false), "a|\\n|[b]|[<eos>]");
-        assert_eq!(marked(&tokenizer, &tokens[..3], true), "a|\\n|\u{1b}[32mb\u{1b}[0m");
+        let token = |text: &str, loss: bool| json!({ "id": 0, "text": text, "loss": loss });
+        let tokens = [token("a", false), token("\n", false), token("b", true), token("<eos>", true)];
+        assert_eq!(marked(&json!(tokens), false), "a|\\n|[b]|[<eos>]");
+        assert_eq!(marked(&json!(tokens[..3]), true), "a|\\n|\u{1b}[32mb\u{1b}[0m");
     }
 
     #[test]
     fn a_picture_is_drawn_row_by_row() {
         assert_eq!(drawn(&[0.0, 1.0, 1.0, 0.5], 2, 2), "    ██\n  ██▒▒");
+    }
+
+    #[test]
+    fn answers_are_labels_steps_or_numbers_with_their_scaled_form() {
+        assert_eq!(answer(&json!({ "label": "yes" })), "yes");
+        assert_eq!(answer(&json!({ "labels": ["a", null] })), "a ·");
+        let value = json!({ "target_names": ["y"], "target_values": [0.5], "target": [12.0] });
+        assert_eq!(answer(&value), "y = 12.0000 (as 0.5000)");
+        assert_eq!(answer(&json!({ "source": [], "target": [] })), "");
     }
 }

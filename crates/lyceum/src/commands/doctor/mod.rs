@@ -1,12 +1,15 @@
-//! `lyceum doctor`: what this machine has, whether the data folder works, and whether a server could start on it.
+//! `lyceum doctor`: what this machine has, whether the data folder works, and whether a server could start on it; with
+//! `--url` how that server is seen from here.
 //!
 //! Each check is made alone and tells either what it found or what is wrong, where, and what mends it; what a broken
 //! thing stands in the way of is said to be left out. Nothing is repaired here but what every opening of a data folder
-//! does. [`machine`] looks at the machine, [`folder`] at what was kept, [`network`] at how it would be served.
+//! does. [`machine`] looks at the machine, [`folder`] at what was kept, [`network`] at how it would be served,
+//! [`server`] at a server elsewhere.
 
 mod folder;
 mod machine;
 mod network;
+mod server;
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -53,6 +56,11 @@ impl Check {
 
 impl Doctor {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
+        if let Some((client, no_key)) = context.access.to_look_at()? {
+            let looking = tokio::task::spawn_blocking(move || server::looked_at(&client, no_key)).await;
+            let checks = looking.map_err(|error| Failure::internal("looking broke off", &error))?;
+            return tell(context.is_json(), checks);
+        }
         let config = &context.config;
         let mut checks = vec![
             Check::new("configuration", Ok::<_, Failure>(machine::configuration(config))),

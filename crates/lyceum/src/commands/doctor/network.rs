@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 /// From when on a certificate's end is told.
-const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+pub(super) const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Certificate and key belong together, and the certificate holds today.

@@ -4,11 +4,14 @@
 //! not forgotten.
 
 mod answers;
+mod brought;
+mod eval;
 mod explained;
 mod export;
 mod models;
 mod money;
 mod organization;
+mod preview;
 mod training;
 mod trust;
 mod usage;
@@ -33,11 +36,13 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Predict(args) => args.run_remote(context, client),
         Command::Explain(args) => args.run_remote(context, client),
         Command::Embed(args) => args.run_remote(context, client).await,
+        Command::Eval(args) => args.run_remote(context, client).await,
         Command::Attack(args) => args.run_remote(context, client).await,
         Command::Calibrate(args) => args.run_remote(context, client),
         Command::Cascade(args) => args.run_remote(context, client).await,
         Command::Drift(args) => args.run_remote(context, client),
         Command::Choose(args) => args.run_remote(context, client).await,
+        Command::Preview(args) => args.run_remote(context, client).await,
         Command::Train(args) => args.run_remote(context, client).await,
         Command::Jobs(args) => args.run_remote(context, client).await,
         Command::Privacy(args) => args.run_remote(context, client).await,
@@ -60,13 +65,10 @@ fn refused(command: &Command) -> Failure {
     let (name, why) = match command {
         Command::Quickstart(_) => ("quickstart", "it trains starters in a data folder"),
         Command::Serve(_) => ("serve", "it is the server"),
-        Command::Preview(_) => ("preview", "it reads data of this machine, and no route judges data alone"),
-        Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
         Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
         Command::Import(_) => ("import", "no route takes the files of a whole model"),
-        Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };
     let fix = "run it on the server's machine, without --url and with LYCEUM_URL unset";

@@ -1,5 +1,6 @@
 //! `train` and `jobs` through a server: the data is brought, the job is asked for and followed until it ends.
 
+use super::brought::Brought;
 use super::trust::{document, id_of};
 use crate::commands::jobs::{Command as JobsCommand, Jobs};
 use crate::commands::train::Train;
@@ -22,6 +23,8 @@ const FILES: [(&str, &str, &str); 5] = [
     ("gate", "data", ""),
     ("gate", "texts", ""),
 ];
+/// Of a job spec that says none.
+const SEED_UNSAID: u64 = 0;
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -38,28 +41,46 @@ impl Train {
         if let Some(seed) = self.seed {
             spec["seed"] = json!(seed);
         }
-        let family = spec["model"]["family"].as_str().unwrap_or_default().to_owned();
-        if spec["data"]["train"].as_str().is_none() || family.is_empty() {
-            let why = "a job needs rows and a family";
-            let fix = "write train = \"FILE\" under [data] and family under [model]";
-            return Err(Failure::usage("the spec has no data.train or no model.family", why, fix));
-        }
-        let mut request = json!({ "model": family, "method": { "type": "train" } });
-        for (table, part, field) in FILES {
-            let Some(name) = spec[table][part].as_str().map(str::to_owned) else { continue };
-            let kept = client.upload(&folder.join(&name), "fine-tune")?;
-            let id = id_of(&kept)?;
-            output::note(format!("{name} is {id} there"));
-            spec[table][part] = json!(id);
-            if !field.is_empty() {
-                request[field] = json!(id);
-            }
-        }
-        request["method"]["train"] = json!({ "spec": spec });
+        let mut brought = Vec::new();
+        let request = request(client, spec, folder, "fine-tune", &mut brought);
+        brought.iter().for_each(|(name, file)| output::note(format!("{name} is {} there", file.id)));
+        let request = request?;
         let started = client.post(JOBS, &request)?;
         output::note(format!("{} is under way", id_of(&started)?));
         follow(context, client, started).await
     }
+}
+
+/// The request for a training by this spec, whose files are brought: their names, and what they are there.
+pub(super) fn request(
+    client: &Client,
+    mut spec: Value,
+    folder: &Path,
+    purpose: &str,
+    brought: &mut Vec<(String, Brought)>,
+) -> Result<Value, Failure> {
+    let family = spec["model"]["family"].as_str().unwrap_or_default().to_owned();
+    if spec["data"]["train"].as_str().is_none() || family.is_empty() {
+        let why = "a job needs rows and a family";
+        let fix = "write train = \"FILE\" under [data] and family under [model]";
+        return Err(Failure::usage("the spec has no data.train or no model.family", why, fix));
+    }
+    if spec["seed"].is_null() {
+        // A request without one has one drawn, and a job spec has this one.
+        spec["seed"] = json!(SEED_UNSAID);
+    }
+    let mut request = json!({ "model": family, "method": { "type": "train" } });
+    for (table, part, field) in FILES {
+        let Some(name) = spec[table][part].as_str().map(str::to_owned) else { continue };
+        let file = Brought::bring(client, (folder, &name), purpose)?;
+        spec[table][part] = json!(file.id);
+        if !field.is_empty() {
+            request[field] = json!(file.id);
+        }
+        brought.push((name, file));
+    }
+    request["method"]["train"] = json!({ "spec": spec });
+    Ok(request)
 }
 
 /// A gate as a spec has it.
