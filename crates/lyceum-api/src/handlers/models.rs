@@ -31,3 +31,8 @@ pub async fn find(
     let listed = models::find(&api.service, &caller.project, &path_model_ref(&id)?).await?;
     Ok(Json(listed.into()))
 }
+
+/// As [`find`], of a model that is called as the route that pulls is.
+pub async fn find_pull(api: State<Api>, caller: Extension<Caller>) -> Result<Json<Model>, ApiError> {
+    find(api, caller, Path("pull".into())).await
+}

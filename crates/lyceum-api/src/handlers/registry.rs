@@ -61,6 +61,11 @@ pub async fn delete(
     Ok(Json(DeletedBody { id, object: "model", deleted: true }))
 }
 
+/// As [`delete`], of a model that is called as the route that pulls is.
+pub async fn delete_pull(api: State<Api>, caller: Extension<Caller>) -> Result<Json<DeletedBody>, ApiError> {
+    delete(api, caller, Path("pull".into())).await
+}
+
 /// The aliases of a name, by alphabet.
 #[utoipa::path(get, path = "/v1/models/{id}/aliases", tag = "lyceum", params(("id" = String, Path)), responses(
     (status = 200, body = AliasList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 400, body = ErrorBody)))]

@@ -6,6 +6,7 @@
 mod answers;
 mod explained;
 mod export;
+mod imports;
 mod models;
 mod money;
 mod organization;
@@ -43,6 +44,8 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Export(args) => args.run_remote(context, client),
+        Command::Import(args) => args.run_remote(context, client),
+        Command::Pull(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Batches(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),
@@ -64,8 +67,6 @@ fn refused(command: &Command) -> Failure {
         Command::Eval(_) => ("eval", "no route measures a model on a file; attack --url has clean accuracy"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
-        Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
-        Command::Import(_) => ("import", "no route takes the files of a whole model"),
         Command::Doctor(_) => ("doctor", "it looks at the machine that it runs on"),
         _ => ("this command", "it works on the data folder"),
     };
