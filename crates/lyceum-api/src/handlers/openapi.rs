@@ -25,7 +25,7 @@ use utoipa::{Modify, OpenApi};
         audits::create, audits::list, audits::find, audits::cancel,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
-        registry::history, registry::approve, registry::promote, registry::calibrate, registry::lineage, export::create, imports::create, imports::pull,
+        registry::history, registry::approve, registry::promote, registry::calibrate, registry::lineage, export::create, imports::create, imports::pull, models::find_pull, registry::delete_pull,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
         responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
         residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,
