@@ -56,16 +56,7 @@ pub enum Brought {
     /// Another program's model.
     Imported(Box<Imported>),
     /// A model that Lyceum trained.
-    Trained(Version, Arrival),
-}
-
-impl Brought {
-    pub fn version(&self) -> &Version {
-        match self {
-            Brought::Imported(imported) => &imported.version,
-            Brought::Trained(version, _) => version,
-        }
-    }
+    Trained(Box<Version>, Arrival),
 }
 
 /// The type that matrices become, by its name.

@@ -100,7 +100,7 @@ pub async fn publish(
     let Exported { mut manifest, files } = exported;
     manifest.name = name.to_string();
     if let Some(version) = there_already(store, project, &name, (&manifest, &files)).await? {
-        return Ok(Brought::Trained(version, Arrival::AlreadyThere));
+        return Ok(Brought::Trained(Box::new(version), Arrival::AlreadyThere));
     }
     let staging = Staging::of(store, project)?;
     let mut bytes = 0;
@@ -128,7 +128,7 @@ pub async fn publish(
     };
     let made = Made::Imported { source };
     let version = models::publish_made(store, project, new, staging, write, (made, act)).await?;
-    Ok(Brought::Trained(version, Arrival::New))
+    Ok(Brought::Trained(Box::new(version), Arrival::New))
 }
 
 /// The version of this name that is this model, in its numbers and files; what each import and training has of its own
