@@ -3,9 +3,9 @@
 use crate::error::ApiError;
 use crate::handlers::{
     audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, evaluations,
-    explanations, export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations,
-    openapi, organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens,
-    uploads, usage,
+    explanations, export, files, fine_tuning, health, imports, infer, metrics, model_selections, models,
+    moderations, openapi, organization, pii, predict, privacy, registry, rerank, residents, responses,
+    robustness, tokens, uploads, usage,
 };
 use crate::{Api, auth, idempotent, observe, places, rates, receipts};
 use axum::Router;
@@ -111,7 +111,12 @@ fn inference(table: Table) -> Table {
         // OpenAI's model by id, and KServe v1: POST /v1/models/{model}:predict and :explain.
         .key(Inference, "/v1/models/{id}", get(models::find))
         .answer(predict::PATH, post(predict::verb))
-        // Names that move, and versions that go.
+        // Models that come, names that move, and versions that go.
+        .change(Method::POST, "/v1/models", post(imports::create))
+        .change(Method::POST, "/v1/models/pull", post(imports::pull))
+        // A model may be called so.
+        .key(Inference, "/v1/models/pull", get(models::find_pull))
+        .change(Method::DELETE, "/v1/models/pull", delete(registry::delete_pull))
         .change(Method::DELETE, "/v1/models/{id}", delete(registry::delete))
         .key(Inference, "/v1/models/{id}/aliases", get(registry::aliases))
         .change(Method::POST, "/v1/models/{id}/aliases", post(registry::set_alias))

@@ -12,7 +12,7 @@ use lyceum_store::{Store, StoreError};
 use lyceum_train::data::{DataError, arrived};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
-use lyceum_types::ids::{FileId, Project};
+use lyceum_types::ids::{FileId, KeyId, KeyScope, Project};
 use lyceum_types::limits;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -21,11 +21,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-pub use lyceum_store::data_files::{DataFile, Order, Query};
+pub use lyceum_store::data_files::{DataFile, MODEL, Order, Query};
 pub use lyceum_train::data::report::{Issue, Report};
 
 /// Purposes that a file may be brought for.
-pub const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
+pub const PURPOSES: [&str; 7] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals", MODEL];
 /// Parts of a file between the socket and the disk.
 const PARTS_ON_THE_WAY: usize = 8;
 /// Of a file that is read.
@@ -41,6 +41,23 @@ pub fn purpose(text: &str) -> Result<&'static str, ServiceError> {
     }
     let known = PURPOSES.join(", ");
     Err(ServiceError::invalid("purpose", "invalid_value", format!("\"{text}\" is none of {known}")))
+}
+
+/// Whether a key may bring files for a purpose: those of models are as large as models, and asked for by who may import
+/// them.
+///
+/// # Errors
+/// [`ServiceError::ScopeMissing`].
+pub async fn require_scope(
+    service: &Service,
+    (project, key): (&Project, &KeyId),
+    purpose: &str,
+) -> Result<(), ServiceError> {
+    let needed = KeyScope::Admin;
+    if purpose != MODEL || lyceum_store::keys::find(service.store(), project, key).await?.allows(needed) {
+        return Ok(());
+    }
+    Err(ServiceError::ScopeMissing { needed })
 }
 
 /// A file on its way to the disk; dropped, nothing of it stays.
@@ -139,8 +156,14 @@ pub(crate) async fn create_as(
     let bytes = received.0.bytes;
     let judged = tokio::task::spawn_blocking(move || judge(purpose, &name, &contents, bytes)).await;
     judged.map_err(|error| ServiceError::internal("judging a file broke off", error))??;
-    if described.purpose == "batch" {
-        described.expires_after.get_or_insert(limits::BATCH_FILES_KEPT);
+    let room = match described.purpose {
+        MODEL => Room::Model { bytes_max: service.model_uploads_bytes_max() },
+        _ => Room::Bounded,
+    };
+    match described.purpose {
+        "batch" => _ = described.expires_after.get_or_insert(limits::BATCH_FILES_KEPT),
+        MODEL => _ = described.expires_after.get_or_insert(limits::MODEL_FILES_KEPT),
+        _ => {}
     }
     let now = Timestamp::now();
     let new = NewFile {
@@ -151,9 +174,14 @@ pub(crate) async fn create_as(
     let full = |message: String| Err(ServiceError::QuotaReached { message });
     let id = id.unwrap_or_else(|| FileId::from_bits(uuid::Uuid::now_v7().as_u128()));
     let arrived = (received.0, now);
-    match data_files::keep_as(service.store(), project, (id, Room::Bounded), new, arrived).await? {
+    match data_files::keep_as(service.store(), project, (id, room), new, arrived).await? {
         Kept::Kept(file) => Ok(file),
         Kept::TooMany => full(format!("there are {} files already: delete some", limits::FILES_MAX)),
+        Kept::TooLarge if room != Room::Bounded => full(format!(
+            "files of models take {} bytes at most together: import or delete some, or have the operator raise \
+             model_uploads_mib",
+            service.model_uploads_bytes_max()
+        )),
         Kept::TooLarge => {
             full(format!("files take {} bytes at most together: delete some", limits::FILES_BYTES_MAX))
         }
@@ -292,6 +320,11 @@ pub(crate) async fn named(
     };
     let id: FileId = id.parse().map_err(|_| missing())?;
     match data_files::have(store, project, &id, Timestamp::now()).await {
+        // As large as a model, and no rows: nothing reads it but an import.
+        Ok(file) if file.purpose == MODEL => {
+            let message = format!("the file {id} is part of a model: POST /v1/models imports it");
+            Err(ServiceError::invalid(param, "invalid_purpose", message))
+        }
         Ok(file) => Ok(file),
         Err(StoreError::NotFound { .. }) => Err(missing()),
         Err(error) => Err(error.into()),

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`completions`], [`chat`], [`responses`], [`embeddings`], [`rerank`], [`moderations`] ([`injection`]), [`tokens`], [`decisions`], [`cascades`],
 //! [`predict`], [`infer`], [`explain`], [`robustness`], [`evaluations`],
-//! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`spending`], [`models`], [`files`], [`uploads`], [`selections`], [`keys`],
+//! [`background`], [`batches`], [`card`], then [`meter`] (who pays), [`usage`], [`spending`], [`models`], [`files`], [`uploads`], [`imports`] (models from elsewhere), [`selections`], [`keys`],
 //! [`standing`], [`rates`], [`guard`] (what texts are looked through for), [`retention`], [`receipts`] (what became of a request), [`idempotency`], [`health`].
 
 #![forbid(unsafe_code)]
@@ -32,6 +32,7 @@ mod generation;
 pub mod guard;
 pub mod health;
 pub mod idempotency;
+pub mod imports;
 pub mod infer;
 pub mod injection;
 pub mod integrity;
@@ -126,6 +127,13 @@ pub struct Service {
     flagged: Arc<guard::flags::Flags>,
     guards: injection::Guards,
     analyser: lyceum_guard::Analyser,
+    /// What files of models of one project may take until they are imported.
+    model_uploads_bytes_max: u64,
+    /// The hub that models are fetched from; None: the operator allows no pulls.
+    hub: Option<imports::pulled::Hub>,
+    /// The turn to open a model that comes from elsewhere, and the place of the one pull under way.
+    importing: Arc<Semaphore>,
+    pulling: Arc<Semaphore>,
 }
 
 impl Service {
@@ -152,7 +160,27 @@ impl Service {
             flagged: Arc::default(),
             guards: injection::Guards::default(),
             analyser: lyceum_guard::Analyser::default(),
+            model_uploads_bytes_max: limits::MODEL_UPLOADS_MIB_DEFAULT << 20,
+            hub: None,
+            importing: Arc::new(Semaphore::new(1)),
+            pulling: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// With this much room for files of models of one project.
+    #[must_use]
+    pub fn with_model_uploads(self, bytes_max: u64) -> Self {
+        Self { model_uploads_bytes_max: bytes_max, ..self }
+    }
+
+    /// With a hub that keys which may change models let the server fetch from.
+    #[must_use]
+    pub fn with_hub(self, hub: imports::pulled::Hub) -> Self {
+        Self { hub: Some(hub), ..self }
+    }
+
+    pub(crate) fn model_uploads_bytes_max(&self) -> u64 {
+        self.model_uploads_bytes_max
     }
 
     /// With this much memory for imported models that are loaded at once; without it, seven tenths of the machine's.

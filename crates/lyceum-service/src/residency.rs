@@ -4,6 +4,8 @@ use crate::resident::Weighs;
 use crate::{Service, ServiceError};
 use lyceum_store::StoreError;
 use lyceum_store::models::{self, Version};
+use lyceum_store::registry::{self, Deed};
+use lyceum_store::tenancy::Act;
 use lyceum_types::ids::{ModelRef, Project, VersionRef};
 use lyceum_types::limits;
 use std::sync::Arc;
@@ -49,6 +51,7 @@ pub async fn unload(
     service: &Service,
     project: &Project,
     reference: &ModelRef,
+    act: &Act,
 ) -> Result<String, ServiceError> {
     let version = match service.own(project, reference).await {
         Err(gone @ ServiceError::ModelNotFound { .. }) => {
@@ -60,7 +63,11 @@ pub async fn unload(
         }
         found => found?,
     };
-    if service.languages.unload(&version) {
+    let mut loaded = service.languages.of_project(project).into_iter();
+    if loaded.any(|(language, _)| language.version.id() == version.id()) {
+        registry::note(service.store(), project, &version.id(), (Deed::Unloaded, act)).await?;
+        // Where it went meanwhile, nothing is left to do.
+        service.languages.unload(&version);
         return Ok(version.id());
     }
     Err(ServiceError::NotFound { what: "loaded model", id: version.id() })

@@ -1,7 +1,7 @@
 //! Files that come in parts, for those that are too large for one request or that come over a bad line.
 //!
 //! Parts lie on the disk beside what was said of the file; completing puts them together, judges them as a file of their
-//! purpose is judged, and makes them one of `/v1/files`. What is not completed within an hour is gone.
+//! purpose is judged, and makes them one of `/v1/files`. What is not completed within an hour (of a model: a day) is gone.
 
 use crate::files::{self, Described, Received};
 use crate::{Service, ServiceError};
@@ -52,11 +52,18 @@ async fn with_store<T: Send + 'static>(
 /// Begins to take a file.
 ///
 /// # Errors
-/// As many uploads of the project are pending as may.
+/// As many uploads of the project are pending as may; parts of models have no room.
 pub async fn create(service: &Service, project: &Project, new: NewUpload) -> Result<Upload, ServiceError> {
     crate::retention::require_kept(service, project, "filename", "the bytes of a file").await?;
     let id = UploadId::from_bits(uuid::Uuid::now_v7().as_u128());
     let now = Timestamp::now();
+    let is_of_model = new.purpose == files::MODEL;
+    let (room, kept) = if is_of_model {
+        let there = data_files::model_bytes(service.store(), project, now).await?;
+        (service.model_uploads_bytes_max().saturating_sub(there), limits::MODEL_UPLOAD_KEPT)
+    } else {
+        (0, limits::UPLOAD_KEPT)
+    };
     let upload = Upload {
         id: id.to_string(),
         name: new.name,
@@ -64,14 +71,16 @@ pub async fn create(service: &Service, project: &Project, new: NewUpload) -> Res
         mime_type: new.mime_type,
         bytes: new.bytes,
         created_at: now.seconds(),
-        expires_at: now.plus(limits::UPLOAD_KEPT).seconds(),
+        expires_at: now.plus(kept).seconds(),
         file_expires_after: new.expires_after.map(|after| after.as_secs()),
         file: None,
         made_of: None,
         status: Status::Pending,
     };
-    let kept = upload.clone();
-    with_store(service, project, move |store, project| uploads::create(store, project, &id, &kept)).await?;
+    let document = upload.clone();
+    let create =
+        move |store: &Store, project: &Project| uploads::create(store, project, &id, (&document, room));
+    with_store(service, project, create).await?;
     Ok(upload)
 }
 

@@ -26,6 +26,8 @@ const DISK_NAME_CHARS_MAX: usize = 100;
 /// What bytes of files are sealed for. One place for all of a project, because parts of uploads become files and files
 /// become what batches ask; which file a row means is told by its hash.
 pub(crate) const PLACE: &str = "data file";
+/// The purpose of files that make a model together: they have room of their own.
+pub const MODEL: &str = "model";
 /// What every sealed file is called on the disk.
 const SEALED: &str = "sealed";
 
@@ -147,7 +149,7 @@ pub enum Kept {
     Kept(DataFile),
     /// The project has as many files as it may.
     TooMany,
-    /// The project's files have as many bytes as they may.
+    /// The project's files of this kind have as many bytes as they may.
     TooLarge,
 }
 
@@ -173,6 +175,10 @@ pub async fn keep(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     Bounded,
+    /// It is part of a model that is brought: all such files of the project together have this many bytes.
+    Model {
+        bytes_max: u64,
+    },
     /// It is what the project has paid for: it is kept however full the project is.
     Owed,
 }
@@ -201,21 +207,23 @@ pub async fn keep_as(
 
     let mut transaction = store.write().await?;
     let expired = take_expired(&mut transaction, now).await?;
-    let (n, bytes): (i64, i64) = sqlx::query_as(
-        "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM data_files WHERE tenant = $1 AND project = $2",
+    let (n, bytes, of_models): (i64, i64, i64) = sqlx::query_as(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS BIGINT), \
+         CAST(COALESCE(SUM(CASE WHEN purpose = $3 THEN bytes ELSE 0 END), 0) AS BIGINT) \
+         FROM data_files WHERE tenant = $1 AND project = $2",
     )
     .bind(&project.tenant)
     .bind(&project.id)
+    .bind(MODEL)
     .fetch_one(&mut *transaction)
     .await?;
-    let full = if room == Room::Owed {
-        None
-    } else if n >= limits::FILES_MAX {
-        Some(Kept::TooMany)
-    } else if u64::try_from(bytes).unwrap_or(0) + arrived.bytes > limits::FILES_BYTES_MAX {
-        Some(Kept::TooLarge)
-    } else {
-        None
+    let together = |bytes: i64| u64::try_from(bytes).unwrap_or(0).saturating_add(arrived.bytes);
+    let full = match room {
+        Room::Owed => None,
+        _ if n >= limits::FILES_MAX => Some(Kept::TooMany),
+        Room::Bounded if together(bytes - of_models) > limits::FILES_BYTES_MAX => Some(Kept::TooLarge),
+        Room::Model { bytes_max } if together(of_models) > bytes_max => Some(Kept::TooLarge),
+        Room::Bounded | Room::Model { .. } => None,
     };
     if let Some(full) = full {
         transaction.commit().await?;
@@ -266,6 +274,21 @@ pub async fn have(
     let file = find(store, project, id, now).await?;
     blobs::have(store, &owner(id)).await?;
     Ok(file)
+}
+
+/// Bytes of all files of the project that are to make models.
+pub async fn model_bytes(store: &Store, project: &Project, now: Timestamp) -> Result<u64, StoreError> {
+    let (bytes,): (i64,) = sqlx::query_as(
+        "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM data_files \
+         WHERE tenant = $1 AND project = $2 AND purpose = $3 AND (expires_at IS NULL OR expires_at > $4)",
+    )
+    .bind(&project.tenant)
+    .bind(&project.id)
+    .bind(MODEL)
+    .bind(now.millis())
+    .fetch_one(&store.reader)
+    .await?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 /// The file of this id that has not expired; its bytes may be elsewhere.

@@ -10,6 +10,7 @@
 
 mod claim;
 pub mod kept;
+pub mod made;
 mod pause;
 mod sealed;
 pub(crate) mod stop;
@@ -327,6 +328,7 @@ pub async fn finish_done(
         let _ = crate::files::rename_durably(version.dir.path(), staging.path());
         return Err(error.into());
     }
+    made::tell(&mut transaction, claim, &version, &staging, now).await?;
     models::commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
 }

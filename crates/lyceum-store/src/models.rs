@@ -81,13 +81,17 @@ pub async fn publish(
     Ok(version)
 }
 
-/// How a version came about that somebody made of others, as the audit log tells it.
+/// How a version came about, as the audit log tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Made {
     /// Of a version with other probabilities.
     Calibrated { parent: String },
     /// Of two that are asked one after the other.
     Cascade { small: String, large: String },
+    /// Of files that another program wrote, or another Lyceum; where they came from.
+    Imported { source: String },
+    /// By a job, at its end or on the way.
+    Trained { job: JobId },
 }
 
 impl Made {
@@ -95,6 +99,8 @@ impl Made {
         match self {
             Made::Calibrated { .. } => "model.calibrated",
             Made::Cascade { .. } => "cascade.created",
+            Made::Imported { .. } => "model.imported",
+            Made::Trained { .. } => "model.trained",
         }
     }
 
@@ -102,6 +108,8 @@ impl Made {
         match self {
             Made::Calibrated { parent } => json!({ "version": version, "parent": parent }),
             Made::Cascade { small, large } => json!({ "version": version, "small": small, "large": large }),
+            Made::Imported { source } => json!({ "version": version, "source": source }),
+            Made::Trained { job } => json!({ "version": version, "job": job.as_str() }),
         }
     }
 }
@@ -121,14 +129,25 @@ pub async fn publish_made(
     let ready = ready(store, project, &staging, act.now).await?;
     let mut transaction = store.write().await?;
     let version = publish_in(&mut transaction, store, project, new, &ready, manifest, act.now).await?;
-    let (kind, data, resource) = (made.kind(), made.data(version.number), version.id());
-    let event = audit::Event { kind, project: Some(&project.id), resource: &resource, data };
-    if let Err(error) = audit::append(&mut transaction, &project.tenant, act, event).await {
-        take_back(&version, &staging);
-        return Err(error);
-    }
+    tell(&mut transaction, &version, &staging, (&made, act)).await?;
     commit_or_take_back(transaction, &version, &staging).await?;
     Ok(version)
+}
+
+/// The entry of a version in the audit log; where it cannot be written, the folder goes back.
+pub(crate) async fn tell(
+    transaction: &mut Transaction,
+    version: &Version,
+    staging: &Staging,
+    (made, act): (&Made, &audit::Act),
+) -> Result<(), StoreError> {
+    let (kind, data, resource) = (made.kind(), made.data(version.number), version.id());
+    let event = audit::Event { kind, project: Some(&version.owner.id), resource: &resource, data };
+    let told = audit::append(transaction, &version.owner.tenant, act, event).await;
+    if told.is_err() {
+        take_back(version, staging);
+    }
+    told
 }
 
 /// A staged folder whose files are flushed and, where there is an object store, there.
@@ -302,7 +321,7 @@ pub(crate) async fn commit_or_take_back(
     })
 }
 
-fn take_back(version: &Version, staging: &Staging) {
+pub(crate) fn take_back(version: &Version, staging: &Staging) {
     if let Err(also) = rename_durably(version.dir.path(), staging.path()) {
         tracing::warn!(%also, dir = ?version.dir, "an unregistered folder stays until its number is given again");
     }

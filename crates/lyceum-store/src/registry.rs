@@ -272,6 +272,32 @@ pub async fn exported(
     Ok(transaction.commit().await?)
 }
 
+/// What is done with a version that changes neither it nor its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Later answers are compared with the next so many.
+    DriftReference { answers: u64 },
+    /// It left a server's memory.
+    Unloaded,
+}
+
+/// Notes in the audit log what is done with a version, before it is done.
+pub async fn note(
+    store: &Store,
+    project: &Project,
+    id: &str,
+    (deed, act): (Deed, &audit::Act),
+) -> Result<(), StoreError> {
+    let (kind, data) = match deed {
+        Deed::DriftReference { answers } => ("model.drift_reference_set", json!({ "answers": answers })),
+        Deed::Unloaded => ("model.unloaded", json!({})),
+    };
+    let mut transaction = store.write().await?;
+    let event = audit::Event { kind, project: Some(&project.id), resource: id, data };
+    audit::append(&mut transaction, &project.tenant, act, event).await?;
+    Ok(transaction.commit().await?)
+}
+
 /// The versions that an alias had, the one it has now last; what was rolled back is not among them.
 fn standing(events: &[Event], alias: &Alias) -> Vec<u32> {
     let mut versions = Vec::new();

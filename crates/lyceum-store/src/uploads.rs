@@ -3,7 +3,7 @@
 //! A part is written and flushed under `staging/`, then renamed into its upload's folder under the upload's lock, so it
 //! is there whole or not at all, and never comes behind the upload's end. What has expired is removed by the next upload.
 
-use crate::data_files::{Arrived, Incoming};
+use crate::data_files::{Arrived, Incoming, MODEL};
 use crate::files::{WorkLock, create_private_dir, sync_dir};
 use crate::vault::{self, Contents, read_document, sealed, write_document};
 use crate::{Store, StoreError};
@@ -86,17 +86,31 @@ fn folder(store: &Store, project: &Project, id: &UploadId) -> PathBuf {
     store.layout().uploads(project).join(id.as_str())
 }
 
-/// Keeps what was said of a file, before its first part.
+/// Keeps what was said of a file, before its first part. `room` is what is left for parts of models.
 ///
 /// # Errors
-/// As many uploads of the project still come as may; the disk.
-pub fn create(store: &Store, project: &Project, id: &UploadId, upload: &Upload) -> Result<(), StoreError> {
+/// As many uploads of the project still come as may, or as many bytes of models; the disk.
+pub fn create(
+    store: &Store,
+    project: &Project,
+    id: &UploadId,
+    (upload, room): (&Upload, u64),
+) -> Result<(), StoreError> {
     let all = store.layout().uploads(project);
     create_private_dir(&all)?;
-    if sweep(store, project, upload.created_at)? >= limits::UPLOADS_PENDING_MAX {
+    let pending = sweep(store, project, upload.created_at)?;
+    if pending.n >= limits::UPLOADS_PENDING_MAX {
         let message =
             format!("{} uploads are pending already: complete or cancel some", limits::UPLOADS_PENDING_MAX);
         return Err(refused("too_many_uploads", message));
+    }
+    if upload.purpose == MODEL && pending.model_bytes.saturating_add(upload.bytes) > room {
+        let message = format!(
+            "{} bytes more of models do not fit beside {} that are on their way: there is room for {room}; import or \
+             delete files of the purpose {MODEL}, cancel uploads, or have the operator raise model_uploads_mib",
+            upload.bytes, pending.model_bytes
+        );
+        return Err(refused("too_many_bytes", message));
     }
     create_private_dir(&folder(store, project, id))?;
     save(store, project, id, upload)?;
@@ -108,25 +122,34 @@ fn save(store: &Store, project: &Project, id: &UploadId, upload: &Upload) -> Res
     write_document(store, project, &folder(store, project, id).join("upload.json"), &json)
 }
 
-/// Removes what has expired; how many pending ones are left.
-fn sweep(store: &Store, project: &Project, now: i64) -> Result<usize, StoreError> {
+/// Uploads that still come.
+#[derive(Default)]
+struct Pending {
+    n: usize,
+    /// What those of models will have.
+    model_bytes: u64,
+}
+
+/// Removes what has expired; the pending ones that are left.
+fn sweep(store: &Store, project: &Project, now: i64) -> Result<Pending, StoreError> {
     let all = store.layout().uploads(project);
-    let mut n_pending = 0;
+    let mut pending = Pending::default();
     for entry in std::fs::read_dir(&all).map_err(|e| StoreError::file("list", &all, e))?.flatten() {
         let Ok(id) = entry.file_name().to_string_lossy().parse::<UploadId>() else { continue };
-        let Some(_lock) = own(store, project, &id)? else {
-            n_pending += 1;
-            continue;
-        };
+        let lock = own(store, project, &id)?;
         match read(store, project, &id) {
-            Ok(upload) if upload.expires_at > now => {
-                n_pending += usize::from(upload.status == Status::Pending)
+            Ok(upload) if upload.expires_at > now || lock.is_none() => {
+                if upload.status == Status::Pending {
+                    pending.n += 1;
+                    pending.model_bytes += if upload.purpose == MODEL { upload.bytes } else { 0 };
+                }
             }
+            _ if lock.is_none() => pending.n += 1,
             // Expired, or what a crash left before it was an upload.
             _ => drop(std::fs::remove_dir_all(entry.path())),
         }
     }
-    Ok(n_pending)
+    Ok(pending)
 }
 
 /// # Errors
@@ -395,7 +418,7 @@ mod tests {
             made_of: None,
             status: Status::Pending,
         };
-        create(&store, &ours, &id, &upload).unwrap();
+        create(&store, &ours, &id, (&upload, 0)).unwrap();
         assert!(matches!(find(&store, &theirs, &id, NOW), Err(StoreError::NotFound { .. })));
         let (world, bytes) = part(&store, 1, b"world");
         add_part(&store, &ours, (&id, &world), &bytes, NOW).unwrap();
@@ -433,10 +456,20 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder(&store, &ours, &id)).unwrap().count(), 1, "parts are gone");
         // An hour later it is gone, and a pending one has expired.
         let (second, later) = (UploadId::from_bits(2), Timestamp::from_millis(1_000_000 + 3_600_000));
-        create(&store, &ours, &second, &Upload { id: second.to_string(), ..upload.clone() }).unwrap();
+        let pending = Upload { id: second.to_string(), ..upload.clone() };
+        create(&store, &ours, &second, (&pending, 0)).unwrap();
         assert_eq!(find(&store, &ours, &second, later).unwrap().status, Status::Expired);
         let third = UploadId::from_bits(3);
-        create(&store, &ours, &third, &Upload { created_at: later.seconds(), ..upload }).unwrap();
+        create(&store, &ours, &third, (&Upload { created_at: later.seconds(), ..upload.clone() }, 0))
+            .unwrap();
+        // Of models as many bytes come as there is room for.
+        let model = Upload { purpose: MODEL.into(), created_at: later.seconds(), ..upload };
+        let (fourth, fifth) = (UploadId::from_bits(4), UploadId::from_bits(5));
+        assert_eq!(code(create(&store, &ours, &fourth, (&model, 9)).unwrap_err()), "too_many_bytes");
+        let model = Upload { expires_at: later.seconds() + 1, ..model };
+        create(&store, &ours, &fourth, (&model, 15)).unwrap();
+        assert_eq!(code(create(&store, &ours, &fifth, (&model, 15)).unwrap_err()), "too_many_bytes");
+        create(&store, &ours, &fifth, (&model, 20)).unwrap();
         for gone in [&id, &second] {
             assert!(matches!(find(&store, &ours, gone, later), Err(StoreError::NotFound { .. })));
         }

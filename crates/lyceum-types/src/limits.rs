@@ -121,6 +121,21 @@ pub const UPLOAD_PART_BYTES_MAX: u64 = 64 << 20;
 pub const UPLOAD_PARTS_MAX: usize = 1024;
 pub const UPLOAD_BYTES_MAX: u64 = 8 << 30;
 pub const UPLOAD_KEPT: Duration = Duration::from_secs(3600);
+/// The largest file of a model that is brought (all parts that an upload may have), how long its upload waits for parts, and
+/// how long the file waits for the others of its model.
+pub const MODEL_UPLOAD_BYTES_MAX: u64 = WEIGHT_FILE_BYTES_MAX;
+pub const MODEL_UPLOAD_KEPT: Duration = Duration::from_secs(24 * 3600);
+pub const MODEL_FILES_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Files of one model that is brought, and of those the bytes of one that is no weights.
+pub const MODEL_FILES_MAX: usize = 1024;
+pub const MODEL_DESCRIPTION_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of a model trained here that comes back from another machine: it is read whole.
+pub const MODEL_TRAINED_BYTES_MAX: u64 = 4 << 30;
+/// MiB that the files of models of one project may take on the disk until they are imported.
+pub const MODEL_UPLOADS_MIB: (u64, u64) = (1, 1 << 24);
+pub const MODEL_UPLOADS_MIB_DEFAULT: u64 = 256 << 10;
+/// How often a client is told how far an import or a pull is.
+pub const IMPORT_TOLD_EVERY: Duration = Duration::from_millis(250);
 /// Uploads of one project that still come.
 pub const UPLOADS_PENDING_MAX: usize = 64;
 

@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::failure::{Exit, Failure};
 use lyceum_engine::Engine;
 use lyceum_service::Service;
+use lyceum_service::imports::pulled::Hub;
 use lyceum_store::vault::MasterKey;
 use lyceum_store::{Layout, Store, blobs};
 use lyceum_types::clock::Timestamp;
@@ -33,7 +34,12 @@ pub async fn store(config: &Config) -> Result<Store, Failure> {
 pub fn service(config: &Config, store: Store) -> Result<Arc<Service>, Failure> {
     let engine = Engine::start(config.serving.engine_limits())
         .map_err(|error| Failure::internal("the device thread does not start", &error))?;
-    let service = Service::new(store, engine).with_guards(config.guarding.guards());
+    let mut service = Service::new(store, engine)
+        .with_guards(config.guarding.guards())
+        .with_model_uploads(config.serving.model_uploads_mib.value << 20);
+    if config.serving.allow_pull.value {
+        service = service.with_hub(Hub::from_env(|name| std::env::var(name).ok()));
+    }
     Ok(Arc::new(match config.serving.models_bytes() {
         Some(bytes_max) => service.with_language_memory(bytes_max),
         None => service,

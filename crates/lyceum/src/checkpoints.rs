@@ -15,7 +15,7 @@ use lyceum_models::causal_lm::Adapter;
 use lyceum_service::Language;
 use lyceum_store::Store;
 use lyceum_store::files::Staging;
-use lyceum_store::jobs::Claim;
+use lyceum_store::jobs::{Claim, made};
 use lyceum_store::models;
 use lyceum_store::vault::{self, KeyedPath};
 use lyceum_train::checkpoint;
@@ -154,7 +154,7 @@ async fn publish(
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    models::publish(store, &claim.project, new, staging, write_manifest, Timestamp::now()).await?;
+    made::publish(store, claim, new, staging, write_manifest, Timestamp::now()).await?;
     Ok(())
 }
 

@@ -253,6 +253,7 @@ impl Config {
             let origin = Origin::File(path.to_owned(), at(key.span().start).0);
             let written = match value.get_ref() {
                 DeValue::String(text) => text.to_string(),
+                DeValue::Boolean(value) if name == "allow_pull" => value.to_string(),
                 DeValue::Integer(number) if number.radix() == 10 => number.as_str().to_owned(),
                 other => {
                     let place = place(value.span().start, Some(name));

@@ -8,9 +8,11 @@ use crate::cli::Global;
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{files, output};
+use lyceum_types::control::Control;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 use ureq::http::Response;
 use ureq::{Agent, Body, SendBody};
@@ -28,6 +30,10 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 const LOOKED_BYTES_MAX: u64 = 16 << 20;
 /// One event of a stream.
 const EVENT_BYTES_MAX: u64 = 16 << 20;
+/// Events that were read and not looked at yet.
+const EVENTS_WAITING_MAX: usize = 64;
+/// How often a command looks whether it was ended.
+const LOOK: Duration = Duration::from_millis(50);
 const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
 /// Of a server's words in an error.
 const WORDS_CHARS_MAX: usize = 4096;
@@ -293,9 +299,41 @@ impl Client {
             let event: Value = serde_json::from_str(data)
                 .map_err(|error| self.unreachable(format!("an event is no JSON: {error}")))?;
             if event.get("error").is_some_and(|error| !error.is_null()) {
-                return Err(refusal(500, &event));
+                return Err(refusal(status_of(&event["error"]), &event));
             }
             each(&event)?;
+        }
+    }
+
+    /// As [`events`](Self::events), of work that is silent for long: who ends the command does not wait for the next event,
+    /// and the server sees the connection go.
+    pub fn events_while(
+        &self,
+        path: &str,
+        body: &Value,
+        control: &Control,
+        mut each: impl FnMut(&Value),
+    ) -> Result<(), Failure> {
+        let (say, hear) = mpsc::sync_channel(EVENTS_WAITING_MAX);
+        let (client, path, body) = (self.clone(), path.to_owned(), body.clone());
+        std::thread::spawn(move || {
+            let left = || Failure::interrupted("nobody listens");
+            let told = |event: &Value| say.send(Ok(event.clone())).map_err(|_| left());
+            if let Err(failure) = client.events(&path, &body, told) {
+                // Nobody listens where it was ended.
+                let _ = say.send(Err(failure));
+            }
+        });
+        loop {
+            if control.check().is_err() {
+                return Err(Failure::interrupted("the server ends it and keeps nothing half-written"));
+            }
+            match hear.recv_timeout(LOOK) {
+                Ok(Ok(event)) => each(&event),
+                Ok(Err(failure)) => return Err(failure),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+            }
         }
     }
 
@@ -307,20 +345,42 @@ impl Client {
             let message = format!("{name:?} cannot be the name of a file there");
             return Err(Failure::usage(message, "a form puts it between quotes", "rename it"));
         }
+        let fields = [("purpose", purpose)];
+        self.form("/v1/files", &fields, ("file", name), file)
+    }
+
+    /// Brings a part of an upload: what is read until its end.
+    pub fn part(&self, upload: &str, bytes: impl Read) -> Result<Value, Failure> {
+        self.form(&format!("/v1/uploads/{}/parts", path_of(upload)), &[], ("data", "part"), bytes)
+    }
+
+    /// A form with fields and one file, whose bytes go as they are read.
+    fn form(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+        (field, name): (&str, &str),
+        bytes: impl Read,
+    ) -> Result<Value, Failure> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)
             .map_err(|error| Failure::internal("there are no random numbers", &error))?;
         let boundary: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let head = format!(
-            "--{boundary}\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\n{purpose}\r\n--{boundary}\r\n\
-             content-disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\
+        let mut head = String::new();
+        for (name, value) in fields {
+            head += &format!(
+                "--{boundary}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n"
+            );
+        }
+        head += &format!(
+            "--{boundary}\r\ncontent-disposition: form-data; name=\"{field}\"; filename=\"{name}\"\r\n\
              content-type: application/octet-stream\r\n\r\n"
         );
         let tail = format!("\r\n--{boundary}--\r\n");
-        let mut form = head.as_bytes().chain(file).chain(tail.as_bytes());
+        let mut form = head.as_bytes().chain(bytes).chain(tail.as_bytes());
         let answer = self
             .agent
-            .post(format!("{}/v1/files", self.url))
+            .post(format!("{}{path}", self.url))
             .header("authorization", format!("Bearer {}", self.key))
             .header("content-type", format!("multipart/form-data; boundary={boundary}"))
             .send(SendBody::from_reader(&mut form));
@@ -391,6 +451,16 @@ fn is_loopback(rest: &str) -> bool {
         None => authority.split(':').next().unwrap_or(authority),
     };
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// The status that an error of a stream would have had as an answer.
+fn status_of(error: &Value) -> u16 {
+    match (error["type"].as_str(), error["code"].as_str()) {
+        (_, Some("not_found" | "model_not_found")) => 404,
+        (Some("permission_error"), _) => 403,
+        (Some("invalid_request_error"), _) => 400,
+        _ => 500,
+    }
 }
 
 /// What the server says, as a failure of the command.

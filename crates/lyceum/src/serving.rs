@@ -7,7 +7,7 @@ use lyceum_engine::{EngineLimits, KvStorage};
 use lyceum_types::limits;
 use std::time::Duration;
 
-pub const KEYS: [&str; 8] = [
+pub const KEYS: [&str; 10] = [
     "kv_cache_mib",
     "kv_cache_type",
     "batch_rows",
@@ -16,6 +16,8 @@ pub const KEYS: [&str; 8] = [
     "draft_tokens",
     "keep_alive",
     "models_mib",
+    "model_uploads_mib",
+    "allow_pull",
 ];
 
 /// A number within its bounds, or none where the machine decides.
@@ -38,6 +40,10 @@ pub struct Serving {
     pub keep_alive: Setting<Option<Duration>>,
     /// Memory for imported models that are loaded at once; None: seven tenths of the machine's.
     pub models_mib: Number,
+    /// What files of models of one project may take on the disk until they are imported.
+    pub model_uploads_mib: Setting<u64>,
+    /// Whether keys that may change models let the server fetch from its hub.
+    pub allow_pull: Setting<bool>,
 }
 
 impl Default for Serving {
@@ -52,6 +58,8 @@ impl Default for Serving {
             draft_tokens: default(engine.draft_tokens_max as u64),
             keep_alive: default(Some(Duration::from_secs(30 * 60))),
             models_mib: default(None),
+            model_uploads_mib: default(limits::MODEL_UPLOADS_MIB_DEFAULT),
+            allow_pull: default(false),
         }
     }
 }
@@ -77,6 +85,13 @@ impl Serving {
                 };
                 set(&mut self.models_mib, value, origin);
             }
+            "model_uploads_mib" => {
+                set(&mut self.model_uploads_mib, number(text, limits::MODEL_UPLOADS_MIB)?, origin);
+            }
+            "allow_pull" => {
+                let value = text.parse().map_err(|_| format!("{text:?} is neither true nor false"))?;
+                set(&mut self.allow_pull, value, origin);
+            }
             _ => unreachable!("only known keys are set: bug"),
         }
         Ok(())
@@ -94,6 +109,8 @@ impl Serving {
             ("draft_tokens", self.draft_tokens.value.to_string(), &self.draft_tokens.origin),
             ("keep_alive", span(self.keep_alive.value), &self.keep_alive.origin),
             ("models_mib", models, &self.models_mib.origin),
+            ("model_uploads_mib", self.model_uploads_mib.value.to_string(), &self.model_uploads_mib.origin),
+            ("allow_pull", self.allow_pull.value.to_string(), &self.allow_pull.origin),
         ]
     }
 
@@ -179,7 +196,7 @@ mod tests {
         let mut serving = Serving::default();
         let before = serving.engine_limits();
         assert_eq!(before, EngineLimits::default(), "the defaults are the engine's own");
-        let values = ["300", "int8", "700", "1024", "5000", "0", "90s", "4096"];
+        let values = ["300", "int8", "700", "1024", "5000", "0", "90s", "4096", "100", "true"];
         for (key, value) in KEYS.into_iter().zip(values) {
             serving.set(key, value, Origin::Flag("--x")).unwrap();
         }
@@ -189,6 +206,7 @@ mod tests {
         assert_eq!((limits.sequences_max, limits.draft_tokens_max), (5000, 0));
         assert_eq!(limits.step_tokens_max, 1724, "all rows and one piece fit into a pass");
         assert_eq!(serving.models_bytes(), Some(4 << 30));
+        assert_eq!((serving.model_uploads_mib.value, serving.allow_pull.value), (100, true));
         assert_eq!(serving.rows().map(|(_, value, _)| value), values.map(str::to_owned));
         assert!(serving.rows().iter().all(|(_, _, origin)| **origin == Origin::Flag("--x")));
         serving.set("keep_alive", "0", Origin::Default).unwrap();

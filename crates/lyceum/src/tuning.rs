@@ -521,7 +521,8 @@ mod tests {
         let layout = Layout { quant: None, context: Some(512) };
         let request = Import { path, name, source: "test".into(), layout, licence: None };
         let project = Project::default_project();
-        import(&store, &project, request, &Control::new()).await.unwrap();
+        let act = lyceum_store::tenancy::Act::of_command_line(Timestamp::now());
+        import(&store, &project, request, &Control::new(), &act).await.unwrap();
         let version = models::resolve(&store, &project, &"tiny".parse().unwrap()).await.unwrap();
         let base = Arc::new(Language::open(version).unwrap());
 

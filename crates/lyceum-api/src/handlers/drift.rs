@@ -39,6 +39,7 @@ pub async fn reference(
     body::Json(body): body::Json<ReferenceBody>,
 ) -> Result<Json<DriftBody>, ApiError> {
     let model = path_model_ref(&id)?;
-    let report = drift::language::begin(&api.service, &caller.project, &model, body.answers).await?;
+    let act = caller.act();
+    let report = drift::language::begin(&api.service, &caller.project, &model, body.answers, &act).await?;
     Ok(Json(report.into()))
 }

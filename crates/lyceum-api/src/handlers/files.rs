@@ -49,6 +49,7 @@ pub async fn create(
     };
     let read = tokio::time::timeout(limits::FILE_TIMEOUT, read(&api, &caller.project, form));
     let (described, received) = read.await.map_err(|_| ApiError::too_slow())??;
+    files::require_scope(&api.service, (&caller.project, &caller.key), described.purpose).await?;
     let Some(key) = key else { return Ok(keep(&api, &caller, described, received).await) };
     // A form has another boundary each time that it is sent; what it says is the same.
     let asked = json!({

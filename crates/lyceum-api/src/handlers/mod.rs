@@ -16,6 +16,7 @@ pub mod export;
 pub mod files;
 pub mod fine_tuning;
 pub mod health;
+pub mod imports;
 pub mod infer;
 pub mod metrics;
 pub mod model_selections;

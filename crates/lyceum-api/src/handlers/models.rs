@@ -31,3 +31,10 @@ pub async fn find(
     let listed = models::find(&api.service, &caller.project, &path_model_ref(&id)?).await?;
     Ok(Json(listed.into()))
 }
+
+/// One model, that is called as the route that pulls is.
+#[utoipa::path(get, path = "/v1/models/pull", tag = "openai", responses(
+    (status = 200, body = Model), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub async fn find_pull(api: State<Api>, caller: Extension<Caller>) -> Result<Json<Model>, ApiError> {
+    find(api, caller, Path("pull".into())).await
+}

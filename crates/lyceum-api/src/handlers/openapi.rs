@@ -2,9 +2,9 @@
 
 use super::{
     audits, batches, card, cascades, chat, completions, decisions, docs, drift, embeddings, evaluations,
-    explanations, export, files, fine_tuning, health, infer, metrics, model_selections, models, moderations,
-    organization, pii, predict, privacy, registry, rerank, residents, responses, robustness, tokens, uploads,
-    usage,
+    explanations, export, files, fine_tuning, health, imports, infer, metrics, model_selections, models,
+    moderations, organization, pii, predict, privacy, registry, rerank, residents, responses, robustness,
+    tokens, uploads, usage,
 };
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -25,7 +25,7 @@ use utoipa::{Modify, OpenApi};
         audits::create, audits::list, audits::find, audits::cancel,
         embeddings::create, rerank::create, moderations::create, tokens::encode, tokens::decode,
         registry::delete, registry::aliases, registry::set_alias, registry::delete_alias, registry::roll_back,
-        registry::history, registry::approve, registry::promote, registry::calibrate, registry::lineage, export::create,
+        registry::history, registry::approve, registry::promote, registry::calibrate, registry::lineage, export::create, imports::create, imports::pull, models::find_pull, registry::delete_pull,
         models::list, models::find, model_selections::create, model_selections::list, model_selections::find, model_selections::cancel, completions::create, chat::create,
         responses::create, responses::find, responses::delete, responses::cancel, responses::input_items,
         residents::list, residents::unload, decisions::create, predict::verb, predict::explain_document,
@@ -149,12 +149,14 @@ impl Modify for Doors {
 struct Forms;
 
 const EVENTS: &str = "text/event-stream";
-const FORMS: [(&str, &str); 10] = [
+const FORMS: [(&str, &str); 12] = [
     ("/v1/chat/completions", EVENTS),
     ("/v1/completions", EVENTS),
     ("/v1/responses", EVENTS),
     ("/v1/responses/{id}", EVENTS),
     ("/v1/fine_tuning/jobs/{id}/events", EVENTS),
+    ("/v1/models", EVENTS),
+    ("/v1/models/pull", EVENTS),
     ("/v1/models/{id}/card", "text/markdown"),
     ("/v1/models/{id}/card", "text/html"),
     ("/v1/files/{id}/content", "application/octet-stream"),

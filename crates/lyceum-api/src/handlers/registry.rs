@@ -61,6 +61,14 @@ pub async fn delete(
     Ok(Json(DeletedBody { id, object: "model", deleted: true }))
 }
 
+/// Deletes all versions of a model that is called as the route that pulls is.
+#[utoipa::path(delete, path = "/v1/models/pull", tag = "openai", responses(
+    (status = 200, body = DeletedBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub async fn delete_pull(api: State<Api>, caller: Extension<Caller>) -> Result<Json<DeletedBody>, ApiError> {
+    delete(api, caller, Path("pull".into())).await
+}
+
 /// The aliases of a name, by alphabet.
 #[utoipa::path(get, path = "/v1/models/{id}/aliases", tag = "lyceum", params(("id" = String, Path)), responses(
     (status = 200, body = AliasList), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 400, body = ErrorBody)))]

@@ -25,6 +25,6 @@ pub async fn unload(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<Unloaded>, ApiError> {
-    let id = residency::unload(&api.service, &caller.project, &path_model_ref(&id)?).await?;
+    let id = residency::unload(&api.service, &caller.project, &path_model_ref(&id)?, &caller.act()).await?;
     Ok(Json(Unloaded { id, object: "resident", unloaded: true }))
 }

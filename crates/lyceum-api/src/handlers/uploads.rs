@@ -10,11 +10,12 @@ use crate::wire::uploads::{Body, CompleteBody, PartBody, PartForm, UploadBody};
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::{Multipart, Path, State};
 use axum::{Extension, Json};
-use lyceum_service::{ServiceError, uploads};
+use lyceum_service::{ServiceError, files, uploads};
 use lyceum_types::limits;
 use std::time::Duration;
 
-/// Begins a file that comes in parts. What is not completed within an hour is gone.
+/// Begins a file that comes in parts. What is not completed within an hour is gone (of the purpose `model`: a day; such a
+/// file asks for a key that may change models).
 #[utoipa::path(post, path = "/v1/uploads", tag = "openai", request_body = Body, responses(
     (status = 200, body = UploadBody), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
     (status = 403, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
@@ -24,7 +25,9 @@ pub async fn create(
     Extension(caller): Extension<Caller>,
     body::Json(body): body::Json<Body>,
 ) -> Result<Json<UploadBody>, ApiError> {
-    Ok(Json(UploadBody::new(uploads::create(&api.service, &caller.project, body.parse()?).await?, None)))
+    let new = body.parse()?;
+    files::require_scope(&api.service, (&caller.project, &caller.key), new.purpose).await?;
+    Ok(Json(UploadBody::new(uploads::create(&api.service, &caller.project, new).await?, None)))
 }
 
 /// Adds a part of at most 64 MiB; parts may come in any order and beside each other.

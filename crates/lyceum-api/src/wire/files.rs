@@ -14,7 +14,8 @@ pub struct CreateFile {
     /// The bytes; its file name says the format (rows.csv, rows.jsonl, …).
     #[schema(format = Binary, value_type = String)]
     pub file: Vec<u8>,
-    /// `assistants`, `batch`, `fine-tune`, `vision`, `user_data` or `evals`
+    /// `assistants`, `batch`, `fine-tune`, `vision`, `user_data`, `evals`, or `model` (a part of one that
+    /// `POST /v1/models` imports, with a key that may change models)
     pub purpose: String,
     pub expires_after: Option<ExpiresAfter>,
 }

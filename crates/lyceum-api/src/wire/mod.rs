@@ -17,6 +17,7 @@ pub mod explanation;
 pub mod export;
 pub mod files;
 pub mod fine_tuning;
+pub mod imports;
 pub mod infer;
 pub mod models;
 pub mod moderations;

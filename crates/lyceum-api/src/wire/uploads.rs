@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields)]
 #[schema(as = CreateUploadRequest)]
 pub struct Body {
-    /// Of all parts together.
+    /// Of all parts together: 8 GiB at most, 64 GiB of a file of the purpose `model`.
     pub bytes: u64,
     /// Its extension says the format.
     pub filename: String,
@@ -40,11 +40,16 @@ impl Body {
         if !self.mime_type.contains('/') {
             return Err(wrong("mime_type", "must be a type as application/jsonl"));
         }
+        let purpose = files::purpose(&self.purpose)?;
+        let bytes_max = match purpose {
+            files::MODEL => limits::MODEL_UPLOAD_BYTES_MAX,
+            _ => limits::UPLOAD_BYTES_MAX,
+        };
         Ok(NewUpload {
             name,
-            purpose: files::purpose(&self.purpose)?,
+            purpose,
             mime_type: self.mime_type,
-            bytes: within("bytes", self.bytes, 1, limits::UPLOAD_BYTES_MAX)?,
+            bytes: within("bytes", self.bytes, 1, bytes_max)?,
             expires_after: self.expires_after.map(|after| after.parse("expires_after")).transpose()?,
         })
     }
@@ -83,7 +88,7 @@ pub struct UploadBody {
     pub purpose: String,
     /// `pending`, `completed`, `cancelled` or `expired`
     pub status: &'static str,
-    /// An hour after its creation.
+    /// An hour after its creation; of the purpose `model` a day.
     pub expires_at: i64,
     /// The file that it became.
     pub file: Option<FileBody>,

@@ -1,7 +1,7 @@
 //! Adapters of an imported language model: chosen by name on every route that speaks, mixed in one batch, over one base
 //! in memory.
 
-use crate::house::House;
+use crate::house::{House, by_hand};
 use crate::language::house;
 use lyceum_nn::{ParamKind, Params, weights};
 use lyceum_service::language::adapter::{ImportAdapter, import};
@@ -47,7 +47,7 @@ pub async fn bring(house: &House, name: &str, base: &str, path: PathBuf) -> Resu
         source: "test".into(),
         licence: None,
     };
-    import(house.service.store(), &Project::default_project(), request, &Control::new()).await
+    import(house.service.store(), &Project::default_project(), request, &Control::new(), &by_hand()).await
 }
 
 /// The weights of `tiny` as another version.

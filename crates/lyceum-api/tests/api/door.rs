@@ -53,8 +53,9 @@ pub async fn routes(house: &House) -> Vec<(String, String, Access)> {
             all.push((method, filled(path), access));
         }
     }
-    // The others ask for the model that it deletes.
-    all.sort_by_key(|(method, path, _)| method == "DELETE" && path == "/v1/models/flowers");
+    // The others ask for the models that they delete.
+    let models = ["/v1/models/flowers", "/v1/models/pull"];
+    all.sort_by_key(|(method, path, _)| method == "DELETE" && models.contains(&path.as_str()));
     all
 }
 
@@ -66,6 +67,7 @@ pub fn changes(method: &str) -> bool {
 async fn every_route_but_health_refuses_every_wrong_key() {
     let house = House::new().await;
     house.publish_table("flowers").await;
+    house.publish_table("pull").await;
     let past = Some(Timestamp::from_millis(1));
     let store = house.service.store();
     let (_, expired) = house.key(&[KeyScope::Admin], past).await;

@@ -1,7 +1,7 @@
 //! Imported encoders over HTTP: embeddings, ranking, and the tokens of every kind of model; the tiny checkpoints of
 //! `fixtures/encoder`, whose answers `transformers` gave.
 
-use crate::house::{House, labels, text};
+use crate::house::{House, by_hand, labels, text};
 use lyceum_service::language::import::{Import, import};
 use lyceum_service::language::open::Layout;
 use lyceum_types::control::Control;
@@ -42,7 +42,9 @@ impl House {
             layout: Layout { quant: Some(lyceum_kernels::stored::Stored::F32), context: None },
             licence: None,
         };
-        import(self.service.store(), &Project::default_project(), request, &Control::new()).await.unwrap();
+        import(self.service.store(), &Project::default_project(), request, &Control::new(), &by_hand())
+            .await
+            .unwrap();
     }
 }
 
@@ -279,7 +281,8 @@ async fn minilm_gives_its_golden_cosines_in_every_type() {
             licence: None,
         };
         let (project, control) = (Project::default_project(), Control::new());
-        let imported = import(house.service.store(), &project, request, &control);
+        let act = by_hand();
+        let imported = import(house.service.store(), &project, request, &control, &act);
         assert_eq!(imported.await.unwrap().manifest.context, 256, "what sentence-transformers reads");
         let answer = house.client.post("/v1/embeddings", &json!({"model": "minilm", "input": texts})).await;
         let answer = answer.json();

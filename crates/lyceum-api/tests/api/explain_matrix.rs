@@ -3,7 +3,7 @@
 //! so does `docs/explanations.md` where it says something else.
 
 use crate::families::{FAMILIES, folder};
-use crate::house::House;
+use crate::house::{House, by_hand};
 use lyceum_kernels::stored::Stored;
 use lyceum_service::language::import::{Import, import};
 use lyceum_service::language::open::Layout;
@@ -188,7 +188,9 @@ async fn bring(house: &House, dir: &Path, name: &str, quant: Stored) {
         layout: Layout { quant: Some(quant), context: None },
         licence: None,
     };
-    import(house.service.store(), &Project::default_project(), request, &Control::new()).await.unwrap();
+    import(house.service.store(), &Project::default_project(), request, &Control::new(), &by_hand())
+        .await
+        .unwrap();
 }
 
 /// Every family in f32 on every route with what works, and refusals of the rest; other stored forms at `/v1/explanations`.

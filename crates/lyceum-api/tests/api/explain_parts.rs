@@ -1,7 +1,7 @@
 //! Why a model thinks what it thinks and calls what it calls: the tokens of that part of the answer, scored without each part of
 //! the conversation; and conversations of several turns by message.
 
-use crate::house::House;
+use crate::house::{House, by_hand};
 use crate::language::house;
 use crate::tiny::{TEMPLATE, tiny_gguf_with};
 use lyceum_service::language::import::{Import, import};
@@ -123,7 +123,9 @@ async fn thinker(house: &House) {
         layout: Layout::default(),
         licence: None,
     };
-    import(house.service.store(), &Project::default_project(), request, &Control::new()).await.unwrap();
+    import(house.service.store(), &Project::default_project(), request, &Control::new(), &by_hand())
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use crate::adapters::{bring, peft};
 use crate::client::{Answer, Client, ok};
-use crate::house::House;
+use crate::house::{House, by_hand};
 use crate::language;
 use lyceum_service::export::{self, Format};
 use lyceum_service::language::adapter::{ImportAdapter, import};
@@ -115,7 +115,7 @@ async fn an_adapter_is_taken_away_as_it_is_or_in_its_base() {
         source: "test".into(),
         licence: None,
     };
-    import(house.service.store(), &team, request, &Control::new()).await.unwrap();
+    import(house.service.store(), &team, request, &Control::new(), &by_hand()).await.unwrap();
     let grant = KeyGrant { name: "theirs".into(), scopes: vec![KeyScope::Admin], expires_at: None };
     let (_, secret) = keys::create(house.service.store(), &team, grant, Timestamp::now()).await.unwrap();
     let them = Client { key: Some(secret.reveal().to_owned()), ..house.client.clone() };

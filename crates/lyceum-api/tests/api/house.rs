@@ -21,6 +21,11 @@ use lyceum_types::spec::Spec;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
+/// What somebody does on the server's machine.
+pub fn by_hand() -> Act {
+    Act::of_command_line(Timestamp::now())
+}
+
 pub struct House {
     pub client: Client,
     pub service: Arc<Service>,

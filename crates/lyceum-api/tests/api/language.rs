@@ -1,6 +1,6 @@
 //! Language models over HTTP: a tiny one with random weights, written as GGUF and imported as a user's is.
 
-use crate::house::House;
+use crate::house::{House, by_hand};
 pub use crate::tiny::tiny_gguf;
 use lyceum_service::language::import::{Import, import};
 use lyceum_service::language::open::Layout;
@@ -27,7 +27,7 @@ pub async fn import_tiny_as(house: &House, layout: Layout) {
     let request =
         Import { path, name: "tiny".parse().unwrap(), source: "test".into(), layout, licence: None };
     let store = house.service.store();
-    import(store, &Project::default_project(), request, &Control::new()).await.unwrap();
+    import(store, &Project::default_project(), request, &Control::new(), &by_hand()).await.unwrap();
 }
 
 fn chat(extra: Value) -> Value {

@@ -200,6 +200,10 @@ async fn models_in_memory_are_listed_and_let_go() {
     assert_eq!(gone.json(), json!({"id": "tiny@1", "object": "resident", "unloaded": true}));
     assert_eq!(residents().await["data"], json!([]));
     assert_eq!(house.client.send("DELETE", "/v1/residents/tiny", &[], "").await.refused(404).1, "not_found");
+    let (_, reader) = house.admin("default", &[KeyScope::OrganizationRead], None).await;
+    let log = reader.get("/v1/organization/audit_logs?event_types[]=model.unloaded").await.json();
+    let told = &log["data"][0]["model.unloaded"];
+    assert_eq!((log["data"].as_array().unwrap().len(), &told["id"]), (1, &json!("tiny@1")), "{log}");
     create(&house, json!({})).await;
     // Another process deletes it: it can be let go by its id, and is gone before long in any case.
     let (store, project) = (house.service.store(), Project::default_project());

@@ -304,6 +304,15 @@ async fn answers_of_a_window_are_compared_with_those_of_a_reference_by_counts_of
     assert_eq!(house.client.post(path, &json!({"answers": 3})).await.refused(400).0, "answers");
     let begun = house.client.post(path, &json!({"answers": 20})).await.json();
     assert_eq!(begun["reference_wanted"], 20);
+    let (_, reader) = house.admin("default", &[lyceum_types::ids::KeyScope::OrganizationRead], None).await;
+    let log = reader.get("/v1/organization/audit_logs?event_types[]=model.drift_reference_set").await.json();
+    let told = &log["data"][0];
+    assert_eq!(
+        (log["data"].as_array().unwrap().len(), &told["type"]),
+        (1, &json!("model.drift_reference_set"))
+    );
+    assert_eq!(told["model.drift_reference_set"]["id"], "tiny@1", "{told}");
+    assert!(told["actor"].to_string().contains("key_"), "{told}");
     let ask = async |prompt: &str, n: usize| {
         let body =
             json!({"model": "tiny", "prompt": prompt, "max_tokens": n, "temperature": 0, "ignore_eos": true});

@@ -15,6 +15,8 @@ use crate::{Service, ServiceError};
 use lyceum_robust::drift::counted::{Counted, Histogram, compare};
 use lyceum_robust::drift::sketch::FeatureDrift;
 use lyceum_store::models::Version;
+use lyceum_store::registry::{self, Deed};
+use lyceum_store::tenancy::Act;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{ModelRef, Project};
 use lyceum_types::limits;
@@ -190,6 +192,7 @@ pub async fn begin(
     project: &Project,
     model: &ModelRef,
     answers: Option<u64>,
+    act: &Act,
 ) -> Result<Report, ServiceError> {
     let wanted = answers.unwrap_or(limits::LANGUAGE_DRIFT_WINDOW);
     if !REFERENCE.contains(&wanted) {
@@ -198,6 +201,8 @@ pub async fn begin(
     }
     let version = watched(service, project, model).await?;
     let entry = Entry::of(service, project, &version).await?;
+    let deed = Deed::DriftReference { answers: wanted };
+    registry::note(service.store(), project, &version.id(), (deed, act)).await?;
     entry.with(|windows| *windows = Windows { is_new: true, ..Windows::new(wanted) });
     report(service, project, &version).await
 }

@@ -11,7 +11,8 @@ use lyceum_models::causal_lm::{Adapter, Config};
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_store::Store;
 use lyceum_store::files::Staging;
-use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::models::{self, Made, NewVersion, Version};
+use lyceum_store::tenancy::Act;
 use lyceum_store::vault::KeyedPath;
 use lyceum_types::clock::Timestamp;
 use lyceum_types::control::Control;
@@ -93,6 +94,7 @@ pub async fn import(
     project: &Project,
     request: ImportAdapter,
     control: &Control,
+    act: &Act,
 ) -> Result<Imported, ImportError> {
     let base = models::shares::ask(store, project, &request.base).await?;
     let unfit = |problem: &str| ImportError::Base { id: base.id(), problem: problem.into() };
@@ -153,11 +155,12 @@ pub async fn import(
     if let Some((version, manifest)) = there_already(store, project, &new, &manifest).await? {
         return Ok(Imported { version, manifest, arrival: Arrival::AlreadyThere, notes });
     }
+    let made = Made::Imported { source: manifest.source.clone() };
     let write = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    let version = models::publish(store, project, new, staging, write, now).await?;
+    let version = models::publish_made(store, project, new, staging, write, (made, act)).await?;
     Ok(Imported { version, manifest, arrival: Arrival::New, notes })
 }
 

@@ -6,7 +6,8 @@
 
 use super::open::{self, GGUF, Layout, OpenError, Opened};
 use lyceum_store::files::Staging;
-use lyceum_store::models::{self, NewVersion, Version};
+use lyceum_store::models::{self, Made, NewVersion, Version};
+use lyceum_store::tenancy::Act;
 use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError};
 use lyceum_types::clock::Timestamp;
@@ -85,12 +86,13 @@ pub fn name_of(path: &Path) -> Result<ModelName, BadId> {
     name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).parse()
 }
 
-/// Copies, opens and publishes.
+/// Copies, opens and publishes, with an entry in the audit log.
 pub async fn import(
     store: &Store,
     project: &Project,
     request: Import,
     control: &Control,
+    act: &Act,
 ) -> Result<Imported, ImportError> {
     let staging = Staging::create(store.layout())?;
     let (path, layout, dir, control) =
@@ -141,11 +143,12 @@ pub async fn import(
     if let Some((version, manifest)) = there_already(store, project, &new, &manifest).await? {
         return Ok(Imported { version, manifest, arrival: Arrival::AlreadyThere, notes });
     }
+    let made = Made::Imported { source: manifest.source.clone() };
     let write = |number: u32| {
         manifest.version = number;
         serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
     };
-    let version = models::publish(store, project, new, staging, write, now).await?;
+    let version = models::publish_made(store, project, new, staging, write, (made, act)).await?;
     Ok(Imported { version, manifest, arrival: Arrival::New, notes })
 }
 

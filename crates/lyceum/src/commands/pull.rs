@@ -1,6 +1,6 @@
 //! `lyceum pull REF`: a model of a hub, or an adapter of one that is here, fetched, verified, and imported.
 
-use crate::commands::{import, show};
+use crate::commands::import;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, causes};
 use crate::output;
@@ -8,13 +8,12 @@ use crate::progress::Progress;
 use clap::Args;
 use lyceum_hub::{HubError, Pulled, Reference, Settings};
 use lyceum_kernels::stored::Stored;
-use lyceum_service::language::adapter::{self, ImportAdapter};
-use lyceum_service::language::import::{Arrival, Import, Imported};
+use lyceum_service::imports::pulled::{self, NewPull};
+use lyceum_service::imports::quant;
 use lyceum_service::language::open::Layout;
-use lyceum_store::Store;
-use lyceum_store::models::{self, Version};
-use lyceum_types::ids::{ModelName, ModelRef};
-use lyceum_types::manifest::ImportedManifest;
+use lyceum_store::tenancy::Act;
+use lyceum_types::clock::Timestamp;
+use lyceum_types::ids::ModelRef;
 use serde_json::json;
 
 #[derive(Debug, Args)]
@@ -24,66 +23,35 @@ use serde_json::json;
 )]
 pub struct Pull {
     /// `org/name` or `hf.co/org/name`; `org/name:Q4_K_M` takes the GGUF file of this type
-    reference: String,
+    pub reference: String,
     /// Another name for the model (default: org/name)
     #[arg(long)]
-    name: Option<String>,
+    pub name: Option<String>,
     /// What matrices become when the model is loaded
-    #[arg(long, value_name = "TYPE", value_parser = import::quant)]
-    quant: Option<Stored>,
+    #[arg(long, value_name = "TYPE", value_parser = quant)]
+    pub quant: Option<Stored>,
     /// The longest sequence in tokens, at most what the model can read
     #[arg(long, value_name = "TOKENS")]
-    context: Option<usize>,
+    pub context: Option<usize>,
     /// For adapters: the imported model that it adds to (default: the pulled one that its description names)
     #[arg(long, value_name = "MODEL")]
-    base: Option<ModelRef>,
+    pub base: Option<ModelRef>,
 }
 
 impl Pull {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
-        let reference: Reference = self.reference.parse()?;
-        let name: ModelName = match &self.name {
-            Some(name) => name.parse()?,
-            None => reference.id().parse()?,
+        let new = NewPull {
+            reference: self.reference.parse()?,
+            name: self.name.map(|name| name.parse()).transpose()?,
+            layout: Layout { quant: self.quant, context: self.context },
+            base: self.base,
         };
         let store = context.store().await?;
-        let pulled = fetch(context, reference.clone()).await?;
-        let what = match &pulled.file {
-            Some(file) => format!("{}/{file}", reference.id()),
-            None => reference.id(),
-        };
-        let source = format!("hf.co/{what}@{}", pulled.commit);
-        let layout = Layout { quant: self.quant, context: self.context };
-        if let Some((version, manifest)) = there_already(&store, context, &name, &source).await?
-            && manifest.quant.as_deref() == layout.quant.map(|quant| quant.name())
-            && self.context.is_none_or(|n| n as u64 == manifest.context)
-            && self.base.is_none()
-        {
-            let (arrival, notes) = (Arrival::AlreadyThere, Vec::new());
-            import::say(context, &Imported { version, manifest, arrival, notes });
-            return Ok(());
-        }
-        let licence = pulled.licence.clone();
-        if adapter::is_importable(&pulled.path) {
-            if layout != Layout::default() {
-                let why = "an adapter is added to its base as that is laid out";
-                let message = "--quant and --context do not go with an adapter";
-                return Err(Failure::usage(message, why, "leave them out"));
-            }
-            let base = match self.base {
-                Some(base) => base,
-                None => import::said_base(&store, context, &pulled.path).await?,
-            };
-            let request = ImportAdapter { path: pulled.path, name, base, source, licence };
-            return import::bring_adapter_in(context, &store, request).await;
-        }
-        if let Some(base) = &self.base {
-            let message = format!("--base {base} does not go with {}", reference.id());
-            let why = "it says what an adapter adds to, and this is a whole model";
-            return Err(Failure::usage(message, why, "leave it out"));
-        }
-        let request = Import { path: pulled.path, name, source, layout, licence };
-        import::bring_in(context, &store, request).await
+        let pulled = fetch(context, new.reference.clone()).await?;
+        let act = Act::of_command_line(Timestamp::now());
+        let done = pulled::import(&store, &context.project, (new, pulled), &context.control, &act).await?;
+        import::tell(context, &done);
+        Ok(())
     }
 }
 
@@ -110,26 +78,6 @@ async fn fetch(context: &Context, reference: Reference) -> Result<Pulled, Failur
         }));
     }
     Ok(pulled)
-}
-
-/// The version of this name that came from these very files.
-async fn there_already(
-    store: &Store,
-    context: &Context,
-    name: &ModelName,
-    source: &str,
-) -> Result<Option<(Version, ImportedManifest)>, Failure> {
-    let versions = models::list(store, &context.project).await?;
-    let same_name = versions.into_iter().rev().filter(|version| version.name == *name);
-    for version in same_name {
-        // One that is damaged is no reason not to import it anew.
-        if let Ok(show::Known::Imported(manifest)) = show::read_known(&version)
-            && manifest.source == source
-        {
-            return Ok(Some((version, *manifest)));
-        }
-    }
-    Ok(None)
 }
 
 impl From<HubError> for Failure {

@@ -70,6 +70,12 @@ pub struct Serve {
     /// Memory for imported models that are loaded at once, in MiB; auto: seven tenths of the machine's
     #[arg(long, value_name = "MIB")]
     models_mib: Option<String>,
+    /// What files of models of one project may take on the disk until they are imported, in MiB
+    #[arg(long, value_name = "MIB")]
+    model_uploads_mib: Option<String>,
+    /// Keys of the scope admin may have this server fetch models from the hub of its environment (HF_ENDPOINT, HF_TOKEN)
+    #[arg(long)]
+    allow_pull: bool,
 }
 
 /// How often idle models are looked for.
@@ -103,6 +109,7 @@ impl Serve {
 
     /// Puts what the flags say over the configuration.
     fn over(&self, serving: &mut Serving) -> Result<(), Failure> {
+        let allow_pull = self.allow_pull.then(|| "true".to_owned());
         for (flag, text) in [
             ("--keep-alive", &self.keep_alive),
             ("--kv-cache-mib", &self.kv_cache_mib),
@@ -112,6 +119,8 @@ impl Serve {
             ("--queue", &self.queue),
             ("--draft-tokens", &self.draft_tokens),
             ("--models-mib", &self.models_mib),
+            ("--model-uploads-mib", &self.model_uploads_mib),
+            ("--allow-pull", &allow_pull),
         ] {
             let Some(text) = text else { continue };
             let key = flag.trim_start_matches('-').replace('-', "_");

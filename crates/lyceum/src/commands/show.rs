@@ -91,24 +91,6 @@ pub fn read_known_in(dir: impl Into<KeyedPath>, id: &str) -> Result<Known, Failu
     known.map_err(|error| damaged(error.to_string()))
 }
 
-/// A name of a manifest's file: one below its folder.
-pub fn plain_name(file: &str) -> Result<&str, Failure> {
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
-    if !file.contains(['\\', ':']) && file.split('/').all(part) && file != MANIFEST {
-        return Ok(file);
-    }
-    let message = format!("{file:?} is no name of a model's file");
-    let fix = "import a folder that lyceum export wrote";
-    Err(Failure::new(Exit::Failed, "not_a_model", message, "it could lead elsewhere", fix))
-}
-
-/// The sha256 of a file, read in pieces.
-pub fn sha256_of(path: impl Into<KeyedPath>) -> Result<String, Failure> {
-    let path = path.into();
-    lyceum_service::language::import::hash_of(&path)
-        .map_err(|error| Failure::file("read", path.path(), &error))
-}
-
 fn of_cascade(version: &Version, (manifest, cascade): (&CascadeManifest, &Cascade), is_json: bool) {
     if !is_json {
         output::text(format!("{}  {}", version.id(), version.dir.display()));

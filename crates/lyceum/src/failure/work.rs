@@ -3,6 +3,7 @@
 use super::{Exit, Failure, Place, causes};
 use lyceum_choose::ChooseError;
 use lyceum_models::LoadError;
+use lyceum_service::imports::BringError;
 use lyceum_service::language::import::ImportError;
 use lyceum_service::language::open::OpenError;
 use lyceum_train::TrainError;
@@ -170,6 +171,66 @@ impl From<ImportError> for Failure {
                 Failure::new(Exit::Failed, "not_a_base", text, format!("it {problem}"), fix)
             }
             ImportError::Broken(error) => Failure::internal("the import broke off", &error),
+        }
+    }
+}
+
+impl From<BringError> for Failure {
+    fn from(error: BringError) -> Self {
+        let said = error.to_string();
+        match error {
+            BringError::Import(error) => error.into(),
+            BringError::Store(error) => error.into(),
+            BringError::Name(error) => error.into(),
+            BringError::NotAModel { path, message, why, fix } => {
+                Failure::new(Exit::Failed, "not_a_model", message, why, fix)
+                    .in_file(path.display().to_string())
+            }
+            BringError::LayoutOfAdapter => Failure::usage(
+                "--quant and --context do not go with an adapter",
+                "an adapter is added to its base as that is laid out",
+                "leave them out",
+            ),
+            BringError::LayoutOfTrained { path } => Failure::usage(
+                format!("--quant and --context do not go with {}", path.display()),
+                "they say how a GGUF file or a model of Hugging Face's layout is laid out",
+                "leave them out",
+            ),
+            BringError::BaseOfNone { path } => Failure::usage(
+                format!("--base does not go with {}", path.display()),
+                "it says what an adapter adds to, and this is none: no adapter_config.json, no GGUF adapter",
+                "leave it out",
+            ),
+            BringError::BaseUnknown { said: None, .. } => Failure::new(
+                Exit::NotFound,
+                "base_model_missing",
+                said,
+                "its description does not say",
+                "say which imported model: --base NAME",
+            ),
+            BringError::BaseUnknown { said: Some(base), .. } => Failure::new(
+                Exit::NotFound,
+                "base_model_missing",
+                said,
+                format!("its description says it adds to {base}, which was not pulled here"),
+                format!("lyceum pull {base} first, or say which imported model it is: --base NAME"),
+            ),
+            BringError::BaseGone { base } => Failure::new(
+                Exit::NotFound,
+                "model_not_found",
+                said,
+                "an adapter adds to a model that is here",
+                format!("import or pull {base} first; lyceum ls shows what is there"),
+            ),
+            BringError::ExportedBaseGone { sha256, .. } => Failure::new(
+                Exit::NotFound,
+                "base_model_missing",
+                said,
+                format!("no model here has weights with sha256 {sha256}"),
+                "import the base first, or say another with --base NAME",
+            ),
+            BringError::Read { path, source } => Failure::file("read", &path, &source),
+            BringError::Write { path, source } => Failure::file("write", &path, &source),
         }
     }
 }

@@ -11,8 +11,8 @@ use lyceum_service::Language;
 use lyceum_service::decisions;
 use lyceum_service::language::Added;
 use lyceum_store::files::Staging;
-use lyceum_store::jobs::Claim;
-use lyceum_store::models::{self, Version};
+use lyceum_store::jobs::{self, Claim};
+use lyceum_store::models::Version;
 use lyceum_store::vault::KeyedPath;
 use lyceum_store::{Store, StoreError};
 use lyceum_train::Silent;
@@ -149,6 +149,6 @@ impl Adapters {
             manifest.version = number;
             serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data: bug")
         };
-        Ok(models::publish(store, &context.project, new, staging, write, Timestamp::now()).await?)
+        Ok(jobs::made::publish(store, claim, new, staging, write, Timestamp::now()).await?)
     }
 }

@@ -8,6 +8,7 @@ mod brought;
 mod eval;
 mod explained;
 mod export;
+mod imports;
 mod models;
 mod money;
 mod organization;
@@ -48,6 +49,8 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Export(args) => args.run_remote(context, client),
+        Command::Import(args) => args.run_remote(context, client),
+        Command::Pull(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Batches(args) => args.run_remote(context, client),
         Command::Pii(args) => args.run_remote(context, client),
@@ -67,8 +70,6 @@ fn refused(command: &Command) -> Failure {
         Command::Serve(_) => ("serve", "it is the server"),
         Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
         Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
-        Command::Pull(_) => ("pull", "a server fetches nothing from hubs for a client"),
-        Command::Import(_) => ("import", "no route takes the files of a whole model"),
         _ => ("this command", "it works on the data folder"),
     };
     let fix = "run it on the server's machine, without --url and with LYCEUM_URL unset";
