@@ -12,8 +12,8 @@ use std::ops::Range;
 pub(super) enum Target {
     /// Those of the answer's tokens in this range; the model made them itself, or reads them.
     Said { tokens: Vec<u32>, range: Range<usize>, is_made: bool },
-    /// The last token of `tokens`, over `other` where it stands.
-    Contrast { tokens: Vec<u32>, other: u32, is_made: bool },
+    /// The last token of `tokens`, over `other` where it stands. Both are read: the other was never made.
+    Contrast { tokens: Vec<u32>, other: u32 },
     /// One label of a question among all, or over one other, as whole answers.
     Label { labels: Vec<Vec<u32>>, chosen: usize, not: Option<usize> },
 }
@@ -54,12 +54,12 @@ impl Target {
                 let text = [prompt, &tokens[..range.end]].concat();
                 vec![Scored { text, from: prompt.len() + range.start, n_read: n_read(*is_made) }]
             }
-            Target::Contrast { tokens, other, is_made } => {
+            Target::Contrast { tokens, other } => {
                 let place = tokens.len() - 1;
                 [tokens[place], *other]
                     .map(|last| {
                         let text = [prompt, &tokens[..place], &[last]].concat();
-                        Scored { text, from: prompt.len() + place, n_read: n_read(*is_made) }
+                        Scored { text, from: prompt.len() + place, n_read: n_read(false) }
                     })
                     .into()
             }
@@ -94,7 +94,7 @@ impl Target {
             Target::Said { tokens, range, .. } => {
                 range.clone().map(|row| Term { row, class: tokens[row] as usize, not: None }).collect()
             }
-            Target::Contrast { tokens, other, .. } => {
+            Target::Contrast { tokens, other } => {
                 let row = tokens.len() - 1;
                 vec![Term { row, class: tokens[row] as usize, not: Some(*other as usize) }]
             }
@@ -106,7 +106,7 @@ impl Target {
 /// The token at which one answer leaves another; None: one begins the other.
 pub(super) fn parting(tokens: &[u32], others: &[u32]) -> Option<Target> {
     let place = tokens.iter().zip(others).position(|(token, other)| token != other)?;
-    Some(Target::Contrast { tokens: tokens[..=place].to_vec(), other: others[place], is_made: false })
+    Some(Target::Contrast { tokens: tokens[..=place].to_vec(), other: others[place] })
 }
 
 /// The row and token of each token of an answer.
@@ -148,8 +148,9 @@ pub(super) fn choose(
         not: not.map(str::to_owned),
         part: said.part,
     };
-    let is_made = said.is_made;
-    let Some(not) = not else { return Ok((Target::Said { tokens, range, is_made }, shown)) };
+    let Some(not) = not else {
+        return Ok((Target::Said { tokens, range, is_made: said.is_made }, shown));
+    };
     // The other text where the first stands, as the tokenizer would have written it there.
     let other = said.instead(language, span.start, not)?;
     let pairs = tokens.iter().zip(&other);
@@ -157,7 +158,7 @@ pub(super) fn choose(
     match parts.map(|(place, (_, other))| (place, *other)) {
         Some((place, other)) if range.contains(&place) => {
             tokens.truncate(place + 1);
-            Ok((Target::Contrast { tokens, other, is_made }, shown))
+            Ok((Target::Contrast { tokens, other }, shown))
         }
         Some(_) => wrong("target.not changes the tokens before target.text: send whole words".into()),
         None => wrong("target.not begins as the target does: they never part".into()),
