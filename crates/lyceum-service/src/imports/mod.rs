@@ -110,8 +110,7 @@ pub async fn bring(
         };
         let Wanted { path, layout, source, licence, .. } = wanted;
         let request = Import { path, name, source, layout, licence };
-        let done = language::import(store, project, request, control, act).await?;
-        return Ok(Brought::Imported(Box::new(done)));
+        return bring_model(store, project, request, control, act).await;
     }
     if wanted.layout != Layout::default() {
         return Err(BringError::LayoutOfTrained { path: wanted.path });
@@ -215,6 +214,17 @@ async fn of_adapter(
     bring_adapter(store, project, request, control, act).await
 }
 
+async fn bring_model(
+    store: &Store,
+    project: &Project,
+    request: Import,
+    control: &Control,
+    act: &Act,
+) -> Result<Brought, BringError> {
+    let done = language::import(store, project, request, control, act).await?;
+    Ok(Brought::Imported(Box::new(done)))
+}
+
 async fn bring_adapter(
     store: &Store,
     project: &Project,
@@ -291,8 +301,7 @@ async fn again(
     let file = wanted.path.join(GGUF);
     let path = if file.is_file() { file } else { wanted.path };
     let request = Import { path, name, source, layout, licence };
-    let done = language::import(store, project, request, control, act).await?;
-    Ok(Brought::Imported(Box::new(done)))
+    bring_model(store, project, request, control, act).await
 }
 
 /// The imported model that an adapter's description names as its base.
