@@ -340,6 +340,11 @@ impl Client {
     /// Brings a file to the server, in pieces: its description there.
     pub fn upload(&self, path: &Path, purpose: &str) -> Result<Value, Failure> {
         let file = std::fs::File::open(path).map_err(|error| Failure::file("read", path, &error))?;
+        if path.is_dir() {
+            let why = "a server is brought files, one at a time";
+            let fix = "bring it as one file: .zip, .tar or .tar.gz";
+            return Err(Failure::usage(format!("{} is a folder", path.display()), why, fix));
+        }
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("file");
         if name.contains(['"', '\\', '\r', '\n']) {
             let message = format!("{name:?} cannot be the name of a file there");

@@ -94,6 +94,8 @@ fn the_verbs_ask_a_server_with_tls_and_leave_nothing_here() {
     a_look_at_the_server(&house);
     previews(&house);
     a_training(&house);
+    rows_and_texts_line_by_line(&house);
+    files_that_are_there(&house);
     exports_batches_and_cascades(&house);
     personal_data(&house);
     refusals_keep_the_key_to_themselves(&house);
@@ -344,6 +346,106 @@ fn a_training(house: &House) {
     assert_eq!((wrong.0, wrong.1.as_str()), (2, "usage"));
     let wrong = house.refused(&["train", "brought.toml", "--gate", "max_drop=0.1"]);
     assert!(wrong.2.to_string().contains("gate.data"), "{}", wrong.2);
+}
+
+/// Rows of a table and texts with labels go in `.jsonl` as they do here; chats are judged as such; what is refused leaves
+/// nothing there.
+fn rows_and_texts_line_by_line(house: &House) {
+    let write = |name: &str, text: &str| std::fs::write(house.client.path().join(name), text).unwrap();
+    let table = points(80, ["x", "y"], side);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let number = |i: usize| cells[i].parse::<f64>().unwrap();
+        serde_json::json!({"x": number(0), "y": number(1), "label": cells[2]}).to_string()
+    };
+    let lines: Vec<String> = table.lines().skip(1).map(row).collect();
+    write("lines.jsonl", &lines.join("\n"));
+    let of_lines = POINTS.replace("rows.csv", "lines.jsonl").replace("\"points\"", "\"lines\"");
+    write("lines.toml", &of_lines);
+    let gate = ["--gate", "max_drop=1,data=lines.jsonl,rows=20"];
+    let job = house.line(&[&["train", "lines.toml", "--seed", "3"][..], &gate].concat());
+    assert_eq!((&job["status"], &job["fine_tuned_model"]), (&"succeeded".into(), &"lines@1".into()), "{job}");
+    let here = |name: &str, arguments: &[&str]| {
+        std::fs::copy(house.client.path().join(name), house.folder.path().join(name)).unwrap();
+        let output = command(house.folder.path(), arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let measured = here("lines.jsonl", &["eval", "lines", "lines.jsonl", "--json"]);
+    assert_eq!(house.line(&["eval", "lines", "lines.jsonl"]), measured);
+    assert!(measured["metrics"]["accuracy"]["value"].as_f64().unwrap() > 0.8, "{measured}");
+
+    let text = |i: usize| {
+        let (text, label) = [("a fine day", "good"), ("a bad night", "poor")][i % 2];
+        serde_json::json!({"text": format!("{text} {i}"), "label": label}).to_string()
+    };
+    write("texts.jsonl", &(0..24).map(text).collect::<Vec<_>>().join("\n"));
+    write(
+        "texts.toml",
+        "name = \"moods\"\ntask = \"classification\"\n[data]\ntrain = \"texts.jsonl\"\nvalid_fraction = 0.25\n\
+         tokenizer = \"char\"\n[model]\nfamily = \"transformer\"\nvariant = \"encoder\"\nd_model = 16\nnhead = 2\n\
+         num_layers = 1\ndim_feedforward = 32\ncontext = 16\n[train]\nsteps = 4\nbatch_size = 4\n",
+    );
+    assert_eq!(house.line(&["train", "texts.toml"])["fine_tuned_model"], "moods@1");
+
+    let files = || house.line(&["files", "ls"])["files"].as_array().unwrap().len();
+    let before = files();
+    // A line that is no row is refused by the job, at its line, and so is what the spec says wrong.
+    write("lines.jsonl", &format!("{}\n{{\"x\": 1\n", lines.join("\n")));
+    let (exit, code, error) = house.refused(&["train", "lines.toml"]);
+    assert_eq!((exit, code.as_str()), (1, "invalid_file"), "{error}");
+    assert!(error.to_string().contains("line 81"), "{error}");
+    write("lines.toml", &of_lines.replace("\"label\"", "\"colour\""));
+    write("lines.jsonl", &lines.join("\n"));
+    assert!(house.refused(&["train", "lines.toml"]).2.to_string().contains("colour"));
+    // Where chats are learnt, a line that is none is refused as it arrives.
+    write(
+        "chats.toml",
+        "name = \"talk\"\n[data]\ntrain = \"lines.jsonl\"\n[model]\nfamily = \"no-such-model\"\n",
+    );
+    let (exit, code, error) = house.refused(&["train", "chats.toml"]);
+    assert_eq!((exit, code.as_str()), (1, "invalid_file"), "{error}");
+    assert!(error.to_string().contains("messages"), "{error}");
+    let chat = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    write("lines.jsonl", chat);
+    assert_eq!(house.refused(&["train", "chats.toml"]).1, "model_not_found");
+    assert_eq!(files(), before, "what no job took is taken away again");
+    // A folder is no file.
+    write("lines.toml", &of_lines.replace("lines.jsonl", "."));
+    let (exit, code, error) = house.refused(&["train", "lines.toml"]);
+    assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
+    assert!(error.to_string().contains(".zip"), "{error}");
+    assert_eq!(files(), before);
+    for name in ["lines.jsonl", "texts.jsonl", "lines.toml", "texts.toml", "chats.toml"] {
+        std::fs::remove_file(house.client.path().join(name)).unwrap();
+    }
+}
+
+/// Where a command reads a file, the id of one that is there may stand, and what was there stays there.
+fn files_that_are_there(house: &House) {
+    let kept = house.line(&["files", "upload", "rows.csv"]);
+    let id = kept["id"].as_str().unwrap();
+    let run = house.line(&["attack", "points", id, "--rows", "10"]);
+    assert_eq!((&run["status"], &run["n"]), (&"completed".into(), &10.into()));
+    let spec = format!(
+        "name = \"chosen\"\ntask = \"classification\"\nseeds = 1\ncandidates = [{{ family = \"mlp\", hidden = [] }}]\n[data]\n\
+         train = \"{id}\"\nvalid_fraction = 0.4\ntest = \"rows.csv\"\ntarget = \"label\"\n[train]\nepochs = 10\nbatch_size = 8\n\
+         optimizer = {{ name = \"adam\", lr = 0.02 }}\n[budget]\nminutes = 0.5\n"
+    );
+    let write = |text: &str| std::fs::write(house.client.path().join("choose.toml"), text).unwrap();
+    write(&spec);
+    let done = house.line(&["choose", "choose.toml"]);
+    assert_eq!(done["recommendation"]["model"], "chosen@1", "{done}");
+    let files = || house.line(&["files", "ls"])["files"].as_array().unwrap().len();
+    let before = files();
+    write(&spec.replace("seeds = 1", "seeds = 0"));
+    assert!(house.refused(&["choose", "choose.toml"]).2.to_string().contains("seeds"));
+    assert_eq!(files(), before, "what was brought for nothing is taken away again");
+    assert_eq!(house.line(&["files", "rm", id])["deleted"], true, "what was there stays there");
+    assert_eq!(house.refused(&["attack", "points", id, "--rows", "10"]).1, "file_not_found");
+    write(&spec);
+    assert_eq!(house.refused(&["choose", "choose.toml"]).1, "file_not_found");
+    std::fs::remove_file(house.client.path().join("choose.toml")).unwrap();
 }
 
 /// An export is the same files as there; what jobs, batches and cascades do there is asked from here.

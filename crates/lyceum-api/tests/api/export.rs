@@ -4,8 +4,11 @@ use crate::adapters::{bring, peft};
 use crate::client::{Answer, Client, ok};
 use crate::house::{House, by_hand};
 use crate::language;
+use lyceum_kernels::stored::Stored;
 use lyceum_service::export::{self, Format};
 use lyceum_service::language::adapter::{ImportAdapter, import};
+use lyceum_service::language::import::{Import, import as import_whole};
+use lyceum_service::language::open::Layout;
 use lyceum_store::keys::{self, KeyGrant};
 use lyceum_store::models;
 use lyceum_types::clock::Timestamp;
@@ -125,4 +128,72 @@ async fn an_adapter_is_taken_away_as_it_is_or_in_its_base() {
     assert_eq!(them.get("/v1/models/one/export").await.refused(404).1, "model_not_found");
     let body = json!({"model": "one", "prompt": "the cat", "max_tokens": 4});
     assert_eq!(house.client.post("/v1/completions", &body).await.status, 200, "it is served as before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adapter_of_a_gguf_base_becomes_a_model_in_hugging_faces_layout() {
+    let house = language::house().await;
+    bring(&house, "one", "tiny", peft(&house, "one", 1)).await.unwrap();
+    let (_, secret) = house.key(&[KeyScope::Admin], None).await;
+    let manager = Client { key: Some(secret), ..house.client.clone() };
+    let files = unpacked(&manager.get("/v1/models/one/export?format=safetensors").await);
+    assert_eq!(files, written(&house, "one", Some(Format::Safetensors)).await);
+    for name in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let read: serde_json::Result<serde_json::Value> = serde_json::from_slice(&files[name]);
+        assert!(read.is_ok(), "{name}");
+    }
+    let folder = house.dir.path().join("whole");
+    std::fs::create_dir(&folder).unwrap();
+    files.iter().for_each(|(name, bytes)| std::fs::write(folder.join(name), bytes).unwrap());
+    let request = Import {
+        path: folder,
+        name: "whole".parse().unwrap(),
+        source: "test".into(),
+        layout: Layout::default(),
+        licence: None,
+    };
+    let project = Project::default_project();
+    import_whole(house.service.store(), &project, request, &Control::new(), &by_hand()).await.unwrap();
+
+    // The same weights to the last bit, of which the adapter's matrices are merged.
+    let opened = async |name: &str| house.service.language(&project, &name.parse().unwrap()).await.unwrap();
+    let (tuned, whole) = (opened("one").await, opened("whole").await);
+    let adapter = &tuned.added.as_ref().unwrap().adapter;
+    let merged = tuned.model.merged(adapter, Some(Stored::F32)).unwrap().language_safetensors().unwrap();
+    assert!(whole.model.language_safetensors().unwrap() == merged);
+    assert_ne!(merged, opened("tiny").await.model.language_safetensors().unwrap());
+    assert_eq!(whole.words.tokenizer.ends(), tuned.words.tokenizer.ends());
+
+    let tokens = async |model: &str, body: &serde_json::Value| {
+        let mut body = body.clone();
+        body["model"] = json!(model);
+        house.client.post("/tokenize", &body).await.json()["tokens"].clone()
+    };
+    for body in [
+        json!({"prompt": "the cat, thrice: süß 漢字 12345\n\n  and  more"}),
+        json!({"prompt": "<|im_start|>user <tool_call>x</tool_call>"}),
+        json!({"messages": [{"role": "user", "content": "the <|im_end|> of it"}]}),
+    ] {
+        let ours = tokens("one", &body).await;
+        assert!(ours.as_array().unwrap().len() > 3, "{ours}");
+        assert_eq!(ours, tokens("whole", &body).await, "{body}");
+    }
+    // Answers are those of the served one, but for the rounding of what it keeps in blocks.
+    let likely = async |model: &str, prompt: &str| {
+        let body =
+            json!({"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 5});
+        let answer = ok(&house.client.post("/v1/completions", &body).await);
+        answer["choices"][0]["logprobs"]["top_logprobs"][0].as_object().unwrap().clone()
+    };
+    for prompt in ["the cat", "a", "hello there"] {
+        let (ours, theirs) = (likely("one", prompt).await, likely("whole", prompt).await);
+        let near = |(token, x): (&String, &serde_json::Value)| {
+            let y = theirs.get(token)?.as_f64()?;
+            ((x.as_f64()? - y).abs() < 0.05).then_some(())
+        };
+        let n_near = ours.iter().filter_map(near).count();
+        assert!(n_near >= 4, "{ours:?} {theirs:?}");
+        let base = likely("tiny", prompt).await;
+        assert_ne!(base, ours);
+    }
 }

@@ -62,6 +62,64 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// `tokenizer.json` and `tokenizer_config.json` of this tokenizer. The tokens that end an answer beyond the first are
+    /// for `generation_config.json`.
+    ///
+    /// # Errors
+    /// A vocabulary that these files cannot say: SentencePiece with scores, or one with a token twice.
+    pub fn to_json(&self) -> Result<(Vec<u8>, Value), LanguageError> {
+        let Body::Pipeline(tokenizer) = &self.body else {
+            let problem =
+                "a SentencePiece vocabulary with scores has no merges, which a tokenizer.json needs";
+            return Err(LanguageError::Tokenizer(problem.into()));
+        };
+        let mut written = tokenizer.as_ref().clone();
+        let name = |id: u32| {
+            written.id_to_token(id).ok_or_else(|| LanguageError::Tokenizer(format!("token {id} has no name")))
+        };
+        let mut config = serde_json::json!({ "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": false });
+        for (key, id) in [("bos_token", self.bos), ("eos_token", self.eos()), ("unk_token", self.unk)] {
+            if let Some(id) = id {
+                config[key] = name(id)?.into();
+            }
+        }
+        if written.get_post_processor().is_none() && !(self.prefix.is_empty() && self.suffix.is_empty()) {
+            let step = |id: &u32| {
+                Ok::<_, LanguageError>(
+                    serde_json::json!({ "SpecialToken": { "id": name(*id)?, "type_id": 0 } }),
+                )
+            };
+            let text =
+                |id: &str, segment: u32| serde_json::json!({ "Sequence": { "id": id, "type_id": segment } });
+            let around = |texts: Vec<Value>| {
+                let before = self.prefix.iter().map(step);
+                let behind = self.suffix.iter().map(step);
+                before.chain(texts.into_iter().map(Ok)).chain(behind).collect::<Result<Vec<_>, _>>()
+            };
+            let mut specials = serde_json::Map::new();
+            for id in self.prefix.iter().chain(&self.suffix) {
+                let token = serde_json::json!({ "id": name(*id)?, "ids": [id], "tokens": [name(*id)?] });
+                specials.insert(name(*id)?, token);
+            }
+            let form = serde_json::json!({ "type": "TemplateProcessing", "single": around(vec![text("A", 0)])?,
+                "pair": around(vec![text("A", 0), text("B", 0)])?, "special_tokens": specials });
+            let processor: tokenizers::PostProcessorWrapper = serde_json::from_value(form)
+                .map_err(|error| LanguageError::Tokenizer(format!("its form of texts: {error}")))?;
+            written.with_post_processor(Some(processor));
+        }
+        let json = written.to_string(false).map_err(library)?.into_bytes();
+        let read = Tokenizer::from_json(&json, Some(&config))?;
+        let same = read.pieces == self.pieces
+            && read.joins == self.joins
+            && (read.affixes(), read.bos, read.unk, read.eos())
+                == (self.affixes(), self.bos, self.unk, self.eos());
+        match same {
+            true => Ok((json, config)),
+            false => Err(LanguageError::Tokenizer("a tokenizer.json would have other tokens".into())),
+        }
+    }
+
     /// The id of a special token that `tokenizer_config.json` names, as a string or as an object with `content`.
     fn named(&self, config: &Value, key: &str) -> Result<Option<u32>, LanguageError> {
         let text = match &config[key] {

@@ -6,8 +6,11 @@ use super::{Added, Language};
 use crate::export::{Content, File};
 use lyceum_kernels::stored::Stored;
 use lyceum_models::LoadError;
+use lyceum_models::causal_lm::{Config, families};
 use lyceum_nn::checkpoint::Checkpoint;
+use lyceum_store::vault::KeyedPath;
 use lyceum_types::manifest::DESCRIPTION_FILES;
+use serde_json::json;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
@@ -38,26 +41,67 @@ pub(crate) fn gguf(language: &Language, out: &mut dyn Write) -> Result<(), OpenE
     out.flush().map_err(|source| OpenError::Read { path: path.path().to_owned(), source })
 }
 
-/// `model.safetensors` (f32) beside the base's descriptions.
+/// `model.safetensors` (f32) beside the base's descriptions, which are made of its metadata where it came as GGUF.
 ///
 /// # Errors
-/// The model is no adapter, or its base did not come in Hugging Face's layout.
+/// The model is no adapter, or what its base is and its words cannot be said in Hugging Face's layout.
 pub(crate) fn safetensors(language: &Language) -> Result<Vec<File>, OpenError> {
     let added = added(language)?;
     let from = &added.base.dir;
-    if !from.join("config.json").is_file() {
-        let problem = "the base is no model in Hugging Face's layout; export as gguf";
-        return Err(OpenError::File { path: from.path().to_owned(), problem: problem.into() });
-    }
-    // The index names the base's shards.
-    let mut files: Vec<File> = DESCRIPTION_FILES
-        .into_iter()
-        .filter(|name| *name != "model.safetensors.index.json" && from.join(name).is_file())
-        .map(|name| File::new(name, Content::Kept(from.join(name))))
-        .collect();
+    let mut files = match from.join(GGUF).is_file() {
+        true => descriptions(language, from)?,
+        // The index names the base's shards.
+        false => DESCRIPTION_FILES
+            .into_iter()
+            .filter(|name| *name != "model.safetensors.index.json" && from.join(name).is_file())
+            .map(|name| File::new(name, Content::Kept(from.join(name))))
+            .collect(),
+    };
     let merged = language.model.merged(&added.adapter, Some(Stored::F32))?;
     let weights = merged.language_safetensors().map_err(LoadError::Nn)?;
     files.push(File::new("model.safetensors", Content::Made(weights)));
+    Ok(files)
+}
+
+/// What a GGUF file says of its model, as the files beside safetensors.
+fn descriptions(language: &Language, from: &KeyedPath) -> Result<Vec<File>, OpenError> {
+    let refused = |what: String| OpenError::File {
+        path: from.path().to_owned(),
+        problem: format!("{what}; export as gguf or peft"),
+    };
+    let config = language.model.language_config().ok_or_else(|| refused("it is no language model".into()))?;
+    // An import may have cut the context; the weights have all of it.
+    let whole = Config {
+        max_position_embeddings: open::description(from)?.max_position_embeddings,
+        ..config.clone()
+    };
+    let mut config = families::to_hugging_face(&whole).map_err(|error| refused(error.to_string()))?;
+    let words = &language.words;
+    let (tokenizer, mut spelling) = words.tokenizer.to_json().map_err(|error| refused(error.to_string()))?;
+    let mut generation = json!({});
+    let ends = words.tokenizer.ends();
+    for described in [&mut config, &mut generation] {
+        if let Some(bos) = words.tokenizer.bos() {
+            described["bos_token_id"] = json!(bos);
+        }
+        if !ends.is_empty() {
+            described["eos_token_id"] = json!(ends);
+        }
+    }
+    if let Some(template) = &words.template {
+        spelling["chat_template"] = json!(template.source());
+    }
+    let mut files = vec![File::new("tokenizer.json", Content::Made(tokenizer))];
+    for (name, described) in
+        [("config.json", config), ("tokenizer_config.json", spelling), ("generation_config.json", generation)]
+    {
+        let bytes = serde_json::to_vec_pretty(&described).expect("plain data can be written: bug");
+        files.push(File::new(name, Content::Made(bytes)));
+    }
+    if let Some(licence) = &language.manifest.licence {
+        let front = format!("---\nlicense: {licence:?}\n---\n");
+        files.push(File::new("README.md", Content::Made(front.into_bytes())));
+    }
     Ok(files)
 }
 

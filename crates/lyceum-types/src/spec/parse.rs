@@ -77,6 +77,11 @@ impl Job {
     }
 }
 
+/// Whether a job spec, right or wrong, is one that tunes an imported model further.
+pub fn tunes(spec: &serde_json::Value) -> bool {
+    tune::is_meant(&tree::from_json(spec))
+}
+
 fn read_job(root: &Node) -> Result<Job, Vec<Problem>> {
     match tune::is_meant(root) {
         true => tune::read(root).map(|spec| Job::Tune(Box::new(spec))),

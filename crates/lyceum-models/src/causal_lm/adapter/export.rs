@@ -30,7 +30,9 @@ impl Adapter {
     ) -> Result<(), LoadError> {
         self.fits(base)?;
         let config = base.language_config().ok_or_else(|| wrong_input("lora", "a language model"))?;
-        let family = FAMILIES.iter().find(|family| family.model_type == config.model_type);
+        let family = FAMILIES
+            .iter()
+            .find(|family| [family.model_type, family.gguf].contains(&config.model_type.as_str()));
         let family = family.expect("a loaded model has a family: bug");
         let mut changed: HashMap<String, (Module, LowRank)> = HashMap::new();
         for (layer, module, part) in self.factors.parts(config) {

@@ -11,8 +11,10 @@ mod mistral;
 mod qwen2;
 mod qwen3;
 mod smollm3;
+mod written;
 
 pub use describe::{DescribeError, Gguf, HuggingFace};
+pub use written::to_hugging_face;
 
 use super::Config;
 

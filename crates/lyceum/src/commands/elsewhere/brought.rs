@@ -2,7 +2,7 @@
 
 use super::trust::id_of;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::remote::{Client, path_of};
 use lyceum_types::ids::FileId;
 use std::path::Path;
@@ -36,6 +36,22 @@ impl Brought {
         }
         Ok(())
     }
+}
+
+/// What was asked for with these files; where the server refused it they are taken away again.
+pub(super) fn unless_refused<T>(
+    asked: Result<T, Failure>,
+    client: &Client,
+    brought: impl IntoIterator<Item = Brought>,
+) -> Result<T, Failure> {
+    // Of one that cannot be heard nobody knows whether it reads them now.
+    if let Err(failure) = &asked
+        && failure.exit != Exit::Unreachable
+    {
+        // Why it was refused counts, whatever becomes of them.
+        brought.into_iter().for_each(|file| _ = file.end(client));
+    }
+    asked
 }
 
 /// Asks for what takes a while on a thread of its own, so that Ctrl-C is heard: the server ends what nobody waits for when

@@ -1,7 +1,7 @@
 //! `preview` through a server: the files are brought for this look alone, judged there, and shown as they are here.
 
 use super::brought::patiently;
-use super::training::request;
+use super::training::{of_rows, request};
 use super::trust::document;
 use crate::commands::preview::{Preview, tell};
 use crate::context::Context;
@@ -17,7 +17,7 @@ impl Preview {
         let folder = self.spec.parent().unwrap_or(Path::new("."));
         let mut brought = Vec::new();
         let asked =
-            document(&self.spec).and_then(|spec| request(client, spec, folder, "user_data", &mut brought));
+            document(&self.spec).and_then(|spec| request(client, spec, folder, of_rows, &mut brought));
         let found = match asked {
             Ok(body) => {
                 let part = Part::from(self.part).as_str();

@@ -1,6 +1,6 @@
 //! `train` and `jobs` through a server: the data is brought, the job is asked for and followed until it ends.
 
-use super::brought::Brought;
+use super::brought::{Brought, unless_refused};
 use super::trust::{document, id_of};
 use crate::commands::jobs::{Command as JobsCommand, Jobs};
 use crate::commands::train::Train;
@@ -10,6 +10,7 @@ use crate::remote::{Client, path_of};
 use crate::training::refuse_held;
 use crate::{gate, output};
 use lyceum_types::spec::GateSpec;
+use lyceum_types::spec::parse::tunes;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
@@ -42,21 +43,33 @@ impl Train {
             spec["seed"] = json!(seed);
         }
         let mut brought = Vec::new();
-        let request = request(client, spec, folder, "fine-tune", &mut brought);
+        let purpose = if tunes(&spec) { of_chats } else { of_rows };
+        let request = request(client, spec, folder, purpose, &mut brought);
         brought.iter().for_each(|(name, file)| output::note(format!("{name} is {} there", file.id)));
-        let request = request?;
-        let started = client.post(JOBS, &request)?;
+        let asked = request.and_then(|request| client.post(JOBS, &request));
+        let started = unless_refused(asked, client, brought.into_iter().map(|(_, file)| file))?;
         output::note(format!("{} is under way", id_of(&started)?));
         follow(context, client, started).await
     }
 }
 
-/// The request for a training by this spec, whose files are brought: their names, and what they are there.
+/// The purpose of a file of a job that reads chats, which are judged as they arrive; its texts are none.
+fn of_chats(part: &str) -> &'static str {
+    if part == "texts" { "user_data" } else { "fine-tune" }
+}
+
+/// The purpose of a file whose rows mean what a spec says: the job that reads them judges them.
+pub(super) fn of_rows(_: &str) -> &'static str {
+    "user_data"
+}
+
+/// The request for a training by this spec, whose files are brought, each for the `purpose` of its part of the spec: their
+/// names, and what they are there.
 pub(super) fn request(
     client: &Client,
     mut spec: Value,
     folder: &Path,
-    purpose: &str,
+    purpose: fn(&str) -> &'static str,
     brought: &mut Vec<(String, Brought)>,
 ) -> Result<Value, Failure> {
     let family = spec["model"]["family"].as_str().unwrap_or_default().to_owned();
@@ -72,7 +85,7 @@ pub(super) fn request(
     let mut request = json!({ "model": family, "method": { "type": "train" } });
     for (table, part, field) in FILES {
         let Some(name) = spec[table][part].as_str().map(str::to_owned) else { continue };
-        let file = Brought::bring(client, (folder, &name), purpose)?;
+        let file = Brought::bring(client, (folder, &name), purpose(part))?;
         spec[table][part] = json!(file.id);
         if !field.is_empty() {
             request[field] = json!(file.id);

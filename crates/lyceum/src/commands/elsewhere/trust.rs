@@ -1,5 +1,6 @@
 //! `attack`, `cascade`, `choose` and `privacy` through a server: data is brought, work is asked for and waited for.
 
+use super::brought::{Brought, unless_refused};
 use crate::commands::attack::{self, Attack};
 use crate::commands::cascade::{self, CascadeCommand, What};
 use crate::commands::choose::Choose;
@@ -12,7 +13,7 @@ use lyceum_types::cascade::{Cascade, CascadeReport};
 use lyceum_types::ids::ModelRef;
 use lyceum_types::limits;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two looks at work under way.
@@ -71,10 +72,11 @@ impl Attack {
                 body["gate"][name] = json!(bound);
             }
         }
-        let file = self.data.as_ref().map(|data| client.upload(data, "evals")).transpose()?;
-        let file = file.as_ref().map(id_of).transpose()?;
-        if let Some(file) = file {
-            body["data"] = json!(file);
+        let bring =
+            |data: &PathBuf| Brought::bring(client, (Path::new(""), &data.to_string_lossy()), "evals");
+        let file = self.data.as_ref().map(bring).transpose()?;
+        if let Some(file) = &file {
+            body["data"] = json!(file.id);
         }
         let run = async {
             let started = client.post("/v1/robustness/runs", &body)?;
@@ -82,8 +84,7 @@ impl Attack {
             wait(context, client, &path, started).await
         };
         let done = run.await;
-        // The rows were brought for this run alone.
-        let removed = file.map(|file| client.delete(&format!("/v1/files/{file}")));
+        let removed = file.map(|file| file.end(client));
         let done = done?;
         removed.transpose()?;
         if context.is_json() {
@@ -191,13 +192,19 @@ impl Choose {
         }
         let mut document = document(&self.spec)?;
         let folder = self.spec.parent().unwrap_or(Path::new("."));
-        for part in ["train", "valid", "test"] {
-            let Some(name) = document["data"][part].as_str().map(str::to_owned) else { continue };
-            let kept = client.upload(&folder.join(&name), "user_data")?;
-            output::note(format!("{name} is {} there", kept["id"].as_str().unwrap_or_default()));
-            document["data"][part] = kept["id"].clone();
-        }
-        let started = client.post("/v1/model_selections", &document)?;
+        let mut brought = Vec::new();
+        let mut bring = || {
+            for part in ["train", "valid", "test"] {
+                let Some(name) = document["data"][part].as_str().map(str::to_owned) else { continue };
+                let file = Brought::bring(client, (folder, &name), "user_data")?;
+                output::note(format!("{name} is {} there", file.id));
+                document["data"][part] = json!(file.id);
+                brought.push(file);
+            }
+            client.post("/v1/model_selections", &document)
+        };
+        let started = bring();
+        let started = unless_refused(started, client, brought)?;
         let path = format!("/v1/model_selections/{}", path_of(id_of(&started)?));
         output::note(format!("{} is under way", id_of(&started)?));
         let done = wait(context, client, &path, started).await?;
