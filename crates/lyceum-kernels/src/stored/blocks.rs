@@ -235,19 +235,25 @@ unsafe fn columns(p: &Product<'_>, place: &Place<'_>, tiles: Range<usize>) {
                     let len = kind.block_len().max(numbers);
                     blocks.start * numbers / len..blocks.end * numbers / len
                 };
-                let source = |i: usize, first: usize| match opened {
-                    None => Source::of(place.weight, &woven(first), blocks.start),
-                    // SAFETY: the buffer has room for a stretch of each; the rest is the caller's.
-                    Some(opened) => unsafe {
-                        let to = buffer.wrapping_add(i * woven_bytes);
-                        // Behind it in memory: the next stretch, or the woven tiles of the next group.
-                        let (tile, block) = match blocks.end {
-                            end if end == n_blocks => (first + n_woven * WOVEN, 0),
-                            end => (first, own(&(end..end)).start),
-                        };
-                        let next = place.weight.first_byte(tile, block);
-                        Source::open(place.weight, &woven(first), &own(&blocks), (opened, to), next)
-                    },
+                let source = |i: usize, first: usize| {
+                    // Behind it in memory: the next stretch, or the woven tiles of the next group.
+                    let (tile, block) = match blocks.end {
+                        end if end == n_blocks => (first + n_woven * WOVEN, 0),
+                        end => (first, own(&(end..end)).start),
+                    };
+                    let next = place.weight.first_byte(tile, block);
+                    let own = own(&blocks);
+                    match opened {
+                        None => {
+                            let source = Source::of(place.weight, &woven(first), own.start);
+                            if n_panels > 1 { source.before(next, own.len()) } else { source }
+                        }
+                        // SAFETY: the buffer has room for a stretch of each; the rest is the caller's.
+                        Some(opened) => unsafe {
+                            let to = buffer.wrapping_add(i * woven_bytes);
+                            Source::open(place.weight, &woven(first), &own, (opened, to), next)
+                        },
+                    }
                 };
                 let mut sources = [const { None }; GROUP_MAX];
                 for ((i, first), to) in together.clone().step_by(WOVEN).enumerate().zip(&mut sources) {
@@ -320,6 +326,11 @@ impl Source {
         Source { heads, bodies, head, body, block_step, opened: None, ahead: Ahead::NOTHING }
     }
 
+    /// With what is `next` in memory, as many blocks.
+    fn before(self, next: *const u8, n_blocks: usize) -> Source {
+        Source { ahead: Ahead { at: next, lines: n_blocks * self.block_step / 64 }, ..self }
+    }
+
     /// Opened, in `to`.
     ///
     /// # Safety
@@ -331,9 +342,8 @@ impl Source {
         (opened, to): (&'static Opened, *mut u8),
         next: *const u8,
     ) -> Source {
-        let (Source { heads, bodies, block_step, .. }, n_tiles) =
-            (Source::of(weight, woven, blocks.start), woven.len());
-        let ahead = Ahead { at: next, lines: blocks.len() * block_step / 64 };
+        let (source, n_tiles) = (Source::of(weight, woven, blocks.start), woven.len());
+        let Source { heads, bodies, block_step, ahead, .. } = source.before(next, blocks.len());
         let opening = Opening { heads, bodies, block_step, n_tiles, n_blocks: blocks.len(), to };
         // SAFETY: the caller's.
         unsafe { (opened.open)(&opening) }
