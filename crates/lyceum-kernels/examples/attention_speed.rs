@@ -19,6 +19,7 @@ fn main() {
             mask: Mask::Causal { first_position: 0 },
             key_lens: None,
             dropout: None,
+            may_round: false,
             q: Rows::dense(t, 3 * c),
             kv: Rows::dense(t, 3 * c),
             out: Rows::dense(t, c),

@@ -183,6 +183,11 @@ impl Params {
         self.list[id.0 as usize].stored.as_deref()
     }
 
+    /// Whether products with a weight round the other operand: those of stored forms other than floats.
+    pub fn rounds_activations(&self, id: ParamId) -> bool {
+        self.stored(id).is_some_and(|weight| !matches!(weight.tile_kind(), Stored::F32 | Stored::F16))
+    }
+
     /// Whether a stored weight gives rows of the two classes different bits here ([`RowClass`](crate::RowClass)).
     pub fn tells_row_classes_apart(&self) -> bool {
         let mut stored = self.list.iter().filter_map(|param| param.stored.as_deref());

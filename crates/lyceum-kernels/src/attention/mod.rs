@@ -14,11 +14,15 @@
 //! neither the queries beside it nor the length of the buffer, so that decoding one row at a time against a
 //! cache repeats the bits of the whole sequence.
 //!
+//! Rows that may be rounded have a way of their own with AMX (`amx`), as in [`paged`].
+//!
 //! Keys come in blocks of [`BLOCK`]; what the blocks of a query say is put together from the first to the
 //! last, as in Milakov and Gimelshein 2018 (arXiv:1805.02867). [`paged`] does the same over pages.
 //!
 //! Tasks are (example, head) pairs, on the way back (example, head of keys); all sums have one order.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod backward;
 mod blocks;
 pub mod paged;
@@ -104,6 +108,9 @@ pub struct Attention<'a> {
     pub key_lens: Option<&'a [u32]>,
     /// Drops probabilities; element `(b, h, t, s)` of `[B, H, T, S]` has that number.
     pub dropout: Option<Dropout>,
+    /// Whether queries, keys, weights and values may be rounded to bf16 where the processor has tiles of such products
+    /// (AMX, every query sees all keys, heads of a multiple of 32 numbers, neither dropout nor log-sum-exps asked for).
+    pub may_round: bool,
     pub q: Rows,
     /// Of both keys and values.
     pub kv: Rows,
@@ -206,6 +213,8 @@ pub fn attention(
         assert_eq!(lse.len(), shape.batch * heads * n_queries, "attention: log-sum-exps");
     }
     let path = cpu::path();
+    #[cfg(target_arch = "x86_64")]
+    let in_tiles = amx::takes(path, shape, lse.is_some());
     let (out, lse) = (Parts::new(out), lse.map(Parts::new));
     parallel_for(shape.batch * heads, |task| {
         let (b, h) = (task / heads, task % heads);
@@ -216,6 +225,16 @@ pub fn attention(
         let q = q[b * shape.q.batch + h * d..].as_ptr();
         let (k, v) = (k.as_ptr().wrapping_add(kv_at), v.as_ptr().wrapping_add(kv_at));
         let out = out.pointer(b * shape.out.batch + h * d);
+        #[cfg(target_arch = "x86_64")]
+        if in_tiles {
+            let n_keys = shape.visible(b, 0).len();
+            scratch::with_f32(amx::memory(n_keys, d), |memory| {
+                // SAFETY: the processor has AMX; `check` saw that all rows lie inside their buffers, and those of this
+                // head are written by this task alone.
+                unsafe { amx::head(shape, n_keys, q, k, v, out, memory) }
+            });
+            return;
+        }
         let cols = columns(shape.visible(b, n_queries - 1).end);
         scratch::with_f32(cols * d + (ROWS + 1) * BLOCK + ROWS * d, |memory| {
             on_path!(path, head_forward(path: CpuPath, shape: &Attention<'_>, task: usize, q: *const f32, k: *const f32, v: *const f32, out: *mut f32, lse: Option<&mut [f32]>, memory: &mut [f32]));

@@ -35,6 +35,7 @@ impl Case {
             mask: self.mask,
             key_lens: self.lens,
             dropout: (self.dropout > 0.0).then_some(Dropout { p: self.dropout, seed: 5, stream: 9 }),
+            may_round: false,
             q: Rows::dense(self.t, q_row),
             kv: Rows::dense(self.s, kv_row),
             out: Rows::dense(self.t, out_row),
@@ -268,6 +269,77 @@ fn what_a_query_may_not_see_does_not_reach_it_even_when_it_is_not_a_number() {
         let after = run(&qkv);
         assert_eq!(before[..20 * a.out.row], after[..20 * a.out.row]);
         assert!(after[20 * a.out.row].is_nan(), "and what it sees is not hidden");
+    });
+}
+
+/// The nearest bf16 numbers.
+fn rounded(x: Vec<f32>) -> Vec<f32> {
+    let to_bf16 = |x: f32| f32::from_bits((x.to_bits() + 0x7fff + (x.to_bits() >> 16 & 1)) & 0xffff_0000);
+    x.into_iter().map(to_bf16).collect()
+}
+
+#[test]
+fn texts_that_may_be_rounded_agree_with_f64_of_rounded_inputs_whatever_padding_follows() {
+    let cases = [
+        Case { lens: Some(&[70, 1, 0, 33]), ..Case::new(4, 2, 32, 70, 70, Mask::Full) },
+        Case { kv_heads: 1, ..Case::new(2, 3, 64, 33, 300, Mask::Full) },
+        Case { lens: Some(&[16, 130]), ..Case::new(2, 1, 96, 1, 130, Mask::Full) },
+        Case { lens: Some(&[31]), ..Case::new(1, 2, 24, 40, 31, Mask::Full) },
+        Case::new(1, 2, 32, 40, 40, CAUSAL),
+        Case { dropout: 0.1, ..Case::new(1, 2, 32, 40, 40, Mask::Full) },
+    ];
+    each_path(|| {
+        for case in &cases {
+            let exact = case.shape(case.heads * case.d + 1, case.kv_heads * case.d + 2);
+            let q = rounded(numbers(case.batch * exact.q.batch, 1));
+            let mut kv = [2, 3].map(|seed| rounded(numbers(case.batch * exact.kv.batch, seed)));
+            let want = &twin(&exact, &q, &kv[0], &kv[1], &vec![0.0; case.batch * exact.out.batch])[0];
+            let a = Attention { may_round: true, ..exact };
+            let run = |a: &Attention<'_>, [k, v]: &[Vec<f32>; 2]| {
+                let mut out = vec![9.0; case.batch * a.out.batch];
+                attention(a, &q, k, v, &mut out, None);
+                out
+            };
+            let got = run(&a, &kv);
+            for (b, got) in got.chunks_exact(a.out.batch).enumerate() {
+                for (t, got) in got.chunks_exact(a.out.row).enumerate() {
+                    let width = case.heads * case.d;
+                    for (i, got) in got[..width].iter().enumerate() {
+                        close(*got, want[(b * case.t + t) * width + i], 4e-3);
+                    }
+                    assert_eq!(got[width..], [9.0; 3], "gaps are left alone");
+                }
+            }
+            let in_tiles = cpu::path() == CpuPath::Amx
+                && case.d % 32 == 0
+                && case.mask == Mask::Full
+                && case.dropout == 0.0;
+            assert_eq!(run(&exact, &kv) != got, in_tiles, "only there it is another way: {case:?}");
+            // What stands where no key is reaches nobody.
+            for (b, &n) in case.lens.unwrap_or_default().iter().enumerate() {
+                for x in &mut kv {
+                    x[b * a.kv.batch + n as usize * a.kv.row..(b + 1) * a.kv.batch].fill(f32::NAN);
+                }
+            }
+            assert_eq!(run(&a, &kv), got);
+        }
+    });
+}
+
+#[test]
+fn a_text_that_may_be_rounded_has_the_bits_it_has_without_padding() {
+    each_path(|| {
+        let case = Case { lens: Some(&[45, 90]), ..Case::new(2, 2, 32, 90, 90, Mask::Full) };
+        let c = case.heads * case.d;
+        let a = Attention { may_round: true, ..case.shape(3 * c, 3 * c) };
+        let qkv = numbers(2 * a.q.batch, 1);
+        let mut out = vec![0.0; 2 * a.out.batch];
+        attention(&a, &qkv, &qkv[c..], &qkv[2 * c..], &mut out, None);
+        let short = Case::new(1, 2, 32, 45, 45, Mask::Full).shape(3 * c, 3 * c);
+        let short = Attention { may_round: true, ..short };
+        let mut alone = vec![0.0; short.out.batch];
+        attention(&short, &qkv, &qkv[c..], &qkv[2 * c..], &mut alone, None);
+        assert_eq!(alone, out[..alone.len()]);
     });
 }
 

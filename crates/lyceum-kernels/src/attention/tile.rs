@@ -50,9 +50,12 @@ pub(super) unsafe fn pack_panel<S: Simd>(from: *const f32, row: usize, n: usize,
 }
 
 /// `to[c][j] = from[j][c]` for eight by eight floats.
+///
+/// # Safety
+/// The processor has AVX2; eight rows of eight floats are there on both sides.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
+pub(super) unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: usize) {
     use std::arch::x86_64::*;
     // SAFETY: only reached on paths with AVX2; the caller gives eight rows of eight on both sides.
     unsafe {
@@ -78,7 +81,7 @@ unsafe fn transpose8(from: *const f32, from_row: usize, to: *mut f32, to_row: us
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn transpose8(_: *const f32, _: usize, _: *mut f32, _: usize) {
+pub(super) unsafe fn transpose8(_: *const f32, _: usize, _: *mut f32, _: usize) {
     unreachable!("only the portable path exists here: bug")
 }
 

@@ -180,6 +180,7 @@ impl Encoder {
     fn layer(&self, tape: &mut Tape<'_>, layer: &Layer, x: Var, lengths: &[u32]) -> Result<Var, NnError> {
         let options = AttentionOptions {
             key_lens: Some(lengths),
+            may_round: tape.params().rounds_activations(layer.qkv[0].0),
             ..AttentionOptions::full(self.config.num_attention_heads)
         };
         let qkv = tape.linear_joined(x, &layer.qkv)?;

@@ -31,6 +31,8 @@ pub struct AttentionOptions<'a> {
     pub key_lens: Option<&'a [u32]>,
     /// Probability with which a weight is dropped in training.
     pub dropout: f64,
+    /// Whether the inputs and the weights may be rounded to bf16 where that is faster; where nothing is recorded alone.
+    pub may_round: bool,
 }
 
 impl AttentionOptions<'_> {
@@ -43,6 +45,7 @@ impl AttentionOptions<'_> {
             mask: Mask::Full,
             key_lens: None,
             dropout: 0.0,
+            may_round: false,
         }
     }
 
@@ -136,7 +139,8 @@ impl Tape<'_> {
         let dropout = drops.then(|| self.dropout_mask(options.dropout));
         let mut lse = records.then(|| self.take(batch * options.heads * n_queries));
         let mut out = self.take(batch * n_queries * width);
-        let shape = layout.shape(options.mask, options.key_lens, dropout);
+        let mut shape = layout.shape(options.mask, options.key_lens, dropout);
+        shape.may_round = options.may_round;
         let [q, k, v] = inputs.slices(&layout, |var| self.value(var));
         kernel::attention(&shape, q, k, v, &mut out, lse.as_deref_mut());
         let out_shape = Shape::new(&[batch, n_queries, width]);
@@ -245,6 +249,7 @@ impl Layout {
             mask,
             key_lens,
             dropout,
+            may_round: false,
             q: Rows::dense(self.n_queries, self.q_row),
             kv: Rows::dense(self.n_keys, self.kv_row),
             out: Rows::dense(self.n_queries, self.width()),

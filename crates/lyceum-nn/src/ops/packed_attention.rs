@@ -55,6 +55,7 @@ impl Sizes {
             mask,
             key_lens: None,
             dropout: None,
+            may_round: false,
             q: Rows::dense(n, self.row()),
             kv: Rows::dense(n, self.row()),
             out: Rows::dense(n, self.width()),

@@ -6,9 +6,10 @@
 //! before it in the same pass.
 
 use super::super::BLOCK;
+use super::super::amx::{LAYOUT, STEP, TALL, end, product};
 use super::super::tile::{ROWS, Terms};
 use super::{Block, PAGE, Task};
-use crate::amx::{self, LINE, Layout, SIDE};
+use crate::amx::{self, LINE, SIDE};
 use crate::class::RowClass;
 use crate::cpu::CpuPath;
 use crate::matmul::lines;
@@ -17,12 +18,7 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-/// Rows of a product, and numbers along `k` of a step.
-const TALL: usize = 2 * SIDE;
-const STEP: usize = 32;
 const _: () = assert!(PAGE == STEP && BLOCK.is_multiple_of(PAGE));
-
-static LAYOUT: Layout = Layout::of_two(TALL);
 
 /// Whether rows of a class with heads of `d` numbers go this way.
 pub(super) fn takes(path: CpuPath, class: RowClass, d: usize) -> bool {
@@ -232,48 +228,5 @@ impl Look<'_> {
             let to = self.halves.weights.add(2 * i * BLOCK + pages.start * LINE);
             lines(row[start..end].as_ptr(), end - start, to, LINE);
         }
-    }
-}
-
-/// 32 rows at `a`, `a_row` bytes apart, by 32 columns at `b`: two tiles `across` bytes apart, the next of each `along`;
-/// `n` steps, each `a_step` bytes of `a`. The sums are in the tiles then.
-#[inline(always)]
-unsafe fn product(
-    a: *const u8,
-    a_row: usize,
-    a_step: usize,
-    b: *const u8,
-    (across, along): (usize, usize),
-    n: usize,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        amx::zero!("0");
-        amx::zero!("1");
-        amx::zero!("2");
-        amx::zero!("3");
-        for step in 0..n {
-            let (a, b) = (a.wrapping_add(step * a_step), b.wrapping_add(step * along));
-            amx::load!("4", a, a_row);
-            amx::load!("6", b, LINE);
-            amx::dot_bf16!("0", "4", "6");
-            amx::load!("7", b.wrapping_add(across), LINE);
-            amx::dot_bf16!("1", "4", "7");
-            amx::load!("5", a.wrapping_add(SIDE * a_row), a_row);
-            amx::dot_bf16!("2", "5", "6");
-            amx::dot_bf16!("3", "5", "7");
-        }
-    }
-}
-
-/// Stores the sums to rows of `row` floats.
-#[inline(always)]
-unsafe fn end(out: *mut f32, row: usize) {
-    // SAFETY: the caller's.
-    unsafe {
-        amx::store!("0", out, row * size_of::<f32>());
-        amx::store!("1", out.wrapping_add(SIDE), row * size_of::<f32>());
-        amx::store!("2", out.wrapping_add(SIDE * row), row * size_of::<f32>());
-        amx::store!("3", out.wrapping_add(SIDE * row + SIDE), row * size_of::<f32>());
     }
 }

@@ -41,6 +41,7 @@ impl Case {
             mask,
             key_lens: None,
             dropout: None,
+            may_round: false,
             q: Rows::dense(n, self.row()),
             kv: Rows::dense(n, self.row()),
             out: Rows::dense(n, self.heads * self.d),
