@@ -4,7 +4,7 @@
 //! `lyceum-service`, and writes the answer in the contract's words. This crate knows no SQL and no tensors.
 //!
 //! Reading order: [`routes`] (every URL on one page), [`auth`], [`error`] (the only place where an error
-//! becomes a status), [`body`], [`idempotent`], [`rates`], [`sse`], [`batches`] (what asks handlers without a socket), then `handlers/` and `wire/` by the same names.
+//! becomes a status), [`body`], [`idempotent`], [`rates`], [`unread`], [`sse`], [`batches`] (what asks handlers without a socket), then `handlers/` and `wire/` by the same names.
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +25,7 @@ mod receipts;
 mod routes;
 mod sse;
 pub mod tls;
+mod unread;
 mod wire;
 
 /// The shapes of explanations, which the command line prints as well.

@@ -7,7 +7,7 @@ use crate::handlers::{
     moderations, openapi, organization, pii, predict, privacy, registry, rerank, residents, responses,
     robustness, tokens, uploads, usage,
 };
-use crate::{Api, auth, idempotent, observe, places, rates, receipts};
+use crate::{Api, auth, idempotent, observe, places, rates, receipts, unread};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::Method;
@@ -27,6 +27,7 @@ pub(crate) fn router(api: Api) -> Router {
             ApiError::panicked().into_response()
         }))
         .layer(from_fn_with_state(api.clone(), observe::observe))
+        .layer(from_fn(unread::linger))
         .with_state(api);
     match cors {
         Some(cors) => router.layer(cors),

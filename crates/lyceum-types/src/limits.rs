@@ -73,6 +73,10 @@ pub const FILE_EXPIRES_SECONDS: (u64, u64) = (3600, 2_592_000);
 pub const JSON_DEPTH_MAX: usize = 32;
 /// Requests that may be under way at once; the next one is told to come again.
 pub const REQUESTS_MAX: usize = 1024;
+/// How much, and for how long, a client that was answered before its whole request was read may go on sending: so long
+/// its connection stays, or it would lose the answer with it.
+pub const UNREAD_BYTES_MAX: usize = 64 << 20;
+pub const UNREAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait to be taken; the system may hold fewer.
 pub const CONNECTIONS_WAITING_MAX: u32 = 4096;
 /// How long one request may take, from its last byte to its answer (a stream: to its end).

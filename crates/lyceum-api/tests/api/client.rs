@@ -114,8 +114,7 @@ impl Client {
         }
         head += &format!("content-length: {}\r\n\r\n", body.len());
         stream.write_all(head.as_bytes()).await.unwrap();
-        // A server that has refused already may have closed its end.
-        let _ = stream.write_all(body).await;
+        stream.write_all(body).await.unwrap();
         stream
     }
 }

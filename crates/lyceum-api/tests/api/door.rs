@@ -12,6 +12,9 @@ use lyceum_types::ids::{KeyScope, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A path of the table or of the document with its parameters all alike; `{model}:predict` is the table's `{id}`.
 fn plain(path: &str) -> String {
@@ -253,4 +256,51 @@ async fn damaged_weights_are_not_served_and_their_place_stays_inside() {
         "{}",
         answer.text()
     );
+}
+
+/// A megabyte in pieces, behind a head that is enough to refuse the request: the refusal arrives, and the connection
+/// is good for the next request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    const PIECE: usize = 64 << 10;
+    const PIECES: usize = 16;
+    let house = House::new().await;
+    let mut stream = TcpStream::connect(house.client.address).await.unwrap();
+    for path in ["/v1/files", "/v1/chat/completions"] {
+        let length = PIECE * PIECES;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer sk-none\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..PIECES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            stream.write_all(&[b'x'; PIECE]).await.unwrap();
+        }
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("invalid_api_key") {
+            assert_ne!(
+                stream.read_buf(&mut answer).await.unwrap(),
+                0,
+                "{}",
+                String::from_utf8_lossy(&answer)
+            );
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&answer));
+        while !answer.ends_with(b"}") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+        }
+    }
+}
+
+/// Who asks before it sends is told no, and never asked for the body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_that_waits_to_be_asked_is_not_asked() {
+    let house = House::new().await;
+    let mut stream = TcpStream::connect(house.client.address).await.unwrap();
+    let head = "POST /v1/files HTTP/1.1\r\nhost: test\r\nconnection: close\r\nexpect: 100-continue\r\n\
+        content-length: 1000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&answer));
 }
