@@ -111,11 +111,15 @@ const OWN_KEYS: [&str; 11] = [
     "log",
     "log_format",
 ];
+/// The path of the processor.
+pub const CPU_VARIABLE: &str = "LYCEUM_CPU";
+/// Where the user's file is.
+pub const CONFIG_VARIABLE: &str = "LYCEUM_CONFIG";
 /// Variables with our prefix that are no configuration: the processor path (read by the kernels), the
 /// user's file itself, and how a running server is asked.
 const OTHER_VARIABLES: [&str; 5] = [
-    "LYCEUM_CPU",
-    "LYCEUM_CONFIG",
+    CPU_VARIABLE,
+    CONFIG_VARIABLE,
     crate::remote::KEY_VARIABLE,
     crate::remote::URL_VARIABLE,
     crate::remote::CA_VARIABLE,
@@ -142,7 +146,7 @@ impl Sources {
         let config = of("XDG_CONFIG_HOME").and_then(absolute).or_else(|| under_home(".config"));
         Sources {
             local_file: PathBuf::from("lyceum.toml"),
-            user_file: of("LYCEUM_CONFIG").or_else(|| config.map(|dir| dir.join("lyceum/config.toml"))),
+            user_file: of(CONFIG_VARIABLE).or_else(|| config.map(|dir| dir.join("lyceum/config.toml"))),
             default_data_dir: data.map_or_else(|| PathBuf::from(".lyceum"), |dir| dir.join("lyceum")),
             variables,
         }

@@ -1,6 +1,7 @@
 //! Servers that a benchmark starts on loopback and ends: this program with one imported model, and llama.cpp's.
 
 use super::http::Target;
+use crate::config::{CONFIG_VARIABLE, CPU_VARIABLE};
 use crate::failure::{Exit, Failure};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -47,6 +48,7 @@ impl House {
     /// Imports a file or folder of a model.
     pub fn with(model: &Path) -> Result<Self, Failure> {
         let house = Self::empty()?;
+        let model = std::path::absolute(model).map_err(|error| Failure::file("find", model, &error))?;
         let done = house.command()?.arg("import").arg(model).args(["--name", MODEL]).output();
         let done = done.map_err(|error| Failure::file("run", Path::new("lyceum import"), &error))?;
         if !done.status.success() {
@@ -95,9 +97,17 @@ impl House {
         Err(failed("the server ended before it listened", "its errors stand above"))
     }
 
+    /// This program in the house: nothing that is configured for the user's own server reaches it, least of all where that
+    /// is and its key.
     fn command(&self) -> Result<Command, Failure> {
         let program = std::env::current_exe().map_err(|error| cannot(&error))?;
         let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("LYCEUM_") && name != CPU_VARIABLE {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(&self.folder).env(CONFIG_VARIABLE, self.folder.join("config.toml"));
         command.arg("--data-dir").arg(&self.folder);
         command.args(["--threads", &lyceum_kernels::pool::threads().to_string()]);
         Ok(command)
