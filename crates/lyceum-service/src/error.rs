@@ -172,6 +172,10 @@ impl From<StoreError> for ServiceError {
                 tracing::error!(error = %chain(&error), "an object store is needed and does not answer");
                 Self::NotReady { message: "the place where files lie does not answer".into() }
             }
+            StoreError::NoDatabase(_) => {
+                tracing::error!(error = %chain(&error), "the database is needed and does not answer");
+                Self::NotReady { message: "the database does not answer".into() }
+            }
             StoreError::Erased { .. } => {
                 Self::Conflict { code: "project_erased", message: error.to_string() }
             }

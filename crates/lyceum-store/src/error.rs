@@ -69,6 +69,9 @@ pub enum StoreError {
     NotEmpty { path: PathBuf },
     #[error("{path} lies within the data folder")]
     Within { path: PathBuf },
+    /// Operator: the database cannot be asked, now.
+    #[error("the database does not answer")]
+    NoDatabase(#[source] sqlx::Error),
     #[error("database")]
     Database(#[source] sqlx::Error),
     /// Bug or damage: a row holds what this code never writes.
@@ -107,6 +110,36 @@ impl From<sqlx::Error> for StoreError {
                 };
             }
         }
+        if is_away(&error) {
+            return StoreError::NoDatabase(error);
+        }
         StoreError::Database(error)
+    }
+}
+
+/// Whether the database was not there, or went: a connection that cannot be had or breaks, or a server that ends or begins
+/// (PostgreSQL's classes 08 and 57P).
+fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            code.len() == 5 && (code.starts_with("08") || code.starts_with("57P"))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_away_is_told_from_one_that_refuses() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        for away in [sqlx::Error::PoolTimedOut, sqlx::Error::Io(reset), sqlx::Error::PoolClosed] {
+            assert!(matches!(StoreError::from(away), StoreError::NoDatabase(_)));
+        }
+        assert!(matches!(StoreError::from(sqlx::Error::RowNotFound), StoreError::Database(_)));
     }
 }

@@ -219,6 +219,10 @@ impl From<StoreError> for Failure {
                 let fix = "lyceum config show --origin names the place; lyceum blobs check asks it";
                 Failure::new(Exit::Failed, "object_store", message, causes(&*source), fix)
             }
+            StoreError::NoDatabase(source) => {
+                let fix = "lyceum config show --origin names it: start it, or wait for it, and run this again";
+                Failure::new(Exit::Failed, "no_database", text, causes(&source), fix)
+            }
             StoreError::NoObjects { .. } => {
                 let why = "it was written where `blobs` named a bucket, and here it does not";
                 Failure::new(Exit::Failed, "object_store", text, why, "set blobs = \"s3://BUCKET/PREFIX\"")
