@@ -207,7 +207,10 @@ impl CausalLm {
             let x = tape.embedding(self.embed_tokens, ids, &[*n, *time])?;
             let entry = tape.watch_entry(x);
             let x = self.run(tape, entry, positions, |tape, i, qkv| {
-                tape.self_attention(qkv, AttentionOptions { key_lens: Some(lengths), ..self.options(i) })
+                // As when it is served, where rows that are read go their own way there.
+                let may_round = tape.params().tells_row_classes_apart();
+                let options = AttentionOptions { key_lens: Some(lengths), may_round, ..self.options(i) };
+                tape.self_attention(qkv, options)
             })?;
             (entry, x)
         };

@@ -12,7 +12,11 @@ use super::{Op, Operation};
 use crate::tape::relevance::inner;
 use crate::tape::{AttentionMap, Backward, Ledger, Phase, Saved, SavedIds, Slot, Tape, Var, View};
 use crate::{NnError, Shape};
+use lyceum_kernels::attention::paged::{
+    PAGE, PagedAttention, Pages, PagesShape, Span, Storage, paged_attention,
+};
 use lyceum_kernels::attention::{self as kernel, Gradients, Rows};
+use lyceum_kernels::class::RowClass;
 use lyceum_kernels::dropout;
 use lyceum_kernels::matmul::Write;
 
@@ -31,7 +35,8 @@ pub struct AttentionOptions<'a> {
     pub key_lens: Option<&'a [u32]>,
     /// Probability with which a weight is dropped in training.
     pub dropout: f64,
-    /// Whether the inputs and the weights may be rounded to bf16 where that is faster; where nothing is recorded alone.
+    /// Whether the inputs and the weights may be rounded to bf16 where that is faster, and where nothing is recorded: an
+    /// encoder's texts, and sequences as they are when served, with the same bits.
     pub may_round: bool,
 }
 
@@ -136,6 +141,12 @@ impl Tape<'_> {
             Inputs::Separate { q, k, v } => self.needs_grad(&[q, k, v], &[]),
         };
         let drops = self.phase() == Phase::Train && options.dropout > 0.0;
+        if let (Inputs::Fused(qkv), Some(window)) = (inputs, served_window(&options))
+            && !records
+            && !drops
+        {
+            return Ok(self.attend_in_pages(qkv, &layout, window, options.key_lens));
+        }
         let dropout = drops.then(|| self.dropout_mask(options.dropout));
         let mut lse = records.then(|| self.take(batch * options.heads * n_queries));
         let mut out = self.take(batch * n_queries * width);
@@ -149,6 +160,49 @@ impl Tape<'_> {
         let key_lens = options.key_lens.map(|lens| self.save_ids(lens));
         let op = Attention { inputs, heads: layout.heads, mask: options.mask, key_lens, dropout, lse };
         Ok(self.push(Op::Attention(op), out_shape, out, true))
+    }
+
+    /// [`attend`](Self::attend) by the kernel of serving, for the bits that a served sequence has. Rows of padding are zeros.
+    fn attend_in_pages(
+        &mut self,
+        qkv: Var,
+        layout: &Layout,
+        window: Option<usize>,
+        key_lens: Option<&[u32]>,
+    ) -> Var {
+        let (batch, time, width) = (layout.batch, layout.n_queries, layout.width());
+        let each = time.div_ceil(PAGE);
+        let numbers: Vec<u32> = (0..(batch * each) as u32).collect();
+        let span = |b: usize| Span {
+            first_row: b * time,
+            n_rows: key_lens.map_or(time, |lens| lens[b] as usize),
+            first_position: 0,
+            pages: &numbers[b * each..(b + 1) * each],
+            class: RowClass::Bulk,
+        };
+        let spans: Vec<Span<'_>> = (0..batch).map(span).collect();
+        let mut pages = Pages::new(PagesShape {
+            n_layers: 1,
+            n_pages: numbers.len(),
+            kv_heads: layout.heads.keys,
+            head_size: layout.head_size,
+            storage: Storage::F32,
+        });
+        let asked = PagedAttention {
+            heads: layout.heads.queries,
+            scale: layout.scale(),
+            window,
+            q_row: layout.q_row,
+            out_row: width,
+        };
+        let mut out = self.take(batch * time * width);
+        for span in &spans {
+            out[(span.first_row + span.n_rows) * width..(span.first_row + time) * width].fill(0.0);
+        }
+        let x = self.value(qkv);
+        pages.write(0, &spans, x, layout.q_row, width);
+        paged_attention(&pages, 0, &asked, &spans, x, &mut out);
+        self.push(Op::Leaf, Shape::new(&[batch, time, width]), out, false)
     }
 
     fn attention_layout(&self, inputs: Inputs, options: AttentionOptions<'_>) -> Result<Layout, NnError> {
@@ -175,6 +229,16 @@ impl Tape<'_> {
             }
         }
         Ok(layout)
+    }
+}
+
+/// The window of a sequence from its start that may be rounded, which has a way of its own: that of serving.
+fn served_window(options: &AttentionOptions<'_>) -> Option<Option<usize>> {
+    match options.mask {
+        _ if !options.may_round => None,
+        Mask::Causal { first_position: 0 } => Some(None),
+        Mask::Window { first_position: 0, size } => Some(Some(size)),
+        _ => None,
     }
 }
 
