@@ -364,6 +364,11 @@ impl Grads {
         &mut self.buffers[id.0 as usize]
     }
 
+    /// The gradients that came to be, in the order of the parameters.
+    pub fn into_written(self) -> impl Iterator<Item = Vec<f32>> {
+        self.buffers.into_iter().zip(self.written).filter_map(|(buffer, written)| written.then_some(buffer))
+    }
+
     /// The buffer and whether to overwrite or add to it.
     pub(crate) fn slot(&mut self, id: ParamId) -> (&mut [f32], Write) {
         let i = id.0 as usize;

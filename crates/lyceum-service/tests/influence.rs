@@ -1,5 +1,6 @@
 //! Which lines pulled a tuned model's answer where it is: products of gradients are the slopes of small steps, and the sum
-//! over checkpoints ranks lines as training without each of them does.
+//! over checkpoints ranks lines as training without each of them does; and in turns of one layer the same comes out, while others
+//! are served.
 
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping, in its helpers too")]
 
@@ -7,13 +8,16 @@
 #[path = "../../lyceum-train/tests/tiny/mod.rs"]
 mod tiny;
 
+use lyceum_engine::{Engine, EngineLimits, Event as Said, Flow, GenerateRequest};
+use lyceum_explain::ExplainError;
 use lyceum_explain::contextcite::spearman;
 use lyceum_explain::influence::{Checkpoint, gradient, influence, product};
+use lyceum_explain::language::{HEAD_ROWS_A_TURN, Turns, Work, line_gradient, line_products};
 use lyceum_kernels::stored::Stored;
 use lyceum_language::template::ChatTemplate;
 use lyceum_language::tokenizer::{AddSpecial, Specials};
 use lyceum_models::Model;
-use lyceum_models::batch::Batch;
+use lyceum_models::batch::{Batch, IGNORE, Input, Target};
 use lyceum_nn::{ParamKind, Recording, Tape, Workspace};
 use lyceum_store::vault::KeyedPath;
 use lyceum_train::chat::Words;
@@ -25,6 +29,8 @@ use lyceum_types::spec::parse::Job;
 use lyceum_types::spec::tune::TuneSpec;
 use serde_json::{Map, json};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use tiny::{CHATML, base_model, run, tokenizer};
 
 /// Questions with answers; some of those about red contradict the others.
@@ -128,6 +134,106 @@ fn the_product_of_two_gradients_is_the_slope_of_one_loss_along_the_other() {
         let found = product(&model, &own, &row, &mut ws).unwrap();
         assert!((found - slope).abs() < 2e-2 * slope.abs().max(0.05), "line {line}: {found} {slope}");
     }
+}
+
+/// The engine's thread, on which a stream has its steps between turns.
+struct Streamed {
+    engine: Engine,
+    model: Arc<Model>,
+    ws: Option<Workspace>,
+    /// Tokens of the stream, and whether it is under way.
+    said: Arc<AtomicUsize>,
+    runs: Arc<AtomicBool>,
+    /// Tokens that had come when each turn began and when it ended, and the passes that ended with it.
+    turns: Vec<([usize; 2], u64)>,
+}
+
+impl Streamed {
+    fn new(model: Arc<Model>) -> Self {
+        let (said, runs) = (Arc::default(), Arc::default());
+        let engine = Engine::start(EngineLimits::default()).unwrap();
+        Streamed { engine, model, ws: None, said, runs, turns: Vec::new() }
+    }
+
+    /// Asks for an answer as long as the context, where none is on its way.
+    fn stream(&self) {
+        if self.runs.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (said, runs) = (self.said.clone(), self.runs.clone());
+        let sink = move |event| {
+            match event {
+                Said::Token(_) => _ = said.fetch_add(1, Ordering::SeqCst),
+                _ => runs.store(false, Ordering::SeqCst),
+            }
+            Flow::Continue
+        };
+        let request = GenerateRequest::new(self.model.clone(), vec![5, 6, 7], 90, Box::new(sink));
+        self.engine.generate(request).unwrap();
+    }
+}
+
+impl Turns for Streamed {
+    fn turn(&mut self, n_passes: u64, work: Work) -> Result<Vec<Vec<f32>>, ExplainError> {
+        self.stream();
+        let (sender, receiver) = mpsc::channel();
+        let (mut ws, said) = (self.ws.take().unwrap_or_default(), self.said.clone());
+        let task = move || {
+            let before = said.load(Ordering::SeqCst);
+            let found = work(&mut ws);
+            sender.send((found, ws, [before, said.load(Ordering::SeqCst)])).unwrap();
+        };
+        self.engine.with_device(task).unwrap();
+        let (found, ws, tokens) = receiver.recv().unwrap();
+        self.turns.push((tokens, n_passes));
+        self.ws = Some(ws);
+        Ok(found?)
+    }
+}
+
+#[test]
+fn a_line_takes_turns_of_one_layer_between_which_a_stream_goes_on_and_comes_to_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    tuned(folder.path(), None);
+    let past = past(&spec(""), folder.path()).unwrap();
+    let model = Arc::new(past.model_at(&past.kept[20]).unwrap());
+    // Longer than what the head takes in one turn.
+    let long: Vec<u32> = (0..85).map(|i| i * 7 % 250).collect();
+    let long = answer(&long[..9], &long[9..], &(2..76));
+    let lines: Vec<Batch> = (0..3).map(|line| past.line(line)).chain([long.clone()]).collect();
+    let mut ws = Workspace::new();
+    for example in [asked(), long] {
+        let mut turns = Streamed::new(model.clone());
+        let control = Control::new();
+        let found = line_products(&mut turns, &model, &example, lines.iter().cloned(), &control).unwrap();
+        let own = gradient(&model, &example, &mut ws).unwrap();
+        for (line, found) in lines.iter().zip(found) {
+            let whole = product(&model, &own, line, &mut ws).unwrap();
+            assert!((found - whole).abs() <= 1e-5 * whole.abs().max(1e-3), "{found} {whole}");
+        }
+        // The embedding, two layers, the head's rows, and two layers back.
+        let of = |batch: &Batch| 1 + 2 + batch.target.n_terms().div_ceil(HEAD_ROWS_A_TURN) + 2;
+        let n_turns = of(&example) + lines.iter().map(of).sum::<usize>();
+        assert_eq!(turns.turns.len(), n_turns);
+        let passes: u64 = turns.turns.iter().map(|(_, n)| n).sum();
+        assert_eq!(passes, 2 * (lines.len() as u64 + 1));
+        let waited = turns.turns.windows(2).filter(|two| two[0].0[1] == two[1].0[0]).count();
+        assert_eq!(waited, 0, "the stream waits for more than one turn: {:?}", turns.turns);
+    }
+}
+
+#[test]
+fn what_is_learnt_outside_of_layers_is_not_followed_in_turns() {
+    let model = Arc::new(base_model(Stored::F32));
+    let mut here = lyceum_explain::ThisThread::new();
+    let refused = line_gradient(&mut here, &model, &asked(), &Control::new()).unwrap_err().to_string();
+    assert!(refused.contains("the numbers of an adapter are followed"), "{refused}");
+    let Batch { n, input, .. } = asked();
+    let Input::Tokens(tokens) = &input else { unreachable!() };
+    let target = Target::Steps(vec![IGNORE; tokens.ids.len()]);
+    let nothing = Batch { n, input: input.clone(), target };
+    let refused = line_gradient(&mut here, &model, &nothing, &Control::new()).unwrap_err().to_string();
+    assert!(refused.contains("no token of the line has a loss"), "{refused}");
 }
 
 #[test]

@@ -13,6 +13,11 @@ use std::path::PathBuf;
 
 /// A folder as PEFT saves it: random factors for the model `tiny`.
 pub fn peft(house: &House, name: &str, seed: u64) -> PathBuf {
+    peft_of(house, name, seed, [32, 16, 64])
+}
+
+/// For a model of two layers whose rows, values and inner rows are so wide.
+pub fn peft_of(house: &House, name: &str, seed: u64, [hidden, values, inner]: [usize; 3]) -> PathBuf {
     let folder = house.dir.path().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     let description = json!({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 4,
@@ -24,9 +29,11 @@ pub fn peft(house: &House, name: &str, seed: u64) -> PathBuf {
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
     for i in 0..2 {
-        for (part, n, k) in
-            [("self_attn.q_proj", 32, 32), ("self_attn.v_proj", 16, 32), ("mlp.down_proj", 32, 64)]
-        {
+        for (part, n, k) in [
+            ("self_attn.q_proj", hidden, hidden),
+            ("self_attn.v_proj", values, hidden),
+            ("mlp.down_proj", hidden, inner),
+        ] {
             for (factor, dims) in [("A", [2, k]), ("B", [n, 2])] {
                 let name = format!("base_model.model.model.layers.{i}.{part}.lora_{factor}.weight");
                 let numbers = (0..dims[0] * dims[1]).map(|_| random()).collect();

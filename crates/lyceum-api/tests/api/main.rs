@@ -26,6 +26,7 @@ mod extras;
 mod families;
 mod files;
 mod fine_tuning;
+mod forms;
 mod gates;
 mod guard;
 mod guard_names;

@@ -6,14 +6,16 @@
 //! the weights and with an adapter.
 //!
 //! Reading order: [`attribute`], [`walk`] (forward, and back), [`path`] (integrated gradients), [`logits`], [`choice`] (one
-//! label over others).
+//! label over others), [`lines`] (which lines of a fine-tuning pulled an answer).
 
 mod choice;
+mod lines;
 mod logits;
 mod path;
 mod walk;
 
 pub use choice::{Choice, attribute_choice};
+pub use lines::{HEAD_ROWS_A_TURN, LineGradient, line_gradient, line_products};
 
 use crate::session::finite;
 use crate::{Attribution, Checks, ExplainError, Explanation, Of, Quantity, Steps, Target, Usage};

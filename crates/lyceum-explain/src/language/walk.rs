@@ -208,7 +208,7 @@ impl<'a> Walker<'a> {
     }
 }
 
-fn no_numbers() -> ExplainError {
+pub(super) fn no_numbers() -> ExplainError {
     ExplainError::Device("a turn gave no numbers: bug".into())
 }
 

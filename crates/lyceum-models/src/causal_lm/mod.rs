@@ -21,7 +21,7 @@ mod tests;
 pub use adapter::{Adapter, AdapterConfig};
 pub use config::Config;
 pub use load::{Loaded, Source, describe, load};
-pub use sections::{Sections, SentOn, Walk};
+pub use sections::{LearntBack, Sections, SentOn, Walk};
 
 use crate::batch::{Input, Tokens};
 use crate::from_checkpoint::{LoadError, Weights};

@@ -39,6 +39,15 @@ pub struct SentOn {
     pub absorbed: f64,
 }
 
+/// What comes of a way back through a layer in which something is learnt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LearntBack {
+    /// As many numbers as the layer read.
+    pub sent: Vec<f32>,
+    /// Gradients of the parameters that the layer uses and that are learnt, in the model's order.
+    pub weights: Vec<Vec<f32>>,
+}
+
 impl Sections {
     /// # Errors
     /// Where the model is no language model that was read from a checkpoint, reads fewer tokens, or the adapter does not
@@ -129,6 +138,46 @@ impl Sections {
             let x = tape.entry(&self.dims(), x)?;
             let (_, y) = self.through(tape, causal, (i, x), beside)?;
             back(tape, (y, x), seed, walk)
+        })
+    }
+
+    /// As [`layer_back`](Self::layer_back) for a gradient, and the gradients of what is learnt in the layer.
+    ///
+    /// # Errors
+    /// Sizes that do not fit.
+    pub fn layer_learnt_back(
+        &self,
+        ws: &mut Workspace,
+        (i, x): (usize, &[f32]),
+        seed: &[f32],
+    ) -> Result<LearntBack, NnError> {
+        self.on(ws, Recording::InputsAndWeights, |tape, causal, beside| {
+            let x = tape.entry(&self.dims(), x)?;
+            let (_, y) = self.through(tape, causal, (i, x), beside)?;
+            let mut grads = Grads::new(&self.model.params);
+            tape.backward_from(y, seed, &mut grads);
+            Ok(LearntBack { sent: sent_to(tape, x), weights: grads.into_written().collect() })
+        })
+    }
+
+    /// Back through the head from `scale` times the summed cross-entropy of `targets`: what is sent to the rows `[targets, C]` of
+    /// what the last layer gave. Rows do not depend on each other: what is sent to some is what is sent to them beside others.
+    ///
+    /// # Errors
+    /// Sizes that do not fit; a target outside the vocabulary.
+    pub fn loss_back(
+        &self,
+        ws: &mut Workspace,
+        rows: &[f32],
+        targets: &[i32],
+        scale: f32,
+    ) -> Result<Vec<f32>, NnError> {
+        self.on(ws, Recording::Inputs, |tape, causal, _| {
+            let x = tape.entry(&[targets.len(), self.width()], rows)?;
+            let y = causal.last_norm(tape, x)?;
+            let y = causal.head(tape, y)?;
+            let loss = tape.softmax_cross_entropy(y, targets, scale)?;
+            Ok(back(tape, (loss, x), &[1.0], Walk::Gradient)?.sent)
         })
     }
 
@@ -226,11 +275,14 @@ fn back(tape: &mut Tape<'_>, (y, x): (Var, Var), seed: &[f32], walk: Walk) -> Re
         }
         Walk::Relevance { epsilon } => tape.relevance(y, seed, x, epsilon)?.absorbed,
     };
-    let sent = match tape.grad(x) {
+    Ok(SentOn { sent: sent_to(tape, x), absorbed })
+}
+
+fn sent_to(tape: &Tape<'_>, x: Var) -> Vec<f32> {
+    match tape.grad(x) {
         Some(sent) => sent.to_vec(),
         None => vec![0.0; tape.shape(x).len()],
-    };
-    Ok(SentOn { sent, absorbed })
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! Only the adapter was learnt, so only its numbers have gradients: few, whatever the model's size. The lines are read
 //! again from where the job read them, and only where they are still the same bytes. A pass is one line through one
-//! checkpoint, forward and back, and one turn on the device.
+//! checkpoint, forward and back; a turn on the device is one layer of it, or some rows of the head
+//! ([`lyceum_explain::language`]).
 
 use super::super::device::{CancelOnDrop, EngineDevice};
 use super::super::influence::{InfluenceShown, NAME, RowShown, refuse, refuse_settings, strongest};
@@ -13,7 +14,7 @@ use super::text::Left;
 use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError, files};
-use lyceum_explain::influence::{gradient, product};
+use lyceum_explain::language::{Turns, line_products};
 use lyceum_explain::{ExplainError, MethodInfo};
 use lyceum_models::batch::Batch;
 use lyceum_store::jobs::{self, kept};
@@ -156,7 +157,7 @@ pub(crate) async fn follow(
         return Err(refused(ExplainError::TooManyPasses { method, needed, max_passes }));
     }
     let mut device = EngineDevice::new(service.engine().clone(), share);
-    let (lines, example) = (past.clone(), Arc::new(asked.example.clone()));
+    let (lines, example) = (past.clone(), asked.example.clone());
     let sums = run(move || sum(&lines, &example, &mut device, &control)).await?;
     drop(cancel);
     let row = |line: usize| RowShown {
@@ -252,22 +253,17 @@ fn same_lines(past: &Past, tuned: &TunedReport) -> Result<(), String> {
 
 fn sum(
     past: &Past,
-    example: &Arc<Batch>,
-    device: &mut EngineDevice,
+    example: &Batch,
+    device: &mut dyn Turns,
     control: &Control,
 ) -> Result<Vec<f64>, ExplainError> {
     let mut sums = vec![0.0; past.n_lines()];
     for kept in &past.kept {
-        let model = past.model_at(kept).map_err(|error| ExplainError::Device(error.to_string()))?;
-        let model = Arc::new(model);
         control.check().map_err(ExplainError::Stopped)?;
-        let (of, asked) = (model.clone(), example.clone());
-        let own = Arc::new(device.task(2, move |ws| gradient(&of, &asked, ws))??);
-        for (line, sum) in sums.iter_mut().enumerate() {
-            control.check().map_err(ExplainError::Stopped)?;
-            let (of, own, line) = (model.clone(), own.clone(), past.line(line));
-            *sum += kept.lr * device.task(2, move |ws| product(&of, &own, &line, ws))??;
-        }
+        let model = past.model_at(kept).map_err(|error| ExplainError::Device(error.to_string()))?;
+        let lines = (0..past.n_lines()).map(|line| past.line(line));
+        let products = line_products(device, &Arc::new(model), example, lines, control)?;
+        sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += kept.lr * product);
     }
     match sums.iter().all(|sum| sum.is_finite()) {
         true => Ok(sums),
