@@ -121,7 +121,9 @@ impl From<sqlx::Error> for StoreError {
 /// (PostgreSQL's classes 08 and 57P).
 fn is_away(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => {
+            true
+        }
         sqlx::Error::Database(database) => {
             let code = database.code().unwrap_or_default();
             code.len() == 5 && (code.starts_with("08") || code.starts_with("57P"))

@@ -223,7 +223,7 @@ fn a_database_that_does_not_open_is_named_and_what_hangs_on_it_is_left_out() {
     other.is_wrong(
         &[("LYCEUM_DATABASE", &url)],
         "database",
-        "internal",
+        "no_database",
         "postgres://ann@127.0.0.1",
         "start that server",
     );

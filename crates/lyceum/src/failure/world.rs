@@ -220,7 +220,8 @@ impl From<StoreError> for Failure {
                 Failure::new(Exit::Failed, "object_store", message, causes(&*source), fix)
             }
             StoreError::NoDatabase(source) => {
-                let fix = "lyceum config show --origin names it: start it, or wait for it, and run this again";
+                let fix =
+                    "lyceum config show --origin names it: start it, or wait for it, and run this again";
                 Failure::new(Exit::Failed, "no_database", text, causes(&source), fix)
             }
             StoreError::NoObjects { .. } => {
