@@ -104,6 +104,11 @@ const SIZE_MAX: usize = 1 << 24;
 const LAYERS_MAX: usize = 1024;
 
 impl Config {
+    /// The sliding window, in positions, of the first layer that has one.
+    pub fn window(&self) -> Option<usize> {
+        self.layers.iter().find_map(|layer| layer.window)
+    }
+
     /// Sizes that fit together.
     ///
     /// # Errors

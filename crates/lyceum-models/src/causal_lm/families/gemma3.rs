@@ -2,11 +2,12 @@
 //! gates, and five layers with a sliding window and their own rotary base for each that sees all. Gemma Team
 //! 2025, arXiv:2503.19786.
 
-use super::Family;
 use super::describe::DescribeError;
+use super::{Family, written};
 use crate::causal_lm::Config;
 use crate::causal_lm::config::Rope;
 use lyceum_nn::Activation;
+use serde_json::json;
 
 const GLOBAL: usize = 0;
 const LOCAL: usize = 1;
@@ -55,7 +56,7 @@ pub(super) const FAMILY: Family = Family {
         if pattern.is_some_and(|p| p.as_u64() != Some(PATTERN as u64)) && file.find("layer_types").is_none() {
             return Err(DescribeError::Unsupported("another sliding_window_pattern than 6".into()));
         }
-        let window = config.layers.iter().find_map(|layer| layer.window);
+        let window = config.window();
         file.windows(&mut config, window.or(file.sliding_window()?))?;
         for layer in &mut config.layers {
             layer.rope = Some(if layer.window.is_some() { LOCAL } else { GLOBAL });
@@ -74,6 +75,18 @@ pub(super) const FAMILY: Family = Family {
         let local = Rope::plain(file.number_or("rope.freq_base_swa", LOCAL_THETA)?);
         finish(&mut config, [full, local], file.count("attention.sliding_window")?);
         Ok(config)
+    },
+    class: "Gemma3ForCausalLM",
+    is_own: |config| ["gemma3", "gemma3_text"].contains(&config.model_type.as_str()),
+    to_hugging_face: |config, file| {
+        file["hidden_activation"] = file["hidden_act"].clone();
+        let scalar = 1.0 / f64::from(config.attention_scale).powi(2);
+        let whole = scalar.round();
+        // Written as people write it: the scale is of f32.
+        let scalar = if (scalar / whole - 1.0).abs() < written::ROUNDING { whole } else { scalar };
+        file["query_pre_attn_scalar"] = json!(scalar);
+        file["rope_local_base_freq"] = json!(config.ropes.get(LOCAL).map(|local| local.theta));
+        written::layer_types(config, file);
     },
     gguf_pairs_are_neighbours: false,
 };

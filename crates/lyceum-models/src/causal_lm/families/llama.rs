@@ -20,5 +20,9 @@ pub(super) const FAMILY: Family = Family {
         config.layers.iter_mut().for_each(|layer| layer.window = window);
         Ok(config)
     },
+    class: "LlamaForCausalLM",
+    // Mistral's GGUF files call themselves llama.
+    is_own: |config| config.model_type == "llama" && config.window().is_none(),
+    to_hugging_face: |_, _| {},
     gguf_pairs_are_neighbours: true,
 };

@@ -2,6 +2,7 @@
 //! arXiv:2310.06825. Its GGUF files call themselves llama.
 
 use super::Family;
+use serde_json::json;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "mistral",
@@ -14,5 +15,10 @@ pub(super) const FAMILY: Family = Family {
         Ok(config)
     },
     from_gguf: super::llama::FAMILY.from_gguf,
+    class: "MistralForCausalLM",
+    is_own: |config| {
+        config.model_type == "mistral" || config.model_type == "llama" && config.window().is_some()
+    },
+    to_hugging_face: |config, file| file["sliding_window"] = json!(config.window()),
     gguf_pairs_are_neighbours: true,
 };

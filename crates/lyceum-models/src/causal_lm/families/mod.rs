@@ -2,7 +2,7 @@
 //! file) means as a [`Config`].
 //!
 //! To add one: write its file with a [`Family`] and name it in [`FAMILIES`]. What all of them share is read by
-//! [`HuggingFace::llama_like`] and [`Gguf::llama_like`]; a family's file says in what it differs.
+//! [`HuggingFace::llama_like`] and [`Gguf::llama_like`], and written by [`to_hugging_face`]; a family's file says in what it differs.
 
 mod describe;
 mod gemma3;
@@ -17,6 +17,7 @@ pub use describe::{DescribeError, Gguf, HuggingFace};
 pub use written::to_hugging_face;
 
 use super::Config;
+use serde_json::Value;
 
 /// How one family describes itself.
 pub struct Family {
@@ -26,6 +27,12 @@ pub struct Family {
     pub gguf: &'static str,
     pub from_hugging_face: fn(&HuggingFace<'_>) -> Result<Config, DescribeError>,
     pub from_gguf: fn(&Gguf<'_>) -> Result<Config, DescribeError>,
+    /// The class of `transformers` that `config.json` names.
+    pub class: &'static str,
+    /// Whether a model is written as one of this family, whatever file it came from.
+    pub is_own: fn(&Config) -> bool,
+    /// What this family's `config.json` says beyond what all of them do.
+    pub to_hugging_face: fn(&Config, &mut Value),
     /// GGUF files of this family hold the rows of query and key heads in the order in which rotary pairs are
     /// neighbours; Hugging Face's order has the halves of a head apart.
     pub gguf_pairs_are_neighbours: bool,
@@ -35,7 +42,7 @@ pub const FAMILIES: [&Family; 6] =
     [&llama::FAMILY, &mistral::FAMILY, &smollm3::FAMILY, &qwen2::FAMILY, &qwen3::FAMILY, &gemma3::FAMILY];
 
 /// The family and its configuration from `config.json`.
-pub fn from_hugging_face(config: &serde_json::Value) -> Result<(&'static Family, Config), DescribeError> {
+pub fn from_hugging_face(config: &Value) -> Result<(&'static Family, Config), DescribeError> {
     let description = HuggingFace::new(config)?;
     let model_type = description.text("model_type")?;
     let known = || FAMILIES.iter().map(|f| f.model_type).collect::<Vec<_>>().join(", ");

@@ -1,7 +1,8 @@
 //! Qwen2 and Qwen2.5: Llama with biases on query, key and value. Yang et al. 2024, arXiv:2407.10671.
 
 use super::describe::{DescribeError, HuggingFace};
-use super::{Config, Family};
+use super::{Config, Family, written};
+use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
@@ -17,6 +18,9 @@ pub(super) const FAMILY: Family = Family {
         config.qkv_bias = true;
         Ok(config)
     },
+    class: "Qwen2ForCausalLM",
+    is_own: |config| config.model_type == "qwen2",
+    to_hugging_face: write_windows,
     gguf_pairs_are_neighbours: false,
 };
 
@@ -29,4 +33,12 @@ pub(super) fn windows(file: &HuggingFace<'_>, config: &mut Config) -> Result<(),
     let first = file.count_or("max_window_layers", config.layers.len())?;
     config.layers.iter_mut().skip(first).for_each(|layer| layer.window = window);
     file.windows(config, window)
+}
+
+/// The same, written.
+pub(super) fn write_windows(config: &Config, file: &mut Value) {
+    written::layer_types(config, file);
+    file["use_sliding_window"] = json!(config.window().is_some());
+    let first = config.layers.iter().position(|layer| layer.window.is_some());
+    file["max_window_layers"] = json!(first.unwrap_or(config.layers.len()));
 }

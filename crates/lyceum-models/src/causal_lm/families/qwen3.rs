@@ -19,5 +19,8 @@ pub(super) const FAMILY: Family = Family {
         config.qk_norm = true;
         Ok(config)
     },
+    class: "Qwen3ForCausalLM",
+    is_own: |config| config.model_type == "qwen3",
+    to_hugging_face: super::qwen2::write_windows,
     gguf_pairs_are_neighbours: false,
 };

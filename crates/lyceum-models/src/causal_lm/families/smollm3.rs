@@ -1,7 +1,8 @@
 //! SmolLM3: Llama in which every fourth layer has no positions (Yang et al. 2025, arXiv:2501.18795).
 
-use super::Family;
 use super::describe::DescribeError;
+use super::{Family, written};
+use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "smollm3",
@@ -13,7 +14,7 @@ pub(super) const FAMILY: Family = Family {
         config.mlp_bias = file.flag_or("mlp_bias", false)?;
         config.tie_word_embeddings = file.flag_or("tie_word_embeddings", true)?;
         let interval = file.count_or("no_rope_layer_interval", 4)?.max(1);
-        let listed = file.find("no_rope_layers").and_then(serde_json::Value::as_array);
+        let listed = file.find("no_rope_layers").and_then(Value::as_array);
         if listed.is_some_and(|list| list.len() != config.layers.len()) {
             return Err(DescribeError::Sizes("no_rope_layers says not one number a layer".into()));
         }
@@ -34,6 +35,14 @@ pub(super) const FAMILY: Family = Family {
             layer.rope = (!(i + 1).is_multiple_of(4)).then_some(0);
         }
         Ok(config)
+    },
+    class: "SmolLM3ForCausalLM",
+    is_own: |config| config.model_type == "smollm3",
+    to_hugging_face: |config, file| {
+        let turns: Vec<u8> = config.layers.iter().map(|layer| layer.rope.is_some().into()).collect();
+        file["no_rope_layers"] = json!(turns);
+        file["use_sliding_window"] = json!(config.window().is_some());
+        written::layer_types(config, file);
     },
     gguf_pairs_are_neighbours: true,
 };

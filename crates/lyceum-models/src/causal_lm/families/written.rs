@@ -1,13 +1,13 @@
 //! A configuration as `config.json`, for a model that came without one (GGUF): what this program and `transformers` read
 //! as the same model, or a refusal.
 
-use super::DescribeError;
+use super::{DescribeError, FAMILIES};
 use crate::causal_lm::config::{Config, Rope, Scaling};
 use lyceum_nn::Activation;
 use serde_json::{Value, json};
 
 /// What a number may be off after it was written in another form, as a part of itself.
-const ROUNDING: f64 = 1e-5;
+pub(super) const ROUNDING: f64 = 1e-5;
 /// `factor` of the Llama 3.1 and 3.2 files, whose frequencies GGUF has as divisors.
 const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 
@@ -16,23 +16,15 @@ const LLAMA3_FACTORS: [f64; 2] = [8.0, 32.0];
 /// # Errors
 /// A model whose `config.json` would be read as another one.
 pub fn to_hugging_face(config: &Config) -> Result<Value, DescribeError> {
-    let windows: Vec<Option<usize>> = config.layers.iter().map(|layer| layer.window).collect();
-    let window = windows.iter().copied().flatten().next();
-    let (model_type, class) = match config.model_type.as_str() {
-        // Mistral's GGUF files call themselves llama.
-        "llama" if window.is_none() => ("llama", "LlamaForCausalLM"),
-        "llama" | "mistral" => ("mistral", "MistralForCausalLM"),
-        "smollm3" => ("smollm3", "SmolLM3ForCausalLM"),
-        "qwen2" => ("qwen2", "Qwen2ForCausalLM"),
-        "qwen3" => ("qwen3", "Qwen3ForCausalLM"),
-        "gemma3" | "gemma3_text" => ("gemma3_text", "Gemma3ForCausalLM"),
-        other => return Err(DescribeError::Unsupported(format!("writing config.json of {other}"))),
-    };
+    let family = FAMILIES
+        .iter()
+        .find(|family| (family.is_own)(config))
+        .ok_or_else(|| DescribeError::Unsupported(format!("writing config.json of {}", config.model_type)))?;
     let first = config.ropes.first().ok_or_else(|| {
         DescribeError::Unsupported("writing config.json of a model without rotary positions".into())
     })?;
     let mut written = json!({
-        "architectures": [class], "model_type": model_type, "torch_dtype": "float32",
+        "architectures": [family.class], "model_type": family.model_type, "torch_dtype": "float32",
         "vocab_size": config.vocab_size, "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size, "num_hidden_layers": config.layers.len(),
         "num_attention_heads": config.num_attention_heads,
@@ -48,44 +40,26 @@ pub fn to_hugging_face(config: &Config) -> Result<Value, DescribeError> {
         Activation::Gelu => "gelu",
         _ => return Err(DescribeError::Unsupported("writing config.json with this activation".into())),
     };
-    let types = |window: &Option<usize>| match window {
-        Some(_) => "sliding_attention",
-        None => "full_attention",
-    };
-    let types: Vec<&str> = windows.iter().map(types).collect();
     written["hidden_act"] = json!(activation);
-    match model_type {
-        "mistral" => written["sliding_window"] = json!(window),
-        "smollm3" => {
-            let turns: Vec<u8> = config.layers.iter().map(|layer| layer.rope.is_some().into()).collect();
-            written["no_rope_layers"] = json!(turns);
-            written["use_sliding_window"] = json!(window.is_some());
-            (written["sliding_window"], written["layer_types"]) = (json!(window), json!(types));
-        }
-        "qwen2" | "qwen3" => {
-            written["use_sliding_window"] = json!(window.is_some());
-            (written["sliding_window"], written["layer_types"]) = (json!(window), json!(types));
-            written["max_window_layers"] =
-                json!(windows.iter().position(Option::is_some).unwrap_or(windows.len()));
-        }
-        "gemma3_text" => {
-            written["hidden_activation"] = json!(activation);
-            let scalar = 1.0 / f64::from(config.attention_scale).powi(2);
-            let whole = scalar.round();
-            let scalar = if (scalar / whole - 1.0).abs() < ROUNDING { whole } else { scalar };
-            written["query_pre_attn_scalar"] = json!(scalar);
-            written["rope_local_base_freq"] = json!(config.ropes.last().map(|local| local.theta));
-            (written["sliding_window"], written["layer_types"]) = (json!(window), json!(types));
-        }
-        _ => {}
-    }
+    (family.to_hugging_face)(config, &mut written);
     let (_, read) = super::from_hugging_face(&written)?;
     match difference(config, &read) {
         None => Ok(written),
         Some(what) => {
-            Err(DescribeError::Unsupported(format!("{what} of this model in a {model_type} config.json")))
+            let family = family.model_type;
+            Err(DescribeError::Unsupported(format!("{what} of this model in a {family} config.json")))
         }
     }
+}
+
+/// The window of those layers that have one, and which these are.
+pub(super) fn layer_types(config: &Config, file: &mut Value) {
+    let types = |window: Option<usize>| match window {
+        Some(_) => "sliding_attention",
+        None => "full_attention",
+    };
+    let types: Vec<&str> = config.layers.iter().map(|layer| types(layer.window)).collect();
+    (file["sliding_window"], file["layer_types"]) = (json!(config.window()), json!(types));
 }
 
 /// The number that people wrote, in f64.
