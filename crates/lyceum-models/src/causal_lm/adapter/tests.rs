@@ -1,10 +1,11 @@
 use super::*;
 use crate::batch::{Input, Tokens};
 use crate::causal_lm::families::{self, Family};
-use crate::causal_lm::tests::{Case, case, neighbours, worst};
+use crate::causal_lm::tests::{Case, as_gguf as as_gguf_of_base, case, neighbours, worst};
+use crate::causal_lm::{Source, load};
 use crate::decode::{DecodeRow, DecodeState, RowClass, Rows};
 use lyceum_nn::checkpoint::Checkpoint;
-use lyceum_nn::gguf::Value as Meta;
+use lyceum_nn::gguf::{Header, Value as Meta};
 use lyceum_nn::ops::cached_attention::{KvPool, KvStorage};
 use lyceum_nn::weights::read_safetensors;
 use lyceum_nn::{Examples, Recording, Workspace};
@@ -194,6 +195,38 @@ fn an_adapter_of_llama_cpp_is_the_same_adapter() {
     };
     assert!(read(&base, "control").contains("no adapter of type lora"));
     assert!(read(&other, "lora").contains("for \"llama\" over a base of \"qwen3\""));
+}
+
+/// Every family's file, also where its norms and names differ from Hugging Face's.
+#[test]
+fn a_base_file_with_the_adapter_in_it_is_the_base_with_the_adapter() {
+    for name in crate::causal_lm::tests::NAMES {
+        let case = case(name);
+        let file = as_gguf_of_base(&case);
+        let (checkpoint, header) = Checkpoint::gguf(Box::new(file.clone())).unwrap();
+        let load = |checkpoint, header: &Header| {
+            let source = Source::Gguf { header };
+            Model::language(load(checkpoint, source, None, None, &Control::new()).unwrap())
+        };
+        let base = load(checkpoint, &header);
+        let mut learning = base.learning(&AdapterConfig::new(2, 4.0), 3).unwrap();
+        for id in learning.params.ids().collect::<Vec<_>>() {
+            if learning.params.name(id).contains("lora_B") {
+                let of_place = |(i, x): (usize, &mut f32)| *x = ((i * 7 + 3) % 11) as f32 * 0.01 - 0.05;
+                learning.params.value_mut(id).iter_mut().enumerate().for_each(of_place);
+            }
+        }
+        let adapter = learning.own_adapter().unwrap();
+        let want = logits(&base.with_adapter(&adapter).unwrap(), case.ids());
+        let (checkpoint, header) = Checkpoint::gguf(Box::new(file)).unwrap();
+        let mut merged = Vec::new();
+        adapter.write_merged_gguf((&checkpoint, &header), &base, Stored::F32, &mut merged).unwrap();
+        let (checkpoint, header) = Checkpoint::gguf(Box::new(merged)).unwrap();
+        let got = logits(&load(checkpoint, &header), case.ids());
+        let size = want.iter().fold(0f32, |most, x| most.max(x.abs()));
+        let (far, moved) = (worst(&got, &want) / size, worst(&logits(&base, case.ids()), &want) / size);
+        assert!(far < 1e-5 && moved > 1e-3, "{name}: {far}, where the adapter moves by {moved}");
+    }
 }
 
 /// The fixture as llama.cpp's converter writes it; B's rows of turned heads stand with pairs as neighbours.
