@@ -10,7 +10,9 @@
 
 use super::{Op, Operation};
 use crate::tape::relevance::inner;
-use crate::tape::{AttentionMap, Backward, Ledger, Phase, Saved, SavedIds, Slot, Tape, Var, View};
+use crate::tape::{
+    AttentionMap, Backward, Ledger, Phase, Saved, SavedIds, Slot, StoredProducts, Tape, Var, View,
+};
 use crate::{NnError, Shape};
 use lyceum_kernels::attention::paged::{
     PAGE, PagedAttention, Pages, PagesShape, Span, Storage, paged_attention,
@@ -144,6 +146,7 @@ impl Tape<'_> {
         if let (Inputs::Fused(qkv), Some(window)) = (inputs, served_window(&options))
             && !records
             && !drops
+            && self.stored_products() == StoredProducts::Served
         {
             return Ok(self.attend_in_pages(qkv, &layout, window, options.key_lens));
         }
