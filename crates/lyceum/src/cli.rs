@@ -151,6 +151,8 @@ pub enum Command {
     Doctor(commands::doctor::Doctor),
     /// The configuration that holds
     Config(commands::config::Config),
+    /// Print the OpenAPI document of the HTTP routes
+    Openapi(commands::openapi::Openapi),
     /// Print a completion script for a shell
     Completions(commands::completions::Completions),
 }

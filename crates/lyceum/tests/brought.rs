@@ -123,10 +123,20 @@ fn a_model_that_is_brought_answers_there_and_leaves_no_file() {
     };
     assert_eq!((outputs(&near).len(), outputs(&near)), (60, outputs(&far)));
 
+    // The same weights bare: what else the model is stands in the spec and its data, which are here.
+    let bare = ["import", "points/model.safetensors", "--spec", "points.toml", "--name", "bare"];
+    let far = house.done(&bare);
+    assert_eq!((&far["model"], &far["already_there"]), (&"bare@1".into(), &false.into()), "{far}");
+    assert_eq!(house.done(&bare)["already_there"], true);
+    let far = house.ask(&["predict", "bare", "rows.csv", "--without", "label"]).stdout;
+    assert_eq!(outputs(&near), outputs(&far));
+    let (exit, code, error) = house.refused(&[&bare[..], &["--quant", "q8_0"]].concat());
+    assert_eq!((exit, code.as_str()), (2, "usage"), "{error}");
+
     assert_eq!(house.files(), 0, "what was brought went with its import");
     let log = house.audited("model.imported");
     let told: Vec<&str> = log.iter().rev().map(|entry| entry["resource"].as_str().unwrap()).collect();
-    assert_eq!(told, ["tiny@1", "org/short@1", "words@1", "points@1"], "{log:?}");
+    assert_eq!(told, ["tiny@1", "org/short@1", "words@1", "points@1", "bare@1"], "{log:?}");
     assert!(log.iter().all(|entry| entry["actor"].as_str().unwrap().starts_with("key_")), "{log:?}");
     let trained = program::lyceum(house.client.path(), &["audit", "ls"]);
     assert!(
@@ -150,7 +160,11 @@ fn what_is_refused_leaves_nothing_and_strangers_find_no_file() {
     assert_eq!(house.refused(&["import", "rows.csv"]).0, 3);
     write("rows.csv", b"a,b\n");
     assert_eq!(house.refused(&["import", "rows.csv"]).1, "not_a_model");
-    assert_eq!(house.refused(&["import", "tiny.gguf", "--spec", "x.toml"]).0, 2);
+    assert_eq!(
+        house.refused(&["import", "tiny.gguf", "--spec", "x.toml"]).0,
+        3,
+        "as here: there is no such spec"
+    );
     write("large.gguf", &[&b"GGUF"[..], &vec![0; 2 << 20]].concat());
     let (_, code, error) = house.refused(&["import", "large.gguf"]);
     assert_eq!(code, "too_many_bytes", "{error}");

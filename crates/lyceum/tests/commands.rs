@@ -343,6 +343,8 @@ fn the_rest_of_the_commands_speak_json_too() {
     assert!(doctor["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{doctor}");
     let script = lyceum(folder.path(), &["completions", "bash"]);
     assert!(String::from_utf8_lossy(&script.stdout).contains("_lyceum"));
+    let document = last_line(&lyceum(folder.path(), &["openapi", "--json"]));
+    assert!(document["paths"]["/v1/chat/completions"]["post"].is_object());
     let help = String::from_utf8(lyceum(folder.path(), &["--help"]).stdout).unwrap();
     assert!(help.contains("130 interrupted") && help.contains("train"), "{help}");
 }

@@ -329,8 +329,9 @@ fn a_training(house: &House) {
     std::fs::write(house.client.path().join("brought.toml"), spec).unwrap();
     let job = house.line(&["train", "brought.toml", "--seed", "3"]);
     assert_eq!((&job["status"], &job["seed"]), (&"succeeded".into(), &3.into()), "{job}");
-    let model = job["fine_tuned_model"].as_str().unwrap();
-    assert!(model.starts_with("brought"), "{job}");
+    // As a training here ends.
+    assert_eq!((&job["event"], &job["model"]), (&"done".into(), &"brought@1".into()), "{job}");
+    assert_eq!((&job["base"], &job["job"]), (&"mlp".into(), &job["id"]), "{job}");
     assert_eq!(house.line(&["show", "brought"])["root"], "brought@1");
     let jobs = house.line(&["jobs", "ls"]);
     let id = jobs["data"][0]["id"].as_str().unwrap();

@@ -25,6 +25,22 @@ pub struct Exported {
     pub files: Vec<(String, Vec<u8>)>,
 }
 
+impl Exported {
+    /// Writes it into a folder, where [`read`] finds it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, folder: &Path) -> Result<(), BringError> {
+        let manifest = serde_json::to_vec_pretty(&self.manifest).expect("a manifest is plain data: bug");
+        let files = self.files.iter().map(|(name, content)| (name.as_str(), content));
+        for (name, content) in files.chain([(MANIFEST, &manifest)]) {
+            let path = folder.join(name);
+            std::fs::write(&path, content).map_err(|source| BringError::Write { path, source })?;
+        }
+        Ok(())
+    }
+}
+
 /// The text of a folder's manifest, held to the hash beside it.
 pub(super) fn read_manifest(folder: &Path) -> Result<Vec<u8>, BringError> {
     let text = bytes_of(&folder.join(MANIFEST), MANIFEST_BYTES_MAX)?;

@@ -59,8 +59,8 @@ impl Import {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let act = Act::of_command_line(Timestamp::now());
         if self.spec.is_some() {
-            let (name, source) = (self.name.clone(), self.path.display().to_string());
             let exported = self.adopted(context).await?;
+            let (name, source) = (self.name, self.path.display().to_string());
             let name: ModelName = name.unwrap_or_else(|| exported.manifest.name.clone()).parse()?;
             let store = context.store().await?;
             let done = trained::publish(&store, &context.project, exported, name, (source, &act)).await?;
@@ -87,21 +87,21 @@ impl Import {
     }
 
     /// Bare weights with the spec that describes their model.
-    async fn adopted(self, context: &Context) -> Result<Exported, Failure> {
+    pub(super) async fn adopted(&self, context: &Context) -> Result<Exported, Failure> {
         let Import { path, spec, quant, context: tokens, base, .. } = self;
         if base.is_some() {
-            return Err(BringError::BaseOfNone { path }.into());
+            return Err(BringError::BaseOfNone { path: path.clone() }.into());
         }
         if quant.is_some() || tokens.is_some() {
-            return Err(BringError::LayoutOfTrained { path }.into());
+            return Err(BringError::LayoutOfTrained { path: path.clone() }.into());
         }
         match spec {
-            Some(spec) if path.is_file() => adopt(context, &path, &spec).await,
+            Some(spec) if path.is_file() => adopt(context, path, spec).await,
             Some(_) if path.is_dir() => {
                 let why = "an exported folder says itself what it is";
                 Err(Failure::usage("--spec goes with a .safetensors file", why, "leave --spec out"))
             }
-            _ => Err(Failure::file("open", &path, &std::io::Error::from(std::io::ErrorKind::NotFound))),
+            _ => Err(Failure::file("open", path, &std::io::Error::from(std::io::ErrorKind::NotFound))),
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod jobs;
 pub mod keys;
 pub mod lineage;
 pub mod ls;
+pub mod openapi;
 pub mod pii;
 pub mod predict;
 pub mod preview;
@@ -137,6 +138,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Doctor(args) => args.run(context).await,
         Command::Config(args) => args.run(context),
         Command::Completions(args) => args.run(),
+        Command::Openapi(args) => args.run(),
     }
 }
 

@@ -20,17 +20,20 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 const PURPOSE: &str = "model";
 
 impl Import {
-    pub fn run_remote(self, context: &Context, client: &Client) -> Result<(), Failure> {
-        if self.spec.is_some() {
-            let why =
-                "the data of the spec, which gives scales, labels and vocabulary, is read on this machine";
-            let fix =
-                "lyceum import it here without --url, lyceum export it, and import that folder with --url";
-            return Err(Failure::usage("--spec does not go with --url", why, fix));
+    pub async fn run_remote(mut self, context: &Context, client: &Client) -> Result<(), Failure> {
+        // The spec's data, which gives scales, labels and vocabulary, is on this machine: the model is made here, and brought
+        // as one that was exported.
+        let made_here = match self.spec {
+            Some(_) => Some(self.exported_here(context).await?),
+            None => None,
+        };
+        if let Some(folder) = &made_here {
+            self.path = folder.path().to_owned();
         }
         let files = imports::files_of(&self.path)?;
         let name: Option<ModelName> = match &self.name {
@@ -60,6 +63,14 @@ impl Import {
                 Err(failure)
             }
         }
+    }
+
+    /// Bare weights and their spec as the folder that `lyceum export` would write of them.
+    async fn exported_here(&self, context: &Context) -> Result<TempDir, Failure> {
+        let exported = self.adopted(context).await?;
+        let folder = tempfile::tempdir().map_err(|e| Failure::file("create", &std::env::temp_dir(), &e))?;
+        exported.write(folder.path())?;
+        Ok(folder)
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Privacy(args) => args.run_remote(context, client).await,
         Command::Usage(args) => args.run_remote(context, client),
         Command::Export(args) => args.run_remote(context, client),
-        Command::Import(args) => args.run_remote(context, client),
+        Command::Import(args) => args.run_remote(context, client).await,
         Command::Pull(args) => args.run_remote(context, client),
         Command::Files(args) => args.run_remote(context, client),
         Command::Batches(args) => args.run_remote(context, client),
@@ -59,6 +59,7 @@ pub async fn dispatch(command: Command, context: &Context, client: &Client) -> R
         Command::Audit(args) => args.run_remote(context, client),
         Command::Prices(args) => args.run_remote(context, client),
         Command::Budgets(args) => args.run_remote(context, client),
+        Command::Openapi(args) => args.run_remote(context, client),
         other => Err(refused(&other)),
     }
 }
@@ -68,8 +69,12 @@ fn refused(command: &Command) -> Failure {
     let (name, why) = match command {
         Command::Quickstart(_) => ("quickstart", "it trains starters in a data folder"),
         Command::Serve(_) => ("serve", "it is the server"),
-        Command::Blobs(_) => ("blobs", "it asks the object store that this machine is configured for"),
-        Command::Backup(_) => ("backup", "it copies the folder and the database of its machine"),
+        Command::Blobs(_) => {
+            ("blobs", "what lies in an object store is of every organisation there, and a key is of one")
+        }
+        Command::Backup(_) => {
+            ("backup", "it copies what every organisation there keeps, and a key is of one")
+        }
         _ => ("this command", "it works on the data folder"),
     };
     let fix = "run it on the server's machine, without --url and with LYCEUM_URL unset";

@@ -105,6 +105,17 @@ fn written(gate: &GateSpec) -> Value {
     table
 }
 
+/// A job that has ended or is paused as the last line of its command, as `lyceum train` ends: `model` is what came of it,
+/// what it came from is `base`.
+fn last_line(job: &Value) -> Value {
+    let mut line = job.clone();
+    line["event"] = json!(if job["status"] == "succeeded" { "done" } else { "paused" });
+    line["job"] = job["id"].clone();
+    line["base"] = job["model"].clone();
+    line["model"] = job["fine_tuned_model"].clone();
+    line
+}
+
 /// Looks until the job has ended or is paused; Ctrl-C leaves it running there.
 async fn follow(context: &Context, client: &Client, mut job: Value) -> Result<(), Failure> {
     let path = format!("{JOBS}/{}", path_of(id_of(&job)?));
@@ -134,7 +145,7 @@ async fn follow(context: &Context, client: &Client, mut job: Value) -> Result<()
         job = client.get(&path)?;
     }
     if context.is_json() {
-        output::json_line(&job);
+        output::json_line(&last_line(&job));
     } else {
         output::text(match job["fine_tuned_model"].as_str() {
             Some(model) => format!("{model} is served there"),
