@@ -339,11 +339,19 @@ async fn a_blocked_text_reaches_no_model_on_any_route() {
     let messages = json!([{"role": "user", "content": mail}]);
     let system = json!([{"role": "system", "content": mail}, {"role": "user", "content": "a"}]);
     let parts = json!([{"role": "user", "content": [{"type": "text", "text": mail}]}]);
+    // A model reads the parts of a content as one text.
+    let split = |kind: &str| {
+        let (begin, end) = mail.split_at(12);
+        json!([{"role": "user", "content": [{"type": kind, "text": begin}, {"type": kind, "text": end}]}])
+    };
     for (path, body) in [
         ("/v1/chat/completions", json!({"model": "tiny", "messages": messages})),
         ("/v1/chat/completions", json!({"model": "tiny", "messages": messages, "stream": true})),
         ("/v1/chat/completions", json!({"model": "tiny", "messages": system})),
         ("/v1/chat/completions", json!({"model": "tiny", "messages": parts})),
+        ("/v1/chat/completions", json!({"model": "tiny", "messages": split("text")})),
+        ("/v1/responses", json!({"model": "tiny", "input": split("input_text")})),
+        ("/tokenize", json!({"model": "tiny", "messages": split("text")})),
         ("/v1/completions", json!({"model": "tiny", "prompt": mail})),
         ("/v1/completions", json!({"model": "poet", "prompt": ["a", mail], "stream": true})),
         ("/v1/responses", json!({"model": "tiny", "input": mail})),

@@ -43,7 +43,11 @@ fn openai_message(message: &Json, i: usize) -> Result<Json, MessagesError> {
     Ok(shaped.into())
 }
 
-fn joined(parts: &[Json], i: usize) -> Result<String, MessagesError> {
+/// The text that a content of parts is to a model: one behind the other, nothing between them.
+///
+/// # Errors
+/// A part of the `i`-th message that is not text.
+pub fn joined(parts: &[Json], i: usize) -> Result<String, MessagesError> {
     let mut text = String::new();
     for part in parts {
         match (part["type"].as_str(), &part["text"], &part["refusal"]) {

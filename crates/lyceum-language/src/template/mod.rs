@@ -12,7 +12,7 @@ mod strftime;
 #[cfg(test)]
 mod tests;
 
-pub use messages::{MessagesError, ROLES, openai_messages, unknown_role};
+pub use messages::{MessagesError, ROLES, joined, openai_messages, unknown_role};
 
 use crate::LanguageError;
 use crate::tokenizer::Guard;

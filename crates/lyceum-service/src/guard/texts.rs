@@ -3,6 +3,7 @@
 use super::{Guarded, Incoming, Text};
 use crate::{Content, Service, ServiceError, chat};
 use lyceum_guard::placeholder::Written;
+use lyceum_language::template::joined;
 use lyceum_types::ids::Project;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -70,11 +71,17 @@ pub(crate) async fn messages(
 type Visit<'a> = &'a mut dyn FnMut(&str, Written, &mut String);
 
 /// Every text of messages in OpenAI's shape: contents, names, reasoning, arguments of calls. Roles, ids and the names of
-/// functions are words of the contract.
+/// functions are words of the contract. A content of several parts becomes the one text that a model reads: what begins in
+/// one part and ends in the next is seen.
 pub(crate) fn conversation(param: &str, messages: &mut [Value], visit: Visit<'_>) {
     for (i, message) in messages.iter_mut().enumerate() {
         let Some(members) = message.as_object_mut() else { continue };
         for (key, value) in members {
+            if let ("content", Value::Array(parts)) = (key.as_str(), &*value)
+                && let Ok(text) = joined(parts, i)
+            {
+                *value = Value::String(text);
+            }
             let param = format!("{param}[{i}].{key}");
             match (key.as_str(), value) {
                 ("role" | "tool_call_id", _) => {}
