@@ -165,16 +165,13 @@ fn leaning<'a>(version: &Version, staying: &[&'a Version]) -> Option<&'a Version
     if !language::is_imported(version) || adapter::is_adapter(version) {
         return None;
     }
-    let is_base = |other: &&&Version| {
-        language::is_imported(other) && !adapter::is_adapter(other) && other.sha256 == version.sha256
-    };
-    if staying.iter().any(|other| is_base(&other)) {
-        return None;
-    }
     staying.iter().copied().find(|other| {
         // One whose manifest cannot be read has no base that it could lose.
         let manifest = adapter::is_adapter(other).then(|| language::read_manifest(other).ok()).flatten();
-        manifest.and_then(|manifest| manifest.base).is_some_and(|base| base.sha256 == version.sha256)
+        manifest.and_then(|manifest| manifest.base).is_some_and(|base| {
+            let suits = |version: &Version| adapter::suits(&base, version);
+            suits(version) && !staying.iter().any(|other| suits(other))
+        })
     })
 }
 

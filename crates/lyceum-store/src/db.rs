@@ -146,6 +146,27 @@ impl Store {
         Ok(())
     }
 
+    /// Reads every page of SQLite's database and holds it to the others; a database server looks after its own.
+    ///
+    /// # Errors
+    /// A page is not what was written: what SQLite says of the first few.
+    pub async fn check_pages(&self) -> Result<(), StoreError> {
+        if self.database.is_postgres() {
+            return Ok(());
+        }
+        let said: Vec<(String,)> =
+            sqlx::query_as("SELECT CAST(integrity_check AS TEXT) FROM pragma_integrity_check LIMIT 5")
+                .fetch_all(&self.reader)
+                .await?;
+        match &said[..] {
+            [(one,)] if one == "ok" => Ok(()),
+            said => {
+                let told: Vec<&str> = said.iter().flat_map(|(line,)| line.lines()).collect();
+                Err(StoreError::DamagedFile { path: self.layout().database(), why: told.join("; ") })
+            }
+        }
+    }
+
     /// From now on the database takes nothing more: SQLite's own limit of pages, at what there is.
     #[cfg(test)]
     pub(crate) async fn fill(&self) {

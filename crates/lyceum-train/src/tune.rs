@@ -18,13 +18,13 @@ use crate::error::TrainError;
 use crate::eval::{self, Verdict};
 use crate::observer::{Event, Observer, Trained};
 use crate::private::{self, Noise, Promise};
-use crate::run::Run;
+use crate::run::{Run, precision};
 use lyceum_models::batch::Input;
 use lyceum_models::causal_lm::adapter::Modules;
 use lyceum_models::causal_lm::{Adapter, AdapterConfig};
 use lyceum_models::probe::Probe;
 use lyceum_models::{InputShape, Model};
-use lyceum_nn::Workspace;
+use lyceum_nn::{Precision, Workspace};
 use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{Metric, PrivacyReport};
@@ -107,8 +107,11 @@ pub fn tune(
     let mut promise = Promise::begin(spec, &train, &chats, observer)?;
     let mut ws = Workspace::new();
     let reference = untuned(spec, &base)?;
-    for part in [Some(&mut chats.train), chats.valid.as_mut()].into_iter().flatten() {
-        ask_reference(&reference, part, &mut ws, control)?;
+    // What is measured is in f32.
+    let parts =
+        [(Some(&mut chats.train), precision(train.precision)), (chats.valid.as_mut(), Precision::F32)];
+    for (part, precision) in parts.into_iter().filter_map(|(part, precision)| Some((part?, precision))) {
+        ask_reference(&reference, (part, precision), &mut ws, control)?;
     }
     let before = measure_valid(&reference, &chats, &mut ws, control)?;
     if let Some(promise) = &mut promise {

@@ -291,7 +291,7 @@ fn a_manifest_does_not_say_which_lines_were_learnt() {
     let tuned = run(&spec, base_model(Stored::F32), folder.path(), &mut seen).unwrap();
     let mut report = TunedReport {
         job: "job".into(),
-        base: Base { model: "base@1".into(), sha256: "0".into() },
+        base: Base { model: "base@1".into(), sha256: "0".into(), loaded_as: None },
         spec: spec.clone(),
         train: tuned.train,
         data: tuned.chats.files,

@@ -16,7 +16,8 @@ use lyceum_types::spec::tune::TuneSpec;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tiny::{base_model, chats, chats_of, opened, run};
+use std::sync::Arc;
+use tiny::{base_model, chats, chats_of, opened, run, run_on};
 
 /// Keeps what is told, and checkpoints in a folder; ends the run where it is told to.
 #[derive(Default)]
@@ -178,6 +179,26 @@ fn preferences_are_learnt_against_the_base() {
     assert!(tuned.metrics["valid_loss"].value < 0.3, "{:?}", tuned.metrics["valid_loss"]);
     assert_eq!(tuned.metrics["valid_accuracy"].value, 1.0);
     assert!(seen.right.iter().all(Option::is_none), "neither answer is the right one");
+}
+
+/// In whatever precision it is trained: the reference is asked in the same.
+#[test]
+fn an_adapter_that_is_tuned_further_on_preferences_begins_as_its_reference() {
+    let folder = tempfile::tempdir().unwrap();
+    chats(folder.path());
+    let lora = run(&spec(LORA, LONG), base_model(Stored::F32), folder.path(), &mut Kept::default()).unwrap();
+    let adapter = Arc::new(lora.model.own_adapter().unwrap());
+    preferences(folder.path());
+    for precision in ["f32", "bf16"] {
+        let train = format!(
+            "method = \"dpo\"\nbeta = 10\nsteps = 1\nbatch_size = 24\nprecision = \"{precision}\"\n\
+             optimizer = {{ name = \"adamw\", lr = 1e-6 }}"
+        );
+        let mut seen = Kept::default();
+        let base = (base_model(Stored::F32), Some(adapter.clone()));
+        run_on(&spec("", &train), base, folder.path(), &mut seen).unwrap();
+        assert!((seen.losses[0] - 2f64.ln()).abs() < 1e-4, "{precision}: {}", seen.losses[0]);
+    }
 }
 
 #[test]

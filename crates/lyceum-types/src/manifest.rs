@@ -106,6 +106,13 @@ pub struct ImportedManifest {
     pub privacy: Option<PrivacyReport>,
 }
 
+impl ImportedManifest {
+    /// The form that matrices are loaded in: a type, or the file's own. The same weights in another form have other numbers.
+    pub fn loaded_as(&self) -> &str {
+        self.quant.as_deref().unwrap_or("stored")
+    }
+}
+
 /// Where a fine-tuned model comes from, and how good it was when its training ended.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TunedReport {
@@ -138,6 +145,9 @@ pub struct Base {
     pub model: String,
     /// Of its weights: what an adapter is added to is known by this, wherever it stands.
     pub sha256: String,
+    /// The form its matrices are loaded in ([`ImportedManifest::loaded_as`]); None: not known, as of older manifests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_as: Option<String>,
 }
 
 /// What an imported model does.

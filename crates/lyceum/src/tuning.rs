@@ -329,7 +329,7 @@ async fn publish(
 pub fn report(job: &JobId, plan: &TunePlan, tuned: &Tuned) -> TunedReport {
     TunedReport {
         job: job.to_string(),
-        base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone() },
+        base: ManifestBase { model: plan.base.clone(), sha256: plan.base_sha256.clone(), loaded_as: None },
         spec: plan.tune.clone(),
         train: tuned.train.clone(),
         data: tuned.chats.files.clone(),
@@ -365,7 +365,11 @@ pub fn write_version(
         job: Some(claim.id().clone()),
         held: None,
     };
-    let base = ManifestBase { model: language.version.id(), sha256: language.version.sha256.clone() };
+    let base = ManifestBase {
+        model: language.version.id(),
+        sha256: language.version.sha256.clone(),
+        loaded_as: language.added.is_none().then(|| language.manifest.loaded_as().to_owned()),
+    };
     let manifest = ImportedManifest {
         format_version: FORMAT_VERSION,
         kind: written.kind,

@@ -321,6 +321,25 @@ fn administration_is_done_on_the_folder_and_told_in_json() {
     let foreign = format!("admin projects rename {project} x --org {}", text(&other["id"]));
     assert_eq!(error(&ask(&foreign)).0, 3, "a project of another organisation");
     assert_eq!(error(&ask("admin users role user_x owner")).0, 2);
+    // A key of an organisation is of its only project, by the organisation's id or name; of none that is not there.
+    let key = say(&format!("keys create --org {}", text(&other["id"])));
+    let theirs = |words: &str| say(words)["keys"].as_array().unwrap().len();
+    assert_eq!((theirs("keys ls --org theirs"), theirs("keys ls --org default")), (1, 0));
+    assert_eq!(
+        error(&ask(&format!("keys revoke {}", text(&key["id"])))).0,
+        3,
+        "it is not of this organisation"
+    );
+    say(&format!("keys revoke {} --org theirs", text(&key["id"])));
+    say("admin projects create second --org theirs");
+    let (code, several) = error(&ask("keys create --org theirs"));
+    assert!(code == 2 && several["message"].as_str().unwrap().contains("several"), "{several}");
+    for words in
+        ["keys create", "keys ls", "admin keys create", "admin users ls", "admin projects ls", "audit ls"]
+    {
+        let (code, missing) = error(&ask(&format!("{words} --org nobody")));
+        assert_eq!((code, missing["code"].as_str()), (3, Some("not_found")), "{words}: {missing}");
+    }
 
     let verified = say("audit verify");
     let entries = say("audit ls --limit 500");

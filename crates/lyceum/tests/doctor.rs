@@ -234,6 +234,17 @@ fn a_database_that_does_not_open_is_named_and_what_hangs_on_it_is_left_out() {
 }
 
 #[test]
+fn a_database_whose_pages_were_changed_under_it_is_named() {
+    let folder = Folder::healthy();
+    let database = folder.path("data/lyceum.db");
+    let mut bytes = std::fs::read(&database).unwrap();
+    // Of the second page's header: bytes in fragments, which nothing but a check of the whole looks at.
+    bytes[4096 + 7] ^= 5;
+    std::fs::write(&database, bytes).unwrap();
+    folder.is_wrong(&[], "database", "damaged_database", "lyceum.db", "lyceum backup verify");
+}
+
+#[test]
 fn a_model_whose_files_are_damaged_or_gone_is_named() {
     let folder = Folder::healthy();
     let of = |name: &str| folder.path("data/models/points/1").join(name);

@@ -3,6 +3,7 @@
 
 use crate::house::{House, by_hand};
 use crate::language::house;
+use lyceum_kernels::stored::Stored;
 use lyceum_nn::{ParamKind, Params, weights};
 use lyceum_service::language::adapter::{ImportAdapter, import};
 use lyceum_service::language::import::{ImportError, Imported};
@@ -59,7 +60,11 @@ pub async fn bring(house: &House, name: &str, base: &str, path: PathBuf) -> Resu
 
 /// The weights of `tiny` as another version.
 async fn again(house: &House) {
-    let layout = lyceum_service::language::open::Layout { quant: None, context: Some(1024) };
+    in_form(house, None).await;
+}
+
+async fn in_form(house: &House, quant: Option<Stored>) {
+    let layout = lyceum_service::language::open::Layout { quant, context: Some(1024) };
     crate::language::import_tiny_as(house, layout).await;
 }
 
@@ -200,11 +205,16 @@ async fn a_base_stays_while_an_adapter_adds_to_it_and_what_is_deleted_leaves_mem
         assert!(refused.text().contains("the adapter one@1 adds to tiny@1"), "{}", refused.text());
         assert_eq!(refused.refused(409).1, "model_in_use");
     }
+    // The same weights in another form have other numbers: they are no base of it.
+    in_form(&house, Some(Stored::Q8_0)).await;
+    assert_eq!(delete("tiny@1").await.refused(409).1, "model_in_use");
     // Where its weights stay under another number, the base may go.
+    let before = house.client.post("/v1/completions", &completion("one", 1)).await.json()["choices"].clone();
     again(&house).await;
     assert_eq!(delete("tiny@1").await.status, 200);
     assert_eq!(house.client.get("/v1/residents").await.json()["data"], json!([]), "with its adapter");
-    assert_eq!(house.client.post("/v1/completions", &completion("one", 1)).await.status, 200);
+    let after = house.client.post("/v1/completions", &completion("one", 1)).await.json()["choices"].clone();
+    assert_eq!(after, before, "a base of the same form stands in");
     for id in ["one", "two", "tiny"] {
         assert_eq!(delete(id).await.json(), json!({"id": id, "object": "model", "deleted": true}));
     }

@@ -261,6 +261,38 @@ async fn who_leaves_pays_what_was_generated() {
     assert!(cancelled == rows.len() && cancelled > 100 && made > 100, "{cancelled} of {}", rows.len());
 }
 
+/// Who waits for money looks into the purse first: the database, asked for more than is needed, would have nothing left
+/// while the purse has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_is_refused_only_what_a_budget_has_no_room_for() {
+    const FITS: usize = 25;
+    let house = House::new().await;
+    house.publish_poet("poet").await;
+    priced(&house).await;
+    let body = |seed: usize| json!({"model": "poet", "prompt": "abc", "max_tokens": 5, "seed": seed});
+    let first = house.client.post("/v1/completions", &body(0)).await.json();
+    let input_tokens = first["usage"]["prompt_tokens"].as_u64().unwrap();
+    let worst = RATES.worst(&Counts { input_tokens, output_tokens: 5, ..Counts::default() });
+    rows(&house).await;
+    let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
+    let act = Act::of_command_line(Timestamp::now());
+    let limit = RATES.cost(&usage_of(&first["usage"])) + FITS as i64 * worst;
+    budgets::set(house.service.store(), &place, Period::Total, limit, &act).await.unwrap();
+    house.service.ledger().refresh().await.unwrap();
+    let asked = (0..200).map(|i| {
+        let (client, body) = (house.client.clone(), body(i));
+        tokio::spawn(async move { client.post("/v1/completions", &body).await.status })
+    });
+    let asked: Vec<_> = asked.collect();
+    let mut answered = 0;
+    for task in asked {
+        answered += usize::from(task.await.unwrap() == 200);
+    }
+    assert!(answered >= FITS, "{answered} were answered, and {FITS} fit");
+    let spent = rows(&house).await.values().map(|row| row.cost).sum::<i64>();
+    assert!(spent <= limit, "{spent} of {limit}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_clients_do_not_overrun_a_budget() {
     let house = House::new().await;

@@ -105,6 +105,7 @@ pub async fn import(
         return Err(unfit("is itself an adapter, and adapters add to whole models"));
     }
     let of_base = read_manifest(&base).map_err(|error| unfit(&error.to_string()))?;
+    let loaded_as = Some(of_base.loaded_as().to_owned());
     if of_base.kind != ImportedKind::Language {
         return Err(unfit("does not continue texts"));
     }
@@ -144,7 +145,7 @@ pub async fn import(
         context: of_base.context,
         licence: open::licence_of_readme(&staging.place()).or(request.licence),
         files: copied.files,
-        base: Some(Base { model: base.id(), sha256: base.sha256.clone() }),
+        base: Some(Base { model: base.id(), sha256: base.sha256.clone(), loaded_as }),
         tuned: None,
         privacy: None,
     };
@@ -212,7 +213,17 @@ pub(super) fn open(
     Ok(Adapter::from_peft(checkpoint, &description, base, control)?)
 }
 
-/// The version that an adapter adds to: the one it was imported for, or another with the same weights.
+/// Whether an adapter of `base` may be added to a version: the one it was imported for, or one with the same weights in the
+/// same form.
+pub(crate) fn suits(base: &Base, version: &Version) -> bool {
+    let has_form = |form: &String| read_manifest(version).is_ok_and(|manifest| manifest.loaded_as() == form);
+    super::is_imported(version)
+        && !is_adapter(version)
+        && version.sha256 == base.sha256
+        && (version.id() == base.model || base.loaded_as.as_ref().is_none_or(has_form))
+}
+
+/// The version that an adapter adds to: the one it was imported for, or another with the same weights in the same form.
 ///
 /// # Errors
 /// It is gone or has changed: then what to do.
@@ -222,9 +233,7 @@ pub async fn base_of(store: &Store, version: &Version) -> Result<Version, Servic
         source: "its manifest names no base".into(),
     })?;
     let all = models::shares::visible(store, &version.owner).await?;
-    let same =
-        |other: &&Version| super::is_imported(other) && !is_adapter(other) && other.sha256 == base.sha256;
-    let found = all.iter().filter(same).max_by_key(|other| other.id() == base.model);
+    let found = all.iter().filter(|other| suits(&base, other)).max_by_key(|other| other.id() == base.model);
     if let Some(found) = found {
         models::have(store, found).await?;
         return Ok(found.clone());
@@ -233,8 +242,12 @@ pub async fn base_of(store: &Store, version: &Version) -> Result<Version, Servic
         true => "has other weights than the adapter was imported for",
         false => "is not there any more",
     };
+    let form = match base.loaded_as.as_deref() {
+        None | Some("stored") => String::new(),
+        Some(form) => format!(", --quant {form}"),
+    };
     let message = format!(
-        "the base {} of {} {what}: import the base again (weights with sha256 {}), or the adapter for another base",
+        "the base {} of {} {what}: import the base again (weights with sha256 {}{form}), or the adapter for another base",
         base.model,
         version.id(),
         base.sha256

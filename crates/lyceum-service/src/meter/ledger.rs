@@ -201,20 +201,17 @@ impl Ledger {
             class: bill.class,
             started_at: Timestamp::now(),
         };
-        let lacking = match self.try_open(&request, &most)? {
-            Ok(work) => return Ok(opened(work)),
-            Err(lacking) => lacking,
-        };
+        if let Ok(work) = self.try_open(&request, &most)? {
+            return Ok(opened(work));
+        }
         let _turn = self.granting.lock().await;
-        let mut lacking = Some(lacking);
-        // Every budget that covers the payer may have to be asked once; another request may have emptied a purse since.
-        for _attempt in 0..limits::LEDGER_GRANTS_MAX {
-            if let Some(lacking) = lacking.take() {
-                self.fill(lacking).await?;
-            }
+        // Whoever had the turn before may have filled the purse: what it lacks is looked up anew, or the budget is asked for
+        // more than is needed, and has nothing left where a purse has. Every budget that covers the payer may have to be
+        // asked once; another request may have emptied a purse since.
+        for _attempt in 0..=limits::LEDGER_GRANTS_MAX {
             match self.try_open(&request, &most)? {
                 Ok(work) => return Ok(opened(work)),
-                Err(again) => lacking = Some(again),
+                Err(lacking) => self.fill(lacking).await?,
             }
         }
         Err(ServiceError::Overloaded { retry_after: std::time::Duration::from_secs(1) })
@@ -280,30 +277,33 @@ impl Ledger {
     /// # Errors
     /// A budget that covers the payer has not so much left.
     pub(super) async fn extend(&self, id: &str, most: Counts) -> Result<(), ServiceError> {
-        for _attempt in 0..limits::LEDGER_GRANTS_MAX {
-            let wanting = {
-                let mut state = self.state();
-                let State { desk, budgets, .. } = &mut *state;
-                let Some(open) = desk.look(id) else { return Ok(()) };
-                let (worst, started_at) = (open.rates.worst(&most), open.request.started_at);
-                let held = open.holds.first().map_or(0, |hold| hold.amount);
-                match desk.extend(id, worst) {
-                    Ok(()) | Err(Lacking::Backlog) => return Ok(()),
-                    Err(Lacking::Window(key)) => {
-                        let free = desk.purses().get(&key).map_or(0, |purse| purse.free());
-                        let needed = worst - held - free.max(0);
-                        let budget =
-                            budgets.values().flatten().find(|budget| budget.id == key.budget).cloned();
-                        budget.map(|budget| Wanting { budget, key, needed, started_at })
-                    }
-                }
-            };
-            // A budget that is gone holds nobody back.
-            let Some(wanting) = wanting else { return Ok(()) };
-            let _turn = self.granting.lock().await;
-            self.fill(wanting).await?;
+        if self.try_extend(id, &most).is_none() {
+            return Ok(());
+        }
+        let _turn = self.granting.lock().await;
+        // As in `open`.
+        for _attempt in 0..=limits::LEDGER_GRANTS_MAX {
+            match self.try_extend(id, &most) {
+                None => return Ok(()),
+                Some(lacking) => self.fill(lacking).await?,
+            }
         }
         Err(ServiceError::Overloaded { retry_after: std::time::Duration::from_secs(1) })
+    }
+
+    /// A purse that has too little for more work of an entry, and how much; None: it is held, or nothing holds it back.
+    fn try_extend(&self, id: &str, most: &Counts) -> Option<Wanting> {
+        let mut state = self.state();
+        let State { desk, budgets, .. } = &mut *state;
+        let open = desk.look(id)?;
+        let (worst, started_at) = (open.rates.worst(most), open.request.started_at);
+        let held = open.holds.first().map_or(0, |hold| hold.amount);
+        let Err(Lacking::Window(key)) = desk.extend(id, worst) else { return None };
+        let free = desk.purses().get(&key).map_or(0, |purse| purse.free());
+        let needed = worst - held - free.max(0);
+        // A budget that is gone holds nobody back.
+        let budget = budgets.values().flatten().find(|budget| budget.id == key.budget)?.clone();
+        Some(Wanting { budget, key, needed, started_at })
     }
 
     /// Asks the database for what a purse lacks.

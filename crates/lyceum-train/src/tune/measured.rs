@@ -13,7 +13,7 @@ use crate::likeliest::is_likeliest;
 use lyceum_kernels::softmax::cross_entropy;
 use lyceum_models::Model;
 use lyceum_models::batch::{Input, Target};
-use lyceum_nn::{Recording, Tape, Workspace};
+use lyceum_nn::{Precision, Recording, Tape, Workspace};
 use lyceum_seal::KeyedPath;
 use lyceum_types::control::Control;
 use lyceum_types::manifest::{DataFile, Metric};
@@ -77,7 +77,7 @@ pub fn on_lines(
 ) -> Result<OnLines, TrainError> {
     let Chats { train: mut lines, mut files, .. } = lines_of(spec, file, side, base_dir, control)?;
     let mut ws = Workspace::new();
-    ask_reference(&whole(reference)?, &mut lines, &mut ws, control)?;
+    ask_reference(&whole(reference)?, (&mut lines, Precision::F32), &mut ws, control)?;
     let Measured { metrics, rows } = measure(&whole(side)?, &lines, &mut ws, control)?;
     let mut batch = lines.new_batch();
     lines.fill(&(0..lines.len()).collect::<Vec<_>>(), &mut batch);
@@ -148,7 +148,7 @@ pub fn on_rows(
 ) -> Result<OnRows, TrainError> {
     let chats = chat::load(spec, side.words, side.context()?, base_dir, control)?;
     let part = chats.valid.unwrap_or(chats.train);
-    let answers = answers(&whole(side)?, &part, &mut Workspace::new(), control)?;
+    let answers = answers(&whole(side)?, (&part, Precision::F32), &mut Workspace::new(), control)?;
     let sequences = part.sequences().expect("chats are sequences: bug");
     let (mut lines, mut bytes) = (Vec::new(), Vec::new());
     for tokens in (0..part.len()).flat_map(|i| sequences.example(i)) {
@@ -173,17 +173,19 @@ fn whole(base: &Base<'_>) -> Result<Model, TrainError> {
     model.map_err(|error| TrainError::Spec(format!("{} cannot be measured: {error}", base.id)))
 }
 
-/// Fills in what the base gives each answer of preferences; other data needs no reference.
+/// Fills in what the base gives each answer of preferences, in the precision of what is held against it: a policy that is its
+/// reference must be told so. Other data needs no reference.
 pub(super) fn ask_reference(
     base: &Model,
-    data: &mut Dataset,
+    (data, precision): (&mut Dataset, Precision),
     ws: &mut Workspace,
     control: &Control,
 ) -> Result<(), TrainError> {
     if !data.sequences().is_some_and(|sequences| sequences.is_pairs()) {
         return Ok(());
     }
-    let sums = answers(base, data, ws, control)?.iter().map(|answer| -answer.nats as f32).collect();
+    let sums =
+        answers(base, (data, precision), ws, control)?.iter().map(|answer| -answer.nats as f32).collect();
     data.sequences_mut().expect("seen above: bug").set_reference(sums);
     Ok(())
 }
@@ -201,7 +203,7 @@ pub struct Answer {
 /// Every sequence's answer under a model.
 fn answers(
     model: &Model,
-    data: &Dataset,
+    (data, precision): (&Dataset, Precision),
     ws: &mut Workspace,
     control: &Control,
 ) -> Result<Vec<Answer>, TrainError> {
@@ -220,7 +222,8 @@ fn answers(
         data.fill(&rows, &mut batch);
         let _turn = control.turn().map_err(|stop| TrainError::Stopped { step: 0, stop })?;
         control.spend(rows.len() as u64);
-        let mut tape = Tape::new(ws, &model.params, Recording::Off, batch.examples());
+        let tape = Tape::new(ws, &model.params, Recording::Off, batch.examples());
+        let mut tape = tape.with_precision(precision);
         let asked = model.asked(&mut tape, &batch)?;
         let (n_rows, width) = (asked.targets.len(), model.shape.output.width());
         let (mut losses, mut lse) = (vec![0.0; n_rows], vec![0.0; n_rows]);
@@ -246,7 +249,7 @@ pub(super) fn losses(
     control: &Control,
 ) -> Result<Vec<f64>, TrainError> {
     let mean = |answer: Answer| answer.nats / answer.n_tokens.max(1) as f64;
-    Ok(answers(model, data, ws, control)?.into_iter().map(mean).collect())
+    Ok(answers(model, (data, Precision::F32), ws, control)?.into_iter().map(mean).collect())
 }
 
 pub(super) struct Measured {
@@ -262,7 +265,7 @@ pub(super) fn measure(
     ws: &mut Workspace,
     control: &Control,
 ) -> Result<Measured, TrainError> {
-    let answers = answers(model, data, ws, control)?;
+    let answers = answers(model, (data, Precision::F32), ws, control)?;
     let mut batch = data.new_batch();
     data.fill(&(0..data.len()).collect::<Vec<_>>(), &mut batch);
     let mut metrics = BTreeMap::new();

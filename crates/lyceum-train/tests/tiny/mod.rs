@@ -5,7 +5,7 @@ mod words;
 use lyceum_kernels::stored::Stored;
 use lyceum_language::template::ChatTemplate;
 use lyceum_models::Model;
-use lyceum_models::causal_lm::{Source, load};
+use lyceum_models::causal_lm::{Adapter, Source, load};
 use lyceum_nn::checkpoint::Checkpoint;
 use lyceum_train::chat::Words;
 use lyceum_train::tune::{Base, Tuned, tune};
@@ -15,6 +15,7 @@ use lyceum_types::spec::tune::TuneSpec;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, json};
 use std::path::Path;
+use std::sync::Arc;
 pub use words::{CHATML, tokenizer};
 
 const SIZES: [usize; 3] = [32, 32, 260];
@@ -92,8 +93,18 @@ pub fn run(
     folder: &Path,
     observer: &mut dyn Observer,
 ) -> Result<Tuned, TrainError> {
+    run_on(spec, (model, None), folder, observer)
+}
+
+/// A base that may have an adapter already, which is tuned further.
+pub fn run_on(
+    spec: &TuneSpec,
+    (model, adapter): (Model, Option<Arc<Adapter>>),
+    folder: &Path,
+    observer: &mut dyn Observer,
+) -> Result<Tuned, TrainError> {
     let (tokenizer, template) = (tokenizer(), ChatTemplate::new(CHATML, Map::new()).unwrap());
     let words = Words { tokenizer: &tokenizer, template: Some(&template), now: 0 };
-    let base = Base { model, adapter: None, words, id: "base@1".into(), sha256: "0".into() };
+    let base = Base { model, adapter, words, id: "base@1".into(), sha256: "0".into() };
     tune(spec, base, folder, observer, &Control::new())
 }

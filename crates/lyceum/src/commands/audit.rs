@@ -1,6 +1,6 @@
 //! `lyceum audit verify|ls`
 
-use crate::commands::admin::say;
+use crate::commands::admin::{organization, say};
 use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::{output, time};
@@ -45,14 +45,15 @@ fn hash(text: &str) -> Result<String, &'static str> {
 impl Audit {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let store = context.store().await?;
+        let tenant = organization(&store, &self.org).await?;
         match self.command {
             Command::Verify { head } => {
-                let verified = audit::verify(&store, &self.org, head.as_deref()).await?;
+                let verified = audit::verify(&store, &tenant, head.as_deref()).await?;
                 told(context, &verified.map_err(|broken| refused(&broken))?);
             }
             Command::Ls { limit } => {
                 let page = Page { after: None, limit };
-                let listed = audit::list(&store, &self.org, &Filter::default(), page, None).await?;
+                let listed = audit::list(&store, &tenant, &Filter::default(), page, None).await?;
                 if context.is_json() {
                     let all: Vec<Value> = listed.data.iter().map(line).collect();
                     output::json_line(&json!({"entries": all, "has_more": listed.has_more}));

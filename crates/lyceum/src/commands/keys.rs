@@ -1,12 +1,14 @@
 //! `lyceum keys create|ls|revoke|rotate`
 
+use crate::commands::admin::organization;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::{output, time};
 use clap::{Args, Subcommand};
 use lyceum_store::Store;
 use lyceum_store::keys::{self, Key, KeyGrant, KeyOwner, KeySecret};
-use lyceum_store::tenancy::{Act, projects};
+use lyceum_store::tenancy::projects::Which;
+use lyceum_store::tenancy::{Act, Page, projects};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::{KeyId, KeyScope, Project};
 use serde_json::{Value, json};
@@ -58,6 +60,9 @@ pub(in crate::commands) enum Command {
     },
 }
 
+/// Projects that a refusal names at most.
+const PROJECTS_NAMED: u32 = 20;
+
 /// The keys of one project.
 struct Of<'a> {
     context: &'a Context,
@@ -68,10 +73,7 @@ struct Of<'a> {
 impl Keys {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let store = context.store().await?;
-        let project = match self.project {
-            None => context.project.clone(),
-            Some(id) => projects::find(&store, &Project { tenant: self.org, id }).await?.project,
-        };
+        let project = project_of(&store, (&self.org, self.project), context).await?;
         let of = Of { context, store, project };
         match self.command {
             Command::Create { name, scopes, expires, owner } => {
@@ -80,6 +82,32 @@ impl Keys {
             Command::Ls => list(&of).await,
             Command::Revoke { id } => revoke(&of, &id).await,
             Command::Rotate { id, overlap } => rotate(&of, &id, overlap).await,
+        }
+    }
+}
+
+/// The project that is meant: the one that is named, else an organisation's only one.
+async fn project_of(
+    store: &Store,
+    (org, project): (&str, Option<String>),
+    context: &Context,
+) -> Result<Project, Failure> {
+    let tenant = organization(store, org).await?;
+    if let Some(id) = project {
+        return Ok(projects::find(store, &Project { tenant, id }).await?.project);
+    }
+    if tenant == context.project.tenant {
+        return Ok(context.project.clone());
+    }
+    let page = Page { after: None, limit: PROJECTS_NAMED };
+    let found = projects::list(store, &tenant, Which::Active, page).await?;
+    match &found.data[..] {
+        [only] => Ok(only.project.clone()),
+        several => {
+            let names: Vec<&str> = several.iter().map(|found| found.project.id.as_str()).collect();
+            let message = format!("{org} has {} projects", if names.is_empty() { "no" } else { "several" });
+            let why = format!("a key is of one project; there are {}", names.join(", "));
+            Err(Failure::usage(message, why, "add --project PROJECT"))
         }
     }
 }

@@ -11,11 +11,11 @@ pub(in crate::commands) mod remote;
 mod shares;
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand};
 use lyceum_store::Store;
-use lyceum_store::tenancy::Act;
+use lyceum_store::tenancy::{self, Act};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
 use serde_json::Value;
@@ -76,7 +76,9 @@ impl Admin {
             Command::VerifyReceipt { file } => return master::verify_receipt(file, context),
             _ => {}
         }
-        let desk = Desk { context, store: context.store().await?, tenant: self.org };
+        let store = context.store().await?;
+        let tenant = organization(&store, &self.org).await?;
+        let desk = Desk { context, store, tenant };
         match self.command {
             Command::Organizations(command) => command.run(&desk).await,
             Command::Projects(command) => command.run(&desk).await,
@@ -90,6 +92,29 @@ impl Admin {
             Command::Users(command) => command.run(&desk).await,
             Command::ServiceAccounts(command) => command.run(&desk).await,
             Command::Limits(command) => command.run(&desk).await,
+        }
+    }
+}
+
+/// The organisation that `--org` means: by its id, or by a name that only one has.
+///
+/// # Errors
+/// There is none, or several have the name.
+pub(in crate::commands) async fn organization(store: &Store, named: &str) -> Result<String, Failure> {
+    let all = tenancy::projects::organizations(store).await?;
+    if all.iter().any(|organization| organization.id == named) {
+        return Ok(named.to_owned());
+    }
+    let fix = "lyceum admin organizations ls shows them";
+    match &all.iter().filter(|organization| organization.name == named).collect::<Vec<_>>()[..] {
+        [] => {
+            let message = format!("organisation {named:?} not found");
+            Err(Failure::new(Exit::NotFound, "not_found", message, "none has this id or name", fix))
+        }
+        [one] => Ok(one.id.clone()),
+        several => {
+            let message = format!("{} organisations are called {named:?}", several.len());
+            Err(Failure::usage(message, "a name says which only where one has it", fix))
         }
     }
 }
@@ -109,15 +134,16 @@ impl Desk<'_> {
     /// A project of the organisation that is there.
     async fn project(&self, id: &str) -> Result<Project, Failure> {
         let project = Project { tenant: self.tenant.clone(), id: id.to_owned() };
-        Ok(lyceum_store::tenancy::projects::find(&self.store, &project).await?.project)
+        Ok(tenancy::projects::find(&self.store, &project).await?.project)
     }
 
     /// A project of whichever organisation.
     async fn any_project(&self, id: &str) -> Result<Project, Failure> {
-        use lyceum_store::tenancy::projects;
-        for organization in projects::organizations(&self.store).await? {
+        for organization in tenancy::projects::organizations(&self.store).await? {
             let project = Project { tenant: organization.id, id: id.to_owned() };
-            if id != Project::default_project().id && projects::find(&self.store, &project).await.is_ok() {
+            if id != Project::default_project().id
+                && tenancy::projects::find(&self.store, &project).await.is_ok()
+            {
                 return Ok(project);
             }
         }

@@ -123,7 +123,18 @@ pub async fn kept(context: &Context) -> Vec<Check> {
     };
     let (config, now) = (&context.config, Timestamp::now());
     let told = format!("{} in {}", config.database.value, config.data_dir.value.display());
-    let mut checks = vec![Check::new("database", Ok::<_, Failure>(told))];
+    // What opens may have pages that were changed under it.
+    let pages = store.check_pages().await.map(|()| told);
+    let pages = pages.map_err(|error| {
+        let is_damaged = matches!(error, StoreError::DamagedFile { .. });
+        let mut failure = Failure::from(error);
+        if is_damaged {
+            let fix = "stop the server, and restore the newest backup that lyceum backup verify finds whole";
+            (failure.code, failure.fix) = ("damaged_database".into(), fix.into());
+        }
+        failure
+    });
+    let mut checks = vec![Check::new("database", pages)];
     let owners = match owners(&store).await {
         Ok(owners) => owners,
         Err(failure) => {
