@@ -6,7 +6,7 @@
 
 use crate::cli::Global;
 use crate::context::Context;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Place};
 use crate::{files, output};
 use lyceum_types::control::Control;
 use serde_json::Value;
@@ -500,7 +500,36 @@ fn refusal(status: u16, body: &Value) -> Failure {
     };
     let mut failure = Failure::new(exit, text("code", "refused"), message, why, fix);
     failure.place.key = key;
+    failure.others = problems(error, exit);
     failure
+}
+
+/// What is wrong with a file, each at its place as a command says it where the file is.
+fn problems(error: &Value, exit: Exit) -> Vec<Failure> {
+    let listed = error["problems"]["errors"].as_array().map_or(&[][..], Vec::as_slice);
+    let counts = error["problems"]["counts"].as_object();
+    let n_errors: u64 = counts.into_iter().flat_map(|counts| counts.values()).filter_map(Value::as_u64).sum();
+    let why = match n_errors as usize {
+        n if n > listed.len() => format!("the data has {n} errors; the first {} are shown", listed.len()),
+        1 => "the data cannot be used as it stands".to_owned(),
+        n => format!("the data has {n} errors"),
+    };
+    let failure = |problem: &Value| {
+        let text = |field: &str| {
+            let text = problem[field].as_str()?;
+            Some(text.chars().take(WORDS_CHARS_MAX).collect::<String>())
+        };
+        let words = |field: &str| text(field).unwrap_or_default();
+        let mut failure = Failure::new(exit, words("code"), words("message"), why.clone(), words("hint"));
+        failure.place = Place {
+            file: text("file"),
+            line: problem["line"].as_u64().map(|line| line as usize),
+            column: None,
+            key: text("column").or_else(|| text("pointer")),
+        };
+        failure
+    };
+    listed.iter().map(failure).collect()
 }
 
 #[cfg(test)]
@@ -518,6 +547,24 @@ mod tests {
         );
         let body = json!({"error": {"message": "n: 0 is too few", "code": "invalid_value", "param": "n"}});
         assert_eq!(refusal(400, &body).message, "0 is too few");
+    }
+
+    #[test]
+    fn a_file_that_is_refused_is_told_line_by_line() {
+        let problem = |line: u64, code: &str| {
+            json!({"file": "a.jsonl", "line": line, "column": null,
+            "pointer": "/messages/0/role", "code": code, "message": "unknown role", "hint": "write user"})
+        };
+        let body = json!({"error": {"message": "file: the file has 3 errors", "code": "invalid_file", "param": "file",
+            "problems": {"errors": [problem(2, "unknown_role"), problem(7, "blank_line")],
+                "counts": {"unknown_role": 2, "blank_line": 1}}}});
+        let failure = refusal(400, &body);
+        assert_eq!((failure.code.as_ref(), failure.others.len()), ("invalid_file", 2));
+        let first = &failure.others[0];
+        assert_eq!((first.code.as_ref(), first.fix.as_str()), ("unknown_role", "write user"));
+        assert_eq!((first.place.line, first.place.key.as_deref()), (Some(2), Some("/messages/0/role")));
+        assert!(first.why.contains("3 errors; the first 2"), "{}", first.why);
+        assert_eq!(failure.others[1].place.line, Some(7));
     }
 
     #[test]
