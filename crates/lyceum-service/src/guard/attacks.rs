@@ -151,12 +151,7 @@ mod tests {
         ];
         let said: Vec<_> = of_messages(&messages).into_iter().map(|s| (s.author, s.param, s.text)).collect();
         let of = |author, i: usize, text: &str| (author, format!("messages[{i}]"), text.to_owned());
-        let want = [
-            of(Author::User, 1, "b"),
-            of(Author::User, 1, "c"),
-            of(Author::Tool, 3, "e"),
-            of(Author::Other, 4, "f"),
-        ];
+        let want = [of(Author::User, 1, "bc"), of(Author::Tool, 3, "e"), of(Author::Other, 4, "f")];
         assert_eq!(said, want);
         let tools = Stops { tool: Stop::Block, ..Stops::default() };
         assert_eq!(
