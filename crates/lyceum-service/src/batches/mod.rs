@@ -19,6 +19,8 @@
 
 mod ask;
 pub mod lines;
+#[cfg(test)]
+mod tests;
 mod work;
 
 pub use work::{Answered, Answers, Asking, run};

@@ -9,8 +9,6 @@ use super::ask::{Asker, Phase, Places, attempts, count, request_prefix, undone};
 use super::lines::{Line, judge};
 use super::{Batch, Problem, Status, of_row};
 use crate::{Service, ServiceError};
-use futures_util::future::FutureExt;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use lyceum_store::batches::{self, Done, Progress, Row, To};
 use lyceum_store::data_files::{self, Incoming, NewFile, Room};
 use lyceum_store::ledger::entries;
@@ -23,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::{Id, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 /// Works until `stopping`; lines under way then have a moment to end. Dropped, it leaves everything as it is.
@@ -223,10 +221,11 @@ impl Desk {
         let prefix = request_prefix(id);
         let mut known = attempts(&prefix, &entries::of_requests(self.service.store(), &prefix).await?);
         let (phase, phases) = watch::channel(Phase::Open);
-        let asker = self.asker(project, id, (batch, phases)).await?;
+        let asker = Arc::new(self.asker(project, id, (batch, phases)).await?);
         let mut waiting =
             lines.iter().rev().filter(|line| !answered.contains(&line.number)).collect::<Vec<_>>();
-        let mut under_way = FuturesUnordered::new();
+        // Each line goes on by itself while this one writes: it may hold the connection that the writing waits for.
+        let mut under_way = JoinSet::new();
         let mut ends: Option<(Ending, Instant)> = self.ending(project, id, batch).await?;
         let mut looks = tokio::time::interval(limits::BATCHES_LOOK_EVERY);
         let mut stopping = self.stopping.clone();
@@ -236,18 +235,19 @@ impl Desk {
             while ends.is_none() && under_way.len() < limits::BATCH_LINES_AT_ONCE {
                 let Some(line) = waiting.pop() else { break };
                 let attempt = known.remove(&line.number).unwrap_or_default();
-                under_way.push(asker.ask(line.clone(), attempt));
+                let (asker, line) = (asker.clone(), line.clone());
+                under_way.spawn(async move { asker.ask(line, attempt).await });
             }
             if under_way.is_empty() {
                 break;
             }
             let deadline = ends.map_or_else(|| Instant::now() + limits::BATCH_WINDOW, |(_, at)| at);
             tokio::select! {
-                Some(first) = under_way.next() => {
-                    let mut fresh: Vec<Done> = first.transpose()?.into_iter().collect();
+                Some(first) = under_way.join_next() => {
+                    let mut fresh: Vec<Done> = line_of(first)?.into_iter().collect();
                     // What came in the meantime is flushed with it.
-                    while let Some(Some(next)) = under_way.next().now_or_never() {
-                        fresh.extend(next.transpose()?);
+                    while let Some(next) = under_way.try_join_next() {
+                        fresh.extend(line_of(next)?);
                     }
                     for done in &fresh {
                         answered.insert(done.number);
@@ -457,6 +457,13 @@ impl Desk {
         data_files::keep_as(store, project, (file, Room::Owed), new, (arrived, now)).await?;
         Ok(())
     }
+}
+
+/// What became of a line that was under way; None where the batch ended before it was answered.
+fn line_of(
+    joined: Result<Option<Result<Done, ServiceError>>, JoinError>,
+) -> Result<Option<Done>, ServiceError> {
+    joined.map_err(|error| ServiceError::internal("a line of a batch broke off", error))?.transpose()
 }
 
 /// How long a file of a batch is kept, from when it is made.

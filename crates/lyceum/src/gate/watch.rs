@@ -42,15 +42,19 @@ impl<'a> Watch<'a> {
 
     /// Does a part of the gate's work. It ends itself where the context's control does, which a wish to stop cancels.
     pub async fn over<T>(&mut self, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
+        // Both go on at once: the work may hold the connection that a report waits for.
+        let done = tokio::select! {
+            done = work => done,
+            never = self.report_until_then() => never,
+        };
+        self.count();
+        done
+    }
+
+    async fn report_until_then<T>(&mut self) -> T {
         loop {
-            tokio::select! {
-                done = &mut work => {
-                    self.count();
-                    return done;
-                }
-                () = tokio::time::sleep(REPORT_EVERY) => self.report().await,
-            }
+            tokio::time::sleep(REPORT_EVERY).await;
+            self.report().await;
         }
     }
 

@@ -215,21 +215,28 @@ async fn reporting<T>(
     far: &Mutex<jobs::Progress>,
     work: impl Future<Output = T>,
 ) -> T {
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(REPORT_EVERY) => {}
+    let reports = async {
+        loop {
+            tokio::time::sleep(REPORT_EVERY).await;
+            report(store, claim, control, far).await;
         }
-        count(store, claim).await;
-        let now = far.lock().map(|far| far.clone()).unwrap_or_else(|poisoned| poisoned.into_inner().clone());
-        match jobs::report(store, claim, &now, Timestamp::now()).await {
-            Ok(Signal::Continue) => {}
-            // Fenced: somebody else works on it now, and what this process does no longer counts.
-            // A choice has no middle to go on from: nothing lets one be paused.
-            Ok(Signal::Cancel | Signal::Pause) | Err(StoreError::Fenced { .. }) => control.cancel(),
-            Err(error) => tracing::warn!(%error, "the choice's progress was not written"),
-        }
+    };
+    // Both go on at once: the work may hold the connection that a report waits for.
+    tokio::select! {
+        done = work => done,
+        never = reports => never,
+    }
+}
+
+async fn report(store: &Store, claim: &Claim, control: &Control, far: &Mutex<jobs::Progress>) {
+    count(store, claim).await;
+    let now = far.lock().map(|far| far.clone()).unwrap_or_else(|poisoned| poisoned.into_inner().clone());
+    match jobs::report(store, claim, &now, Timestamp::now()).await {
+        Ok(Signal::Continue) => {}
+        // Fenced: somebody else works on it now, and what this process does no longer counts.
+        // A choice has no middle to go on from: nothing lets one be paused.
+        Ok(Signal::Cancel | Signal::Pause) | Err(StoreError::Fenced { .. }) => control.cancel(),
+        Err(error) => tracing::warn!(%error, "the choice's progress was not written"),
     }
 }
 
