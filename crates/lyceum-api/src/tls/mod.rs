@@ -7,9 +7,10 @@ mod presented;
 mod validity;
 
 pub use presented::presented;
-pub use validity::{Validity, validity};
+pub use validity::Validity;
 
 use axum::serve::Listener;
+use lyceum_types::clock::Timestamp;
 use lyceum_types::limits;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,13 @@ use tokio_rustls::server::TlsStream;
 #[derive(Clone)]
 pub struct Tls {
     files: Arc<(PathBuf, PathBuf)>,
-    current: Arc<RwLock<Arc<ServerConfig>>>,
+    current: Arc<RwLock<Served>>,
+}
+
+#[derive(Clone)]
+struct Served {
+    config: Arc<ServerConfig>,
+    validity: Validity,
 }
 
 /// Why a certificate and key cannot be used.
@@ -37,29 +44,66 @@ pub enum TlsError {
     File { path: PathBuf, why: String },
     #[error("{certificate} and {key} do not belong together: {why}")]
     Pair { certificate: PathBuf, key: PathBuf, why: String },
+    #[error("{path}: {}", told(.validity, .now))]
+    NotNow { path: PathBuf, validity: Validity, now: Timestamp },
+}
+
+fn told(validity: &Validity, now: &Timestamp) -> String {
+    let Validity { not_before, not_after } = validity;
+    if now < not_before {
+        return format!("the certificate begins at {} only", not_before.date_time());
+    }
+    format!("the certificate ended at {}", not_after.date_time())
 }
 
 impl Tls {
     /// Reads PEM files: a certificate with those that vouch for it, and its private key.
     pub fn open(certificate: &Path, key: &Path) -> Result<Tls, TlsError> {
-        let config = read(certificate, key)?;
+        let served = read(certificate, key)?;
         let files = Arc::new((certificate.to_owned(), key.to_owned()));
-        Ok(Tls { files, current: Arc::new(RwLock::new(config)) })
+        Ok(Tls { files, current: Arc::new(RwLock::new(served)) })
     }
 
-    /// Reads the files again. New connections have what they say; where they cannot be used, what was there stays.
-    pub fn reload(&self) -> Result<(), TlsError> {
-        let config = read(&self.files.0, &self.files.1)?;
-        *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = config;
+    /// Reads the files again. New connections have what they say; where they cannot be used, or their certificate does
+    /// not hold at `now`, what was there stays.
+    pub fn reload(&self, now: Timestamp) -> Result<(), TlsError> {
+        let served = read(&self.files.0, &self.files.1)?;
+        served.holds_at(now, &self.files.0)?;
+        *self.current.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = served;
         Ok(())
     }
 
+    /// From when to when the certificate holds that is served now.
+    pub fn validity(&self) -> Validity {
+        self.served().validity
+    }
+
+    /// # Errors
+    /// The certificate that is served does not hold at `now`: clients that look at it refuse it.
+    pub fn holds_at(&self, now: Timestamp) -> Result<(), TlsError> {
+        self.served().holds_at(now, &self.files.0)
+    }
+
+    fn served(&self) -> Served {
+        self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
     fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.current.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone())
+        TlsAcceptor::from(self.served().config)
     }
 }
 
-fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+impl Served {
+    fn holds_at(&self, now: Timestamp, path: &Path) -> Result<(), TlsError> {
+        let validity = self.validity;
+        if (validity.not_before..=validity.not_after).contains(&now) {
+            return Ok(());
+        }
+        Err(TlsError::NotNow { path: path.to_owned(), validity, now })
+    }
+}
+
+fn read(certificate: &Path, key: &Path) -> Result<Served, TlsError> {
     let file = |path: &Path, why: String| TlsError::File { path: path.to_owned(), why };
     let text = |path: &Path| std::fs::read(path).map_err(|error| file(path, error.to_string()));
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&text(certificate)?)
@@ -68,6 +112,8 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     if chain.is_empty() {
         return Err(file(certificate, "holds no certificate in PEM form".into()));
     }
+    let validity = validity::of_der(&chain[0])
+        .ok_or_else(|| file(certificate, "until when it holds cannot be read".into()))?;
     let private = PrivateKeyDer::from_pem_slice(&text(key)?)
         .map_err(|error| file(key, format!("holds no private key in PEM form: {error}")))?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -81,7 +127,7 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
             why: error.to_string(),
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Served { config: Arc::new(config), validity })
 }
 
 /// Connections whose handshake is done.

@@ -6,11 +6,7 @@
 //!                            validity SEQUENCE { notBefore Time, notAfter Time }, … }, … }
 //! ```
 
-use super::TlsError;
 use lyceum_types::clock::Timestamp;
-use std::path::Path;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 const SEQUENCE: u8 = 0x30;
 const VERSION: u8 = 0xa0;
@@ -22,17 +18,6 @@ const GENERALIZED_TIME: u8 = 0x18;
 pub struct Validity {
     pub not_before: Timestamp,
     pub not_after: Timestamp,
-}
-
-/// That of the first certificate of a PEM file.
-///
-/// # Errors
-/// A file that cannot be read or holds none.
-pub fn validity(path: &Path) -> Result<Validity, TlsError> {
-    let file = |why: String| TlsError::File { path: path.to_owned(), why };
-    let text = std::fs::read(path).map_err(|error| file(error.to_string()))?;
-    let leaf = CertificateDer::from_pem_slice(&text).map_err(|error| file(error.to_string()))?;
-    of_der(&leaf).ok_or_else(|| file("its validity cannot be read".into()))
 }
 
 /// That of a certificate in DER.

@@ -4,6 +4,7 @@ use crate::house::House;
 use lyceum_api::Door;
 use lyceum_api::cors::Origins;
 use lyceum_api::tls::Tls;
+use lyceum_types::clock::Timestamp;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,12 +88,22 @@ async fn a_new_certificate_takes_over_and_a_broken_one_does_not() {
     assert!(health(address, &first).await.is_ok());
     let second = certify(dir.path(), "localhost");
     assert!(health(address, &first).await.is_ok(), "read again only when told");
-    tls.reload().unwrap();
+    tls.reload(Timestamp::now()).unwrap();
     assert!(health(address, &second).await.is_ok());
     assert!(health(address, &first).await.is_err());
     std::fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
-    assert!(tls.reload().is_err());
+    assert!(tls.reload(Timestamp::now()).is_err());
     assert!(health(address, &second).await.is_ok());
+    // Nor does one that has ended.
+    let third = certify(dir.path(), "localhost");
+    let late = Timestamp::from_millis(i64::MAX);
+    let error = tls.reload(late).unwrap_err().to_string();
+    assert!(error.contains("cert.pem: the certificate ended at "), "{error}");
+    let error = tls.reload(Timestamp::from_millis(0)).unwrap_err().to_string();
+    assert!(error.contains("cert.pem: the certificate begins at "), "{error}");
+    assert!(health(address, &second).await.is_ok());
+    tls.reload(Timestamp::now()).unwrap();
+    assert!(health(address, &third).await.is_ok());
     house.stop().await.unwrap();
 }
 

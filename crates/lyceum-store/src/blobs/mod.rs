@@ -12,12 +12,14 @@
 //! sees it. [`s3`] knows how a bucket is reached; nothing else here knows that it is S3.
 
 mod claim;
+mod compare;
 pub(crate) mod loose;
 mod rows;
 pub mod s3;
 mod sweep;
 
 pub use claim::take_over;
+pub use compare::{Compared, Damaged, Depth, compare};
 pub(crate) use rows::{Coming, forget, forget_claims, owners};
 pub use rows::{Stored, stored};
 pub(crate) use sweep::release;

@@ -1,10 +1,11 @@
 //! `lyceum blobs check|sweep|claim`: the object store beside a data folder.
 
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand};
-use lyceum_store::{Store, blobs};
+use lyceum_store::blobs::{self, Damaged, Depth};
+use lyceum_store::Store;
 use lyceum_types::clock::Timestamp;
 use serde_json::json;
 use std::time::Duration;
@@ -17,8 +18,12 @@ pub struct Blobs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write, read and remove an object, and say what lies there
-    Check,
+    /// Write, read and remove an object, and look whether every object that is referred to is there
+    Check {
+        /// Read every object, and hold its bytes to their hash
+        #[arg(long)]
+        read: bool,
+    },
     /// Remove objects that nothing refers to any more
     Sweep {
         /// Objects younger than this stay
@@ -38,7 +43,7 @@ impl Blobs {
             return Err(Failure::usage("no object store is configured", why, fix));
         };
         let (text, mut line) = match self.command {
-            Command::Check => check(&store).await?,
+            Command::Check { read } => check(&store, if read { Depth::Bytes } else { Depth::Lengths }).await?,
             Command::Sweep { grace } => sweep(&store, grace).await?,
             Command::Claim => {
                 blobs::take_over(&store).await?;
@@ -56,14 +61,37 @@ impl Blobs {
     }
 }
 
-async fn check(store: &Store) -> Result<(String, serde_json::Value), Failure> {
+async fn check(store: &Store, depth: Depth) -> Result<(String, serde_json::Value), Failure> {
     if let Some(blobs) = store.blobs() {
         blobs.check().await?;
     }
-    let stored = blobs::stored(store).await?;
-    let size = output::bytes(stored.bytes);
-    let text = format!("works; rows refer to {} objects, {size}", stored.n_objects);
-    Ok((text, json!({ "objects": stored.n_objects, "bytes": stored.bytes })))
+    let compared = blobs::compare(store, depth).await?;
+    if !compared.damaged.is_empty() {
+        return Err(Failure::several(compared.damaged.into_iter().map(damaged)));
+    }
+    let size = output::bytes(compared.bytes);
+    let how = match depth {
+        Depth::Lengths => "each there in its length",
+        Depth::Bytes => "each read and as it was written",
+    };
+    let text = format!("works; rows refer to {} objects, {size}, {how}", compared.n_objects);
+    let read = depth == Depth::Bytes;
+    Ok((text, json!({ "objects": compared.n_objects, "bytes": compared.bytes, "read": read })))
+}
+
+/// What is wrong with an object, and who can mend it.
+pub fn damaged(found: Damaged) -> Failure {
+    let Damaged { object, path, why } = found;
+    let message = format!("{object}, which {path} needs, is not what was written: {why}");
+    let mut failure = Failure::new(
+        Exit::Failed,
+        "damaged_object",
+        message,
+        "somebody or something has changed the bucket behind Lyceum",
+        "put it back from the bucket's older versions or its copy, or restore a backup; or delete what needs it",
+    );
+    failure.place.file = Some(object);
+    failure
 }
 
 async fn sweep(store: &Store, grace: u32) -> Result<(String, serde_json::Value), Failure> {

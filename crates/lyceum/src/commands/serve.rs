@@ -80,6 +80,9 @@ pub struct Serve {
 
 /// How often idle models are looked for.
 const IDLE_LOOK: Duration = Duration::from_secs(15);
+/// From when on a certificate's end is told.
+pub const CERTIFICATE_ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(86_400);
 
 impl Serve {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
@@ -286,17 +289,23 @@ fn tls(cert: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Tls>, Fai
     }
 }
 
-/// SIGHUP reads the certificate again; one that cannot be used changes nothing and is told in the log.
+/// SIGHUP reads the certificate again; one that cannot be used, or does not hold today, changes nothing and is told in
+/// the log. So is, every day, the one that is served when its end comes near.
 #[cfg(unix)]
 fn reload_on_hangup(tls: Tls) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangups = signal(SignalKind::hangup())
         .map_err(|error| Failure::internal("signals cannot be watched", &error))?;
     tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            match tls.reload() {
-                Ok(()) => tracing::warn!("the certificate was read again"),
-                Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+        loop {
+            warn_of_end(&tls);
+            tokio::select! {
+                hangup = hangups.recv() => match hangup.map(|()| tls.reload(Timestamp::now())) {
+                    Some(Ok(())) => tracing::warn!("the certificate was read again"),
+                    Some(Err(error)) => tracing::error!(%error, "the certificate stays as it was"),
+                    None => return,
+                },
+                () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
             }
         }
     });
@@ -304,8 +313,21 @@ fn reload_on_hangup(tls: Tls) -> Result<(), Failure> {
 }
 
 #[cfg(not(unix))]
-fn reload_on_hangup(_tls: Tls) -> Result<(), Failure> {
+fn reload_on_hangup(tls: Tls) -> Result<(), Failure> {
+    warn_of_end(&tls);
     Ok(())
+}
+
+fn warn_of_end(tls: &Tls) {
+    let now = Timestamp::now();
+    let until = tls.validity().not_after;
+    match tls.holds_at(now) {
+        Err(error) => tracing::error!(%error, "clients refuse the certificate: renew it and send SIGHUP"),
+        Ok(()) if until < now.plus(CERTIFICATE_ENDS_SOON) => {
+            tracing::warn!(until = until.date_time(), "the certificate ends soon: renew it and send SIGHUP");
+        }
+        Ok(()) => {}
+    }
 }
 
 /// Keys travel in the clear without TLS, so only this machine may reach the port unless there is TLS or somebody

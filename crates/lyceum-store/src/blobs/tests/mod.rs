@@ -188,6 +188,43 @@ async fn an_object_that_is_not_what_was_written_is_refused_by_name() {
     house.resolve("digits").await.unwrap();
 }
 
+#[tokio::test]
+async fn what_was_changed_or_lost_in_the_bucket_is_found() {
+    let server = Server::start();
+    let house = house(s3(&server.endpoint, "models")).await;
+    let version = house.publish("digits").await.unwrap();
+    house.keep(b"a,b\n1,2\n").await.unwrap();
+    let compared = compare(&house.store, Depth::Bytes).await.unwrap();
+    let held = stored(&house.store).await.unwrap();
+    assert_eq!((compared.n_objects, compared.bytes), (held.n_objects, held.bytes));
+    assert_eq!(compared.damaged, []);
+
+    let key = format!("models/a/b/sha256/{}", version.sha256);
+    let whole = server.state.lock().unwrap().objects[&key].clone();
+    let mut other = whole.clone();
+    other[100] ^= 1;
+    for (spoilt, says, is_seen_in_a_list) in [
+        (Some(other), "the sha256 of its bytes is", false),
+        (Some(whole[..249].to_vec()), "it has 249 bytes, 250 were written", true),
+        (None, "it is not there", true),
+    ] {
+        match spoilt {
+            Some(bytes) => server.state.lock().unwrap().objects.insert(key.clone(), bytes),
+            None => server.state.lock().unwrap().objects.remove(&key),
+        };
+        let found = compare(&house.store, Depth::Bytes).await.unwrap().damaged;
+        let [damaged] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(damaged.object, format!("s3://models/a/b/sha256/{}", version.sha256));
+        assert!(damaged.path.ends_with(&format!("/digits/1/{WEIGHTS}")), "{damaged:?}");
+        assert!(damaged.why.starts_with(says), "{damaged:?}");
+        let listed = compare(&house.store, Depth::Lengths).await.unwrap().damaged;
+        assert_eq!(listed, if is_seen_in_a_list { found } else { Vec::new() });
+    }
+    // What is deleted is not missed.
+    house.delete("digits").await;
+    assert_eq!(compare(&house.store, Depth::Bytes).await.unwrap().damaged, []);
+}
+
 /// Every request of a publication and of an upload fails once, in each of the three ways.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_and_what_was_refused_leaves_nothing() {

@@ -2,10 +2,12 @@
 //! is still what was kept.
 
 use super::{Check, Found};
+use crate::commands::blobs::damaged;
 use crate::config::Config;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, causes};
 use crate::output;
+use lyceum_store::blobs::{self, Depth};
 use lyceum_store::data_files::{self, Order, Query};
 use lyceum_store::jobs::{self, State};
 use lyceum_store::ledger::spool::Dead;
@@ -246,11 +248,19 @@ fn elsewhere(n: usize) -> String {
     if n == 0 { String::new() } else { format!(" but {n} without a copy here") }
 }
 
-/// The object store takes, gives and removes.
-async fn objects(store: &Store) -> Result<String, Failure> {
-    let Some(blobs) = store.blobs() else { return Ok("none: bytes lie in the data folder".into()) };
-    blobs.check().await?;
-    Ok(format!("{}: an object was written, read back and removed", blobs.place()))
+/// The object store takes, gives and removes, and has what the rows refer to.
+async fn objects(store: &Store) -> Result<String, Vec<Failure>> {
+    let Some(there) = store.blobs() else { return Ok("none: bytes lie in the data folder".into()) };
+    let looked = async {
+        there.check().await?;
+        blobs::compare(store, Depth::Lengths).await
+    };
+    let compared = looked.await.map_err(|error| vec![Failure::from(error)])?;
+    if !compared.damaged.is_empty() {
+        return Err(compared.damaged.into_iter().map(damaged).collect());
+    }
+    let (place, n) = (there.place(), compared.n_objects);
+    Ok(format!("{place}: an object was written, read back and removed; {n} that are referred to are there"))
 }
 
 /// Every file that was brought is there in its length.

@@ -1,15 +1,14 @@
 //! How a server would be reached: its certificate, and whether its port is free.
 
+use crate::commands::serve::CERTIFICATE_ENDS_SOON;
 use crate::config::Config;
 use crate::failure::{Exit, Failure};
-use lyceum_api::tls::{self, Tls};
+use lyceum_api::tls::Tls;
 use lyceum_types::clock::Timestamp;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// From when on a certificate's end is told.
-pub(super) const ENDS_SOON: Duration = Duration::from_secs(14 * 86_400);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Certificate and key belong together, and the certificate holds today.
@@ -36,23 +35,15 @@ pub fn certificate(config: &Config) -> Result<String, Failure> {
         failure
     };
     let fix = "give the certificate's own key, both as PEM files";
-    Tls::open(cert, key).map_err(|error| {
+    let tls = Tls::open(cert, key).map_err(|error| {
         placed(unusable(error.to_string(), "clients could not be answered with these files", fix))
     })?;
-    let validity = tls::validity(cert)
-        .map_err(|error| placed(unusable(error.to_string(), "nobody can say until when it holds", fix)))?;
-    let (now, (from, until)) = (Timestamp::now(), (validity.not_before, validity.not_after));
-    let fix = "renew it, then kill -HUP the server";
-    if until < now {
-        let message = format!("{} ended at {}", cert.display(), until.date_time());
-        return Err(placed(unusable(message, "clients refuse a certificate that has ended", fix)));
-    }
-    if from > now {
-        let message = format!("{} begins at {} only", cert.display(), from.date_time());
-        let why = "clients refuse it until then";
-        return Err(placed(unusable(message, why, "check the clock, or wait")));
-    }
-    let soon = if until < now.plus(ENDS_SOON) { ": renew it soon" } else { "" };
+    let (now, until) = (Timestamp::now(), tls.validity().not_after);
+    tls.holds_at(now).map_err(|error| {
+        let why = "clients refuse a certificate that does not hold today";
+        placed(unusable(error.to_string(), why, "renew it, then kill -HUP the server; or correct the clock"))
+    })?;
+    let soon = if until < now.plus(CERTIFICATE_ENDS_SOON) { ": renew it soon" } else { "" };
     Ok(format!("{} holds until {}{soon}", cert.display(), until.date_time()))
 }
 

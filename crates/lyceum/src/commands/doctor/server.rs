@@ -1,7 +1,7 @@
 //! A server as it is seen from here: the way there, who answers, and what the key opens. What stands in the way of the next
 //! look is told once; a key is told to nobody who is not trusted, or does not answer as we do.
 
-use super::network::ENDS_SOON;
+use crate::commands::serve::CERTIFICATE_ENDS_SOON;
 use super::{Check, Found};
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, Looked, Whom};
@@ -154,7 +154,7 @@ fn certificate(place: &Place, stream: TcpStream, refused: Option<&String>) -> Re
         return Err(told(format!("the certificate of {} is not trusted", place.host), why.clone(), fix));
     }
     let days = (until.seconds() - now.seconds()) / 86_400;
-    let soon = if until < now.plus(ENDS_SOON) { ": renew it soon" } else { "" };
+    let soon = if until < now.plus(CERTIFICATE_ENDS_SOON) { ": renew it soon" } else { "" };
     Ok(format!("trusted, and holds {days} days, until {}{soon}", until.date_time()))
 }
 
