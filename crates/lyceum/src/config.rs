@@ -189,7 +189,13 @@ impl Config {
             }
             config.threads = Setting { value: threads, origin: Origin::Flag("--threads") };
         }
-        if let Err(message) = config.objects.s3() {
+        // Who asks a server elsewhere opens no bucket of this machine.
+        let asks_a_server = flags.url.is_some()
+            || sources
+                .variables
+                .iter()
+                .any(|(key, url)| key == crate::remote::URL_VARIABLE && !url.is_empty());
+        if let (Err(message), false) = (config.objects.s3(), asks_a_server) {
             failures.push(bad("blobs", message, Place::default()));
         }
         if failures.is_empty() { Ok(config) } else { Err(Failure::several(failures.into_iter())) }
@@ -422,6 +428,18 @@ mod tests {
         let config = Config::load(&Global::default(), &Sources { variables: Vec::new(), ..sources }).unwrap();
         assert_eq!(config.data_dir.value, folder.path().join("here"));
         assert_eq!(config.threads.value, 3);
+    }
+
+    #[test]
+    fn who_asks_a_server_elsewhere_needs_no_keys_of_the_bucket() {
+        let folder = tempfile::tempdir().unwrap();
+        let sources =
+            |variables: &[(&str, &str)]| sources(folder.path(), "blobs = \"s3://models\"", "", variables);
+        let failure = Config::load(&Global::default(), &sources(&[])).unwrap_err();
+        assert!(failure.message.contains("AWS_ACCESS_KEY_ID"), "{}", failure.message);
+        let elsewhere = Global { url: Some("https://lyceum.example".into()), ..Global::default() };
+        Config::load(&elsewhere, &sources(&[])).unwrap();
+        Config::load(&Global::default(), &sources(&[("LYCEUM_URL", "https://lyceum.example")])).unwrap();
     }
 
     #[test]

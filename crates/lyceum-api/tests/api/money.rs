@@ -2,9 +2,10 @@
 
 use crate::client::{Client, ok};
 use crate::house::House;
+use lyceum_store::models::shares::{Share, With, share};
 use lyceum_store::tenancy::{Act, projects};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::KeyScope;
+use lyceum_types::ids::{KeyScope, Project};
 use serde_json::json;
 
 const PRICES: &str = "/v1/organization/prices";
@@ -78,6 +79,17 @@ async fn who_rents_an_organisation_sets_no_prices_and_not_its_own_ceiling() {
     let seen = ok(&tenant.get(PRICES).await);
     assert_eq!(seen["data"], json!([hers]), "no other organisation's price");
     assert_eq!(ok(&operator.get(PRICES).await)["data"].as_array().unwrap().len(), 2);
+    // Everybody's price of a model that they may not ask does not tell them of it, in the list or in the log.
+    house.publish_poet("poet").await;
+    let of_poet = json!({"model": "poet", "organization_id": "*", "usd_per_million": {"pass": 1}});
+    let of_poet = ok(&operator.post(PRICES, &of_poet).await);
+    assert_eq!(ok(&tenant.get(PRICES).await)["data"], json!([hers]));
+    let log = tenant.get("/v1/organization/audit_logs?event_types[]=price.created").await;
+    assert_eq!(ok(&log)["data"].as_array().unwrap().len(), 1);
+    let with = With::Everyone;
+    let shared = Share { owner: Project::default_project(), name: "poet".parse().unwrap(), with };
+    share(house.service.store(), &shared, &act).await.unwrap();
+    assert_eq!(ok(&tenant.get(PRICES).await)["data"], json!([of_poet, hers]));
 
     let ceiling = json!({"limit_usd": 5, "organization_id": theirs.id});
     let ceiling = ok(&operator.post(BUDGETS, &ceiling).await);

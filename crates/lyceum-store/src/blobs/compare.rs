@@ -104,7 +104,8 @@ impl Blobs {
     async fn lengths(&self) -> Result<HashMap<String, u64>, StoreError> {
         let below = self.prefix.clone().join("sha256");
         let listed = self.objects.list(Some(&below));
-        let named = listed.map_ok(|object| (object.location.filename().unwrap_or("").to_owned(), object.size));
+        let named =
+            listed.map_ok(|object| (object.location.filename().unwrap_or("").to_owned(), object.size));
         named.try_collect().await.map_err(|e| self.failed("list", &below, e))
     }
 

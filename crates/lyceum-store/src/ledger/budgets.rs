@@ -158,7 +158,7 @@ pub async fn set(
     .await?;
     let kind = if id == new_id { "budget.created" } else { "budget.updated" };
     let budget = Budget { id, place: place.clone(), period, limit };
-    audit::append_to(&mut transaction, Some(&place.tenant), act, budget.event(kind)).await?;
+    audit::append_to(&mut transaction, vec![place.tenant.clone()], act, budget.event(kind)).await?;
     transaction.commit().await?;
     Ok(budget)
 }
@@ -180,7 +180,8 @@ pub async fn remove(store: &Store, place: &Place, period: Period, act: &Act) -> 
     ] {
         sqlx::query(statement).bind(&budget.id).execute(&mut *transaction).await?;
     }
-    audit::append_to(&mut transaction, Some(&place.tenant), act, budget.event("budget.deleted")).await?;
+    audit::append_to(&mut transaction, vec![place.tenant.clone()], act, budget.event("budget.deleted"))
+        .await?;
     transaction.commit().await?;
     Ok(budget)
 }

@@ -1,10 +1,11 @@
 //! The price list: rows are added and never changed, and each has a version that entries name.
 
 use super::Counts;
+use crate::db::Transaction;
 use crate::tenancy::audit::{self, Act, Event};
 use crate::{Store, StoreError, tenancy};
 use lyceum_types::clock::Timestamp;
-use lyceum_types::ids::{BadId, ModelName};
+use lyceum_types::ids::{BadId, ModelName, Project};
 use lyceum_types::limits;
 use serde_json::{Value, json};
 use sqlx::Row;
@@ -107,7 +108,8 @@ impl PriceList {
     }
 }
 
-/// Adds a price; it holds for requests that begin from now on. The log of every organisation that it concerns tells it.
+/// Adds a price; it holds for requests that begin from now on. The log of every organisation that it concerns tells it: of
+/// those that may ask the model.
 ///
 /// # Errors
 /// A rate below zero or beyond [`limits::AMOUNT_MAX`], a name that no model can have, a project's price for every
@@ -173,9 +175,33 @@ pub async fn set(
         resource: &resource,
         data: json!({"data": price.told()}),
     };
-    audit::append_to(&mut transaction, Some(tenant).filter(|tenant| *tenant != EVERY), act, event).await?;
+    let concerned = concerned(&mut transaction, tenant, model).await?;
+    audit::append_to(&mut transaction, concerned, act, event).await?;
     transaction.commit().await?;
     Ok(price)
+}
+
+/// The organisations whose log tells of a price: of everybody's for one model the operator's and those that may ask it, so
+/// that no log names a model of somebody else.
+async fn concerned(
+    transaction: &mut Transaction,
+    tenant: &str,
+    model: &str,
+) -> Result<Vec<String>, StoreError> {
+    if tenant != EVERY {
+        return Ok(vec![tenant.to_owned()]);
+    }
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT o.tenant FROM organizations o WHERE $1 = '*' OR o.tenant = $2 \
+         OR EXISTS (SELECT 1 FROM model_versions v WHERE v.tenant = o.tenant AND v.name = $1 AND v.state = 'ready') \
+         OR EXISTS (SELECT 1 FROM model_shares s WHERE s.name = $1 AND s.to_tenant IN ('*', o.tenant)) \
+         ORDER BY o.tenant",
+    )
+    .bind(model)
+    .bind(Project::default_project().tenant)
+    .fetch_all(&mut **transaction)
+    .await?;
+    Ok(rows.into_iter().map(|(tenant,)| tenant).collect())
 }
 
 /// Every price that there ever was, the newest first.

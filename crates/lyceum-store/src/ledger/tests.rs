@@ -350,6 +350,8 @@ async fn prices_and_budgets_stand_in_the_logs_of_those_whom_they_concern() {
     let operator = Act { actor: operator, now: NOW };
     let rates = Rates { input: 3, ..Rates::default() };
     prices::set(&store, ("*", "*", "*"), rates, &operator).await.unwrap();
+    // Of a model that they may not ask they are not told.
+    prices::set(&store, ("*", "*", "ours"), rates, &operator).await.unwrap();
     prices::set(&store, (&theirs.id, "*", "m"), rates, &operator).await.unwrap();
     prices::set(&store, ("default", "default", "m"), rates, &act()).await.unwrap();
     let of_theirs = Place { tenant: theirs.id.clone(), ..place("", "") };
@@ -370,6 +372,7 @@ async fn prices_and_budgets_stand_in_the_logs_of_those_whom_they_concern() {
         (kind.to_owned(), actor.to_owned(), email)
     };
     let ours = [
+        of("price.created", &key),
         of("price.created", &key),
         of("price.created", &key),
         of("price.created", "command_line"),

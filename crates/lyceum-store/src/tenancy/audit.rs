@@ -148,23 +148,13 @@ pub(crate) async fn append(
     Ok(())
 }
 
-/// Adds an entry to the log of every organisation that an act holds for (None: all of them), and to the log of the one
-/// that acts.
+/// Adds an entry to the logs of the organisations that an act holds for, and to the log of the one that acts.
 pub(crate) async fn append_to(
     transaction: &mut Writing,
-    tenant: Option<&str>,
+    mut tenants: Vec<String>,
     act: &Act,
     event: Event<'_>,
 ) -> Result<(), StoreError> {
-    let mut tenants: Vec<String> = match tenant {
-        Some(tenant) => vec![tenant.to_owned()],
-        None => {
-            let all: Vec<(String,)> = sqlx::query_as("SELECT tenant FROM organizations ORDER BY tenant")
-                .fetch_all(&mut **transaction)
-                .await?;
-            all.into_iter().map(|(tenant,)| tenant).collect()
-        }
-    };
     if let Actor::AdminKey { tenant, .. } = &act.actor
         && !tenants.contains(tenant)
     {

@@ -5,6 +5,7 @@ use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand};
 use lyceum_store::backup::{self, Manifest};
+use lyceum_store::blobs::s3::Place;
 use lyceum_store::{Layout, StoreError};
 use lyceum_types::clock::Timestamp;
 use serde_json::json;
@@ -33,14 +34,16 @@ impl Backup {
             Command::Create { folder } => {
                 let store = context.store().await?;
                 let done = backup::create(&store, &folder, now).await;
-                say(context, "written to", &folder, done)
+                say(context, ("written to", false), &folder, done)
             }
-            Command::Verify { folder } => say(context, "is whole:", &folder, backup::verify(&folder).await),
+            Command::Verify { folder } => {
+                say(context, ("is whole:", false), &folder, backup::verify(&folder).await)
+            }
             Command::Restore { folder } => {
                 let config = &context.config;
                 let layout = Layout::new(&config.data_dir.value);
                 let done = backup::restore(&folder, layout, config.database.value.clone(), now).await;
-                say(context, "restored into", &config.data_dir.value, done)
+                say(context, ("restored into", true), &config.data_dir.value, done)
             }
         }
     }
@@ -48,7 +51,7 @@ impl Backup {
 
 fn say(
     context: &Context,
-    verb: &str,
+    (verb, is_restored): (&str, bool),
     folder: &Path,
     done: Result<Manifest, StoreError>,
 ) -> Result<(), Failure> {
@@ -73,9 +76,17 @@ fn say(
         if let Some(o) = elsewhere {
             let size = output::bytes(o.bytes);
             output::text(format!(
-                "not in it: {} objects ({size}) in {}, but for copies that this machine had; that place has its own backup",
+                "not in it: {} objects ({size}) in {}, but for copies that this machine had; that place needs a backup of its own",
                 o.n_objects, o.place
             ));
+            if is_restored
+                && context.config.objects.blobs.value.as_ref().map(Place::to_string) != Some(o.place.clone())
+            {
+                output::text(format!(
+                    "set blobs = {:?} in lyceum.toml (or where a copy of it lies) before it is served: without it they are not found",
+                    o.place
+                ));
+            }
         }
     }
     Ok(())

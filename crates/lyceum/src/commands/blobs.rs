@@ -4,8 +4,8 @@ use crate::context::Context;
 use crate::failure::{Exit, Failure};
 use crate::output;
 use clap::{Args, Subcommand};
-use lyceum_store::blobs::{self, Damaged, Depth};
 use lyceum_store::Store;
+use lyceum_store::blobs::{self, Damaged, Depth};
 use lyceum_types::clock::Timestamp;
 use serde_json::json;
 use std::time::Duration;
@@ -43,7 +43,9 @@ impl Blobs {
             return Err(Failure::usage("no object store is configured", why, fix));
         };
         let (text, mut line) = match self.command {
-            Command::Check { read } => check(&store, if read { Depth::Bytes } else { Depth::Lengths }).await?,
+            Command::Check { read } => {
+                check(&store, if read { Depth::Bytes } else { Depth::Lengths }).await?
+            }
             Command::Sweep { grace } => sweep(&store, grace).await?,
             Command::Claim => {
                 blobs::take_over(&store).await?;

@@ -163,13 +163,14 @@ impl Usage {
 }
 
 /// What is told of an entry, in its order.
-const ENTRY: [&str; 16] = [
+const ENTRY: [&str; 17] = [
     "request",
     "time",
     "project",
     "key",
     "model",
     "route",
+    "class",
     "outcome",
     "input_tokens",
     "cached_tokens",
@@ -187,7 +188,7 @@ fn line(entry: &Entry) -> Value {
     let mut row = json!({
         "request": request.id, "time": entry.settled_at.date_time(), "project": request.project,
         "key": request.api_key, "model": format!("{}@{}", request.model, request.model_version),
-        "route": request.route, "outcome": entry.outcome.as_str(), "price": entry.price,
+        "route": request.route, "class": request.class.as_str(), "outcome": entry.outcome.as_str(), "price": entry.price,
         "cost_usd": usd(entry.cost),
     });
     numbers(&entry.counts).iter().for_each(|(name, n)| row[*name] = Value::from(*n));

@@ -1,8 +1,8 @@
 //! A server as it is seen from here: the way there, who answers, and what the key opens. What stands in the way of the next
 //! look is told once; a key is told to nobody who is not trusted, or does not answer as we do.
 
-use crate::commands::serve::CERTIFICATE_ENDS_SOON;
 use super::{Check, Found};
+use crate::commands::serve::CERTIFICATE_ENDS_SOON;
 use crate::failure::{Exit, Failure};
 use crate::remote::{Client, Looked, Whom};
 use lyceum_api::tls;

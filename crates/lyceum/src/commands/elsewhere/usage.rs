@@ -11,8 +11,9 @@ use lyceum_types::clock::Timestamp;
 use serde_json::{Value, json};
 
 /// Fields of an entry that a server and the command line call the same.
-const SAME: [&str; 11] = [
+const SAME: [&str; 12] = [
     "route",
+    "class",
     "outcome",
     "price",
     "cost_usd",
