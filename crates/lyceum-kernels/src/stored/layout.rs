@@ -25,6 +25,7 @@ struct Parts {
     n_small: usize,
     /// Numbers along `k`.
     len: usize,
+    has_nibbles: bool,
     has_fifth_bits: bool,
     has_two_bits: bool,
 }
@@ -39,7 +40,8 @@ impl Parts {
             other => unreachable!("{} has no tile of integers: bug", other.name()),
         };
         let has_fifth_bits = matches!(kind, Stored::Q5_0 | Stored::Q5_1 | Stored::Q5K);
-        Parts { n_halves, n_small, len: kind.block_len(), has_fifth_bits, has_two_bits: kind == Stored::Q6K }
+        let (len, has_nibbles, has_two_bits) = (kind.block_len(), kind != Stored::Q8_0, kind == Stored::Q6K);
+        Parts { n_halves, n_small, len, has_nibbles, has_fifth_bits, has_two_bits }
     }
 
     fn bits(&self) -> usize {
@@ -133,7 +135,7 @@ pub(super) fn put(kind: Stored, block: &[u8], at: Place, head: &mut [u8], body: 
         body[at.byte(i, 0)..][..4].copy_from_slice(four);
     }
     let (bits, qs) = (parts.bits(), parts.qs());
-    if kind == Stored::Q8_0 {
+    if !parts.has_nibbles {
         for (group, four) in q[..parts.len].chunks_exact(4).enumerate() {
             body[qs + at.byte(group, 0)..][..4].copy_from_slice(four);
         }
@@ -160,34 +162,68 @@ pub(super) fn numbers(kind: Stored, (head, body): (&[u8], &[u8]), at: Place, out
         half::f16::from_le_bytes([b[0], b[1]]).to_f32()
     };
     let small = |i: usize| body[at.byte(i / 4, i % 4)];
-    let (d, bits, qs) = (half(0), parts.bits(), parts.qs());
-    let q = |i: usize| {
-        let (group, j) = (i / 4, i % 4);
-        let mut q = body[qs + at.byte(group / 2, j)] >> (group % 2 * 4) & 15;
-        if parts.has_fifth_bits {
-            let bit = 4 * at.row + j;
-            q |= (body[bits + group * GROUP_BITS + bit / 8] >> (bit % 8) & 1) << 4;
-        }
-        if parts.has_two_bits {
-            q |= (body[bits + at.byte(group / 4, j)] >> (group % 4 * 2) & 3) << 4;
-        }
-        q
+    let mut q = [0u8; 256];
+    let q = &mut q[..parts.len];
+    parts.integers(body, at, q);
+    let d = half(0);
+    // `factor · (q − zero)`.
+    let scaled = |(out, q): (&mut [f32], &[u8]), factor: f32, zero: i32| {
+        out.iter_mut().zip(q).for_each(|(x, &q)| *x = factor * (i32::from(q) - zero) as f32);
     };
-    let mut fill = |f: &dyn Fn(usize) -> f32| out.iter_mut().enumerate().for_each(|(i, x)| *x = f(i));
     match kind {
-        Stored::Q8_0 => fill(&|i| d * (i32::from(body[qs + at.byte(i / 4, i % 4)]) - 128) as f32),
-        Stored::Q4_0 => fill(&|i| d * (i32::from(q(i)) - 8) as f32),
-        Stored::Q5_0 => fill(&|i| d * (i32::from(q(i)) - 16) as f32),
-        Stored::Q4_1 | Stored::Q5_1 => fill(&|i| d * f32::from(q(i)) + half(1)),
-        Stored::Q6K => fill(&|i| d * f32::from(small(i / 16) as i8) * (i32::from(q(i)) - 32) as f32),
+        Stored::Q8_0 => scaled((out, q), d, 128),
+        Stored::Q4_0 => scaled((out, q), d, 8),
+        Stored::Q5_0 => scaled((out, q), d, 16),
+        Stored::Q4_1 | Stored::Q5_1 => {
+            let least = half(1);
+            out.iter_mut().zip(q.iter()).for_each(|(x, &q)| *x = d * f32::from(q) + least);
+        }
+        Stored::Q6K => {
+            for (part, of_part) in out.chunks_exact_mut(16).zip(q.chunks_exact(16)).enumerate() {
+                scaled(of_part, d * f32::from(small(part) as i8), 32);
+            }
+        }
         _ => {
             let packed: [u8; 12] = std::array::from_fn(small);
-            let scales = super::dequantise::scales_of_q4_k(&packed);
-            let d_least = half(1);
-            fill(&|i| {
-                let (scale, least) = scales[i / 32];
-                d * f32::from(scale) * f32::from(q(i)) - d_least * f32::from(least)
-            });
+            let (scales, d_least) = (super::dequantise::scales_of_q4_k(&packed), half(1));
+            for ((out, q), (scale, least)) in out.chunks_exact_mut(32).zip(q.chunks_exact(32)).zip(scales) {
+                let (factor, least) = (d * f32::from(scale), d_least * f32::from(least));
+                out.iter_mut().zip(q).for_each(|(x, &q)| *x = factor * f32::from(q) - least);
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// One row's integers, four at a time as they lie in a word.
+    fn integers(&self, body: &[u8], at: Place, q: &mut [u8]) {
+        let word = |first: usize, group: usize| {
+            let four: [u8; 4] = body[first + at.byte(group, 0)..][..4].try_into().expect("four bytes: bug");
+            u32::from_le_bytes(four)
+        };
+        let (bits, qs) = (self.bits(), self.qs());
+        if !self.has_nibbles {
+            for (group, four) in q.chunks_exact_mut(4).enumerate() {
+                four.copy_from_slice(&word(qs, group).to_le_bytes());
+            }
+            return;
+        }
+        for (pair, eight) in q.chunks_exact_mut(8).enumerate() {
+            let both = word(qs, pair);
+            let mut fours = [both & 0x0F0F_0F0F, both >> 4 & 0x0F0F_0F0F];
+            for (group, four) in fours.iter_mut().enumerate().map(|(i, four)| (2 * pair + i, four)) {
+                if self.has_fifth_bits {
+                    let of_two_rows = body[bits + group * GROUP_BITS + at.row / 2];
+                    let of_row = u32::from(of_two_rows >> (at.row % 2 * 4) & 15);
+                    // Bit i of four goes to the lowest bit of byte i.
+                    *four |= (of_row * 0x0020_4081 & 0x0101_0101) << 4;
+                }
+                if self.has_two_bits {
+                    *four |= (word(bits, group / 4) >> (group % 4 * 2) & 0x0303_0303) << 4;
+                }
+            }
+            eight[..4].copy_from_slice(&fours[0].to_le_bytes());
+            eight[4..].copy_from_slice(&fours[1].to_le_bytes());
         }
     }
 }

@@ -195,22 +195,34 @@ fn put_row(kind: Stored, bytes: &[u8], row: usize, n_woven: usize, woven: &mut [
     }
 }
 
+/// Row `row` of a tile of floats, from its blocks of two numbers.
+fn floats<'a, const BYTES: usize>(
+    kind: Stored,
+    bodies: impl Iterator<Item = &'a [u8]>,
+    row: usize,
+    out: &mut [f32],
+    number: impl Fn([u8; BYTES]) -> f32,
+) {
+    let places = [0, 1].map(|i| float_at(kind, row % ROWS, i).1);
+    for (body, two) in bodies.zip(out.chunks_mut(2)) {
+        for (x, at) in two.iter_mut().zip(places) {
+            *x = number(body[at..][..BYTES].try_into().expect("a number's bytes: bug"));
+        }
+    }
+}
+
 /// Row `row` of some woven tiles as numbers.
 fn row_of(kind: Stored, woven: &[u8], row: usize, n_woven: usize, out: &mut [f32]) {
     let (head, body) = block_parts(kind);
     let (in_head, in_body) = parts_of(kind, row, n_woven);
     let step = n_woven * (head + body);
     if kind.block_len() == 1 {
-        for (i, x) in out.iter_mut().enumerate() {
-            let (block, at) = float_at(kind, row % ROWS, i);
-            let b = &woven[block * step + in_body.start + at..];
-            *x = match kind {
-                Stored::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-                Stored::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-                _ => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-            };
-        }
-        return;
+        let bodies = woven.chunks_exact(step).map(|woven| &woven[in_body.clone()]);
+        return match kind {
+            Stored::F32 => floats(kind, bodies, row, out, f32::from_le_bytes),
+            Stored::F16 => floats(kind, bodies, row, out, |b| f16::from_le_bytes(b).to_f32()),
+            _ => floats(kind, bodies, row, out, |b| bf16::from_le_bytes(b).to_f32()),
+        };
     }
     for (woven, out) in woven.chunks_exact(step).zip(out.chunks_exact_mut(kind.block_len())) {
         let parts = (&woven[in_head.clone()], &woven[in_body.clone()]);
