@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a long function ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +90,11 @@ impl Control {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
+    /// How long until the deadline; None where there is none. What may end earlier with less plans by it.
+    pub fn time_left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// An error as soon as the work should end.
     pub fn check(&self) -> Result<(), Stop> {
         if self.cancelled.load(Ordering::Relaxed) {
@@ -113,6 +118,8 @@ mod tests {
         assert_eq!(clone.check(), Ok(()));
         control.cancel();
         assert_eq!(clone.check(), Err(Stop::Cancelled));
-        assert_eq!(Control::new().with_deadline(Instant::now()).check(), Err(Stop::DeadlinePassed));
+        let late = Control::new().with_deadline(Instant::now());
+        assert_eq!((late.check(), late.time_left()), (Err(Stop::DeadlinePassed), Some(Duration::ZERO)));
+        assert_eq!(Control::new().time_left(), None);
     }
 }

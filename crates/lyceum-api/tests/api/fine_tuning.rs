@@ -525,8 +525,17 @@ async fn a_private_job_is_quoted_before_it_begins_and_what_breaks_its_promise_is
     let whole = refused(400, &|body| body["method"]["supervised"]["lora"] = json!(false)).await;
     assert_eq!(whole.0, "method.supervised.lora");
 
-    // A budget that does not reach: no job.
+    // What waits to begin counts in a budget, and no longer when it is cancelled.
     let sha256 = quote["data_sha256"].as_str().unwrap();
+    let of_one =
+        json!({"data_sha256": sha256, "epsilon": quote["epsilon"].as_f64().unwrap() * 1.2, "delta": 1e-3});
+    assert_eq!(client.post("/v1/privacy/budgets", &of_one).await.status, 200);
+    assert_eq!(refused(409, &|_| {}).await.1, "privacy_budget_exceeded");
+    let first = format!("{JOBS}/{}/cancel", job["id"].as_str().unwrap());
+    assert_eq!(client.post(&first, &json!({})).await.status, 200);
+    asked(client, &with(&|_| {})).await;
+
+    // A budget that does not reach: no job.
     let budget = json!({"data_sha256": sha256, "epsilon": 0.1, "delta": 1e-3});
     assert_eq!(client.post("/v1/privacy/budgets", &budget).await.status, 200);
     assert_eq!(refused(409, &|_| {}).await.1, "privacy_budget_exceeded");

@@ -25,6 +25,7 @@ use super::walk::Walker;
 use super::{COMPLETENESS, Found};
 use crate::quadrature::gauss_legendre;
 use crate::{ExplainError, Of, Steps};
+use std::time::{Duration, Instant};
 
 /// Borders of the pieces to begin with, and nodes of each piece.
 const BORDERS: [f64; 6] = [0.0, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
@@ -145,7 +146,7 @@ pub(super) fn require(walker: &Walker<'_>, passes: usize, steps: Steps) -> Resul
     walker.require((passes * n_first) as u64)
 }
 
-/// Integrates; with [`Steps::Refined`] until it adds up, or passes are spent. What is explained is the number that is served;
+/// Integrates; with [`Steps::Refined`] until it adds up, or passes or time are spent. What is explained is the number that is served;
 /// what rounding makes of it belongs to no part, and is in the base.
 pub(super) fn integrate<'a>(
     path: &mut impl Path<'a>,
@@ -177,11 +178,13 @@ fn refined<'a>(
         pieces.push(Piece::of(path, walker, [from, to])?);
         from = to;
     }
-    let n_more = (path.passes() * (2 * NODES + 1)) as u64;
+    let (n_more, mut longest) = ((path.passes() * (2 * NODES + 1)) as u64, Duration::ZERO);
     while let Some((worst, middle)) = worst(&pieces, rounding) {
-        if walker.require(n_more).is_err() {
+        // What was found is told, flagged, rather than nothing at the deadline.
+        if walker.require(n_more).is_err() || !walker.has_time_for(longest) {
             break;
         }
+        let began = Instant::now();
         let piece = pieces.swap_remove(worst);
         let middle = Border { alpha: middle, value: path.value(walker, middle)? };
         let mut halves = Vec::with_capacity(2);
@@ -193,6 +196,7 @@ fn refined<'a>(
             halves.iter_mut().for_each(|half| half.in_vain = piece.in_vain + 1);
         }
         pieces.extend(halves);
+        longest = longest.max(began.elapsed());
     }
     let mut values = vec![0.0; pieces[0].values.len()];
     for piece in &pieces {

@@ -6,9 +6,12 @@ use lyceum_models::causal_lm::{Sections, SentOn, Walk};
 use lyceum_nn::{NnError, StoredProducts, Workspace};
 use lyceum_types::control::Control;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows of the embedding that are read in one turn.
 const EMBEDDED_A_TURN: usize = 4096;
+/// How much longer than before something may take where others want the device too.
+const UNEVEN: u32 = 4;
 
 pub(super) struct Walker<'a> {
     pub(super) question: &'a LanguageQuestion,
@@ -61,6 +64,11 @@ impl<'a> Walker<'a> {
             return Err(ExplainError::TooManyPasses { method, needed, max_passes });
         }
         Ok(())
+    }
+
+    /// Whether there is time for something that took as long at most.
+    pub(super) fn has_time_for(&self, longest: Duration) -> bool {
+        self.control.time_left().is_none_or(|left| left > longest * UNEVEN)
     }
 
     /// The part of each number of an entry.

@@ -13,6 +13,7 @@ use lyceum_types::control::Control;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 const NAMES: [&str; 7] = ["llama", "llama3", "mistral", "qwen2", "qwen3", "smollm3", "gemma3"];
 
@@ -204,6 +205,42 @@ fn every_path_adds_up_within_the_passes_that_are_there_unasked() {
     for (found, want) in found.iter().zip(&many) {
         assert!((found - want).abs() < 1e-3, "{found:?} {many:?}");
     }
+}
+
+/// A device that is slow once, behind so many passes.
+struct Slow {
+    device: ThisThread,
+    passes: u64,
+    behind: u64,
+    how_long: Duration,
+}
+
+impl Turns for Slow {
+    fn turn(&mut self, n_passes: u64, work: Work) -> Result<Vec<Vec<f32>>, ExplainError> {
+        if self.passes <= self.behind && self.passes + n_passes > self.behind {
+            std::thread::sleep(self.how_long);
+        }
+        self.passes += n_passes;
+        self.device.turn(n_passes, work)
+    }
+}
+
+/// What was found when time runs out is told, and that it does not add up yet.
+#[test]
+fn a_path_that_has_no_time_for_another_cut_tells_how_far_it_is() {
+    let asked = question(
+        Arc::new(model("llama", Stored::F32).unwrap()),
+        None,
+        &cases()["llama"],
+        (REFINED, "logprob"),
+    );
+    // Values at ten places, then five pieces with six nodes, forward and back: the first cut is behind them.
+    let how_long = Duration::from_millis(1500);
+    let mut turns = Slow { device: ThisThread::default(), passes: 0, behind: 70, how_long };
+    let control = Control::new().with_deadline(Instant::now() + how_long * 4);
+    let found = attribute(&asked, &mut turns, &control).unwrap();
+    assert_eq!((found.usage.forward_passes, found.checks.complete), (40 + 13, Some(false)));
+    assert!(found.checks.completeness_gap.unwrap() > 1e-4, "{:?}", found.checks);
 }
 
 /// Where nothing stands before the parts the path begins at the vocabulary's mean: norms have something to read, and few nodes do.

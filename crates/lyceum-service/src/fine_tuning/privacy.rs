@@ -1,11 +1,12 @@
 //! What a private training costs its file: told and held to the budget before it begins, and read from the ledger
 //! afterwards.
 
-use super::found;
+use super::{Asked, found};
 use crate::privacy::{Account, accounts, judge};
 use crate::{Service, ServiceError};
 use lyceum_privacy::account::ADJACENCY;
 use lyceum_privacy::{PrivacyError, epsilon};
+use lyceum_store::jobs::{self, Kind};
 use lyceum_store::privacy as ledger;
 use lyceum_store::privacy::Spend;
 use lyceum_train::chat::Chats;
@@ -92,13 +93,27 @@ impl Planned {
         })
     }
 
+    /// What its process will take of the file's budget.
+    fn spend(&self, job: String) -> Spend {
+        Spend {
+            data_sha256: self.data_sha256.clone(),
+            job,
+            q: self.q,
+            sigma: self.sigma,
+            steps: self.steps,
+            delta: self.delta,
+            created_at: Timestamp::now(),
+        }
+    }
+
     /// What all steps draw of something of which the file has `of_all`, in expectation.
     pub(super) fn expected(&self, of_all: u64) -> u64 {
         (self.q * self.steps as f64 * of_all as f64).round() as u64
     }
 }
 
-/// Whether the file's budget has what a training will take; the training's process takes it.
+/// Whether the file's budget has what a training will take, beside what those before it took or wait to take; the training's
+/// process takes it.
 ///
 /// # Errors
 /// 409 `privacy_budget_exceeded`.
@@ -113,15 +128,17 @@ pub(super) async fn afford(
     };
     let mut others = ledger::spends(service.store(), project).await?;
     others.retain(|spend| spend.data_sha256 == planned.data_sha256);
-    let new = Spend {
-        data_sha256: planned.data_sha256.clone(),
-        job: String::new(),
-        q: planned.q,
-        sigma: planned.sigma,
-        steps: planned.steps,
-        delta: planned.delta,
-        created_at: Timestamp::now(),
-    };
+    for job in jobs::unfinished(service.store(), project).await? {
+        let Some(request) = job.request.as_deref().filter(|_| job.kind == Kind::Train) else { continue };
+        let asked: Asked = serde_json::from_str(request)
+            .map_err(|source| ServiceError::Damaged { id: job.id.to_string(), source: source.into() })?;
+        let id = job.id.to_string();
+        let waits = asked.privacy.filter(|plan| plan.data_sha256 == planned.data_sha256);
+        if let Some(plan) = waits.filter(|_| others.iter().all(|spend| spend.job != id)) {
+            others.push(plan.spend(id));
+        }
+    }
+    let new = planned.spend(String::new());
     super::blocking(move || {
         judge(Some(&budget), &others, &new)
             .map_err(|message| ServiceError::Conflict { code: "privacy_budget_exceeded", message })

@@ -200,14 +200,16 @@ fn how(options: &Options, prompt: &Prompt, (most, each): (usize, usize)) -> Resu
     let n_parts = prompt.n_parts();
     let too_many = |what: String, n: usize, fix: &str| {
         let (n, most) = (n * each, options.max_passes);
-        let message = format!("{what} take {n} passes, max_passes is {most}: {fix}");
+        let message = format!("{what} need {n} passes, max_passes is {most}: {fix}");
         Err(ServiceError::invalid("max_passes", "too_many_passes", message))
     };
     let MethodChoice::ContextCite { n_samples } = options.method else {
         // Each part once, all parts, none.
         if n_parts + 2 > most {
             let fix = "ask for larger parts (sentence, paragraph), or for more passes";
-            return too_many(format!("{n_parts} parts"), n_parts + 2, fix);
+            let what =
+                if n_parts == 1 { "one part, all and none".into() } else { format!("{n_parts} parts") };
+            return too_many(what, n_parts + 2, fix);
         }
         return Ok(How::LeaveOneOut);
     };
