@@ -54,6 +54,8 @@ pub struct EngineLimits {
     pub prefill_tokens_max: usize,
     /// Tokens of all sequences of a model in one step.
     pub step_tokens_max: usize,
+    /// Of these, tokens of the batch class while there is work of the interactive one.
+    pub batch_tokens_beside_max: usize,
     /// Models that generate at once, each with its own memory for keys and values; the others wait.
     pub models_max: usize,
     /// Memory for the keys and values of one model's sequences; fixed when the model first generates.
@@ -78,6 +80,7 @@ impl Default for EngineLimits {
             sequences_running_max: 64,
             prefill_tokens_max: 256,
             step_tokens_max: 512,
+            batch_tokens_beside_max: 64,
             models_max: 8,
             kv_bytes_per_model_max: 1 << 30,
             kv_storage: KvStorage::F32,

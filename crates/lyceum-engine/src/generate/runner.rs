@@ -58,6 +58,7 @@ impl Lane {
         let of_scheduler = Limits {
             running_max: limits.sequences_running_max,
             step_tokens_max: limits.step_tokens_max,
+            batch_beside_max: limits.batch_tokens_beside_max,
             piece_max: limits.prefill_tokens_max,
             draft_max: limits.draft_tokens_max,
             draft_rows_max: DRAFT_ROWS_MAX,

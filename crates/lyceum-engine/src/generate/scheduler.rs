@@ -1,7 +1,7 @@
 //! Which tokens of which sequences the next pass takes: no model, no clock, no threads.
 //!
 //! A step: those that run give one token each (and guesses), then pieces of prompts, within a budget of
-//! tokens; what is left goes to those that wait. Waiting sequences are taken by class, then from the tenant
+//! tokens; what is left goes to those that wait. While somebody's client waits, what can wait has a small part of it. Waiting sequences are taken by class, then from the tenant
 //! that got the least so far, then by arrival. Who starts gets pages for all that is known of it; who needs
 //! a page when there is none takes it from whoever has the worst place, which then waits again and is
 //! computed anew. Whoever has the best place is never disturbed, so everybody comes to an end.
@@ -16,6 +16,8 @@ pub(crate) struct Limits {
     pub running_max: usize,
     /// Tokens of one pass.
     pub step_tokens_max: usize,
+    /// Tokens of the batch class in one pass, while there is work of the interactive one: a stream waits for no more.
+    pub batch_beside_max: usize,
     /// Tokens of one sequence in one pass.
     pub piece_max: usize,
     /// Tokens guessed at once; 0: none.
@@ -39,6 +41,36 @@ pub(crate) struct Row {
     pub guesses: Vec<u32>,
     /// Whether the first of them is behind what the sequence reads.
     pub is_made: bool,
+}
+
+/// Tokens that a pass may still take.
+struct Budget {
+    left: usize,
+    /// Of these, of the batch class.
+    of_batch: usize,
+}
+
+impl Budget {
+    fn of(&self, class: Priority) -> usize {
+        match class {
+            Priority::Interactive => self.left,
+            Priority::Batch => self.left.min(self.of_batch),
+        }
+    }
+
+    fn spend(&mut self, class: Priority, n: usize) {
+        self.left -= n;
+        if class == Priority::Batch {
+            self.of_batch -= n;
+        }
+    }
+
+    fn give_back(&mut self, class: Priority, n: usize) {
+        self.left += n;
+        if class == Priority::Batch {
+            self.of_batch += n;
+        }
+    }
 }
 
 pub(crate) struct Scheduler {
@@ -153,16 +185,20 @@ impl Scheduler {
 
     /// The next pass; empty when there is nothing to do.
     pub(crate) fn plan(&mut self) -> Vec<Row> {
-        let (mut rows, mut budget) = (Vec::new(), self.limits.step_tokens_max);
+        let (mut rows, mut budget) = (Vec::new(), self.budget());
         let mut order = self.running.clone();
         order.sort_by_key(|id| (self.sequences[id].n_unseen() > 1, self.sequences[id].place()));
         for id in order {
-            if budget > 0 && self.running.contains(&id) && self.make_room(id, &mut rows, &mut budget) {
+            let class = self.sequences[&id].priority;
+            if budget.of(class) > 0
+                && self.running.contains(&id)
+                && self.make_room(id, &mut rows, &mut budget)
+            {
                 self.take(id, &mut rows, &mut budget);
             }
         }
         for class in [Priority::Interactive, Priority::Batch] {
-            while budget > 0
+            while budget.of(class) > 0
                 && let Some(id) = self.next(class)
                 && self.start(id, &mut rows, &mut budget)
             {
@@ -178,8 +214,17 @@ impl Scheduler {
         rows
     }
 
+    fn budget(&self) -> Budget {
+        let left = self.limits.step_tokens_max;
+        let is_interactive = |class: Priority| class == Priority::Interactive;
+        let somebody_waits = self.running.iter().any(|id| is_interactive(self.sequences[id].priority))
+            || self.waiting.keys().any(|&(class, _)| is_interactive(class));
+        let of_batch = if somebody_waits { left.min(self.limits.batch_beside_max) } else { left };
+        Budget { left, of_batch }
+    }
+
     /// Puts a piece of a running sequence into the pass.
-    fn take(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut usize) {
+    fn take(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut Budget) {
         let n_rows: usize = rows.iter().map(|row| row.n + row.guesses.len()).sum();
         let sequence = self.sequences.get_mut(&id).expect("it runs: bug");
         let most = match sequence.first_reported() {
@@ -188,26 +233,26 @@ impl Scheduler {
             first if sequence.reports_prompt && sequence.n_seen < first => first - sequence.n_seen,
             _ => usize::MAX,
         };
-        let start = sequence.n_seen;
+        let (start, left) = (sequence.n_seen, budget.of(sequence.priority));
         let is_made = start >= sequence.n_read;
         let of_one_kind =
             if self.limits.made_apart && !is_made { sequence.n_read - start } else { usize::MAX };
-        let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(of_one_kind).min(*budget);
+        let n = sequence.n_unseen().min(self.limits.piece_max).min(most).min(of_one_kind).min(left);
         let mut guesses = Vec::new();
         if sequence.n_unseen() == 1 && sequence.tokens.len() > sequence.n_prompt && sequence.drafts {
             let end = start + 1;
             // Guesses take only room that is there: nobody gives way to them.
             let room =
                 (sequence.pages.len() * self.blocks.as_ref().map_or(0, |b| b.page)).saturating_sub(end);
-            let left = sequence.n_positions_max - end;
+            let behind = sequence.n_positions_max - end;
             let few = self.limits.draft_rows_max.saturating_sub(n_rows + 1);
-            let most = self.limits.draft_max.min(room).min(left).min(few).min(*budget - n);
+            let most = self.limits.draft_max.min(room).min(behind).min(few).min(left - n);
             if sequence.draft_rests == 0 {
                 guesses = draft::guess(&sequence.tokens, most).to_vec();
             }
             sequence.draft_rests = sequence.draft_rests.saturating_sub(1);
         }
-        *budget -= n + guesses.len();
+        budget.spend(sequence.priority, n + guesses.len());
         let new = (start + n).saturating_sub(sequence.n_charged);
         sequence.n_charged += new;
         *self.served.entry(sequence.tenant).or_default() += new as u64;
@@ -215,7 +260,7 @@ impl Scheduler {
     }
 
     /// Pages for all known tokens of a running sequence; false when it had to give way itself.
-    fn make_room(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut usize) -> bool {
+    fn make_room(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut Budget) -> bool {
         loop {
             let sequence = self.sequences.get_mut(&id).expect("it runs: bug");
             let Some(blocks) = &mut self.blocks else { return true };
@@ -239,11 +284,12 @@ impl Scheduler {
     }
 
     /// A running sequence gives all back and waits; its part of the pass is taken out.
-    fn preempt(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut usize) {
+    fn preempt(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut Budget) {
         self.n_preemptions += 1;
         self.running.retain(|&other| other != id);
+        let class = self.sequences[&id].priority;
         rows.retain(|row| {
-            *budget += if row.id == id { row.n + row.guesses.len() } else { 0 };
+            budget.give_back(class, if row.id == id { row.n + row.guesses.len() } else { 0 });
             row.id != id
         });
         let mut sequence = self.sequences.remove(&id).expect("it runs: bug");
@@ -262,7 +308,7 @@ impl Scheduler {
     }
 
     /// Lets a waiting sequence run when there is room, or when it can be had from a lower class.
-    fn start(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut usize) -> bool {
+    fn start(&mut self, id: u64, rows: &mut Vec<Row>, budget: &mut Budget) -> bool {
         while !self.start_if_room(id) {
             let class = self.sequences[&id].priority;
             match self.worst() {

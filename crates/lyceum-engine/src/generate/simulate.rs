@@ -144,6 +144,7 @@ fn run(seed: u64) -> (usize, u64, usize) {
     let limits = Limits {
         running_max: rng.random_range(1..9),
         step_tokens_max: rng.random_range(1..40),
+        batch_beside_max: rng.random_range(1..40),
         piece_max: rng.random_range(1..20),
         draft_max: rng.random_range(0..4),
         draft_rows_max: 16,
@@ -205,6 +206,7 @@ fn small(running_max: usize, n_pages: usize) -> Scheduler {
     let limits = Limits {
         running_max,
         step_tokens_max: 8,
+        batch_beside_max: 2,
         piece_max: 8,
         draft_max: 0,
         draft_rows_max: 0,
@@ -249,6 +251,28 @@ fn batch_work_gives_way_to_interactive_work_and_comes_back() {
     assert_eq!((ids(&scheduler.plan()), scheduler.n_preemptions), (vec![1], 1));
     scheduler.remove(1);
     assert_eq!(scheduler.plan(), [Row { id: 0, start: 0, n: 4, guesses: vec![], is_made: false }]);
+}
+
+#[test]
+fn batch_work_has_a_small_part_of_a_pass_beside_interactive_work() {
+    let mut scheduler = small(4, 16);
+    scheduler.add(of(0, 1, Priority::Batch, 14));
+    let alone = scheduler.plan();
+    assert_eq!((alone[0].id, alone[0].n), (0, 8), "all of it while nobody waits");
+    scheduler.advance(&alone[0], &[]);
+    scheduler.add(of(1, 2, Priority::Interactive, 3));
+    let parts = |rows: &[Row]| rows.iter().map(|row| (row.id, row.n)).collect::<Vec<_>>();
+    let beside = scheduler.plan();
+    assert_eq!(
+        parts(&beside),
+        [(0, 2), (1, 3)],
+        "the part is small in the pass that takes the other up, too"
+    );
+    scheduler.advance(&beside[0], &[]);
+    scheduler.advance(&beside[1], &[9]);
+    assert_eq!(parts(&scheduler.plan()), [(1, 1), (0, 2)], "and beside its answer");
+    scheduler.remove(1);
+    assert_eq!(parts(&scheduler.plan()), [(0, 4)]);
 }
 
 #[test]
