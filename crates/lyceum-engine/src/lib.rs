@@ -80,7 +80,7 @@ impl Default for EngineLimits {
             sequences_running_max: 64,
             prefill_tokens_max: 256,
             step_tokens_max: 512,
-            batch_tokens_beside_max: 64,
+            batch_tokens_beside_max: 16,
             models_max: 8,
             kv_bytes_per_model_max: 1 << 30,
             kv_storage: KvStorage::F32,

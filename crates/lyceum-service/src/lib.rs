@@ -231,7 +231,6 @@ impl Service {
         if let Some(meter) = rates::current() {
             meter.model(&version.name)?;
         }
-        receipts::asked(&version);
         Ok(version)
     }
 

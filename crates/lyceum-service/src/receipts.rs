@@ -155,7 +155,8 @@ pub(crate) fn counted(id: &str) {
     }
 }
 
-/// Notes which version the request under way asks.
+/// Notes a version that reads the request under way: where its work begins, so that none stands there that was only looked
+/// up.
 pub(crate) fn asked(version: &Version) {
     if let Some(witness) = current() {
         witness.seen().models.insert(version.id(), version.clone());

@@ -95,6 +95,7 @@ async fn guard(service: &Service, project: &Project, source: &mut Source) -> Res
 impl Words {
     async fn find(service: &Service, project: &Project, model: &ModelRef) -> Result<Self, ServiceError> {
         let version = service.resolve(project, model).await?;
+        crate::receipts::asked(&version);
         if crate::language::is_imported(&version) {
             return Ok(Words::Imported(service.language_of(version).await?));
         }

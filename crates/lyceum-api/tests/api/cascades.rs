@@ -5,6 +5,7 @@ use crate::files::bring;
 use crate::house::{House, labels, table, text};
 use crate::language::house as with_tiny;
 use crate::ledger::{priced, rows};
+use crate::receipts;
 use lyceum_types::ids::KeyScope;
 use serde_json::{Value, json};
 
@@ -60,6 +61,14 @@ async fn decide(house: &House, model: &str, input: &str) -> Value {
     answer.json()
 }
 
+/// The models that a decision's receipt names.
+async fn named(house: &House, model: &str, input: &str) -> Vec<String> {
+    let body = asked(model, input);
+    let receipt = receipts::receipt(&receipts::asked(&house.client, "/v1/decisions", &body).await, &body);
+    let models = receipt["models"].as_array().unwrap().iter();
+    models.map(|model| model["model"].as_str().unwrap().to_owned()).collect()
+}
+
 /// Probabilities of `no` and `yes`.
 async fn shares(house: &House, model: &str, input: &str) -> [f64; 2] {
     let answer = decide(house, model, input).await;
@@ -111,6 +120,10 @@ async fn a_cascade_is_its_members_and_a_threshold_by_hand_in_either_order() {
             let routed = &found["cascade"];
             let who = if set.len() == 1 { small } else { large };
             assert_eq!(routed["answered_by"], format!("{who}@1"), "{text}: {routed}");
+            let mut readers = vec![format!("{small}@1")];
+            readers.extend((who != small).then(|| format!("{who}@1")));
+            readers.sort();
+            assert_eq!(named(&house, name, text).await, readers, "{text}: by its receipt");
             assert_eq!(routed["small"]["labels"].as_array().unwrap().len(), set.len());
             let own = decide(&house, who, text).await;
             assert_eq!(found["answers"], own["answers"], "what the member says, bit for bit");

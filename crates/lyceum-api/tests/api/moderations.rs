@@ -2,6 +2,7 @@
 
 use crate::client::{Client, ok};
 use crate::house::{House, labels, text};
+use crate::receipts;
 use lyceum_engine::EngineLimits;
 use lyceum_service::injection::Guards;
 use lyceum_types::clock::Timestamp;
@@ -45,6 +46,10 @@ async fn every_category_is_found_with_its_place() {
     let answer = moderate(&house, json!([text, "A plain question?"])).await;
     assert!(answer["id"].as_str().unwrap().starts_with("modr-"));
     assert_eq!(answer["model"], "guard@1");
+    // Nobody named the model that read it; the receipt does.
+    let body = json!({"input": "A plain question?"});
+    let answered = receipts::asked(&house.client, "/v1/moderations", &body).await;
+    assert_eq!(receipts::receipt(&answered, &body)["models"][0]["model"], "guard@1");
     let result = &answer["results"][0];
     assert_eq!(result["flagged"], true);
     for category in ["hidden_unicode", "data_exfiltration", "pii", "secrets"] {

@@ -260,6 +260,47 @@ async fn what_a_budget_does_not_cover_is_not_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_aside_for_an_answers_explanation_is_what_its_method_takes() {
+    let house = house().await;
+    let place = Place { tenant: "default".into(), project: "default".into(), api_key: String::new() };
+    let act = Act::of_command_line(Timestamp::now());
+    for (method, n) in [
+        ("leave_one_out", 3 + 2),
+        ("relevance", 2),
+        ("gradient_x_input", 2),
+        ("direct_logit_attribution", 2),
+        ("integrated_gradients", 3 + 8),
+    ] {
+        let mut body = json!({"model": "tiny", "prompt": "One is. Two is. Three is.", "completion": " Four",
+            "method": method, "granularity": "sentence"});
+        if method == "integrated_gradients" {
+            body["n_steps"] = json!(4);
+        }
+        let spent: i64 = rows(&house).await.values().map(|row| row.cost).sum();
+        for (missing, status) in [(1, 429), (0, 200)] {
+            budgets::set(
+                house.service.store(),
+                &place,
+                Period::Month,
+                spent + RATES.pass * n / 1_000_000 - missing,
+                &act,
+            )
+            .await
+            .unwrap();
+            house.service.ledger().refresh().await.unwrap();
+            let answer = house.client.post("/v1/explanations", &body).await;
+            assert_eq!(answer.status, status, "{method} {missing}: {}", answer.text());
+            if status == 200 {
+                let took = passes_of(&answer.json());
+                assert!(took <= n as u64, "{method}: {took} of {n}");
+            } else {
+                assert!(answer.text().contains("max_passes"), "{}", answer.text());
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn passes_count_for_the_tokens_of_a_minute() {
     for (path, body) in works() {
         let house = house().await;

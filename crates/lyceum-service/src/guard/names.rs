@@ -73,7 +73,9 @@ pub(crate) async fn of_policy(
             let message = format!("{} gives no label to tokens", version.id());
             return Err(ServiceError::unsupported("ner_model", "unsupported_model", message));
         }
-        NameModel::of(service, service.languages.load(version, crate::language::read).await?)
+        let names = NameModel::of(service, service.languages.load(version, crate::language::read).await?)?;
+        crate::receipts::asked(names.version());
+        Ok(names)
     };
     match found.await {
         Ok(names) => Ok(names.analyser()),

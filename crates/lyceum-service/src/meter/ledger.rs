@@ -176,11 +176,22 @@ impl Ledger {
         Ok(())
     }
 
-    /// Puts the worst cost of `most` aside and pins the price.
+    /// Puts the worst cost of `most` aside and pins the price; the version's work begins.
     ///
     /// # Errors
     /// A budget that covers the payer has not so much left; nothing can be written down.
     pub async fn open(
+        self: &Arc<Self>,
+        payer: &Payer,
+        version: &Version,
+        most: Counts,
+    ) -> Result<Guard, ServiceError> {
+        let guard = self.open_unasked(payer, version, most).await?;
+        crate::receipts::asked(version);
+        Ok(guard)
+    }
+
+    async fn open_unasked(
         self: &Arc<Self>,
         payer: &Payer,
         version: &Version,
@@ -314,7 +325,11 @@ impl Ledger {
             Granted::Has(amount) => self.state().desk.granted(&key, amount),
             Granted::NoBudget => self.refresh().await?,
             Granted::Exhausted { .. } => {
-                let message = exhausted(&budget, "this request", "Ask for less (max_tokens)");
+                let message = exhausted(
+                    &budget,
+                    "this request",
+                    "Ask for less (max_tokens; of an explanation max_passes)",
+                );
                 return Err(ServiceError::BudgetExhausted { message });
             }
         }

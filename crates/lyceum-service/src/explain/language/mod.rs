@@ -173,12 +173,18 @@ impl Asked {
         &self.language
     }
 
-    /// The most rows that go forward and back.
+    /// The most rows that go forward and back: what is put aside for it.
     pub(crate) fn passes_most(&self, options: &Options) -> u64 {
-        match self.how {
-            How::LeaveOneOut | How::ContextCite { .. } => options.max_passes,
-            How::Inside(_) => super::passes_most(options),
-        }
+        let (n_parts, n_texts) = (self.prompt.n_parts(), self.target.n_texts());
+        let n = match &self.how {
+            How::LeaveOneOut => (n_parts + 2) * n_texts,
+            How::ContextCite { n_masks } => (n_masks + scored::n_beside(n_parts)) * n_texts,
+            How::Inside(inside) => match inside.passes() {
+                Some(n) => n,
+                None => return super::passes_most(options),
+            },
+        };
+        u64::try_from(n).unwrap_or(u64::MAX)
     }
 
     /// Tokens of the prompt and the answer: no pass reads more of them.

@@ -12,7 +12,7 @@ use crate::language::Language;
 use crate::meter::Share;
 use crate::{Service, ServiceError};
 use lyceum_explain::language::{Choice, LanguageMethod, LanguageQuestion, attribute, attribute_choice};
-use lyceum_explain::{Explanation, Method, Quantity, Term};
+use lyceum_explain::{Explanation, Method, Quantity, Steps, Term};
 use lyceum_models::causal_lm::Sections;
 use lyceum_types::control::Control;
 use lyceum_types::limits;
@@ -25,6 +25,25 @@ pub(super) enum Inside {
     Answer(LanguageQuestion),
     /// One label of a question over others.
     Label(Choice),
+}
+
+impl Inside {
+    /// The rows that go forward and back, where that is known before.
+    pub(super) fn passes(&self) -> Option<usize> {
+        let (question, n_texts) = match self {
+            Inside::Answer(question) => (question, 1),
+            Inside::Label(choice) => (choice.labels.first()?, choice.labels.len()),
+        };
+        let of_one = match question.method {
+            LanguageMethod::GradientInput
+            | LanguageMethod::Relevance { .. }
+            | LanguageMethod::DirectLogit => 2,
+            // What is served, both ends, and each node there and back.
+            LanguageMethod::IntegratedGradients { n_steps: Steps::Fixed(n) } => 3 + 2 * n,
+            LanguageMethod::IntegratedGradients { n_steps: Steps::Refined } => return None,
+        };
+        Some(of_one * n_texts)
+    }
 }
 
 /// The method of a name, where it looks inside.
