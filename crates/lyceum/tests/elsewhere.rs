@@ -126,6 +126,53 @@ fn let_the_lease_end(data: &Path, id: &str) {
     });
 }
 
+/// What `doctor` finds: each check with whether it is well and its words.
+fn doctor(command: &mut Command) -> Vec<(String, bool, String)> {
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let told: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    let text = |check: &Value, field: &str| check[field].as_str().unwrap_or_default().to_owned();
+    let checks = told["checks"].as_array().unwrap().iter();
+    checks.map(|check| (text(check, "name"), check["ok"] == true, text(check, "found"))).collect()
+}
+
+#[test]
+fn an_object_that_is_gone_and_a_bucket_that_is_not_named_are_told_of() {
+    let bucket = bucket::Server::start();
+    let machine = Machine::new(&bucket.endpoint);
+    std::fs::write(machine.folder.path().join("tiny.gguf"), tiny::tiny_gguf()).unwrap();
+    machine.run(&["import", "tiny.gguf", "--name", "tiny"]);
+    std::fs::remove_dir_all(machine.data().join("models")).unwrap();
+    let wrong = |checks: Vec<(String, bool, String)>| -> Vec<(String, String)> {
+        let of = ["models", "files", "object store"];
+        let all = checks.into_iter().filter(|(name, is_well, _)| !is_well && of.contains(&name.as_str()));
+        all.map(|(name, _, found)| (name, found)).collect()
+    };
+    assert_eq!(wrong(doctor(&mut machine.command(&["doctor", "--json"]))), []);
+    // Not named: nothing is damaged, and what is missing is the name.
+    let mut unnamed = program::command(machine.folder.path(), &["doctor", "--json"]);
+    let found = wrong(doctor(&mut unnamed));
+    let [(name, why)] = &found[..] else { panic!("{found:?}") };
+    assert!(
+        name == "object store" && why.contains("lie in an object store, and `blobs` names none"),
+        "{why}"
+    );
+
+    let lost = {
+        let mut state = bucket.state.lock().unwrap();
+        let largest = state.objects.iter().filter(|(key, _)| key.contains("/sha256/"));
+        let largest = largest.max_by_key(|(_, bytes)| bytes.len()).unwrap().0.clone();
+        state.objects.remove(&largest);
+        largest
+    };
+    let found = wrong(doctor(&mut machine.command(&["doctor", "--json"])));
+    let [(name, why)] = &found[..] else { panic!("{found:?}") };
+    let hash = lost.rsplit('/').next().unwrap();
+    assert!(name == "object store" && why.contains(hash) && why.contains("models/tiny/1"), "{why}");
+    let output = machine.command(&["blobs", "check", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 #[test]
 fn a_machine_with_an_empty_disk_goes_on_with_what_the_bucket_and_the_database_have() {
     let bucket = bucket::Server::start();

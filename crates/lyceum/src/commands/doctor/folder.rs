@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, causes};
 use crate::output;
-use lyceum_store::blobs::{self, Depth};
+use lyceum_store::blobs::{self, Depth, Stored};
 use lyceum_store::data_files::{self, Order, Query};
 use lyceum_store::jobs::{self, State};
 use lyceum_store::ledger::spool::Dead;
@@ -145,17 +145,26 @@ pub async fn kept(context: &Context) -> Vec<Check> {
         }
     };
     let (open, closed) = openable(&store, &owners);
+    // Known from rows: where this process was told of no bucket, too.
+    let held = match blobs::stored(&store).await {
+        Ok(held) => held,
+        Err(error) => {
+            checks.push(Check { name: names[6], found: Found::Wrong(vec![error.into()]) });
+            return checks;
+        }
+    };
+    let has_objects = store.blobs().is_some() || held.n_objects > 0;
     let versions = match super::machine::chosen() {
-        Ok(_) => every_version(&store, &open).await.map(|told| told + &closed).into(),
+        Ok(_) => every_version(&store, &open, has_objects).await.map(|told| told + &closed).into(),
         Err(_) => Found::LeftOut("nothing can be computed by the processor as it was chosen"),
     };
     checks.push(Check { name: names[0], found: versions });
-    checks.push(Check::new(names[1], every_file(&store, &open, now).await));
+    checks.push(Check::new(names[1], every_file(&store, &open, (has_objects, now)).await));
     checks.push(Check::new(names[2], every_job(&store, &open).await));
     checks.push(Check::new(names[3], every_log(&store, &owners).await));
     checks.push(Check::new(names[4], spools(&store)));
     checks.push(Check::new(names[5], clock(&store, &owners, now).await));
-    checks.push(Check::new(names[6], objects(&store).await));
+    checks.push(Check::new(names[6], objects(&store, held).await));
     store.close().await;
     checks
 }
@@ -213,14 +222,14 @@ fn every_project(owners: &Owners) -> impl Iterator<Item = &Project> {
 }
 
 /// Every version's files are those that were registered, and a trained model answers as it did after training.
-async fn every_version(store: &Store, owners: &Owners) -> Result<String, Vec<Failure>> {
+async fn every_version(store: &Store, owners: &Owners, has_objects: bool) -> Result<String, Vec<Failure>> {
     let mut versions: Vec<Version> = Vec::new();
     for project in every_project(owners) {
         versions.extend(models::list(store, project).await.map_err(|error| vec![error.into()])?);
     }
     let (n, mut wrong) = (versions.len(), Vec::new());
-    let n_elsewhere = versions.iter().filter(|version| is_elsewhere(store, version.dir.path())).count();
-    for version in versions.into_iter().filter(|version| !is_elsewhere(store, version.dir.path())) {
+    let n_elsewhere = versions.iter().filter(|version| is_elsewhere(has_objects, version.dir.path())).count();
+    for version in versions.into_iter().filter(|version| !is_elsewhere(has_objects, version.dir.path())) {
         let (id, dir) = (version.id(), version.dir.path().to_owned());
         let looked = tokio::task::spawn_blocking(move || lyceum_service::integrity::check(version));
         let looked =
@@ -240,8 +249,8 @@ async fn every_version(store: &Store, owners: &Owners) -> Result<String, Vec<Fai
 }
 
 /// Whether what a row names has no copy here and an object store may hold it: who needs it fetches it, by its hash.
-fn is_elsewhere(store: &Store, path: &Path) -> bool {
-    store.blobs().is_some() && !path.exists()
+fn is_elsewhere(has_objects: bool, path: &Path) -> bool {
+    has_objects && !path.exists()
 }
 
 fn elsewhere(n: usize) -> String {
@@ -249,8 +258,23 @@ fn elsewhere(n: usize) -> String {
 }
 
 /// The object store takes, gives and removes, and has what the rows refer to.
-async fn objects(store: &Store) -> Result<String, Vec<Failure>> {
-    let Some(there) = store.blobs() else { return Ok("none: bytes lie in the data folder".into()) };
+async fn objects(store: &Store, held: Stored) -> Result<String, Vec<Failure>> {
+    let Some(there) = store.blobs() else {
+        if held.n_objects == 0 {
+            return Ok("none: bytes lie in the data folder".into());
+        }
+        let message = format!("{} objects lie in an object store, and `blobs` names none", held.n_objects);
+        let why = "what has no copy in this data folder is not found without it";
+        let mut failure = Failure::new(
+            Exit::Failed,
+            "object_store",
+            message,
+            why,
+            "set blobs = \"s3://BUCKET/PREFIX\" in lyceum.toml to where they are, or to where a copy of that is",
+        );
+        failure.place.key = Some("blobs".into());
+        return Err(vec![failure]);
+    };
     let looked = async {
         there.check().await?;
         blobs::compare(store, Depth::Lengths).await
@@ -264,7 +288,11 @@ async fn objects(store: &Store) -> Result<String, Vec<Failure>> {
 }
 
 /// Every file that was brought is there in its length.
-async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<String, Vec<Failure>> {
+async fn every_file(
+    store: &Store,
+    owners: &Owners,
+    (has_objects, now): (bool, Timestamp),
+) -> Result<String, Vec<Failure>> {
     let (mut n, mut n_elsewhere, mut wrong) = (0, 0, Vec::new());
     for project in every_project(owners) {
         let mut query = Query { purpose: None, after: None, limit: FILES_PAGE, order: Order::OldestFirst };
@@ -273,7 +301,7 @@ async fn every_file(store: &Store, owners: &Owners, now: Timestamp) -> Result<St
             let (files, has_more) = page.map_err(|error| vec![error.into()])?;
             n += files.len();
             for file in &files {
-                if is_elsewhere(store, &file.path) {
+                if is_elsewhere(has_objects, &file.path) {
                     n_elsewhere += 1;
                     continue;
                 }
