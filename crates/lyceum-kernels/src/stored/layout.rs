@@ -216,7 +216,7 @@ impl Parts {
                     let of_two_rows = body[bits + group * GROUP_BITS + at.row / 2];
                     let of_row = u32::from(of_two_rows >> (at.row % 2 * 4) & 15);
                     // Bit i of four goes to the lowest bit of byte i.
-                    *four |= (of_row * 0x0020_4081 & 0x0101_0101) << 4;
+                    *four |= ((of_row * 0x0020_4081) & 0x0101_0101) << 4;
                 }
                 if self.has_two_bits {
                     *four |= (word(bits, group / 4) >> (group % 4 * 2) & 0x0303_0303) << 4;

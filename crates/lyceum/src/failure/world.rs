@@ -160,7 +160,11 @@ impl From<StoreError> for Failure {
             StoreError::NotFound { what: "model", id } => Failure::no_model(&id, None),
             StoreError::NotFound { what, .. } => {
                 let fix = format!("lyceum {} shows what is there", listing(what));
-                Failure::new(Exit::NotFound, "not_found", text, "this data folder has none of this name", fix)
+                let why = match what {
+                    "project" => "a project is meant by its id, and none of the organisation has this one",
+                    _ => "this data folder has none of this name",
+                };
+                Failure::new(Exit::NotFound, "not_found", text, why, fix)
             }
             StoreError::BadId(bad) => bad.into(),
             StoreError::BudgetExhausted(_) => {
