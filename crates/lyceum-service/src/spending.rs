@@ -6,14 +6,11 @@
 
 use crate::{Service, ServiceError};
 use lyceum_store::ledger::budgets::{self, Budget, Period, Place, Window};
-use lyceum_store::ledger::prices::{self, EVERY, Price, Rates};
-use lyceum_store::models::shares;
-use lyceum_store::tenancy::projects::{self, Which};
-use lyceum_store::tenancy::{Act, Page};
+use lyceum_store::ledger::prices::{self, Price, Rates};
+use lyceum_store::tenancy::Act;
 use lyceum_store::{StoreError, keys};
 use lyceum_types::clock::Timestamp;
 use lyceum_types::ids::Project;
-use std::collections::HashSet;
 
 pub use lyceum_store::ledger::{UNIT, millionths};
 pub use lyceum_store::ledger::{budgets as stored_budgets, prices as stored_prices};
@@ -33,22 +30,12 @@ fn require_operator(tenant: &str, what: &str) -> Result<(), ServiceError> {
     Err(ServiceError::OperatorOnly { message })
 }
 
-/// The prices that an organisation may see, the newest first: its own, and everybody's for models that a project of it may
-/// ask, so that no price tells of a model of somebody else; the operator's sees all.
+/// The prices that an organisation may see ([`prices::seen_by`]); the operator's sees all.
 pub async fn prices(service: &Service, by: &str) -> Result<Vec<Price>, ServiceError> {
-    let all = prices::list(&service.store).await?;
     if is_operator(by) {
-        return Ok(all.all().to_vec());
+        return Ok(prices::list(&service.store).await?.all().to_vec());
     }
-    let mut may_ask: HashSet<String> = HashSet::from([EVERY.to_owned()]);
-    for project in projects::list(&service.store, by, Which::All, Page::WHOLE).await?.data {
-        let versions = shares::visible(&service.store, &project.project).await?;
-        may_ask.extend(versions.into_iter().map(|version| version.name.to_string()));
-    }
-    let is_seen = |price: &&Price| {
-        price.tenant == by || (price.tenant == EVERY && may_ask.contains(price.model.as_str()))
-    };
-    Ok(all.all().iter().filter(is_seen).cloned().collect())
+    Ok(prices::seen_by(&service.store, by).await?)
 }
 
 /// Adds a price; `place` is organisation, project and model.

@@ -1,8 +1,8 @@
 //! Which tokens of which sequences the next pass takes: no model, no clock, no threads.
 //!
 //! A step: those that run give one token each (and guesses), then pieces of prompts, within a budget of
-//! tokens; what is left goes to those that wait. While somebody's client waits, what can wait has a small part of it. Waiting sequences are taken by class, then from the tenant
-//! that got the least so far, then by arrival. Who starts gets pages for all that is known of it; who needs
+//! tokens; what is left goes to those that wait. While somebody's client waits, what can wait has a small part of it.
+//! Waiting sequences are taken by class, then from the tenant that got the least so far, then by arrival. Who starts gets pages for all that is known of it; who needs
 //! a page when there is none takes it from whoever has the worst place, which then waits again and is
 //! computed anew. Whoever has the best place is never disturbed, so everybody comes to an end.
 

@@ -1,13 +1,14 @@
 //! Whether the object store still holds what the rows say it does.
 
-use super::rows::{BUCKET, COMING};
-use super::{Blobs, hex};
+use super::{Blobs, hex, rows};
 use crate::backup::Content;
 use crate::{Store, StoreError};
 use futures_util::TryStreamExt;
 use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+
+const GONE: &str = "it is not there";
 
 /// How closely objects are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,59 +45,35 @@ pub struct Compared {
 /// No object store; it fails.
 pub async fn compare(store: &Store, depth: Depth) -> Result<Compared, StoreError> {
     let Some(blobs) = store.blobs() else { return Err(StoreError::NoObjects { path: "sha256".into() }) };
-    let held = held(store).await?;
+    let held = rows::held(store).await?;
     let mut compared = Compared { n_objects: held.len() as u64, ..Compared::default() };
     let lengths = blobs.lengths().await?;
     for (path, content) in held {
         compared.bytes += content.bytes;
         let key = blobs.key(&content.sha256);
         let why = match (lengths.get(&content.sha256), depth) {
-            // It may have been deleted, row and object, since the rows were read.
-            (None, _) if !is_held(store, &content.sha256).await? => continue,
-            (None, _) => Some("it is not there".to_owned()),
+            (None, _) => Some(GONE.to_owned()),
             (Some(length), _) if *length != content.bytes => {
                 Some(format!("it has {length} bytes, {} were written", content.bytes))
             }
             (Some(_), Depth::Lengths) => None,
-            (Some(_), Depth::Bytes) => {
-                let found = blobs.hash(&content).await?;
-                (found != content.sha256).then(|| format!("the sha256 of its bytes is {found}"))
-            }
+            (Some(_), Depth::Bytes) => match blobs.hash(&content).await? {
+                None => Some(GONE.to_owned()),
+                Some(found) => {
+                    (found != content.sha256).then(|| format!("the sha256 of its bytes is {found}"))
+                }
+            },
         };
+        // It may have been deleted, row and object, since the rows were read.
+        if why.as_deref() == Some(GONE) && !rows::is_held(store, &content.sha256).await? {
+            continue;
+        }
         if let Some(why) = why {
             let object = blobs.named(&key).display().to_string();
             compared.damaged.push(Damaged { object, path, why });
         }
     }
     Ok(compared)
-}
-
-/// Every hash that is held, with the first path below the data folder that it belongs to, in the order of those.
-async fn held(store: &Store) -> Result<Vec<(String, Content)>, StoreError> {
-    let rows: Vec<(String, i64, String)> = sqlx::query_as(
-        "SELECT MIN(owner || '/' || path) AS place, MAX(bytes), sha256 FROM blobs \
-         WHERE owner <> $1 AND owner NOT LIKE $2 GROUP BY sha256 ORDER BY place",
-    )
-    .bind(BUCKET)
-    .bind(format!("{COMING}%"))
-    .fetch_all(&store.reader)
-    .await?;
-    let content = |(place, bytes, sha256): (String, i64, String)| {
-        let bytes = u64::try_from(bytes)
-            .map_err(|_| StoreError::Damaged { table: "blobs", value: bytes.to_string() })?;
-        Ok((place, Content { bytes, sha256 }))
-    };
-    rows.into_iter().map(content).collect()
-}
-
-async fn is_held(store: &Store, sha256: &str) -> Result<bool, StoreError> {
-    let row: Option<(i64,)> =
-        sqlx::query_as("SELECT bytes FROM blobs WHERE sha256 = $1 AND owner NOT LIKE $2 LIMIT 1")
-            .bind(sha256)
-            .bind(format!("{COMING}%"))
-            .fetch_optional(&store.reader)
-            .await?;
-    Ok(row.is_some())
 }
 
 impl Blobs {
@@ -109,7 +86,8 @@ impl Blobs {
         named.try_collect().await.map_err(|e| self.failed("list", &below, e))
     }
 
-    async fn hash(&self, content: &Content) -> Result<String, StoreError> {
+    /// The hash of an object's bytes; None where there is no such object.
+    async fn hash(&self, content: &Content) -> Result<Option<String>, StoreError> {
         let key = self.key(&content.sha256);
         let hashed = async {
             let mut parts = self.objects.get(&key).await?.into_stream();
@@ -119,6 +97,9 @@ impl Blobs {
             }
             Ok(hex(&hash.finalize()))
         };
-        hashed.await.map_err(|e| self.failed("read", &key, e))
+        match hashed.await {
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            hashed => hashed.map(Some).map_err(|e| self.failed("read", &key, e)),
+        }
     }
 }

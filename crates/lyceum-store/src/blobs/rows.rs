@@ -121,12 +121,38 @@ pub(super) async fn of(store: &Store, owner: &str) -> Result<Vec<(String, Conten
             .bind(owner)
             .fetch_all(&store.reader)
             .await?;
-    let content = |(path, bytes, sha256): (String, i64, String)| {
-        let bytes = u64::try_from(bytes)
-            .map_err(|_| StoreError::Damaged { table: "blobs", value: bytes.to_string() })?;
-        Ok((path, Content { bytes, sha256 }))
-    };
     rows.into_iter().map(content).collect()
+}
+
+/// Every hash that is held, with the first path below the data folder that it belongs to, in the order of those.
+pub(super) async fn held(store: &Store) -> Result<Vec<(String, Content)>, StoreError> {
+    let rows: Vec<(String, i64, String)> = sqlx::query_as(
+        "SELECT MIN(owner || '/' || path) AS place, MAX(bytes), sha256 FROM blobs \
+         WHERE owner <> $1 AND owner NOT LIKE $2 GROUP BY sha256 ORDER BY place",
+    )
+    .bind(BUCKET)
+    .bind(format!("{COMING}%"))
+    .fetch_all(&store.reader)
+    .await?;
+    rows.into_iter().map(content).collect()
+}
+
+/// Whether something holds a hash.
+pub(super) async fn is_held(store: &Store, sha256: &str) -> Result<bool, StoreError> {
+    let row: Option<(i64,)> =
+        sqlx::query_as("SELECT bytes FROM blobs WHERE sha256 = $1 AND owner NOT LIKE $2 LIMIT 1")
+            .bind(sha256)
+            .bind(format!("{COMING}%"))
+            .fetch_optional(&store.reader)
+            .await?;
+    Ok(row.is_some())
+}
+
+/// A row's path and what lies there.
+fn content((path, bytes, sha256): (String, i64, String)) -> Result<(String, Content), StoreError> {
+    let bytes =
+        u64::try_from(bytes).map_err(|_| StoreError::Damaged { table: "blobs", value: bytes.to_string() })?;
+    Ok((path, Content { bytes, sha256 }))
 }
 
 /// Takes an owner's rows away; returns the hashes that may have lost their last one.

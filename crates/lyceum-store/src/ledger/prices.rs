@@ -181,6 +181,14 @@ pub async fn set(
     Ok(price)
 }
 
+/// The names `m.name` of models that a project of the organisation `o.tenant` may ask.
+macro_rules! may_ask {
+    () => {
+        "SELECT 1 FROM (SELECT name, tenant FROM model_versions WHERE state = 'ready' \
+         UNION SELECT name, to_tenant FROM model_shares) m WHERE m.tenant IN ('*', o.tenant)"
+    };
+}
+
 /// The organisations whose log tells of a price: of everybody's for one model the operator's and those that may ask it, so
 /// that no log names a model of somebody else.
 async fn concerned(
@@ -191,17 +199,31 @@ async fn concerned(
     if tenant != EVERY {
         return Ok(vec![tenant.to_owned()]);
     }
-    let rows: Vec<(String,)> = sqlx::query_as(
-        "SELECT o.tenant FROM organizations o WHERE $1 = '*' OR o.tenant = $2 \
-         OR EXISTS (SELECT 1 FROM model_versions v WHERE v.tenant = o.tenant AND v.name = $1 AND v.state = 'ready') \
-         OR EXISTS (SELECT 1 FROM model_shares s WHERE s.name = $1 AND s.to_tenant IN ('*', o.tenant)) \
-         ORDER BY o.tenant",
-    )
+    let rows: Vec<(String,)> = sqlx::query_as(concat!(
+        "SELECT o.tenant FROM organizations o WHERE $1 = '*' OR o.tenant = $2 OR EXISTS (",
+        may_ask!(),
+        " AND m.name = $1) ORDER BY o.tenant"
+    ))
     .bind(model)
     .bind(Project::default_project().tenant)
     .fetch_all(&mut **transaction)
     .await?;
     Ok(rows.into_iter().map(|(tenant,)| tenant).collect())
+}
+
+/// The prices that an organisation may see, the newest first: its own, and everybody's for models that it may ask, so that no
+/// price tells of a model of somebody else.
+pub async fn seen_by(store: &Store, tenant: &str) -> Result<Vec<Price>, StoreError> {
+    let rows = sqlx::query(concat!(
+        "SELECT p.* FROM prices p, organizations o WHERE o.tenant = $1 AND (p.tenant = $1 OR (p.tenant = '*' \
+         AND (p.model = '*' OR EXISTS (",
+        may_ask!(),
+        " AND m.name = p.model)))) ORDER BY p.version DESC"
+    ))
+    .bind(tenant)
+    .fetch_all(&store.reader)
+    .await?;
+    rows.iter().map(price).collect()
 }
 
 /// Every price that there ever was, the newest first.

@@ -39,10 +39,12 @@ impl Inside {
             | LanguageMethod::Relevance { .. }
             | LanguageMethod::DirectLogit => 2,
             // What is served, both ends, and each node there and back.
-            LanguageMethod::IntegratedGradients { n_steps: Steps::Fixed(n) } => 3 + 2 * n,
+            LanguageMethod::IntegratedGradients { n_steps: Steps::Fixed(n) } => {
+                n.saturating_mul(2).saturating_add(3)
+            }
             LanguageMethod::IntegratedGradients { n_steps: Steps::Refined } => return None,
         };
-        Some(of_one * n_texts)
+        Some(n_texts.saturating_mul(of_one))
     }
 }
 
